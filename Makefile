@@ -1,0 +1,70 @@
+# Every target is one line here and one script or command behind it. A target
+# runs through scripts/target, which times it, prints `RESULT <target> pass|fail
+# key=value ... seconds=N`, and writes build/results/<target>.json.
+#
+# To add a target: a name with a `## ` comment, and `@$(RUN) <command>` below it.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+RUN = scripts/target $@
+
+# Flags for `make test`, for example TESTFLAGS=-race or TESTFLAGS='-run Wrap'.
+TESTFLAGS ?=
+# The packages that `make test`, `make race` and `make fuzz` look at.
+PKGS ?= ./...
+# How long `make fuzz` runs each target.
+FUZZTIME ?= 30s
+export TESTFLAGS PKGS FUZZTIME
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)$$/  \1|\2/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+
+.PHONY: build
+build: ## compile everything; static binaries go to bin/
+	@$(RUN) scripts/build
+
+.PHONY: test
+test: ## run all tests; ends with `N passed, 0 failed, 0 skipped`
+	@$(RUN) scripts/gotest -tags invariants $(TESTFLAGS) $(PKGS)
+
+.PHONY: race
+race: ## run all tests under the race detector
+	@$(RUN) scripts/gotest -tags invariants -race $(TESTFLAGS) $(PKGS)
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME (30s)
+	@$(RUN) scripts/fuzz
+
+.PHONY: lint
+lint: ## run the linters of .golangci.yml
+	@$(RUN) scripts/lint run $(PKGS)
+
+.PHONY: fmt
+fmt: ## format all Go code
+	@$(RUN) scripts/lint fmt
+
+.PHONY: generate
+generate: ## regenerate code from protos, docs from tables, and api/generate.sum
+	@$(RUN) scripts/generate
+
+.PHONY: generate-check
+generate-check: ## fail when `make generate` would change something (fast: compares hashes)
+	@$(RUN) scripts/generate --check
+
+.PHONY: tidy-check
+tidy-check: ## fail when `go mod tidy` would change a go.mod or go.sum
+	@$(RUN) scripts/tidy-check
+
+.PHONY: ci
+ci: ## everything that must hold for every commit
+	@$(RUN) scripts/ci
+
+.PHONY: verify
+verify: ## what is too long for ci: full regeneration, tests as released, fuzzing
+	@$(RUN) scripts/verify
+
+.PHONY: clean
+clean: ## remove what was built, except the tools
+	@$(RUN) scripts/clean
