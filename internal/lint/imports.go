@@ -135,6 +135,7 @@ var Restrictions = []Restriction{
 			"memsec":         "its own tests and conformance suite",
 			"seal":           "Shamir splits and joins bytes, and a share leaves for a person",
 			"keystore/local": "encrypts under a key that this process holds",
+			"auth/pki":       "crypto/x509 reads an issuer's key from bytes",
 			"node":           "a data key leaves in the answer to a call",
 			"server":         "a data key leaves in the answer to a call",
 			"cmd/krypton":    "a person asked to see or hand in key material",
