@@ -1,0 +1,251 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+// Source is one place a configuration comes from, besides the defaults.
+type Source struct {
+	// Path of the YAML file. Empty: no file.
+	Path string
+	// Env looks up an environment variable; nil reads none.
+	Env func(name string) (string, bool)
+	// Overrides are flags: dotted key (node.data_dir) to value. They go first.
+	Overrides map[string]string
+}
+
+// Load reads, merges and checks a configuration. The error, of code
+// InvalidConfig, lists every problem found.
+func Load(src Source) (Config, error) {
+	c := Default()
+	var problems []string
+	if src.Path != "" {
+		problems = append(problems, c.readFile(src.Path)...)
+	}
+	for _, f := range fields(reflect.ValueOf(&c).Elem(), "") {
+		if src.Env != nil {
+			if v, ok := src.Env(f.env()); ok {
+				if err := f.set(v); err != nil {
+					problems = append(problems, fmt.Sprintf("%s: %v", f.env(), err))
+				}
+			}
+		}
+		if v, ok := src.Overrides[f.key]; ok {
+			if err := f.set(v); err != nil {
+				problems = append(problems, fmt.Sprintf("%s: %v", f.key, err))
+			}
+		}
+	}
+	if len(problems) == 0 {
+		problems = append(problems, c.problems()...)
+	}
+	if len(problems) > 0 {
+		return Config{}, errs.New(errs.InvalidConfig, "the configuration cannot be used: "+strings.Join(problems, "; "),
+			errs.Hint("docs/config.md lists every key; `krypton server --check-config` checks without starting"))
+	}
+	return c, nil
+}
+
+// Default returns the configuration that an empty file means.
+func Default() Config {
+	var c Config
+	for _, f := range fields(reflect.ValueOf(&c).Elem(), "") {
+		if f.def == "" {
+			continue
+		}
+		if err := f.set(f.def); err != nil {
+			panic("config: internal error: default of " + f.key + ": " + err.Error())
+		}
+	}
+	return c
+}
+
+func (c *Config) readFile(path string) []string {
+	f, err := os.Open(path)
+	if err != nil {
+		return []string{fmt.Sprintf("%s: %v", path, errors.Unwrap(err))}
+	}
+	defer func() { _ = f.Close() }() // read only: nothing can be lost
+	b, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
+	if err != nil {
+		return []string{fmt.Sprintf("%s: %v", path, err)}
+	}
+	if len(b) > MaxSize {
+		return []string{fmt.Sprintf("%s: larger than %d bytes", path, MaxSize)}
+	}
+	return c.decode(path, b)
+}
+
+// decode reads YAML into c. It first walks the nodes, because the decoder's own
+// message for an unknown key names neither the section nor what was meant (I1).
+func (c *Config) decode(name string, b []byte) []string {
+	var doc yaml.Node
+	dec := yaml.NewDecoder(bytes.NewReader(b))
+	if err := dec.Decode(&doc); err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		return []string{fmt.Sprintf("%s: %s", name, strings.TrimPrefix(err.Error(), "yaml: "))}
+	}
+	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return []string{name + ": more than one YAML document"}
+	}
+	if len(doc.Content) == 0 {
+		return nil
+	}
+	if problems := unknown(name, doc.Content[0], reflect.TypeFor[Config](), ""); len(problems) > 0 {
+		return problems
+	}
+	if err := doc.Decode(c); err != nil {
+		return []string{fmt.Sprintf("%s: %s", name, strings.ReplaceAll(strings.TrimPrefix(err.Error(), "yaml: unmarshal errors:\n  "), "\n  ", "; "))}
+	}
+	return nil
+}
+
+func unknown(file string, n *yaml.Node, t reflect.Type, prefix string) (problems []string) {
+	switch {
+	case t.Kind() == reflect.Slice && n.Kind == yaml.SequenceNode:
+		for i, item := range n.Content {
+			problems = append(problems, unknown(file, item, t.Elem(), fmt.Sprintf("%s[%d].", strings.TrimSuffix(prefix, "."), i))...)
+		}
+	case t.Kind() == reflect.Struct && n.Kind == yaml.MappingNode:
+		seen := map[string]bool{}
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			key, val := n.Content[i], n.Content[i+1]
+			f, ok := byKey(t, key.Value)
+			switch {
+			case !ok:
+				problems = append(problems, fmt.Sprintf("%s:%d: unknown key %q, did you mean %q?",
+					file, key.Line, prefix+key.Value, prefix+Nearest(key.Value, keysOf(t))))
+			case seen[key.Value]:
+				problems = append(problems, fmt.Sprintf("%s:%d: key %q stands twice", file, key.Line, prefix+key.Value))
+			default:
+				problems = append(problems, unknown(file, val, f.Type, prefix+key.Value+".")...)
+			}
+			seen[key.Value] = true
+		}
+	case t.Kind() == reflect.Struct && n.Tag != "!!null":
+		problems = append(problems, fmt.Sprintf("%s:%d: %q must be a section with keys", file, n.Line, strings.TrimSuffix(prefix, ".")))
+	}
+	return problems
+}
+
+func byKey(t reflect.Type, key string) (reflect.StructField, bool) {
+	for i := range t.NumField() {
+		if t.Field(i).Tag.Get("yaml") == key {
+			return t.Field(i), true
+		}
+	}
+	return reflect.StructField{}, false
+}
+
+func keysOf(t reflect.Type) []string {
+	keys := make([]string, t.NumField())
+	for i := range keys {
+		keys[i] = t.Field(i).Tag.Get("yaml")
+	}
+	return keys
+}
+
+// Nearest returns the candidate with the smallest edit distance to s.
+func Nearest(s string, candidates []string) string {
+	best, dist := "", -1
+	for _, c := range candidates {
+		if d := editDistance(s, c); dist < 0 || d < dist {
+			best, dist = c, d
+		}
+	}
+	return best
+}
+
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		diag := row[0]
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := diag
+			if a[i-1] != b[j-1] {
+				cost++
+			}
+			diag = row[j]
+			row[j] = min(cost, row[j]+1, row[j-1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// field is one scalar key of the configuration. Lists of sections (keystores)
+// have no environment variable.
+type field struct {
+	key string // dotted
+	def string
+	doc string
+	val reflect.Value
+}
+
+func (f field) env() string {
+	return "KRYPTON_" + strings.ToUpper(strings.ReplaceAll(f.key, ".", "_"))
+}
+
+func fields(v reflect.Value, prefix string) []field {
+	var out []field
+	t := v.Type()
+	for i := range t.NumField() {
+		sf, fv := t.Field(i), v.Field(i)
+		key := prefix + sf.Tag.Get("yaml")
+		switch {
+		case sf.Type.Kind() == reflect.Struct:
+			out = append(out, fields(fv, key+".")...)
+		case sf.Type.Kind() == reflect.Slice && sf.Type.Elem().Kind() == reflect.Struct:
+		default:
+			out = append(out, field{key: key, def: sf.Tag.Get("default"), doc: sf.Tag.Get("doc"), val: fv})
+		}
+	}
+	return out
+}
+
+func (f field) set(s string) error {
+	switch f.val.Interface().(type) {
+	case string:
+		f.val.SetString(s)
+	case int:
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			return fmt.Errorf("%q is not a whole number", s)
+		}
+		f.val.SetInt(int64(n))
+	case time.Duration:
+		d, err := time.ParseDuration(s)
+		if err != nil {
+			return fmt.Errorf("%q is not a duration such as 30s", s)
+		}
+		f.val.SetInt(int64(d))
+	case []string:
+		var list []string
+		for item := range strings.SplitSeq(s, ",") {
+			if item = strings.TrimSpace(item); item != "" {
+				list = append(list, item)
+			}
+		}
+		f.val.Set(reflect.ValueOf(list))
+	default:
+		panic("config: internal error: no parser for the type of " + f.key)
+	}
+	return nil
+}
