@@ -1,0 +1,58 @@
+// Package seal protects the MasterKey: by shares of which any M of N open it, or by keystores of which any one does.
+//
+// [Create] makes a MasterKey, a [Record] that says how it is protected, and in
+// Shamir mode the [Share] of every person. A node becomes unsealed again by an
+// [Unsealer], to which people contribute shares, or by [OpenAuto], which asks
+// the keystores. A share reaches a node only encrypted to a key that the node
+// made at this start and signed ([StartKey], [SealShare]).
+//
+// Whether a node may unseal at all is not decided here: a cluster that was
+// sealed by a person stays so until the hold is released, which is a
+// replicated fact that the caller checks first.
+//
+// # Formats
+//
+// All integers are big-endian; lp(x) is a u32 length and x. Changing any of it
+// makes existing records or shares unreadable.
+//
+//	share hash       SHA-256( lp("krypton/share") lp(keyspace) lp(ceremony) lp(u32 index) lp(whole share) )
+//	whole share      33 bytes: 32 of the polynomials, and x
+//	commitment       HKDF-Expand-SHA-256(MasterKey, "krypton/v1/masterkey-commitment" keyspace u64 generation, 32)
+//	keystore AAD     lp("krypton/v1/seal-auto") lp(keyspace) lp(ceremony) lp(u64 generation)
+//	wrapping         AES-256-GCM(one-time key, nonce, MasterKey, AAD as above with "krypton/v1/seal-masterkey")
+//	share, binary    u8 1 | 16 bytes of the fingerprint | 16 keyspace | 16 ceremony | u32 generation | u8 index | 33 share
+//	share, text      Bech32m of the binary form with the prefix "kshare", dashes after the separator and every 6 characters
+//	transport        HPKE base mode, X-Wing, HKDF-SHA-256, AES-256-GCM; info = lp("krypton/v1/share-transport") lp(fingerprint) lp(node id)
+//	offer            signed: lp("krypton/v1/start-key") lp(fingerprint) lp(node id) lp(public key)
+//	record file      "KRYPSEAL" | u32 1 | u32 length | protobuf of sealpb.Record | SHA-256 of everything before
+//
+// # Invariants
+//
+//   - I1: the MasterKey and whole shares are in protected memory, or in the scope of one split, combination, parse or print, and are wiped there.
+//   - I2: a MasterKey is used only after it matched the commitment of its keyspace and generation.
+//   - I3: a share counts only when its hash is in the manifest; a refused share changes nothing.
+//   - I4: no fewer than M shares open it; M is at least 2, N at most 255.
+//   - I5: every byte of a record decides its digest; a record with a field that this version does not know is refused.
+//   - I6: no keystore and no proxy before it sees the MasterKey: it wraps a key used once.
+//   - I7: a share leaves its holder's machine only for the cluster that is printed on it and a key signed by the target's member key.
+//
+// # Concurrency
+//
+// Record, Share and StartKey are safe for concurrent use. An Unsealer is a
+// state machine without a lock; its owner calls it from one goroutine at a
+// time. OpenAuto's goroutines end before it returns.
+//
+// # Failure
+//
+// A damaged record is refused whole and replaced from another node; every node
+// has the same one. Shares that are lost below M of them end the keyspace; no
+// code here can help then. Shamir over GF(2^8) in package vault/shamir leaves
+// copies of coefficients on the heap until the next collection, which is asked
+// for at once. The private start key is held by crypto/hpke on the heap; it
+// opens only shares that were recorded on their way to this start of this node.
+//
+// # Source
+//
+// MasterKey management (Shamir & Seal); ACD-302, "MasterKey Management & System
+// Bootstrapping"; RFC 9180 (HPKE); BIP-350 (Bech32m).
+package seal

@@ -1,0 +1,174 @@
+package seal
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+const (
+	// fileMagic starts every record file; fileVersion is the layout around the
+	// protobuf. Changing either makes existing files unreadable.
+	fileMagic   = "KRYPSEAL"
+	fileVersion = 1
+	fileHead    = len(fileMagic) + 4 + 4
+	maxFile     = fileHead + MaxRecord + sha256.Size
+
+	fileMode fs.FileMode = 0o600
+)
+
+// Causes of failures to read a record file.
+var (
+	// ErrNoRecord: there is no file; the node was never initialised or joined (errs.NotSealed).
+	ErrNoRecord = errors.New("no seal record")
+	// ErrForeignRecord: the file is of another keyspace (errs.StateCorrupt).
+	ErrForeignRecord = errors.New("seal record of another keyspace")
+)
+
+// WriteFile puts the record at path, with mode 0600, in place of what is there.
+// When it returns nil the record is on disk; after a crash at any point there
+// is the old file or the new one. The directory must exist. One process writes
+// at a time: the owner of the data directory.
+func WriteFile(path string, r Record) error { return writeFile(path, r, nil) }
+
+// step is a point of writing at which a crash leaves another picture on disk.
+type step int
+
+const (
+	stepCreated step = iota + 1
+	stepWritten
+	stepSynced
+	stepRenamed
+)
+
+// writeFile is WriteFile; crash is nil but in tests.
+func writeFile(path string, r Record, crash func(step) error) (err error) {
+	at := func(st step) error {
+		if crash == nil {
+			return nil
+		}
+		return crash(st)
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("write seal record: %w", err)
+		}
+	}()
+	if r.IsZero() {
+		return errors.New("no record")
+	}
+	b, err := encodeFile(r)
+	if err != nil {
+		return err
+	}
+	temp := path + ".tmp"
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(temp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, fileMode)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(fill(f, b, at), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(temp, path); err != nil {
+		return err
+	}
+	if err := at(stepRenamed); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func fill(f *os.File, b []byte, at func(step) error) error {
+	if err := at(stepCreated); err != nil {
+		return err
+	}
+	if _, err := f.Write(b); err != nil {
+		return err
+	}
+	if err := at(stepWritten); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return at(stepSynced)
+}
+
+func encodeFile(r Record) ([]byte, error) {
+	payload, err := r.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, 0, fileHead+len(payload)+sha256.Size)
+	b = append(b, fileMagic...)
+	b = binary.BigEndian.AppendUint32(b, fileVersion)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(payload))) //nolint:gosec // At most MaxRecord.
+	b = append(b, payload...)
+	sum := sha256.Sum256(b)
+	return append(b, sum[:]...), nil
+}
+
+// ReadFile reads the record of that keyspace from path; the zero KeyspaceID
+// accepts any. A missing file is errs.NotSealed with [ErrNoRecord], anything
+// wrong with the content errs.StateCorrupt.
+//
+// The checksum finds what a disk did to the file, not what an attacker did:
+// trust in the record comes from the manifest's digest in the genesis.
+func ReadFile(path string, keyspace hierarchy.KeyspaceID) (Record, error) {
+	f, err := os.Open(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return Record{}, errs.New(errs.NotSealed, fmt.Sprintf("there is no seal record at %s", path),
+			errs.Hint("run krypton init for a new cluster, or krypton join for an existing one"), errs.Cause(errors.Join(ErrNoRecord, err)))
+	case err != nil:
+		return Record{}, fmt.Errorf("read seal record: %w", err)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, int64(maxFile)+1))
+	if err := errors.Join(err, f.Close()); err != nil {
+		return Record{}, fmt.Errorf("read seal record: %w", err)
+	}
+	r, err := decodeFile(b)
+	if err != nil {
+		return Record{}, fmt.Errorf("read seal record %s: %w", path, err)
+	}
+	if !keyspace.IsZero() && r.Keyspace() != keyspace {
+		return Record{}, errs.New(errs.StateCorrupt, fmt.Sprintf("the seal record at %s is of keyspace %s; this node is of %s", path, r.Keyspace(), keyspace),
+			errs.Hint("a data directory was mixed up; copy seal/record.pb from another node of this cluster"), errs.Cause(ErrForeignRecord))
+	}
+	return r, nil
+}
+
+func decodeFile(b []byte) (Record, error) {
+	switch {
+	case len(b) > maxFile:
+		return Record{}, refuseRecord(fmt.Errorf("the file has more than %d bytes", maxFile))
+	case len(b) < fileHead+sha256.Size:
+		return Record{}, refuseRecord(fmt.Errorf("the file has %d bytes, which are too few", len(b)))
+	case string(b[:len(fileMagic)]) != fileMagic:
+		return Record{}, refuseRecord(errors.New("the file does not start as a seal record"))
+	}
+	if v := binary.BigEndian.Uint32(b[len(fileMagic):]); v != fileVersion {
+		return Record{}, refuseRecord(fmt.Errorf("the file has layout %d, this version reads %d", v, fileVersion))
+	}
+	body, sum := b[:len(b)-sha256.Size], b[len(b)-sha256.Size:]
+	payload := body[fileHead:]
+	if n := binary.BigEndian.Uint32(b[len(fileMagic)+4:]); uint64(n) != uint64(len(payload)) {
+		return Record{}, refuseRecord(fmt.Errorf("the file says that the record has %d bytes and has room for %d", n, len(payload)))
+	}
+	if want := sha256.Sum256(body); !bytes.Equal(want[:], sum) {
+		return Record{}, refuseRecord(errors.New("the checksum of the file does not match"))
+	}
+	return ParseRecord(payload)
+}

@@ -1,0 +1,398 @@
+package seal
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/memsec"
+	"github.com/openkcm/krypton-cluster/seal/sealpb"
+)
+
+func internalSeal(t *testing.T, n, m int) (Record, []Share) {
+	t.Helper()
+	c := Ceremony{Keyspace: hierarchy.KeyspaceID{1}, Cluster: hierarchy.ClusterID{2}, ID: hierarchy.UID{3}, Generation: 4, Time: time.Unix(5, 6)}
+	p := Plan{Threshold: m}
+	for i := range n {
+		p.Persons = append(p.Persons, fmt.Sprint("person ", i))
+	}
+	r, mk, shares, err := Create(context.Background(), rand.Reader, c, p, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mk.Destroy()
+	t.Cleanup(func() { destroyAll(shares) })
+	return r, shares
+}
+
+// The state machine never combines too few; the mathematics must not either.
+func TestI4_FewerSharesCombineToSomethingElse(t *testing.T) {
+	r, shares := internalSeal(t, 5, 4)
+	for m := 2; m <= 5; m++ {
+		mk, err := combine(r, shares[5-m:])
+		mk.Destroy()
+		if enough := m >= 4; enough != (err == nil) || (!enough && !errors.Is(err, ErrCommitment)) {
+			t.Errorf("%d of 4 needed: %v", m, err)
+		}
+	}
+	for name, bad := range map[string][]Share{"none": {}, "one": shares[:1], "one twice": {shares[0], shares[0]}} {
+		if mk, err := combine(r, bad); err == nil {
+			mk.Destroy()
+			t.Errorf("%s: combined", name)
+		}
+	}
+}
+
+// fullRecord has every field set, also those that exclude each other: for the
+// digest only.
+func fullRecord() *sealpb.Record {
+	return &sealpb.Record{
+		Format: 1,
+		Manifest: &sealpb.Manifest{
+			Format: 1, KeyspaceId: []byte{1}, ClusterId: []byte{2}, CeremonyId: []byte{3}, Generation: 4, Mode: 1, Threshold: 5,
+			Holders: []*sealpb.Holder{
+				{Index: 1, X: 2, Kind: 1, Recipient: "a", ShareHash: []byte{1}, EncryptedShardHash: []byte{2}, Group: 3},
+				{Index: 2, X: 3, Kind: 2, Recipient: "b", ShareHash: []byte{3}, EncryptedShardHash: []byte{4}, Group: 5},
+			},
+			ProviderKeys: []*sealpb.ProviderKey{{Provider: "a", Key: "b"}}, MasterKeyCommitment: []byte{6},
+			SignedIntents: [][]byte{{7}, {8}}, CreateTimeUnixNano: 9,
+		},
+		Wrappings: []*sealpb.Wrapping{{ProviderKey: &sealpb.ProviderKey{Provider: "a", Key: "b"}, KeyVersion: "c", WrappedKey: []byte{1}, Nonce: []byte{2}, SealedMasterKey: []byte{3}, CreateTimeUnixNano: 4}},
+		Shards:    []*sealpb.Shard{{Index: 1, EncryptedShard: []byte{2}}},
+	}
+}
+
+// leaves calls fn with every field of m and of the messages in it, and a way
+// to change it.
+func leaves(path string, m protoreflect.Message, fn func(path string, change func())) {
+	fields := m.Descriptor().Fields()
+	for i := range fields.Len() {
+		fd := fields.Get(i)
+		at := path + "." + string(fd.Name())
+		switch {
+		case fd.IsList() && fd.Message() != nil:
+			for j := range m.Get(fd).List().Len() {
+				leaves(fmt.Sprintf("%s[%d]", at, j), m.Get(fd).List().Get(j).Message(), fn)
+			}
+			fn(at+" (cut)", func() { m.Mutable(fd).List().Truncate(m.Get(fd).List().Len() - 1) })
+		case fd.IsList():
+			fn(at, func() { m.Mutable(fd).List().Set(0, protoreflect.ValueOfBytes([]byte{99})) })
+			fn(at+" (cut)", func() { m.Mutable(fd).List().Truncate(m.Get(fd).List().Len() - 1) })
+		case fd.Message() != nil:
+			leaves(at, m.Get(fd).Message(), fn)
+		default:
+			fn(at, func() { m.Set(fd, otherValue(fd)) })
+		}
+	}
+}
+
+func otherValue(fd protoreflect.FieldDescriptor) protoreflect.Value {
+	switch fd.Kind() {
+	case protoreflect.BytesKind:
+		return protoreflect.ValueOfBytes([]byte{99, 100})
+	case protoreflect.StringKind:
+		return protoreflect.ValueOfString("other")
+	case protoreflect.Uint32Kind:
+		return protoreflect.ValueOfUint32(99)
+	case protoreflect.Uint64Kind:
+		return protoreflect.ValueOfUint64(99)
+	case protoreflect.Int64Kind:
+		return protoreflect.ValueOfInt64(99)
+	case protoreflect.EnumKind:
+		return protoreflect.ValueOfEnum(99)
+	}
+	panic("a kind of field that the digest does not know: " + fd.Kind().String())
+}
+
+// A field that is added to the proto and forgotten in the digest fails here.
+func TestI5_EveryFieldDecidesTheDigest(t *testing.T) {
+	base := Record{pb: fullRecord()}
+	seen := map[Digest]string{base.Digest(): "unchanged"}
+	seenManifest := map[Digest]string{base.ManifestDigest(): "unchanged"}
+	var paths []string
+	leaves("", fullRecord().ProtoReflect(), func(path string, _ func()) { paths = append(paths, path) })
+	if len(paths) < 40 {
+		t.Fatalf("only %d fields found", len(paths))
+	}
+	for i, path := range paths {
+		pb, n := fullRecord(), 0
+		leaves("", pb.ProtoReflect(), func(_ string, change func()) {
+			if n == i {
+				change()
+			}
+			n++
+		})
+		r := Record{pb: pb}
+		if was, dup := seen[r.Digest()]; dup {
+			t.Errorf("digest after changing %s is that of %s", path, was)
+		}
+		seen[r.Digest()] = path
+		if !bytes.HasPrefix([]byte(path), []byte(".manifest")) {
+			continue
+		}
+		if was, dup := seenManifest[r.ManifestDigest()]; dup {
+			t.Errorf("manifest digest after changing %s is that of %s", path, was)
+		}
+		seenManifest[r.ManifestDigest()] = path
+	}
+}
+
+func TestDigestDoesNotMovePartsBetweenFields(t *testing.T) {
+	a, b := fullRecord(), fullRecord()
+	a.Wrappings[0].KeyVersion, a.Wrappings[0].WrappedKey = "ab", []byte("c")
+	b.Wrappings[0].KeyVersion, b.Wrappings[0].WrappedKey = "a", []byte("bc")
+	if (Record{pb: a}).Digest() == (Record{pb: b}).Digest() {
+		t.Error("two records have one digest")
+	}
+}
+
+// The share hash is over the whole share, bound to its place. Computed here
+// from the definition, with nothing of the implementation.
+func TestShareHashIsAsDefined(t *testing.T) {
+	r, shares := internalSeal(t, 2, 2)
+	for _, s := range shares {
+		var room [wireSize]byte
+		wire, err := s.ForCluster(Fingerprint{1}).appendWire(room[:0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := "\x00\x00\x00\x0dkrypton/share" + "\x00\x00\x00\x10" + string(s.keyspace[:]) + "\x00\x00\x00\x10" + string(s.ceremony[:]) +
+			"\x00\x00\x00\x04\x00\x00\x00" + string([]byte{s.index}) + "\x00\x00\x00\x21" + string(wire[len(wire)-33:])
+		want := sha256.Sum256([]byte(in))
+		if got := r.pb.GetManifest().GetHolders()[s.index-1].GetShareHash(); !bytes.Equal(got, want[:]) {
+			t.Errorf("share %d: %x, want %x", s.index, got, want)
+		}
+	}
+}
+
+func TestBinaryFormsThatAreNoSharesAreRefused(t *testing.T) {
+	_, shares := internalSeal(t, 2, 2)
+	sound := func() []byte {
+		b, err := shares[0].ForCluster(Fingerprint{1}).appendWire(make([]byte, 0, wireSize))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	zero := func(from, to int) []byte { b := sound(); clear(b[from:to]); return b }
+	for name, b := range map[string][]byte{
+		"empty": {}, "short": sound()[:wireSize-1], "long": append(sound(), 0),
+		"version 0": zero(0, 1), "no cluster": zero(1, 17), "no keyspace": zero(17, 33), "no ceremony": zero(33, 49),
+		"generation 0": zero(49, 53), "number 0": zero(53, 54), "x = 0": zero(86, 87),
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, err := parseWire(b)
+			s.Destroy()
+			if !errors.Is(err, ErrShareText) {
+				t.Errorf("got %v", err)
+			}
+			for _, v := range b {
+				if v != 0 {
+					t.Fatal("the refused share was not wiped")
+				}
+			}
+		})
+	}
+	b := sound()
+	s, err := parseWire(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Destroy()
+	if !bytes.Equal(b, make([]byte, wireSize)) {
+		t.Error("the parsed share was not wiped")
+	}
+}
+
+// A checksum keeps a fuzzer out; this one starts behind it.
+func FuzzParseShareWire(f *testing.F) {
+	b := make([]byte, wireSize)
+	for i := range b {
+		b[i] = byte(i + 1)
+	}
+	f.Add(b)
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		before := bytes.Clone(b)
+		s, err := parseWire(b)
+		if err != nil {
+			return
+		}
+		defer s.Destroy()
+		var room [wireSize]byte
+		again, err := s.appendWire(room[:0])
+		if err != nil || !bytes.Equal(again, before) {
+			t.Errorf("%x became %x (%v)", before, again, err)
+		}
+	})
+}
+
+func TestACrashWhileWritingLeavesTheOldOrTheNewRecord(t *testing.T) {
+	crashed := errors.New("crashed")
+	older, _ := internalSeal(t, 2, 2)
+	newer, _ := internalSeal(t, 3, 2)
+	for _, c := range []struct {
+		name string
+		at   step
+		want Digest
+	}{
+		{"created", stepCreated, older.Digest()},
+		{"written", stepWritten, older.Digest()},
+		{"synced", stepSynced, older.Digest()},
+		{"renamed", stepRenamed, newer.Digest()},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "record.pb")
+			if err := WriteFile(path, older); err != nil {
+				t.Fatal(err)
+			}
+			var order []step
+			err := writeFile(path, newer, func(st step) error {
+				order = append(order, st)
+				if st == c.at {
+					return crashed
+				}
+				return nil
+			})
+			if !errors.Is(err, crashed) || order[len(order)-1] != step(len(order)) {
+				t.Fatalf("%v, steps %v", err, order)
+			}
+			got, err := ReadFile(path, older.Keyspace())
+			if err != nil || got.Digest() != c.want {
+				t.Fatalf("after the crash: %v", err)
+			}
+			if err := WriteFile(path, newer); err != nil {
+				t.Fatalf("writing again: %v", err)
+			}
+			if _, err := os.Lstat(path + ".tmp"); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("the temporary file is still there: %v", err)
+			}
+		})
+	}
+}
+
+// The valid strings of BIP-350 that fit: prefix, data and checksum.
+func TestChecksumIsThatOfBech32m(t *testing.T) {
+	for _, text := range []string{
+		"a1lqfn3a",
+		"an83characterlonghumanreadablepartthatcontainsthetheexcludedcharactersbioandnumber11sg7hg6",
+		"abcdef1l7aum6echk45nj3s0wdvt2fg8x9yrzpqzd3ryx",
+		"?1v759aa",
+	} {
+		split := strings.LastIndexByte(text, '1')
+		var symbols []byte
+		for _, c := range []byte(text[split+1:]) {
+			symbols = append(symbols, byte(strings.IndexByte(alphabet, c)))
+		}
+		data, sum := symbols[:len(symbols)-checksumSize], [checksumSize]byte(symbols[len(symbols)-checksumSize:])
+		if got := polymod(text[:split], data, sum); got != bech32m {
+			t.Errorf("%s: %#x", text, got)
+		}
+	}
+}
+
+// The last symbol has bits that no byte needs; with any of them set the text
+// would be another text of the same share, under a right checksum.
+func TestAShareHasOneText(t *testing.T) {
+	_, shares := internalSeal(t, 2, 2)
+	wire, err := shares[0].ForCluster(Fingerprint{1}).appendWire(make([]byte, 0, wireSize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for filling := range byte(16) {
+		var symbols [textSymbols]byte
+		toSymbols(symbols[:dataSymbols], wire)
+		symbols[dataSymbols-1] |= filling
+		sum := polymod(textPrefix, symbols[:dataSymbols], [checksumSize]byte{}) ^ bech32m
+		for i := range checksumSize {
+			symbols[dataSymbols+i] = byte(sum >> (5 * (checksumSize - 1 - i)) & 31)
+		}
+		text := []byte(textHead)
+		for _, v := range symbols {
+			text = append(text, alphabet[v])
+		}
+		s, err := ParseShare(text)
+		s.Destroy()
+		if (err == nil) != (filling == 0) || (err != nil && !errors.Is(err, ErrShareText)) {
+			t.Errorf("filling %04b: %v", filling, err)
+		}
+	}
+}
+
+func TestGoldenRecordsAndSharesOfFormat1(t *testing.T) {
+	read := func(name string) []byte {
+		t.Helper()
+		b, err := os.ReadFile(filepath.Join("testdata", "v1", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bytes.TrimSpace(b)
+	}
+	r, err := ReadFile(filepath.Join("testdata", "v1", "record.pb"), hierarchy.KeyspaceID{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := r.Digest(); hex.EncodeToString(d[:]) != string(read("record.digest")) {
+		t.Errorf("digest %x", d)
+	}
+	if d := r.ManifestDigest(); hex.EncodeToString(d[:]) != string(read("manifest.digest")) {
+		t.Errorf("manifest digest %x", d)
+	}
+	var shares []Share
+	for _, name := range []string{"share-3.txt", "share-1.txt"} {
+		s, err := ParseShare(read(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Destroy()
+		h, err := s.hash()
+		if err != nil || !bytes.Equal(h[:], r.pb.GetManifest().GetHolders()[s.index-1].GetShareHash()) {
+			t.Errorf("%s: hash %x, %v", name, h, err)
+		}
+		var out bytes.Buffer
+		if err := s.Print(&out); err != nil || !bytes.Equal(bytes.TrimSpace(out.Bytes()), read(name)) {
+			t.Errorf("%s prints otherwise today (%v)", name, err)
+		}
+		shares = append(shares, s)
+	}
+	mk, err := combine(r, shares) // checks the commitment in the record
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mk.Destroy()
+	want, err := hex.DecodeString(string(read("masterkey.hex")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !revealed(t, mk, want) {
+		t.Error("another MasterKey came out")
+	}
+	if !proto.Equal(r.pb.GetManifest(), r.Proto().GetManifest()) || r.Threshold() != 2 || r.Shares() != 3 || r.Generation() != 7 {
+		t.Errorf("%v", r.pb.GetManifest())
+	}
+}
+
+func revealed(t *testing.T, s memsec.Secret, want []byte) bool {
+	t.Helper()
+	w, err := memsec.Take(want, memsec.Hot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Destroy()
+	eq, err := memsec.Equal(s, w)
+	return err == nil && eq
+}
