@@ -1,0 +1,196 @@
+package fsm
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+// maxTimeMS bounds command times to the year 9999, so that no sum of a time and
+// a duration overflows.
+const maxTimeMS = 253402300799999
+
+// Limits of a command's envelope.
+const (
+	MaxRequestIDBytes = 128  // of a request id
+	MaxPrincipalBytes = 1024 // of issuer, kind and name together
+)
+
+// done is what a command that was done says in its result.
+type done struct {
+	object  string
+	version uint32
+	uid     []byte
+}
+
+// run executes cmd on the state in v and leaves the outcome in v. Only an error
+// after which the node must stop is returned as one.
+func (m *Machine) run(v *View, cmd *fsmpb.Command, raw []byte) (*fsmpb.Result, error) {
+	index := v.index
+	if e := checkEnvelope(cmd); e != nil {
+		return refusal(index, e), nil
+	}
+	v.timeMS = max(v.timeMS, cmd.GetTimeUnixMs())
+	if v.cluster == nil && cmd.GetGenesis() == nil {
+		return refusal(index, errs.New(errs.FailedState, "the cluster is not initialised", errs.Hint("run krypton init first"))), nil
+	}
+
+	base := v.meta
+	t := m.begin(v, base, cmd, raw)
+	if res := t.recall(); res != nil {
+		t.txn.Abort()
+		return res, nil
+	}
+	var d done
+	err := t.room()
+	if err == nil {
+		d, err = t.execute()
+	}
+	if err == nil {
+		res := &fsmpb.Result{Index: index, Object: d.object, Version: d.version, Uid: bytes.Clone(d.uid)}
+		t.remember(res)
+		t.commit(v)
+		return res, nil
+	}
+
+	// Whatever the command did before it was refused is gone with the
+	// transaction; only the memory of the refusal may stay (I10).
+	t.txn.Abort()
+	var e *errs.Error
+	if !errors.As(err, &e) {
+		return nil, err
+	}
+	res := refusal(index, e)
+	if isFact(e.Code) && v.cluster != nil {
+		t = m.begin(v, base, cmd, raw)
+		if t.room() == nil {
+			t.remember(res)
+		}
+		t.commit(v)
+	}
+	return res, nil
+}
+
+// commit leaves the outcome of the command in v.
+func (t *tx) commit(v *View) {
+	t.txn.Commit()
+	v.meta, v.state = t.meta, state{db: t.db, txn: t.db.Txn(false)}
+}
+
+// begin begins a command on a copy of the database of v.
+func (m *Machine) begin(v *View, base meta, cmd *fsmpb.Command, raw []byte) *tx {
+	db := v.db.Snapshot()
+	return &tx{meta: base, db: db, txn: db.Txn(true), cmd: cmd, raw: raw, opts: m.opts}
+}
+
+// checkEnvelope refuses what no command may carry. Nothing of such a command
+// counts, its time neither.
+func checkEnvelope(cmd *fsmpb.Command) *errs.Error {
+	p := cmd.GetPrincipal()
+	switch {
+	case cmd.GetTimeUnixMs() <= 0 || cmd.GetTimeUnixMs() > maxTimeMS:
+		return errs.New(errs.InvalidArgument, "the command has no valid time", errs.Hint("check the clock of the leader"))
+	case len(cmd.GetRequestId()) > MaxRequestIDBytes:
+		return errs.New(errs.InvalidArgument, "request id is longer than 128 bytes")
+	case len(p.GetIssuer())+len(p.GetKind())+len(p.GetName()) > MaxPrincipalBytes:
+		return errs.New(errs.InvalidArgument, "the principal's name is too long")
+	case cmd.GetRequestId() != "" && len(cmd.GetRequestDigest()) != sha256.Size:
+		return errs.New(errs.InvalidArgument, "a command with a request id needs the digest of its request")
+	}
+	return nil
+}
+
+// execute does what the body of the command says. An [errs.Error] refuses it;
+// any other error stops the node.
+func (t *tx) execute() (done, error) {
+	switch b := t.cmd.GetBody().(type) {
+	case *fsmpb.Command_Genesis:
+		return t.genesis(b.Genesis)
+	case *fsmpb.Command_CreateTenant:
+		return t.createTenant(b.CreateTenant)
+	case *fsmpb.Command_ChangeObject:
+		return t.changeObject(b.ChangeObject)
+	case *fsmpb.Command_CreateService:
+		return t.createService(b.CreateService)
+	case *fsmpb.Command_AddVersion:
+		return t.addVersion(b.AddVersion)
+	case *fsmpb.Command_SetPrimary:
+		return t.setPrimary(b.SetPrimary)
+	case *fsmpb.Command_ChangeVersion:
+		return t.changeVersion(b.ChangeVersion)
+	case *fsmpb.Command_PinResource:
+		return t.pinResource(b.PinResource)
+	case *fsmpb.Command_UnpinResource:
+		return t.unpinResource(b.UnpinResource)
+	case *fsmpb.Command_RollbackResource:
+		return t.rollbackResource(b.RollbackResource)
+	case *fsmpb.Command_AddInternalKey:
+		return t.addInternalKey(b.AddInternalKey)
+	case *fsmpb.Command_RewrapTenant:
+		return t.rewrapTenant(b.RewrapTenant)
+	case *fsmpb.Command_PutSecret:
+		return t.putSecret(b.PutSecret.GetSecret())
+	case *fsmpb.Command_CreateJoinToken:
+		return t.createJoinToken(b.CreateJoinToken.GetToken())
+	case *fsmpb.Command_AddMember:
+		return t.addMember(b.AddMember)
+	case *fsmpb.Command_UpdateMember:
+		return t.updateMember(b.UpdateMember)
+	case *fsmpb.Command_RemoveMember:
+		return t.removeMember(b.RemoveMember)
+	case *fsmpb.Command_PurgeMember:
+		return t.purgeMember(b.PurgeMember)
+	case *fsmpb.Command_SetHold:
+		return t.setHold(b.SetHold)
+	case *fsmpb.Command_Tick:
+		return t.tick()
+	case *fsmpb.Command_RaiseFormat:
+		return t.raiseFormat(b.RaiseFormat)
+	}
+	return done{}, fmt.Errorf("%w: %T", errNoBody, t.cmd.GetBody())
+}
+
+// takesPower reports whether a command only takes power away. Such commands are
+// never refused for want of room in the memory of requests.
+func takesPower(cmd *fsmpb.Command) bool {
+	switch b := cmd.GetBody().(type) {
+	case *fsmpb.Command_ChangeObject:
+		e := b.ChangeObject.GetEvent()
+		return e == fsmpb.ObjectEvent_OBJECT_EVENT_SUSPEND || e == fsmpb.ObjectEvent_OBJECT_EVENT_SCHEDULE_DESTROY
+	case *fsmpb.Command_ChangeVersion:
+		e := b.ChangeVersion.GetEvent()
+		return e == fsmpb.VersionEvent_VERSION_EVENT_DISABLE || e == fsmpb.VersionEvent_VERSION_EVENT_DEPRECATE ||
+			e == fsmpb.VersionEvent_VERSION_EVENT_COMPROMISE || e == fsmpb.VersionEvent_VERSION_EVENT_SCHEDULE_DESTROY
+	case *fsmpb.Command_SetHold:
+		return b.SetHold.GetHeld()
+	case *fsmpb.Command_RemoveMember:
+		return true
+	}
+	return false
+}
+
+// Refusals that several commands share.
+
+func invalid(msg string) error { return errs.New(errs.InvalidArgument, msg) }
+
+func moved(what string) error {
+	return errs.New(errs.Aborted, what+" moved while the change was being prepared", errs.Hint("prepare the change again"))
+}
+
+func notFound(what string) error { return errs.New(errs.NotFound, "no such "+what) }
+
+func limit(what string, n int) error {
+	return errs.Newf(errs.LimitReached, "there are %d %s already, which is the limit", n, what)
+}
+
+// checkEtag compares what the caller saw with what is there.
+func checkEtag(etag, modIndex uint64) error {
+	if etag == 0 || etag == modIndex {
+		return nil
+	}
+	return errs.New(errs.StaleEtag, "the object changed since it was read", errs.Hint("read it again and retry with its new etag"))
+}

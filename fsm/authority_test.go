@@ -1,0 +1,247 @@
+package fsm_test
+
+import (
+	"crypto/ed25519"
+	"testing"
+
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/intent"
+	"github.com/openkcm/krypton-cluster/intent/sign"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+// governed is a world in which sovereign acts need two governors other than the requester.
+func governed(t *testing.T) (*world, map[string]ed25519.PrivateKey) {
+	t.Helper()
+	keys := make(map[string]ed25519.PrivateKey)
+	w := newWorld(t, func(g *fsmpb.Genesis) {
+		for _, p := range []struct{ name, role string }{{"alice", "governor"}, {"bob", "governor"}, {"carol", "governor"}, {"dave", "custodian"}} {
+			rec, key := person(p.name, p.role)
+			g.Persons = append(g.Persons, rec)
+			keys[p.name] = key
+		}
+		for _, act := range []intent.Act{intent.ActDestroy, intent.ActResumeAfterUnlink, intent.ActAddMember} {
+			g.Rules = append(g.Rules, &fsmpb.IntentRule{Act: uint32(act), Role: "governor", Signatures: 2})
+		}
+	})
+	w.ok(w.createTenant("acme")) // no rule names it
+	w.ok(w.createService("acme", "payments"))
+	return w, keys
+}
+
+// ordered returns the intent that orders cmd.
+func (w *world) ordered(cmd *fsmpb.Command) intent.Intent {
+	w.tb.Helper()
+	act, req, ok := fsm.SovereignRequest(cmd)
+	if !ok {
+		w.tb.Fatalf("%T is no sovereign act", cmd.GetBody())
+	}
+	return w.intentOf(act, req)
+}
+
+func (w *world) intentOf(act intent.Act, req *intent.Request) intent.Intent {
+	w.ids++
+	in := intent.Intent{
+		Keyspace: hierarchy.KeyspaceID(w.view().Cluster().GetKeyspaceId()),
+		Act:      act, Request: req.Digest(), NotAfter: w.now + hourMS,
+	}
+	in.Nonce[0], in.Nonce[1] = byte(w.ids), byte(w.ids>>8)|1
+	return in
+}
+
+func (w *world) signedBy(cmd *fsmpb.Command, in intent.Intent, keys ...ed25519.PrivateKey) *fsmpb.Command {
+	w.tb.Helper()
+	raw, err := in.Encode()
+	if err != nil {
+		w.tb.Fatalf("encode intent: %v", err)
+	}
+	cmd.Intents = nil
+	for _, k := range keys {
+		s, err := sign.Sign(nil, k, in)
+		if err != nil {
+			w.tb.Fatalf("sign: %v", err)
+		}
+		cmd.Intents = append(cmd.Intents, &fsmpb.SignedIntent{Intent: raw, KeyId: s.Key[:], Signature: s.Sig})
+	}
+	return cmd
+}
+
+func TestI8_SovereignActsNeedTheSignaturesOfPeople(t *testing.T) {
+	destroy := func() *fsmpb.Command { return destroyNow("acme", "payments") }
+	for name, tc := range map[string]func(w *world, k map[string]ed25519.PrivateKey) *fsmpb.Command{
+		"no signature": func(*world, map[string]ed25519.PrivateKey) *fsmpb.Command { return destroy() },
+		"one signature": func(w *world, k map[string]ed25519.PrivateKey) *fsmpb.Command {
+			return w.signedBy(destroy(), w.ordered(destroy()), k["alice"])
+		},
+		"one person twice": func(w *world, k map[string]ed25519.PrivateKey) *fsmpb.Command {
+			return w.signedBy(destroy(), w.ordered(destroy()), k["alice"], k["alice"])
+		},
+		"a custodian": func(w *world, k map[string]ed25519.PrivateKey) *fsmpb.Command {
+			return w.signedBy(destroy(), w.ordered(destroy()), k["alice"], k["dave"])
+		},
+		"a stranger": func(w *world, k map[string]ed25519.PrivateKey) *fsmpb.Command {
+			_, eve := person("eve", "governor")
+			return w.signedBy(destroy(), w.ordered(destroy()), k["alice"], eve)
+		},
+		"the requester": func(w *world, k map[string]ed25519.PrivateKey) *fsmpb.Command {
+			c := w.signedBy(destroy(), w.ordered(destroy()), k["alice"], k["bob"])
+			c.Principal = &fsmpb.Principal{Issuer: "ca", Kind: "user", Name: "bob"}
+			return c
+		},
+		"for another object": func(w *world, k map[string]ed25519.PrivateKey) *fsmpb.Command {
+			return w.signedBy(destroy(), w.ordered(destroyNow("acme", "")), k["alice"], k["bob"])
+		},
+		"for a destruction with the wait": func(w *world, k map[string]ed25519.PrivateKey) *fsmpb.Command {
+			return w.signedBy(destroy(), w.ordered(changeObject("acme", "payments", schedule, "")), k["alice"], k["bob"])
+		},
+		"for another act": func(w *world, k map[string]ed25519.PrivateKey) *fsmpb.Command {
+			in := w.ordered(destroy())
+			in.Act = intent.ActAddMember
+			return w.signedBy(destroy(), in, k["alice"], k["bob"])
+		},
+		"in another keyspace": func(w *world, k map[string]ed25519.PrivateKey) *fsmpb.Command {
+			in := w.ordered(destroy())
+			in.Keyspace[0] ^= 1
+			return w.signedBy(destroy(), in, k["alice"], k["bob"])
+		},
+		"expired": func(w *world, k map[string]ed25519.PrivateKey) *fsmpb.Command {
+			in := w.ordered(destroy())
+			in.NotAfter = w.now
+			return w.signedBy(destroy(), in, k["alice"], k["bob"])
+		},
+		"object changed since": func(w *world, k map[string]ed25519.PrivateKey) *fsmpb.Command {
+			in := w.ordered(destroy())
+			in.Preconditions = []intent.Precondition{{Object: "tenants/acme/services/payments", ModIndex: 1}}
+			return w.signedBy(destroy(), in, k["alice"], k["bob"])
+		},
+		"two intents": func(w *world, k map[string]ed25519.PrivateKey) *fsmpb.Command {
+			c := w.signedBy(destroy(), w.ordered(destroy()), k["alice"])
+			d := w.signedBy(destroy(), w.ordered(destroy()), k["bob"])
+			c.Intents = append(c.Intents, d.GetIntents()...)
+			return c
+		},
+		"signature edited": func(w *world, k map[string]ed25519.PrivateKey) *fsmpb.Command {
+			c := w.signedBy(destroy(), w.ordered(destroy()), k["alice"], k["bob"])
+			c.Intents[1].Signature[3] ^= 1
+			return c
+		},
+		"intent edited": func(w *world, k map[string]ed25519.PrivateKey) *fsmpb.Command {
+			c := w.signedBy(destroy(), w.ordered(destroy()), k["alice"], k["bob"])
+			for _, i := range c.GetIntents() {
+				i.Intent = append([]byte(nil), i.GetIntent()...)
+				i.Intent[60] ^= 1 // the expiry
+			}
+			return c
+		},
+		"no intent in it": func(*world, map[string]ed25519.PrivateKey) *fsmpb.Command {
+			c := destroy()
+			c.Intents = []*fsmpb.SignedIntent{{}}
+			return c
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, keys := governed(t)
+			w.refused(errs.IntentRefused, asked("r", tc(w, keys)))
+			if got := w.serviceOf("acme", "payments").GetState(); got != fsmpb.ObjectState_OBJECT_STATE_ACTIVE {
+				t.Fatalf("the service is %v", got)
+			}
+			// A refused intent is not used up, and the same request can carry better ones.
+			c := asked("r", destroy())
+			c.Intents = w.signedBy(destroy(), w.ordered(destroy()), keys["alice"], keys["bob"]).GetIntents()
+			w.ok(c)
+		})
+	}
+}
+
+func TestI8_AnIntentIsUsedOnce(t *testing.T) {
+	w, keys := governed(t)
+	c := changeVersion("acme", "payments", 1, fsmpb.VersionEvent_VERSION_EVENT_SCHEDULE_DESTROY)
+	in := w.ordered(c)
+	in.Preconditions = []intent.Precondition{
+		{Object: "cluster", ModIndex: w.view().Cluster().GetModIndex()},
+		{Object: "internalKeys/1", ModIndex: w.ivk().GetModIndex()},
+		{Object: "internalSecrets/node-ca", ModIndex: 1},
+		{Object: "nodes/none", ModIndex: 0},
+		{Object: "tenants/acme", ModIndex: w.tenantOf("acme").GetModIndex()},
+		{Object: "tenants/acme/services/payments/resources/none", ModIndex: 0},
+		{Object: "tenants/acme/services/payments/versions/1", ModIndex: w.serviceOf("acme", "payments").GetVersions()[0].GetModIndex()},
+		{Object: "tenants/acme/versions/2", ModIndex: 0},
+		{Object: "tenants/nobody", ModIndex: 0},
+	}
+	w.ok(w.signedBy(c, in, keys["alice"], keys["bob"]))
+	w.ok(changeVersion("acme", "payments", 1, fsmpb.VersionEvent_VERSION_EVENT_CANCEL_DESTROY))
+	in.Preconditions = nil
+	w.refused(errs.IntentRefused, w.signedBy(c, in, keys["alice"], keys["bob"]))
+
+	w.now += hourMS
+	w.ok(tick()) // forgets the nonce
+	w.refused(errs.IntentRefused, w.signedBy(c, in, keys["alice"], keys["bob"]))
+}
+
+func TestActsThatOnlyTakePowerAwayNeedNoSignature(t *testing.T) {
+	w, _ := governed(t)
+	w.ok(changeObject("acme", "", suspend, "unlink"))
+	w.ok(changeVersion("acme", "payments", 1, fsmpb.VersionEvent_VERSION_EVENT_DISABLE))
+	w.refused(errs.IntentRefused, changeObject("acme", "", resume, "unlink"))
+}
+
+func TestAVoterNeedsASignedIntent(t *testing.T) {
+	w, keys := governed(t)
+	w.refused(errs.IntentRefused, w.token(1, true))
+	c := w.token(1, true)
+	w.ok(w.signedBy(c, w.ordered(c), keys["alice"], keys["carol"]))
+	w.ok(w.token(2, false))
+	w.ok(join(2, node(2)))
+	promote := update(2, []string{"voter"}, &fsmpb.Member{Voter: true})
+	w.refused(errs.IntentRefused, promote)
+	m, _ := w.view().Member(nodeID(2))
+	w.ok(w.signedBy(promote, w.intentOf(intent.ActAddMember, fsm.PromotionRequest(m)), keys["alice"], keys["carol"]))
+	voter := node(1)
+	voter.Voter = true
+	w.ok(join(1, voter)) // the token was signed for
+}
+
+func TestSovereignRequestsDifferWhereTheActsDiffer(t *testing.T) {
+	w := acme(t)
+	seen := make(map[intent.Digest]string)
+	for name, c := range map[string]*fsmpb.Command{
+		"tenant":          w.createTenant("a"),
+		"another tenant":  w.createTenant("b"),
+		"destroy tenant":  changeObject("acme", "", schedule, ""),
+		"destroy now":     destroyNow("acme", ""),
+		"destroy service": changeObject("acme", "payments", schedule, ""),
+		"destroy version": changeVersion("acme", "payments", 1, fsmpb.VersionEvent_VERSION_EVENT_SCHEDULE_DESTROY),
+		"destroy another": changeVersion("acme", "payments", 2, fsmpb.VersionEvent_VERSION_EVENT_SCHEDULE_DESTROY),
+		"destroy IVK":     changeVersion("", "", 2, fsmpb.VersionEvent_VERSION_EVENT_SCHEDULE_DESTROY),
+		"resume":          changeObject("acme", "", resume, "unlink"),
+		"token":           w.token(1, true),
+		"another token":   w.token(2, true),
+		"a different hour": func() *fsmpb.Command {
+			c := w.token(1, true)
+			c.GetCreateJoinToken().GetToken().ExpireTimeMs++
+			return c
+		}(),
+	} {
+		_, req, ok := fsm.SovereignRequest(c)
+		if !ok {
+			t.Errorf("%s is no sovereign act", name)
+			continue
+		}
+		if twin, twice := seen[req.Digest()]; twice {
+			t.Errorf("%s and %s have one digest", name, twin)
+		}
+		seen[req.Digest()] = name
+	}
+	for name, c := range map[string]*fsmpb.Command{
+		"resume":  changeObject("acme", "", resume, "operator"),
+		"suspend": changeObject("acme", "", suspend, ""),
+		"disable": changeVersion("acme", "", 1, fsmpb.VersionEvent_VERSION_EVENT_DISABLE),
+		"token":   w.token(1, false),
+	} {
+		if _, _, ok := fsm.SovereignRequest(c); ok {
+			t.Errorf("%s is a sovereign act", name)
+		}
+	}
+}

@@ -1,0 +1,83 @@
+package fsm
+
+import (
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/internal/invariants"
+)
+
+// destroy makes a tombstone of a tenant or a service, now. Its own material
+// leaves the state with this entry. What stands under it has no use from here
+// on, because the state above it says so, and is removed by ticks.
+func (t *tx) destroy(o owner) {
+	versions := t.destroyedVersions(o)
+	if o.kind == ofService {
+		s := copyService(o.service)
+		s.State, s.SuspendCauses = fsmpb.ObjectState_OBJECT_STATE_DESTROYED, nil
+		s.DestroyTimeMs, s.ModIndex, s.Versions = t.timeMS, t.index, versions
+		t.putService(s)
+		if t.hasResources(s) {
+			put(t, tableReap, reapRow{uid: string(s.GetUid()), kind: uidService})
+		}
+		return
+	}
+	tn := copyTenant(o.tenant)
+	tn.State, tn.SuspendCauses = fsmpb.ObjectState_OBJECT_STATE_DESTROYED, nil
+	tn.DestroyTimeMs, tn.ModIndex, tn.Versions = t.timeMS, t.index, versions
+	tn.L2Blob = nil
+	t.putTenant(tn)
+	if t.hasServices(tn) {
+		put(t, tableReap, reapRow{uid: string(tn.GetUid()), kind: uidTenant})
+	}
+}
+
+// destroyedVersions destroys every version of o, whatever its state: what is
+// above them is gone. Pins go with the service.
+func (t *tx) destroyedVersions(o owner) []*fsmpb.Version {
+	was := t.chainOf(o)
+	is := was
+	is.Versions = make([]hierarchy.Version, len(was.Versions))
+	for i, v := range was.Versions {
+		if v.State != hierarchy.Destroyed {
+			now := hierarchy.Occurrence{Event: hierarchy.EventScheduleDestroy, At: at(t.timeMS)}
+			if next, r := v.Apply(now); r == hierarchy.NotRefused {
+				v = next
+			} else if v.State != hierarchy.DestroyScheduled || v.DestroyAt.After(now.At) {
+				invariants.Violated("fsm", "a version in state %s cannot be destroyed: %s", v.State, r)
+			}
+			now.Event = hierarchy.EventDestroy
+			next, r := v.Apply(now)
+			if r != hierarchy.NotRefused {
+				invariants.Violated("fsm", "a version in state %s cannot be destroyed: %s", v.State, r)
+			}
+			v = next
+		}
+		v.Pins = 0
+		is.Versions[i] = v
+	}
+	return t.mergeChain(o.versions(), was, is, nil)
+}
+
+func (t *tx) hasServices(tn *fsmpb.Tenant) bool {
+	return len(t.liveServices(tn.GetUid(), 1)) != 0
+}
+
+func (t *tx) liveServices(tenantUID []byte, limit int) (all []*fsmpb.Service) {
+	scan(t.txn, tableServices, indexLive, tenantUID, nil, func(s *fsmpb.Service) bool {
+		all = append(all, s)
+		return len(all) < limit
+	})
+	return all
+}
+
+func (t *tx) hasResources(s *fsmpb.Service) bool {
+	return len(t.resourcesOf(s.GetUid(), 1)) != 0
+}
+
+func (t *tx) resourcesOf(serviceUID []byte, limit int) (all []*fsmpb.Resource) {
+	scan(t.txn, tableResources, indexID, serviceUID, nil, func(r *fsmpb.Resource) bool {
+		all = append(all, r)
+		return len(all) < limit
+	})
+	return all
+}

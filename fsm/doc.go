@@ -1,0 +1,49 @@
+// Package fsm is the replicated state machine: the encrypted key registry of a cluster as a function of its log.
+//
+// A [Machine] applies commands (package fsmpb; its comments specify each one)
+// and publishes after each an immutable [View]. It knows states, names, blobs
+// and uids, and cannot see a key: it imports nothing that could open a blob.
+// The rules of states are those of package hierarchy; the signatures of people
+// are verified by package intent, here, on every replica.
+//
+// The formats of commands, chain and snapshots are in docs/formats.md.
+//
+// # Invariants
+//
+//   - I1: the state is a function of the log: two machines with one log have one digest, also when one of them was restored from a snapshot in between.
+//   - I2: the chain covers every command: c_i = SHA-256(c_(i-1) | i | command). Nobody changes, drops or adds a command without changing every later c.
+//   - I3: a uid is never used again, whatever became of its object and its name.
+//   - I4: what a view returned never changes.
+//   - I5: a request acts at most once: (principal, request id, step) is remembered for 24 h of command time.
+//   - I6: states have the numbers of package hierarchy and change only by its rules.
+//   - I7: what is DESTROYED has no material in the state.
+//   - I8: a sovereign act that the rules name happens only with the signatures that they ask for, over exactly that act, once.
+//   - I9: an internal key version under which something is wrapped can unwrap.
+//   - I10: a refused command changes nothing but the index, the chain, the time and the memory of requests.
+//   - I11: command time never goes back.
+//   - I12: a command or a snapshot that is not understood to the last field is not applied.
+//   - I13: an edited snapshot does not pass [Proof.Verify], whatever checksum it carries.
+//   - I14: a tick touches at most [MaxTickObjects] objects, and repeated ticks come to an end.
+//
+// # Concurrency
+//
+// [Machine.Apply], [Machine.Snapshot] and [Machine.Restore] are for the one
+// goroutine that applies the log. Views, snapshots and everything that they
+// return are immutable and safe for concurrent use; readers take no lock, and
+// publishing is one pointer store.
+//
+// # Failure
+//
+// What a command may not do is a refusal: a result with the name of an error
+// code, the same on every replica. What this program does not understand is an
+// error of Apply, after which the machine applies nothing more and the node
+// must stop: serving on would be serving another state than the rest of the
+// cluster. A snapshot that is not sound in every detail is an error, and the
+// state stays as it was. Broken assumptions about the program itself stop the
+// process.
+//
+// # Source
+//
+// ACD-302 (key hierarchy, rotation, destruction, four eyes); docs/formats.md;
+// for stopping at unknown commands, the state machine of Consul.
+package fsm

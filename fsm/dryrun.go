@@ -1,0 +1,48 @@
+package fsm
+
+import (
+	"bytes"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+// DryRun returns how the present state would answer cmd, and changes nothing:
+// what a caller sees who asks to validate only. The answer is a forecast. The
+// state may have moved when the command itself comes, and signed intents are
+// judged by the time that the leader will give the command.
+//
+// It is safe for concurrent use, waits for nothing and makes nothing wait.
+func (m *Machine) DryRun(cmd *fsmpb.Command) *fsmpb.Result {
+	cmd = proto.CloneOf(cmd)
+	before := m.View()
+	cmd.TimeUnixMs = max(cmd.GetTimeUnixMs(), before.timeMS, 1)
+	raw, err := EncodeCommand(cmd)
+	if err != nil {
+		return refusal(before.index, errs.From(err))
+	}
+	if before.cluster == nil && cmd.GetGenesis() == nil {
+		return refusal(before.index, errs.New(errs.FailedState, "the cluster is not initialised", errs.Hint("run krypton init first")))
+	}
+	if e := checkEnvelope(cmd); e != nil {
+		return refusal(before.index, e)
+	}
+	next := before.meta
+	next.index++
+	next.timeMS = cmd.GetTimeUnixMs()
+	t := m.begin(before, next, cmd, raw)
+	defer t.txn.Abort()
+	if res := t.recall(); res != nil {
+		return res
+	}
+	if err := t.room(); err != nil {
+		return refusal(before.index, errs.From(err))
+	}
+	d, err := t.execute()
+	if err != nil {
+		return refusal(before.index, errs.From(err))
+	}
+	return &fsmpb.Result{Index: before.index, Object: d.object, Version: d.version, Uid: bytes.Clone(d.uid)}
+}

@@ -1,0 +1,50 @@
+package fsm
+
+import (
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/hierarchy"
+)
+
+// TestTheLargestObjectsFitIntoASnapshot: a state that cannot be written out
+// would stop a cluster for ever, so no limit may allow one.
+func TestTheLargestObjectsFitIntoASnapshot(t *testing.T) {
+	v := filled(&fsmpb.Version{})
+	v.Number, v.Uid, v.ParentUid, v.Blob = 1<<31, make([]byte, 16), make([]byte, 16), make([]byte, MaxVersionBytes)
+	v.CreateTimeMs, v.SupersededTimeMs, v.DestroyTimeMs, v.ReleasedTimeMs, v.ModIndex, v.Pins = maxTimeMS, maxTimeMS, maxTimeMS, maxTimeMS, 1<<63, 1<<31
+	vs := make([]*fsmpb.Version, hierarchy.MaxVersions)
+	for i := range vs {
+		vs[i] = v
+	}
+	tenant := &fsmpb.Tenant{Versions: vs, L2Blob: make([]byte, MaxBlobBytes), Binding: &fsmpb.Binding{Key: string(make([]byte, MaxKeyRefBytes+MaxKeyVersionBytes))}}
+	cluster := &fsmpb.Cluster{
+		InternalKeys: vs, Genesis: make([]byte, MaxCommandBytes), SealRecord: make([]byte, MaxSealRecordBytes), Persons: nil,
+	}
+	for name, m := range map[string]proto.Message{"tenant": tenant, "service": &fsmpb.Service{Versions: vs}, "cluster": cluster} {
+		if got := proto.Size(m) + 64<<10; got > MaxItemBytes {
+			t.Errorf("the largest %s has about %d bytes, at most %d fit", name, got, MaxItemBytes)
+		}
+	}
+}
+
+func TestNamesOfCausesAreOnePerBit(t *testing.T) {
+	var all hierarchy.Causes
+	for _, c := range causeNames {
+		if all.Has(c.bit) {
+			t.Errorf("cause %s has the bit of another", c.name)
+		}
+		all |= c.bit
+		if got, ok := causeOf(c.name); !ok || got != c.bit {
+			t.Errorf("cause %s: %v, %v", c.name, got, ok)
+		}
+	}
+	if !all.Valid() || (all + 1).Valid() {
+		t.Errorf("the names stand for %b, which are not all causes of hierarchy", all)
+	}
+	if names := fromCauses(all); toCauses(names) != all || len(names) != len(causeNames) {
+		t.Errorf("causes come back as %v", names)
+	}
+}

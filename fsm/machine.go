@@ -1,0 +1,180 @@
+package fsm
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/invariants"
+)
+
+// Options of a [Machine]. The zero value is a machine that starts empty, takes
+// the first genesis it is given and publishes by itself.
+type Options struct {
+	// Fingerprint is SHA-256 of the genesis message of the cluster that this
+	// node belongs to, as its configuration pins it. A genesis or a snapshot of
+	// another cluster is then an error. Zero: not pinned.
+	Fingerprint [32]byte
+
+	// Publish, if set, is called once per command with a function that makes
+	// the new view visible, and must call it exactly once before it returns. It
+	// is where a leader holds its lease mutex: the swap is a pointer store, all
+	// work of the command is done by then. It runs on the goroutine of Apply.
+	Publish func(index, term uint64, swap func())
+}
+
+// Machine is the replicated state machine. Apply, Restore and Snapshot are
+// called by one goroutine; everything else is safe for concurrent use.
+type Machine struct {
+	opts  Options
+	view  atomic.Pointer[View]
+	proof atomic.Pointer[Proof]
+
+	// stopped is the first error of Apply. A machine that could not apply a
+	// command has not the state of its index, so it applies nothing after it.
+	// Only the goroutine that applies touches it.
+	stopped error
+}
+
+// New makes an empty machine: the only command it accepts is a genesis, the
+// only other way to fill it is Restore.
+func New(opts Options) *Machine {
+	m := &Machine{opts: opts}
+	m.view.Store(emptyState().view())
+	return m
+}
+
+// View returns the present state: an immutable snapshot, at the price of one
+// atomic load. It never returns nil.
+func (m *Machine) View() *View { return m.view.Load() }
+
+// Applied returns the log index and term of the last command that was applied
+// and published, and the state chain there. All zero: none.
+func (m *Machine) Applied() (index, term uint64, chain [32]byte) {
+	v := m.View()
+	return v.index, v.term, v.chain
+}
+
+// Wait returns once a command of an index >= index is published, or with the
+// error of ctx. Only commands count: a log index of another kind of entry is
+// reached with the next command after it.
+func (m *Machine) Wait(ctx context.Context, index uint64) error {
+	for {
+		// The view is loaded before its channel is waited on, and a view's
+		// channel is closed only after its successor is visible: no wake-up is lost.
+		v := m.View()
+		if v.index >= index {
+			return nil
+		}
+		select {
+		case <-v.next:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for index %d: %w", index, ctx.Err())
+		}
+	}
+}
+
+// errStopped wraps the reasons for which a machine stops.
+var errStopped = errors.New("the command cannot be applied, the node must stop")
+
+// Stopped reports whether err is an error of Apply after which the node must
+// not go on.
+func Stopped(err error) bool { return errors.Is(err, errStopped) }
+
+// Apply applies the command of log index index and term term and publishes the
+// new state.
+//
+// A refusal is a [fsmpb.Result] with a reason, not an error: every replica
+// refuses alike, and the index is applied. An error means that this program
+// does not understand the log: an unknown format or command that is not
+// skippable, a field it does not know, bytes that do not decode, an index that
+// does not grow. The state stays as it was, and from then on every Apply
+// returns that error: going on would silently diverge from the other replicas.
+//
+// The caller keeps cmd and may use it again.
+func (m *Machine) Apply(index, term uint64, cmd []byte) (*fsmpb.Result, error) {
+	if m.stopped != nil {
+		return nil, m.stopped
+	}
+	res, err := m.apply(index, term, cmd)
+	if err != nil {
+		m.stopped = fmt.Errorf("apply log index %d: %w: %w", index, errStopped, err)
+		return nil, m.stopped
+	}
+	return res, nil
+}
+
+func (m *Machine) apply(index, term uint64, raw []byte) (*fsmpb.Result, error) {
+	before := m.View()
+	switch {
+	case index <= before.index:
+		return nil, fmt.Errorf("index does not follow the applied index %d", before.index)
+	case term < before.term:
+		return nil, fmt.Errorf("term %d is lower than the applied term %d", term, before.term)
+	}
+	cmd, skip, err := decodeCommand(raw)
+	if err != nil {
+		return nil, err
+	}
+	next := before.meta
+	next.index, next.term = index, term
+	next.chain = chainStep(before.chain, index, raw)
+	next.commands++
+
+	var res *fsmpb.Result
+	after := &View{state: before.state, meta: next, next: make(chan struct{})}
+	if skip {
+		res = &fsmpb.Result{Index: index}
+	} else if res, err = m.run(after, cmd, raw); err != nil {
+		return nil, err
+	}
+	m.publish(before, after)
+	return res, nil
+}
+
+// publish makes after visible and wakes whoever waits on before.
+func (m *Machine) publish(before, after *View) {
+	if m.opts.Publish == nil {
+		m.view.Store(after)
+	} else {
+		m.opts.Publish(after.index, after.term, func() { m.view.Store(after) })
+		if m.view.Load() != after {
+			invariants.Violated("fsm", "the publisher did not publish index %d", after.index)
+		}
+	}
+	close(before.next)
+}
+
+// chainStep returns c_i of the state chain (I2):
+//
+//	c_i = SHA-256( c_(i-1) | u64be i | command bytes )
+func chainStep(prev [32]byte, index uint64, cmd []byte) (c [32]byte) {
+	h := sha256.New()
+	h.Write(prev[:])
+	h.Write(binary.BigEndian.AppendUint64(nil, index))
+	h.Write(cmd)
+	h.Sum(c[:0])
+	return c
+}
+
+// refusal makes the result of a command that was refused.
+func refusal(index uint64, e *errs.Error) *fsmpb.Result {
+	return &fsmpb.Result{Reason: e.Code.String(), Message: e.Msg, Hint: e.Hint, Index: index}
+}
+
+// Err returns the refusal in a result as an error that a caller may see, or nil
+// if the command was done.
+func Err(r *fsmpb.Result) error {
+	if r.GetReason() == "" {
+		return nil
+	}
+	code, _ := errs.ByName(r.GetReason())
+	e := errs.New(code, r.GetMessage())
+	e.Hint = r.GetHint()
+	return e
+}

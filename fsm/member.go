@@ -1,0 +1,327 @@
+package fsm
+
+import (
+	"crypto/sha256"
+	"slices"
+
+	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/intent"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+// Limits of members, tokens and secrets.
+const (
+	MaxMembers      = 10_000 // nodes that are or ever were members; ids are never used again
+	MaxJoinTokens   = 1_000  // join tokens that have not expired
+	MaxTokenLifeMS  = 30 * 86400 * 1000
+	MaxSecrets      = 1_000 // internal secrets
+	MaxPublicBytes  = 64 << 10
+	MaxSPKIBytes    = 1024
+	MaxAddressBytes = 300
+	MaxReleaseBytes = 64
+	MaxReasonBytes  = 256
+)
+
+func nodeName(id string) string { return "nodes/" + id }
+
+// checkMember checks what a member says about itself.
+func checkMember(m *fsmpb.Member) error {
+	if _, err := hierarchy.ParseUID(m.GetId()); err != nil {
+		return invalid("a node id is 32 lower-case hexadecimal digits")
+	}
+	if err := checkName(m.GetName()); err != nil {
+		return err
+	}
+	if len(m.GetPublicKey()) == 0 || len(m.GetPublicKey()) > MaxSPKIBytes {
+		return invalid("the member's public key is missing or too large")
+	}
+	if m.GetPeerAddress() == "" {
+		return invalid("the member has no peer address")
+	}
+	for _, a := range []string{m.GetPeerAddress(), m.GetGrpcAddress(), m.GetRestAddress()} {
+		if !printable(a, MaxAddressBytes) {
+			return invalid("an address of the member is too long or not printable")
+		}
+	}
+	for _, name := range []string{m.GetRegion(), m.GetZone()} {
+		if name != "" && checkName(name) != nil {
+			return invalid("the member's region or zone is not a name")
+		}
+	}
+	if !printable(m.GetVersion(), MaxReleaseBytes) {
+		return invalid("the member's release is too long or not printable")
+	}
+	return nil
+}
+
+func printable(s string, limit int) bool {
+	return len(s) <= limit && !slices.ContainsFunc([]byte(s), func(c byte) bool { return c <= ' ' || c > '~' })
+}
+
+// newMember returns the member that an admission stores: what fsm decides is
+// not taken from the command.
+func (t *tx) newMember(m *fsmpb.Member) *fsmpb.Member {
+	m = copyMember(m)
+	m.Removed, m.Purged = false, false
+	m.CreateTimeMs, m.ModIndex = t.timeMS, t.index
+	return m
+}
+
+func (t *tx) createJoinToken(k *fsmpb.JoinToken) (done, error) {
+	switch {
+	case len(k.GetHash()) != sha256.Size:
+		return done{}, invalid("a join token is named by the SHA-256 of its secret")
+	case k.GetRegion() != "" && checkName(k.GetRegion()) != nil:
+		return done{}, invalid("the region is not a name")
+	case k.GetExpireTimeMs() <= t.timeMS || k.GetExpireTimeMs() > t.timeMS+MaxTokenLifeMS:
+		return done{}, errs.New(errs.InvalidArgument, "a join token lives for at most 30 days")
+	case t.tokens >= MaxJoinTokens:
+		return done{}, limit("join tokens", MaxJoinTokens)
+	}
+	if _, ok := lookup[*fsmpb.JoinToken](t.txn, tableTokens, indexID, k.GetHash()); ok {
+		return done{}, errs.New(errs.AlreadyExists, "this join token exists already")
+	}
+	if err := t.authorize(); err != nil {
+		return done{}, err
+	}
+	put(t, tableTokens, &fsmpb.JoinToken{
+		Hash:         k.GetHash(),
+		ExpireTimeMs: k.GetExpireTimeMs(),
+		Voter:        k.GetVoter(),
+		Region:       k.GetRegion(),
+		CreateTimeMs: t.timeMS,
+		CreatedBy:    t.cmd.GetPrincipal().GetName(),
+		ModIndex:     t.index,
+	})
+	t.tokens++
+	return done{}, nil
+}
+
+func (t *tx) addMember(c *fsmpb.AddMember) (done, error) {
+	m := c.GetMember()
+	if err := checkMember(m); err != nil {
+		return done{}, err
+	}
+	// One answer for every token that does not admit, so that nobody learns
+	// which tokens there are.
+	k, ok := lookup[*fsmpb.JoinToken](t.txn, tableTokens, indexID, c.GetTokenHash())
+	if !ok || k.GetUsedBy() != "" || k.GetExpireTimeMs() <= t.timeMS ||
+		(k.GetRegion() != "" && k.GetRegion() != m.GetRegion()) || (m.GetVoter() && !k.GetVoter()) {
+		return done{}, errs.New(errs.Denied, "the join token does not admit this node",
+			errs.Hint("a token is good for one node, until it expires, in its region; a voter needs a token for a voter"))
+	}
+	sum := sha256.Sum256(m.GetPublicKey())
+	if _, ok := lookup[*fsmpb.Member](t.txn, tableMembers, indexID, []byte(m.GetId())); ok {
+		return done{}, errs.New(errs.AlreadyExists, "a node of this id is or was a member", errs.Hint("join with an empty data directory"))
+	}
+	if _, ok := lookup[*fsmpb.Member](t.txn, tableMembers, indexKey, sum[:]); ok {
+		return done{}, errs.New(errs.AlreadyExists, "a node with this public key is or was a member", errs.Hint("join with an empty data directory"))
+	}
+	switch {
+	case t.members >= MaxMembers:
+		return done{}, limit("present and former members", MaxMembers)
+	case m.GetMaxFormat() < t.cluster.GetFormatVersion():
+		return done{}, errs.New(errs.FailedState, "the node's release is too old for this cluster", errs.Hint("join with a newer release"))
+	}
+	used := &fsmpb.JoinToken{
+		Hash: k.GetHash(), ExpireTimeMs: k.GetExpireTimeMs(), Voter: k.GetVoter(), Region: k.GetRegion(), UsedBy: m.GetId(),
+		CreateTimeMs: k.GetCreateTimeMs(), CreatedBy: k.GetCreatedBy(), ModIndex: t.index,
+	}
+	put(t, tableTokens, used)
+	put(t, tableMembers, t.newMember(m))
+	t.members++
+	return done{object: nodeName(m.GetId())}, nil
+}
+
+// present returns a member that is not removed.
+func (t *tx) present(id string, etag uint64) (*fsmpb.Member, error) {
+	m, ok := lookup[*fsmpb.Member](t.txn, tableMembers, indexID, []byte(id))
+	switch {
+	case !ok || m.GetPurged():
+		return nil, notFound("member")
+	case m.GetRemoved():
+		return nil, errs.New(errs.FailedState, "the member was removed")
+	}
+	return m, checkEtag(etag, m.GetModIndex())
+}
+
+func (t *tx) updateMember(c *fsmpb.UpdateMember) (done, error) {
+	old, err := t.present(c.GetMember().GetId(), c.GetEtag())
+	if err != nil {
+		return done{}, err
+	}
+	from, m := c.GetMember(), copyMember(old)
+	for _, f := range c.GetFields() {
+		switch f {
+		case "name":
+			m.Name = from.GetName()
+		case "peer_address":
+			m.PeerAddress = from.GetPeerAddress()
+		case "grpc_address":
+			m.GrpcAddress = from.GetGrpcAddress()
+		case "rest_address":
+			m.RestAddress = from.GetRestAddress()
+		case "zone":
+			m.Zone = from.GetZone()
+		case "voter":
+			m.Voter = from.GetVoter()
+		case "version":
+			m.Version = from.GetVersion()
+		case "max_format":
+			m.MaxFormat = from.GetMaxFormat()
+		default:
+			// Not id, public_key and region: a node does not become another one,
+			// and does not move itself to where a tenant's keys may go.
+			return done{}, errs.New(errs.InvalidArgument, "a field of a member that cannot be changed, or that does not exist")
+		}
+	}
+	if err := checkMember(m); err != nil {
+		return done{}, err
+	}
+	if m.GetMaxFormat() < t.cluster.GetFormatVersion() {
+		return done{}, errs.New(errs.FailedState, "the node's release is too old for this cluster", errs.Hint("start a newer release"))
+	}
+	switch {
+	case old.GetVoter() && !m.GetVoter():
+		err = t.otherVoter(old.GetId())
+	case !old.GetVoter() && m.GetVoter():
+		err = t.verify(intent.ActAddMember, PromotionRequest(old))
+	}
+	if err != nil {
+		return done{}, err
+	}
+	if sumOf(m) != sumOf(old) { // a node that announces itself again changes nothing
+		m.ModIndex = t.index
+		put(t, tableMembers, m)
+	}
+	return done{object: nodeName(m.GetId())}, nil
+}
+
+// otherVoter refuses to take the last voter away: nobody could commit anything again.
+func (t *tx) otherVoter(id string) error {
+	other := false
+	scan(t.txn, tableMembers, indexID, nil, nil, func(m *fsmpb.Member) bool {
+		other = m.GetVoter() && !m.GetRemoved() && m.GetId() != id
+		return !other
+	})
+	if !other {
+		return errs.New(errs.FailedState, "the node is the last voter", errs.Hint("make another node a voter first"))
+	}
+	return nil
+}
+
+func (t *tx) removeMember(c *fsmpb.RemoveMember) (done, error) {
+	old, err := t.present(c.GetId(), c.GetEtag())
+	if err != nil {
+		return done{}, err
+	}
+	if old.GetVoter() {
+		if err := t.otherVoter(old.GetId()); err != nil {
+			return done{}, err
+		}
+	}
+	m := copyMember(old)
+	m.Removed, m.Voter, m.ModIndex = true, false, t.index
+	put(t, tableMembers, m)
+	return done{object: nodeName(m.GetId())}, nil
+}
+
+func (t *tx) purgeMember(c *fsmpb.PurgeMember) (done, error) {
+	m, ok := lookup[*fsmpb.Member](t.txn, tableMembers, indexID, []byte(c.GetId()))
+	switch {
+	case !ok || m.GetPurged():
+		return done{}, notFound("member")
+	case !m.GetRemoved():
+		return done{}, errs.New(errs.FailedState, "the node is still a member", errs.Hint("remove it first"))
+	}
+	put(t, tableMembers, &fsmpb.Member{
+		Id: m.GetId(), Name: m.GetName(), PublicKey: m.GetPublicKey(), Removed: true, Purged: true, ModIndex: t.index,
+	})
+	return done{object: nodeName(m.GetId())}, nil
+}
+
+func (t *tx) setHold(c *fsmpb.SetHold) (done, error) {
+	if len(c.GetReason()) > MaxReasonBytes {
+		return done{}, invalid("the reason is longer than 256 bytes")
+	}
+	if t.cluster.GetHold().GetHeld() != c.GetHeld() {
+		cl := copyCluster(t.cluster)
+		cl.Hold = &fsmpb.Hold{
+			Held: c.GetHeld(), Reason: c.GetReason(), By: t.cmd.GetPrincipal().GetName(), TimeMs: t.timeMS, ModIndex: t.index,
+		}
+		cl.ModIndex = t.index
+		t.cluster = cl
+	}
+	return done{object: "seal"}, nil
+}
+
+func (t *tx) putSecret(s *fsmpb.Secret) (done, error) {
+	if err := t.checkSecret(s); err != nil {
+		return done{}, err
+	}
+	if err := t.ivkInForce(s.GetIvkUid()); err != nil {
+		return done{}, err
+	}
+	if _, ok := lookup[*fsmpb.Secret](t.txn, tableSecrets, indexID, []byte(s.GetName())); !ok {
+		if t.secrets >= MaxSecrets {
+			return done{}, limit("internal secrets", MaxSecrets)
+		}
+		t.secrets++
+	}
+	t.storeSecret(s)
+	return done{object: "internalSecrets/" + s.GetName()}, nil
+}
+
+func (t *tx) checkSecret(s *fsmpb.Secret) error {
+	if err := checkName(s.GetName()); err != nil {
+		return err
+	}
+	if len(s.GetBlob()) == 0 || len(s.GetBlob()) > MaxBlobBytes || len(s.GetPublic()) > MaxPublicBytes {
+		return invalid("the wrapped secret is missing, or it or its public part is too large")
+	}
+	return nil
+}
+
+func (t *tx) storeSecret(s *fsmpb.Secret) {
+	put(t, tableSecrets, &fsmpb.Secret{
+		Name: s.GetName(), IvkUid: s.GetIvkUid(), Blob: s.GetBlob(), Public: s.GetPublic(), ModIndex: t.index,
+	})
+}
+
+// persons checks the people of a genesis: distinct, with valid keys, and enough
+// of them to fulfil every rule; a rule that nobody can fulfil would lock the
+// act away for ever.
+func checkPersons(persons []*fsmpb.Person, rules []*fsmpb.IntentRule) error {
+	if len(persons) > intent.MaxSignatures*2 || len(rules) > 4*len(intent.Acts()) {
+		return invalid("too many persons or rules")
+	}
+	keys, err := signers(persons)
+	if err != nil {
+		return err
+	}
+	names := make(map[string]bool, len(persons))
+	byRole := make(map[auth.Role]int)
+	for _, p := range persons {
+		if p.GetName() == "" || len(p.GetName()) > hierarchy.MaxNameBytes || names[p.GetName()] {
+			return invalid("a person has no name, one that is too long, or another's")
+		}
+		names[p.GetName()] = true
+		role, _ := auth.ParseRole(p.GetRole())
+		byRole[role]++
+	}
+	if len(keys) != len(persons) {
+		return invalid("two persons have one public key")
+	}
+	for _, r := range rules {
+		role, err := auth.ParseRole(r.GetRole())
+		if err != nil || !intent.Act(min(r.GetAct(), 1<<16-1)).Valid() || r.GetSignatures() > intent.MaxRule {
+			return invalid("a rule names no act or role, or asks for too many signatures")
+		}
+		if int(r.GetSignatures()) > byRole[role] {
+			return errs.New(errs.InvalidArgument, "a rule asks for more persons than there are", errs.Hint("name more persons or ask for fewer signatures"))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,223 @@
+package fsm_test
+
+import (
+	"crypto/sha256"
+	"testing"
+
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+func update(n int, fields []string, m *fsmpb.Member) *fsmpb.Command {
+	m.Id = nodeID(n)
+	return &fsmpb.Command{Body: &fsmpb.Command_UpdateMember{UpdateMember: &fsmpb.UpdateMember{Member: m, Fields: fields}}}
+}
+
+func remove(n int) *fsmpb.Command {
+	return &fsmpb.Command{Body: &fsmpb.Command_RemoveMember{RemoveMember: &fsmpb.RemoveMember{Id: nodeID(n)}}}
+}
+
+func purge(n int) *fsmpb.Command {
+	return &fsmpb.Command{Body: &fsmpb.Command_PurgeMember{PurgeMember: &fsmpb.PurgeMember{Id: nodeID(n)}}}
+}
+
+func TestAJoinTokenAdmitsOneNodeInItsRegionUntilItExpires(t *testing.T) {
+	w := newWorld(t)
+	us := w.token(1, false)
+	us.GetCreateJoinToken().GetToken().Region = "us"
+	w.ok(us)
+	w.refused(errs.AlreadyExists, w.token(1, false))
+	w.refused(errs.Denied, join(2, node(1)))
+	w.refused(errs.Denied, join(1, node(1))) // of region eu
+
+	n := node(1)
+	n.Region = "us"
+	n.Voter = true
+	w.refused(errs.Denied, join(1, n)) // not a token for a voter
+	n.Voter = false
+	n.MaxFormat = 0
+	w.refused(errs.FailedState, join(1, n))
+	n.MaxFormat = 1
+	if res := w.ok(join(1, n)); res.GetObject() != "nodes/"+nodeID(1) {
+		t.Errorf("result %v", res)
+	}
+	if k, _ := w.view().JoinToken(tokenHash(1)); k.GetUsedBy() != nodeID(1) {
+		t.Errorf("token %v", k)
+	}
+	n2 := node(2)
+	n2.Region = "us"
+	w.refused(errs.Denied, join(1, n2))
+
+	w.ok(w.token(3, true))
+	w.now += hourMS
+	w.refused(errs.Denied, join(3, n2))
+	w.ok(tick())
+	if got := w.view().JoinTokens(); len(got) != 0 {
+		t.Errorf("%d tokens after they expired", len(got))
+	}
+	w.ok(w.token(4, true))
+	n2.Voter = true
+	w.ok(join(4, n2))
+}
+
+func TestJoinTokensAreSoundAndBounded(t *testing.T) {
+	w := newWorld(t)
+	for name, f := range map[string]func(*fsmpb.JoinToken){
+		"no hash":    func(k *fsmpb.JoinToken) { k.Hash = nil },
+		"expired":    func(k *fsmpb.JoinToken) { k.ExpireTimeMs = w.now },
+		"too long":   func(k *fsmpb.JoinToken) { k.ExpireTimeMs = w.now + fsm.MaxTokenLifeMS + 1 },
+		"bad region": func(k *fsmpb.JoinToken) { k.Region = "EU" },
+	} {
+		c := w.token(1, false)
+		f(c.GetCreateJoinToken().GetToken())
+		if res := w.do(c); res.GetReason() != errs.InvalidArgument.String() {
+			t.Errorf("%s: got %v", name, res)
+		}
+	}
+	for i := range fsm.MaxJoinTokens {
+		w.ok(w.token(i, false))
+	}
+	w.refused(errs.LimitReached, w.token(fsm.MaxJoinTokens, false))
+}
+
+func TestANodeIDOrKeyThatWasEverAMemberIsRefused(t *testing.T) {
+	w := newWorld(t)
+	for i := range 5 {
+		w.ok(w.token(i, false))
+	}
+	w.ok(join(0, node(1)))
+	w.refused(errs.AlreadyExists, join(1, node(1)))
+	sameKey := node(2)
+	sameKey.PublicKey = node(1).GetPublicKey()
+	w.refused(errs.AlreadyExists, join(1, sameKey))
+	w.ok(remove(1))
+	w.refused(errs.AlreadyExists, join(1, node(1)))
+	w.ok(purge(1))
+	w.refused(errs.AlreadyExists, join(1, node(1)))
+	w.refused(errs.AlreadyExists, join(1, sameKey))
+	w.ok(join(1, node(2)))
+}
+
+func TestRemovalKeepsTheMemberUntilItIsPurged(t *testing.T) {
+	w := newWorld(t)
+	w.ok(w.token(1, false))
+	w.ok(join(1, node(1)))
+	w.refused(errs.FailedState, purge(1))
+	w.refused(errs.NotFound, purge(9))
+	w.ok(remove(1))
+	w.refused(errs.FailedState, remove(1))
+	w.refused(errs.FailedState, update(1, []string{"zone"}, &fsmpb.Member{Zone: "b"}))
+	m, ok := w.view().Member(nodeID(1))
+	if !ok || !m.GetRemoved() || m.GetPurged() || m.GetModIndex() != w.view().Index()-2 {
+		t.Errorf("removed member %v", m)
+	}
+	if got := w.view().Members(); len(got) != 2 {
+		t.Errorf("%d members, want the removed one too", len(got))
+	}
+	w.ok(purge(1))
+	w.refused(errs.NotFound, purge(1))
+	w.refused(errs.NotFound, remove(1))
+	if got := w.view().Members(); len(got) != 1 {
+		t.Errorf("%d members after the purge", len(got))
+	}
+	if m, ok := w.view().MemberByKey(sha256.Sum256(node(1).GetPublicKey())); !ok || !m.GetPurged() || m.GetPeerAddress() != "" {
+		t.Errorf("purged member by its key: %v, %v", m, ok)
+	}
+}
+
+func TestTheLastVoterStays(t *testing.T) {
+	w := newWorld(t)
+	w.refused(errs.FailedState, remove(0))
+	w.refused(errs.FailedState, update(0, []string{"voter"}, &fsmpb.Member{}))
+	w.ok(w.token(1, true))
+	second := node(1)
+	second.Voter = true
+	w.ok(join(1, second))
+	w.ok(update(0, []string{"voter"}, &fsmpb.Member{}))
+	w.refused(errs.FailedState, remove(1))
+	w.ok(remove(0))
+	w.refused(errs.FailedState, remove(1))
+}
+
+func TestAMemberChangesOnlyTheFieldsItNames(t *testing.T) {
+	w := newWorld(t)
+	before, _ := w.view().Member(nodeID(0))
+	w.ok(update(0, []string{"zone", "grpc_address"}, &fsmpb.Member{Zone: "b", GrpcAddress: "10.9.9.9:1", Name: "ignored", Region: "us"}))
+	m, _ := w.view().Member(nodeID(0))
+	if m.GetZone() != "b" || m.GetGrpcAddress() != "10.9.9.9:1" || m.GetName() != before.GetName() || m.GetRegion() != "eu" || m.GetModIndex() != w.index {
+		t.Errorf("member %v", m)
+	}
+	for _, f := range []string{"id", "public_key", "region", "removed", "purged", "mod_index", "create_time_ms", "", "nothing"} {
+		w.refused(errs.InvalidArgument, update(0, []string{f}, node(0)))
+	}
+	at := m.GetModIndex()
+	w.ok(update(0, []string{"zone"}, &fsmpb.Member{Zone: "b"}))
+	if m, _ := w.view().Member(nodeID(0)); m.GetModIndex() != at {
+		t.Error("an announcement of what is known already moved mod_index")
+	}
+	w.refused(errs.InvalidArgument, update(0, []string{"peer_address"}, &fsmpb.Member{}))
+	w.refused(errs.FailedState, update(0, []string{"max_format"}, &fsmpb.Member{}))
+	stale := update(0, []string{"zone"}, &fsmpb.Member{Zone: "c"})
+	stale.GetUpdateMember().Etag = 1
+	w.refused(errs.StaleEtag, stale)
+	w.refused(errs.NotFound, update(9, []string{"zone"}, &fsmpb.Member{}))
+}
+
+func TestMembersThatAreNotSoundAreRefused(t *testing.T) {
+	w := newWorld(t)
+	w.ok(w.token(1, false))
+	for name, f := range map[string]func(*fsmpb.Member){
+		"id":      func(m *fsmpb.Member) { m.Id = "node-1" },
+		"zero id": func(m *fsmpb.Member) { m.Id = "00000000000000000000000000000000" },
+		"name":    func(m *fsmpb.Member) { m.Name = "Node" },
+		"key":     func(m *fsmpb.Member) { m.PublicKey = nil },
+		"address": func(m *fsmpb.Member) { m.PeerAddress = "a b" },
+		"region":  func(m *fsmpb.Member) { m.Region = "EU" },
+		"release": func(m *fsmpb.Member) { m.Version = "v1\n" },
+	} {
+		m := node(1)
+		f(m)
+		if res := w.do(join(1, m)); res.GetReason() != errs.InvalidArgument.String() {
+			t.Errorf("%s: got %v", name, res)
+		}
+	}
+	w.ok(join(1, node(1)))
+}
+
+func TestTheHoldIsAFactOfTheCluster(t *testing.T) {
+	w := newWorld(t)
+	if w.view().Hold().GetHeld() || fsm.New(fsm.Options{}).View().Hold().GetHeld() {
+		t.Error("held from the beginning")
+	}
+	hold := func(held bool) *fsmpb.Command {
+		return &fsmpb.Command{
+			Principal: &fsmpb.Principal{Name: "alice"},
+			Body:      &fsmpb.Command_SetHold{SetHold: &fsmpb.SetHold{Held: held, Reason: "suspected theft"}},
+		}
+	}
+	w.ok(hold(true))
+	at := w.index
+	w.ok(hold(true))
+	h := w.view().Hold()
+	if !h.GetHeld() || h.GetBy() != "alice" || h.GetReason() != "suspected theft" || h.GetTimeMs() != w.now || h.GetModIndex() != at {
+		t.Errorf("hold %v", h)
+	}
+	w.ok(hold(false))
+	if w.view().Hold().GetHeld() {
+		t.Error("still held")
+	}
+}
+
+func TestTheFormatVersionIsRaisedOnlyToWhatEveryMemberSupports(t *testing.T) {
+	raise := func(v uint32) *fsmpb.Command {
+		return &fsmpb.Command{Body: &fsmpb.Command_RaiseFormat{RaiseFormat: &fsmpb.RaiseFormat{Version: v}}}
+	}
+	w := newWorld(t)
+	w.refused(errs.FailedState, raise(1))
+	w.refused(errs.FailedState, raise(2))
+	w.ok(update(0, []string{"max_format"}, &fsmpb.Member{MaxFormat: 9}))
+	if _, err := w.apply(raise(2)); !fsm.Stopped(err) {
+		t.Errorf("got %v; a release that does not know the new format must stop", err)
+	}
+}

@@ -1,0 +1,145 @@
+package fsm_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+func TestI5_ARequestActsOnce(t *testing.T) {
+	w := newWorld(t)
+	first := w.ok(asked("r1", w.createTenant("acme")))
+	// The retry was prepared again, with new uids; its request is the same.
+	again := w.createTenant("acme")
+	again.RequestId, again.RequestDigest = "r1", mustRequest(t, w, "r1", 0).GetDigest()
+	again.Principal = &fsmpb.Principal{Issuer: "ca", Kind: "user", Name: "gov"}
+	res := w.ok(again)
+	if !res.GetReplayed() || res.GetIndex() != first.GetIndex() || string(res.GetUid()) != string(first.GetUid()) {
+		t.Errorf("replayed %v, first %v", res, first)
+	}
+	if string(w.tenantOf("acme").GetUid()) != string(first.GetUid()) {
+		t.Error("the retry acted")
+	}
+	if r := mustRequest(t, w, "r1", 0); r.GetResult().GetReplayed() || r.GetKind() != "create_tenant" {
+		t.Errorf("remembered %v", r)
+	}
+
+	other := asked("r1", w.createTenant("other"))
+	w.refused(errs.RequestReplayed, other)
+	sameDigest := asked("r1", tick())
+	sameDigest.RequestDigest = mustRequest(t, w, "r1", 0).GetDigest()
+	w.refused(errs.RequestReplayed, sameDigest)
+
+	second := asked("r1", w.createTenant("second"))
+	second.Step = 1
+	w.ok(second)
+	elsewhere := asked("r1", w.createTenant("third"))
+	elsewhere.Principal = &fsmpb.Principal{Issuer: "ca", Kind: "user", Name: "somebody else"}
+	w.ok(elsewhere)
+}
+
+func mustRequest(t *testing.T, w *world, id string, step uint32) *fsmpb.Request {
+	t.Helper()
+	r, ok := w.view().Request(&fsmpb.Principal{Issuer: "ca", Kind: "user", Name: "gov"}, id, step)
+	if !ok {
+		t.Fatalf("request %s is not remembered", id)
+	}
+	return r
+}
+
+func TestRefusalsThatAreFactsAreRemembered(t *testing.T) {
+	w := newWorld(t)
+	cmd := asked("r1", changeObject("acme", "", suspend, ""))
+	w.refused(errs.NotFound, cmd)
+	w.ok(w.createTenant("acme"))
+	if res := w.refused(errs.NotFound, cmd); !res.GetReplayed() || res.GetIndex() != 2 {
+		t.Errorf("got %v, want the remembered refusal", res)
+	}
+
+	// What asks for another attempt with the same request is not remembered.
+	stale := asked("r2", changeObject("acme", "", suspend, ""))
+	stale.GetChangeObject().Etag = 1
+	w.refused(errs.StaleEtag, stale)
+	stale.GetChangeObject().Etag = w.tenantOf("acme").GetModIndex()
+	if res := w.ok(stale); res.GetReplayed() {
+		t.Error("a stale etag was remembered")
+	}
+	w.ok(changeObject("acme", "", resume, ""))
+	moved := asked("r3", w.createService("acme", "s"))
+	uid := moved.GetCreateService().GetTenantUid()
+	moved.GetCreateService().TenantUid = w.uid()
+	w.refused(errs.Aborted, moved)
+	moved.GetCreateService().TenantUid = uid
+	w.ok(moved)
+}
+
+func TestRequestsAreForgottenAfter24HoursOfCommandTime(t *testing.T) {
+	w := newWorld(t)
+	w.ok(asked("r1", w.createTenant("acme")))
+	w.now += fsm.RequestMemoryMS - 1
+	w.ok(tick())
+	mustRequest(t, w, "r1", 0)
+	if due, ok := w.view().NextDue(); !ok || due != w.now+1 {
+		t.Errorf("next due %d, %v; want %d", due, ok, w.now+1)
+	}
+	w.now++
+	w.ok(tick())
+	if _, ok := w.view().Request(&fsmpb.Principal{Issuer: "ca", Kind: "user", Name: "gov"}, "r1", 0); ok {
+		t.Error("the request is remembered after 24 h and a tick")
+	}
+}
+
+func TestTheMemoryOfRequestsIsBounded(t *testing.T) {
+	w := acme(t)
+	noop := &fsmpb.SetHold{}
+	for i := range fsm.MaxRequestsPerPrincipal {
+		w.ok(asked(fmt.Sprintf("r%d", i), &fsmpb.Command{Body: &fsmpb.Command_SetHold{SetHold: noop}}))
+	}
+	w.refused(errs.LimitReached, asked("one more", &fsmpb.Command{Body: &fsmpb.Command_SetHold{SetHold: noop}}))
+
+	// Others have room, and whoever takes power away always has.
+	other := asked("r", w.createTenant("other"))
+	other.Principal = &fsmpb.Principal{Name: "other"}
+	w.ok(other)
+	for i, c := range []*fsmpb.Command{
+		changeObject("acme", "", suspend, ""),
+		changeVersion("acme", "payments", 1, fsmpb.VersionEvent_VERSION_EVENT_DISABLE),
+		changeVersion("acme", "payments", 1, fsmpb.VersionEvent_VERSION_EVENT_COMPROMISE),
+		changeVersion("acme", "payments", 1, fsmpb.VersionEvent_VERSION_EVENT_SCHEDULE_DESTROY),
+		{Body: &fsmpb.Command_SetHold{SetHold: &fsmpb.SetHold{Held: true}}},
+	} {
+		id := fmt.Sprintf("revoke %d", i)
+		w.ok(asked(id, c))
+		mustRequest(t, w, id, 0)
+		if _, ok := w.view().Request(&fsmpb.Principal{Issuer: "ca", Kind: "user", Name: "gov"}, fmt.Sprintf("r%d", i), 0); ok {
+			t.Errorf("the oldest request was not pushed out by %s", id)
+		}
+	}
+	// A fact that cannot be remembered is still the answer.
+	w.refused(errs.LimitReached, asked("enable", changeVersion("acme", "payments", 9, fsmpb.VersionEvent_VERSION_EVENT_ENABLE)))
+}
+
+func TestI14_ForgettingIsBoundedPerTick(t *testing.T) {
+	w := newWorld(t)
+	const n = 2*fsm.MaxTickObjects + 1
+	for i := range n {
+		w.ok(asked(fmt.Sprintf("r%d", i), &fsmpb.Command{Body: &fsmpb.Command_SetHold{SetHold: &fsmpb.SetHold{}}}))
+	}
+	w.now += fsm.RequestMemoryMS
+	p := &fsmpb.Principal{Issuer: "ca", Kind: "user", Name: "gov"}
+	for _, want := range []int{n - fsm.MaxTickObjects, n - 2*fsm.MaxTickObjects, 0} {
+		w.ok(tick())
+		left := 0
+		for i := range n {
+			if _, ok := w.view().Request(p, fmt.Sprintf("r%d", i), 0); ok {
+				left++
+			}
+		}
+		if left != want {
+			t.Fatalf("%d requests left, want %d", left, want)
+		}
+	}
+}

@@ -1,0 +1,125 @@
+package fsm
+
+import (
+	"crypto/sha256"
+
+	"github.com/hashicorp/go-memdb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/internal/invariants"
+)
+
+// meta is the part of the state that every command changes. It is copied, not shared.
+type meta struct {
+	index    uint64
+	term     uint64
+	chain    [32]byte
+	commands uint64
+	timeMS   int64          // largest command time seen
+	cluster  *fsmpb.Cluster // nil before genesis; replaced, never written to
+	tenants  int            // tenants, tombstones too
+	services int            // services, tombstones too
+	members  int            // members, removed and purged ones too
+	secrets  int            // internal secrets
+	requests int            // remembered requests
+	tokens   int            // join tokens, used ones too
+	nonces   int            // used nonces
+}
+
+// state is the database behind a view: a root of an immutable tree, and a read
+// transaction on it. Commands work on a copy of db, which costs a pointer, so
+// the db of a view stays at the view's root for good: anybody may begin a
+// transaction on a copy of it at any time ([Machine.DryRun]).
+type state struct {
+	db  *memdb.MemDB
+	txn *memdb.Txn
+}
+
+func emptyState() state {
+	db := newDB()
+	return state{db: db, txn: db.Txn(false)}
+}
+
+func (s state) view() *View { return &View{state: s, next: make(chan struct{})} }
+
+// must turns an error of the database into a stop: the schema and the types are
+// fixed at compile time, so no input leads here.
+func must(err error) {
+	if err != nil {
+		invariants.Violated("fsm", "database: %v", err)
+	}
+}
+
+// lookup returns the object at key of a unique index.
+func lookup[T any](txn *memdb.Txn, table, index string, key []byte) (obj T, ok bool) {
+	raw, err := txn.First(table, index, key)
+	must(err)
+	r, ok := raw.(*row[T])
+	if !ok {
+		return obj, false
+	}
+	r.check(table)
+	return r.obj, true
+}
+
+// scan calls f with every object whose key in index starts with prefix and is
+// after the key after, in the order of the keys, until f returns false.
+func scan[T any](txn *memdb.Txn, table, index string, prefix, after []byte, f func(obj T) bool) {
+	var it memdb.ResultIterator
+	var err error
+	switch {
+	case after != nil:
+		// The smallest key that is greater than after.
+		it, err = txn.LowerBound(table, index, append(concat(after), 0))
+	case len(prefix) != 0:
+		it, err = txn.Get(table, index+"_prefix", prefix)
+	default:
+		it, err = txn.Get(table, index)
+	}
+	must(err)
+	for raw := it.Next(); raw != nil; raw = it.Next() {
+		r, ok := raw.(*row[T])
+		if !ok {
+			invariants.Violated("fsm", "table %s holds a %T", table, raw)
+		}
+		r.check(table)
+		if !f(r.obj) {
+			return
+		}
+	}
+}
+
+// check holds I4 in builds with checks: nobody wrote to an object that he was lent.
+func (r *row[T]) check(table string) {
+	if !invariants.Enabled {
+		return
+	}
+	if m, ok := any(r.obj).(proto.Message); ok && sumOf(m) != r.sum {
+		invariants.Violated("fsm", "an object of table %s was changed by a reader", table)
+	}
+}
+
+func sumOf(m proto.Message) [32]byte { return sha256.Sum256(appendCanonical(nil, m.ProtoReflect())) }
+
+// tx is the state while one command is applied to it.
+type tx struct {
+	meta
+	db   *memdb.MemDB // a copy of the view's
+	txn  *memdb.Txn
+	cmd  *fsmpb.Command
+	raw  []byte // the bytes of cmd
+	opts Options
+}
+
+func put[T any](t *tx, table string, obj T) {
+	r := &row[T]{obj: obj}
+	if invariants.Enabled {
+		if m, ok := any(obj).(proto.Message); ok {
+			r.sum = sumOf(m)
+		}
+	}
+	must(t.txn.Insert(table, r))
+}
+
+func drop[T any](t *tx, table string, obj T) { must(t.txn.Delete(table, &row[T]{obj: obj})) }

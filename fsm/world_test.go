@@ -1,0 +1,330 @@
+package fsm_test
+
+import (
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+// tb is what tests, benchmarks and rapid have in common.
+type tb interface {
+	Helper()
+	Fatalf(format string, args ...any)
+}
+
+const (
+	startMS  = int64(1_700_000_000_000)
+	hourMS   = int64(3_600_000)
+	dayMS    = 24 * hourMS
+	destroyW = 7 * dayMS
+)
+
+// world is a machine with a log: it counts indexes, time and uids, so that a
+// test says only what it is about.
+type world struct {
+	tb    tb
+	m     *fsm.Machine
+	index uint64
+	term  uint64
+	now   int64
+	ids   uint64
+	log   [][]byte
+}
+
+func emptyWorld(t tb) *world {
+	return &world{tb: t, m: fsm.New(fsm.Options{}), term: 1, now: startMS}
+}
+
+// newWorld has a genesis without rules, one node, and IVK version 1.
+func newWorld(t tb, change ...func(*fsmpb.Genesis)) *world {
+	t.Helper()
+	w := emptyWorld(t)
+	w.found(w.genesis(), change...)
+	return w
+}
+
+func (w *world) found(g *fsmpb.Genesis, change ...func(*fsmpb.Genesis)) {
+	w.tb.Helper()
+	for _, f := range change {
+		f(g)
+	}
+	w.ok(&fsmpb.Command{Body: &fsmpb.Command_Genesis{Genesis: g}})
+}
+
+func (w *world) uid() []byte {
+	w.ids++
+	sum := sha256.Sum256(binary.BigEndian.AppendUint64([]byte("uid"), w.ids))
+	return sum[:16]
+}
+
+func blob(what string, n int) []byte { return fmt.Appendf(nil, "wrapped %s %d", what, n) }
+
+func nodeID(n int) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "node %d", n))
+	return hex.EncodeToString(sum[:16])
+}
+
+func node(n int) *fsmpb.Member {
+	return &fsmpb.Member{
+		Id: nodeID(n), Name: fmt.Sprintf("node-%d", n), PublicKey: blob("spki", n), PeerAddress: fmt.Sprintf("10.0.0.%d:8402", n),
+		GrpcAddress: fmt.Sprintf("10.0.0.%d:8400", n), Region: "eu", Zone: "a", MaxFormat: 1, Version: "v0.1.0",
+	}
+}
+
+func (w *world) genesis() *fsmpb.Genesis {
+	ivk := w.uid()
+	first := node(0)
+	first.Voter = true
+	return &fsmpb.Genesis{
+		KeyspaceId: w.uid(), ClusterId: w.uid(), Name: "prod", FormatVersion: 1, FirstMember: first, SealRecord: []byte("seal record"),
+		Settings:    &fsmpb.Settings{RollbackWindowMs: dayMS, DestroyWaitMs: destroyW, Voters: 3},
+		InternalKey: &fsmpb.Version{Number: 1, Uid: ivk, Blob: blob("ivk", 1)},
+		Secrets:     []*fsmpb.Secret{{Name: "node-ca", IvkUid: ivk, Blob: blob("secret", 1), Public: []byte("certificate")}},
+	}
+}
+
+func person(name, role string) (*fsmpb.Person, ed25519.PrivateKey) {
+	seed := sha256.Sum256([]byte("person " + name))
+	key := ed25519.NewKeyFromSeed(seed[:])
+	pub, _ := key.Public().(ed25519.PublicKey)
+	return &fsmpb.Person{Name: name, Role: role, Key: &fsmpb.PublicKey{Algorithm: fsmpb.KeyAlgorithm_KEY_ALGORITHM_ED25519, Raw: pub}}, key
+}
+
+// apply gives the command the next index and the present time, if it has none.
+func (w *world) apply(cmd *fsmpb.Command) (*fsmpb.Result, error) {
+	w.tb.Helper()
+	cmd.Format = fsm.CommandFormat
+	if cmd.GetTimeUnixMs() == 0 {
+		cmd.TimeUnixMs = w.now
+	}
+	raw, err := fsm.EncodeCommand(cmd)
+	if err != nil {
+		w.tb.Fatalf("encode: %v", err)
+	}
+	return w.raw(raw)
+}
+
+func (w *world) raw(raw []byte) (*fsmpb.Result, error) {
+	w.index++
+	w.log = append(w.log, raw)
+	return w.m.Apply(w.index, w.term, raw)
+}
+
+func (w *world) do(cmd *fsmpb.Command) *fsmpb.Result {
+	w.tb.Helper()
+	res, err := w.apply(cmd)
+	if err != nil {
+		w.tb.Fatalf("apply %T: the machine stopped: %v", cmd.GetBody(), err)
+	}
+	return res
+}
+
+func (w *world) ok(cmd *fsmpb.Command) *fsmpb.Result {
+	w.tb.Helper()
+	res := w.do(cmd)
+	if err := fsm.Err(res); err != nil {
+		w.tb.Fatalf("apply %T: %s: %v", cmd.GetBody(), res.GetReason(), err)
+	}
+	return res
+}
+
+func (w *world) refused(code errs.Code, cmd *fsmpb.Command) *fsmpb.Result {
+	w.tb.Helper()
+	res := w.do(cmd)
+	if res.GetReason() != code.String() {
+		w.tb.Fatalf("apply %T: got %q (%s), want %s", cmd.GetBody(), res.GetReason(), res.GetMessage(), code)
+	}
+	if res.GetMessage() == "" || res.GetIndex() == 0 {
+		w.tb.Fatalf("apply %T: a refusal without a message or index", cmd.GetBody())
+	}
+	return res
+}
+
+func (w *world) view() *fsm.View { return w.m.View() }
+
+func (w *world) tenantOf(name string) *fsmpb.Tenant {
+	w.tb.Helper()
+	t, ok := w.view().Tenant(name)
+	if !ok {
+		w.tb.Fatalf("no tenant %s", name)
+	}
+	return t
+}
+
+func (w *world) serviceOf(tenant, name string) *fsmpb.Service {
+	w.tb.Helper()
+	s, ok := w.view().Service(tenant, name)
+	if !ok {
+		w.tb.Fatalf("no service %s/%s", tenant, name)
+	}
+	return s
+}
+
+func (w *world) ivk() *fsmpb.Version {
+	vs, primary := w.view().InternalKeys()
+	return vs[primary-1]
+}
+
+// Commands, complete and valid unless a test changes them.
+
+func ref(tenant, service string) *fsmpb.ObjectRef {
+	return &fsmpb.ObjectRef{Tenant: tenant, Service: service}
+}
+
+func (w *world) createTenant(name string) *fsmpb.Command {
+	l2 := w.uid()
+	return &fsmpb.Command{Body: &fsmpb.Command_CreateTenant{CreateTenant: &fsmpb.CreateTenant{
+		Name: name, Uid: w.uid(), L2Uid: l2, L2Blob: blob("l2", int(w.ids)), L2IvkUid: w.ivk().GetUid(),
+		Binding: &fsmpb.Binding{Keystore: "local", Key: "kek", Archetype: "local"},
+		Version: &fsmpb.Version{Number: 1, Uid: w.uid(), ParentUid: l2, Blob: blob("l2.1", int(w.ids))},
+	}}}
+}
+
+func (w *world) createService(tenant, name string) *fsmpb.Command {
+	t := w.tenantOf(tenant)
+	return &fsmpb.Command{Body: &fsmpb.Command_CreateService{CreateService: &fsmpb.CreateService{
+		Tenant: tenant, Name: name, Uid: w.uid(), TenantUid: t.GetUid(),
+		Version: &fsmpb.Version{Number: 1, Uid: w.uid(), ParentUid: t.GetVersions()[t.GetPrimary()-1].GetUid(), Blob: blob("l3", int(w.ids))},
+	}}}
+}
+
+func (w *world) addVersion(tenant, service string) *fsmpb.Command {
+	t := w.tenantOf(tenant)
+	uid, parent, n := t.GetUid(), t.GetL2Uid(), len(t.GetVersions())
+	if service != "" {
+		s := w.serviceOf(tenant, service)
+		uid, parent, n = s.GetUid(), t.GetVersions()[t.GetPrimary()-1].GetUid(), len(s.GetVersions())
+	}
+	return &fsmpb.Command{Body: &fsmpb.Command_AddVersion{AddVersion: &fsmpb.AddVersion{
+		Object: ref(tenant, service), ObjectUid: uid,
+		Version: &fsmpb.Version{Number: uint32(n) + 1, Uid: w.uid(), ParentUid: parent, Blob: blob("v", int(w.ids))},
+	}}}
+}
+
+func (w *world) setPrimary(tenant, service string, number uint32, rollback bool) *fsmpb.Command {
+	uid := w.tenantOf(tenant).GetUid()
+	if service != "" {
+		uid = w.serviceOf(tenant, service).GetUid()
+	}
+	return &fsmpb.Command{
+		Principal: &fsmpb.Principal{Issuer: "ca", Kind: "user", Name: "gov"},
+		Body: &fsmpb.Command_SetPrimary{SetPrimary: &fsmpb.SetPrimary{
+			Object: ref(tenant, service), ObjectUid: uid, Number: number, Rollback: rollback,
+		}},
+	}
+}
+
+func (w *world) rotate(tenant, service string) uint32 {
+	w.tb.Helper()
+	n := w.ok(w.addVersion(tenant, service)).GetVersion()
+	w.ok(w.setPrimary(tenant, service, n, false))
+	return n
+}
+
+func changeObject(tenant, service string, e fsmpb.ObjectEvent, cause string) *fsmpb.Command {
+	return &fsmpb.Command{Body: &fsmpb.Command_ChangeObject{ChangeObject: &fsmpb.ChangeObject{
+		Object: ref(tenant, service), Event: e, Cause: cause,
+	}}}
+}
+
+func destroyNow(tenant, service string) *fsmpb.Command {
+	c := changeObject(tenant, service, fsmpb.ObjectEvent_OBJECT_EVENT_SCHEDULE_DESTROY, "")
+	c.GetChangeObject().Now = true
+	return c
+}
+
+func changeVersion(tenant, service string, n uint32, e fsmpb.VersionEvent) *fsmpb.Command {
+	return &fsmpb.Command{Body: &fsmpb.Command_ChangeVersion{ChangeVersion: &fsmpb.ChangeVersion{
+		Object: ref(tenant, service), Number: n, Event: e,
+	}}}
+}
+
+func pin(tenant, service, id string, n uint32) *fsmpb.Command {
+	return &fsmpb.Command{Body: &fsmpb.Command_PinResource{PinResource: &fsmpb.PinResource{Tenant: tenant, Service: service, Id: id, Version: n}}}
+}
+
+func unpin(tenant, service, id string) *fsmpb.Command {
+	return &fsmpb.Command{Body: &fsmpb.Command_UnpinResource{UnpinResource: &fsmpb.UnpinResource{Tenant: tenant, Service: service, Id: id}}}
+}
+
+func rollbackPin(tenant, service, id string) *fsmpb.Command {
+	return &fsmpb.Command{Body: &fsmpb.Command_RollbackResource{RollbackResource: &fsmpb.RollbackResource{Tenant: tenant, Service: service, Id: id}}}
+}
+
+func tick() *fsmpb.Command {
+	return &fsmpb.Command{Body: &fsmpb.Command_Tick{Tick: &fsmpb.Tick{}}}
+}
+
+func (w *world) addIVK() *fsmpb.Command {
+	vs, _ := w.view().InternalKeys()
+	return &fsmpb.Command{
+		Principal: &fsmpb.Principal{Name: "gov"},
+		Body: &fsmpb.Command_AddInternalKey{AddInternalKey: &fsmpb.AddInternalKey{
+			Version: &fsmpb.Version{Number: uint32(len(vs)) + 1, Uid: w.uid(), Blob: blob("ivk", len(vs)+1)},
+		}},
+	}
+}
+
+func (w *world) rewrap(tenant string) *fsmpb.Command {
+	t := w.tenantOf(tenant)
+	return &fsmpb.Command{Body: &fsmpb.Command_RewrapTenant{RewrapTenant: &fsmpb.RewrapTenant{
+		Tenant: tenant, TenantUid: t.GetUid(), L2Uid: t.GetL2Uid(), FromIvkUid: t.GetL2IvkUid(), ToIvkUid: w.ivk().GetUid(),
+		L2Blob: blob("l2 again", int(w.index)),
+	}}}
+}
+
+func (w *world) putSecret(name string) *fsmpb.Command {
+	return &fsmpb.Command{Body: &fsmpb.Command_PutSecret{PutSecret: &fsmpb.PutSecret{
+		Secret: &fsmpb.Secret{Name: name, IvkUid: w.ivk().GetUid(), Blob: blob("secret", int(w.index))},
+	}}}
+}
+
+func tokenHash(n int) []byte {
+	sum := sha256.Sum256(fmt.Appendf(nil, "token %d", n))
+	return sum[:]
+}
+
+func (w *world) token(n int, voter bool) *fsmpb.Command {
+	return &fsmpb.Command{Body: &fsmpb.Command_CreateJoinToken{CreateJoinToken: &fsmpb.CreateJoinToken{
+		Token: &fsmpb.JoinToken{Hash: tokenHash(n), ExpireTimeMs: w.now + hourMS, Voter: voter},
+	}}}
+}
+
+func join(token int, m *fsmpb.Member) *fsmpb.Command {
+	return &fsmpb.Command{Body: &fsmpb.Command_AddMember{AddMember: &fsmpb.AddMember{Member: m, TokenHash: tokenHash(token)}}}
+}
+
+// asked gives a command a request id, and a digest that stands for its content.
+func asked(id string, cmd *fsmpb.Command) *fsmpb.Command {
+	sum := sha256.Sum256([]byte(cmd.String()))
+	cmd.RequestId, cmd.RequestDigest = id, sum[:]
+	if cmd.GetPrincipal() == nil {
+		cmd.Principal = &fsmpb.Principal{Issuer: "ca", Kind: "user", Name: "gov"}
+	}
+	return cmd
+}
+
+// replay applies a log to a new machine.
+func replay(t tb, log [][]byte) *fsm.Machine {
+	t.Helper()
+	m := fsm.New(fsm.Options{})
+	for i, raw := range log {
+		if _, err := m.Apply(uint64(i)+1, 1, raw); err != nil {
+			t.Fatalf("replay index %d: %v", i+1, err)
+		}
+	}
+	return m
+}
+
+func sameState(t tb, a, b *fsm.Machine) {
+	t.Helper()
+	if da, db := a.View().Digest(), b.View().Digest(); da != db {
+		t.Fatalf("the states differ: %x, %x", da, db)
+	}
+}
