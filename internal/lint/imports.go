@@ -44,11 +44,12 @@ var Layers = map[string]int{
 	"keystore/local/...": 3,
 	"cluster/...":        3,
 
-	"node/...":   4,
-	"server/...": 5,
-	"cmd/...":    6,
-	"client/...": LayerClient,
-	"jepsen/...": LayerChaos,
+	"node/...":            4,
+	"server/...":          5,
+	"cmd/...":             6,
+	"internal/devcluster": 6, // only for `krypton dev` and jepsen
+	"client/...":          LayerClient,
+	"jepsen/...":          LayerChaos,
 }
 
 // layerOf returns the layer of the package at dir.

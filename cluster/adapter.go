@@ -1,0 +1,98 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/openkcm/krypton-cluster/fsm"
+)
+
+// adapter is the state machine as Raft sees it. It decides nothing.
+//
+// Raft calls Apply, Snapshot and Restore on one goroutine and Persist beside
+// them; views are immutable, so a snapshot is a pointer.
+type adapter struct {
+	machine *fsm.Machine
+	mac     func(parts ...[]byte) ([32]byte, bool)
+	fail    func(error)
+	pin     func() error
+	calls   *inflight
+	stopped atomic.Bool
+	pinned  bool // only the goroutine of Apply
+}
+
+func newAdapter(c *Cluster) *adapter {
+	return &adapter{machine: c.machine, mac: c.cfg.MAC, fail: c.fail, pin: c.checkPin, calls: newInflight(c.clk)}
+}
+
+var errMachineStopped = errors.New("the state machine stopped")
+
+// Apply implements [raft.FSM]. What it cannot apply ends the node: a replica
+// that skipped an entry would differ from the others from then on and not know.
+func (a *adapter) Apply(l *raft.Log) any {
+	if a.stopped.Load() {
+		return errMachineStopped
+	}
+	defer a.calls.begin()()
+	res, err := a.machine.Apply(l.Index, l.Term, l.Data)
+	if err == nil && !a.pinned && a.machine.View().Initialized() {
+		err = a.pin()
+		a.pinned = err == nil
+	}
+	if err != nil {
+		a.stop(fmt.Errorf("state machine: %w", err))
+		return errMachineStopped
+	}
+	return res
+}
+
+func (a *adapter) stop(err error) {
+	a.stopped.Store(true)
+	a.fail(err)
+}
+
+// Snapshot implements [raft.FSM].
+func (a *adapter) Snapshot() (raft.FSMSnapshot, error) {
+	if a.stopped.Load() {
+		return nil, errMachineStopped
+	}
+	return &snapshot{of: a.machine.Snapshot(), mac: a.mac}, nil
+}
+
+// Restore implements [raft.FSM].
+func (a *adapter) Restore(r io.ReadCloser) error {
+	defer func() { _ = r.Close() }()
+	if a.stopped.Load() {
+		return errMachineStopped
+	}
+	defer a.calls.begin()()
+	if err := a.machine.Restore(r); err != nil {
+		return fmt.Errorf("restore snapshot: %w", err)
+	}
+	if err := a.pin(); err != nil {
+		a.stop(err)
+		return err
+	}
+	return nil
+}
+
+// snapshot is a view that Raft writes beside Apply.
+type snapshot struct {
+	of  *fsm.Snapshot
+	mac func(parts ...[]byte) ([32]byte, bool)
+}
+
+// Persist implements [raft.FSMSnapshot].
+func (s *snapshot) Persist(sink raft.SnapshotSink) error {
+	if _, err := s.of.WriteTo(sink, s.mac); err != nil {
+		return errors.Join(fmt.Errorf("write snapshot: %w", err), sink.Cancel())
+	}
+	return sink.Close()
+}
+
+// Release implements [raft.FSMSnapshot]: a view needs none.
+func (*snapshot) Release() {}

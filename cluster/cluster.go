@@ -1,0 +1,482 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/internal/clock"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+// Self is what a node tells the cluster about itself. Name and Region are fixed
+// when it joins; the rest is announced again when it changed.
+type Self struct {
+	Name        string
+	Region      string // empty: none
+	Zone        string // empty: none
+	GRPCAddress string // host:port at which other nodes and clients reach it; empty: not served
+	RESTAddress string // as GRPCAddress
+	Version     string // release of the program
+	MaxFormat   uint32 // highest format version that the program supports
+}
+
+// Health is what a node says about how it is.
+type Health struct {
+	NodeID       NodeID
+	SealState    string // as package node names it
+	Serving      bool   // it answers data operations now
+	Version      string // release of the program
+	MemoryTier   string // as package memsec names it
+	Term         uint64 // Raft term it knows
+	LastIndex    uint64 // last entry of its log
+	AppliedIndex uint64 // last command in its view
+	LeaderID     NodeID // empty: it knows none
+}
+
+// Certificate is the certificate of a node's API ports.
+type Certificate struct {
+	Chain       [][]byte // DER, leaf first
+	Authorities [][]byte // DER, the issuers of nodes
+}
+
+// Hooks is what the node does for its peers. Methods run on goroutines of
+// connections and must honour ctx.
+type Hooks interface {
+	// Prepare does a preparer's task and returns its answer, at most 1 MiB.
+	Prepare(ctx context.Context, from NodeID, request []byte) ([]byte, error)
+	// Health fills SealState, Serving and MemoryTier; the rest is set here.
+	Health() Health
+	// IssueCertificate returns the API certificate of a member with the public
+	// key (SubjectPublicKeyInfo, DER) of its member entry. The error has code
+	// Sealed when this node cannot: another one is asked then.
+	IssueCertificate(ctx context.Context, id NodeID, publicKey []byte) (Certificate, error)
+}
+
+// Config says what a [Cluster] is made of. Dir, Machine, Hooks, Listen, Clock,
+// Rand and Log are needed; the zero value of everything else is the default.
+type Config struct {
+	Dir     *Dir // held by the caller, who closes it after the Cluster
+	Machine *fsm.Machine
+	Hooks   Hooks
+	Self    Self
+	Profile Profile // default lan
+
+	// Listen is the address of the peer port. With port 0 the node takes the port
+	// it had last, if that is free, and any free one otherwise.
+	Listen string
+	// Advertise is the address at which other nodes reach the peer port: a host,
+	// or host:port. Default: the host of Listen, or this machine's first address.
+	Advertise string
+
+	// MAC authenticates snapshots under the MasterKey; false means sealed, and the
+	// snapshot has none. nil: never.
+	MAC func(parts ...[]byte) ([32]byte, bool)
+
+	// OnFatal is called once, on its own goroutine, with the reason for which the
+	// node must end; Run returns the same. It is for a process that must not wait
+	// for what hangs. nil: only Run tells.
+	OnFatal func(error)
+
+	// Snapshots: after how many entries (default 8192), looked at how often
+	// (default 2 min), and how many entries stay behind one (default 10240).
+	SnapshotThreshold uint64
+	SnapshotInterval  time.Duration
+	TrailingLogs      uint64
+
+	// TickInterval is how often the leader asks whether something is due
+	// (default 1 s).
+	TickInterval time.Duration
+
+	Clock clock.Clock
+	Rand  io.Reader
+	Log   *slog.Logger
+}
+
+// Cluster is this node's part in its cluster. Make one with [Open], let
+// [Cluster.Run] run, and [Cluster.Close] it.
+type Cluster struct {
+	cfg     Config
+	id      NodeID
+	timers  timers
+	clk     clock.Clock
+	log     *slog.Logger
+	machine *fsm.Machine
+
+	key       *MemberKey
+	trust     *trust
+	port      *port
+	transport *raftTransport
+	store     *store
+	raft      *raft.Raft
+	adapter   *adapter
+	peers     *peers
+	contact   *contact
+	leaders   *leaders
+	advertise string
+
+	peerServer *grpc.Server
+	joinServer *grpc.Server
+
+	proposals  *inflight // raft.Apply and Barrier, for the watchdog
+	stamp      atomic.Int64
+	transfers  *inflight     // transfers of leadership that refuse commands, for the watchdog
+	suspect    chan struct{} // such a transfer was met
+	caught     atomic.Uint64 // term in which this leader has applied all of the terms before
+	nudge      chan struct{} // the reconciler has something to look at
+	settleTime time.Duration
+
+	failed    chan struct{} // closed with cause
+	failOnce  sync.Once
+	failCause error
+
+	base      context.Context //nolint:containedctx // The lifetime of goroutines that serve one call, from Open to Close.
+	cancel    context.CancelFunc
+	wg        sync.WaitGroup
+	closeOnce sync.Once
+	closeErr  error
+
+	mu      sync.Mutex
+	closing bool
+	run     chan struct{} // closed when Run ended; nil before it began
+}
+
+// Open opens the log and binds the peer port; members are answered once
+// [Cluster.Run] runs. Errors have code InvalidConfig for what an operator must
+// change and StateCorrupt for what is damaged on disk, with the next step.
+func Open(cfg Config) (*Cluster, error) {
+	if cfg.Dir == nil || cfg.Machine == nil || cfg.Hooks == nil || cfg.Listen == "" || cfg.Clock == nil || cfg.Rand == nil || cfg.Log == nil {
+		return nil, errs.New(errs.InvalidConfig, "cluster needs a data directory, a state machine, hooks, an address, a clock, a random source and a log")
+	}
+	tm, err := cfg.Profile.timers()
+	if err != nil {
+		return nil, err
+	}
+	if cfg.TickInterval <= 0 {
+		cfg.TickInterval = time.Second
+	}
+	c := &Cluster{
+		cfg: cfg, id: cfg.Dir.NodeID(), timers: tm, clk: cfg.Clock, machine: cfg.Machine,
+		log:        cfg.Log.With(slog.String("node", string(cfg.Dir.NodeID()))),
+		proposals:  newInflight(cfg.Clock),
+		transfers:  newInflight(cfg.Clock),
+		suspect:    make(chan struct{}, 1),
+		nudge:      make(chan struct{}, 1),
+		settleTime: settleTime,
+		failed:     make(chan struct{}),
+	}
+	c.base, c.cancel = context.WithCancel(context.Background())
+	if err := c.open(); err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Cluster) open() (err error) {
+	if c.key, err = LoadMemberKey(c.cfg.Dir, c.clk, c.cfg.Rand); err != nil {
+		return err
+	}
+	if c.trust, err = openTrust(c.machine, c.cfg.Dir); err != nil {
+		return err
+	}
+	ln, err := c.listen()
+	if err != nil {
+		return err
+	}
+	c.port = newPort(ln, c.key, c.trust, c.clk, c.log)
+	if c.advertise, err = advertised(c.cfg.Advertise, c.cfg.Listen, ln.Addr()); err != nil {
+		return err
+	}
+	c.leaders = newLeaders(c)
+	c.contact = newContact(c)
+	c.peers = newPeers(c)
+	c.newServers()
+	if c.store, err = openStore(c.cfg.Dir.Path(raftDB), c.clk, c.fail); err != nil {
+		return err
+	}
+	if err := os.Chmod(c.cfg.Dir.Path(raftDB), fileMode); err != nil {
+		return dirError("protect", c.cfg.Dir.Path(raftDB), err)
+	}
+	return c.startRaft()
+}
+
+func (c *Cluster) startRaft() error {
+	logger := newRaftLog(c.log, c.clk)
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(c.cfg.Dir.Path(raftDir), 2, logger)
+	if err != nil {
+		return errs.New(errs.InvalidConfig, "the snapshot directory cannot be used: "+err.Error(), errs.Cause(err))
+	}
+	cache, err := raft.NewLogCache(512, c.store)
+	if err != nil {
+		return fmt.Errorf("make log cache: %w", err)
+	}
+	c.transport = newRaftTransport(c.id, c.port, c.clk, logger)
+	c.adapter = newAdapter(c)
+	rc := raft.DefaultConfig()
+	rc.LocalID = raft.ServerID(c.id)
+	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = c.timers.heartbeat, c.timers.heartbeat, c.timers.heartbeat
+	rc.Logger = logger
+	rc.NoLegacyTelemetry = true
+	// A removed node stops by itself, with a reason; see watchMembers.
+	rc.ShutdownOnRemove = false
+	if c.cfg.SnapshotThreshold > 0 {
+		rc.SnapshotThreshold = c.cfg.SnapshotThreshold
+	}
+	if c.cfg.SnapshotInterval > 0 {
+		rc.SnapshotInterval = c.cfg.SnapshotInterval
+	}
+	if c.cfg.TrailingLogs > 0 {
+		rc.TrailingLogs = c.cfg.TrailingLogs
+	}
+	err = guarded(func() (err error) {
+		c.raft, err = raft.NewRaft(rc, c.adapter, cache, c.store, snaps, c.transport)
+		return err
+	})
+	if err != nil {
+		c.raft = nil
+		return errs.New(errs.StateCorrupt, "the Raft state of this node cannot be loaded: "+err.Error(),
+			errs.Hint("remove this node from the cluster, start it with an empty data directory and join again"), errs.Cause(err))
+	}
+	c.store.running.Store(true)
+	c.leaders.observe(c.raft)
+	return c.checkPin()
+}
+
+// checkPin refuses a state of another cluster than node.json names.
+func (c *Cluster) checkPin() error {
+	want, ok := c.cfg.Dir.Fingerprint()
+	cl := c.machine.View().Cluster()
+	if !ok || cl == nil || string(want[:]) == string(cl.GetFingerprint()) {
+		return nil
+	}
+	return errs.New(errs.StateCorrupt, "the log holds another cluster than node.json names",
+		errs.Hint("do not mix data directories; remove this node from its cluster and join again with an empty directory"))
+}
+
+// listen binds the peer port.
+func (c *Cluster) listen() (net.Listener, error) {
+	host, portText, err := net.SplitHostPort(c.cfg.Listen)
+	if err != nil {
+		return nil, errs.New(errs.InvalidConfig, "the address of the peer port is not host:port", errs.Cause(err))
+	}
+	var lc net.ListenConfig
+	if portText == "0" {
+		// Other members know this node by the port it had.
+		if last, err := ReadAddresses(c.cfg.Dir.path); err == nil {
+			if _, p, err := net.SplitHostPort(last.Peer); err == nil {
+				if ln, err := lc.Listen(c.base, "tcp", net.JoinHostPort(host, p)); err == nil {
+					return ln, nil
+				}
+			}
+		}
+	}
+	ln, err := lc.Listen(c.base, "tcp", c.cfg.Listen)
+	if err != nil {
+		return nil, errs.New(errs.InvalidConfig, "cannot listen on the peer port: "+err.Error(), errs.Hint("change listen.peer"), errs.Cause(err))
+	}
+	return ln, nil
+}
+
+// advertised returns the address at which other nodes reach this one.
+func advertised(advertise, listen string, bound net.Addr) (string, error) {
+	tcp, ok := bound.(*net.TCPAddr)
+	if !ok {
+		return "", errs.New(errs.Internal, "the peer port is no TCP port")
+	}
+	port := strconv.Itoa(tcp.Port)
+	host := advertise
+	if h, p, err := net.SplitHostPort(advertise); err == nil {
+		host = h
+		if p != "0" {
+			port = p
+		}
+	}
+	if host == "" {
+		host, _, _ = net.SplitHostPort(listen)
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = firstAddress()
+	}
+	address := net.JoinHostPort(host, port)
+	if err := checkAddress(address); err != nil {
+		return "", errs.New(errs.InvalidConfig, "the advertised address cannot be used: "+err.Error(), errs.Cause(err))
+	}
+	return address, nil
+}
+
+// firstAddress returns this machine's first address that others can use.
+func firstAddress() string {
+	all, err := net.InterfaceAddrs()
+	if err == nil {
+		for _, a := range all {
+			if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && !n.IP.IsLinkLocalUnicast() {
+				return n.IP.String()
+			}
+		}
+	}
+	return "127.0.0.1"
+}
+
+// fail makes err the reason for which this node ends, once.
+func (c *Cluster) fail(err error) {
+	c.failOnce.Do(func() {
+		c.failCause = err
+		close(c.failed)
+		c.log.LogAttrs(c.base, slog.LevelError, "this node must stop", slog.Any("error", err))
+		if c.cfg.OnFatal != nil {
+			go c.cfg.OnFatal(err)
+		}
+	})
+}
+
+// Failed is closed once the node must end; Cause then says why.
+func (c *Cluster) Failed() <-chan struct{} { return c.failed }
+
+// Cause returns the reason for which the node must end, or nil.
+func (c *Cluster) Cause() error {
+	select {
+	case <-c.failed:
+		return c.failCause
+	default:
+		return nil
+	}
+}
+
+// Run serves members and does the leader's work until ctx ends, which is no
+// error, or until the node must stop, which is one. It runs once.
+func (c *Cluster) Run(ctx context.Context) error {
+	ended, err := c.beginRun()
+	if err != nil {
+		return err
+	}
+	defer close(ended)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(c.base, cancel) //nolint:contextcheck // Close ends Run too.
+	defer stop()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.failed:
+			return c.failCause
+		}
+	})
+	g.Go(func() error { return c.port.serve(ctx) })
+	g.Go(func() error { return c.contact.run(ctx) })
+	g.Go(func() error { return c.leaders.run(ctx) })
+	g.Go(func() error { return c.watchMembers(ctx) })
+	g.Go(func() error { return c.reconcile(ctx) })
+	g.Go(func() error { return c.tick(ctx) })
+	g.Go(func() error { return c.keepKnown(ctx) })
+	g.Go(func() error {
+		return probe(ctx, c.clk, c.suspect, c.transfers, func(ctx context.Context) error {
+			return c.await(ctx, func() error { return c.raft.Barrier(enqueueTime).Error() })
+		})
+	})
+	g.Go(func() error {
+		return watch(ctx, c.clk, c.IsLeader,
+			watched{"a command", c.proposals}, watched{"the log store", c.store.writes}, watched{"the state machine", c.adapter.calls},
+			watched{"a transfer of leadership", c.transfers})
+	})
+	if err = g.Wait(); err != nil {
+		c.fail(err)
+	}
+	return err
+}
+
+// beginRun notes that Run runs; Close waits for the channel.
+func (c *Cluster) beginRun() (chan struct{}, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.run != nil {
+		return nil, errs.New(errs.Internal, "a cluster runs once, and not after it was closed")
+	}
+	c.run = make(chan struct{})
+	return c.run, nil
+}
+
+// endRun keeps Run from beginning and returns what to wait for.
+func (c *Cluster) endRun() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.run == nil {
+		c.run = make(chan struct{})
+		close(c.run)
+	}
+	return c.run
+}
+
+// closeTime bounds how long Close waits for what does not end.
+const closeTime = 10 * time.Second
+
+// Close ends this node's part: no member is answered any more when it returns.
+// It is idempotent. It does not hand leadership over; see
+// [Cluster.TransferLeadership].
+func (c *Cluster) Close() error {
+	c.closeOnce.Do(func() { c.closeErr = c.close() })
+	return c.closeErr
+}
+
+func (c *Cluster) close() error {
+	c.mu.Lock()
+	c.closing = true
+	c.mu.Unlock()
+	c.cancel()
+	var all []error
+	if c.peers != nil {
+		c.peers.close()
+	}
+	if c.peerServer != nil {
+		c.peerServer.Stop()
+		c.joinServer.Stop()
+	}
+	if c.port != nil {
+		c.port.Close()
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if c.raft != nil {
+			c.leaders.stop(c.raft)
+			_ = c.raft.Shutdown().Error()
+		}
+		if c.transport != nil {
+			_ = c.transport.Close()
+		}
+		c.wg.Wait()
+		<-c.endRun()
+	}()
+	bound, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	late := make(chan struct{})
+	go func() {
+		if c.clk.Sleep(bound, closeTime) == nil {
+			close(late)
+		}
+	}()
+	select {
+	case <-done:
+	case <-late:
+		all = append(all, errs.New(errs.Unavailable, "the node did not stop in time: something hangs"))
+	}
+	if c.store != nil {
+		all = append(all, c.store.Close())
+	}
+	return errors.Join(all...)
+}

@@ -1,0 +1,393 @@
+package cluster
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+// Names in the data directory.
+const (
+	lockFile   = "LOCK"
+	nodeFile   = "node.json"
+	formatFile = "format"
+	raftDir    = "raft"
+	raftDB     = "raft/raft.db"
+	snapDir    = "raft/snapshots"
+	sealDir    = "seal"
+	tlsDir     = "tls"
+	auditDir   = "audit"
+	runDir     = "run"
+
+	nodeKeyFile   = "tls/node.key"
+	peersFile     = "tls/peers.json"
+	addressesFile = "run/addresses.json"
+)
+
+// dirFormat is the layout of the data directory that this program writes and
+// the highest that it opens. Changing it breaks every older program, on purpose.
+const dirFormat = "1"
+
+// maxSmallFile bounds what is read of the small files, so that a wrong file in
+// their place does not fill the memory.
+const maxSmallFile = 1 << 20
+
+const (
+	dirMode  fs.FileMode = 0o700
+	fileMode fs.FileMode = 0o600
+)
+
+// NodeID is the identity of a node: 32 hex digits, random, born with the data
+// directory and never used again.
+type NodeID string
+
+// Valid reports whether id has the form of a node id.
+func (id NodeID) Valid() bool {
+	if len(id) != 32 {
+		return false
+	}
+	for _, c := range []byte(id) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+// Membership says how far a data directory is on its way into a cluster.
+type Membership string
+
+// The stages. Only a new directory may be bootstrapped or join.
+const (
+	MembershipNone          Membership = ""              // no cluster yet
+	MembershipBootstrapping Membership = "bootstrapping" // its own cluster is being made: the genesis may or may not be in the log
+	MembershipMember        Membership = "member"        // it belongs to a cluster for good
+)
+
+// nodeRecord is node.json.
+type nodeRecord struct {
+	Format      int        `json:"format"`
+	NodeID      NodeID     `json:"node_id"`
+	Boots       uint64     `json:"boots"`
+	Membership  Membership `json:"membership"`
+	ClusterID   string     `json:"cluster_id,omitempty"`
+	KeyspaceID  string     `json:"keyspace_id,omitempty"`
+	Fingerprint string     `json:"fingerprint,omitempty"`
+}
+
+// Dir is a data directory that this process holds. Its methods are safe for
+// concurrent use. Close gives the directory back.
+type Dir struct {
+	path string
+	lock *os.File
+
+	mu     sync.Mutex
+	node   nodeRecord
+	closed bool
+}
+
+// OpenDir creates or opens the data directory at path, takes its lock and counts
+// the start. Directories get mode 0700, files 0600; a directory that others can
+// reach into, of a newer format, or held by another process is refused, and so
+// is one that has lost its identity or its log. A creation that a crash cut
+// short is completed. The id of a new directory comes from rand.
+func OpenDir(path string, rand io.Reader) (*Dir, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, errs.New(errs.InvalidConfig, "the data directory has no absolute path", errs.Cause(err))
+	}
+	if err = os.MkdirAll(path, dirMode); err != nil {
+		return nil, dirError("create", path, err)
+	}
+	if err = checkMode(path); err != nil {
+		return nil, err
+	}
+	lock, err := takeLock(filepath.Join(path, lockFile))
+	if err != nil {
+		return nil, err
+	}
+	d := &Dir{path: path, lock: lock}
+	if err := d.open(rand); err != nil {
+		_ = lock.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// open runs under the lock. Its order makes a crash at any step harmless: what
+// comes later is missing and is made by the next start, and node.json, which
+// makes the directory an identity, comes last.
+func (d *Dir) open(rand io.Reader) error {
+	if err := d.checkFormat(); err != nil {
+		return err
+	}
+	for _, sub := range []string{raftDir, snapDir, sealDir, tlsDir, auditDir, runDir} {
+		p := d.Path(sub)
+		if err := os.Mkdir(p, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
+			return dirError("create", p, err)
+		}
+		if err := checkMode(p); err != nil {
+			return err
+		}
+	}
+	for _, f := range []string{nodeFile, formatFile, raftDB, nodeKeyFile, peersFile} {
+		if err := checkMode(d.Path(f)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	_, dbErr := os.Stat(d.Path(raftDB))
+	hasLog := dbErr == nil
+	raw, err := readSmall(d.Path(nodeFile))
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && hasLog:
+		return errs.New(errs.StateCorrupt, "node.json is missing although the directory has a Raft log",
+			errs.Hint("remove this node from the cluster, start it with an empty directory and join again"))
+	case errors.Is(err, fs.ErrNotExist):
+		id := make([]byte, 16)
+		if _, err := io.ReadFull(rand, id); err != nil {
+			return fmt.Errorf("make node id: %w", err)
+		}
+		d.node = nodeRecord{Format: 1, NodeID: NodeID(hex.EncodeToString(id))}
+	case err != nil:
+		return dirError("read", d.Path(nodeFile), err)
+	default:
+		if err := d.decodeNode(raw); err != nil {
+			return err
+		}
+	}
+	if d.node.Membership == MembershipMember && !hasLog {
+		// I1: the same id with an empty log could vote twice in one term.
+		return errs.New(errs.StateCorrupt, "the Raft log of this member is missing",
+			errs.Hint("remove this node from the cluster, start it with an empty directory and join again"))
+	}
+	d.node.Boots++
+	return d.writeNode(d.node)
+}
+
+func (d *Dir) decodeNode(raw []byte) error {
+	dec := json.NewDecoder(strings.NewReader(string(raw)))
+	dec.DisallowUnknownFields()
+	var n nodeRecord
+	err := dec.Decode(&n)
+	facts := n.ClusterID != "" || n.KeyspaceID != "" || n.Fingerprint != ""
+	switch {
+	case err != nil:
+	case n.Format != 1:
+		err = fmt.Errorf("format %d is not 1", n.Format)
+	case !n.NodeID.Valid():
+		err = errors.New("node_id is not 32 hex digits")
+	case n.Membership != MembershipNone && n.Membership != MembershipBootstrapping && n.Membership != MembershipMember:
+		err = errors.New("membership is unknown")
+	case facts != (n.Membership == MembershipMember):
+		err = errors.New("cluster facts do not fit the membership")
+	case facts && (len(n.ClusterID) != 32 || len(n.KeyspaceID) != 32 || len(n.Fingerprint) != 64 || !isHex(n.ClusterID+n.KeyspaceID+n.Fingerprint)):
+		err = errors.New("cluster facts are malformed")
+	}
+	if err != nil {
+		return errs.New(errs.StateCorrupt, "node.json cannot be used: "+err.Error(),
+			errs.Hint("restore the file, or remove this node from the cluster and join again with an empty directory"), errs.Cause(err))
+	}
+	d.node = n
+	return nil
+}
+
+func isHex(s string) bool {
+	_, err := hex.DecodeString(s)
+	return err == nil && strings.ToLower(s) == s
+}
+
+// checkFormat refuses a directory of a newer program, and writes the format
+// into a new one.
+func (d *Dir) checkFormat() error {
+	p := d.Path(formatFile)
+	raw, err := readSmall(p)
+	if errors.Is(err, fs.ErrNotExist) {
+		return writeFileAtomic(p, []byte(dirFormat+"\n"))
+	}
+	if err != nil {
+		return dirError("read", p, err)
+	}
+	if got := strings.TrimSpace(string(raw)); got != dirFormat {
+		return errs.New(errs.InvalidConfig, "the data directory has a format that this program does not know",
+			errs.Hint("this release opens format %s; start the release that wrote the directory, or a newer one", dirFormat))
+	}
+	return nil
+}
+
+func (d *Dir) writeNode(n nodeRecord) error {
+	raw, err := json.MarshalIndent(n, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode node.json: %w", err)
+	}
+	return writeFileAtomic(d.Path(nodeFile), append(raw, '\n'))
+}
+
+// update changes node.json on disk first and in memory after.
+func (d *Dir) update(change func(*nodeRecord)) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := d.node
+	change(&n)
+	if err := d.writeNode(n); err != nil {
+		return err
+	}
+	d.node = n
+	return nil
+}
+
+func (d *Dir) record() nodeRecord {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.node
+}
+
+// Path returns the absolute path of a file in the directory; name has slashes.
+func (d *Dir) Path(name string) string { return filepath.Join(d.path, filepath.FromSlash(name)) }
+
+// NodeID returns the identity that was born with the directory.
+func (d *Dir) NodeID() NodeID { return d.record().NodeID }
+
+// Boots returns how often the directory was opened, this time included.
+func (d *Dir) Boots() uint64 { return d.record().Boots }
+
+// Membership returns how far the directory is on its way into a cluster.
+func (d *Dir) Membership() Membership { return d.record().Membership }
+
+// Fingerprint returns SHA-256 of the genesis of the cluster that the directory
+// belongs to, and false while it belongs to none.
+func (d *Dir) Fingerprint() (sum [32]byte, ok bool) {
+	n := d.record()
+	raw, err := hex.DecodeString(n.Fingerprint)
+	if err != nil || len(raw) != len(sum) {
+		return sum, false
+	}
+	return [32]byte(raw), true
+}
+
+// Close gives the directory back. It is idempotent.
+func (d *Dir) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil
+	}
+	d.closed = true
+	return d.lock.Close() // the lock goes with the descriptor
+}
+
+// Addresses are the real addresses of a node's ports, as run/addresses.json
+// has them. An empty one is a port that is off.
+type Addresses struct {
+	GRPC   string `json:"grpc,omitempty"`
+	REST   string `json:"rest,omitempty"`
+	Peer   string `json:"peer,omitempty"`
+	Gossip string `json:"gossip,omitempty"`
+	Ops    string `json:"ops,omitempty"`
+	KMIP   string `json:"kmip,omitempty"`
+}
+
+// WriteAddresses replaces run/addresses.json, for whoever started the node with
+// port 0 and needs to know which ports it got.
+func (d *Dir) WriteAddresses(a Addresses) error {
+	raw, err := json.MarshalIndent(a, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode addresses: %w", err)
+	}
+	return writeFileAtomic(d.Path(addressesFile), append(raw, '\n'))
+}
+
+// ReadAddresses reads run/addresses.json of the data directory at path. It
+// needs no lock: the file is replaced in one step.
+func ReadAddresses(path string) (Addresses, error) {
+	var a Addresses
+	raw, err := readSmall(filepath.Join(path, filepath.FromSlash(addressesFile)))
+	if err != nil {
+		return a, err
+	}
+	if err := json.Unmarshal(raw, &a); err != nil {
+		return a, fmt.Errorf("decode %s: %w", addressesFile, err)
+	}
+	return a, nil
+}
+
+func checkMode(path string) error {
+	st, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if st.Mode().Perm()&0o077 == 0 {
+		return nil
+	}
+	want := fileMode
+	if st.IsDir() {
+		want = dirMode
+	}
+	return errs.New(errs.InvalidConfig, fmt.Sprintf("%s has mode %#o, so others on this machine can reach it", path, st.Mode().Perm()),
+		errs.Hint("run: chmod %#o %s", want, path))
+}
+
+func dirError(verb, path string, err error) error {
+	return errs.New(errs.InvalidConfig, fmt.Sprintf("cannot %s %s: %v", verb, path, errors.Unwrap(err)),
+		errs.Hint("the data directory must be on a local disk and writable for the user that runs the node"), errs.Cause(err))
+}
+
+func readSmall(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	raw, err := io.ReadAll(io.LimitReader(f, maxSmallFile+1))
+	if err == nil && len(raw) > maxSmallFile {
+		err = fmt.Errorf("%s is larger than %d bytes", path, maxSmallFile)
+	}
+	return raw, err
+}
+
+// writeFileAtomic replaces a file in one step: after a crash it is the old or
+// the new one, and after it returned it is the new one.
+func writeFileAtomic(path string, content []byte) error {
+	tmp := path + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, fileMode)
+	if err != nil {
+		return dirError("write", path, err)
+	}
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(path))
+	}
+	if err != nil {
+		return dirError("write", path, err)
+	}
+	return nil
+}
+
+func syncDir(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	err = f.Sync()
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}

@@ -1,0 +1,39 @@
+// Package cluster makes several nodes one: the data directory, the node's key,
+// the port on which members talk, Raft under all of it, joining and leaving, and
+// the one way in which a change becomes a log entry.
+//
+// It is the shell around the replicated state machine of package fsm: that
+// package decides, this one carries, stores and repeats. The reasoning is in
+// DESIGN.md beside this file.
+//
+// # Invariants
+//
+//   - I1: a node id is born with its data directory and one process holds the directory; an identity without its log never votes.
+//   - I2: who a peer is follows from the public key of its connection and its member entry, never from a message or a certificate's names.
+//   - I3: after the first failed, late or corrupt storage call nothing is written or read any more and the node stops.
+//   - I4: term and candidate of a vote are one value on disk.
+//   - I5: time, proposer and via_node of a command are what the leader itself knows, whoever sent it.
+//   - I6: a command that succeeded is visible in this node's view before Propose returns.
+//   - I7: the Raft configuration follows the member entries, one server at a time, and two voters are never a steady state.
+//   - I8: a member whose removal this node has applied is refused: new connections and calls at once, open Raft streams within a second.
+//   - I9: a leader whose storage, state machine or oldest command is stuck stops instead of leading.
+//   - I10: a join token admits one node, to the cluster that made it, before it expires.
+//
+// # Concurrency
+//
+// [Cluster] is safe for concurrent use. Run owns the long-lived goroutines of
+// this package; those of Raft and gRPC live from Open to Close. Locks are never
+// held over I/O, and no lock is taken while another is held.
+//
+// # Failure
+//
+// No leader or no majority: changes are refused, reads of the view go on, and
+// [Cluster.LastContact] grows. Broken storage or a command that this program
+// does not understand: Run returns the cause and the node must end, because a
+// replica that goes on after either may acknowledge what it does not have.
+//
+// # Source
+//
+// ACD-302 (replicated registry); Ongaro, Consensus (2014); hashicorp/raft
+// issues 503, 612, 614, 661, 666, 696; docs/formats.md (join token, node.json).
+package cluster

@@ -1,0 +1,358 @@
+package cluster
+
+import (
+	"context"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/openkcm/krypton-cluster/cluster/clusterpb"
+	"github.com/openkcm/krypton-cluster/internal/clock"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+// Leadership is what this node believes about the leader. Its parts are read one
+// after the other, so it is a hint: what is true shows when a command commits.
+type Leadership struct {
+	LeaderID NodeID // empty: none known
+	Term     uint64
+	IsLeader bool
+}
+
+// NodeID returns the id of this node.
+func (c *Cluster) NodeID() NodeID { return c.id }
+
+// PublicKey returns this node's public key (SubjectPublicKeyInfo, DER).
+func (c *Cluster) PublicKey() []byte { return append([]byte(nil), c.key.spki...) }
+
+// KeyHash returns SHA-256 of [Cluster.PublicKey], for a [Seed].
+func (c *Cluster) KeyHash() [32]byte { return c.key.hash }
+
+// PeerAddress returns the address at which other nodes reach this one.
+func (c *Cluster) PeerAddress() string { return c.advertise }
+
+// Leadership returns what this node believes about the leader.
+func (c *Cluster) Leadership() Leadership {
+	_, id := c.raft.LeaderWithID()
+	return Leadership{LeaderID: NodeID(id), Term: c.raft.CurrentTerm(), IsLeader: c.raft.State() == raft.Leader}
+}
+
+// LeaderID returns the id of the leader, or "" if none is known.
+func (c *Cluster) LeaderID() NodeID { return c.Leadership().LeaderID }
+
+// LeaderAddress returns the gRPC address in the leader's member entry, or "".
+func (c *Cluster) LeaderAddress() string {
+	m, ok := c.machine.View().Member(string(c.LeaderID()))
+	if !ok {
+		return ""
+	}
+	return m.GetGrpcAddress()
+}
+
+// Term returns the Raft term this node knows.
+func (c *Cluster) Term() uint64 { return c.raft.CurrentTerm() }
+
+// IsLeader reports whether this node believes that it leads.
+func (c *Cluster) IsLeader() bool { return c.raft.State() == raft.Leader }
+
+// Stats are numbers for metrics.
+type Stats struct {
+	Term          uint64
+	IsLeader      bool
+	LastIndex     uint64 // last entry of the log
+	CommitIndex   uint64
+	AppliedIndex  uint64 // last command in the view
+	Voters        int    // in the latest Raft configuration
+	Nonvoters     int
+	LastContact   time.Duration
+	OldestCommand time.Duration // age of the oldest command in flight here; 0: none
+	OldestWrite   time.Duration // age of the oldest call that stores entries; 0: none
+}
+
+// Stats returns numbers for metrics.
+func (c *Cluster) Stats() Stats {
+	s := Stats{
+		Term: c.raft.CurrentTerm(), IsLeader: c.IsLeader(), LastIndex: c.raft.LastIndex(), CommitIndex: c.raft.CommitIndex(),
+		AppliedIndex: c.machine.View().Index(), LastContact: c.LastContact(),
+		OldestCommand: c.proposals.oldest(), OldestWrite: c.store.writes.oldest(),
+	}
+	for _, srv := range c.raft.GetConfiguration().Configuration().Servers {
+		if srv.Suffrage == raft.Voter {
+			s.Voters++
+		} else {
+			s.Nonvoters++
+		}
+	}
+	return s
+}
+
+// TransferLeadership hands leadership to the member to, or to the most current
+// voter if to is empty. It returns once the transfer has happened or failed.
+func (c *Cluster) TransferLeadership(ctx context.Context, to NodeID) error {
+	if !c.IsLeader() {
+		return errs.New(errs.NoLeader, "this node does not lead", errs.Hint("ask the leader"))
+	}
+	err := c.await(ctx, func() error {
+		if to == "" {
+			return c.raft.LeadershipTransfer().Error()
+		}
+		return c.raft.LeadershipTransferToServer(raft.ServerID(to), raft.ServerAddress(to)).Error()
+	})
+	if err != nil {
+		return errs.New(errs.FailedState, "leadership was not handed over: "+err.Error(), errs.Cause(err))
+	}
+	return nil
+}
+
+// SubscribeLeadership returns a channel with the latest belief about the leader,
+// starting with the present one. A slow reader misses what is in between, never
+// the last. The function ends the subscription.
+func (c *Cluster) SubscribeLeadership() (<-chan Leadership, func()) { return c.leaders.subscribe() }
+
+// leaders watches the leader. Raft's own channels either drop news or stall its
+// main loop; so its observations only wake a goroutine that reads again, and a
+// look at every heartbeat timeout makes up for a dropped one.
+type leaders struct {
+	c        *Cluster
+	events   chan raft.Observation
+	observer *raft.Observer
+
+	mu   sync.Mutex
+	last Leadership
+	subs map[chan Leadership]struct{}
+}
+
+func newLeaders(c *Cluster) *leaders {
+	return &leaders{c: c, events: make(chan raft.Observation, 64), subs: map[chan Leadership]struct{}{}}
+}
+
+func (l *leaders) observe(r *raft.Raft) {
+	l.observer = raft.NewObserver(l.events, false, func(o *raft.Observation) bool {
+		switch o.Data.(type) {
+		case raft.RaftState, raft.LeaderObservation:
+			return true
+		}
+		return false
+	})
+	r.RegisterObserver(l.observer)
+}
+
+func (l *leaders) stop(r *raft.Raft) {
+	if l.observer != nil {
+		r.DeregisterObserver(l.observer)
+	}
+}
+
+func (l *leaders) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		for {
+			select {
+			case <-l.events:
+				l.refresh()
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	})
+	g.Go(func() error {
+		for pause(ctx, l.c.clk, l.c.timers.heartbeat) {
+			l.refresh()
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+func (l *leaders) refresh() {
+	now := l.c.Leadership()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now == l.last {
+		return
+	}
+	l.last = now
+	for ch := range l.subs {
+		replace(ch, now)
+	}
+}
+
+// replace puts v into a channel of one place that only the holder of the lock
+// sends to.
+func replace(ch chan Leadership, v Leadership) {
+	select {
+	case <-ch:
+	default:
+	}
+	ch <- v
+}
+
+func (l *leaders) subscribe() (<-chan Leadership, func()) {
+	ch := make(chan Leadership, 1)
+	now := l.c.Leadership()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.subs[ch] = struct{}{}
+	replace(ch, now)
+	return ch, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.subs, ch)
+	}
+}
+
+// contact knows how long ago the leader was known to have a majority.
+//
+// The leader asks every voter, in rounds, for its current term; a majority that
+// is in the leader's term shows that no other leader was elected before the
+// round began. It counts the time from that beginning. Raft's own times do not
+// serve: they are stamped when an answer arrives, and count non-voters.
+type contact struct {
+	c   *Cluster
+	clk clock.Clock
+
+	mu    sync.Mutex
+	term  uint64
+	at    time.Time // leader: beginning of the last round that a majority of term confirmed
+	heard time.Time // others: the same, as the leader said it
+}
+
+func newContact(c *Cluster) *contact { return &contact{c: c, clk: c.clk} }
+
+// never is the time since something that did not happen.
+const never = time.Duration(math.MaxInt64)
+
+// LastContact returns how long ago this node knows a leader to have had a
+// majority behind it: for the leader since the beginning of its last confirmed
+// round, for others since then as the leader told it, without the time that the
+// message travelled. It is the largest duration if there was none. A node that
+// is not in contact must not serve: its view may be old.
+func (c *Cluster) LastContact() time.Duration {
+	leader, term := c.IsLeader(), c.Term()
+	c.contact.mu.Lock()
+	defer c.contact.mu.Unlock()
+	at := c.contact.heard
+	if leader {
+		if at = c.contact.at; c.contact.term != term {
+			return never
+		}
+	}
+	if at.IsZero() {
+		return never
+	}
+	return max(c.clk.Since(at), 0)
+}
+
+// confirmed notes a round of the leader.
+func (ct *contact) confirmed(term uint64, start time.Time) {
+	ct.mu.Lock()
+	defer ct.mu.Unlock()
+	if term > ct.term || term == ct.term && start.After(ct.at) {
+		ct.term, ct.at = term, start
+	}
+}
+
+// told notes what the leader said about its last round.
+func (ct *contact) told(age time.Duration) {
+	at := ct.clk.Now().Add(-age)
+	ct.mu.Lock()
+	defer ct.mu.Unlock()
+	if at.After(ct.heard) {
+		ct.heard = at
+	}
+}
+
+// run makes rounds while this node leads.
+func (ct *contact) run(ctx context.Context) error {
+	changes, stop := ct.c.leaders.subscribe()
+	defer stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for ctx.Err() == nil {
+		if ct.c.IsLeader() {
+			ct.round(ctx, &wg)
+		}
+		wait, cancel := context.WithTimeout(ctx, ct.c.timers.confirm)
+		select {
+		case <-changes:
+		case <-wait.Done():
+		}
+		cancel()
+	}
+	return nil
+}
+
+// round asks every member once and notes whether a majority confirmed.
+func (ct *contact) round(ctx context.Context, wg *sync.WaitGroup) {
+	c := ct.c
+	term, start := c.raft.CurrentTerm(), ct.clk.Now()
+	age := min(c.LastContact(), time.Hour)
+	ctx, cancel := context.WithTimeout(ctx, c.timers.heartbeat)
+	context.AfterFunc(ctx, cancel) // the slow ones have until the timeout, beside the next round
+	ask := func(id NodeID) (uint64, error) {
+		resp, err := c.peers.confirm(ctx, id, &clusterpb.ConfirmRequest{Term: term, QuorumAgeMs: age.Milliseconds()})
+		return resp.GetTerm(), err
+	}
+	// The own vote counts only if the term did not move meanwhile.
+	if majority(c.id, c.raft.GetConfiguration().Configuration().Servers, term, ask, wg) && c.raft.CurrentTerm() == term && c.IsLeader() {
+		ct.confirmed(term, start)
+	}
+}
+
+// majority asks every server but self for its term and reports whether a
+// majority of the voters, self included, is in term. It returns as soon as that
+// is so, or when too few are left; the others are asked all the same, because
+// the question tells them something. Non-voters never count.
+func majority(self NodeID, servers []raft.Server, term uint64, ask func(NodeID) (uint64, error), wg *sync.WaitGroup) bool {
+	votes, open, need := 0, 0, voterCount(servers)/2+1
+	answers := make(chan bool, len(servers))
+	for _, s := range servers {
+		id, voter := NodeID(s.ID), s.Suffrage == raft.Voter
+		switch {
+		case id == self && voter:
+			votes++
+		case id == self:
+		default:
+			if voter {
+				open++
+			}
+			wg.Go(func() {
+				got, err := ask(id)
+				if voter {
+					answers <- err == nil && got == term
+				}
+			})
+		}
+	}
+	for votes < need && open > 0 {
+		if <-answers {
+			votes++
+		}
+		open--
+	}
+	return votes >= need
+}
+
+func voterCount(servers []raft.Server) int {
+	n := 0
+	for _, s := range servers {
+		if s.Suffrage == raft.Voter {
+			n++
+		}
+	}
+	return n
+}
+
+// IsVoter reports whether a node votes in the latest Raft configuration that
+// this node knows.
+func (c *Cluster) IsVoter(id NodeID) bool {
+	for _, srv := range c.raft.GetConfiguration().Configuration().Servers {
+		if NodeID(srv.ID) == id {
+			return srv.Suffrage == raft.Voter
+		}
+	}
+	return false
+}

@@ -1,0 +1,137 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/openkcm/krypton-cluster/internal/clock"
+)
+
+// maxLogValue bounds one value of a log line of the Raft library.
+const maxLogValue = 256
+
+// raftLog writes the log lines of the Raft library to slog. Only values that
+// cannot be the content of an entry get through: no byte slices, no structs.
+type raftLog struct {
+	hclog.Logger // answers what the library never asks
+
+	to   slog.Handler
+	clk  clock.Clock
+	name string
+	with []slog.Attr
+}
+
+func newRaftLog(l *slog.Logger, clk clock.Clock) hclog.Logger {
+	return &raftLog{Logger: hclog.NewNullLogger(), to: l.Handler(), clk: clk, name: "raft"}
+}
+
+func slogLevel(l hclog.Level) slog.Level {
+	switch l {
+	case hclog.Trace:
+		return slog.LevelDebug - 4
+	case hclog.Debug:
+		return slog.LevelDebug
+	case hclog.Warn:
+		return slog.LevelWarn
+	case hclog.Error:
+		return slog.LevelError
+	case hclog.Info, hclog.NoLevel, hclog.Off:
+	}
+	return slog.LevelInfo
+}
+
+// Log implements [hclog.Logger].
+func (l *raftLog) Log(level hclog.Level, msg string, args ...any) {
+	ctx := context.Background()
+	if !l.to.Enabled(ctx, slogLevel(level)) {
+		return
+	}
+	r := slog.NewRecord(l.clk.Now(), slogLevel(level), msg, caller())
+	r.AddAttrs(slog.String("component", l.name))
+	r.AddAttrs(l.with...)
+	r.AddAttrs(safeAttrs(args)...)
+	_ = l.to.Handle(ctx, r) // a log that cannot be written has nobody to tell
+}
+
+func caller() uintptr {
+	var pcs [1]uintptr
+	runtime.Callers(4, pcs[:])
+	return pcs[0]
+}
+
+func safeAttrs(args []any) []slog.Attr {
+	out := make([]slog.Attr, 0, len(args)/2)
+	for i := 0; i+1 < len(args); i += 2 {
+		key, ok := args[i].(string)
+		if !ok {
+			continue
+		}
+		out = append(out, slog.String(key, safeValue(args[i+1])))
+	}
+	return out
+}
+
+func safeValue(v any) string {
+	var s string
+	switch x := v.(type) {
+	case string:
+		s = x
+	case error:
+		s = x.Error()
+	case bool, int, int32, int64, uint, uint8, uint32, uint64, float64, time.Duration, time.Time:
+		s = fmt.Sprint(x)
+	case fmt.Stringer:
+		s = x.String()
+	default:
+		switch fmt.Sprintf("%T", v) {
+		case "raft.ServerID", "raft.ServerAddress", "raft.RaftState", "raft.ServerSuffrage":
+			s = fmt.Sprint(v)
+		default:
+			s = fmt.Sprintf("(%T)", v)
+		}
+	}
+	if len(s) > maxLogValue {
+		s = s[:maxLogValue] + "..."
+	}
+	return s
+}
+
+// Trace implements [hclog.Logger].
+func (l *raftLog) Trace(msg string, args ...any) { l.Log(hclog.Trace, msg, args...) }
+
+// Debug implements [hclog.Logger].
+func (l *raftLog) Debug(msg string, args ...any) { l.Log(hclog.Debug, msg, args...) }
+
+// Info implements [hclog.Logger].
+func (l *raftLog) Info(msg string, args ...any) { l.Log(hclog.Info, msg, args...) }
+
+// Warn implements [hclog.Logger].
+func (l *raftLog) Warn(msg string, args ...any) { l.Log(hclog.Warn, msg, args...) }
+
+// Error implements [hclog.Logger].
+func (l *raftLog) Error(msg string, args ...any) { l.Log(hclog.Error, msg, args...) }
+
+// With implements [hclog.Logger].
+func (l *raftLog) With(args ...any) hclog.Logger {
+	c := *l
+	c.with = append(append([]slog.Attr(nil), l.with...), safeAttrs(args)...)
+	return &c
+}
+
+// Name implements [hclog.Logger].
+func (l *raftLog) Name() string { return l.name }
+
+// Named implements [hclog.Logger].
+func (l *raftLog) Named(name string) hclog.Logger { return l.ResetNamed(l.name + "." + name) }
+
+// ResetNamed implements [hclog.Logger].
+func (l *raftLog) ResetNamed(name string) hclog.Logger {
+	c := *l
+	c.name = name
+	return &c
+}

@@ -1,0 +1,331 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/cluster/clusterpb"
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/errs/wire"
+)
+
+const (
+	// stampRoom is what the leader may add to a command: time, proposer, via_node.
+	stampRoom = 256
+	// enqueueTime bounds the wait for Raft's main loop.
+	enqueueTime = 2 * time.Second
+	// leaderWaits is how many heartbeat timeouts a proposal waits for a leader: an
+	// election takes up to about four, twice over when votes split.
+	leaderWaits = 10
+	// retryPause is the time between two attempts when nothing wakes the caller earlier.
+	retryPause = 50 * time.Millisecond
+
+	kindNode = "node" // kind of the principal of a node's own acts
+)
+
+// PrincipalOf returns the caller behind a token as commands and the memory of
+// requests name it. An act of the node itself is the node's.
+func PrincipalOf(tok gate.Token, self NodeID) *fsmpb.Principal {
+	p := tok.Principal()
+	if p == (auth.Principal{}) {
+		return &fsmpb.Principal{Kind: kindNode, Name: string(self)}
+	}
+	name := p.Name
+	if p.Tenant != "" {
+		name = string(p.Tenant) + "/" + p.Name
+	}
+	return &fsmpb.Principal{Issuer: p.Issuer.String(), Kind: p.Role.String(), Name: name}
+}
+
+// Propose commits cmd for the caller behind tok and returns its result once it
+// is visible in this node's view (I6). On a follower the leader does it.
+//
+// Principal, correlation id, format, time, proposer and via_node of cmd are set
+// here and by the leader (I5); cmd itself is not changed. A refusal is both: the
+// result, and an error with the code in it. While no leader is known Propose
+// waits for one, at most ten heartbeat timeouts; and if cmd has a request id it
+// tries again when it does not know what became of it, because the same
+// request id never acts twice.
+//
+// Errors: TooLarge; NoLeader: nothing happened, retry later; Indeterminate,
+// DeadlineExceeded and Canceled: it may have happened, the same request id finds
+// out; InvalidArgument for a command that only the cluster itself proposes.
+func (c *Cluster) Propose(ctx context.Context, tok gate.Token, cmd *fsmpb.Command) (*fsmpb.Result, error) {
+	principal, correlation := PrincipalOf(tok, c.id), string(tok.Correlation())
+	if err := forCallers(cmd); err != nil {
+		return nil, err
+	}
+	cmd = copyCommand(cmd)
+	cmd.Principal, cmd.CorrelationId = principal, correlation
+	cmd.TimeUnixMs, cmd.Proposer, cmd.ViaNode = 0, "", ""
+	if proto.Size(cmd) > MaxEntry-stampRoom {
+		return nil, errTooLarge()
+	}
+	return c.submit(ctx, cmd)
+}
+
+func copyCommand(cmd *fsmpb.Command) *fsmpb.Command {
+	c := &fsmpb.Command{}
+	proto.Merge(c, cmd)
+	c.Format = fsm.CommandFormat
+	return c
+}
+
+func errTooLarge() error {
+	return errs.New(errs.TooLarge, "the change is larger than 1 MiB", errs.Hint("split it into several requests"))
+}
+
+// forCallers refuses the commands that no caller gives: those belong to the
+// cluster's own life and have their own ways here.
+func forCallers(cmd *fsmpb.Command) error {
+	switch cmd.GetBody().(type) {
+	case nil, *fsmpb.Command_Genesis, *fsmpb.Command_AddMember, *fsmpb.Command_PurgeMember, *fsmpb.Command_Tick:
+		return errs.New(errs.InvalidArgument, "this command is not a caller's")
+	}
+	return nil
+}
+
+// mayForward checks a command that the member via received from a caller.
+func mayForward(cmd *fsmpb.Command, via NodeID) error {
+	if err := forCallers(cmd); err != nil {
+		return err
+	}
+	p := cmd.GetPrincipal()
+	if p.GetKind() == "" || p.GetName() == "" || p.GetKind() == kindNode && (p.GetName() != string(via) || p.GetIssuer() != "") {
+		return errs.New(errs.Denied, "the forwarded command names no caller, or another node as one")
+	}
+	return nil
+}
+
+// submit tries until cmd has a result, the wait is over, or it cannot have one.
+func (c *Cluster) submit(ctx context.Context, cmd *fsmpb.Command) (*fsmpb.Result, error) {
+	changes, stop := c.leaders.subscribe()
+	defer stop()
+	start := c.clk.Now()
+	var doubt error
+	for {
+		res, err := c.attempt(ctx, cmd)
+		switch {
+		case err == nil:
+			if err := c.machine.Wait(ctx, res.GetIndex()); err != nil {
+				return nil, errs.From(err)
+			}
+			return res, fsm.Err(res)
+		case errs.Is(err, errs.Indeterminate):
+			doubt = err
+			if cmd.GetRequestId() == "" {
+				return nil, err
+			}
+		case !errs.Is(err, errs.NoLeader):
+			return nil, err
+		}
+		if doubt != nil {
+			err = doubt
+		}
+		if c.base.Err() != nil || c.Cause() != nil || c.clk.Since(start) > leaderWaits*c.timers.heartbeat {
+			return nil, err
+		}
+		wait, cancel := context.WithTimeout(ctx, retryPause)
+		select {
+		case <-changes:
+		case <-wait.Done():
+		}
+		cancel()
+		if ctx.Err() != nil {
+			if doubt != nil {
+				return nil, doubt
+			}
+			return nil, errs.From(ctx.Err())
+		}
+	}
+}
+
+// attempt commits cmd here or at the leader, once. NoLeader and Unavailable mean
+// that it was certainly not sent.
+func (c *Cluster) attempt(ctx context.Context, cmd *fsmpb.Command) (*fsmpb.Result, error) {
+	now := c.Leadership()
+	switch {
+	case now.IsLeader:
+		return c.commitSettled(ctx, cmd, "")
+	case now.LeaderID == "":
+		return nil, errNoLeader(nil)
+	}
+	p, err := c.peers.ready(ctx, now.LeaderID)
+	if err != nil {
+		return nil, errNoLeader(err)
+	}
+	resp, err := p.Propose(ctx, &clusterpb.ProposeRequest{Command: cmd})
+	if err != nil {
+		return nil, sent(err)
+	}
+	return resp.GetResult(), nil
+}
+
+// sent reads the error of a call that may have reached the leader: what the
+// leader said is what it is; a broken connection says nothing about the command.
+func sent(err error) error {
+	e := wire.FromStatus(err)
+	st, _ := status.FromError(err)
+	if len(st.Details()) == 0 && (st.Code() == codes.Unavailable || st.Code() == codes.Internal || st.Code() == codes.Unknown) {
+		return errIndeterminate(err)
+	}
+	return e
+}
+
+func errNoLeader(cause error) error {
+	return errs.New(errs.NoLeader, "no leader can be reached", errs.Hint("retry; see krypton operator members"), errs.Cause(cause))
+}
+
+func errIndeterminate(cause error) error {
+	return errs.New(errs.Indeterminate, "it is not known whether the change was committed",
+		errs.Hint("retry with the same request id"), errs.Cause(cause))
+}
+
+// commit makes cmd an entry of the log; via is the member that forwarded it. It
+// returns the result of Apply on this node, which leads.
+func (c *Cluster) commit(ctx context.Context, cmd *fsmpb.Command, via NodeID) (*fsmpb.Result, error) {
+	if !c.IsLeader() {
+		return nil, errNoLeader(nil)
+	}
+	cmd = copyCommand(cmd)
+	cmd.TimeUnixMs, cmd.Proposer, cmd.ViaNode = c.now(), string(c.id), string(via) // I5
+	if !understood(cmd.ProtoReflect()) {
+		// Committed, it would stop every node of this release.
+		return nil, errs.New(errs.InvalidArgument, "the command has parts that the leader does not know",
+			errs.Hint("the receiving node is newer than the leader; upgrade all nodes"))
+	}
+	data, err := fsm.EncodeCommand(cmd)
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > MaxEntry {
+		return nil, errTooLarge()
+	}
+	var res any
+	err = c.await(ctx, func() error {
+		defer c.proposals.begin()()
+		f := c.raft.Apply(data, enqueueTime)
+		err := f.Error()
+		res = f.Response()
+		return err
+	})
+	switch {
+	case err == nil:
+	case errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		c.suspectTransfer()
+		return nil, errNoLeader(err)
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrEnqueueTimeout):
+		return nil, errNoLeader(err)
+	case ctx.Err() != nil:
+		return nil, errs.From(ctx.Err())
+	default:
+		return nil, errIndeterminate(err)
+	}
+	switch r := res.(type) {
+	case *fsmpb.Result:
+		return r, nil
+	case error:
+		return nil, errIndeterminate(r)
+	}
+	return nil, errIndeterminate(nil)
+}
+
+// understood reports whether m and all messages in it have only fields and enum
+// numbers that this program knows.
+func understood(m protoreflect.Message) bool {
+	ok := len(m.GetUnknown()) == 0
+	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case fd.IsMap():
+			ok = false // no command has one; a walk into it would be dead code
+		case fd.IsList():
+			for i := range v.List().Len() {
+				ok = ok && understoodValue(fd, v.List().Get(i))
+			}
+		default:
+			ok = ok && understoodValue(fd, v)
+		}
+		return ok
+	})
+	return ok
+}
+
+func understoodValue(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+	switch {
+	case fd.Enum() != nil:
+		return fd.Enum().Values().ByNumber(v.Enum()) != nil
+	case fd.Message() != nil:
+		return understood(v.Message())
+	}
+	return true
+}
+
+// now returns the time for a command: that of this machine, but never before a
+// command that this node knows of.
+func (c *Cluster) now() int64 {
+	ms := max(c.clk.Now().UnixMilli(), c.machine.View().TimeMS())
+	for {
+		last := c.stamp.Load()
+		if ms <= last {
+			return last
+		}
+		if c.stamp.CompareAndSwap(last, ms) {
+			return ms
+		}
+	}
+}
+
+// internal commits housekeeping of the leader. A refusal is an error.
+func (c *Cluster) internal(ctx context.Context, cmd *fsmpb.Command, via NodeID) (*fsmpb.Result, error) {
+	res, err := c.commit(ctx, cmd, via)
+	if err != nil {
+		return nil, err
+	}
+	return res, fsm.Err(res)
+}
+
+var errClosing = errors.New("the node is stopping")
+
+// await runs a call of the Raft library that cannot be interrupted and returns
+// its error, or that of ctx when that ends first. What the call writes may be
+// read only after a nil error or one of its own. A call whose answer Raft drops
+// while it shuts down is never answered; so nobody waits for its goroutine.
+func (c *Cluster) await(ctx context.Context, f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c.failed:
+	case <-c.base.Done():
+	}
+	// It may have ended at the same moment.
+	select {
+	case err := <-done:
+		return err
+	default:
+		return errClosing
+	}
+}
+
+// spawn runs f on a goroutine that Close waits for, unless Close has begun.
+func (c *Cluster) spawn(f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closing {
+		c.wg.Go(f)
+	}
+}

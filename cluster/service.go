@@ -1,0 +1,187 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/openkcm/krypton-cluster/cluster/clusterpb"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/errs/wire"
+)
+
+// newServers makes the gRPC servers of members and of joining nodes. They are
+// two, so that no method of the one is in reach of a connection of the other.
+func (c *Cluster) newServers() {
+	c.peerServer = grpc.NewServer(c.serverOptions(maxMessage, 256)...)
+	clusterpb.RegisterPeerServer(c.peerServer, &peerService{c: c})
+	c.joinServer = grpc.NewServer(c.serverOptions(16<<10, 2)...)
+	clusterpb.RegisterJoinServer(c.joinServer, &joinService{c: c})
+	c.spawn(func() { _ = c.peerServer.Serve(c.port.next[protoPeer]) })
+	c.spawn(func() { _ = c.joinServer.Serve(c.port.next[protoJoin]) })
+	c.spawn(func() { c.serveRaft() })
+}
+
+func (c *Cluster) serverOptions(message int, streams uint32) []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.Creds(peerCreds{}),
+		grpc.MaxRecvMsgSize(message),
+		grpc.MaxSendMsgSize(maxMessage),
+		grpc.MaxConcurrentStreams(streams),
+		grpc.MaxHeaderListSize(8 << 10),
+		grpc.ConnectionTimeout(handshakeTime),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 15 * time.Second, Timeout: 5 * time.Second}),
+		grpc.WaitForHandlers(true),
+		grpc.UnaryInterceptor(c.intercept),
+	}
+}
+
+// intercept stands before every method: the sender must be a current member at
+// the moment of the call, not only of the handshake (I8), errors leave as
+// statuses, and a panic ends the call and not the node's other work.
+func (c *Cluster) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.log.LogAttrs(ctx, slog.LevelError, "panic in a call between nodes", slog.String("method", info.FullMethod),
+				slog.String("panic", fmt.Sprint(p)), slog.String("stack", string(debug.Stack())))
+			resp, err = nil, wire.ToStatus(errs.New(errs.Internal, "internal error")).Err()
+		}
+	}()
+	conn, ok := sender(ctx)
+	if !ok {
+		return nil, wire.ToStatus(errs.New(errs.Unauthenticated, "the connection has no identity")).Err()
+	}
+	if _, join := info.Server.(*joinService); !join {
+		if id, ok := c.trust.peerOf(conn.keyHash); !ok || id != conn.peer {
+			return nil, wire.ToStatus(errs.New(errs.Unauthenticated, "the sender is not a member",
+				errs.Hint("a removed node joins again with an empty data directory"))).Err()
+		}
+	}
+	resp, err = handle(ctx, req)
+	if err != nil {
+		return nil, wire.ToStatus(err).Err()
+	}
+	return resp, nil
+}
+
+// peerService answers members. The sender of every call is a current member.
+type peerService struct {
+	clusterpb.UnimplementedPeerServer
+
+	c *Cluster
+}
+
+func from(ctx context.Context) NodeID {
+	conn, ok := sender(ctx)
+	if !ok {
+		return ""
+	}
+	return conn.peer
+}
+
+// Propose implements [clusterpb.PeerServer].
+func (s *peerService) Propose(ctx context.Context, req *clusterpb.ProposeRequest) (*clusterpb.ProposeResponse, error) {
+	cmd := req.GetCommand()
+	via := from(ctx)
+	if err := mayForward(cmd, via); err != nil {
+		return nil, err
+	}
+	res, err := s.c.commitSettled(ctx, cmd, via)
+	if err != nil {
+		return nil, err
+	}
+	return &clusterpb.ProposeResponse{Result: res}, nil
+}
+
+// Prepare implements [clusterpb.PeerServer].
+func (s *peerService) Prepare(ctx context.Context, req *clusterpb.PrepareRequest) (*clusterpb.PrepareResponse, error) {
+	out, err := s.c.cfg.Hooks.Prepare(ctx, from(ctx), req.GetRequest())
+	if err != nil {
+		return nil, err
+	}
+	return &clusterpb.PrepareResponse{Response: out}, nil
+}
+
+// Health implements [clusterpb.PeerServer].
+func (s *peerService) Health(context.Context, *clusterpb.HealthRequest) (*clusterpb.HealthResponse, error) {
+	h := s.c.health()
+	return &clusterpb.HealthResponse{
+		NodeId: string(h.NodeID), SealState: h.SealState, Serving: h.Serving, Version: h.Version, MemoryTier: h.MemoryTier,
+		Term: h.Term, LastIndex: h.LastIndex, AppliedIndex: h.AppliedIndex, LeaderId: string(h.LeaderID),
+	}, nil
+}
+
+// Confirm implements [clusterpb.PeerServer].
+func (s *peerService) Confirm(ctx context.Context, req *clusterpb.ConfirmRequest) (*clusterpb.ConfirmResponse, error) {
+	now := s.c.Leadership()
+	if !now.IsLeader && now.LeaderID == from(ctx) && now.Term == req.GetTerm() && req.GetQuorumAgeMs() >= 0 {
+		const hour = int64(time.Hour / time.Millisecond)
+		s.c.contact.told(time.Duration(min(req.GetQuorumAgeMs(), hour)) * time.Millisecond)
+	}
+	return &clusterpb.ConfirmResponse{Term: s.c.raft.CurrentTerm()}, nil
+}
+
+// Settle implements [clusterpb.PeerServer].
+func (s *peerService) Settle(ctx context.Context, req *clusterpb.SettleRequest) (*clusterpb.SettleResponse, error) {
+	if err := s.c.machine.Wait(ctx, req.GetIndex()); err != nil {
+		return nil, err
+	}
+	return &clusterpb.SettleResponse{}, nil
+}
+
+// Announce implements [clusterpb.PeerServer].
+func (s *peerService) Announce(ctx context.Context, req *clusterpb.AnnounceRequest) (*clusterpb.AnnounceResponse, error) {
+	id := from(ctx)
+	if err := s.c.updateSelf(ctx, id, req.GetInfo(), id); err != nil {
+		return nil, err
+	}
+	return &clusterpb.AnnounceResponse{}, nil
+}
+
+// Admit implements [clusterpb.PeerServer].
+func (s *peerService) Admit(ctx context.Context, req *clusterpb.AdmitRequest) (*clusterpb.AdmitResponse, error) {
+	index, err := s.c.admit(ctx, applicant{id: NodeID(req.GetNodeId()), key: req.GetPublicKey(), secret: req.GetSecret(), info: req.GetInfo()}, from(ctx))
+	if err != nil {
+		return nil, err
+	}
+	return &clusterpb.AdmitResponse{Index: index}, nil
+}
+
+// Members implements [clusterpb.PeerServer].
+func (s *peerService) Members(context.Context, *clusterpb.MembersRequest) (*clusterpb.MembersResponse, error) {
+	return &clusterpb.MembersResponse{Members: toProto(s.c.trust.current())}, nil
+}
+
+// IssueCertificate implements [clusterpb.PeerServer].
+func (s *peerService) IssueCertificate(ctx context.Context, req *clusterpb.IssueCertificateRequest) (*clusterpb.IssueCertificateResponse, error) {
+	if err := s.c.machine.Wait(ctx, req.GetIndex()); err != nil {
+		return nil, errs.From(err)
+	}
+	cert, err := s.c.issue(ctx, NodeID(req.GetNodeId()))
+	if err != nil {
+		return nil, err
+	}
+	return &clusterpb.IssueCertificateResponse{Certificate: &clusterpb.Certificate{Chain: cert.Chain, Authorities: cert.Authorities}}, nil
+}
+
+func toProto(all []trusted) []*clusterpb.Trusted {
+	out := make([]*clusterpb.Trusted, len(all))
+	for i, t := range all {
+		out[i] = &clusterpb.Trusted{NodeId: string(t.ID), PublicKey: t.Key, PeerAddress: t.Address}
+	}
+	return out
+}
+
+func fromProto(all []*clusterpb.Trusted) []trusted {
+	out := make([]trusted, 0, len(all))
+	for _, t := range all {
+		out = append(out, trusted{ID: NodeID(t.GetNodeId()), Key: t.GetPublicKey(), Address: t.GetPeerAddress()})
+	}
+	return out
+}

@@ -1,0 +1,74 @@
+package cluster
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	grpcpeer "google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+func TestI8_EveryCallIsFromACurrentMember(t *testing.T) {
+	d, err := OpenDir(t.TempDir()+"/d", rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Close() }()
+	tr, err := openTrust(fsm.New(fsm.Options{}), d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spki := []byte("a public key")
+	known := trusted{ID: d.NodeID(), Key: spki, Address: "127.0.0.1:1"}
+	if err := tr.learn([]trusted{known}); err != nil {
+		t.Fatal(err)
+	}
+	_, hash, _ := tr.lookup(known.ID)
+	c := &Cluster{trust: tr, log: slog.New(slog.DiscardHandler)}
+	with := func(pc *peerConn) context.Context {
+		if pc == nil {
+			return t.Context()
+		}
+		return grpcpeer.NewContext(t.Context(), &grpcpeer.Peer{AuthInfo: peerAuth{conn: pc}})
+	}
+	for _, tc := range []struct {
+		name   string
+		conn   *peerConn
+		server any
+		code   codes.Code
+	}{
+		{"a member", &peerConn{peer: known.ID, keyHash: hash}, &peerService{}, codes.OK},
+		{"a key that is no member's any more", &peerConn{peer: known.ID, keyHash: [32]byte{1}}, &peerService{}, codes.Unauthenticated},
+		{"a member under another id", &peerConn{peer: "other", keyHash: hash}, &peerService{}, codes.Unauthenticated},
+		{"a joining node at the members' service", &peerConn{keyHash: hash}, &peerService{}, codes.Unauthenticated},
+		{"a joining node at the join service", &peerConn{keyHash: [32]byte{1}}, &joinService{}, codes.OK},
+		{"no identity", nil, &joinService{}, codes.Unauthenticated},
+	} {
+		ran := false
+		_, err := c.intercept(with(tc.conn), nil, &grpc.UnaryServerInfo{Server: tc.server}, func(context.Context, any) (any, error) {
+			ran = true
+			return struct{}{}, nil
+		})
+		if status.Code(err) != tc.code || ran != (tc.code == codes.OK) {
+			t.Errorf("%s: %v, ran %v", tc.name, err, ran)
+		}
+	}
+	member := with(&peerConn{peer: known.ID, keyHash: hash})
+	for name, handle := range map[string]grpc.UnaryHandler{
+		"a panic":              func(context.Context, any) (any, error) { panic("secret") },
+		"an error of no code":  func(context.Context, any) (any, error) { return nil, errors.New("secret") },
+		"an error with a code": func(context.Context, any) (any, error) { return nil, errs.New(errs.Internal, "internal error") },
+	} {
+		if _, err := c.intercept(member, nil, &grpc.UnaryServerInfo{Server: &peerService{}}, handle); status.Convert(err).Message() != "internal error" {
+			t.Errorf("%s leaves as %v", name, err)
+		}
+	}
+}

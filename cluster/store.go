@@ -1,0 +1,430 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/openkcm/krypton-cluster/internal/clock"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+// MaxEntry is the largest encoded command, in bytes, that is proposed or
+// stored. An entry of this size is written and sent within the time in which a
+// leader must be heard, on any disk and network that is fit for use.
+const MaxEntry = 1 << 20
+
+// storeDeadline is how long one call of the log store may take. A disk that
+// needs longer is broken for a system that promises answers in seconds, and
+// Raft by itself would wait for ever while its heartbeats keep followers calm.
+const storeDeadline = 10 * time.Second
+
+// storeOp names a call of the store.
+type storeOp string
+
+const (
+	opFirst  storeOp = "first index"
+	opLast   storeOp = "last index"
+	opGet    storeOp = "get entry"
+	opStore  storeOp = "store entries"
+	opDelete storeOp = "delete entries"
+	opSet    storeOp = "set value"
+	opGetKey storeOp = "get value"
+)
+
+// storeFaults stands in for broken hardware in tests: it runs where the call
+// would reach the disk, may wait, and its error replaces the call.
+type storeFaults interface{ before(op storeOp) error }
+
+// backend is what the decorator needs below it.
+type backend interface {
+	raft.LogStore
+	raft.StableStore
+	Close() error
+}
+
+// Keys that Raft uses in its stable store, and the one that replaces two of them.
+var (
+	keyLastVoteTerm = []byte("LastVoteTerm") //nolint:gochecknoglobals // A constant; Go has no constant slices.
+	keyLastVoteCand = []byte("LastVoteCand") //nolint:gochecknoglobals // A constant; Go has no constant slices.
+	keyCurrentTerm  = []byte("CurrentTerm")  //nolint:gochecknoglobals // A constant; Go has no constant slices.
+	keyVote         = []byte("KryptonVote")  //nolint:gochecknoglobals // A constant; Go has no constant slices.
+)
+
+// store decorates the Raft log store:
+//
+//   - every call has a deadline, because a hung disk under a leader otherwise
+//     stops the cluster without anybody noticing (hashicorp/raft issues 503, 612, 614, 666);
+//   - the first error is the last call (I3): after a failed fsync the kernel may
+//     drop the pages and report success next time, so that going on would
+//     acknowledge what is not on the disk;
+//   - term and candidate of a vote are one value (I4, issue 661);
+//   - an entry carries a checksum over all of it, because the pages of the
+//     database have none.
+type store struct {
+	below  backend
+	clk    clock.Clock
+	faults storeFaults
+	onFail func(error)
+	busy   *inflight // all calls, for the deadline
+	writes *inflight // calls that store entries, for the watchdog
+
+	running atomic.Bool   // Raft has its own goroutines now, see SetUint64
+	stop    chan struct{} // closed by fail
+
+	mu      sync.Mutex
+	failure error
+	votes   uint64 // term of a vote whose candidate is not known yet
+
+	closeOnce sync.Once
+	cancel    context.CancelFunc
+	monitor   chan struct{}
+}
+
+// openStore opens the database at path and reads all of it once.
+func openStore(path string, clk clock.Clock, onFail func(error)) (*store, error) {
+	var below *raftboltdb.BoltStore
+	err := guarded(func() (err error) {
+		below, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{Timeout: time.Second}})
+		return err
+	})
+	if err != nil {
+		return nil, corruptStore(path, err)
+	}
+	s := newStore(below, clk, nil, onFail)
+	if err := s.verify(); err != nil {
+		_ = s.Close()
+		return nil, corruptStore(path, err)
+	}
+	return s, nil
+}
+
+func newStore(below backend, clk clock.Clock, faults storeFaults, onFail func(error)) *store {
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &store{
+		below: below, clk: clk, faults: faults, onFail: onFail,
+		busy: newInflight(clk), writes: newInflight(clk),
+		stop: make(chan struct{}), cancel: cancel, monitor: make(chan struct{}),
+	}
+	go func() {
+		defer close(s.monitor)
+		for pause(ctx, s.clk, storeDeadline/10) {
+			if age := s.busy.oldest(); age > storeDeadline {
+				s.fail(fmt.Errorf("a call has not returned for %s", age.Round(time.Millisecond)))
+			}
+		}
+	}()
+	return s
+}
+
+func corruptStore(path string, err error) error {
+	if errors.Is(err, berrors.ErrTimeout) {
+		return errs.New(errs.FailedState, "another process holds "+path, errs.Hint("stop that process"), errs.Cause(err))
+	}
+	return errs.New(errs.StateCorrupt, fmt.Sprintf("the Raft log %s cannot be used: %v", path, err),
+		errs.Hint("remove this node from the cluster, start it with an empty data directory and join again"), errs.Cause(err))
+}
+
+// guarded runs f and turns the ways in which a damaged database shows itself, a
+// panic or a fault in the mapped file, into an error.
+func guarded(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the database is damaged: %v", p)
+		}
+	}()
+	return f()
+}
+
+// verify reads every entry, so that damage is found before the node has a say.
+func (s *store) verify() error {
+	first, err := s.FirstIndex()
+	if err != nil {
+		return err
+	}
+	last, err := s.LastIndex()
+	if err != nil || last == 0 {
+		return err
+	}
+	for i := first; i <= last; i++ {
+		var l raft.Log
+		if err := s.GetLog(i, &l); err != nil {
+			return fmt.Errorf("entry %d: %w", i, err)
+		}
+		if l.Index != i {
+			return fmt.Errorf("entry %d says it is entry %d", i, l.Index)
+		}
+	}
+	return nil
+}
+
+// fail makes err the state of the store, once (I3).
+func (s *store) fail(err error) {
+	s.mu.Lock()
+	first := s.failure == nil
+	if first {
+		s.failure = fmt.Errorf("raft log store: %w", err)
+		err = s.failure
+		close(s.stop)
+	}
+	s.mu.Unlock()
+	if first {
+		s.onFail(err)
+	}
+}
+
+func (s *store) failed() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failure
+}
+
+// notFound reports the two answers that look like errors and are none.
+func notFound(err error) bool {
+	return errors.Is(err, raft.ErrLogNotFound) || errors.Is(err, raftboltdb.ErrKeyNotFound) || err != nil && err.Error() == "not found"
+}
+
+// call runs one call of the store on a goroutine of its own, so that the caller
+// gets an answer when the call does not return. Such a goroutine stays until
+// the call does; the node is ending by then.
+func (s *store) call(op storeOp, f func() error) error {
+	if err := s.failed(); err != nil {
+		return err
+	}
+	end := s.busy.begin()
+	done := make(chan error, 1)
+	go func() {
+		err := guarded(func() error {
+			if s.faults != nil {
+				if err := s.faults.before(op); err != nil {
+					return err
+				}
+			}
+			return f()
+		})
+		end() // before the answer, so that a store without callers has no open call
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err != nil && !notFound(err) {
+			s.fail(fmt.Errorf("%s: %w", op, err))
+			return s.failed()
+		}
+		return err
+	case <-s.stop:
+		return s.failed()
+	}
+}
+
+// FirstIndex implements [raft.LogStore].
+func (s *store) FirstIndex() (n uint64, err error) { return s.index(opFirst, s.below.FirstIndex) }
+
+// LastIndex implements [raft.LogStore].
+func (s *store) LastIndex() (n uint64, err error) { return s.index(opLast, s.below.LastIndex) }
+
+// index never returns a value of a call that it no longer waits for.
+func (s *store) index(op storeOp, f func() (uint64, error)) (uint64, error) {
+	var got atomic.Uint64
+	err := s.call(op, func() error {
+		n, err := f()
+		got.Store(n)
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return got.Load(), nil
+}
+
+// GetLog implements [raft.LogStore].
+func (s *store) GetLog(index uint64, log *raft.Log) error {
+	got := new(raft.Log)
+	if err := s.call(opGet, func() error {
+		if err := s.below.GetLog(index, got); err != nil {
+			return err
+		}
+		return unsealEntry(got)
+	}); err != nil {
+		return err
+	}
+	*log = *got
+	return nil
+}
+
+// StoreLog implements [raft.LogStore].
+func (s *store) StoreLog(log *raft.Log) error { return s.StoreLogs([]*raft.Log{log}) }
+
+// StoreLogs implements [raft.LogStore].
+func (s *store) StoreLogs(logs []*raft.Log) error {
+	defer s.writes.begin()()
+	sealed := make([]*raft.Log, len(logs))
+	for i, l := range logs {
+		if len(l.Data) > MaxEntry {
+			// Only a leader that breaks its own limit gets here. Refusing without
+			// stopping would leave this replica behind for ever, quietly.
+			s.fail(fmt.Errorf("entry %d has %d bytes, the limit is %d", l.Index, len(l.Data), MaxEntry))
+			return s.failed()
+		}
+		sealed[i] = sealEntry(l)
+	}
+	return s.call(opStore, func() error { return s.below.StoreLogs(sealed) })
+}
+
+// DeleteRange implements [raft.LogStore].
+func (s *store) DeleteRange(from, to uint64) error {
+	return s.call(opDelete, func() error { return s.below.DeleteRange(from, to) })
+}
+
+// Set implements [raft.StableStore]. The candidate of a vote is stored together
+// with the term that Raft named just before, in one transaction (I4).
+func (s *store) Set(key, val []byte) error {
+	if bytes.Equal(key, keyLastVoteCand) {
+		s.mu.Lock()
+		term := s.votes
+		s.mu.Unlock()
+		key, val = keyVote, append(binary.BigEndian.AppendUint64(nil, term), val...)
+	}
+	return s.call(opSet, func() error { return s.below.Set(key, val) })
+}
+
+// Get implements [raft.StableStore].
+func (s *store) Get(key []byte) ([]byte, error) {
+	if bytes.Equal(key, keyLastVoteCand) {
+		_, cand, err := s.vote()
+		return cand, err
+	}
+	return s.get(key)
+}
+
+func (s *store) get(key []byte) ([]byte, error) {
+	got := make(chan []byte, 1)
+	if err := s.call(opGetKey, func() error {
+		v, err := s.below.Get(key)
+		got <- v
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	return <-got, nil
+}
+
+// SetUint64 implements [raft.StableStore]. The term of a vote only waits here
+// for its candidate: a crash between the two leaves the earlier vote as it was.
+func (s *store) SetUint64(key []byte, val uint64) error {
+	if bytes.Equal(key, keyLastVoteTerm) {
+		if err := s.failed(); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		s.votes = val
+		s.mu.Unlock()
+		return nil
+	}
+	err := s.call(opSet, func() error { return s.below.SetUint64(key, val) })
+	if err != nil && s.running.Load() && bytes.Equal(key, keyCurrentTerm) {
+		// Raft answers this error with a panic. The node is stopping already, in
+		// order and with the cause; so this goroutine of Raft ends here instead.
+		runtime.Goexit()
+	}
+	return err
+}
+
+// GetUint64 implements [raft.StableStore].
+func (s *store) GetUint64(key []byte) (uint64, error) {
+	if bytes.Equal(key, keyLastVoteTerm) {
+		term, _, err := s.vote()
+		return term, err
+	}
+	return s.index(opGetKey, func() (uint64, error) { return s.below.GetUint64(key) })
+}
+
+// vote reads the last vote:
+//
+//	term u64 | candidate
+func (s *store) vote() (term uint64, candidate []byte, err error) {
+	v, err := s.get(keyVote)
+	if err != nil {
+		return 0, nil, err
+	}
+	if len(v) < 8 {
+		s.fail(errors.New("the stored vote is malformed"))
+		return 0, nil, s.failed()
+	}
+	return binary.BigEndian.Uint64(v), v[8:], nil
+}
+
+// Close ends the decorator and closes the database. A call that hangs is given
+// up: closing below it would wait for it.
+func (s *store) Close() error {
+	var err error
+	s.closeOnce.Do(func() {
+		s.cancel()
+		<-s.monitor
+		if s.busy.oldest() > 0 {
+			err = errors.New("raft log store: closed while a call hangs")
+			return
+		}
+		err = guarded(s.below.Close)
+	})
+	return err
+}
+
+// Layout of the data of a stored entry:
+//
+//	version u8 = 1 | crc32c u32 | data
+//
+// The sum is over index, term, type, length of extensions, extensions and data.
+const (
+	entryVersion = 1
+	entryHeader  = 5
+)
+
+//nolint:gochecknoglobals // Immutable; a table is made once.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func entrySum(l *raft.Log, data []byte) uint32 {
+	head := make([]byte, 0, 25)
+	head = binary.BigEndian.AppendUint64(head, l.Index)
+	head = binary.BigEndian.AppendUint64(head, l.Term)
+	head = append(head, byte(l.Type))
+	head = binary.BigEndian.AppendUint64(head, uint64(len(l.Extensions)))
+	sum := crc32.Update(0, castagnoli, head)
+	sum = crc32.Update(sum, castagnoli, l.Extensions)
+	return crc32.Update(sum, castagnoli, data)
+}
+
+func sealEntry(l *raft.Log) *raft.Log {
+	c := *l
+	c.Data = make([]byte, 0, entryHeader+len(l.Data))
+	c.Data = append(c.Data, entryVersion)
+	c.Data = binary.BigEndian.AppendUint32(c.Data, entrySum(l, l.Data))
+	c.Data = append(c.Data, l.Data...)
+	return &c
+}
+
+func unsealEntry(l *raft.Log) error {
+	if len(l.Data) < entryHeader || l.Data[0] != entryVersion {
+		return fmt.Errorf("entry %d has an unknown layout", l.Index)
+	}
+	data := l.Data[entryHeader:]
+	if entrySum(l, data) != binary.BigEndian.Uint32(l.Data[1:]) {
+		return fmt.Errorf("entry %d does not have its checksum", l.Index)
+	}
+	l.Data = data
+	return nil
+}

@@ -1,0 +1,160 @@
+package cluster
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+// maxTrusted bounds the trust list; a cluster has at most this many nodes that
+// a joining or lagging node learns of.
+const maxTrusted = 1024
+
+// trusted is a member as a node knows it that has no registry yet.
+type trusted struct {
+	ID      NodeID `json:"id"`
+	Key     []byte `json:"public_key"` // SubjectPublicKeyInfo, DER
+	Address string `json:"address"`
+}
+
+// trust says which keys are members. The member entries of the view decide;
+// beside them stands a list for the time in which the view knows less than the
+// cluster: before a new node has the log, after a restart until entries of the
+// log are known to be committed, and while a node lags behind a membership that
+// grew. The list comes from the join answer, from the view, and from members
+// that are in it already; it never overrules a removal that the view knows (I8).
+type trust struct {
+	machine *fsm.Machine
+	path    string
+
+	mu   sync.Mutex
+	list map[NodeID]trusted
+}
+
+// peersRecord is tls/peers.json.
+type peersRecord struct {
+	Format int       `json:"format"`
+	Peers  []trusted `json:"peers"`
+}
+
+func openTrust(m *fsm.Machine, d *Dir) (*trust, error) {
+	t := &trust{machine: m, path: d.Path(peersFile), list: map[NodeID]trusted{}}
+	raw, err := readSmall(t.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return t, nil
+	}
+	if err != nil {
+		return nil, dirError("read", t.path, err)
+	}
+	var rec peersRecord
+	if err = json.Unmarshal(raw, &rec); err == nil && rec.Format != 1 {
+		err = fmt.Errorf("format %d is not 1", rec.Format)
+	}
+	for _, p := range rec.Peers {
+		if !p.ID.Valid() || len(p.Key) == 0 {
+			err = errors.New("an entry is malformed")
+		}
+		t.list[p.ID] = p
+	}
+	if err != nil {
+		return nil, errs.New(errs.StateCorrupt, t.path+" cannot be used: "+err.Error(),
+			errs.Hint("copy the file from another member of the cluster, it holds public keys only"), errs.Cause(err))
+	}
+	return t, nil
+}
+
+// peerOf returns the member with the key, or false for a key that is none (I2).
+func (t *trust) peerOf(keyHash [32]byte) (NodeID, bool) {
+	if m, ok := t.machine.View().MemberByKey(keyHash); ok {
+		return NodeID(m.GetId()), !m.GetRemoved()
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range t.list {
+		if sha256.Sum256(p.Key) == keyHash {
+			return p.ID, true
+		}
+	}
+	return "", false
+}
+
+// lookup returns the address and the key of a member.
+func (t *trust) lookup(id NodeID) (address string, keyHash [32]byte, ok bool) {
+	if m, found := t.machine.View().Member(string(id)); found {
+		return m.GetPeerAddress(), sha256.Sum256(m.GetPublicKey()), !m.GetRemoved()
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p, ok := t.list[id]
+	return p.Address, sha256.Sum256(p.Key), ok
+}
+
+// current returns every member known, sorted by id.
+func (t *trust) current() []trusted {
+	all := map[NodeID]trusted{}
+	t.mu.Lock()
+	maps.Copy(all, t.list)
+	t.mu.Unlock()
+	for _, m := range t.machine.View().Members() {
+		all[NodeID(m.GetId())] = trusted{ID: NodeID(m.GetId()), Key: m.GetPublicKey(), Address: m.GetPeerAddress()}
+	}
+	view := t.machine.View()
+	out := make([]trusted, 0, len(all))
+	for id, p := range all {
+		if m, ok := view.Member(string(id)); !ok || !m.GetRemoved() {
+			out = append(out, p)
+		}
+	}
+	slices.SortFunc(out, func(a, b trusted) int { return strings.Compare(string(a.ID), string(b.ID)) })
+	return out
+}
+
+// unknown returns those of all that this node does not know, or knows with
+// another address or key.
+func (t *trust) unknown(all []trusted) []trusted {
+	var out []trusted
+	for _, p := range all {
+		address, keyHash, _ := t.lookup(p.ID)
+		if _, inView := t.machine.View().Member(string(p.ID)); !inView && (address != p.Address || keyHash != sha256.Sum256(p.Key)) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// learn adds members that a member or the view names, and keeps the list on
+// disk: without it a cluster that stopped as a whole could not elect, because
+// its nodes know each other from the log, which they may not apply before.
+func (t *trust) learn(more []trusted) error {
+	t.mu.Lock()
+	for _, p := range more {
+		if p.ID.Valid() && len(p.Key) != 0 && (len(t.list) < maxTrusted || t.list[p.ID].ID == p.ID) {
+			t.list[p.ID] = p
+		}
+	}
+	t.mu.Unlock()
+	now := t.current()
+	raw, err := json.MarshalIndent(peersRecord{Format: 1, Peers: now}, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode trust list: %w", err)
+	}
+	if err := writeFileAtomic(t.path, append(raw, '\n')); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.list = map[NodeID]trusted{}
+	for _, p := range now {
+		t.list[p.ID] = p
+	}
+	return nil
+}
