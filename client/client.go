@@ -1,0 +1,159 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/experimental"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/mem"
+
+	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/internal/clock"
+)
+
+// Client calls a cluster. Make one with [New], share it, and [Client.Close] it.
+type Client struct {
+	opts   Options
+	clk    clock.Clock
+	jitter jitter
+	budget *budget
+	dial   dialer
+	nodes  []*node
+
+	lat     [kindEnd]latency
+	reached atomic.Bool // some node has answered
+	closed  atomic.Bool
+}
+
+var _ grpc.ClientConnInterface = (*Client)(nil)
+
+// New makes a client. It reads the certificate files and does not connect: the
+// first call does. Errors are of code INVALID_CONFIG.
+func New(ctx context.Context, opts Options) (*Client, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	opts, err := opts.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := opts.tlsConfig()
+	if err != nil {
+		return nil, err
+	}
+	dialOpts := []grpc.DialOption{
+		grpc.WithTransportCredentials(credentials.NewTLS(cfg)),
+		// All retries are this package's: gRPC knows neither retry classes nor
+		// request ids, and two layers of retries multiply.
+		grpc.WithDisableRetry(),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			// The default maximum of 2 minutes would keep a healed node away.
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
+			MinConnectTimeout: 2 * time.Second,
+		}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 5 * time.Second}),
+		grpc.WithIdleTimeout(0), // the next call should not pay for a handshake
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessageBytes), grpc.MaxCallSendMsgSize(MaxMessageBytes)),
+		grpc.WithUserAgent("krypton-go"),
+		grpc.WithStatsHandler(sentTracker{}),
+		experimental.WithBufferPool(wipingPool{mem.DefaultBufferPool()}),
+	}
+	return newClient(opts, func(addr string) (transport, error) {
+		return grpc.NewClient("passthrough:///"+addr, dialOpts...)
+	}), nil
+}
+
+func newClient(opts Options, dial dialer) *Client {
+	c := &Client{opts: opts, clk: opts.Clock, jitter: jitter{rand: opts.Rand}, dial: dial}
+	c.budget = newBudget(opts.Clock, opts.RetryBudget)
+	for _, a := range opts.Addrs {
+		c.nodes = append(c.nodes, newNode(a, dial))
+	}
+	return c
+}
+
+// Close ends all connections. Calls that are still running end with CANCELED.
+func (c *Client) Close() error {
+	c.closed.Store(true)
+	var all []error
+	for _, n := range c.nodes {
+		all = append(all, n.close())
+	}
+	return errors.Join(all...)
+}
+
+// Addrs returns the addresses of the client's nodes.
+func (c *Client) Addrs() []string { return append([]string(nil), c.opts.Addrs...) }
+
+// The generated clients of the API's services, over the balanced connection.
+
+// Crypto returns the data-key operations.
+func (c *Client) Crypto() kryptonv1.CryptoClient { return kryptonv1.NewCryptoClient(c) }
+
+// Tenants returns the management of tenants.
+func (c *Client) Tenants() kryptonv1.TenantsClient { return kryptonv1.NewTenantsClient(c) }
+
+// Services returns the management of service keys, versions and resources.
+func (c *Client) Services() kryptonv1.ServicesClient { return kryptonv1.NewServicesClient(c) }
+
+// Access returns identity and certificates.
+func (c *Client) Access() kryptonv1.AccessClient { return kryptonv1.NewAccessClient(c) }
+
+// Cluster returns nodes and operations.
+func (c *Client) Cluster() kryptonv1.ClusterClient { return kryptonv1.NewClusterClient(c) }
+
+// Node is a connection to one node of the cluster, for what one node alone can
+// be asked. It makes one attempt per call.
+type Node struct {
+	c *Client
+	n *node
+}
+
+var _ grpc.ClientConnInterface = (*Node)(nil)
+
+// Node returns the node at addr, over the client's own connection if it is one
+// of the client's addresses. Close it when it is not needed any more.
+func (c *Client) Node(addr string) *Node {
+	for _, n := range c.nodes {
+		if n.addr == addr {
+			return &Node{c: c, n: n}
+		}
+	}
+	return &Node{c: c, n: newNode(addr, c.dial)}
+}
+
+// Addr returns the address of the node.
+func (nd *Node) Addr() string { return nd.n.addr }
+
+// Seal returns the seal of this node.
+func (nd *Node) Seal() kryptonv1.SealClient { return kryptonv1.NewSealClient(nd) }
+
+// Close ends the connection, unless it is one of the client's own.
+func (nd *Node) Close() error {
+	if slices.Contains(nd.c.nodes, nd.n) {
+		return nil
+	}
+	return nd.n.close()
+}
+
+// wipingPool wipes the buffers that messages were sent from and received into
+// before they go back to the pool (I6).
+type wipingPool struct{ mem.BufferPool }
+
+// Put implements [mem.BufferPool].
+func (p wipingPool) Put(b *[]byte) {
+	clear((*b)[:cap(*b)])
+	p.BufferPool.Put(b)
+}
+
+// String returns the addresses, for logs.
+func (c *Client) String() string { return "krypton client of " + strings.Join(c.opts.Addrs, ",") }

@@ -1,0 +1,60 @@
+package client
+
+import (
+	"encoding/hex"
+	"strconv"
+
+	"google.golang.org/grpc"
+)
+
+// Headers of every response.
+const (
+	headerCorrelation = "krypton-correlation-id"
+	headerNode        = "krypton-node"
+	headerIndex       = "krypton-index"
+)
+
+// Info is what is known about a call besides its result.
+type Info struct {
+	// CorrelationID is in every audit record of the call, and in the logs of the
+	// customer's keystore. It is set even when no node was reached.
+	CorrelationID string
+	// RequestID is the id under which a mutation acts once. Empty for reads.
+	RequestID string
+	// Node is the id of the node that answered last.
+	Node string
+	// Index is the log index up to which that node had applied changes.
+	Index uint64
+	// Attempts is how often the call was sent.
+	Attempts int
+}
+
+// Capture is a call option that fills info when the call has ended, with or
+// without an error. It works on calls of a [Client] and of a [Node].
+func Capture(info *Info) grpc.CallOption { return captureOption{info: info} }
+
+type captureOption struct {
+	grpc.EmptyCallOption
+
+	info *Info
+}
+
+func (cl *call) report() {
+	if cl.info == nil {
+		return
+	}
+	first := func(key string) string {
+		if v := cl.header.Get(key); len(v) > 0 {
+			return v[0]
+		}
+		return ""
+	}
+	*cl.info = Info{CorrelationID: first(headerCorrelation), RequestID: cl.requestID, Node: first(headerNode), Attempts: cl.attempts}
+	if cl.info.CorrelationID == "" {
+		h := hex.EncodeToString(cl.traceID[:])
+		cl.info.CorrelationID = h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
+	}
+	if i, err := strconv.ParseUint(first(headerIndex), 10, 64); err == nil {
+		cl.info.Index = i
+	}
+}

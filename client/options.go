@@ -1,0 +1,156 @@
+package client
+
+import (
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/openkcm/krypton-cluster/internal/clock"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+const (
+	// DefaultDeadline bounds a call whose context has no deadline.
+	DefaultDeadline = 30 * time.Second
+
+	// DefaultRetryBudget is the number of retries that may be spent at once, see
+	// [Options.RetryBudget].
+	DefaultRetryBudget = 100
+
+	// MaxMessageBytes is the largest request and response, as on the server.
+	MaxMessageBytes = 4 << 20
+
+	// maxAddrs bounds Options.Addrs; a client needs a few nodes, not all.
+	maxAddrs = 64
+)
+
+// Options says how to reach a cluster. Addrs and a TLS identity are needed, the
+// zero value of everything else is the recommended one.
+type Options struct {
+	// Addrs are the gRPC addresses (host:port) of several nodes. Any node
+	// answers any call; more than one address is what makes the client survive
+	// the loss of a node.
+	Addrs []string
+
+	// CAFile, CertFile and KeyFile are PEM files: what nodes are verified with,
+	// and the caller's certificate and key. Certificate and key are read again
+	// for each new connection, so that a renewed certificate needs no restart.
+	CAFile, CertFile, KeyFile string
+
+	// TLS replaces the three files. Its MinVersion is raised to TLS 1.3.
+	TLS *tls.Config
+
+	// Timeout bounds each attempt of a call. 0: chosen from what was measured,
+	// max(250 ms, 5 times the recent 99th percentile), longer for mutations,
+	// doubled for each attempt of the call that ran into it.
+	Timeout time.Duration
+
+	// RetryBudget is how many retries the client may make at once beyond the
+	// first try on each node. A success gives back a tenth, a second gives back
+	// ten. With an empty budget a call waits for it until its deadline. 0:
+	// [DefaultRetryBudget].
+	RetryBudget int
+
+	// ConnectPatience bounds how long a call goes on while no node has ever
+	// answered this client, which is the sign of a wrong address or identity. 0:
+	// until the deadline of the call.
+	ConnectPatience time.Duration
+
+	// OnRetry is called before each further attempt of a call. It must not
+	// block. Nil: nobody is told.
+	OnRetry func(Retry)
+
+	// Clock is the source of time for measurements and delays. Nil: the system's.
+	Clock clock.Clock
+
+	// Rand makes request ids, correlation ids and jitter. It must be safe for
+	// concurrent use. Nil: the system's.
+	Rand io.Reader
+}
+
+// Retry tells of one attempt that failed and will be followed by another.
+type Retry struct {
+	Method  string        // full gRPC method, /krypton.v1.Crypto/Encrypt
+	Addr    string        // node that failed
+	Attempt int           // number of the attempt that failed, from 1
+	Err     error         // why, an error of the table
+	Delay   time.Duration // wait before the next attempt
+}
+
+func (o Options) withDefaults() (Options, error) {
+	switch {
+	case len(o.Addrs) == 0:
+		return o, errs.New(errs.InvalidConfig, "no address of a node is given", errs.Hint("give host:port of several nodes"))
+	case len(o.Addrs) > maxAddrs:
+		return o, errs.Newf(errs.InvalidConfig, "%d addresses are given, at most %d are used", len(o.Addrs), maxAddrs)
+	case slices.Contains(o.Addrs, ""):
+		return o, errs.New(errs.InvalidConfig, "an address is empty", errs.Hint("give host:port of several nodes"))
+	case o.Timeout < 0 || o.ConnectPatience < 0 || o.RetryBudget < 0:
+		return o, errs.New(errs.InvalidConfig, "a timeout or budget is negative", errs.Hint("leave it 0 for the default"))
+	}
+	o.Addrs = dedupe(o.Addrs)
+	if o.RetryBudget == 0 {
+		o.RetryBudget = DefaultRetryBudget
+	}
+	if o.Clock == nil {
+		o.Clock = clock.System{}
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
+	return o, nil
+}
+
+func dedupe(addrs []string) []string {
+	out := make([]string, 0, len(addrs))
+	for _, a := range addrs {
+		if !slices.Contains(out, a) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// tlsConfig returns the TLS configuration of the options. Plain text and
+// unverified nodes are not among the choices.
+func (o Options) tlsConfig() (*tls.Config, error) {
+	if o.TLS != nil {
+		if o.CAFile != "" || o.CertFile != "" || o.KeyFile != "" {
+			return nil, errs.New(errs.InvalidConfig, "both TLS and certificate files are given", errs.Hint("give one of them"))
+		}
+		cfg := o.TLS.Clone()
+		cfg.MinVersion = tls.VersionTLS13
+		return cfg, nil
+	}
+	if o.CAFile == "" || o.CertFile == "" || o.KeyFile == "" {
+		return nil, errs.New(errs.InvalidConfig, "no TLS identity is given",
+			errs.Hint("give the files of the cluster's CA, of your certificate and of your key"))
+	}
+	ca, err := os.ReadFile(o.CAFile)
+	if err != nil {
+		return nil, errs.New(errs.InvalidConfig, "read CA file: "+err.Error(), errs.Cause(err))
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(ca) {
+		return nil, errs.Newf(errs.InvalidConfig, "CA file %s holds no certificate", o.CAFile)
+	}
+	load := func() (*tls.Certificate, error) {
+		cert, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile)
+		if err != nil {
+			return nil, errs.New(errs.InvalidConfig, "read certificate and key: "+err.Error(), errs.Cause(err))
+		}
+		return &cert, nil
+	}
+	if _, err := load(); err != nil { // say it now and not at the first call
+		return nil, err
+	}
+	return &tls.Config{
+		MinVersion:           tls.VersionTLS13,
+		RootCAs:              roots,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() },
+	}, nil
+}
