@@ -48,7 +48,7 @@ const (
 	MaxNode            = 63
 	MaxAct             = 64
 	MaxObject          = 640
-	MaxPrincipal       = 192
+	MaxPrincipal       = 224
 	MaxRole            = 16
 	MaxKeyVersion      = 64
 	MaxKeystoreRequest = 256

@@ -59,6 +59,7 @@ func TestI2_ParseIDAcceptsOneSpellingOnly(t *testing.T) {
 		"spiffe://a_b-c.d/krypton/operator/a.b_c-d",
 		"spiffe://bank.example/krypton/auditor/" + strings.Repeat("x", 63),
 		"spiffe://bank.example/krypton/workload/acme/payments",
+		"spiffe://bank.example/krypton/workload/acme/00112233445566778899aabbccddeeff/payments",
 	}
 	for _, s := range good {
 		id, err := auth.ParseID(s)
@@ -67,42 +68,45 @@ func TestI2_ParseIDAcceptsOneSpellingOnly(t *testing.T) {
 		}
 	}
 	bad := map[string]string{
-		"empty":                   "",
-		"other scheme":            "https://bank.example/krypton/governor/alice",
-		"upper-case scheme":       "SPIFFE://bank.example/krypton/governor/alice",
-		"upper-case role":         "spiffe://bank.example/krypton/Governor/alice",
-		"upper-case domain":       "spiffe://Bank.example/krypton/governor/alice",
-		"user info":               "spiffe://root@bank.example/krypton/governor/alice",
-		"port":                    "spiffe://bank.example:1/krypton/governor/alice",
-		"query":                   "spiffe://bank.example/krypton/governor/alice?x=1",
-		"empty query":             "spiffe://bank.example/krypton/governor/alice?",
-		"fragment":                "spiffe://bank.example/krypton/governor/alice#x",
-		"empty fragment":          "spiffe://bank.example/krypton/governor/alice#",
-		"percent-encoded name":    "spiffe://bank.example/krypton/governor/%61lice",
-		"percent-encoded slash":   "spiffe://bank.example/krypton/workload%2facme/app",
-		"trailing slash":          "spiffe://bank.example/krypton/governor/alice/",
-		"double slash":            "spiffe://bank.example//krypton/governor/alice",
-		"no domain":               "spiffe:///krypton/governor/alice",
-		"empty domain label":      "spiffe://bank..example/krypton/governor/alice",
-		"domain ends with dot":    "spiffe://bank./krypton/governor/alice",
-		"other path root":         "spiffe://bank.example/kryptonite/governor/alice",
-		"no role":                 "spiffe://bank.example/krypton/alice",
-		"unknown role":            "spiffe://bank.example/krypton/admin/alice",
-		"node":                    "spiffe://bank.example/krypton/node/n1",
-		"person with tenant":      "spiffe://bank.example/krypton/governor/acme/alice",
-		"workload without tenant": "spiffe://bank.example/krypton/workload/app",
-		"workload with two names": "spiffe://bank.example/krypton/workload/acme/app/b",
-		"tenant with a dot":       "spiffe://bank.example/krypton/workload/ac.me/app",
-		"tenant with a digit":     "spiffe://bank.example/krypton/workload/1acme/app",
-		"empty tenant":            "spiffe://bank.example/krypton/workload//app",
-		"name begins with dash":   "spiffe://bank.example/krypton/governor/-a",
-		"dot segment":             "spiffe://bank.example/krypton/governor/..",
-		"name of 64":              "spiffe://bank.example/krypton/auditor/" + strings.Repeat("x", 64),
-		"blank":                   "spiffe://bank.example/krypton/governor/al ice",
-		"NUL":                     "spiffe://bank.example/krypton/governor/alice\x00",
-		"not ASCII":               "spiffe://bank.example/krypton/governor/al\u00efce",
-		"very long":               "spiffe://" + strings.Repeat("a", 5000) + "/krypton/governor/alice",
-		"domain of 256":           "spiffe://" + strings.Repeat("a", 256) + "/krypton/governor/alice",
+		"empty":                    "",
+		"other scheme":             "https://bank.example/krypton/governor/alice",
+		"upper-case scheme":        "SPIFFE://bank.example/krypton/governor/alice",
+		"upper-case role":          "spiffe://bank.example/krypton/Governor/alice",
+		"upper-case domain":        "spiffe://Bank.example/krypton/governor/alice",
+		"user info":                "spiffe://root@bank.example/krypton/governor/alice",
+		"port":                     "spiffe://bank.example:1/krypton/governor/alice",
+		"query":                    "spiffe://bank.example/krypton/governor/alice?x=1",
+		"empty query":              "spiffe://bank.example/krypton/governor/alice?",
+		"fragment":                 "spiffe://bank.example/krypton/governor/alice#x",
+		"empty fragment":           "spiffe://bank.example/krypton/governor/alice#",
+		"percent-encoded name":     "spiffe://bank.example/krypton/governor/%61lice",
+		"percent-encoded slash":    "spiffe://bank.example/krypton/workload%2facme/app",
+		"trailing slash":           "spiffe://bank.example/krypton/governor/alice/",
+		"double slash":             "spiffe://bank.example//krypton/governor/alice",
+		"no domain":                "spiffe:///krypton/governor/alice",
+		"empty domain label":       "spiffe://bank..example/krypton/governor/alice",
+		"domain ends with dot":     "spiffe://bank./krypton/governor/alice",
+		"other path root":          "spiffe://bank.example/kryptonite/governor/alice",
+		"no role":                  "spiffe://bank.example/krypton/alice",
+		"unknown role":             "spiffe://bank.example/krypton/admin/alice",
+		"node":                     "spiffe://bank.example/krypton/node/n1",
+		"person with tenant":       "spiffe://bank.example/krypton/governor/acme/alice",
+		"workload without tenant":  "spiffe://bank.example/krypton/workload/app",
+		"workload with two names":  "spiffe://bank.example/krypton/workload/acme/app/b",
+		"tenant uid in upper case": "spiffe://bank.example/krypton/workload/acme/00112233445566778899AABBCCDDEEFF/app",
+		"tenant uid of zeros":      "spiffe://bank.example/krypton/workload/acme/00000000000000000000000000000000/app",
+		"tenant uid too short":     "spiffe://bank.example/krypton/workload/acme/0011223344556677/app",
+		"tenant with a dot":        "spiffe://bank.example/krypton/workload/ac.me/app",
+		"tenant with a digit":      "spiffe://bank.example/krypton/workload/1acme/app",
+		"empty tenant":             "spiffe://bank.example/krypton/workload//app",
+		"name begins with dash":    "spiffe://bank.example/krypton/governor/-a",
+		"dot segment":              "spiffe://bank.example/krypton/governor/..",
+		"name of 64":               "spiffe://bank.example/krypton/auditor/" + strings.Repeat("x", 64),
+		"blank":                    "spiffe://bank.example/krypton/governor/al ice",
+		"NUL":                      "spiffe://bank.example/krypton/governor/alice\x00",
+		"not ASCII":                "spiffe://bank.example/krypton/governor/al\u00efce",
+		"very long":                "spiffe://" + strings.Repeat("a", 5000) + "/krypton/governor/alice",
+		"domain of 256":            "spiffe://" + strings.Repeat("a", 256) + "/krypton/governor/alice",
 	}
 	for name, s := range bad {
 		if id, err := auth.ParseID(s); err == nil {
@@ -125,6 +129,13 @@ func TestI3_TenantExactlyForWorkloads(t *testing.T) {
 
 func TestI3_IDsOfPeopleHaveNoTenant(t *testing.T) {
 	t.Parallel()
+	uid := auth.ID{TrustDomain: "b", Role: auth.RoleGovernor, TenantUID: hierarchy.UID{1}, Name: "alice"}
+	if err := uid.Validate(); err == nil {
+		t.Error("a governor with a tenant's uid is valid")
+	}
+	if p := (auth.Principal{Issuer: auth.Issuer{1}, Role: auth.RoleGovernor, TenantUID: hierarchy.UID{1}, Name: "alice"}); p.Valid() {
+		t.Error("a principal that is a governor with a tenant's uid is valid")
+	}
 	id := auth.ID{TrustDomain: "b", Role: auth.RoleGovernor, Tenant: "acme", Name: "alice"}
 	if err := id.Validate(); err == nil {
 		t.Error("a governor of a tenant is valid")
@@ -145,6 +156,7 @@ func TestPrincipalTextRoundTrips(t *testing.T) {
 		p.Issuer[0] |= 1
 		if p.Role == auth.RoleWorkload {
 			p.Tenant = hierarchy.Name(rapid.StringMatching(`[a-z]([a-z0-9-]{0,61}[a-z0-9])?`).Draw(t, "tenant"))
+			copy(p.TenantUID[:], rapid.SliceOfN(rapid.Byte(), 0, 16).Draw(t, "tenant uid"))
 		}
 		if !p.Valid() {
 			t.Fatalf("%+v is not valid", p)

@@ -32,7 +32,10 @@ type Principal struct {
 	Issuer Issuer
 	Role   Role
 	Tenant hierarchy.Name // the one tenant a workload may touch; empty for people (I3)
-	Name   string
+	// TenantUID is the uid of that tenant, as the issuer knew it; zero for people,
+	// and where the issuer did not say.
+	TenantUID hierarchy.UID
+	Name      string
 }
 
 // Identity is a principal without its role: a person keeps one identity in all
@@ -53,7 +56,7 @@ func LocalOperator() Principal {
 func (p Principal) Valid() bool {
 	return !p.Issuer.IsZero() && p.Role.Valid() && ValidName(p.Name) &&
 		(p.Role == RoleWorkload) == (p.Tenant != "") &&
-		(p.Tenant == "" || validTenant(p.Tenant))
+		(p.Tenant == "" || validTenant(p.Tenant)) && (p.Tenant != "" || p.TenantUID.IsZero())
 }
 
 // Kind returns whether p is a person or a workload.
@@ -69,7 +72,7 @@ func (p Principal) Identity() Identity {
 }
 
 // String returns p in the form that audit records and forwarded calls carry:
-// <issuer>/<role>/<name> or <issuer>/workload/<tenant>/<name>. The zero
+// <issuer>/<role>/<name> or <issuer>/workload/<tenant>/[<uid>/]<name>. The zero
 // Principal is "unauthenticated".
 func (p Principal) String() string {
 	if p == (Principal{}) {
@@ -77,19 +80,24 @@ func (p Principal) String() string {
 	}
 	var issuer [2 * len(p.Issuer)]byte // this runs once per data operation; concatenation allocates once
 	hex.Encode(issuer[:], p.Issuer[:])
+	if p.Role == RoleWorkload && !p.TenantUID.IsZero() {
+		var uid [2 * hierarchy.UIDSize]byte
+		hex.Encode(uid[:], p.TenantUID[:])
+		return string(issuer[:]) + "/" + p.Role.String() + "/" + string(p.Tenant) + "/" + string(uid[:]) + "/" + p.Name
+	}
 	if p.Role == RoleWorkload {
 		return string(issuer[:]) + "/" + p.Role.String() + "/" + string(p.Tenant) + "/" + p.Name
 	}
 	return string(issuer[:]) + "/" + p.Role.String() + "/" + p.Name
 }
 
-var errPrincipalForm = errors.New("principal is not <issuer>/<role>/<name> or <issuer>/workload/<tenant>/<name>")
+var errPrincipalForm = errors.New("principal is not <issuer>/<role>/<name> or <issuer>/workload/<tenant>/[<uid>/]<name>")
 
 // ParsePrincipal is the inverse of [Principal.String] for valid principals. It
 // proves nothing: whoever uses it must trust the sender of s.
 func ParsePrincipal(s string) (Principal, error) {
 	parts := strings.Split(s, "/")
-	if len(parts) < 3 || len(parts) > 4 {
+	if len(parts) < 3 || len(parts) > 5 {
 		return Principal{}, errPrincipalForm
 	}
 	var p Principal
@@ -104,8 +112,13 @@ func ParsePrincipal(s string) (Principal, error) {
 		return Principal{}, err
 	}
 	p.Role, p.Name = role, parts[len(parts)-1]
-	if len(parts) == 4 {
+	if len(parts) >= 4 {
 		p.Tenant = hierarchy.Name(parts[2])
+	}
+	if len(parts) == 5 {
+		if p.TenantUID, err = hierarchy.ParseUID(parts[3]); err != nil || p.TenantUID.IsZero() {
+			return Principal{}, errPrincipalForm
+		}
 	}
 	if !p.Valid() {
 		return Principal{}, errPrincipalForm
