@@ -24,6 +24,8 @@
 //   - I12: a command or a snapshot that is not understood to the last field is not applied.
 //   - I13: an edited snapshot does not pass [Proof.Verify], whatever checksum it carries.
 //   - I14: a tick touches at most [MaxTickObjects] objects, and repeated ticks come to an end.
+//   - I15: an internal secret stays, with its name and its public part; wrapping it again changes nothing else. No log makes another CA of the cluster's.
+//   - I16: an internal key version is added by the leader's own housekeeping only, and takes nothing from those before it.
 //
 // # Concurrency
 //

@@ -30,6 +30,7 @@ type loader struct {
 	keys    map[string]bool              // SHA-256 of members' public keys
 	callers map[string]int
 	reaping map[string]bool
+	born    map[string][]byte // public parts of the secrets of the genesis that were not met yet, by name
 }
 
 func newLoader(h *fsmpb.SnapshotHeader) (*loader, error) {
@@ -165,6 +166,10 @@ func (l *loader) loadCluster(c *fsmpb.Cluster) error {
 		return corrupt("its settings, persons or rules are not valid")
 	case !l.timely(c.GetModIndex(), c.GetHold().GetTimeMs()) || c.GetHold() == nil || l.timeMS == 0:
 		return corrupt("its cluster has a time or index that cannot be")
+	}
+	var err error
+	if l.born, err = born(c.GetGenesis()); err != nil {
+		return err
 	}
 	l.cluster = c
 	for _, v := range c.GetInternalKeys() {
@@ -381,6 +386,10 @@ func (l *loader) loadSecret(s *fsmpb.Secret) error {
 	if !l.underIVK(s.GetIvkUid(), true) || l.checkSecret(s) != nil || !l.timely(s.GetModIndex()) {
 		return corrupt("an internal secret is not valid")
 	}
+	if public, ok := l.born[s.GetName()]; ok && !bytes.Equal(public, s.GetPublic()) {
+		return corrupt("an internal secret has another public part than in the genesis")
+	}
+	delete(l.born, s.GetName())
 	l.secrets++
 	put(&l.tx, tableSecrets, s)
 	return nil
@@ -436,6 +445,9 @@ func (l *loader) finish() (*View, error) {
 	defer l.txn.Abort() // nothing, after the commit
 	if l.cluster == nil && len(l.head.GetKeyspaceId())+len(l.head.GetClusterId())+int(l.head.GetFormatVersion()) != 0 {
 		return nil, corrupt("its header names a cluster that is not there")
+	}
+	if len(l.born) != 0 {
+		return nil, corrupt("an internal secret of the genesis is gone")
 	}
 	for _, v := range l.cluster.GetInternalKeys() {
 		usable := hierarchy.CanUnwrap(hierarchy.VersionState(v.GetState()), hierarchy.AboveInternal(), hierarchy.GrantNone) == hierarchy.NotRefused

@@ -449,6 +449,47 @@ func TestReadersAndWritersDoNotMeet(t *testing.T) {
 	wg.Wait()
 }
 
+// TestReadersAndRestoresDoNotMeet is for the race detector too: a restore
+// touches nothing that anybody but the goroutine that applies looks at, except
+// by storing a pointer.
+func TestReadersAndRestoresDoNotMeet(t *testing.T) {
+	w := acme(t)
+	raw := snapshot(t, w.m, testMAC)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			for {
+				if res := w.m.DryRun(tick()); res.GetReason() != "" {
+					t.Errorf("forecast %v", res)
+				}
+				if err := w.m.Wait(t.Context(), 1); err != nil {
+					t.Error(err)
+				}
+				w.m.Applied()
+				w.m.RestoreProof()
+				select {
+				case <-stop:
+					return
+				default:
+				}
+			}
+		})
+	}
+	for range 20 {
+		if _, err := w.m.Apply(w.index+1, w.term, []byte{0xff}); !fsm.Stopped(err) {
+			t.Errorf("got %v", err)
+		}
+		if err := w.m.Restore(bytes.NewReader(raw)); err != nil {
+			t.Error(err)
+		}
+		w.index = w.view().Index()
+		w.ok(tick())
+	}
+	close(stop)
+	wg.Wait()
+}
+
 func TestADryRunForecastsAndChangesNothing(t *testing.T) {
 	w := acme(t)
 	view, digest := w.view(), w.view().Digest()

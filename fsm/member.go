@@ -257,39 +257,6 @@ func (t *tx) setHold(c *fsmpb.SetHold) (done, error) {
 	return done{object: "seal"}, nil
 }
 
-func (t *tx) putSecret(s *fsmpb.Secret) (done, error) {
-	if err := t.checkSecret(s); err != nil {
-		return done{}, err
-	}
-	if err := t.ivkInForce(s.GetIvkUid()); err != nil {
-		return done{}, err
-	}
-	if _, ok := lookup[*fsmpb.Secret](t.txn, tableSecrets, indexID, []byte(s.GetName())); !ok {
-		if t.secrets >= MaxSecrets {
-			return done{}, limit("internal secrets", MaxSecrets)
-		}
-		t.secrets++
-	}
-	t.storeSecret(s)
-	return done{object: "internalSecrets/" + s.GetName()}, nil
-}
-
-func (t *tx) checkSecret(s *fsmpb.Secret) error {
-	if err := checkName(s.GetName()); err != nil {
-		return err
-	}
-	if len(s.GetBlob()) == 0 || len(s.GetBlob()) > MaxBlobBytes || len(s.GetPublic()) > MaxPublicBytes {
-		return invalid("the wrapped secret is missing, or it or its public part is too large")
-	}
-	return nil
-}
-
-func (t *tx) storeSecret(s *fsmpb.Secret) {
-	put(t, tableSecrets, &fsmpb.Secret{
-		Name: s.GetName(), IvkUid: s.GetIvkUid(), Blob: s.GetBlob(), Public: s.GetPublic(), ModIndex: t.index,
-	})
-}
-
 // persons checks the people of a genesis: distinct, with valid keys, and enough
 // of them to fulfil every rule; a rule that nobody can fulfil would lock the
 // act away for ever.

@@ -42,6 +42,7 @@ type model struct {
 	tenants map[string]*modelKey
 	ivk     *modelKey
 	secrets map[string]int
+	publics map[string]string // public parts of secrets, by name
 	asked   map[string]string // request id and kind -> answer
 }
 
@@ -53,7 +54,10 @@ func newKey(uid []byte) *modelKey {
 }
 
 func newModel() *model {
-	return &model{now: startMS, tenants: map[string]*modelKey{}, ivk: newKey(nil), secrets: map[string]int{"node-ca": 1}, asked: map[string]string{}}
+	return &model{
+		now: startMS, tenants: map[string]*modelKey{}, ivk: newKey(nil), asked: map[string]string{},
+		secrets: map[string]int{"node-ca": 1}, publics: map[string]string{"node-ca": "certificate"},
+	}
 }
 
 const (
@@ -62,6 +66,7 @@ const (
 	exists   = "ALREADY_EXISTS"
 	failed   = "FAILED_STATE"
 	badArg   = "INVALID_ARGUMENT"
+	denied   = "DENIED"
 )
 
 func (m *model) find(tenant, service string) (t, k *modelKey) {
@@ -203,6 +208,9 @@ func (m *model) apply(cmd *fsmpb.Command) string {
 		}
 		m.release(k, c.GetId())
 	case *fsmpb.Command_AddInternalKey:
+		if cmd.GetPrincipal() != nil {
+			return denied
+		}
 		m.ivk.versions = append(m.ivk.versions, &modelVersion{state: "pre"})
 		return m.setPrimary(m.ivk, m.ivk, len(m.ivk.versions), false)
 	case *fsmpb.Command_RewrapTenant:
@@ -212,7 +220,11 @@ func (m *model) apply(cmd *fsmpb.Command) string {
 		}
 		t.ivk = m.ivk.primary
 	case *fsmpb.Command_PutSecret:
-		m.secrets[b.PutSecret.GetSecret().GetName()] = m.ivk.primary
+		s := b.PutSecret.GetSecret()
+		if public, ok := m.publics[s.GetName()]; ok && public != string(s.GetPublic()) {
+			return failed
+		}
+		m.secrets[s.GetName()], m.publics[s.GetName()] = m.ivk.primary, string(s.GetPublic())
 	case *fsmpb.Command_Tick:
 		m.tick()
 	default:
@@ -512,6 +524,7 @@ func TestTheMachineDoesWhatTheModelDoes(t *testing.T) {
 		"*fsmpb.Command_CreateService FAILED_STATE", "*fsmpb.Command_AddVersion ", "*fsmpb.Command_SetPrimary ",
 		"*fsmpb.Command_SetPrimary FAILED_STATE", "*fsmpb.Command_ChangeVersion ", "*fsmpb.Command_ChangeVersion FAILED_STATE",
 		"*fsmpb.Command_ChangeObject ", "*fsmpb.Command_ChangeObject FAILED_STATE", "*fsmpb.Command_RewrapTenant ",
+		"*fsmpb.Command_PutSecret ", "*fsmpb.Command_PutSecret FAILED_STATE", "*fsmpb.Command_AddInternalKey ", "*fsmpb.Command_AddInternalKey DENIED",
 	} {
 		if outcomes[o] == 0 {
 			t.Errorf("never seen: %s", o)

@@ -37,7 +37,7 @@ func (m *Machine) Restore(r io.Reader) error {
 	m.proof.Store(&proof)
 	m.view.Store(v)
 	close(before.next)
-	m.stopped = nil
+	m.stopped = nil // no lock: it belongs to the goroutine that applies, and this is it
 	return nil
 }
 

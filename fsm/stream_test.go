@@ -90,6 +90,9 @@ func (w *world) drawCommand(t *rapid.T) *fsmpb.Command {
 		cmd = w.rewrap(tenant)
 	case "secret":
 		cmd = w.putSecret(draw(t, "secret", "node-ca", "s"))
+		if draw(t, "swap", false, false, true) {
+			cmd.GetPutSecret().GetSecret().Public = []byte(draw(t, "public", "", "certificate", "another"))
+		}
 	case "token":
 		cmd = w.token(rapid.IntRange(0, 3).Draw(t, "token"), rapid.Bool().Draw(t, "voter"))
 	case "join":

@@ -86,10 +86,16 @@ func (t *tx) setPrimary(c *fsmpb.SetPrimary) (done, error) {
 // trigger tells a person's rotation from one by the schedule: housekeeping of
 // the leader has no principal.
 func (t *tx) trigger() hierarchy.Trigger {
-	if p := t.cmd.GetPrincipal(); p.GetIssuer() == "" && p.GetKind() == "" && p.GetName() == "" {
+	if t.housekeeping() {
 		return hierarchy.TriggerSchedule
 	}
 	return hierarchy.TriggerPerson
+}
+
+// housekeeping reports whether the command is the leader's own.
+func (t *tx) housekeeping() bool {
+	p := t.cmd.GetPrincipal()
+	return p.GetIssuer() == "" && p.GetKind() == "" && p.GetName() == ""
 }
 
 func (t *tx) changeVersion(c *fsmpb.ChangeVersion) (done, error) {
@@ -177,8 +183,21 @@ func (t *tx) mayWeaken(o owner, v *fsmpb.Version, e hierarchy.Event) error {
 	return nil
 }
 
-// addInternalKey adds the next IVK version and makes it the primary.
+// addInternalKey adds the next IVK version and makes it the primary. Only the
+// leader's own housekeeping does (I16): a caller's command has a principal, and
+// so has one that a member forwards.
+//
+// Nobody without the MasterKey can tell an IVK from junk, so a leader that lies
+// can still make junk the primary. That costs availability, not secrecy, since
+// nobody wraps under what does not open: no tenant is created and nothing is
+// wrapped again until an honest leader adds the next version. What is wrapped
+// under earlier versions stays where it is, and they stay usable (I9). What ends
+// it is removing that member; the junk is then superseded, holds nothing, and
+// can be destroyed.
 func (t *tx) addInternalKey(c *fsmpb.AddInternalKey) (done, error) {
+	if !t.housekeeping() {
+		return done{}, errs.New(errs.Denied, "an internal key version is added by the leader itself, never for a caller")
+	}
 	o := owner{kind: ofCluster, cluster: t.cluster}
 	number := uint32(len(o.versions())) + 1 //nolint:gosec // At most hierarchy.MaxVersions.
 	if err := material(c.GetVersion(), number, nil, "the MasterKey"); err != nil {
@@ -198,6 +217,10 @@ func (t *tx) addInternalKey(c *fsmpb.AddInternalKey) (done, error) {
 
 // rewrapTenant replaces the outer envelope of a tenant key. The key in it is
 // the same, so no data operation can tell and mod_index stays.
+//
+// That it is the same nobody here can see. A leader that lies can put junk in its
+// place, which opens for nobody; what brings the tenant key back then is a
+// snapshot from before.
 func (t *tx) rewrapTenant(c *fsmpb.RewrapTenant) (done, error) {
 	o, err := t.findKeyed(&fsmpb.ObjectRef{Tenant: c.GetTenant()})
 	if err != nil {

@@ -263,12 +263,9 @@ func tick() *fsmpb.Command {
 
 func (w *world) addIVK() *fsmpb.Command {
 	vs, _ := w.view().InternalKeys()
-	return &fsmpb.Command{
-		Principal: &fsmpb.Principal{Name: "gov"},
-		Body: &fsmpb.Command_AddInternalKey{AddInternalKey: &fsmpb.AddInternalKey{
-			Version: &fsmpb.Version{Number: uint32(len(vs)) + 1, Uid: w.uid(), Blob: blob("ivk", len(vs)+1)},
-		}},
-	}
+	return &fsmpb.Command{Body: &fsmpb.Command_AddInternalKey{AddInternalKey: &fsmpb.AddInternalKey{
+		Version: &fsmpb.Version{Number: uint32(len(vs)) + 1, Uid: w.uid(), Blob: blob("ivk", len(vs)+1)},
+	}}}
 }
 
 func (w *world) rewrap(tenant string) *fsmpb.Command {
@@ -279,9 +276,11 @@ func (w *world) rewrap(tenant string) *fsmpb.Command {
 	}}}
 }
 
+// putSecret wraps a secret again, or puts a new one.
 func (w *world) putSecret(name string) *fsmpb.Command {
+	was, _ := w.view().Secret(name)
 	return &fsmpb.Command{Body: &fsmpb.Command_PutSecret{PutSecret: &fsmpb.PutSecret{
-		Secret: &fsmpb.Secret{Name: name, IvkUid: w.ivk().GetUid(), Blob: blob("secret", int(w.index))},
+		Secret: &fsmpb.Secret{Name: name, IvkUid: w.ivk().GetUid(), Blob: blob("secret", int(w.index)), Public: was.GetPublic()},
 	}}}
 }
 
