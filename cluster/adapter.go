@@ -29,7 +29,13 @@ func newAdapter(c *Cluster) *adapter {
 	return &adapter{machine: c.machine, mac: c.cfg.MAC, fail: c.fail, pin: c.checkPin, calls: newInflight(c.clk)}
 }
 
-var errMachineStopped = errors.New("the state machine stopped")
+var (
+	errMachineStopped = errors.New("the state machine stopped")
+	// errSealedSnapshot: a snapshot that nobody could verify makes every node that
+	// gets it useless, and a disk full of log does not (I14). The log library
+	// passes on the text only; see [raftLog.Log].
+	errSealedSnapshot = errors.New("a sealed node writes no snapshot")
+)
 
 // Apply implements [raft.FSM]. What it cannot apply ends the node: a replica
 // that skipped an entry would differ from the others from then on and not know.
@@ -60,6 +66,13 @@ func (a *adapter) Snapshot() (raft.FSMSnapshot, error) {
 	if a.stopped.Load() {
 		return nil, errMachineStopped
 	}
+	if a.mac != nil {
+		// Found out before the state is written in vain. The MAC is over nothing and
+		// goes nowhere.
+		if _, ok := a.mac(); !ok {
+			return nil, errSealedSnapshot
+		}
+	}
 	return &snapshot{of: a.machine.Snapshot(), mac: a.mac}, nil
 }
 
@@ -87,9 +100,23 @@ type snapshot struct {
 }
 
 // Persist implements [raft.FSMSnapshot].
+//
+// The node may be sealed meanwhile: then there is no snapshot (I14).
 func (s *snapshot) Persist(sink raft.SnapshotSink) error {
-	if _, err := s.of.WriteTo(sink, s.mac); err != nil {
+	sealed := false
+	var mac fsm.MACFunc
+	if s.mac != nil {
+		mac = func(parts ...[]byte) ([32]byte, bool) {
+			sum, ok := s.mac(parts...)
+			sealed = !ok
+			return sum, ok
+		}
+	}
+	if _, err := s.of.WriteTo(sink, mac); err != nil {
 		return errors.Join(fmt.Errorf("write snapshot: %w", err), sink.Cancel())
+	}
+	if sealed {
+		return errors.Join(errSealedSnapshot, sink.Cancel())
 	}
 	return sink.Close()
 }

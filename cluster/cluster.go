@@ -82,8 +82,9 @@ type Config struct {
 	// or host:port. Default: the host of Listen, or this machine's first address.
 	Advertise string
 
-	// MAC authenticates snapshots under the MasterKey; false means sealed, and the
-	// snapshot has none. nil: never.
+	// MAC authenticates snapshots under the MasterKey; false means sealed, and no
+	// snapshot is written then: the log grows until the node is unsealed. nil:
+	// snapshots have no MAC, which is for tests, since no node serves from one.
 	MAC func(parts ...[]byte) ([32]byte, bool)
 
 	// OnFatal is called once, on its own goroutine, with the reason for which the
@@ -202,8 +203,8 @@ func (c *Cluster) open() (err error) {
 		return err
 	}
 	c.leaders = newLeaders(c)
-	c.contact = newContact(c)
 	c.peers = newPeers(c)
+	c.contact = newContact(c)
 	c.newServers()
 	if c.store, err = openStore(c.cfg.Dir.Path(raftDB), c.clk, c.fail); err != nil {
 		return err

@@ -18,17 +18,23 @@
 //   - I8: a member whose removal this node has applied is refused: new connections and calls at once, open Raft streams within a second.
 //   - I9: a leader whose storage, state machine or oldest command is stuck stops instead of leading.
 //   - I10: a join token admits one node, to the cluster that made it, before it expires.
+//   - I11: a node is in contact as of a time at which its view had all that any leader had acknowledged; delay and pauses make contact older, never newer.
+//   - I12: whom this node's view does not have gets a connection at most, and is forgotten in contact; only the view gives a say.
+//   - I13: what a caller's act cannot make is not proposed for a caller and not forwarded.
+//   - I14: a snapshot whose MAC cannot be made because the node is sealed is not written.
 //
 // # Concurrency
 //
 // [Cluster] is safe for concurrent use. Run owns the long-lived goroutines of
 // this package; those of Raft and gRPC live from Open to Close. Locks are never
-// held over I/O, and no lock is taken while another is held.
+// held over I/O, and no lock is taken while another is held; except the one that
+// orders writers of the trust list, for whom nobody waits.
 //
 // # Failure
 //
 // No leader or no majority: changes are refused, reads of the view go on, and
-// [Cluster.LastContact] grows. Broken storage or a command that this program
+// [Cluster.LastContact] grows. A leader whose clock is a minute ahead of the
+// other voters' commits nothing. A sealed node's log grows. Broken storage or a command that this program
 // does not understand: Run returns the cause and the node must end, because a
 // replica that goes on after either may acknowledge what it does not have.
 //

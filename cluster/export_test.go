@@ -7,6 +7,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	"google.golang.org/grpc"
+	grpcpeer "google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -84,3 +85,45 @@ func (c *Cluster) SendLarge(ctx context.Context, address string, keyHash [32]byt
 // SetSettleTime changes how long this node, as leader, waits for members to
 // apply a caller's command.
 func (c *Cluster) SetSettleTime(d time.Duration) { c.settleTime = d }
+
+// AsPeer runs f with a client of a member's peer service.
+func (c *Cluster) AsPeer(ctx context.Context, to NodeID, f func(clusterpb.PeerClient) error) error {
+	p, err := c.peers.ready(ctx, to)
+	if err != nil {
+		return err
+	}
+	return f(p)
+}
+
+// Intercept asks whether the holder of a key may call a method of this node.
+func (c *Cluster) Intercept(ctx context.Context, id NodeID, keyHash [32]byte, method string) error {
+	ctx = grpcpeer.NewContext(ctx, &grpcpeer.Peer{AuthInfo: peerAuth{conn: &peerConn{peer: id, keyHash: keyHash}}})
+	_, err := c.intercept(ctx, nil, &grpc.UnaryServerInfo{Server: &peerService{}, FullMethod: method}, func(context.Context, any) (any, error) {
+		return struct{}{}, nil
+	})
+	return err
+}
+
+// Plant puts a key on the trust list, as a member that lies does.
+func (c *Cluster) Plant(id NodeID, key []byte, address string) error {
+	return c.trust.learn([]trusted{{ID: id, Key: key, Address: address}})
+}
+
+// Trusts reports whether the holder of the key gets a connection.
+func (c *Cluster) Trusts(keyHash [32]byte) bool {
+	_, ok := c.trust.peerOf(keyHash)
+	return ok
+}
+
+// ContactAsk asks the leader the question of contact.
+type ContactAsk = func(context.Context, NodeID, *clusterpb.ContactRequest) (*clusterpb.ContactResponse, error)
+
+// WrapContact stands between this node's questions and the network. It is called
+// before Run.
+func (c *Cluster) WrapContact(wrap func(ContactAsk) ContactAsk) { c.contact.ask = wrap(c.contact.ask) }
+
+// Told notes contact as an answer of the leader does.
+func (c *Cluster) Told(at time.Time, index uint64) { c.contact.told(at, index) }
+
+// Never is the time since a contact that never was.
+const Never = never

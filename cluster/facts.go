@@ -2,15 +2,12 @@ package cluster
 
 import (
 	"context"
-	"math"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/openkcm/krypton-cluster/cluster/clusterpb"
-	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -91,9 +88,16 @@ func (c *Cluster) Stats() Stats {
 
 // TransferLeadership hands leadership to the member to, or to the most current
 // voter if to is empty. It returns once the transfer has happened or failed.
+// Errors: NoLeader when this node does not lead, FailedState when to does not
+// vote or the transfer failed.
 func (c *Cluster) TransferLeadership(ctx context.Context, to NodeID) error {
-	if !c.IsLeader() {
+	switch {
+	case !c.IsLeader():
 		return errs.New(errs.NoLeader, "this node does not lead", errs.Hint("ask the leader"))
+	case to != "" && !c.IsVoter(to):
+		// Raft would try until its election timeout and refuse changes meanwhile.
+		return errs.New(errs.FailedState, "member "+string(to)+" does not vote, so it cannot lead",
+			errs.Hint("name a voter, or no member; see krypton operator members"))
 	}
 	err := c.await(ctx, func() error {
 		if to == "" {
@@ -202,138 +206,6 @@ func (l *leaders) subscribe() (<-chan Leadership, func()) {
 		defer l.mu.Unlock()
 		delete(l.subs, ch)
 	}
-}
-
-// contact knows how long ago the leader was known to have a majority.
-//
-// The leader asks every voter, in rounds, for its current term; a majority that
-// is in the leader's term shows that no other leader was elected before the
-// round began. It counts the time from that beginning. Raft's own times do not
-// serve: they are stamped when an answer arrives, and count non-voters.
-type contact struct {
-	c   *Cluster
-	clk clock.Clock
-
-	mu    sync.Mutex
-	term  uint64
-	at    time.Time // leader: beginning of the last round that a majority of term confirmed
-	heard time.Time // others: the same, as the leader said it
-}
-
-func newContact(c *Cluster) *contact { return &contact{c: c, clk: c.clk} }
-
-// never is the time since something that did not happen.
-const never = time.Duration(math.MaxInt64)
-
-// LastContact returns how long ago this node knows a leader to have had a
-// majority behind it: for the leader since the beginning of its last confirmed
-// round, for others since then as the leader told it, without the time that the
-// message travelled. It is the largest duration if there was none. A node that
-// is not in contact must not serve: its view may be old.
-func (c *Cluster) LastContact() time.Duration {
-	leader, term := c.IsLeader(), c.Term()
-	c.contact.mu.Lock()
-	defer c.contact.mu.Unlock()
-	at := c.contact.heard
-	if leader {
-		if at = c.contact.at; c.contact.term != term {
-			return never
-		}
-	}
-	if at.IsZero() {
-		return never
-	}
-	return max(c.clk.Since(at), 0)
-}
-
-// confirmed notes a round of the leader.
-func (ct *contact) confirmed(term uint64, start time.Time) {
-	ct.mu.Lock()
-	defer ct.mu.Unlock()
-	if term > ct.term || term == ct.term && start.After(ct.at) {
-		ct.term, ct.at = term, start
-	}
-}
-
-// told notes what the leader said about its last round.
-func (ct *contact) told(age time.Duration) {
-	at := ct.clk.Now().Add(-age)
-	ct.mu.Lock()
-	defer ct.mu.Unlock()
-	if at.After(ct.heard) {
-		ct.heard = at
-	}
-}
-
-// run makes rounds while this node leads.
-func (ct *contact) run(ctx context.Context) error {
-	changes, stop := ct.c.leaders.subscribe()
-	defer stop()
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	for ctx.Err() == nil {
-		if ct.c.IsLeader() {
-			ct.round(ctx, &wg)
-		}
-		wait, cancel := context.WithTimeout(ctx, ct.c.timers.confirm)
-		select {
-		case <-changes:
-		case <-wait.Done():
-		}
-		cancel()
-	}
-	return nil
-}
-
-// round asks every member once and notes whether a majority confirmed.
-func (ct *contact) round(ctx context.Context, wg *sync.WaitGroup) {
-	c := ct.c
-	term, start := c.raft.CurrentTerm(), ct.clk.Now()
-	age := min(c.LastContact(), time.Hour)
-	ctx, cancel := context.WithTimeout(ctx, c.timers.heartbeat)
-	context.AfterFunc(ctx, cancel) // the slow ones have until the timeout, beside the next round
-	ask := func(id NodeID) (uint64, error) {
-		resp, err := c.peers.confirm(ctx, id, &clusterpb.ConfirmRequest{Term: term, QuorumAgeMs: age.Milliseconds()})
-		return resp.GetTerm(), err
-	}
-	// The own vote counts only if the term did not move meanwhile.
-	if majority(c.id, c.raft.GetConfiguration().Configuration().Servers, term, ask, wg) && c.raft.CurrentTerm() == term && c.IsLeader() {
-		ct.confirmed(term, start)
-	}
-}
-
-// majority asks every server but self for its term and reports whether a
-// majority of the voters, self included, is in term. It returns as soon as that
-// is so, or when too few are left; the others are asked all the same, because
-// the question tells them something. Non-voters never count.
-func majority(self NodeID, servers []raft.Server, term uint64, ask func(NodeID) (uint64, error), wg *sync.WaitGroup) bool {
-	votes, open, need := 0, 0, voterCount(servers)/2+1
-	answers := make(chan bool, len(servers))
-	for _, s := range servers {
-		id, voter := NodeID(s.ID), s.Suffrage == raft.Voter
-		switch {
-		case id == self && voter:
-			votes++
-		case id == self:
-		default:
-			if voter {
-				open++
-			}
-			wg.Go(func() {
-				got, err := ask(id)
-				if voter {
-					answers <- err == nil && got == term
-				}
-			})
-		}
-	}
-	for votes < need && open > 0 {
-		if <-answers {
-			votes++
-		}
-		open--
-	}
-	return votes >= need
 }
 
 func voterCount(servers []raft.Server) int {

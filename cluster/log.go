@@ -5,18 +5,21 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
 
 	"github.com/openkcm/krypton-cluster/internal/clock"
 )
 
 // maxLogValue bounds one value of a log line of the Raft library.
-const maxLogValue = 256
+const maxLogValue = 512
 
 // raftLog writes the log lines of the Raft library to slog. Only values that
-// cannot be the content of an entry get through: no byte slices, no structs.
+// cannot be the content of an entry get through: no byte slices, and no structs
+// but those of the Raft configuration.
 type raftLog struct {
 	hclog.Logger // answers what the library never asks
 
@@ -47,6 +50,9 @@ func slogLevel(l hclog.Level) slog.Level {
 
 // Log implements [hclog.Logger].
 func (l *raftLog) Log(level hclog.Level, msg string, args ...any) {
+	if sealedSnapshot(args) {
+		level = hclog.Debug // As it should be, every few minutes while sealed.
+	}
 	ctx := context.Background()
 	if !l.to.Enabled(ctx, slogLevel(level)) {
 		return
@@ -56,6 +62,17 @@ func (l *raftLog) Log(level hclog.Level, msg string, args ...any) {
 	r.AddAttrs(l.with...)
 	r.AddAttrs(safeAttrs(args)...)
 	_ = l.to.Handle(ctx, r) // a log that cannot be written has nobody to tell
+}
+
+// sealedSnapshot reports whether the line is about a snapshot that was not
+// written because the node is sealed. The library wraps errors as text.
+func sealedSnapshot(args []any) bool {
+	for _, a := range args {
+		if err, ok := a.(error); ok && strings.Contains(err.Error(), errSealedSnapshot.Error()) {
+			return true
+		}
+	}
+	return false
 }
 
 func caller() uintptr {
@@ -77,28 +94,58 @@ func safeAttrs(args []any) []slog.Attr {
 }
 
 func safeValue(v any) string {
-	var s string
-	switch x := v.(type) {
-	case string:
-		s = x
-	case error:
-		s = x.Error()
-	case bool, int, int32, int64, uint, uint8, uint32, uint64, float64, time.Duration, time.Time:
-		s = fmt.Sprint(x)
-	case fmt.Stringer:
-		s = x.String()
-	default:
-		switch fmt.Sprintf("%T", v) {
-		case "raft.ServerID", "raft.ServerAddress", "raft.RaftState", "raft.ServerSuffrage":
-			s = fmt.Sprint(v)
-		default:
-			s = fmt.Sprintf("(%T)", v)
-		}
-	}
+	s := safeText(v)
 	if len(s) > maxLogValue {
 		s = s[:maxLogValue] + "..."
 	}
 	return s
+}
+
+func safeText(v any) string {
+	switch x := v.(type) {
+	case string:
+		return x
+	case error:
+		return x.Error()
+	case bool, int, int32, int64, uint, uint8, uint32, uint64, float64, time.Duration, time.Time,
+		raft.ServerID, raft.ServerAddress, raft.RaftState, raft.ServerSuffrage:
+		return fmt.Sprint(x)
+	case raft.Server:
+		return string(x.ID) + "/" + x.Suffrage.String()
+	case []raft.Server:
+		all := make([]string, len(x))
+		for i, s := range x {
+			all[i] = safeText(s)
+		}
+		return strings.Join(all, " ")
+	case hclog.Format:
+		return safeFormat(x)
+	case fmt.Stringer:
+		return x.String()
+	}
+	return fmt.Sprintf("(%T)", v)
+}
+
+// safeFormat is what hclog makes of a format and its values, with the values as
+// safeText writes them: formats of the library print whole messages.
+func safeFormat(f hclog.Format) string {
+	if len(f) == 0 {
+		return ""
+	}
+	format, ok := f[0].(string)
+	if !ok {
+		return "(format)"
+	}
+	args := make([]any, 0, len(f)-1)
+	for _, a := range f[1:] {
+		switch a.(type) {
+		case int, int32, int64, uint, uint32, uint64, float64:
+			args = append(args, a) // for the verbs of numbers
+		default:
+			args = append(args, safeText(a))
+		}
+	}
+	return fmt.Sprintf(format, args...)
 }
 
 // Trace implements [hclog.Logger].

@@ -304,7 +304,7 @@ func (c *Cluster) admit(ctx context.Context, a applicant, via NodeID) (uint64, e
 	// The state machine decides; but a stranger without a token must not be able
 	// to fill the log with refusals.
 	tok, ok := c.machine.View().JoinToken(hash[:])
-	if !ok || tok.GetUsedBy() != "" || tok.GetExpireTimeMs() <= c.now() {
+	if !ok || tok.GetUsedBy() != "" || tok.GetExpireTimeMs() <= c.wall() {
 		return 0, errs.New(errs.Denied, "the join token does not admit this node", errs.Hint("a token is good for one node, until it expires; make a new one"))
 	}
 	m := memberOf(a)
@@ -364,10 +364,39 @@ func (c *Cluster) updateSelf(ctx context.Context, id NodeID, info *clusterpb.Nod
 	if err := checkAddress(info.GetPeerAddress()); err != nil {
 		return errs.New(errs.InvalidArgument, "the announced peer address cannot be used: "+err.Error())
 	}
+	if err := c.freeAddresses(m, info); err != nil {
+		return err
+	}
 	_, err := c.internal(ctx, &fsmpb.Command{Body: &fsmpb.Command_UpdateMember{
 		UpdateMember: &fsmpb.UpdateMember{Member: memberOf(applicant{id: id, info: info}), Fields: fields},
 	}}, via)
 	return err
+}
+
+// freeAddresses refuses an address that m newly announces and another member
+// has: whoever dials that member would reach this one, find another key, and
+// have lost it. An address that m had already is not looked at, so that it can
+// go on announcing the rest.
+func (c *Cluster) freeAddresses(m *fsmpb.Member, info *clusterpb.NodeInfo) error {
+	for _, a := range []struct{ what, has, wants string }{
+		{"peer", m.GetPeerAddress(), info.GetPeerAddress()},
+		{"gRPC", m.GetGrpcAddress(), info.GetGrpcAddress()},
+		{"REST", m.GetRestAddress(), info.GetRestAddress()},
+	} {
+		if a.wants == "" || a.wants == a.has {
+			continue
+		}
+		for _, o := range c.machine.View().Members() {
+			if o.GetRemoved() || o.GetId() == m.GetId() {
+				continue
+			}
+			if a.wants == o.GetPeerAddress() || a.wants == o.GetGrpcAddress() || a.wants == o.GetRestAddress() {
+				return errs.New(errs.FailedState, "the announced "+a.what+" address "+a.wants+" is that of member "+o.GetId(),
+					errs.Hint("change listen or advertise of one of them, or remove the member that is gone"))
+			}
+		}
+	}
+	return nil
 }
 
 // differing names the fields of the entry that a member may change by itself

@@ -60,7 +60,8 @@ func PrincipalOf(tok gate.Token, self NodeID) *fsmpb.Principal {
 //
 // Errors: TooLarge; NoLeader: nothing happened, retry later; Indeterminate,
 // DeadlineExceeded and Canceled: it may have happened, the same request id finds
-// out; InvalidArgument for a command that only the cluster itself proposes.
+// out; InvalidArgument for a command that is no caller's (I13); Unavailable: the
+// leader's clock is wrong.
 func (c *Cluster) Propose(ctx context.Context, tok gate.Token, cmd *fsmpb.Command) (*fsmpb.Result, error) {
 	principal, correlation := PrincipalOf(tok, c.id), string(tok.Correlation())
 	if err := forCallers(cmd); err != nil {
@@ -84,28 +85,6 @@ func copyCommand(cmd *fsmpb.Command) *fsmpb.Command {
 
 func errTooLarge() error {
 	return errs.New(errs.TooLarge, "the change is larger than 1 MiB", errs.Hint("split it into several requests"))
-}
-
-// forCallers refuses the commands that no caller gives: those belong to the
-// cluster's own life and have their own ways here.
-func forCallers(cmd *fsmpb.Command) error {
-	switch cmd.GetBody().(type) {
-	case nil, *fsmpb.Command_Genesis, *fsmpb.Command_AddMember, *fsmpb.Command_PurgeMember, *fsmpb.Command_Tick:
-		return errs.New(errs.InvalidArgument, "this command is not a caller's")
-	}
-	return nil
-}
-
-// mayForward checks a command that the member via received from a caller.
-func mayForward(cmd *fsmpb.Command, via NodeID) error {
-	if err := forCallers(cmd); err != nil {
-		return err
-	}
-	p := cmd.GetPrincipal()
-	if p.GetKind() == "" || p.GetName() == "" || p.GetKind() == kindNode && (p.GetName() != string(via) || p.GetIssuer() != "") {
-		return errs.New(errs.Denied, "the forwarded command names no caller, or another node as one")
-	}
-	return nil
 }
 
 // submit tries until cmd has a result, the wait is over, or it cannot have one.
@@ -198,6 +177,9 @@ func (c *Cluster) commit(ctx context.Context, cmd *fsmpb.Command, via NodeID) (*
 	if !c.IsLeader() {
 		return nil, errNoLeader(nil)
 	}
+	if err := c.soundClock(); err != nil {
+		return nil, err
+	}
 	cmd = copyCommand(cmd)
 	cmd.TimeUnixMs, cmd.Proposer, cmd.ViaNode = c.now(), string(c.id), string(via) // I5
 	if !understood(cmd.ProtoReflect()) {
@@ -271,8 +253,14 @@ func understoodValue(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool
 	return true
 }
 
+// wall returns the time that a command would carry.
+func (c *Cluster) wall() int64 {
+	return max(c.clk.Now().UnixMilli(), c.machine.View().TimeMS(), c.stamp.Load())
+}
+
 // now returns the time for a command: that of this machine, but never before a
-// command that this node knows of.
+// command that this node knows of. It is called for commands only, after
+// soundClock: the next command is never before what it returned.
 func (c *Cluster) now() int64 {
 	ms := max(c.clk.Now().UnixMilli(), c.machine.View().TimeMS())
 	for {

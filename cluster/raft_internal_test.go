@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
@@ -303,7 +304,7 @@ func TestI7_ThePlanFollowsTheMembersAndAvoidsTwoVoters(t *testing.T) {
 	type m struct {
 		id                string
 		voter, removed    bool
-		in, votes, behind bool
+		in, votes, behind bool // behind: or it does not answer
 	}
 	for _, tc := range []struct {
 		name string
@@ -313,6 +314,8 @@ func TestI7_ThePlanFollowsTheMembersAndAvoidsTwoVoters(t *testing.T) {
 	}{
 		{"alone", []m{{id: "a", voter: true, in: true, votes: true}}, stepNone, ""},
 		{"a new member becomes a server", []m{{id: "a", voter: true, in: true, votes: true}, {id: "b", voter: true}}, stepAdd, "b"},
+		{"a new member that does not know the leader yet", []m{{id: "a", voter: true, in: true, votes: true}, {id: "b", voter: true, behind: true}}, stepNone, ""},
+		{"and holds nobody up", []m{{id: "a", voter: true, in: true, votes: true}, {id: "b", voter: true, behind: true}, {id: "c"}}, stepAdd, "c"},
 		{"the second waits for a third", []m{{id: "a", voter: true, in: true, votes: true}, {id: "b", voter: true, in: true}}, stepNone, ""},
 		{"the second waits for a third that is ready", []m{{id: "a", voter: true, in: true, votes: true}, {id: "b", voter: true, in: true}, {id: "c", voter: true, in: true, behind: true}}, stepNone, ""},
 		{"two are ready", []m{{id: "a", voter: true, in: true, votes: true}, {id: "b", voter: true, in: true}, {id: "c", voter: true, in: true}}, stepPromote, "b"},
@@ -345,11 +348,57 @@ func TestI7_ThePlanFollowsTheMembersAndAvoidsTwoVoters(t *testing.T) {
 					servers = append(servers, s)
 				}
 			}
-			got, id := plan("a", members, servers, func(id NodeID) bool { return !behind[id] })
+			got, id := plan("a", members, servers, func(id NodeID) bool { return !behind[id] }, func(id NodeID) bool { return !behind[id] })
 			if got != tc.step || id != tc.id {
 				t.Fatalf("plan = %s %s, want %s %s", got, id, tc.step, tc.id)
 			}
 		})
+	}
+}
+
+// Every command is decided here: one that is added fails until it is.
+func TestI13_EveryCommandIsACallersOrTheClustersOwn(t *testing.T) {
+	decided := map[string]bool{
+		"create_tenant": true, "change_object": true, "create_service": true, "add_version": true, "set_primary": true, "change_version": true,
+		"pin_resource": true, "unpin_resource": true, "rollback_resource": true, "create_join_token": true, "remove_member": true, "set_hold": true,
+		"update_member": false, // but for the field voter, see below
+
+		"genesis": false, "add_internal_key": false, "rewrap_tenant": false, "put_secret": false, "add_member": false,
+		"purge_member": false, "tick": false, "raise_format": false,
+	}
+	operator := &fsmpb.Principal{Issuer: "i", Kind: "operator", Name: "o"}
+	bodies := (&fsmpb.Command{}).ProtoReflect().Descriptor().Oneofs().ByName("body").Fields()
+	if bodies.Len() != len(decided) {
+		t.Errorf("%d commands, %d of them decided", bodies.Len(), len(decided))
+	}
+	for i := range bodies.Len() {
+		fd := bodies.Get(i)
+		want, ok := decided[string(fd.Name())]
+		if !ok {
+			t.Errorf("%s: decide whether a caller's act makes it", fd.Name())
+		}
+		cmd := &fsmpb.Command{Principal: operator}
+		m := cmd.ProtoReflect()
+		m.Set(fd, m.NewField(fd))
+		if got := forCallers(cmd) == nil; got != want {
+			t.Errorf("%s: proposed %v, want %v", fd.Name(), got, want)
+		}
+		if got := mayForward(cmd, "via") == nil; got != want {
+			t.Errorf("%s: forwarded %v, want %v", fd.Name(), got, want)
+		}
+		cmd.Skippable = true
+		if forCallers(cmd) == nil || mayForward(cmd, "via") == nil {
+			t.Errorf("%s passes as skippable", fd.Name())
+		}
+	}
+	for _, tc := range []struct {
+		fields []string
+		ok     bool
+	}{{[]string{"voter"}, true}, {[]string{"voter", "peer_address"}, false}, {[]string{"zone"}, false}, {[]string{"voter", "voter"}, false}} {
+		cmd := &fsmpb.Command{Principal: operator, Body: &fsmpb.Command_UpdateMember{UpdateMember: &fsmpb.UpdateMember{Fields: tc.fields}}}
+		if err := mayForward(cmd, "via"); (err == nil) != tc.ok {
+			t.Errorf("update_member of %v: %v", tc.fields, err)
+		}
 	}
 }
 
@@ -410,8 +459,8 @@ func TestProfilesAreValidRaftTimers(t *testing.T) {
 		if err := raft.ValidateConfig(rc); err != nil {
 			t.Errorf("%q: %v", p, err)
 		}
-		if tm.confirm*2 > tm.heartbeat {
-			t.Errorf("%q: fewer than two rounds per heartbeat timeout", p)
+		if tm.contact*2 > tm.heartbeat {
+			t.Errorf("%q: fewer than two questions per heartbeat timeout", p)
 		}
 	}
 	if _, err := Profile("fast").timers(); !errs.Is(err, errs.InvalidConfig) {
@@ -423,9 +472,12 @@ func TestTheRaftLogLetsNoContentThrough(t *testing.T) {
 	var out captured
 	l := newRaftLog(slog.New(&out), clock.System{})
 	l.With("peer", raft.ServerID("n1")).Named("x").Warn("said", "data", []byte("secret"), "log", &raft.Log{Data: []byte("secret")},
-		"map", map[string]string{"k": "secret"}, "error", errors.New("timeout"), "n", 7)
+		"map", map[string]string{"k": "secret"}, "error", errors.New("timeout"), "n", 7,
+		"one", raft.Server{ID: "n2", Address: "n2"}, "servers", hclog.Fmt("%+v", []raft.Server{{ID: "n3"}, {ID: "n4", Suffrage: raft.Nonvoter}}),
+		"received", hclog.Fmt("%d / %d", 3, int64(9)), "percent", hclog.Fmt("%0.2f%%", 1.5), "odd", hclog.Format{}, "odder", hclog.Format{7},
+		"command", hclog.Fmt("%#v", &raft.AppendEntriesRequest{Entries: []*raft.Log{{Data: []byte("secret")}}}))
 	got := out.line
-	for _, want := range []string{"said", "n1", "timeout", "7", "raft.x", "([]uint8)"} {
+	for _, want := range []string{"said", "n1", "timeout", "7", "raft.x", "([]uint8)", "n2/Voter", "n3/Voter n4/Nonvoter", "3 / 9", "1.50%"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("the line %q lacks %q", got, want)
 		}
@@ -445,46 +497,3 @@ func (c *captured) Handle(_ context.Context, r slog.Record) error {
 }
 func (c *captured) WithAttrs([]slog.Attr) slog.Handler { return c }
 func (c *captured) WithGroup(string) slog.Handler      { return c }
-
-func TestOnlyAMajorityOfVotersInTheTermConfirms(t *testing.T) {
-	const term = 7
-	voter, nonvoter := raft.Voter, raft.Nonvoter
-	for _, tc := range []struct {
-		name    string
-		servers []raft.ServerSuffrage // the first is the leader
-		terms   []uint64              // what they answer; 0: nothing
-		want    bool
-	}{
-		{"alone", []raft.ServerSuffrage{voter}, []uint64{term}, true},
-		{"itself of two", []raft.ServerSuffrage{voter, voter}, []uint64{term, 0}, false},
-		{"one of two others", []raft.ServerSuffrage{voter, voter, voter}, []uint64{term, 0, term}, true},
-		{"none of two others", []raft.ServerSuffrage{voter, voter, voter}, []uint64{term, 0, 0}, false},
-		{"others in a later term", []raft.ServerSuffrage{voter, voter, voter}, []uint64{term, term + 1, term + 1}, false},
-		{"others in an earlier term", []raft.ServerSuffrage{voter, voter, voter}, []uint64{term, term - 1, term - 1}, false},
-		{"non-voters only", []raft.ServerSuffrage{voter, voter, voter, nonvoter, nonvoter, nonvoter}, []uint64{term, 0, 0, term, term, term}, false},
-		{"two of four others", []raft.ServerSuffrage{voter, voter, voter, voter, voter}, []uint64{term, 0, term, term, 0}, true},
-		{"one of four others", []raft.ServerSuffrage{voter, voter, voter, voter, voter}, []uint64{term, 0, 0, term, 0}, false},
-		{"a leader that is no voter", []raft.ServerSuffrage{nonvoter, voter, voter}, []uint64{term, term, 0}, false},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			var servers []raft.Server
-			answer := map[NodeID]uint64{}
-			for i, s := range tc.servers {
-				id := fmt.Sprintf("n%d", i)
-				servers = append(servers, raft.Server{ID: raft.ServerID(id), Suffrage: s})
-				answer[NodeID(id)] = tc.terms[i]
-			}
-			var wg sync.WaitGroup
-			defer wg.Wait()
-			got := majority("n0", servers, term, func(id NodeID) (uint64, error) {
-				if answer[id] == 0 {
-					return 0, errors.New("no answer")
-				}
-				return answer[id], nil
-			}, &wg)
-			if got != tc.want {
-				t.Fatalf("confirmed: %v, want %v", got, tc.want)
-			}
-		})
-	}
-}

@@ -73,13 +73,17 @@ const (
 )
 
 // plan decides the next step from the member entries and the Raft configuration.
-// ready says which non-voters have caught up. It is a function of its arguments
-// only, so that its rules are tested as a table.
+// known says which members that are no servers yet answer, ready which non-voters
+// have caught up. It is a function of its arguments only, so that its rules are
+// tested as a table.
+//
+// A member becomes a server when it knows this leader: it learns the keys of the
+// cluster with the answer to its join, and refuses Raft until then.
 //
 // A cluster of two voters stops when either fails, and is worse than one voter
 // in every way. So the second voter is made only when a third is ready to follow
 // at once, and two voters whose third is gone become one.
-func plan(self NodeID, members []*fsmpb.Member, servers []raft.Server, ready func(NodeID) bool) (step, NodeID) {
+func plan(self NodeID, members []*fsmpb.Member, servers []raft.Server, known, ready func(NodeID) bool) (step, NodeID) {
 	suffrage := make(map[NodeID]raft.ServerSuffrage, len(servers))
 	for _, s := range servers {
 		suffrage[NodeID(s.ID)] = s.Suffrage
@@ -98,8 +102,9 @@ func plan(self NodeID, members []*fsmpb.Member, servers []raft.Server, ready fun
 			return stepRemove, id
 		case m.GetRemoved():
 			purge = id
-		case !in:
+		case !in && known(id):
 			return stepAdd, id
+		case !in:
 		case m.GetVoter() && !voter && ready(id):
 			candidates = append(candidates, id)
 		case !m.GetVoter() && voter:
@@ -138,7 +143,8 @@ func (c *Cluster) reconcileOnce(ctx context.Context) (more bool, err error) {
 	}
 	term := c.Term()
 	ready := func(id NodeID) bool { return c.caughtUp(ctx, id, term) }
-	next, id := plan(c.id, view.Members(), conf.Configuration().Servers, ready)
+	known := func(id NodeID) bool { return c.answers(ctx, id) }
+	next, id := plan(c.id, view.Members(), conf.Configuration().Servers, known, ready)
 	ctx, cancel := context.WithTimeout(ctx, changeTime)
 	defer cancel()
 	change := func(f func(raft.ServerID) raft.IndexFuture) error {
@@ -190,6 +196,26 @@ func (s step) String() string {
 	return "none"
 }
 
+// answers asks a member that is no server yet for anything, and has the
+// reconciler look again soon if there is no answer.
+func (c *Cluster) answers(ctx context.Context, id NodeID) bool {
+	ctx, cancel := context.WithTimeout(ctx, c.timers.heartbeat)
+	defer cancel()
+	if _, err := c.Health(ctx, id); err == nil {
+		return true
+	}
+	c.spawn(func() {
+		if pause(c.base, c.clk, askAgain) {
+			c.look()
+		}
+	})
+	return false
+}
+
+// askAgain is the time after which a member that is to become a server and does
+// not answer is asked again. A join takes a few round trips to end.
+const askAgain = 200 * time.Millisecond
+
 // caughtUp asks a non-voter how far it is. Raft knows, and does not tell.
 func (c *Cluster) caughtUp(ctx context.Context, id NodeID, term uint64) bool {
 	ctx, cancel := context.WithTimeout(ctx, c.timers.heartbeat)
@@ -201,13 +227,21 @@ func (c *Cluster) caughtUp(ctx context.Context, id NodeID, term uint64) bool {
 
 // tick proposes housekeeping when something is due.
 func (c *Cluster) tick(ctx context.Context) error {
+	last := c.clk.Now()
 	for pause(ctx, c.clk, c.cfg.TickInterval) {
+		now := c.clk.Now()
+		if jump := now.Round(0).Sub(last.Round(0)) - now.Sub(last); jump > maxAhead {
+			// A cluster of one voter has nobody else's clock to compare with.
+			c.log.LogAttrs(ctx, slog.LevelWarn, "the clock of this machine jumped ahead, or the machine was suspended; commands carry its time",
+				slog.Duration("by", jump))
+		}
+		last = now
 		if !c.IsLeader() {
 			continue
 		}
 		due, ok := c.machine.View().NextDue()
-		if !ok || due > c.now() {
-			continue
+		if _, told := c.contact.ahead(); !ok || due > c.wall() || !told {
+			continue // Nothing due, or not known yet whether this clock is right.
 		}
 		bound, cancel := context.WithTimeout(ctx, changeTime)
 		_, err := c.internal(bound, &fsmpb.Command{Body: &fsmpb.Command_Tick{Tick: &fsmpb.Tick{}}}, "")
@@ -279,10 +313,7 @@ func (c *Cluster) membersChanged() error {
 		}
 	}
 	c.look()
-	c.peers.retain(func(id NodeID) bool {
-		_, _, ok := c.trust.lookup(id)
-		return ok
-	})
+	c.closeStrangers()
 	return nil
 }
 
@@ -306,7 +337,12 @@ func (c *Cluster) keepKnown(ctx context.Context) error {
 		if err := c.announce(ctx); err != nil && ctx.Err() == nil {
 			c.log.LogAttrs(ctx, slog.LevelInfo, "this node's addresses could not be announced yet", slog.Any("error", err))
 		}
-		if c.LastContact() > 4*c.timers.heartbeat && !c.IsLeader() {
+		switch since := c.LastContact(); {
+		case since < 4*c.timers.heartbeat:
+			if err := c.settleTrust(); err != nil {
+				return err
+			}
+		case !c.IsLeader():
 			if err := c.learnMembers(ctx); err != nil {
 				return err
 			}
@@ -315,6 +351,26 @@ func (c *Cluster) keepKnown(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// settleTrust drops whom the view does not have, from the list and from the peer
+// port; this node is in contact.
+func (c *Cluster) settleTrust() error {
+	dropped, err := c.trust.settle()
+	if dropped {
+		c.log.LogAttrs(c.base, slog.LevelWarn, "nodes that are no members were dropped from the trust list")
+		c.port.dropStrangers()
+		c.closeStrangers()
+	}
+	return err
+}
+
+// closeStrangers ends what this node opened to nodes that are no members.
+func (c *Cluster) closeStrangers() {
+	c.peers.retain(func(id NodeID) bool {
+		_, _, ok := c.trust.lookup(id)
+		return ok
+	})
 }
 
 // learnMembers asks the members that this node knows for those it does not: the

@@ -42,9 +42,37 @@ func (c *Cluster) serverOptions(message int, streams uint32) []grpc.ServerOption
 	}
 }
 
-// intercept stands before every method: the sender must be a current member at
-// the moment of the call, not only of the handshake (I8), errors leave as
-// statuses, and a panic ends the call and not the node's other work.
+// forUnproven are the methods for a sender that this node's view does not have:
+// what it learned of it, it learned from a peer or before it had a view. They
+// give away what strangers may know, and two nodes need them that do not know
+// enough yet: Health, by which the leader sees a new node catch up, before the
+// leader is in that node's view; and Members, by which a node that lags learns
+// whom to listen to. Everything else is for members in the view.
+var forUnproven = map[string]bool{
+	clusterpb.Peer_Health_FullMethodName:  true,
+	clusterpb.Peer_Members_FullMethodName: true,
+}
+
+var errNotInView = errs.New(errs.Unauthenticated, "the sender is not a member",
+	errs.Hint("a removed node joins again with an empty data directory"))
+
+// mayCall reports whether the sender is a current member, at this moment and not
+// only at the handshake (I8), and known well enough for the method (I12).
+func (c *Cluster) mayCall(ctx context.Context, conn *peerConn, method string) bool {
+	is := func(id NodeID, ok bool) bool { return ok && id == conn.peer }
+	switch {
+	case !is(c.trust.peerOf(conn.keyHash)):
+		return false
+	case forUnproven[method], is(c.trust.memberOf(conn.keyHash)):
+		return true
+	}
+	// A leader that was just elected has not applied all that was committed.
+	return c.IsLeader() && c.catchUp(ctx) == nil && is(c.trust.memberOf(conn.keyHash))
+}
+
+// intercept stands before every method: the sender must be one that may call it,
+// errors leave as statuses, and a panic ends the call and not the node's other
+// work.
 func (c *Cluster) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -58,9 +86,8 @@ func (c *Cluster) intercept(ctx context.Context, req any, info *grpc.UnaryServer
 		return nil, wire.ToStatus(errs.New(errs.Unauthenticated, "the connection has no identity")).Err()
 	}
 	if _, join := info.Server.(*joinService); !join {
-		if id, ok := c.trust.peerOf(conn.keyHash); !ok || id != conn.peer {
-			return nil, wire.ToStatus(errs.New(errs.Unauthenticated, "the sender is not a member",
-				errs.Hint("a removed node joins again with an empty data directory"))).Err()
+		if !c.mayCall(ctx, conn, info.FullMethod) {
+			return nil, wire.ToStatus(errNotInView).Err()
 		}
 	}
 	resp, err = handle(ctx, req)
@@ -70,7 +97,7 @@ func (c *Cluster) intercept(ctx context.Context, req any, info *grpc.UnaryServer
 	return resp, nil
 }
 
-// peerService answers members. The sender of every call is a current member.
+// peerService answers members; see [Cluster.mayCall] for who they are.
 type peerService struct {
 	clusterpb.UnimplementedPeerServer
 
@@ -117,14 +144,9 @@ func (s *peerService) Health(context.Context, *clusterpb.HealthRequest) (*cluste
 	}, nil
 }
 
-// Confirm implements [clusterpb.PeerServer].
-func (s *peerService) Confirm(ctx context.Context, req *clusterpb.ConfirmRequest) (*clusterpb.ConfirmResponse, error) {
-	now := s.c.Leadership()
-	if !now.IsLeader && now.LeaderID == from(ctx) && now.Term == req.GetTerm() && req.GetQuorumAgeMs() >= 0 {
-		const hour = int64(time.Hour / time.Millisecond)
-		s.c.contact.told(time.Duration(min(req.GetQuorumAgeMs(), hour)) * time.Millisecond)
-	}
-	return &clusterpb.ConfirmResponse{Term: s.c.raft.CurrentTerm()}, nil
+// Contact implements [clusterpb.PeerServer].
+func (s *peerService) Contact(ctx context.Context, req *clusterpb.ContactRequest) (*clusterpb.ContactResponse, error) {
+	return s.c.contact.answer(from(ctx), req)
 }
 
 // Settle implements [clusterpb.PeerServer].

@@ -12,6 +12,7 @@ import (
 	grpcpeer "google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/openkcm/krypton-cluster/cluster/clusterpb"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
@@ -53,7 +54,7 @@ func TestI8_EveryCallIsFromACurrentMember(t *testing.T) {
 		{"no identity", nil, &joinService{}, codes.Unauthenticated},
 	} {
 		ran := false
-		_, err := c.intercept(with(tc.conn), nil, &grpc.UnaryServerInfo{Server: tc.server}, func(context.Context, any) (any, error) {
+		_, err := c.intercept(with(tc.conn), nil, &grpc.UnaryServerInfo{Server: tc.server, FullMethod: clusterpb.Peer_Members_FullMethodName}, func(context.Context, any) (any, error) {
 			ran = true
 			return struct{}{}, nil
 		})
@@ -67,7 +68,7 @@ func TestI8_EveryCallIsFromACurrentMember(t *testing.T) {
 		"an error of no code":  func(context.Context, any) (any, error) { return nil, errors.New("secret") },
 		"an error with a code": func(context.Context, any) (any, error) { return nil, errs.New(errs.Internal, "internal error") },
 	} {
-		if _, err := c.intercept(member, nil, &grpc.UnaryServerInfo{Server: &peerService{}}, handle); status.Convert(err).Message() != "internal error" {
+		if _, err := c.intercept(member, nil, &grpc.UnaryServerInfo{Server: &peerService{}, FullMethod: clusterpb.Peer_Members_FullMethodName}, handle); status.Convert(err).Message() != "internal error" {
 			t.Errorf("%s leaves as %v", name, err)
 		}
 	}

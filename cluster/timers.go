@@ -18,7 +18,7 @@ const (
 // timers are those of Raft and of the rounds beside it.
 type timers struct {
 	heartbeat time.Duration // also election and leader lease timeout
-	confirm   time.Duration // between two rounds of the leader
+	contact   time.Duration // between two questions of a member to the leader
 	reconcile time.Duration // longest time between two looks at the members
 }
 
@@ -28,9 +28,9 @@ type timers struct {
 func (p Profile) timers() (timers, error) {
 	switch p {
 	case ProfileLAN, "":
-		return timers{heartbeat: 500 * time.Millisecond, confirm: 250 * time.Millisecond, reconcile: time.Second}, nil
+		return timers{heartbeat: 500 * time.Millisecond, contact: 150 * time.Millisecond, reconcile: time.Second}, nil
 	case ProfileWAN:
-		return timers{heartbeat: time.Second, confirm: 500 * time.Millisecond, reconcile: 2 * time.Second}, nil
+		return timers{heartbeat: time.Second, contact: 250 * time.Millisecond, reconcile: 2 * time.Second}, nil
 	}
 	return timers{}, errs.New(errs.InvalidConfig, "unknown cluster profile", errs.Hint("cluster.profile is lan or wan"))
 }

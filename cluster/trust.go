@@ -32,12 +32,18 @@ type trusted struct {
 // log are known to be committed, and while a node lags behind a membership that
 // grew. The list comes from the join answer, from the view, and from members
 // that are in it already; it never overrules a removal that the view knows (I8).
+//
+// Who is on the list only may be dialled, may speak Raft, and may ask what
+// forUnproven names, because a node could not catch up otherwise. Any member
+// could have put it there; so it gets nothing else, and it is dropped as soon as
+// this node is in contact, when the view has every member there is (I12).
 type trust struct {
 	machine *fsm.Machine
 	path    string
 
-	mu   sync.Mutex
-	list map[NodeID]trusted
+	saving sync.Mutex // held while the list is changed and written, by whom nobody waits for
+	mu     sync.Mutex
+	list   map[NodeID]trusted
 }
 
 // peersRecord is tls/peers.json.
@@ -87,6 +93,12 @@ func (t *trust) peerOf(keyHash [32]byte) (NodeID, bool) {
 	return "", false
 }
 
+// memberOf returns the member in the view with the key.
+func (t *trust) memberOf(keyHash [32]byte) (NodeID, bool) {
+	m, ok := t.machine.View().MemberByKey(keyHash)
+	return NodeID(m.GetId()), ok && !m.GetRemoved()
+}
+
 // lookup returns the address and the key of a member.
 func (t *trust) lookup(id NodeID) (address string, keyHash [32]byte, ok bool) {
 	if m, found := t.machine.View().Member(string(id)); found {
@@ -108,14 +120,12 @@ func (t *trust) current() []trusted {
 		all[NodeID(m.GetId())] = trusted{ID: NodeID(m.GetId()), Key: m.GetPublicKey(), Address: m.GetPeerAddress()}
 	}
 	view := t.machine.View()
-	out := make([]trusted, 0, len(all))
-	for id, p := range all {
-		if m, ok := view.Member(string(id)); !ok || !m.GetRemoved() {
-			out = append(out, p)
+	for id := range all {
+		if m, ok := view.Member(string(id)); ok && m.GetRemoved() {
+			delete(all, id)
 		}
 	}
-	slices.SortFunc(out, func(a, b trusted) int { return strings.Compare(string(a.ID), string(b.ID)) })
-	return out
+	return sorted(all)
 }
 
 // unknown returns those of all that this node does not know, or knows with
@@ -135,6 +145,8 @@ func (t *trust) unknown(all []trusted) []trusted {
 // disk: without it a cluster that stopped as a whole could not elect, because
 // its nodes know each other from the log, which they may not apply before.
 func (t *trust) learn(more []trusted) error {
+	t.saving.Lock()
+	defer t.saving.Unlock()
 	t.mu.Lock()
 	for _, p := range more {
 		if p.ID.Valid() && len(p.Key) != 0 && (len(t.list) < maxTrusted || t.list[p.ID].ID == p.ID) {
@@ -142,7 +154,40 @@ func (t *trust) learn(more []trusted) error {
 		}
 	}
 	t.mu.Unlock()
-	now := t.current()
+	return t.keep(t.current())
+}
+
+// settle makes the list what the view says and nothing else, for a node in
+// contact. It reports whether that took anybody's trust away.
+func (t *trust) settle() (dropped bool, err error) {
+	t.saving.Lock()
+	defer t.saving.Unlock()
+	want := map[NodeID]trusted{}
+	for _, m := range t.machine.View().Members() {
+		if !m.GetRemoved() {
+			want[NodeID(m.GetId())] = trusted{ID: NodeID(m.GetId()), Key: m.GetPublicKey(), Address: m.GetPeerAddress()}
+		}
+	}
+	t.mu.Lock()
+	same := len(want) == len(t.list)
+	for id, p := range t.list {
+		w, ok := want[id]
+		same = same && ok && w.Address == p.Address && string(w.Key) == string(p.Key)
+		dropped = dropped || !ok
+	}
+	t.mu.Unlock()
+	if same || len(want) == 0 {
+		return false, nil
+	}
+	return dropped, t.keep(sorted(want))
+}
+
+func sorted(all map[NodeID]trusted) []trusted {
+	return slices.SortedFunc(maps.Values(all), func(a, b trusted) int { return strings.Compare(string(a.ID), string(b.ID)) })
+}
+
+// keep makes now the list, on disk first. The caller holds saving.
+func (t *trust) keep(now []trusted) error {
 	raw, err := json.MarshalIndent(peersRecord{Format: 1, Peers: now}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode trust list: %w", err)

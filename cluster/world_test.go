@@ -48,6 +48,7 @@ type member struct {
 	c       *cluster.Cluster
 	gate    *gate.Gate
 	hooks   *hooks
+	wrap    func(cluster.ContactAsk) cluster.ContactAsk // before Run, if any
 	cancel  context.CancelFunc
 	done    chan error
 	stopped bool
@@ -142,6 +143,9 @@ func (m *member) tryStart() error {
 	}
 	if m.gate, err = gate.New(gate.Config{Node: m.name, Sink: &audittest.Memory{}, Policy: allow{}, Clock: clock.System{}}); err != nil {
 		return err
+	}
+	if m.wrap != nil {
+		m.c.WrapContact(m.wrap)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cancel, m.done, m.stopped = cancel, make(chan error, 1), false
@@ -360,7 +364,7 @@ func three(t *testing.T, change ...func(*cluster.Config)) []*member {
 	}
 	all[0].voters(3)
 	for _, m := range all {
-		m.eventually("leader known", func() bool { return m.c.LeaderID() != "" })
+		m.eventually("leader and members known", func() bool { return m.c.LeaderID() != "" && len(m.machine.View().Members()) == len(all) })
 	}
 	return all
 }

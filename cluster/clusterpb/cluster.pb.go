@@ -349,30 +349,29 @@ func (x *HealthResponse) GetLeaderId() string {
 	return ""
 }
 
-type ConfirmRequest struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	Term  uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
-	// Milliseconds since the start of the last round in which a majority of the
-	// voters confirmed the leader's term.
-	QuorumAgeMs   int64 `protobuf:"varint,2,opt,name=quorum_age_ms,json=quorumAgeMs,proto3" json:"quorum_age_ms,omitempty"`
+type ContactRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`                   // the asker's current term, read after the answer before this question
+	Echo          uint64                 `protobuf:"varint,2,opt,name=echo,proto3" json:"echo,omitempty"`                   // nonce of that answer; 0: there was none
+	WallMs        int64                  `protobuf:"varint,3,opt,name=wall_ms,json=wallMs,proto3" json:"wall_ms,omitempty"` // the asker's wall clock, Unix time in milliseconds
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ConfirmRequest) Reset() {
-	*x = ConfirmRequest{}
+func (x *ContactRequest) Reset() {
+	*x = ContactRequest{}
 	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ConfirmRequest) String() string {
+func (x *ContactRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ConfirmRequest) ProtoMessage() {}
+func (*ContactRequest) ProtoMessage() {}
 
-func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
+func (x *ContactRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -384,65 +383,100 @@ func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ConfirmRequest.ProtoReflect.Descriptor instead.
-func (*ConfirmRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use ContactRequest.ProtoReflect.Descriptor instead.
+func (*ContactRequest) Descriptor() ([]byte, []int) {
 	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{6}
 }
 
-func (x *ConfirmRequest) GetTerm() uint64 {
+func (x *ContactRequest) GetTerm() uint64 {
 	if x != nil {
 		return x.Term
 	}
 	return 0
 }
 
-func (x *ConfirmRequest) GetQuorumAgeMs() int64 {
+func (x *ContactRequest) GetEcho() uint64 {
+	if x != nil {
+		return x.Echo
+	}
+	return 0
+}
+
+func (x *ContactRequest) GetWallMs() int64 {
+	if x != nil {
+		return x.WallMs
+	}
+	return 0
+}
+
+type ContactResponse struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Nonce     uint64                 `protobuf:"varint,1,opt,name=nonce,proto3" json:"nonce,omitempty"`         // the asker's next question carries it
+	Confirmed bool                   `protobuf:"varint,2,opt,name=confirmed,proto3" json:"confirmed,omitempty"` // a majority of the voters has confirmed the leader in its term
+	// Milliseconds, rounded up, since a time after which a majority of the voters
+	// was in the leader's term.
+	QuorumAgeMs int64 `protobuf:"varint,3,opt,name=quorum_age_ms,json=quorumAgeMs,proto3" json:"quorum_age_ms,omitempty"`
+	// Last command that the leader had applied. The asker is in contact only once
+	// it has applied it too.
+	AppliedIndex  uint64 `protobuf:"varint,4,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContactResponse) Reset() {
+	*x = ContactResponse{}
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContactResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContactResponse) ProtoMessage() {}
+
+func (x *ContactResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContactResponse.ProtoReflect.Descriptor instead.
+func (*ContactResponse) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ContactResponse) GetNonce() uint64 {
+	if x != nil {
+		return x.Nonce
+	}
+	return 0
+}
+
+func (x *ContactResponse) GetConfirmed() bool {
+	if x != nil {
+		return x.Confirmed
+	}
+	return false
+}
+
+func (x *ContactResponse) GetQuorumAgeMs() int64 {
 	if x != nil {
 		return x.QuorumAgeMs
 	}
 	return 0
 }
 
-type ConfirmResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"` // the voter's current term, read while it handled the request
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ConfirmResponse) Reset() {
-	*x = ConfirmResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[7]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ConfirmResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ConfirmResponse) ProtoMessage() {}
-
-func (x *ConfirmResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[7]
+func (x *ContactResponse) GetAppliedIndex() uint64 {
 	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ConfirmResponse.ProtoReflect.Descriptor instead.
-func (*ConfirmResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{7}
-}
-
-func (x *ConfirmResponse) GetTerm() uint64 {
-	if x != nil {
-		return x.Term
+		return x.AppliedIndex
 	}
 	return 0
 }
@@ -1277,12 +1311,16 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\n" +
 	"last_index\x18\a \x01(\x04R\tlastIndex\x12#\n" +
 	"\rapplied_index\x18\b \x01(\x04R\fappliedIndex\x12\x1b\n" +
-	"\tleader_id\x18\t \x01(\tR\bleaderId\"H\n" +
-	"\x0eConfirmRequest\x12\x12\n" +
-	"\x04term\x18\x01 \x01(\x04R\x04term\x12\"\n" +
-	"\rquorum_age_ms\x18\x02 \x01(\x03R\vquorumAgeMs\"%\n" +
-	"\x0fConfirmResponse\x12\x12\n" +
-	"\x04term\x18\x01 \x01(\x04R\x04term\"\xec\x01\n" +
+	"\tleader_id\x18\t \x01(\tR\bleaderId\"Q\n" +
+	"\x0eContactRequest\x12\x12\n" +
+	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x12\n" +
+	"\x04echo\x18\x02 \x01(\x04R\x04echo\x12\x17\n" +
+	"\awall_ms\x18\x03 \x01(\x03R\x06wallMs\"\x8e\x01\n" +
+	"\x0fContactResponse\x12\x14\n" +
+	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\x12\x1c\n" +
+	"\tconfirmed\x18\x02 \x01(\bR\tconfirmed\x12\"\n" +
+	"\rquorum_age_ms\x18\x03 \x01(\x03R\vquorumAgeMs\x12#\n" +
+	"\rapplied_index\x18\x04 \x01(\x04R\fappliedIndex\"\xec\x01\n" +
 	"\bNodeInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12!\n" +
@@ -1339,7 +1377,7 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\aPropose\x12\".krypton.cluster.v1.ProposeRequest\x1a#.krypton.cluster.v1.ProposeResponse\x12R\n" +
 	"\aPrepare\x12\".krypton.cluster.v1.PrepareRequest\x1a#.krypton.cluster.v1.PrepareResponse\x12O\n" +
 	"\x06Health\x12!.krypton.cluster.v1.HealthRequest\x1a\".krypton.cluster.v1.HealthResponse\x12R\n" +
-	"\aConfirm\x12\".krypton.cluster.v1.ConfirmRequest\x1a#.krypton.cluster.v1.ConfirmResponse\x12U\n" +
+	"\aContact\x12\".krypton.cluster.v1.ContactRequest\x1a#.krypton.cluster.v1.ContactResponse\x12U\n" +
 	"\bAnnounce\x12#.krypton.cluster.v1.AnnounceRequest\x1a$.krypton.cluster.v1.AnnounceResponse\x12L\n" +
 	"\x05Admit\x12 .krypton.cluster.v1.AdmitRequest\x1a!.krypton.cluster.v1.AdmitResponse\x12R\n" +
 	"\aMembers\x12\".krypton.cluster.v1.MembersRequest\x1a#.krypton.cluster.v1.MembersResponse\x12O\n" +
@@ -1368,8 +1406,8 @@ var file_cluster_clusterpb_cluster_proto_goTypes = []any{
 	(*PrepareResponse)(nil),          // 3: krypton.cluster.v1.PrepareResponse
 	(*HealthRequest)(nil),            // 4: krypton.cluster.v1.HealthRequest
 	(*HealthResponse)(nil),           // 5: krypton.cluster.v1.HealthResponse
-	(*ConfirmRequest)(nil),           // 6: krypton.cluster.v1.ConfirmRequest
-	(*ConfirmResponse)(nil),          // 7: krypton.cluster.v1.ConfirmResponse
+	(*ContactRequest)(nil),           // 6: krypton.cluster.v1.ContactRequest
+	(*ContactResponse)(nil),          // 7: krypton.cluster.v1.ContactResponse
 	(*NodeInfo)(nil),                 // 8: krypton.cluster.v1.NodeInfo
 	(*SettleRequest)(nil),            // 9: krypton.cluster.v1.SettleRequest
 	(*SettleResponse)(nil),           // 10: krypton.cluster.v1.SettleResponse
@@ -1401,7 +1439,7 @@ var file_cluster_clusterpb_cluster_proto_depIdxs = []int32{
 	0,  // 9: krypton.cluster.v1.Peer.Propose:input_type -> krypton.cluster.v1.ProposeRequest
 	2,  // 10: krypton.cluster.v1.Peer.Prepare:input_type -> krypton.cluster.v1.PrepareRequest
 	4,  // 11: krypton.cluster.v1.Peer.Health:input_type -> krypton.cluster.v1.HealthRequest
-	6,  // 12: krypton.cluster.v1.Peer.Confirm:input_type -> krypton.cluster.v1.ConfirmRequest
+	6,  // 12: krypton.cluster.v1.Peer.Contact:input_type -> krypton.cluster.v1.ContactRequest
 	11, // 13: krypton.cluster.v1.Peer.Announce:input_type -> krypton.cluster.v1.AnnounceRequest
 	17, // 14: krypton.cluster.v1.Peer.Admit:input_type -> krypton.cluster.v1.AdmitRequest
 	19, // 15: krypton.cluster.v1.Peer.Members:input_type -> krypton.cluster.v1.MembersRequest
@@ -1411,7 +1449,7 @@ var file_cluster_clusterpb_cluster_proto_depIdxs = []int32{
 	1,  // 19: krypton.cluster.v1.Peer.Propose:output_type -> krypton.cluster.v1.ProposeResponse
 	3,  // 20: krypton.cluster.v1.Peer.Prepare:output_type -> krypton.cluster.v1.PrepareResponse
 	5,  // 21: krypton.cluster.v1.Peer.Health:output_type -> krypton.cluster.v1.HealthResponse
-	7,  // 22: krypton.cluster.v1.Peer.Confirm:output_type -> krypton.cluster.v1.ConfirmResponse
+	7,  // 22: krypton.cluster.v1.Peer.Contact:output_type -> krypton.cluster.v1.ContactResponse
 	12, // 23: krypton.cluster.v1.Peer.Announce:output_type -> krypton.cluster.v1.AnnounceResponse
 	18, // 24: krypton.cluster.v1.Peer.Admit:output_type -> krypton.cluster.v1.AdmitResponse
 	20, // 25: krypton.cluster.v1.Peer.Members:output_type -> krypton.cluster.v1.MembersResponse

@@ -29,7 +29,7 @@ const (
 	Peer_Propose_FullMethodName          = "/krypton.cluster.v1.Peer/Propose"
 	Peer_Prepare_FullMethodName          = "/krypton.cluster.v1.Peer/Prepare"
 	Peer_Health_FullMethodName           = "/krypton.cluster.v1.Peer/Health"
-	Peer_Confirm_FullMethodName          = "/krypton.cluster.v1.Peer/Confirm"
+	Peer_Contact_FullMethodName          = "/krypton.cluster.v1.Peer/Contact"
 	Peer_Announce_FullMethodName         = "/krypton.cluster.v1.Peer/Announce"
 	Peer_Admit_FullMethodName            = "/krypton.cluster.v1.Peer/Admit"
 	Peer_Members_FullMethodName          = "/krypton.cluster.v1.Peer/Members"
@@ -50,9 +50,10 @@ type PeerClient interface {
 	Prepare(ctx context.Context, in *PrepareRequest, opts ...grpc.CallOption) (*PrepareResponse, error)
 	// Health tells what the asked node can say about itself.
 	Health(ctx context.Context, in *HealthRequest, opts ...grpc.CallOption) (*HealthResponse, error)
-	// Confirm is the leader's round: which term is the voter in, and, for the
-	// receiver, how long ago the leader last knew a majority behind it.
-	Confirm(ctx context.Context, in *ConfirmRequest, opts ...grpc.CallOption) (*ConfirmResponse, error)
+	// Contact is what every member asks the leader a few times a second. The
+	// question confirms the leader, if the asker is a voter in its term; the answer
+	// says how long ago a majority did, and what the asker must have applied.
+	Contact(ctx context.Context, in *ContactRequest, opts ...grpc.CallOption) (*ContactResponse, error)
 	// Announce tells the leader the caller's addresses, release and highest format.
 	Announce(ctx context.Context, in *AnnounceRequest, opts ...grpc.CallOption) (*AnnounceResponse, error)
 	// Admit forwards a join request to the leader.
@@ -104,10 +105,10 @@ func (c *peerClient) Health(ctx context.Context, in *HealthRequest, opts ...grpc
 	return out, nil
 }
 
-func (c *peerClient) Confirm(ctx context.Context, in *ConfirmRequest, opts ...grpc.CallOption) (*ConfirmResponse, error) {
+func (c *peerClient) Contact(ctx context.Context, in *ContactRequest, opts ...grpc.CallOption) (*ContactResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(ConfirmResponse)
-	err := c.cc.Invoke(ctx, Peer_Confirm_FullMethodName, in, out, cOpts...)
+	out := new(ContactResponse)
+	err := c.cc.Invoke(ctx, Peer_Contact_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -177,9 +178,10 @@ type PeerServer interface {
 	Prepare(context.Context, *PrepareRequest) (*PrepareResponse, error)
 	// Health tells what the asked node can say about itself.
 	Health(context.Context, *HealthRequest) (*HealthResponse, error)
-	// Confirm is the leader's round: which term is the voter in, and, for the
-	// receiver, how long ago the leader last knew a majority behind it.
-	Confirm(context.Context, *ConfirmRequest) (*ConfirmResponse, error)
+	// Contact is what every member asks the leader a few times a second. The
+	// question confirms the leader, if the asker is a voter in its term; the answer
+	// says how long ago a majority did, and what the asker must have applied.
+	Contact(context.Context, *ContactRequest) (*ContactResponse, error)
 	// Announce tells the leader the caller's addresses, release and highest format.
 	Announce(context.Context, *AnnounceRequest) (*AnnounceResponse, error)
 	// Admit forwards a join request to the leader.
@@ -210,8 +212,8 @@ func (UnimplementedPeerServer) Prepare(context.Context, *PrepareRequest) (*Prepa
 func (UnimplementedPeerServer) Health(context.Context, *HealthRequest) (*HealthResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Health not implemented")
 }
-func (UnimplementedPeerServer) Confirm(context.Context, *ConfirmRequest) (*ConfirmResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method Confirm not implemented")
+func (UnimplementedPeerServer) Contact(context.Context, *ContactRequest) (*ContactResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Contact not implemented")
 }
 func (UnimplementedPeerServer) Announce(context.Context, *AnnounceRequest) (*AnnounceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Announce not implemented")
@@ -303,20 +305,20 @@ func _Peer_Health_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	return interceptor(ctx, in, info, handler)
 }
 
-func _Peer_Confirm_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(ConfirmRequest)
+func _Peer_Contact_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ContactRequest)
 	if err := dec(in); err != nil {
 		return nil, err
 	}
 	if interceptor == nil {
-		return srv.(PeerServer).Confirm(ctx, in)
+		return srv.(PeerServer).Contact(ctx, in)
 	}
 	info := &grpc.UnaryServerInfo{
 		Server:     srv,
-		FullMethod: Peer_Confirm_FullMethodName,
+		FullMethod: Peer_Contact_FullMethodName,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(PeerServer).Confirm(ctx, req.(*ConfirmRequest))
+		return srv.(PeerServer).Contact(ctx, req.(*ContactRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -431,8 +433,8 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Peer_Health_Handler,
 		},
 		{
-			MethodName: "Confirm",
-			Handler:    _Peer_Confirm_Handler,
+			MethodName: "Contact",
+			Handler:    _Peer_Contact_Handler,
 		},
 		{
 			MethodName: "Announce",

@@ -1,0 +1,89 @@
+package cluster
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+func TestI11_OnlyAMajorityOfVotersInTheTermCountsFromItsOldestVoice(t *testing.T) {
+	const term = 7
+	now := time.Now()
+	voter, nonvoter := raft.Voter, raft.Nonvoter
+	type says struct {
+		term uint64 // 0: nothing
+		age  int    // seconds
+	}
+	for _, tc := range []struct {
+		name    string
+		servers []raft.ServerSuffrage // the first is the leader
+		others  []says
+		age     int // -1: no majority
+	}{
+		{"alone", []raft.ServerSuffrage{voter}, nil, 0},
+		{"itself of two", []raft.ServerSuffrage{voter, voter}, []says{{}}, -1},
+		{"the newest of two others", []raft.ServerSuffrage{voter, voter, voter}, []says{{term, 5}, {term, 2}}, 2},
+		{"one of two others", []raft.ServerSuffrage{voter, voter, voter}, []says{{}, {term, 9}}, 9},
+		{"none of two others", []raft.ServerSuffrage{voter, voter, voter}, []says{{}, {}}, -1},
+		{"others in a later term", []raft.ServerSuffrage{voter, voter, voter}, []says{{term + 1, 1}, {term + 1, 1}}, -1},
+		{"others in an earlier term", []raft.ServerSuffrage{voter, voter, voter}, []says{{term - 1, 1}, {term - 1, 1}}, -1},
+		{"the fresher one in a later term", []raft.ServerSuffrage{voter, voter, voter}, []says{{term + 1, 1}, {term, 4}}, 4},
+		{"non-voters only", []raft.ServerSuffrage{voter, voter, voter, nonvoter, nonvoter}, []says{{}, {}, {term, 1}, {term, 1}}, -1},
+		{"fresh non-voters", []raft.ServerSuffrage{voter, voter, voter, nonvoter}, []says{{term, 6}, {term, 7}, {term, 1}}, 6},
+		{"two of four others", []raft.ServerSuffrage{voter, voter, voter, voter, voter}, []says{{}, {term, 3}, {term, 8}, {}}, 8},
+		{"one of four others", []raft.ServerSuffrage{voter, voter, voter, voter, voter}, []says{{}, {}, {term, 1}, {}}, -1},
+		{"a leader that is no voter", []raft.ServerSuffrage{nonvoter, voter, voter}, []says{{term, 1}, {}}, -1},
+	} {
+		var servers []raft.Server
+		voices := map[NodeID]voice{}
+		for i, s := range tc.servers {
+			id := fmt.Sprintf("n%d", i)
+			servers = append(servers, raft.Server{ID: raft.ServerID(id), Suffrage: s})
+			if i > 0 && tc.others[i-1].term != 0 {
+				o := tc.others[i-1]
+				voices[NodeID(id)] = voice{term: o.term, since: now.Add(-time.Duration(o.age) * time.Second)}
+			}
+		}
+		at, ok := quorumTime("n0", servers, term, now, voices)
+		if ok != (tc.age >= 0) || ok && now.Sub(at) != time.Duration(tc.age)*time.Second {
+			t.Errorf("%s: %s ago, %v; want %d s", tc.name, now.Sub(at), ok, tc.age)
+		}
+	}
+}
+
+func TestALeaderFarAheadOfTheMedianClockIsFound(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		ahead  []int // seconds, of each voter that told its time
+		silent int   // other voters
+		want   int   // -1: not known
+	}{
+		{"alone", nil, 0, 0},
+		{"nobody told", nil, 2, -1},
+		{"all agree", []int{0, 1}, 0, 0},
+		{"one other is behind", []int{0, 900}, 0, 0},
+		{"this one is ahead", []int{90, 95}, 0, 90},
+		{"this one is behind", []int{-90, -95}, 0, -90},
+		{"one of two is silent: in doubt it is this one", []int{90}, 1, 90},
+		{"two of four are ahead of nobody", []int{90, 90, 0, 0}, 0, 0},
+		{"three of four", []int{90, 90, 90, 0}, 0, 90},
+	} {
+		servers := []raft.Server{{ID: "self"}}
+		voices := map[NodeID]voice{"nonvoter": {ahead: time.Hour}}
+		for i, s := range tc.ahead {
+			id := NodeID(fmt.Sprintf("n%d", i))
+			servers = append(servers, raft.Server{ID: raft.ServerID(id)})
+			voices[id] = voice{ahead: time.Duration(s) * time.Second}
+		}
+		for i := range tc.silent {
+			servers = append(servers, raft.Server{ID: raft.ServerID(fmt.Sprintf("silent%d", i))})
+		}
+		servers = append(servers, raft.Server{ID: "nonvoter", Suffrage: raft.Nonvoter})
+		d, ok := clockAhead("self", servers, voices)
+		if ok != (tc.want != -1) || ok && d != time.Duration(tc.want)*time.Second {
+			t.Errorf("%s: %s, %v; want %d s", tc.name, d, ok, tc.want)
+		}
+	}
+}
