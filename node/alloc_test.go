@@ -1,0 +1,39 @@
+//go:build !race && !invariants
+
+package node_test
+
+import "testing"
+
+// What one operation allocates on a node with everything loaded, gate and record
+// included: nothing that grows with the data but the answer itself. Most of it
+// are the lookups in the registry.
+func TestAllocOfDataOperations(t *testing.T) {
+	h := newHot(t)
+	for name, c := range map[string]struct {
+		op  func() error
+		max float64
+	}{
+		"encrypt": {h.encrypt, 15}, "decrypt": {h.decrypt, 15},
+		"generate": {h.generate, 15}, "unwrap": {h.unwrap, 14}, "rewrap": {h.rewrap, 31},
+	} {
+		if n := testing.AllocsPerRun(500, func() {
+			if err := c.op(); err != nil {
+				t.Fatal(err)
+			}
+		}); n > c.max {
+			t.Errorf("%s allocates %.1f times, the budget is %.0f", name, n, c.max)
+		}
+	}
+}
+
+func TestAllocOfASuspendedTenantsRefusal(t *testing.T) {
+	h := newHot(t)
+	check(t, h.m.changeObject(h.m.w.request(), object("acme", ""), suspend, 0))
+	if n := testing.AllocsPerRun(200, func() {
+		if h.encrypt() == nil {
+			t.Fatal("a suspended tenant encrypts")
+		}
+	}); n > 32 {
+		t.Errorf("a refusal allocates %.1f times", n)
+	}
+}

@@ -1,0 +1,119 @@
+package node
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/auth/pki"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+// IssueCaller signs a caller's public key with the cluster's caller CA. A
+// workload's tenant must exist: a certificate for a tenant to come would reach
+// whoever is called so later.
+func (n *Node) IssueCaller(ctx context.Context, tok gate.Token, role auth.Role, tenant hierarchy.Name, name string, pub crypto.PublicKey, ttl time.Duration) (leaf, nodeCA *x509.Certificate, err error) {
+	if err := tok.Require(gate.IssueCertificate, ObjectCluster); err != nil {
+		return nil, nil, err
+	}
+	v := n.machine.View()
+	var uid hierarchy.UID
+	if role == auth.RoleWorkload {
+		t, ok := v.Tenant(string(tenant))
+		if !ok || t.GetState() == fsmpb.ObjectState_OBJECT_STATE_DESTROYED {
+			return nil, nil, gate.NoSuchObject()
+		}
+		if uid, err = uidOf(t.GetUid()); err != nil {
+			return nil, nil, err
+		}
+	}
+	nodeCA, ok := Authority(v, SecretNodeCA)
+	if !ok {
+		return nil, nil, errs.New(errs.FailedState, "the cluster has no CA of its own for nodes")
+	}
+	ca, err := n.openCA(ctx, SecretCallerCA)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer ca.Destroy()
+	domain, err := trustDomain(v.Cluster())
+	if err != nil {
+		return nil, nil, err
+	}
+	leaf, err = ca.IssueCaller(n.rand, n.clock.Now(), pki.CallerRequest{
+		ID: auth.ID{TrustDomain: domain, Role: role, Tenant: tenant, TenantUID: uid, Name: name}, PublicKey: pub, Lifetime: ttl,
+	})
+	return leaf, nodeCA, err
+}
+
+func trustDomain(c *fsmpb.Cluster) (string, error) {
+	id, err := hierarchy.ClusterIDFromBytes(c.GetClusterId())
+	if err != nil {
+		return "", errs.New(errs.StateCorrupt, "the registry has no cluster id", errs.Cause(err))
+	}
+	return TrustDomain(id), nil
+}
+
+// IssueNode signs the API certificate of a member: the public key and the
+// addresses are those of its member entry.
+func (n *Node) IssueNode(ctx context.Context, id string, publicKey []byte) (leaf, nodeCA *x509.Certificate, err error) {
+	v := n.machine.View()
+	m, ok := v.Member(id)
+	if !ok || m.GetRemoved() || string(m.GetPublicKey()) != string(publicKey) {
+		return nil, nil, errs.New(errs.Denied, "certificates are only for members, under the key of their member entry")
+	}
+	pub, err := pki.ParsePublicKey(publicKey)
+	if err != nil {
+		return nil, nil, err
+	}
+	ca, err := n.openCA(ctx, SecretNodeCA)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer ca.Destroy()
+	domain, err := trustDomain(v.Cluster())
+	if err != nil {
+		return nil, nil, err
+	}
+	leaf, err = issueNode(n, ca, domain, m, pub)
+	return leaf, ca.Certificate(), err
+}
+
+func issueNode(n *Node, ca *pki.CA, domain string, m *fsmpb.Member, pub crypto.PublicKey) (*x509.Certificate, error) {
+	names, ips := hosts(m.GetGrpcAddress(), m.GetRestAddress(), m.GetPeerAddress())
+	return ca.IssueNode(n.rand, n.clock.Now(), pki.NodeRequest{
+		TrustDomain: domain, Node: m.GetId(), PublicKey: pub, DNSNames: names, IPs: ips,
+	})
+}
+
+// hosts splits addresses into the names and IPs a certificate has to carry. A
+// node reached over loopback is also reached as localhost.
+func hosts(addrs ...string) (names []string, ips []netip.Addr) {
+	seen := map[string]bool{"": true}
+	for _, a := range addrs {
+		host, _, err := net.SplitHostPort(a)
+		if err != nil || seen[host] {
+			continue
+		}
+		seen[host] = true
+		ip, err := netip.ParseAddr(host)
+		switch {
+		case err != nil:
+			names = append(names, host)
+		case ip.IsLoopback() && !seen["localhost"]:
+			seen["localhost"] = true
+			names = append(names, "localhost")
+			ips = append(ips, ip)
+		default:
+			ips = append(ips, ip)
+		}
+	}
+	return names, ips
+}

@@ -1,0 +1,306 @@
+package node
+
+import (
+	"context"
+	"encoding/hex"
+
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/hierarchy/envelope"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/memsec"
+)
+
+// Sizes of data keys in bytes.
+const (
+	MinDataKey     = 16
+	MaxDataKey     = 64
+	DefaultDataKey = 32
+)
+
+// MaxData is how many bytes Encrypt takes. For more, take a data key.
+const MaxData = 1 << 20
+
+// maxRounds is how often an operation starts again because the keys it used
+// changed while it computed. Each round costs microseconds and a change is rare,
+// so more than a few in a row mean that something is wrong.
+const maxRounds = 4
+
+// Target says under which key a data operation works and what is bound to it.
+type Target struct {
+	Tenant   hierarchy.Name
+	Service  hierarchy.Name
+	Resource hierarchy.ResourceID
+	Context  hierarchy.EncryptionContext
+}
+
+// Name returns the service's name, tenants/{t}/services/{s}.
+func (t Target) Name() string { return hierarchy.ServicePath(t.Tenant, t.Service).String() }
+
+// Used says what a data operation worked with, for its answer and its record.
+// It is set on errors too, as far as the operation got.
+type Used struct {
+	Name string // of the key version, tenants/{t}/services/{s}/versions/{n}
+	UID  string // of the key version, 32 hex digits: what an audit record names
+	// KeystoreRequest is the id under which the customer's keystore recorded the
+	// unwrapping that this operation began; empty if it began none.
+	KeystoreRequest string
+}
+
+// choice is the key version that an operation uses, and what was read to
+// choose it. All of it is of one view.
+type choice struct {
+	cluster *fsmpb.Cluster
+	tenant  *fsmpb.Tenant
+	service *fsmpb.Service
+	version *fsmpb.Version // nil: there is none
+}
+
+// name returns the version's name.
+func (c choice) name() string {
+	return hierarchy.ServiceVersionPath(hierarchy.Name(c.tenant.GetName()), hierarchy.Name(c.service.GetName()),
+		hierarchy.VersionNumber(c.version.GetNumber())).String()
+}
+
+func (c choice) used() Used {
+	if c.version == nil {
+		return Used{}
+	}
+	return Used{Name: c.name(), UID: hex.EncodeToString(c.version.GetUid())}
+}
+
+func (c choice) same(o choice) bool {
+	return string(c.version.GetUid()) == string(o.version.GetUid())
+}
+
+// find reads tenant and service, which both kinds of operation begin with.
+func find(v *fsm.View, t Target) (c choice, err error) {
+	var ok bool
+	c.cluster = v.Cluster()
+	if c.tenant, ok = v.Tenant(string(t.Tenant)); !ok {
+		return c, gate.NoSuchObject()
+	}
+	if c.service, ok = v.ServiceOf(c.tenant, string(t.Service)); !ok {
+		return c, gate.NoSuchObject()
+	}
+	return c, nil
+}
+
+// chooseWrap picks the version that wraps: what the resource pins, else the
+// primary.
+func chooseWrap(v *fsm.View, t Target) (choice, error) {
+	c, err := find(v, t)
+	if err != nil {
+		return c, err
+	}
+	number, standing := c.service.GetPrimary(), hierarchy.StandingPrimary
+	if t.Resource != "" {
+		if pin, ok := v.Resource(c.service, string(t.Resource)); ok && pin.GetVersion() != 0 {
+			number, standing = pin.GetVersion(), hierarchy.StandingPinned
+		}
+	}
+	var ok bool
+	if c.version, ok = fsm.VersionAt(c.service.GetVersions(), number); !ok {
+		return c, errs.New(errs.FailedState, "the service has no primary version", errs.Hint("rotate it: krypton key rotate"))
+	}
+	if r := hierarchy.CanWrap(hierarchy.VersionState(c.version.GetState()), standing, aboveServiceKey(v, c.tenant, c.service, c.version)); r != hierarchy.NotRefused {
+		return c, r.Err("key version " + c.name())
+	}
+	return c, nil
+}
+
+// chooseUnwrap picks the version that the header selects, if it is one of the
+// service's own. Any other uid fails like a ciphertext that does not open: the
+// header must not become a way to ask what exists elsewhere.
+func chooseUnwrap(v *fsm.View, t Target, uid hierarchy.UID) (choice, error) {
+	c, err := find(v, t)
+	if err != nil {
+		return c, err
+	}
+	var ok bool
+	if c.version, ok = fsm.VersionByUID(c.service.GetVersions(), uid[:]); !ok {
+		return c, errs.DoesNotOpen(errForeignVersion)
+	}
+	if r := hierarchy.CanUnwrap(hierarchy.VersionState(c.version.GetState()), aboveServiceKey(v, c.tenant, c.service, c.version), hierarchy.GrantNone); r != hierarchy.NotRefused {
+		return c, r.Err("key version " + c.name())
+	}
+	return c, nil
+}
+
+// serve runs one data operation. It chooses the key from the newest view, does
+// the work, and then chooses again: only if the node still serves and the choice
+// is still the same does the result leave. So an operation that a change
+// overtook never answers from the state before it (I3).
+func serve[T any](ctx context.Context, n *Node, tok gate.Token, choose func(*fsm.View) (choice, error),
+	work func(k *serviceKey) (T, error), wipe func(T),
+) (out T, used Used, err error) {
+	var zero T
+	var why error
+	for round := range maxRounds {
+		u, view, err := n.serving()
+		if err != nil {
+			return zero, Used{}, err
+		}
+		c, err := choose(view)
+		if err != nil {
+			return zero, c.used(), err
+		}
+		used := Used{}
+		k, request, err := u.ring.serviceKey(ctx, tok.Correlation(), c)
+		if err == nil {
+			used = k.used
+			used.KeystoreRequest = string(request)
+			out, err = work(k)
+		}
+		switch {
+		case err == nil:
+		case wiped(err):
+			continue // the next round finds out whether and why the key is gone
+		case exhausted(err) && u.ring.makeRoom(round):
+			why = err
+			continue
+		case used == Used{}:
+			return zero, c.used(), err
+		default:
+			return zero, used, err
+		}
+		// From here on the result exists. It leaves by one of two doors only.
+		_, now, err := n.serving()
+		if err != nil {
+			wipe(out)
+			return zero, used, err
+		}
+		if now == view {
+			return out, used, nil
+		}
+		again, err := choose(now)
+		if err != nil {
+			wipe(out)
+			return zero, used, err
+		}
+		if again.same(c) {
+			return out, used, nil
+		}
+		wipe(out)
+	}
+	if why == nil {
+		why = errs.New(errs.ChangeInProgress, "the key keeps changing while it is used", errs.Hint("retry"))
+	}
+	return zero, Used{}, why
+}
+
+// GenerateDataKey makes a data key of length bytes and wraps it. The caller owns
+// the secret and destroys it.
+func (n *Node) GenerateDataKey(ctx context.Context, tok gate.Token, t Target, length int) (key memsec.Secret, wrapped []byte, used Used, err error) {
+	if err := tok.Require(gate.GenerateDataKey, t.Name()); err != nil {
+		return key, nil, used, err
+	}
+	if length == 0 {
+		length = DefaultDataKey
+	}
+	if length < MinDataKey || length > MaxDataKey {
+		return key, nil, used, errs.Newf(errs.InvalidArgument, "a data key of %d bytes is not possible, want %d to %d", length, MinDataKey, MaxDataKey)
+	}
+	type made struct {
+		key     memsec.Secret
+		wrapped []byte
+	}
+	out, used, err := serve(ctx, n, tok,
+		func(v *fsm.View) (choice, error) { return chooseWrap(v, t) },
+		func(k *serviceKey) (made, error) {
+			key, err := memsec.Random(n.rand, length, memsec.Hot)
+			if err != nil {
+				return made{}, err
+			}
+			wrapped, err := k.wrap(n, t, key)
+			if err != nil {
+				key.Destroy()
+				return made{}, err
+			}
+			return made{key, wrapped}, nil
+		},
+		func(m made) { m.key.Destroy() })
+	return out.key, out.wrapped, used, err
+}
+
+// UnwrapDataKey opens a wrapped data key. The caller owns the secret and
+// destroys it.
+func (n *Node) UnwrapDataKey(ctx context.Context, tok gate.Token, t Target, wrapped []byte) (key memsec.Secret, used Used, err error) {
+	if err := tok.Require(gate.UnwrapDataKey, t.Name()); err != nil {
+		return key, used, err
+	}
+	return n.unwrapDataKey(ctx, tok, t, wrapped)
+}
+
+func (n *Node) unwrapDataKey(ctx context.Context, tok gate.Token, t Target, wrapped []byte) (memsec.Secret, Used, error) {
+	h, err := envelope.ParseHeader(wrapped)
+	if err != nil {
+		return memsec.Secret{}, Used{}, err
+	}
+	return serve(ctx, n, tok,
+		func(v *fsm.View) (choice, error) { return chooseUnwrap(v, t, h.KeyVersion) },
+		func(k *serviceKey) (memsec.Secret, error) { return k.unwrap(t, wrapped) },
+		memsec.Secret.Destroy)
+}
+
+// RewrapDataKey wraps a data key under the version that wraps now. The data key
+// does not leave protected memory. before is the version that it was wrapped
+// under.
+func (n *Node) RewrapDataKey(ctx context.Context, tok gate.Token, t Target, wrapped []byte) (out []byte, used, before Used, err error) {
+	if err := tok.Require(gate.RewrapDataKey, t.Name()); err != nil {
+		return nil, used, before, err
+	}
+	key, before, err := n.unwrapDataKey(ctx, tok, t, wrapped)
+	if err != nil {
+		return nil, used, before, err
+	}
+	defer key.Destroy()
+	h, err := envelope.ParseHeader(wrapped)
+	if err != nil {
+		return nil, used, before, err
+	}
+	out, used, err = serve(ctx, n, tok,
+		func(v *fsm.View) (choice, error) {
+			// Both ends are checked on every view: the version it came from may
+			// have been disabled since it was opened.
+			if c, err := chooseUnwrap(v, t, h.KeyVersion); err != nil {
+				return c, err
+			}
+			return chooseWrap(v, t)
+		},
+		func(k *serviceKey) ([]byte, error) { return k.wrap(n, t, key) },
+		func([]byte) {})
+	return out, used, before, err
+}
+
+// Encrypt encrypts up to MaxData bytes.
+func (n *Node) Encrypt(ctx context.Context, tok gate.Token, t Target, plaintext []byte) (ciphertext []byte, used Used, err error) {
+	if err := tok.Require(gate.Encrypt, t.Name()); err != nil {
+		return nil, used, err
+	}
+	if len(plaintext) > MaxData {
+		return nil, used, errs.Newf(errs.TooLarge, "%d bytes are more than one call encrypts (%d)", len(plaintext), MaxData).
+			With(errs.Hint("take a data key (krypton encrypt does) and encrypt locally"))
+	}
+	return serve(ctx, n, tok,
+		func(v *fsm.View) (choice, error) { return chooseWrap(v, t) },
+		func(k *serviceKey) ([]byte, error) { return k.encrypt(n, t, plaintext) },
+		func([]byte) {})
+}
+
+// Decrypt opens what Encrypt made. The caller wipes the plaintext.
+func (n *Node) Decrypt(ctx context.Context, tok gate.Token, t Target, ciphertext []byte) (plaintext []byte, used Used, err error) {
+	if err := tok.Require(gate.Decrypt, t.Name()); err != nil {
+		return nil, used, err
+	}
+	h, err := envelope.ParseHeader(ciphertext)
+	if err != nil {
+		return nil, used, err
+	}
+	return serve(ctx, n, tok,
+		func(v *fsm.View) (choice, error) { return chooseUnwrap(v, t, h.KeyVersion) },
+		func(k *serviceKey) ([]byte, error) { return k.decrypt(t, ciphertext) },
+		func(b []byte) { clear(b) })
+}

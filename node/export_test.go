@@ -1,0 +1,36 @@
+package node
+
+import "context"
+
+// What Run does from its goroutines, for tests that say when.
+
+// Sweep wipes what is no longer needed.
+func (n *Node) Sweep() { n.sweep(n.machine.View()) }
+
+// Observe looks at the present state of the registry.
+func (n *Node) Observe(ctx context.Context) { n.observe(ctx, n.machine.View()) }
+
+// TryAuto makes one attempt to unseal by keystores.
+func (n *Node) TryAuto(ctx context.Context) error { return n.tryAuto(ctx) }
+
+// Waiting returns how many callers wait for tenant keys that are being unwrapped.
+func (n *Node) Waiting() (total int) {
+	u := n.open.Load()
+	if u == nil {
+		return 0
+	}
+	u.ring.l3.mu.Lock()
+	defer u.ring.l3.mu.Unlock()
+	for _, p := range u.ring.l3.pendings {
+		total += p.waiting
+	}
+	return total
+}
+
+// Quotas returns for how many tenants there is a quota of sessions.
+func (n *Node) Quotas() int {
+	u := n.open.Load()
+	u.ring.mu.Lock()
+	defer u.ring.mu.Unlock()
+	return len(u.ring.quotas)
+}

@@ -1,0 +1,312 @@
+// Package node is the life of one node: sealed, unsealed, serving.
+//
+//	            record of the seal             MasterKey open, snapshot proved         heard from the leader
+//	uninitialised ---------------> sealed ------------------------------> unsealed <------------------> serving
+//	                                 ^                                        |
+//	                                 +------- seal, hold, stop, purge --------+
+//
+// A node unwraps keys when they are first needed, keeps them in protected
+// memory, and answers data-key operations from there: no network hop, no Raft.
+// What may be used is read from the replicated registry at every operation.
+//
+// # Invariants
+//
+//   - I1: a node that is sealed, held, removed, has an unproved snapshot, or heard from no leader for [ContactLimit] serves no data operation and signs no certificate, and says which.
+//   - I2: every method that does something for a caller takes a token of the gate for exactly that act and object; keys made for a peer have a record of the node that made them.
+//   - I3: no data operation answers from a state older than the one in view when its work was done: the choice of the key is made again before the result leaves.
+//   - I4: keys unwrapped for one MasterKey never outlive it in memory: sealing wipes the keyring, and waits for what was being unwrapped, before it answers.
+//   - I5: callers that wait for one key share one unwrapping, and thus one call to the customer's keystore; a failure is not remembered.
+//   - I6: key material is made where it is wrapped; a command holds ciphertext and uids only, and a peer that makes it can add nothing else.
+//   - I7: an unwrapped key that may no longer be used is wiped at the next sweep after the change.
+//   - I8: the MasterKey is opened only by the seal record of the cluster that this node is pinned to, and never while or after somebody sealed it meanwhile.
+//   - I9: whatever a snapshot says is used only after its MAC was verified under the MasterKey, also when it came from a leader.
+//
+// # Concurrency
+//
+// A Node is safe for concurrent use. Lock order: 1. Node.adopting 2. Node.mu
+// 3. a shelf's mu 4. a service key's mu 5. keyring.mu. No lock is held over a
+// call to a keystore or to the cluster, and only adopting over a write to disk.
+//
+// # Failure
+//
+// Everything that cannot be proved closes: see I1. Until serving leases replace
+// it, the proof of a current view is contact with the leader within
+// [ContactLimit], which bounds how old an answer can be and does not make it
+// zero (docs/threat-model.md). When protected memory is exhausted, keys that
+// nobody is using are wiped and unwrapped again later: the node gets slower, and
+// only when nothing is left to wipe does it refuse.
+//
+// # Source
+//
+// ACD-302; MasterKey management (Shamir and Seal); docs/architecture.md.
+package node
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/openkcm/krypton-cluster/cluster"
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/internal/clock"
+	"github.com/openkcm/krypton-cluster/internal/corr"
+	"github.com/openkcm/krypton-cluster/keystore"
+	"github.com/openkcm/krypton-cluster/memsec"
+	"github.com/openkcm/krypton-cluster/seal"
+)
+
+const (
+	// ContactLimit is how long ago a node may have heard from the leader and
+	// still serve.
+	ContactLimit = time.Second
+
+	// sweepEvery is how often keys that are no longer needed are wiped, besides
+	// at every change of the registry.
+	sweepEvery = 5 * time.Second
+)
+
+// Cluster is what a node needs of package cluster; *cluster.Cluster has it.
+type Cluster interface {
+	// NodeID returns the id of this node.
+	NodeID() cluster.NodeID
+	// Signer returns the member key.
+	Signer() crypto.Signer
+	// Member returns this node's member entry for a genesis.
+	Member() *fsmpb.Member
+	// Propose commits a command on the leader and returns once this node has
+	// applied it. A refusal is an error.
+	Propose(ctx context.Context, tok gate.Token, cmd *fsmpb.Command) (*fsmpb.Result, error)
+	// Bootstrap founds a cluster with this node as its one voter.
+	Bootstrap(ctx context.Context, tok gate.Token, genesis *fsmpb.Command) (*fsmpb.Result, error)
+	// Peers returns the ids of the other members, best first.
+	Peers() []string
+	// PrepareOn gives a task to another member.
+	PrepareOn(ctx context.Context, id string, request []byte) ([]byte, error)
+	// LeaderID returns the leader, or "".
+	LeaderID() cluster.NodeID
+	// LastContact returns how long ago this node last heard from a leader that
+	// had a majority behind it then.
+	LastContact() time.Duration
+}
+
+// Config is what a node is made of. All fields are needed; L2Hold may be 0.
+type Config struct {
+	// RecordPath is where the seal record is kept: seal/record.pb of the data
+	// directory. The directory exists.
+	RecordPath string
+	// Pinned returns the fingerprint of the cluster that the data directory
+	// belongs to; false before it belongs to one.
+	Pinned    func() (seal.Fingerprint, bool)
+	Machine   *fsm.Machine
+	Keystores *keystore.Registry
+	Gate      *gate.Gate
+	// L2Hold is how long a tenant key stays unwrapped after its last use; 0: only
+	// while an operation needs it.
+	L2Hold time.Duration
+	Clock  clock.Clock
+	Rand   io.Reader // safe for concurrent use, as crypto/rand.Reader is
+	Logger *slog.Logger
+}
+
+// Node is one node. Make one with [New], give it its cluster with
+// [Node.Attach], and run it.
+type Node struct {
+	cfg     Config
+	clock   clock.Clock
+	rand    io.Reader
+	log     *slog.Logger
+	machine *fsm.Machine
+	stores  *keystore.Registry
+	gate    *gate.Gate
+	l2Hold  time.Duration
+	cluster Cluster
+	id      string
+
+	open atomic.Pointer[unsealed] // nil: sealed
+
+	// adopting is held while the seal record is taken over and written to disk.
+	adopting sync.Mutex
+
+	// mu guards how the node gets from sealed to unsealed and back.
+	mu          sync.Mutex
+	record      seal.Record // zero: none known
+	adopted     *fsmpb.Cluster
+	unsealer    *seal.Unsealer
+	startKey    *seal.StartKey
+	offer       seal.Offer // of startKey, signed once
+	lastFailure string
+	resting     bool   // sealed by a person: no unsealing by itself until shares or a restart
+	stopped     bool   // Run ended: no unsealing any more
+	seals       uint64 // how often this node was told to be sealed; what began to unseal before does not finish (I8)
+
+	wake chan struct{} // tries to unseal at once; one slot
+}
+
+// unsealed is what exists in memory only while the node is unsealed.
+type unsealed struct {
+	ring     *keyring
+	mac      memsec.Secret // authenticates snapshots
+	standing atomic.Pointer[standing]
+}
+
+// New makes a sealed node. It reads the seal record, if there is one.
+func New(cfg Config) (*Node, error) {
+	n := &Node{
+		cfg: cfg, clock: cfg.Clock, rand: cfg.Rand, log: cfg.Logger, machine: cfg.Machine, stores: cfg.Keystores,
+		gate: cfg.Gate, l2Hold: cfg.L2Hold, wake: make(chan struct{}, 1),
+	}
+	if err := n.readRecord(); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// Attach gives the node its cluster. It is called once, before Run and before
+// any operation; apart from New because the cluster needs the node's MAC and its
+// answers to peers.
+func (n *Node) Attach(c Cluster) { n.cluster, n.id = c, string(c.NodeID()) }
+
+// Run unseals the node when it may and can, keeps the seal record current,
+// wipes what is no longer needed, and seals the node when ctx ends.
+func (n *Node) Run(ctx context.Context) error {
+	defer n.stop()
+	// Before anything unseals: a record that is not this cluster's is replaced first.
+	n.observe(ctx, n.machine.View())
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return n.unsealByItself(ctx) })
+	g.Go(func() error { return n.follow(ctx) })
+	g.Go(func() error { return n.sweepRegularly(ctx) })
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// stop seals the node for good.
+func (n *Node) stop() {
+	n.mu.Lock()
+	n.stopped = true
+	n.mu.Unlock()
+	n.wipe()
+}
+
+// follow looks at every new state of the registry: a hold seals this node, a new
+// seal record is kept on disk, and versions that lost their power are wiped (I7).
+func (n *Node) follow(ctx context.Context) error {
+	for {
+		v := n.machine.View()
+		n.observe(ctx, v)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-v.Superseded():
+		}
+	}
+}
+
+func (n *Node) observe(ctx context.Context, v *fsm.View) {
+	if !v.Initialized() {
+		return
+	}
+	if err := n.adoptRecord(ctx, v); err != nil {
+		n.log.ErrorContext(ctx, "the seal record of the registry is not taken over", slog.Any("error", err))
+	}
+	if v.Hold().GetHeld() {
+		n.obeyHold(ctx, v)
+		return
+	}
+	n.poke()
+	n.sweep(v)
+}
+
+func (n *Node) obeyHold(ctx context.Context, v *fsm.View) {
+	if n.wipe() {
+		n.log.WarnContext(ctx, "sealed: the cluster is held", slog.String("by", v.Hold().GetBy()))
+	}
+}
+
+func (n *Node) sweepRegularly(ctx context.Context) error {
+	for {
+		if err := n.clock.Sleep(ctx, sweepEvery); err != nil {
+			return err
+		}
+		n.sweep(n.machine.View())
+		n.mu.Lock()
+		if n.unsealer != nil {
+			n.unsealer.Expire()
+		}
+		n.mu.Unlock()
+	}
+}
+
+func (n *Node) sweep(v *fsm.View) {
+	if u := n.open.Load(); u != nil && v.Initialized() {
+		u.ring.sweep(v)
+	}
+}
+
+// Initialized reports whether the node belongs to a cluster.
+func (n *Node) Initialized() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.belongs()
+}
+
+// The states of a node, as its peers and its metrics name them.
+const (
+	StateUninitialized = "uninitialized"
+	StateSealed        = "sealed"
+	StateUnsealed      = "unsealed"
+)
+
+// State returns which of the states the node is in.
+func (n *Node) State() string {
+	switch {
+	case n.Unsealed():
+		return StateUnsealed
+	case n.Initialized():
+		return StateSealed
+	}
+	return StateUninitialized
+}
+
+// Unsealed reports whether the MasterKey's keys are in memory.
+func (n *Node) Unsealed() bool { return n.open.Load() != nil }
+
+// MAC authenticates a snapshot with the registry's key. It reports false on a
+// sealed node; a snapshot without a MAC proves nothing (I9).
+func (n *Node) MAC(parts ...[]byte) (sum [32]byte, ok bool) {
+	u := n.open.Load()
+	if u == nil {
+		return sum, false
+	}
+	sum, err := memsec.MAC(u.mac, parts...)
+	return sum, err == nil // not nil: sealed at this moment
+}
+
+// Loaded returns how many keys of each layer are unwrapped, for metrics.
+func (n *Node) Loaded() (ivk, l2, l21, l3 int) {
+	if u := n.open.Load(); u != nil {
+		return u.ring.counts()
+	}
+	return 0, 0, 0, 0
+}
+
+// poke makes the loop that unseals try at once.
+func (n *Node) poke() {
+	select {
+	case n.wake <- struct{}{}:
+	default: // it will look anyway
+	}
+}
+
+func correlation(ctx context.Context) corr.ID { return corr.From(ctx) }

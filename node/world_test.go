@@ -1,0 +1,765 @@
+package node_test
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/openkcm/krypton-cluster/audit"
+	"github.com/openkcm/krypton-cluster/audit/audittest"
+	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/cluster"
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/internal/clock"
+	"github.com/openkcm/krypton-cluster/internal/corr"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/keystore"
+	"github.com/openkcm/krypton-cluster/keystore/local"
+	"github.com/openkcm/krypton-cluster/memsec"
+	"github.com/openkcm/krypton-cluster/memsec/reveal"
+	"github.com/openkcm/krypton-cluster/node"
+	"github.com/openkcm/krypton-cluster/seal"
+)
+
+// memguard keeps one goroutine of its own for the life of the process.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/awnumar/memguard/core.NewCoffer.func1"),
+		goleak.IgnoreAnyFunction("github.com/awnumar/memguard/core.init.0.func1"))
+}
+
+var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+// tb is what tests, benchmarks and rapid have in common.
+type tb interface {
+	Helper()
+	Fatalf(format string, args ...any)
+	Errorf(format string, args ...any)
+	Logf(format string, args ...any)
+}
+
+// world is a cluster without Raft: one log, and machines that apply it.
+type world struct {
+	tb    tb
+	dir   string
+	clock clock.Clock
+	fake  *clock.Fake // clock, if that is a fake
+	rand  *recorder
+
+	customer *local.Keystore // the owner's side of keystore "customer"
+	sealing  *local.Keystore // the same of keystore "sealing"
+	calls    *calls
+
+	mu       sync.Mutex
+	term     uint64
+	commands [][]byte
+	lastMS   int64
+	members  []*member
+
+	requests atomic.Int64
+}
+
+// calls counts and hinders what is asked of the customer's keystore.
+type calls struct {
+	wraps, unwraps atomic.Int64
+
+	mu     sync.Mutex
+	before func(context.Context) error // runs in every Unwrap
+}
+
+func (c *calls) hook(f func(context.Context) error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.before = f
+}
+
+// counted is a keystore that counts.
+type counted struct {
+	keystore.Provider
+	*calls
+}
+
+func (p counted) Wrap(ctx context.Context, req keystore.WrapRequest) (keystore.WrapResult, error) {
+	p.wraps.Add(1)
+	return p.Provider.Wrap(ctx, req)
+}
+
+func (p counted) Unwrap(ctx context.Context, req keystore.UnwrapRequest) (keystore.UnwrapResult, error) {
+	p.unwraps.Add(1)
+	p.mu.Lock()
+	f := p.before
+	p.mu.Unlock()
+	if f != nil {
+		if err := f(ctx); err != nil {
+			return keystore.UnwrapResult{}, keystore.NewError(keystore.Error{Class: keystore.Unavailable, Provider: "customer", Op: keystore.OpUnwrap}, err)
+		}
+	}
+	return p.Provider.Unwrap(ctx, req)
+}
+
+// recorder remembers what could be a key, every 32 random bytes that were
+// drawn, and runs a hook where bytes of a certain length are drawn: a nonce has 12.
+type recorder struct {
+	mu   sync.Mutex
+	on   bool
+	keys [][]byte
+
+	size int
+	hook func()
+}
+
+func (r *recorder) Read(b []byte) (int, error) {
+	n, err := rand.Read(b)
+	r.mu.Lock()
+	if r.on && n == memsec.KeySize {
+		r.keys = append(r.keys, bytes.Clone(b))
+	}
+	var hook func()
+	if r.size == len(b) && r.hook != nil {
+		hook, r.size, r.hook = r.hook, 0, nil
+	}
+	r.mu.Unlock()
+	if hook != nil {
+		hook()
+	}
+	return n, err
+}
+
+// at runs hook once, when size bytes are drawn.
+func (r *recorder) at(size int, hook func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.size, r.hook = size, hook
+}
+
+func (r *recorder) armed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.hook != nil
+}
+
+const (
+	customerKey = "root"
+	sealKey     = "unseal"
+)
+
+type option func(*options)
+
+type options struct {
+	clock  clock.Clock
+	l2Hold time.Duration
+}
+
+func withClock(c clock.Clock) option  { return func(o *options) { o.clock = c } }
+func withHold(d time.Duration) option { return func(o *options) { o.l2Hold = d } }
+func discard() *slog.Logger           { return slog.New(slog.DiscardHandler) }
+func (w *world) env() keystore.Env {
+	return keystore.Env{Logger: discard(), Rand: rand.Reader, Clock: w.clock}
+}
+func (w *world) advance(d time.Duration) { w.fake.Advance(d) }
+
+func must[T any](t tb) func(T, error) T {
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatalf("%v (%v)", err, errs.From(err).Code)
+		}
+		return v
+	}
+}
+
+func check(t tb, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatalf("%v (%v)", err, errs.From(err).Code)
+	}
+}
+
+// newWorld has two keystores and no node.
+func newWorld(t testing.TB, opts ...option) (*world, options) {
+	t.Helper()
+	o := options{l2Hold: time.Minute}
+	for _, f := range opts {
+		f(&o)
+	}
+	w := &world{tb: t, dir: t.TempDir(), clock: o.clock, term: 1, rand: &recorder{}, calls: &calls{}}
+	if w.clock == nil {
+		w.fake = clock.NewFake(start)
+		w.clock = w.fake
+	}
+	ctx := context.Background()
+	for name, key := range map[string]string{"customer": customerKey, "sealing": sealKey} {
+		k := must[*local.Keystore](t)(local.Create(ctx, w.env(), name, filepath.Join(w.dir, name)))
+		check(t, k.CreateKey(ctx, key))
+		t.Cleanup(func() { _ = k.Close() })
+		if name == "customer" {
+			w.customer = k
+		} else {
+			w.sealing = k
+		}
+	}
+	return w, o
+}
+
+// member is one node of a world, with what it stands on.
+type member struct {
+	*node.Node
+
+	w       *world
+	id      cluster.NodeID
+	number  int
+	key     ed25519.PrivateKey
+	machine *fsm.Machine
+	gate    *gate.Gate
+	sink    *audittest.Memory
+	hooked  *hookedSink
+	stores  *keystore.Registry
+	dir     string
+	hold    time.Duration
+
+	contact atomic.Int64 // what LastContact says
+	behind  atomic.Bool  // does not apply
+	applied int          // commands; under w.mu
+
+	mu      sync.Mutex
+	pinned  *seal.Fingerprint
+	before  func(*fsmpb.Command) error // before a proposal is committed
+	after   func(*fsmpb.Command) error // after; an error hides the result
+	prepare func(id string, raw []byte) ([]byte, error)
+}
+
+// add starts another node, in its own directory.
+func (w *world) add(t testing.TB, o options) *member {
+	t.Helper()
+	m := &member{w: w, number: len(w.members) + 1, hold: o.l2Hold}
+	m.id = cluster.NodeID(fmt.Sprintf("%032x", 0xa0+m.number))
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	check(t, err)
+	m.key, m.sink = key, &audittest.Memory{}
+	m.hooked = &hookedSink{Memory: m.sink}
+	m.dir = filepath.Join(w.dir, fmt.Sprintf("node%d", m.number))
+	check(t, os.MkdirAll(m.dir, 0o700))
+	m.boot(t)
+	w.members = append(w.members, m)
+	return m
+}
+
+// boot makes the node anew, as a start of its process does. What is on disk, the
+// record of the seal, stays.
+func (m *member) boot(t testing.TB) {
+	t.Helper()
+	w := m.w
+	m.machine = fsm.New(fsm.Options{})
+	m.applied = 0
+	m.gate = must[*gate.Gate](t)(gate.New(gate.Config{Node: string(m.id), Sink: m.hooked, Policy: gate.RolePolicy{}, Clock: w.clock}))
+	types := keystore.Constructors{local.Type: func(ctx context.Context, env keystore.Env, c keystore.Config) (keystore.Provider, error) {
+		p, err := local.New(ctx, env, c)
+		if err != nil || c.Name != "customer" {
+			return p, err
+		}
+		return counted{p, w.calls}, nil
+	}}
+	m.stores = must[*keystore.Registry](t)(keystore.Open(t.Context(), w.env(), []keystore.Config{
+		{Name: "customer", Type: local.Type, Settings: map[string]string{local.SettingDir: filepath.Join(w.dir, "customer")}},
+		{Name: "sealing", Type: local.Type, Settings: map[string]string{local.SettingDir: filepath.Join(w.dir, "sealing")}},
+	}, types))
+	t.Cleanup(func() { _ = m.stores.Close() })
+	m.Node = must[*node.Node](t)(node.New(node.Config{
+		RecordPath: filepath.Join(m.dir, "record.pb"), Pinned: m.pin, Machine: m.machine, Keystores: m.stores, Gate: m.gate,
+		L2Hold: m.hold, Clock: w.clock, Rand: w.rand, Logger: discard(),
+	}))
+	m.Attach(m.link())
+	n := m.Node
+	t.Cleanup(func() { stop(n) })
+}
+
+// hookedSink runs a function at the next append.
+type hookedSink struct {
+	*audittest.Memory
+	drop atomic.Bool // keeps no record, for benchmarks
+
+	mu   sync.Mutex
+	hook func()
+}
+
+func (s *hookedSink) Append(r audit.Record) error {
+	if s.drop.Load() {
+		return nil
+	}
+	s.mu.Lock()
+	f := s.hook
+	s.mu.Unlock()
+	if f != nil {
+		f()
+	}
+	return s.Memory.Append(r)
+}
+
+func (m *member) sinkHook(f func()) {
+	m.hooked.mu.Lock()
+	defer m.hooked.mu.Unlock()
+	m.hooked.hook = f
+}
+
+// stop ends a node as its process would: Run returns at once and wipes.
+func stop(n *node.Node) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = n.Run(ctx)
+}
+
+func (m *member) pin() (seal.Fingerprint, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.pinned == nil {
+		return seal.Fingerprint{}, false
+	}
+	return *m.pinned, true
+}
+
+func (m *member) hooks(before, after func(*fsmpb.Command) error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.before, m.after = before, after
+}
+
+// link is the Cluster of a member.
+type link struct{ m *member }
+
+func (m *member) link() node.Cluster { return link{m} }
+
+func (l link) NodeID() cluster.NodeID     { return l.m.id }
+func (l link) Signer() crypto.Signer      { return l.m.key }
+func (l link) LeaderID() cluster.NodeID   { return l.m.w.members[0].id }
+func (l link) LastContact() time.Duration { return time.Duration(l.m.contact.Load()) }
+
+func (l link) Member() *fsmpb.Member {
+	spki, err := x509.MarshalPKIXPublicKey(l.m.key.Public())
+	if err != nil {
+		panic(err)
+	}
+	return &fsmpb.Member{
+		Id: string(l.m.id), Name: fmt.Sprintf("node-%d", l.m.number), PublicKey: spki, Voter: true, MaxFormat: fsm.MaxFormatVersion,
+		PeerAddress: "127.0.0.1:8402", GrpcAddress: "127.0.0.1:8400", RestAddress: "krypton.example:8401",
+	}
+}
+
+func (l link) Propose(_ context.Context, tok gate.Token, cmd *fsmpb.Command) (*fsmpb.Result, error) {
+	cmd = proto.CloneOf(cmd)
+	cmd.Principal, cmd.CorrelationId = cluster.PrincipalOf(tok, l.m.id), string(tok.Correlation())
+	l.m.mu.Lock()
+	before, after := l.m.before, l.m.after
+	l.m.mu.Unlock()
+	if before != nil {
+		if err := before(cmd); err != nil {
+			return nil, err
+		}
+	}
+	res := l.m.w.commit(cmd)
+	if after != nil {
+		if err := after(cmd); err != nil {
+			return nil, err
+		}
+	}
+	return res, fsm.Err(res)
+}
+
+func (l link) Bootstrap(_ context.Context, tok gate.Token, cmd *fsmpb.Command) (*fsmpb.Result, error) {
+	cmd = proto.CloneOf(cmd)
+	cmd.Format, cmd.Principal, cmd.CorrelationId = fsm.CommandFormat, cluster.PrincipalOf(tok, l.m.id), string(tok.Correlation())
+	res := l.m.w.commit(cmd)
+	if err := fsm.Err(res); err != nil {
+		return nil, err
+	}
+	l.m.setPin()
+	return res, nil
+}
+
+func (m *member) setPin() {
+	f := seal.Fingerprint(m.w.members[0].machine.View().Cluster().GetFingerprint())
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.pinned = &f
+}
+
+func (l link) Peers() (out []string) {
+	for _, m := range l.m.w.members {
+		if m != l.m {
+			out = append(out, string(m.id))
+		}
+	}
+	return out
+}
+
+func (l link) PrepareOn(ctx context.Context, id string, raw []byte) ([]byte, error) {
+	l.m.mu.Lock()
+	lie := l.m.prepare
+	l.m.mu.Unlock()
+	if lie != nil {
+		return lie(id, raw)
+	}
+	for _, m := range l.m.w.members {
+		if string(m.id) == id {
+			return m.Prepare(context.WithoutCancel(ctx), raw)
+		}
+	}
+	return nil, errs.New(errs.Unavailable, "no such peer")
+}
+
+// commit appends a command to the log, and every member that is not behind
+// applies it.
+func (w *world) commit(cmd *fsmpb.Command) *fsmpb.Result {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lastMS = max(w.lastMS, w.clock.Now().UnixMilli())
+	cmd.TimeUnixMs = w.lastMS
+	raw, err := fsm.EncodeCommand(cmd)
+	if err != nil {
+		panic(err)
+	}
+	w.commands = append(w.commands, raw)
+	var res *fsmpb.Result
+	for _, m := range w.members {
+		if r := m.catchUp(); r != nil && res == nil {
+			res = r
+		}
+	}
+	return res
+}
+
+// catchUp applies what the member has not; w.mu is held.
+func (m *member) catchUp() (res *fsmpb.Result) {
+	if m.behind.Load() {
+		return nil
+	}
+	for ; m.applied < len(m.w.commands); m.applied++ {
+		var err error
+		if res, err = m.machine.Apply(uint64(m.applied)+1, m.w.term, m.w.commands[m.applied]); err != nil {
+			panic(err)
+		}
+	}
+	return res
+}
+
+// follow makes the member apply everything.
+func (m *member) follow() {
+	m.behind.Store(false)
+	m.w.mu.Lock()
+	defer m.w.mu.Unlock()
+	m.catchUp()
+}
+
+// tick lets time do what is due.
+func (w *world) tick() {
+	w.tb.Helper()
+	res := w.commit(&fsmpb.Command{Format: fsm.CommandFormat, Body: &fsmpb.Command_Tick{Tick: &fsmpb.Tick{}}})
+	check(w.tb, fsm.Err(res))
+}
+
+// join makes m a member of the cluster of the others.
+func (w *world) join(m *member) {
+	w.tb.Helper()
+	hash := bytes.Repeat([]byte{byte(m.number)}, 32)
+	for _, body := range []*fsmpb.Command{
+		{Body: &fsmpb.Command_CreateJoinToken{CreateJoinToken: &fsmpb.CreateJoinToken{Token: &fsmpb.JoinToken{
+			Hash: hash, ExpireTimeMs: w.clock.Now().Add(time.Hour).UnixMilli(), Voter: true,
+		}}}},
+		{Body: &fsmpb.Command_AddMember{AddMember: &fsmpb.AddMember{TokenHash: hash, Member: link{m}.Member()}}},
+	} {
+		body.Format = fsm.CommandFormat
+		check(w.tb, fsm.Err(w.commit(body)))
+	}
+	m.setPin()
+	m.Observe(context.Background())
+}
+
+// Who asks.
+
+func governor() auth.Principal {
+	return auth.Principal{Issuer: auth.Issuer{1}, Role: auth.RoleGovernor, Name: "gov"}
+}
+
+func custodian(name string) auth.Principal {
+	return auth.Principal{Issuer: auth.Issuer{1}, Role: auth.RoleCustodian, Name: name}
+}
+
+func workload(tenant hierarchy.Name) auth.Principal {
+	return auth.Principal{Issuer: auth.Issuer{1}, Role: auth.RoleWorkload, Tenant: tenant, Name: "app"}
+}
+
+// do passes the gate, as the server does.
+func (m *member) do(p auth.Principal, act gate.Act, object string, fn func(ctx context.Context, tok gate.Token) error) error {
+	ctx := corr.With(context.Background(), must[corr.ID](m.w.tb)(corr.New(rand.Reader)))
+	return m.gate.Do(ctx, gate.Request{Principal: p, Act: act, Object: object}, func(tok gate.Token) error { return fn(ctx, tok) })
+}
+
+// request makes a request with an id of its own.
+func (w *world) request() node.Request {
+	n := w.requests.Add(1)
+	return node.Request{ID: fmt.Sprintf("request-%d", n), Digest: [32]byte{byte(n), byte(n >> 8)}}
+}
+
+func binding() *fsmpb.Binding {
+	return &fsmpb.Binding{Keystore: "customer", Key: customerKey, Archetype: "local"}
+}
+
+func (m *member) createTenant(r node.Request, name hierarchy.Name, b *fsmpb.Binding) (t *fsmpb.Tenant, err error) {
+	err = m.do(governor(), gate.CreateTenant, "tenants/"+string(name), func(ctx context.Context, tok gate.Token) (err error) {
+		t, err = m.CreateTenant(ctx, tok, r, name, b)
+		return err
+	})
+	return t, err
+}
+
+func (m *member) createService(r node.Request, tenant, name hierarchy.Name) (s *fsmpb.Service, err error) {
+	err = m.do(governor(), gate.CreateService, "tenants/"+string(tenant)+"/services/"+string(name), func(ctx context.Context, tok gate.Token) (err error) {
+		s, err = m.CreateService(ctx, tok, r, tenant, name)
+		return err
+	})
+	return s, err
+}
+
+func object(tenant, service hierarchy.Name) node.Object {
+	return node.Object{Tenant: tenant, Service: service}
+}
+
+func (m *member) rotate(r node.Request, o node.Object) error {
+	act := gate.RotateService
+	if o.Service == "" {
+		act = gate.RotateTenant
+	}
+	return m.do(governor(), act, o.Name(), func(ctx context.Context, tok gate.Token) error { return m.Rotate(ctx, tok, r, o) })
+}
+
+func (m *member) rollback(r node.Request, o node.Object, number uint32) error {
+	act := gate.RollbackService
+	if o.Service == "" {
+		act = gate.RollbackTenant
+	}
+	return m.do(governor(), act, o.Name(), func(ctx context.Context, tok gate.Token) error { return m.Rollback(ctx, tok, r, o, number) })
+}
+
+func (m *member) changeObject(r node.Request, o node.Object, e fsmpb.ObjectEvent, now node.Wait) error {
+	return m.do(governor(), node.ObjectAct(o, e, now), o.Name(), func(ctx context.Context, tok gate.Token) error {
+		return m.ChangeObject(ctx, tok, r, o, e, now)
+	})
+}
+
+func (m *member) changeVersion(r node.Request, o node.Object, number uint32, e fsmpb.VersionEvent, now node.Wait) error {
+	return m.do(governor(), node.VersionAct(e, now), o.VersionName(number), func(ctx context.Context, tok gate.Token) error {
+		return m.ChangeVersion(ctx, tok, r, o, number, e, now)
+	})
+}
+
+func (m *member) pinResource(r node.Request, o node.Object, id hierarchy.ResourceID, version uint32) error {
+	return m.do(governor(), gate.PinResource, o.ResourceName(id), func(ctx context.Context, tok gate.Token) error {
+		return m.PinResource(ctx, tok, r, o, id, version)
+	})
+}
+
+func (m *member) unpinResource(r node.Request, o node.Object, id hierarchy.ResourceID) error {
+	return m.do(governor(), gate.UnpinResource, o.ResourceName(id), func(ctx context.Context, tok gate.Token) error {
+		return m.UnpinResource(ctx, tok, r, o, id)
+	})
+}
+
+func (m *member) rollbackResource(r node.Request, o node.Object, id hierarchy.ResourceID) error {
+	return m.do(governor(), gate.RollbackResource, o.ResourceName(id), func(ctx context.Context, tok gate.Token) error {
+		return m.RollbackResource(ctx, tok, r, o, id)
+	})
+}
+
+func (m *member) setHold(r node.Request, h node.Hold) error {
+	p := governor()
+	if h == node.Released {
+		p = custodian("cust")
+	}
+	return m.do(p, node.HoldAct(h), node.ObjectSeal, func(ctx context.Context, tok gate.Token) error {
+		return m.SetHold(ctx, tok, r, h, "a test")
+	})
+}
+
+func (m *member) sealNode() error {
+	return m.do(governor(), gate.SealNode, node.ObjectSeal, func(ctx context.Context, tok gate.Token) error { return m.Seal(ctx, tok) })
+}
+
+// Data operations. They return what a server would send.
+
+func (m *member) encrypt(t node.Target, plaintext []byte) (out []byte, used node.Used, err error) {
+	err = m.do(workload(t.Tenant), gate.Encrypt, t.Name(), func(ctx context.Context, tok gate.Token) (err error) {
+		out, used, err = m.Encrypt(ctx, tok, t, plaintext)
+		return err
+	})
+	return out, used, err
+}
+
+// encryptCtx is encrypt for a caller who may give up.
+func (m *member) encryptCtx(ctx context.Context, t node.Target) error {
+	ctx = corr.With(ctx, must[corr.ID](m.w.tb)(corr.New(rand.Reader)))
+	return m.gate.Do(ctx, gate.Request{Principal: workload(t.Tenant), Act: gate.Encrypt, Object: t.Name()}, func(tok gate.Token) error {
+		_, _, err := m.Encrypt(ctx, tok, t, nil)
+		return err
+	})
+}
+
+func (m *member) decrypt(t node.Target, ciphertext []byte) (out []byte, used node.Used, err error) {
+	err = m.do(workload(t.Tenant), gate.Decrypt, t.Name(), func(ctx context.Context, tok gate.Token) (err error) {
+		out, used, err = m.Decrypt(ctx, tok, t, ciphertext)
+		return err
+	})
+	return out, used, err
+}
+
+func (m *member) generate(t node.Target, length int) (plain, wrapped []byte, used node.Used, err error) {
+	err = m.do(workload(t.Tenant), gate.GenerateDataKey, t.Name(), func(ctx context.Context, tok gate.Token) error {
+		key, w, u, err := m.GenerateDataKey(ctx, tok, t, length)
+		wrapped, used = w, u
+		if err != nil {
+			return err
+		}
+		defer key.Destroy()
+		plain, err = bytesOf(key)
+		return err
+	})
+	return plain, wrapped, used, err
+}
+
+func (m *member) unwrap(t node.Target, wrapped []byte) (plain []byte, used node.Used, err error) {
+	err = m.do(workload(t.Tenant), gate.UnwrapDataKey, t.Name(), func(ctx context.Context, tok gate.Token) error {
+		key, u, err := m.UnwrapDataKey(ctx, tok, t, wrapped)
+		used = u
+		if err != nil {
+			return err
+		}
+		defer key.Destroy()
+		plain, err = bytesOf(key)
+		return err
+	})
+	return plain, used, err
+}
+
+func (m *member) rewrap(t node.Target, wrapped []byte) (out []byte, used, before node.Used, err error) {
+	err = m.do(workload(t.Tenant), gate.RewrapDataKey, t.Name(), func(ctx context.Context, tok gate.Token) (err error) {
+		out, used, before, err = m.RewrapDataKey(ctx, tok, t, wrapped)
+		return err
+	})
+	return out, used, before, err
+}
+
+func bytesOf(s memsec.Secret) (out []byte, err error) {
+	err = reveal.With(s, func(b []byte) error {
+		out = bytes.Clone(b)
+		return nil
+	})
+	return out, err
+}
+
+func target(tenant, service hierarchy.Name) node.Target {
+	return node.Target{Tenant: tenant, Service: service}
+}
+
+func encryptionContext(t tb, pairs ...string) hierarchy.EncryptionContext {
+	t.Helper()
+	var ps []hierarchy.ContextPair
+	for i := 0; i < len(pairs); i += 2 {
+		ps = append(ps, hierarchy.ContextPair{Key: pairs[i], Value: pairs[i+1]})
+	}
+	return must[hierarchy.EncryptionContext](t)(hierarchy.NewEncryptionContext(ps...))
+}
+
+// Init.
+
+func person(t tb, name string) node.Person {
+	t.Helper()
+	pub, _, err := ed25519.GenerateKey(rand.Reader)
+	check(t, err)
+	return node.Person{Name: name, PublicKey: must[[]byte](t)(x509.MarshalPKIXPublicKey(pub))}
+}
+
+func autoPlan(t tb) node.InitPlan {
+	t.Helper()
+	return node.InitPlan{
+		ClusterName: "test", Voters: 1, Governors: []node.Person{person(t, "gov")}, Custodians: []node.Person{person(t, "cust")},
+		Mode: seal.ModeAuto, ProviderKey: seal.ProviderKey{Provider: "sealing", Key: sealKey},
+		DestroyWait: node.DefaultDestroyWait, RollbackWindow: node.DefaultRollbackWindow,
+	}
+}
+
+func shamirPlan(t tb, threshold, shares int) node.InitPlan {
+	t.Helper()
+	p := autoPlan(t)
+	p.Mode, p.ProviderKey, p.Threshold, p.Shares = seal.ModeShamir, seal.ProviderKey{}, threshold, shares
+	return p
+}
+
+func (m *member) init(p node.InitPlan) (out *node.InitResult, err error) {
+	err = m.do(auth.LocalOperator(), gate.Init, node.ObjectCluster, func(ctx context.Context, tok gate.Token) (err error) {
+		out, err = m.Init(ctx, tok, p)
+		return err
+	})
+	return out, err
+}
+
+// cluster1 is one unsealed node in auto mode with tenant acme and its services
+// pay and log.
+func cluster1(t testing.TB, opts ...option) (*world, *member) {
+	t.Helper()
+	w, o := newWorld(t, opts...)
+	m := w.add(t, o)
+	must[*node.InitResult](t)(m.init(autoPlan(t)))
+	w.tenant(m, "acme", "pay", "log")
+	return w, m
+}
+
+func (w *world) tenant(m *member, name hierarchy.Name, services ...hierarchy.Name) {
+	w.tb.Helper()
+	must[*fsmpb.Tenant](w.tb)(m.createTenant(w.request(), name, binding()))
+	for _, s := range services {
+		must[*fsmpb.Service](w.tb)(m.createService(w.request(), name, s))
+	}
+}
+
+// wants checks the code of an error.
+func wants(t tb, err error, want errs.Code) {
+	t.Helper()
+	if want == errs.Unspecified {
+		if err != nil {
+			t.Errorf("%v (%v), want success", err, errs.Of(err))
+		}
+		return
+	}
+	if !errs.Is(err, want) {
+		t.Errorf("%v (%v), want %v", err, errs.Of(err), want)
+	}
+}
+
+// records returns the records of an act.
+func (m *member) records(act string) (out []audit.Record) {
+	for _, r := range m.sink.Records() {
+		if r.Act == act {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+var _ io.Reader = (*recorder)(nil)
+
+func readFile(dir, name string) ([]byte, error) { return os.ReadFile(filepath.Join(dir, name)) }
