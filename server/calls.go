@@ -1,0 +1,308 @@
+package server
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"io"
+	"log/slog"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/auth/pki"
+	"github.com/openkcm/krypton-cluster/cluster"
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/internal/clock"
+	"github.com/openkcm/krypton-cluster/internal/corr"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/errs/wire"
+	"github.com/openkcm/krypton-cluster/node"
+	"github.com/openkcm/krypton-cluster/server/gateway"
+)
+
+// calls is what every service needs to answer a call.
+type calls struct {
+	node     *node.Node
+	machine  *fsm.Machine
+	cluster  *cluster.Cluster
+	gate     *gate.Gate
+	certs    *certificates
+	metrics  *metrics
+	clock    clock.Clock
+	rand     io.Reader
+	log      *slog.Logger
+	nodeID   string
+	nodeName string
+	dataDir  string
+	version  string
+	budget   time.Duration // of a call without a deadline
+
+	verified verifiedCache
+}
+
+// do passes the gate and runs fn behind it.
+func (c *calls) do(ctx context.Context, act gate.Act, object string, fn func(gate.Token) error) error {
+	id := identityOf(ctx)
+	req := gate.Request{Principal: id.principal, Act: act, Object: object, Correlation: corr.From(ctx)}
+	if id.refused != nil {
+		return c.gate.Unauthenticated(ctx, req, id.refused)
+	}
+	return c.gate.Do(ctx, req, fn)
+}
+
+// window returns the rollback window of the cluster.
+func (c *calls) window() time.Duration {
+	return time.Duration(c.machine.View().Cluster().GetSettings().GetRollbackWindowMs()) * time.Millisecond
+}
+
+func (c *calls) certificate() []byte { return c.certs.leaf() }
+
+// member waits until this node's own registry says that it is a member.
+func (c *calls) member(ctx context.Context) (*fsm.View, error) {
+	for {
+		v := c.machine.View()
+		if _, ok := v.Member(c.nodeID); ok {
+			return v, nil
+		}
+		select {
+		case <-v.Superseded():
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// identity is who a call comes from, as its connection proves it.
+type identity struct {
+	principal auth.Principal
+	notAfter  time.Time
+	refused   error // why the certificate is not accepted
+}
+
+type identityKey struct{}
+
+func identityOf(ctx context.Context) identity {
+	id, _ := ctx.Value(identityKey{}).(identity)
+	return id
+}
+
+func withIdentity(ctx context.Context, id identity) context.Context {
+	return context.WithValue(ctx, identityKey{}, id)
+}
+
+// verifiedCache remembers verified certificates, so that a call costs a lookup
+// and not two signature checks. It is emptied when the issuers change, and when
+// it is full: whoever presents many certificates pays for them himself.
+type verifiedCache struct {
+	mu      sync.Mutex
+	callers *pki.Callers
+	byCert  map[[sha256.Size]byte]pki.Verified
+}
+
+const maxVerified = 4096
+
+// identify returns who holds a certificate. An expired one is refused at every
+// call, not only when the connection is made (I4). What was refused is not
+// remembered: it costs its holder as much as this node.
+func (c *calls) identify(leaf *x509.Certificate) identity {
+	callers := c.certs.callers()
+	now := c.clock.Now()
+	if leaf == nil {
+		_, err := callers.Verify(nil, now)
+		return identity{refused: err}
+	}
+	key := sha256.Sum256(leaf.Raw)
+	cache := &c.verified
+	cache.mu.Lock()
+	if cache.callers != callers || len(cache.byCert) >= maxVerified {
+		cache.callers, cache.byCert = callers, map[[sha256.Size]byte]pki.Verified{}
+	}
+	v, ok := cache.byCert[key]
+	cache.mu.Unlock()
+	if ok && now.Before(v.NotAfter) {
+		return identity{principal: v.Principal, notAfter: v.NotAfter}
+	}
+	v, err := callers.Verify(leaf, now)
+	if err != nil {
+		return identity{refused: err}
+	}
+	cache.mu.Lock()
+	if cache.callers == callers {
+		cache.byCert[key] = v
+	}
+	cache.mu.Unlock()
+	return identity{principal: v.Principal, notAfter: v.NotAfter}
+}
+
+// fromNetwork is the interceptor of the gRPC port: the caller is who the
+// connection's certificate says.
+func (c *calls) fromNetwork(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	var leaf *x509.Certificate
+	if p, ok := peer.FromContext(ctx); ok {
+		leaf = leafOf(p.AuthInfo)
+	}
+	return c.answer(withIdentity(ctx, c.identify(leaf)), req, info, next)
+}
+
+// fromSocket is the interceptor of the administration socket.
+func (c *calls) fromSocket(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	return c.answer(withIdentity(ctx, identity{principal: auth.LocalOperator()}), req, info, next)
+}
+
+// maxDeadline bounds a call whose caller chose a deadline.
+const maxDeadline = 10 * time.Minute
+
+// answer runs a call from any door: correlation id, deadline, response headers,
+// metrics, and errors in the form that callers know. Whose call it is stands in
+// ctx already; no header is asked for that (I1).
+func (c *calls) answer(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (out any, err error) {
+	start := c.clock.Now()
+	ctx, id, err := c.begin(ctx)
+	if err != nil {
+		return nil, wire.ToStatus(err).Err()
+	}
+	limit := c.budget
+	if _, ok := ctx.Deadline(); ok {
+		limit = maxDeadline
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			// The value may quote anything, so only where it happened is logged.
+			c.log.ErrorContext(ctx, "a call panicked", slog.String("method", info.FullMethod),
+				slog.String("correlation_id", string(id)), slog.String("stack", string(debug.Stack())))
+			err = errs.New(errs.Internal, "internal error", errs.Hint("look for the correlation id in the node's log"))
+		}
+		c.setHeader(ctx, id)
+		if err != nil {
+			out, err = nil, c.status(ctx, info.FullMethod, id, err)
+		}
+		c.metrics.observe(info.FullMethod, err, c.clock.Since(start))
+	}()
+	if m, ok := req.(proto.Message); ok {
+		err = understood(m.ProtoReflect())
+	}
+	if err == nil {
+		out, err = next(ctx, req)
+	}
+	if err = c.strangers(ctx, id, err); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// strangers keeps a caller without a valid identity from every answer but the
+// one that says so: a handler may find fault with the request before it asks the
+// gate, and the record must not depend on that (I2).
+func (c *calls) strangers(ctx context.Context, id corr.ID, err error) error {
+	who := identityOf(ctx)
+	if who.refused == nil || errs.Is(err, errs.Unauthenticated) || errs.Is(err, errs.AuditUnavailable) {
+		return err
+	}
+	return c.gate.Unauthenticated(ctx, gate.Request{Correlation: id}, who.refused)
+}
+
+// begin gives the call its correlation id and takes away every header: what is
+// not there cannot be believed (I1).
+func (c *calls) begin(ctx context.Context) (context.Context, corr.ID, error) {
+	id := corr.From(ctx)
+	if md, ok := metadata.FromIncomingContext(ctx); ok {
+		if id == "" {
+			var err error
+			if id, err = c.correlate(md.Get(gateway.Traceparent)); err != nil {
+				return ctx, "", err
+			}
+		}
+		ctx = metadata.NewIncomingContext(ctx, metadata.MD{})
+	}
+	if id == "" {
+		var err error
+		if id, err = c.correlate(nil); err != nil {
+			return ctx, "", err
+		}
+	}
+	return corr.With(ctx, id), id, nil
+}
+
+func (c *calls) setHeader(ctx context.Context, id corr.ID) {
+	if err := grpc.SetHeader(ctx, metadata.Pairs(
+		gateway.CorrelationHeader, string(id),
+		gateway.NodeHeader, c.nodeID,
+		gateway.IndexHeader, strconv.FormatUint(c.machine.View().Index(), 10),
+	)); err != nil {
+		c.log.DebugContext(ctx, "response headers were not set", slog.Any("error", err))
+	}
+}
+
+// status turns an error into what callers see, and logs what they do not.
+func (c *calls) status(ctx context.Context, method string, id corr.ID, err error) error {
+	e := errs.From(err)
+	if cause := e.Unwrap(); e.Code == errs.Internal && cause != nil {
+		c.log.ErrorContext(ctx, "a call failed", slog.String("method", method),
+			slog.String("correlation_id", string(id)), slog.Any("error", cause))
+	}
+	return wire.ToStatus(e).Err()
+}
+
+// unknown answers a method that no service has, as every other error.
+func (c *calls) unknown(_ any, stream grpc.ServerStream) error {
+	ctx, id, err := c.begin(stream.Context())
+	if err != nil {
+		return wire.ToStatus(err).Err()
+	}
+	if herr := stream.SetHeader(metadata.Pairs(gateway.CorrelationHeader, string(id), gateway.NodeHeader, c.nodeID)); herr != nil {
+		c.log.DebugContext(ctx, "response headers were not set", slog.Any("error", herr))
+	}
+	err = errs.New(errs.Unimplemented, "this node does not know the method", errs.Hint("it may be older than the client"))
+	c.metrics.observe("", wire.ToStatus(err).Err(), 0)
+	return wire.ToStatus(err).Err()
+}
+
+// correlate takes the id of the call from a traceparent header, or makes one.
+func (c *calls) correlate(traceparent []string) (corr.ID, error) {
+	if len(traceparent) == 1 {
+		if id, ok := corr.FromTraceparent(traceparent[0]); ok {
+			return id, nil
+		}
+	}
+	id, err := corr.New(c.rand)
+	if err != nil {
+		return "", errs.New(errs.Internal, "no randomness for a correlation id", errs.Cause(err))
+	}
+	return id, nil
+}
+
+// understood refuses a message with fields that this release does not know, as
+// JSON does: a newer client's "only if" must not be overlooked by an older node.
+func understood(m protoreflect.Message) error {
+	ok := len(m.GetUnknown()) == 0
+	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		if fd.Message() == nil {
+			return ok
+		}
+		if !fd.IsList() {
+			ok = ok && understood(v.Message()) == nil
+			return ok
+		}
+		for i := range v.List().Len() {
+			ok = ok && understood(v.List().Get(i).Message()) == nil
+		}
+		return ok
+	})
+	if !ok {
+		return errs.New(errs.InvalidArgument, "the request has fields that this node does not know",
+			errs.Hint("the node may be older than the client"))
+	}
+	return nil
+}

@@ -1,0 +1,355 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/auth/pki"
+	"github.com/openkcm/krypton-cluster/cluster"
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/internal/clock"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/node"
+)
+
+// Files in the data directory's tls/.
+const (
+	apiFile     = "api.pem"     // certificate of the public ports, leaf first
+	callersFile = "callers.pem" // CA of callers, for a start without a quorum
+
+	// trustDomainHeader is the PEM header of callersFile that says which
+	// identities the CA may issue.
+	trustDomainHeader = "Trust-Domain"
+
+	// renewEvery is how often a node looks whether its certificate has to be
+	// renewed, which it is at two thirds of its life.
+	renewEvery = 30 * time.Second
+)
+
+// certificates is what the public ports present, and whom they accept.
+//
+// The key is the member key: who verifies the certificate of a node knows its
+// member key, with which it signs its start key.
+type certificates struct {
+	dir    string
+	signer crypto.Signer
+	files  *fileCertificate // tls.mode files; nil: builtin
+	clock  clock.Clock
+	log    *slog.Logger
+
+	own     atomic.Pointer[tls.Certificate] // nil: none yet
+	accepts atomic.Pointer[pki.Callers]     // never nil
+
+	mu     sync.Mutex
+	caSeen []byte // certificate of the caller CA that accepts was made from
+	caKept bool   // callersFile has it
+}
+
+func newCertificates(ctx context.Context, dir string, signer crypto.Signer, files *fileCertificate, c clock.Clock, log *slog.Logger) (*certificates, error) {
+	s := &certificates{dir: dir, signer: signer, files: files, clock: c, log: log}
+	none, err := pki.NewCallers(nil)
+	if err != nil {
+		return nil, err
+	}
+	s.accepts.Store(none)
+	// Damage to either file is not what keeps a node from starting: both are
+	// made again as soon as the cluster can be asked.
+	for _, load := range []func() error{s.loadOwn, s.loadCallers} {
+		if err := load(); err != nil {
+			log.WarnContext(ctx, "a certificate on disk cannot be used; the node asks for it again", slog.Any("error", err))
+		}
+	}
+	return s, nil
+}
+
+func (s *certificates) loadOwn() error {
+	chain, err := readPEM(filepath.Join(s.dir, apiFile))
+	if err != nil || len(chain) == 0 {
+		return err
+	}
+	return s.present(chain)
+}
+
+// present makes chain the certificate of the public ports.
+func (s *certificates) present(chain [][]byte) error {
+	leaf, err := x509.ParseCertificate(chain[0])
+	if err != nil {
+		return errs.New(errs.InvalidConfig, "the certificate of this node does not parse", errs.Hint("remove tls/api.pem; the node asks for a new one"), errs.Cause(err))
+	}
+	if pub, ok := leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(s.signer.Public()) {
+		return errs.New(errs.InvalidConfig, "the certificate of this node is for another key", errs.Hint("remove tls/api.pem; the node asks for a new one"))
+	}
+	s.own.Store(&tls.Certificate{Certificate: chain, PrivateKey: s.signer, Leaf: leaf})
+	return nil
+}
+
+// adopt takes over a certificate that the cluster issued and keeps it. When it
+// cannot be kept it still serves until the process ends.
+func (s *certificates) adopt(c cluster.Certificate) error {
+	if len(c.Chain) == 0 {
+		return errs.New(errs.Internal, "a certificate without a leaf")
+	}
+	if err := s.present(c.Chain); err != nil {
+		return err
+	}
+	var out bytes.Buffer
+	for _, der := range c.Chain {
+		if err := pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: der}); err != nil {
+			return fmt.Errorf("encode certificate: %w", err)
+		}
+	}
+	return writeFile(filepath.Join(s.dir, apiFile), out.Bytes())
+}
+
+func (s *certificates) loadCallers() error {
+	raw, err := os.ReadFile(filepath.Join(s.dir, callersFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return errs.New(errs.InvalidConfig, "the CA of callers cannot be read: "+err.Error(), errs.Cause(err))
+	}
+	block, _ := pem.Decode(raw)
+	if block == nil {
+		return errs.New(errs.InvalidConfig, "tls/callers.pem holds no certificate")
+	}
+	if err := s.accept(block.Bytes, block.Headers[trustDomainHeader]); err != nil {
+		return err
+	}
+	s.caKept = true
+	return nil
+}
+
+// accept makes the cluster's own CA the one whose callers are accepted.
+func (s *certificates) accept(der []byte, domain string) error {
+	ca, err := x509.ParseCertificate(der)
+	if err != nil {
+		return errs.New(errs.StateCorrupt, "the CA of callers does not parse", errs.Cause(err))
+	}
+	callers, err := pki.NewCallers([]pki.CallerIssuer{{CA: ca, TrustDomain: domain, Roles: auth.Roles(), Tenants: pki.AllTenants()}})
+	if err != nil {
+		return err
+	}
+	s.accepts.Store(callers)
+	s.caSeen = der
+	return nil
+}
+
+// observe takes the CA of callers from a new state of the registry, and keeps it
+// on disk: a node that starts without a quorum has no registry, and must know
+// its custodians before it can be unsealed.
+func (s *certificates) observe(v *fsm.View) error {
+	secret, ok := v.Secret(node.SecretCallerCA)
+	if !ok {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seen := bytes.Equal(secret.GetPublic(), s.caSeen)
+	if seen && s.caKept {
+		return nil
+	}
+	id, err := hierarchy.ClusterIDFromBytes(v.Cluster().GetClusterId())
+	if err != nil {
+		return err
+	}
+	domain := node.TrustDomain(id)
+	if !seen {
+		if err := s.accept(secret.GetPublic(), domain); err != nil {
+			return err
+		}
+	}
+	err = writeFile(filepath.Join(s.dir, callersFile), pem.EncodeToMemory(&pem.Block{
+		Type: "CERTIFICATE", Bytes: secret.GetPublic(), Headers: map[string]string{trustDomainHeader: domain},
+	}))
+	s.caKept = err == nil
+	return err
+}
+
+func (s *certificates) callers() *pki.Callers { return s.accepts.Load() }
+
+// leaf returns the certificate that the node signs its start key under, DER.
+func (s *certificates) leaf() []byte {
+	if c := s.own.Load(); c != nil {
+		return c.Certificate[0]
+	}
+	return nil
+}
+
+// due reports whether the certificate is missing, old enough to be renewed, or
+// does not carry a name under which the member is reached now.
+func (s *certificates) due(m *fsmpb.Member) bool {
+	c := s.own.Load()
+	if c == nil {
+		return true
+	}
+	life := c.Leaf.NotAfter.Sub(c.Leaf.NotBefore)
+	if s.clock.Now().After(c.Leaf.NotBefore.Add(life * 2 / 3)) {
+		return true
+	}
+	for _, addr := range []string{m.GetGrpcAddress(), m.GetRestAddress()} {
+		if host, _, err := net.SplitHostPort(addr); err == nil && c.Leaf.VerifyHostname(host) != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// config is the TLS configuration of the public ports. A caller without a
+// certificate, or with a wrong one, gets through the handshake and is refused at
+// its first call, in words and with a record, where TLS has only an alert.
+func (s *certificates) config(protos ...string) *tls.Config {
+	return &tls.Config{
+		MinVersion:     tls.VersionTLS13,
+		ClientAuth:     tls.RequestClientCert,
+		NextProtos:     protos,
+		GetCertificate: s.serve,
+	}
+}
+
+func (s *certificates) serve(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if s.files != nil {
+		return s.files.get()
+	}
+	if c := s.own.Load(); c != nil {
+		return c, nil
+	}
+	return nil, errors.New("this node belongs to no cluster yet, so it has no certificate: krypton init or krypton join")
+}
+
+// run keeps the CA of callers and the node's own certificate current. The node
+// has one of its own also when the ports present another from files: it is the
+// one that custodians check its start key with.
+func (s *certificates) run(ctx context.Context, c *cluster.Cluster, m *fsm.Machine, id string) error {
+	next := s.clock.Now()
+	for {
+		v := m.View()
+		if err := s.observe(v); err != nil {
+			s.log.ErrorContext(ctx, "the CA of callers cannot be taken over", slog.Any("error", err))
+		}
+		self, ok := v.Member(id)
+		if now := s.clock.Now(); ok && !self.GetRemoved() && s.due(self) && !now.Before(next) {
+			next = now.Add(renewEvery)
+			s.renew(ctx, c)
+		}
+		wait, cancel := context.WithTimeout(ctx, renewEvery)
+		select {
+		case <-v.Superseded():
+		case <-wait.Done():
+		}
+		cancel()
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // The end of ctx is how this ends.
+		}
+	}
+}
+
+func (s *certificates) renew(ctx context.Context, c *cluster.Cluster) {
+	ctx, cancel := context.WithTimeout(ctx, renewEvery)
+	defer cancel()
+	cert, err := c.RequestCertificate(ctx)
+	if err != nil {
+		s.log.WarnContext(ctx, "this node has no new certificate yet; it tries again", slog.Any("error", err))
+		return
+	}
+	if err := s.adopt(cert); err != nil {
+		s.log.WarnContext(ctx, "the new certificate of this node cannot be kept", slog.Any("error", err))
+		return
+	}
+	s.log.InfoContext(ctx, "this node has a new certificate", slog.Time("not_after", s.own.Load().Leaf.NotAfter))
+}
+
+// fileCertificate is a certificate that somebody else keeps in files, read again
+// when they change.
+type fileCertificate struct {
+	certPath, keyPath string
+
+	mu   sync.Mutex
+	seen [2]time.Time
+	cert *tls.Certificate
+}
+
+func (f *fileCertificate) get() (*tls.Certificate, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var now [2]time.Time
+	for i, path := range []string{f.certPath, f.keyPath} {
+		st, err := os.Stat(path)
+		switch {
+		case err != nil && f.cert != nil:
+			return f.cert, nil // between the removal of the old file and the new one
+		case err != nil:
+			return nil, errs.New(errs.InvalidConfig, "tls: "+err.Error(), errs.Cause(err))
+		case path == f.keyPath && st.Mode().Perm()&0o077 != 0:
+			return nil, errs.New(errs.InvalidConfig, fmt.Sprintf("tls: %s has mode %#o, so others on this machine can read it", path, st.Mode().Perm()),
+				errs.Hint("chmod 0600 %s", path))
+		}
+		now[i] = st.ModTime()
+	}
+	if f.cert != nil && now == f.seen {
+		return f.cert, nil
+	}
+	cert, err := tls.LoadX509KeyPair(f.certPath, f.keyPath)
+	if err != nil {
+		if f.cert != nil {
+			return f.cert, nil // half written: the old pair serves until the new one is whole
+		}
+		return nil, errs.New(errs.InvalidConfig, "tls: the certificate and key in "+f.certPath+" and "+f.keyPath+" cannot be used: "+err.Error(), errs.Cause(err))
+	}
+	f.cert, f.seen = &cert, now
+	return f.cert, nil
+}
+
+func readPEM(path string) ([][]byte, error) {
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, errs.New(errs.InvalidConfig, "a certificate cannot be read: "+err.Error(), errs.Cause(err))
+	}
+	var chain [][]byte
+	for {
+		var block *pem.Block
+		if block, raw = pem.Decode(raw); block == nil {
+			return chain, nil
+		}
+		chain = append(chain, block.Bytes)
+	}
+}
+
+// writeFile replaces a file as a whole, also when the machine stops meanwhile.
+func writeFile(path string, b []byte) (err error) {
+	defer func() {
+		if err != nil {
+			err = errs.New(errs.InvalidConfig, "a certificate cannot be kept: "+err.Error(), errs.Cause(err))
+		}
+	}()
+	tmp := path + ".new"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}

@@ -1,0 +1,380 @@
+package server
+
+import (
+	"context"
+	"encoding/hex"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/cluster"
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/node"
+)
+
+type clusterServer struct {
+	kryptonv1.UnimplementedClusterServer
+	*calls
+}
+
+const (
+	// healthTimeout bounds how long a list of nodes waits for one that is away.
+	healthTimeout = 500 * time.Millisecond
+	// healthAtOnce bounds how many nodes are asked at a time.
+	healthAtOnce = 64
+	// waitMargin is how long before a call's deadline a wait answers that it is
+	// not done yet, so that the answer arrives.
+	waitMargin = 250 * time.Millisecond
+
+	defaultTokenLife = time.Hour
+	maxTokenLife     = 24 * time.Hour
+
+	operationPrefix = "operations/"
+	nodePrefix      = "nodes/"
+)
+
+func (c *calls) clusterInfo() *kryptonv1.ClusterInfo {
+	v := c.machine.View()
+	cl := v.Cluster()
+	out := &kryptonv1.ClusterInfo{
+		Name: cl.GetName(), KeyspaceId: hex.EncodeToString(cl.GetKeyspaceId()), ClusterId: hex.EncodeToString(cl.GetClusterId()),
+		Fingerprint: hex.EncodeToString(cl.GetFingerprint()), Term: c.cluster.Term(), AppliedIndex: v.Index(),
+		FormatVersion: cl.GetFormatVersion(), VotersWanted: cl.GetSettings().GetVoters(), Held: v.Hold().GetHeld(),
+		InternalKeyVersion: cl.GetInternalKeyPrimary(),
+		RollbackWindow:     durationpb.New(time.Duration(cl.GetSettings().GetRollbackWindowMs()) * time.Millisecond),
+		DestroyWait:        durationpb.New(time.Duration(cl.GetSettings().GetDestroyWaitMs()) * time.Millisecond),
+	}
+	if id := c.cluster.LeaderID(); id != "" {
+		out.Leader = node.NodeName(string(id))
+	}
+	return out
+}
+
+// GetCluster implements kryptonv1.ClusterServer.
+func (s clusterServer) GetCluster(ctx context.Context, _ *kryptonv1.GetClusterRequest) (*kryptonv1.ClusterInfo, error) {
+	var out *kryptonv1.ClusterInfo
+	err := s.do(ctx, gate.GetCluster, node.ObjectCluster, func(gate.Token) error {
+		out = s.clusterInfo()
+		return nil
+	})
+	return out, err
+}
+
+// describe shows one member. The Raft configuration says what it is, the member
+// entry what it is wanted to be.
+func (s clusterServer) describe(ctx context.Context, m *fsmpb.Member) *kryptonv1.Node {
+	out := &kryptonv1.Node{
+		Name: node.NodeName(m.GetId()), Id: m.GetId(), DisplayName: m.GetName(), Etag: etag(m.GetModIndex()),
+		Region: m.GetRegion(), Zone: m.GetZone(), GrpcAddress: m.GetGrpcAddress(), RestAddress: m.GetRestAddress(),
+		PeerAddress: m.GetPeerAddress(), Leader: string(s.cluster.LeaderID()) == m.GetId(), Self: m.GetId() == s.nodeID,
+		CreateTime: stamp(m.GetCreateTimeMs()), Removed: m.GetRemoved(), Role: kryptonv1.NodeRole_NODE_ROLE_NON_VOTER,
+	}
+	switch voter := s.cluster.IsVoter(cluster.NodeID(m.GetId())); {
+	case voter:
+		out.Role = kryptonv1.NodeRole_NODE_ROLE_VOTER
+	case m.GetVoter():
+		out.Role = kryptonv1.NodeRole_NODE_ROLE_BECOMING_VOTER
+	}
+	if m.GetRemoved() {
+		return out
+	}
+	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+	defer cancel()
+	h, err := s.cluster.Health(ctx, cluster.NodeID(m.GetId()))
+	if err != nil {
+		out.Health = &kryptonv1.NodeHealth{NotServingReason: "it does not answer this node"}
+		return out
+	}
+	out.Health = &kryptonv1.NodeHealth{
+		Reachable: true, Seal: sealStates[h.SealState], Serving: h.Serving, NotServingReason: whyNot(h),
+		AppliedIndex: h.AppliedIndex, Version: h.Version, MemoryTier: h.MemoryTier,
+	}
+	return out
+}
+
+// whyNot says in a few words why a node does not serve. It does not serve for
+// one of two reasons; its own /readyz has the whole sentence.
+func whyNot(h cluster.Health) string {
+	switch {
+	case h.Serving:
+		return ""
+	case h.SealState != node.StateUnsealed:
+		return h.SealState
+	}
+	return "no contact with the leader"
+}
+
+//nolint:gochecknoglobals // Immutable table.
+var sealStates = map[string]kryptonv1.SealState{
+	node.StateUninitialized: kryptonv1.SealState_SEAL_STATE_UNINITIALIZED,
+	node.StateSealed:        kryptonv1.SealState_SEAL_STATE_SEALED,
+	node.StateUnsealed:      kryptonv1.SealState_SEAL_STATE_UNSEALED,
+}
+
+// ListNodes implements kryptonv1.ClusterServer. It asks every node how it is,
+// all at once.
+func (s clusterServer) ListNodes(ctx context.Context, _ *kryptonv1.ListNodesRequest) (*kryptonv1.ListNodesResponse, error) {
+	out := &kryptonv1.ListNodesResponse{}
+	err := s.do(ctx, gate.ListNodes, "nodes", func(gate.Token) error {
+		members := s.machine.View().Members()
+		out.Nodes = make([]*kryptonv1.Node, len(members))
+		var g errgroup.Group
+		g.SetLimit(healthAtOnce)
+		for i, m := range members {
+			g.Go(func() error {
+				out.Nodes[i] = s.describe(ctx, m)
+				return nil
+			})
+		}
+		return g.Wait()
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// nodeID takes the id out of nodes/{id}. Ids are 32 hex digits.
+func nodeID(name string) (string, error) {
+	id, ok := strings.CutPrefix(name, nodePrefix)
+	if !ok || !cluster.NodeID(id).Valid() {
+		return "", errs.New(errs.InvalidArgument, "the name of a node is nodes/ and 32 hex digits", errs.Hint("krypton operator members lists them"))
+	}
+	return id, nil
+}
+
+func (s clusterServer) node1(ctx context.Context, id string) (*kryptonv1.Node, error) {
+	m, ok := s.machine.View().Member(id)
+	if !ok {
+		return nil, gate.NoSuchObject()
+	}
+	return s.describe(ctx, m), nil
+}
+
+// GetNode implements kryptonv1.ClusterServer.
+func (s clusterServer) GetNode(ctx context.Context, r *kryptonv1.GetNodeRequest) (*kryptonv1.Node, error) {
+	id, err := nodeID(r.GetName())
+	if err != nil {
+		return nil, err
+	}
+	var out *kryptonv1.Node
+	err = s.do(ctx, gate.GetNode, r.GetName(), func(gate.Token) (err error) {
+		out, err = s.node1(ctx, id)
+		return err
+	})
+	return out, err
+}
+
+// CreateJoinToken implements kryptonv1.ClusterServer.
+func (s clusterServer) CreateJoinToken(ctx context.Context, r *kryptonv1.CreateJoinTokenRequest) (*kryptonv1.CreateJoinTokenResponse, error) {
+	life := time.Duration(r.GetTtlSeconds()) * time.Second
+	switch {
+	case life == 0:
+		life = defaultTokenLife
+	case life > maxTokenLife:
+		return nil, errs.Newf(errs.InvalidArgument, "a join token lives at most %s", maxTokenLife)
+	}
+	if len(r.GetRegion()) > 63 {
+		return nil, errs.New(errs.InvalidArgument, "a region has at most 63 bytes")
+	}
+	req, err := s.request(r)
+	if err != nil {
+		return nil, err
+	}
+	out := &kryptonv1.CreateJoinTokenResponse{}
+	err = s.do(ctx, gate.CreateJoinToken, node.ObjectCluster, func(tok gate.Token) error {
+		t, err := s.cluster.JoinToken()
+		if err != nil {
+			return err
+		}
+		hash, expires := t.Hash(), s.clock.Now().Add(life).UnixMilli()
+		if err := s.node.CreateJoinToken(ctx, tok, req, &fsmpb.JoinToken{
+			Hash: hash[:], ExpireTimeMs: expires, Voter: r.GetVoter(), Region: r.GetRegion(),
+		}); err != nil {
+			return err
+		}
+		// A retry makes a new secret, but the first answer stands in the
+		// registry. Only the one that stands may go out.
+		if _, ok := s.machine.View().JoinToken(hash[:]); !ok {
+			return errs.New(errs.FailedState, "this request made a token before, which was shown once",
+				errs.Hint("make another one, with a new request id"))
+		}
+		out.Token, out.ExpireTime = t.Text(), stamp(expires)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// changeNode runs a change of a member and answers with it.
+func (s clusterServer) changeNode(ctx context.Context, act gate.Act, m interface {
+	proto.Message
+	GetName() string
+}, fn func(tok gate.Token, req node.Request, id string) error,
+) (*kryptonv1.Node, error) {
+	id, err := nodeID(m.GetName())
+	if err != nil {
+		return nil, err
+	}
+	req, err := s.request(m)
+	if err != nil {
+		return nil, err
+	}
+	var out *kryptonv1.Node
+	err = s.do(ctx, act, m.GetName(), func(tok gate.Token) (err error) {
+		if err := fn(tok, req, id); err != nil {
+			return err
+		}
+		out, err = s.node1(ctx, id)
+		return err
+	})
+	return out, err
+}
+
+// PromoteNode implements kryptonv1.ClusterServer.
+func (s clusterServer) PromoteNode(ctx context.Context, r *kryptonv1.PromoteNodeRequest) (*kryptonv1.Node, error) {
+	return s.changeNode(ctx, gate.PromoteNode, r, func(tok gate.Token, req node.Request, id string) error {
+		return s.node.SetSuffrage(ctx, tok, req, id, node.Voter)
+	})
+}
+
+// DemoteNode implements kryptonv1.ClusterServer.
+func (s clusterServer) DemoteNode(ctx context.Context, r *kryptonv1.DemoteNodeRequest) (*kryptonv1.Node, error) {
+	return s.changeNode(ctx, gate.DemoteNode, r, func(tok gate.Token, req node.Request, id string) error {
+		return s.node.SetSuffrage(ctx, tok, req, id, node.NonVoter)
+	})
+}
+
+// RemoveNode implements kryptonv1.ClusterServer.
+func (s clusterServer) RemoveNode(ctx context.Context, r *kryptonv1.RemoveNodeRequest) (*kryptonv1.Node, error) {
+	return s.changeNode(ctx, gate.RemoveNode, r, func(tok gate.Token, req node.Request, id string) error {
+		return s.node.RemoveMember(ctx, tok, req, id)
+	})
+}
+
+// TransferLeadership implements kryptonv1.ClusterServer. Only the leader can
+// hand over; another node says who it is.
+func (s clusterServer) TransferLeadership(ctx context.Context, r *kryptonv1.TransferLeadershipRequest) (*kryptonv1.ClusterInfo, error) {
+	target := ""
+	if r.GetTarget() != "" {
+		var err error
+		if target, err = nodeID(r.GetTarget()); err != nil {
+			return nil, err
+		}
+	}
+	var out *kryptonv1.ClusterInfo
+	err := s.do(ctx, gate.TransferLeadership, node.ObjectCluster, func(gate.Token) error {
+		if target != "" {
+			if m, ok := s.machine.View().Member(target); !ok || m.GetRemoved() {
+				return gate.NoSuchObject()
+			}
+		}
+		if !s.cluster.IsLeader() {
+			return errs.New(errs.NoLeader, "this node does not lead", errs.Hint("ask the leader: %s", s.cluster.LeaderAddress()))
+		}
+		if err := s.cluster.TransferLeadership(ctx, cluster.NodeID(target)); err != nil {
+			return err
+		}
+		out = s.clusterInfo()
+		return nil
+	})
+	return out, err
+}
+
+// operationID takes the request id out of operations/{id}, in the spelling in
+// which it is remembered.
+func operationID(name string) (string, error) {
+	id, ok := strings.CutPrefix(name, operationPrefix)
+	u, err := uuid.Parse(id)
+	if !ok || len(id) != 36 || err != nil {
+		return "", errs.New(errs.InvalidArgument, "the name of an operation is operations/ and the request id of the change")
+	}
+	return u.String(), nil
+}
+
+// operation finds what became of a change of the same caller. A rotation is two
+// entries of the log, and done with the second: an interrupted one is found as
+// not done, and the same request id finishes it.
+func (s clusterServer) operation(v *fsm.View, p *fsmpb.Principal, id string) (*kryptonv1.Operation, error) {
+	first, ok := v.Request(p, id, 0)
+	if !ok {
+		return nil, gate.NoSuchObject()
+	}
+	last, done := first, true
+	if first.GetKind() == kindAddVersion && first.GetResult().GetReason() == "" {
+		var second *fsmpb.Request
+		if second, done = v.Request(p, id, 1); done {
+			last = second
+		}
+	}
+	res := last.GetResult()
+	return &kryptonv1.Operation{
+		Name: operationPrefix + id, Done: done, Reason: res.GetReason(), Message: res.GetMessage(), Hint: res.GetHint(),
+		Target: res.GetObject(), CreateTime: stamp(first.GetTimeMs()), Index: res.GetIndex(),
+	}, nil
+}
+
+// kindAddVersion is how the registry calls the first entry of a rotation; only
+// rotations have it.
+const kindAddVersion = "add_version"
+
+// GetOperation implements kryptonv1.ClusterServer.
+func (s clusterServer) GetOperation(ctx context.Context, r *kryptonv1.GetOperationRequest) (*kryptonv1.Operation, error) {
+	id, err := operationID(r.GetName())
+	if err != nil {
+		return nil, err
+	}
+	var out *kryptonv1.Operation
+	err = s.do(ctx, gate.GetOperation, operationPrefix+id, func(tok gate.Token) (err error) {
+		out, err = s.operation(s.machine.View(), cluster.PrincipalOf(tok, cluster.NodeID(s.nodeID)), id)
+		return err
+	})
+	return out, err
+}
+
+// WaitOperation implements kryptonv1.ClusterServer. It waits until this node
+// has seen the change, or the call's deadline passed.
+func (s clusterServer) WaitOperation(ctx context.Context, r *kryptonv1.WaitOperationRequest) (*kryptonv1.Operation, error) {
+	id, err := operationID(r.GetName())
+	if err != nil {
+		return nil, err
+	}
+	wait := ctx
+	if at, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		wait, cancel = context.WithDeadline(ctx, at.Add(-waitMargin))
+		defer cancel()
+	}
+	out := &kryptonv1.Operation{Name: operationPrefix + id}
+	err = s.do(ctx, gate.WaitOperation, operationPrefix+id, func(tok gate.Token) error {
+		p := cluster.PrincipalOf(tok, cluster.NodeID(s.nodeID))
+		for {
+			v := s.machine.View()
+			if op, err := s.operation(v, p, id); err == nil {
+				out = op
+			}
+			if out.GetDone() {
+				return nil
+			}
+			select {
+			case <-v.Superseded():
+			case <-wait.Done():
+				return nil
+			}
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}

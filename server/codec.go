@@ -1,0 +1,73 @@
+package server
+
+import (
+	"google.golang.org/grpc/encoding"
+	encproto "google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/descriptorpb"
+)
+
+// codec is gRPC's own, and wipes what is secret in a response once it is
+// encoded: nobody else has a reference to it then.
+//
+// What it cannot reach are the encoded bytes. gRPC and TLS own them until they
+// are sent, and give their buffers back without wiping them. A data key's
+// plaintext is therefore in freed heap memory for a while after an answer; the
+// keys above it never are.
+type codec struct{ encoding.CodecV2 }
+
+func newCodec() codec { return codec{encoding.GetCodecV2(encproto.Name)} }
+
+// Marshal implements encoding.CodecV2.
+func (c codec) Marshal(v any) (mem.BufferSlice, error) {
+	out, err := c.CodecV2.Marshal(v)
+	if m, ok := v.(proto.Message); ok {
+		wipe(m)
+	}
+	return out, err
+}
+
+// secretFields are the byte fields that the API marks as secret, by message.
+//
+//nolint:gochecknoglobals // Immutable.
+var secretFields = func() map[protoreflect.FullName][]protoreflect.FieldDescriptor {
+	out := map[protoreflect.FullName][]protoreflect.FieldDescriptor{}
+	protoregistry.GlobalFiles.RangeFilesByPackage("krypton.v1", func(f protoreflect.FileDescriptor) bool {
+		for i := range f.Messages().Len() {
+			m := f.Messages().Get(i)
+			for j := range m.Fields().Len() {
+				fd := m.Fields().Get(j)
+				opts, ok := fd.Options().(*descriptorpb.FieldOptions)
+				if ok && opts.GetDebugRedact() && fd.Kind() == protoreflect.BytesKind {
+					out[m.FullName()] = append(out[m.FullName()], fd)
+				}
+			}
+		}
+		return true
+	})
+	return out
+}()
+
+// wipe overwrites the secret bytes of a message. Secret strings (a join token)
+// cannot be overwritten.
+func wipe(m proto.Message) {
+	if m == nil {
+		return
+	}
+	r := m.ProtoReflect()
+	if !r.IsValid() {
+		return
+	}
+	for _, fd := range secretFields[r.Descriptor().FullName()] {
+		if !fd.IsList() {
+			clear(r.Get(fd).Bytes())
+			continue
+		}
+		for list, i := r.Get(fd).List(), 0; i < list.Len(); i++ {
+			clear(list.Get(i).Bytes())
+		}
+	}
+}

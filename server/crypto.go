@@ -1,0 +1,200 @@
+package server
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/memsec/reveal"
+	"github.com/openkcm/krypton-cluster/node"
+)
+
+type cryptoServer struct {
+	kryptonv1.UnimplementedCryptoServer
+	*calls
+}
+
+// dataRequest is what every data operation says about its key.
+type dataRequest interface {
+	GetService() string
+	GetResource() string
+	GetEncryptionContext() []*kryptonv1.ContextPair
+}
+
+// target checks names and encryption context before anything else happens.
+func target(r dataRequest) (t node.Target, err error) {
+	p, err := path(r.GetService(), "service", hierarchy.KindService)
+	if err != nil {
+		return t, err
+	}
+	t.Tenant, t.Service = p.Tenant, p.Service
+	if r.GetResource() != "" {
+		if t.Resource, err = hierarchy.ParseResourceID(r.GetResource()); err != nil {
+			return t, err
+		}
+	}
+	pairs := make([]hierarchy.ContextPair, len(r.GetEncryptionContext()))
+	for i, p := range r.GetEncryptionContext() {
+		pairs[i] = hierarchy.ContextPair{Key: p.GetKey(), Value: p.GetValue()}
+	}
+	t.Context, err = hierarchy.NewEncryptionContext(pairs...)
+	return t, err
+}
+
+// path parses a name that has to be of one of the kinds.
+func path(name, field string, kinds ...hierarchy.Kind) (hierarchy.Path, error) {
+	p, err := hierarchy.ParsePath(name)
+	if err != nil {
+		return p, err
+	}
+	if slices.Contains(kinds, p.Kind) {
+		return p, nil
+	}
+	return p, errs.Newf(errs.InvalidArgument, "%s must be %s", field, kindNames(kinds))
+}
+
+func kindNames(kinds []hierarchy.Kind) string {
+	out := make([]string, len(kinds))
+	for i, k := range kinds {
+		out[i] = k.String()
+	}
+	return strings.Join(out, " or ")
+}
+
+// details is what the record of a data operation says beside its outcome, also
+// when it failed.
+func details(in, out int, used node.Used) gate.Details {
+	return gate.Details{
+		BytesIn: uint64(in), BytesOut: uint64(out), //nolint:gosec // Lengths.
+		KeyVersion: used.UID, KeystoreRequest: used.KeystoreRequest,
+	}
+}
+
+// GenerateDataKey implements kryptonv1.CryptoServer.
+func (s cryptoServer) GenerateDataKey(ctx context.Context, r *kryptonv1.GenerateDataKeyRequest) (*kryptonv1.GenerateDataKeyResponse, error) {
+	t, err := target(r)
+	if err != nil {
+		return nil, err
+	}
+	out := &kryptonv1.GenerateDataKeyResponse{}
+	err = s.do(ctx, gate.GenerateDataKey, t.Name(), func(tok gate.Token) error {
+		key, wrapped, used, err := s.node.GenerateDataKey(ctx, tok, t, int(r.GetLength()))
+		tok.Describe(details(0, len(wrapped), used))
+		if err != nil {
+			return err
+		}
+		defer key.Destroy()
+		out.Wrapped, out.KeyVersion = wrapped, used.Name
+		if r.GetWithoutPlaintext() {
+			return nil
+		}
+		return reveal.With(key, func(b []byte) error {
+			out.Plaintext = append([]byte(nil), b...)
+			return nil
+		})
+	})
+	if err != nil {
+		clear(out.GetPlaintext())
+		return nil, err
+	}
+	return out, nil
+}
+
+// UnwrapDataKey implements kryptonv1.CryptoServer.
+func (s cryptoServer) UnwrapDataKey(ctx context.Context, r *kryptonv1.UnwrapDataKeyRequest) (*kryptonv1.UnwrapDataKeyResponse, error) {
+	t, err := target(r)
+	if err != nil {
+		return nil, err
+	}
+	out := &kryptonv1.UnwrapDataKeyResponse{}
+	err = s.do(ctx, gate.UnwrapDataKey, t.Name(), func(tok gate.Token) error {
+		key, used, err := s.node.UnwrapDataKey(ctx, tok, t, r.GetWrapped())
+		tok.Describe(details(len(r.GetWrapped()), 0, used))
+		if err != nil {
+			return err
+		}
+		defer key.Destroy()
+		out.KeyVersion = used.Name
+		return reveal.With(key, func(b []byte) error {
+			out.Plaintext = append([]byte(nil), b...)
+			return nil
+		})
+	})
+	if err != nil {
+		clear(out.GetPlaintext())
+		return nil, err
+	}
+	return out, nil
+}
+
+// RewrapDataKey implements kryptonv1.CryptoServer.
+func (s cryptoServer) RewrapDataKey(ctx context.Context, r *kryptonv1.RewrapDataKeyRequest) (*kryptonv1.RewrapDataKeyResponse, error) {
+	t, err := target(r)
+	if err != nil {
+		return nil, err
+	}
+	out := &kryptonv1.RewrapDataKeyResponse{}
+	err = s.do(ctx, gate.RewrapDataKey, t.Name(), func(tok gate.Token) error {
+		wrapped, used, before, err := s.node.RewrapDataKey(ctx, tok, t, r.GetWrapped())
+		tok.Describe(details(len(r.GetWrapped()), len(wrapped), used))
+		if err != nil {
+			return err
+		}
+		out.Wrapped, out.KeyVersion, out.PreviousKeyVersion = wrapped, used.Name, before.Name
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// Encrypt implements kryptonv1.CryptoServer.
+func (s cryptoServer) Encrypt(ctx context.Context, r *kryptonv1.EncryptRequest) (*kryptonv1.EncryptResponse, error) {
+	t, err := target(r)
+	if err != nil {
+		return nil, err
+	}
+	out := &kryptonv1.EncryptResponse{}
+	err = s.do(ctx, gate.Encrypt, t.Name(), func(tok gate.Token) error {
+		ciphertext, used, err := s.node.Encrypt(ctx, tok, t, r.GetPlaintext())
+		tok.Describe(details(len(r.GetPlaintext()), len(ciphertext), used))
+		if err != nil {
+			return err
+		}
+		out.Ciphertext, out.KeyVersion = ciphertext, used.Name
+		return nil
+	})
+	clear(r.GetPlaintext()) // ours alone: decoded for this call
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// Decrypt implements kryptonv1.CryptoServer.
+func (s cryptoServer) Decrypt(ctx context.Context, r *kryptonv1.DecryptRequest) (*kryptonv1.DecryptResponse, error) {
+	t, err := target(r)
+	if err != nil {
+		return nil, err
+	}
+	out := &kryptonv1.DecryptResponse{}
+	err = s.do(ctx, gate.Decrypt, t.Name(), func(tok gate.Token) error {
+		plaintext, used, err := s.node.Decrypt(ctx, tok, t, r.GetCiphertext())
+		tok.Describe(details(len(r.GetCiphertext()), len(plaintext), used))
+		if err != nil {
+			return err
+		}
+		out.Plaintext, out.KeyVersion = plaintext, used.Name
+		return nil
+	})
+	if err != nil {
+		clear(out.GetPlaintext())
+		return nil, err
+	}
+	return out, nil
+}

@@ -1,0 +1,238 @@
+// Package gateway answers the API over HTTP/JSON.
+//
+// It translates and does nothing else: the rules are the table in http.yaml, the
+// code in gatewaypb is generated from it, and every call goes through the same
+// interceptor, gate and handlers as one over gRPC.
+//
+// # Invariants
+//
+//   - I1: nothing of a request becomes gRPC metadata: no Grpc-Metadata-*, Authorization or X-Forwarded-* header, no host and no address. Who the caller is comes in the context, from whoever owns the TLS connection.
+//   - I2: an error has the HTTP status of its row in the error table, and a body with its code, message and hint, and nothing else.
+//   - I3: no response may be cached, and no body is logged.
+//   - I4: what a request says and the method does not read is refused: unknown fields and parameters, a body where parameters stand in the URL, a URL where they stand in the body, anything behind the JSON.
+//
+// # Concurrency
+//
+// The handler is safe for concurrent use.
+//
+// # Failure
+//
+// A body that is not JSON, has an unknown field, or is too large is refused before a handler sees it.
+//
+// # Source
+//
+// google.api.http; AIP-193; docs/contract.md (REST).
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"sync"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"github.com/grpc-ecosystem/grpc-gateway/v2/utilities"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/errs/wire"
+	"github.com/openkcm/krypton-cluster/server/gateway/gatewaypb"
+)
+
+// MaxBody is the largest request body in bytes: the largest payload in base64,
+// with room for names and context.
+const MaxBody = 2 << 20
+
+// Headers of a response.
+const (
+	CorrelationHeader = "krypton-correlation-id"
+	NodeHeader        = "krypton-node"
+	IndexHeader       = "krypton-index"
+)
+
+// Traceparent is the one header of a request that is read (I1).
+const Traceparent = "traceparent"
+
+// New returns a handler that calls conn for every request of the table.
+func New(ctx context.Context, conn grpc.ClientConnInterface) (http.Handler, error) {
+	strictQuery()
+	mux := runtime.NewServeMux(
+		runtime.WithMarshalerOption(runtime.MIMEWildcard, &runtime.JSONPb{
+			MarshalOptions:   protojson.MarshalOptions{EmitUnpopulated: true},
+			UnmarshalOptions: protojson.UnmarshalOptions{DiscardUnknown: false},
+		}),
+		runtime.WithIncomingHeaderMatcher(func(string) (string, bool) { return "", false }),
+		runtime.WithOutgoingHeaderMatcher(func(string) (string, bool) { return "", false }),
+		runtime.WithOutgoingTrailerMatcher(func(string) (string, bool) { return "", false }),
+		runtime.WithForwardResponseOption(func(ctx context.Context, w http.ResponseWriter, _ proto.Message) error {
+			copyHeaders(ctx, w)
+			return nil
+		}),
+		runtime.WithErrorHandler(func(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) {
+			copyHeaders(ctx, w)
+			WriteError(w, unwrapGateway(err))
+		}),
+		runtime.WithRoutingErrorHandler(func(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, code int) {
+			WriteError(w, routingError(code))
+		}),
+		runtime.WithDisablePathLengthFallback(),
+	)
+	if err := errors.Join(
+		gatewaypb.RegisterCryptoHandlerClient(ctx, mux, kryptonv1.NewCryptoClient(conn)),
+		gatewaypb.RegisterTenantsHandlerClient(ctx, mux, kryptonv1.NewTenantsClient(conn)),
+		gatewaypb.RegisterServicesHandlerClient(ctx, mux, kryptonv1.NewServicesClient(conn)),
+		gatewaypb.RegisterSealHandlerClient(ctx, mux, kryptonv1.NewSealClient(conn)),
+		gatewaypb.RegisterClusterHandlerClient(ctx, mux, kryptonv1.NewClusterClient(conn)),
+		gatewaypb.RegisterAccessHandlerClient(ctx, mux, kryptonv1.NewAccessClient(conn)),
+	); err != nil {
+		return nil, err
+	}
+	browsers := http.NewCrossOriginProtection()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Cache-Control", "no-store")
+		h.Set("X-Content-Type-Options", "nosniff")
+		if browsers.Check(r) != nil {
+			// A person's certificate may be in a browser, which any page can make
+			// send requests.
+			WriteError(w, errs.New(errs.Denied, "the request comes from a page of another site"))
+			return
+		}
+		body, err := readBody(w, r)
+		defer clear(body)
+		if err != nil {
+			WriteError(w, err)
+			return
+		}
+		mux.ServeHTTP(w, bare(r, body))
+	}), nil
+}
+
+// bare returns r with its path, query and body, and with nothing of what else a
+// sender may say: the gateway would make metadata of headers, of the address,
+// and of the host (I1).
+func bare(r *http.Request, body []byte) *http.Request {
+	out := &http.Request{
+		Method: r.Method, URL: r.URL, Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
+		Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)),
+	}
+	return out.WithContext(r.Context())
+}
+
+// readBody reads the whole body, so that it can be refused for its size and
+// wiped after the call, and refuses parameters where the method does not look
+// for them: a validateOnly in the wrong place would not be seen, and the call
+// would do what it was asked not to.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	var buf bytes.Buffer
+	if n := r.ContentLength; n > 0 && n <= MaxBody {
+		buf.Grow(int(n) + bytes.MinRead) // one piece: growth would leave copies
+	}
+	_, err := buf.ReadFrom(http.MaxBytesReader(w, r.Body, MaxBody))
+	body := buf.Bytes()
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return body, errs.Newf(errs.TooLarge, "the request body is larger than %d bytes", MaxBody)
+	}
+	switch {
+	case err != nil:
+		return body, errs.New(errs.InvalidArgument, "the request body did not arrive as a whole", errs.Cause(err))
+	case r.Method == http.MethodPost && r.URL.RawQuery != "":
+		return body, errs.New(errs.InvalidArgument, "parameters of a POST stand in its body, not in the URL")
+	case r.Method != http.MethodPost && len(body) > 0:
+		return body, errs.New(errs.InvalidArgument, "this HTTP method takes no body", errs.Hint("its parameters stand in the URL"))
+	case len(body) > 0 && !json.Valid(body):
+		return body, errNotJSON() // also what stands behind the JSON, which a decoder would not look at
+	}
+	return body, nil
+}
+
+// strictQuery makes the gateway refuse parameters of a URL that a request does
+// not have, as it refuses such fields of a body. The gateway has one parser for
+// the whole process, which is set once.
+var strictQuery = sync.OnceFunc(func() { runtime.SetQueryParameterParser(queryParser{})(nil) })
+
+type queryParser struct{ runtime.DefaultQueryParser }
+
+// Parse implements runtime.QueryParameterParser.
+func (p queryParser) Parse(msg proto.Message, values url.Values, filter *utilities.DoubleArray) error {
+	fields := msg.ProtoReflect().Descriptor().Fields()
+	for key := range values {
+		if fields.ByTextName(key) == nil && fields.ByJSONName(key) == nil {
+			return errors.New("no such parameter")
+		}
+	}
+	return p.DefaultQueryParser.Parse(msg, values, filter)
+}
+
+// copyHeaders takes over what the handler says beside its answer.
+func copyHeaders(ctx context.Context, w http.ResponseWriter) {
+	md, ok := runtime.ServerMetadataFromContext(ctx)
+	if !ok {
+		return
+	}
+	for _, name := range []string{CorrelationHeader, NodeHeader, IndexHeader} {
+		if v := md.HeaderMD.Get(name); len(v) > 0 {
+			w.Header().Set(name, v[len(v)-1])
+		}
+	}
+}
+
+// errorBody is the JSON of every error: google.rpc.Status as AIP-193 shows it,
+// with the code's name, which scripts should look at.
+type errorBody struct {
+	Error errorDetail `json:"error"`
+}
+
+type errorDetail struct {
+	Code    int    `json:"code"` // HTTP status
+	Reason  string `json:"reason"`
+	Message string `json:"message"`
+	Hint    string `json:"hint,omitempty"`
+	Retry   string `json:"retry"`
+}
+
+// WriteError answers with an error (I2).
+func WriteError(w http.ResponseWriter, err error) {
+	e := errs.From(wire.FromStatus(err))
+	row := e.Code.Row()
+	body, merr := json.Marshal(errorBody{errorDetail{Code: row.HTTP, Reason: row.Name, Message: e.Msg, Hint: e.Hint, Retry: row.Retry.String()}})
+	if merr != nil {
+		body = []byte(`{"error":{"code":500,"reason":"INTERNAL","message":"internal error","retry":"never"}}`)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(row.HTTP)
+	_, _ = w.Write(append(body, '\n')) // a caller that went away is not an error
+}
+
+// unwrapGateway gives the gateway's own refusals (a body that does not fit the
+// method, an unknown field) the words of ours. Their text may quote the request,
+// so it is replaced.
+func unwrapGateway(err error) error {
+	if st, ok := status.FromError(err); ok && len(st.Details()) > 0 {
+		return err
+	}
+	if e := wire.FromStatus(err); !errs.Is(e, errs.InvalidArgument) {
+		return errs.New(errs.Of(e), "the call ended without an answer")
+	}
+	return errNotJSON()
+}
+
+func errNotJSON() error {
+	return errs.New(errs.InvalidArgument, "the request is not what this method takes",
+		errs.Hint("compare it with the OpenAPI file; bytes are base64, unknown fields and parameters are refused"))
+}
+
+func routingError(code int) error {
+	if code == http.StatusMethodNotAllowed {
+		return errs.New(errs.Unimplemented, "this path does not take that HTTP method", errs.Hint("the OpenAPI file lists every path"))
+	}
+	return errs.New(errs.NotFound, "no such path", errs.Hint("the OpenAPI file lists every path; a name in a path is percent-encoded as a whole"))
+}

@@ -1,0 +1,146 @@
+package server
+
+import (
+	"context"
+	"encoding/hex"
+
+	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/node"
+	"github.com/openkcm/krypton-cluster/seal"
+)
+
+type sealServer struct {
+	kryptonv1.UnimplementedSealServer
+	*calls
+}
+
+// maxReason is the longest reason of a cluster-wide seal, in bytes.
+const maxReason = 256
+
+func (c *calls) sealStatus() (*kryptonv1.SealStatus, error) {
+	st, err := c.node.GetSeal()
+	if err != nil {
+		return nil, err
+	}
+	out := &kryptonv1.SealStatus{
+		NodeId: c.nodeID, NodeName: c.nodeName, State: kryptonv1.SealState_SEAL_STATE_UNINITIALIZED,
+		Generation: uint32(st.Generation), //nolint:gosec // One per rekey; the record holds 32 bits.
+		Have:       count(st.Have), Need: count(st.Need), Shares: count(st.Shares),
+		StartKey: st.Offer.Public, StartKeySignature: st.Offer.Signature, NodeCertificate: c.certificate(),
+		Held: st.Held, HoldReason: st.HoldReason, LastFailure: st.LastFailure,
+		PersonsNeeded: count(st.Persons), UnsealsWithoutPeople: st.Initialized && st.Persons == 0,
+	}
+	if st.Offer.Target.Cluster != (seal.Fingerprint{}) {
+		out.Fingerprint = hex.EncodeToString(st.Offer.Target.Cluster[:])
+	}
+	switch {
+	case st.Unsealed:
+		out.State = kryptonv1.SealState_SEAL_STATE_UNSEALED
+	case st.Initialized:
+		out.State = kryptonv1.SealState_SEAL_STATE_SEALED
+	}
+	switch st.Mode {
+	case seal.ModeAuto:
+		out.Mode = kryptonv1.SealMode_SEAL_MODE_AUTO
+	case seal.ModeShamir:
+		out.Mode = kryptonv1.SealMode_SEAL_MODE_SHAMIR
+	case seal.ModeUnspecified:
+	}
+	return out, nil
+}
+
+// count turns a small number of our own into what the API has.
+func count(n int) uint32 {
+	return uint32(max(n, 0)) //nolint:gosec // Counts of shares, persons and versions.
+}
+
+// GetSeal implements kryptonv1.SealServer.
+func (s sealServer) GetSeal(ctx context.Context, _ *kryptonv1.GetSealRequest) (*kryptonv1.SealStatus, error) {
+	var out *kryptonv1.SealStatus
+	err := s.do(ctx, gate.GetSeal, node.ObjectSeal, func(tok gate.Token) (err error) {
+		if out, err = s.sealStatus(); err == nil && tok.Principal().Role == auth.RoleWorkload {
+			// What people wrote, and what the operator's keystore said, is not for
+			// the programs of tenants.
+			out.HoldReason, out.LastFailure = "", ""
+		}
+		return err
+	})
+	return out, err
+}
+
+// Contribute implements kryptonv1.SealServer.
+func (s sealServer) Contribute(ctx context.Context, r *kryptonv1.ContributeRequest) (*kryptonv1.SealStatus, error) {
+	if r.GetNodeId() != s.nodeID {
+		return nil, errs.New(errs.ShareRefused, "the share is for another node than the one that answers",
+			errs.Hint("every node unseals by itself: give --addr of exactly one node"))
+	}
+	if len(r.GetSealedShare()) == 0 && !r.GetReset_() {
+		return nil, errs.New(errs.InvalidArgument, "the request has neither a share nor reset")
+	}
+	var out *kryptonv1.SealStatus
+	err := s.do(ctx, gate.Contribute, node.ObjectSeal, func(tok gate.Token) (err error) {
+		if r.GetReset_() {
+			if err := s.node.ResetShares(tok); err != nil {
+				return err
+			}
+		}
+		if len(r.GetSealedShare()) > 0 {
+			if err := s.node.Contribute(ctx, tok, r.GetSealedShare()); err != nil {
+				return err
+			}
+		}
+		out, err = s.sealStatus()
+		return err
+	})
+	return out, err
+}
+
+// SealNode implements kryptonv1.SealServer.
+func (s sealServer) SealNode(ctx context.Context, r *kryptonv1.SealNodeRequest) (*kryptonv1.SealStatus, error) {
+	if len(r.GetReason()) > maxReason {
+		return nil, errs.Newf(errs.TooLarge, "the reason has %d bytes, at most %d are kept", len(r.GetReason()), maxReason)
+	}
+	var out *kryptonv1.SealStatus
+	if r.GetCluster() {
+		req, err := s.request(r)
+		if err != nil {
+			return nil, err
+		}
+		err = s.do(ctx, gate.SealCluster, node.ObjectSeal, func(tok gate.Token) (err error) {
+			if err := s.node.SetHold(ctx, tok, req, node.Held, r.GetReason()); err != nil {
+				return err
+			}
+			out, err = s.sealStatus()
+			return err
+		})
+		return out, err
+	}
+	err := s.do(ctx, gate.SealNode, node.ObjectSeal, func(tok gate.Token) (err error) {
+		if err := s.node.Seal(ctx, tok); err != nil {
+			return err
+		}
+		out, err = s.sealStatus()
+		return err
+	})
+	return out, err
+}
+
+// ReleaseHold implements kryptonv1.SealServer.
+func (s sealServer) ReleaseHold(ctx context.Context, r *kryptonv1.ReleaseHoldRequest) (*kryptonv1.SealStatus, error) {
+	req, err := s.request(r)
+	if err != nil {
+		return nil, err
+	}
+	var out *kryptonv1.SealStatus
+	err = s.do(ctx, gate.ReleaseHold, node.ObjectSeal, func(tok gate.Token) (err error) {
+		if err := s.node.SetHold(ctx, tok, req, node.Released, ""); err != nil {
+			return err
+		}
+		out, err = s.sealStatus()
+		return err
+	})
+	return out, err
+}

@@ -1,0 +1,332 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/net/netutil"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+
+	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/cluster"
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/internal/clock"
+	"github.com/openkcm/krypton-cluster/internal/corr"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/node"
+	"github.com/openkcm/krypton-cluster/server/gateway"
+)
+
+// Limits of what the doors take.
+const (
+	// MaxMessage is the largest gRPC message in bytes: the largest payload with
+	// room for names and context.
+	MaxMessage = 2 << 20
+
+	handshakeTimeout = 10 * time.Second
+	headerTimeout    = 10 * time.Second
+	idleTimeout      = 5 * time.Minute
+	// connectionAge ends a gRPC connection in good order, so that a new
+	// certificate and a new node get their share of old clients, and a message
+	// that never comes to its end does not stay for ever.
+	connectionAge = time.Hour
+	// drainTimeout is how long running calls have when the node stops.
+	drainTimeout = 5 * time.Second
+	// headerBytes bounds the headers of one request.
+	headerBytes = 16 << 10
+	// opsConnections bounds the operations port, which needs no certificate.
+	opsConnections = 256
+)
+
+// Listeners are the bound ports of a node. REST and Ops may be nil.
+type Listeners struct {
+	GRPC, REST, Ops net.Listener
+}
+
+// Listen binds the public ports. An address that is off (empty) is not bound.
+func Listen(ctx context.Context, grpcAddr, restAddr, opsAddr string) (l Listeners, err error) {
+	defer func() {
+		if err != nil {
+			l.Close()
+		}
+	}()
+	var lc net.ListenConfig
+	for _, d := range []struct {
+		name, addr string
+		dst        *net.Listener
+	}{{"grpc", grpcAddr, &l.GRPC}, {"rest", restAddr, &l.REST}, {"ops", opsAddr, &l.Ops}} {
+		if d.addr == "" {
+			continue
+		}
+		if *d.dst, err = lc.Listen(ctx, "tcp", d.addr); err != nil {
+			return l, errs.New(errs.InvalidConfig, fmt.Sprintf("cannot listen on %s for %s", d.addr, d.name),
+				errs.Hint("stop what uses the port, or change listen.%s", d.name), errs.Cause(err))
+		}
+	}
+	return l, nil
+}
+
+// Close closes what is bound.
+func (l Listeners) Close() {
+	for _, ln := range []net.Listener{l.GRPC, l.REST, l.Ops} {
+		if ln != nil {
+			_ = ln.Close()
+		}
+	}
+}
+
+// Config is what a server is made of. All fields are needed but CertFile and
+// KeyFile.
+type Config struct {
+	Node        *node.Node
+	Machine     *fsm.Machine
+	Cluster     *cluster.Cluster
+	Gate        *gate.Gate
+	Listeners   Listeners
+	TLSDir      string // directory of the node's certificates
+	CertFile    string // tls.mode files: the chain; empty: builtin
+	KeyFile     string // tls.mode files: the key
+	AdminSocket string // path of the administration socket
+	DataDir     string
+	NodeName    string
+	Version     string
+	Connections int           // on each public port
+	Concurrent  uint32        // calls at a time on one connection
+	Budget      time.Duration // of a call without a deadline
+	Clock       clock.Clock
+	Rand        io.Reader
+	Logger      *slog.Logger
+}
+
+// Server is the doors of one node. Make one with [New] and run it.
+type Server struct {
+	cfg   Config
+	calls *calls
+}
+
+// New makes the doors. Nothing answers before [Server.Run].
+func New(ctx context.Context, cfg Config) (*Server, error) {
+	var files *fileCertificate
+	if cfg.CertFile != "" {
+		files = &fileCertificate{certPath: cfg.CertFile, keyPath: cfg.KeyFile}
+		if _, err := files.get(); err != nil {
+			return nil, err
+		}
+	}
+	certs, err := newCertificates(ctx, cfg.TLSDir, cfg.Cluster.Signer(), files, cfg.Clock, cfg.Logger)
+	if err != nil {
+		return nil, err
+	}
+	m := newMetrics()
+	m.gauges(cfg.Node, cfg.Cluster, cfg.Gate)
+	return &Server{cfg: cfg, calls: &calls{
+		node: cfg.Node, machine: cfg.Machine, cluster: cfg.Cluster, gate: cfg.Gate, certs: certs, metrics: m,
+		clock: cfg.Clock, rand: cfg.Rand, log: cfg.Logger, nodeID: string(cfg.Cluster.NodeID()), nodeName: cfg.NodeName,
+		dataDir: cfg.DataDir, version: cfg.Version, budget: cfg.Budget,
+	}}, nil
+}
+
+// Run answers until ctx ends, then lets running calls finish for a few seconds.
+func (s *Server) Run(ctx context.Context) error {
+	rest, err := s.restHandler(ctx)
+	if err != nil {
+		return err
+	}
+	socket, err := s.listenSocket(ctx)
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.calls.certs.run(ctx, s.cfg.Cluster, s.cfg.Machine, s.calls.nodeID) })
+
+	creds := publicCreds{TransportCredentials: credentials.NewTLS(s.calls.certs.config("h2")), identify: s.calls.identify}
+	public := s.grpcServer(grpc.Creds(creds), grpc.UnaryInterceptor(s.calls.fromNetwork))
+	s.registerPublic(public)
+	s.serveGRPC(g, ctx, public, netutil.LimitListener(s.cfg.Listeners.GRPC, s.cfg.Connections))
+
+	admin := s.grpcServer(grpc.UnaryInterceptor(s.calls.fromSocket))
+	kryptonv1.RegisterAdminServer(admin, adminServer{calls: s.calls})
+	s.serveGRPC(g, ctx, admin, socket)
+
+	if ln := s.cfg.Listeners.REST; ln != nil {
+		s.serveHTTP(g, ctx, rest, tls.NewListener(netutil.LimitListener(ln, s.cfg.Connections), s.calls.certs.config("h2", "http/1.1")))
+	}
+	if ln := s.cfg.Listeners.Ops; ln != nil {
+		s.serveHTTP(g, ctx, s.calls.opsHandler(), netutil.LimitListener(ln, opsConnections))
+	}
+	return g.Wait()
+}
+
+// Join makes this node a member, as the administration socket does, for a node
+// whose configuration has a join token. It returns once this node's own
+// registry says that it is a member.
+func (s *Server) Join(ctx context.Context, token cluster.JoinToken) error {
+	id, err := corr.New(s.cfg.Rand)
+	if err != nil {
+		return errs.New(errs.Internal, "no randomness for a correlation id", errs.Cause(err))
+	}
+	// Whoever writes the configuration is who may open the socket.
+	ctx = withIdentity(corr.With(ctx, id), identity{principal: auth.LocalOperator()})
+	_, err = s.calls.join(ctx, token)
+	return err
+}
+
+func (s *Server) grpcServer(opts ...grpc.ServerOption) *grpc.Server {
+	return grpc.NewServer(append(opts,
+		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(2*MaxMessage), grpc.MaxConcurrentStreams(s.cfg.Concurrent),
+		grpc.ConnectionTimeout(handshakeTimeout), grpc.MaxHeaderListSize(headerBytes),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			MaxConnectionIdle: idleTimeout, MaxConnectionAge: connectionAge, MaxConnectionAgeGrace: maxDeadline,
+			Time: time.Minute, Timeout: 20 * time.Second,
+		}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.ForceServerCodecV2(newCodec()),
+		grpc.UnknownServiceHandler(s.calls.unknown),
+	)...)
+}
+
+// registerPublic registers every service of the public doors. Admin is not one.
+func (s *Server) registerPublic(r grpc.ServiceRegistrar) {
+	kryptonv1.RegisterCryptoServer(r, cryptoServer{calls: s.calls})
+	kryptonv1.RegisterTenantsServer(r, tenantsServer{calls: s.calls})
+	kryptonv1.RegisterServicesServer(r, servicesServer{calls: s.calls})
+	kryptonv1.RegisterSealServer(r, sealServer{calls: s.calls})
+	kryptonv1.RegisterClusterServer(r, clusterServer{calls: s.calls})
+	kryptonv1.RegisterAccessServer(r, accessServer{calls: s.calls})
+}
+
+func (s *Server) serveGRPC(g *errgroup.Group, ctx context.Context, srv *grpc.Server, ln net.Listener) { //nolint:revive // context-as-argument: the group belongs to the context.
+	g.Go(func() error {
+		if err := srv.Serve(ln); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+			return fmt.Errorf("serve gRPC: %w", err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		done := make(chan struct{})
+		go func() {
+			srv.GracefulStop()
+			close(done)
+		}()
+		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+		defer cancel()
+		select {
+		case <-done:
+		case <-late.Done():
+			srv.Stop()
+			<-done
+		}
+		return nil
+	})
+}
+
+func (s *Server) serveHTTP(g *errgroup.Group, ctx context.Context, h http.Handler, ln net.Listener) { //nolint:revive // context-as-argument: the group belongs to the context.
+	srv := &http.Server{
+		Handler: h, ReadHeaderTimeout: headerTimeout, ReadTimeout: s.cfg.Budget + headerTimeout, WriteTimeout: s.cfg.Budget + headerTimeout,
+		IdleTimeout: idleTimeout, MaxHeaderBytes: headerBytes,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: int(s.cfg.Concurrent), SendPingTimeout: time.Minute, PingTimeout: 20 * time.Second, WriteByteTimeout: time.Minute,
+		},
+		// What net/http has to say about a connection is about strangers, and at
+		// their rate.
+		ErrorLog: slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
+	}
+	g.Go(func() error {
+		if err := srv.Serve(ln); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve HTTP: %w", err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+		defer cancel()
+		if err := srv.Shutdown(late); err != nil {
+			return srv.Close()
+		}
+		return nil
+	})
+}
+
+// restHandler is the HTTP/JSON door: the caller is who the TLS connection's
+// certificate says, and the call goes through the same interceptor as over gRPC.
+func (s *Server) restHandler(ctx context.Context) (http.Handler, error) {
+	conn := &inproc{intercept: s.calls.answer}
+	s.registerPublic(conn)
+	h, err := gateway.New(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var leaf *x509.Certificate
+		if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+			leaf = r.TLS.PeerCertificates[0]
+		}
+		who := s.calls.identify(leaf)
+		if who.refused != nil {
+			// A stranger's request is known by its path, for the record; what it
+			// carries is not read, and the connection is of no further use.
+			r.Body, r.ContentLength, r.URL.RawQuery = http.NoBody, 0, ""
+			w.Header().Set("Connection", "close")
+		}
+		// The id is made here and not in the interceptor, so that a refusal of the
+		// gateway has one too (I3).
+		id, err := s.calls.correlate(r.Header.Values(gateway.Traceparent))
+		if err != nil {
+			gateway.WriteError(w, err)
+			return
+		}
+		w.Header().Set(gateway.CorrelationHeader, string(id))
+		w.Header().Set(gateway.NodeHeader, s.calls.nodeID)
+		h.ServeHTTP(w, r.WithContext(withIdentity(corr.With(r.Context(), id), who)))
+	}), nil
+}
+
+// listenSocket binds the administration socket (I5). The directory is 0700; the
+// mode of the socket is set before anybody can know its name.
+func (s *Server) listenSocket(ctx context.Context) (net.Listener, error) {
+	path := s.cfg.AdminSocket
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, errs.New(errs.InvalidConfig, "the socket of an earlier run cannot be removed: "+err.Error(), errs.Cause(err))
+	}
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "unix", path)
+	if err != nil {
+		return nil, errs.New(errs.InvalidConfig, "cannot listen on the administration socket "+path,
+			errs.Hint("a path of a socket has at most about 100 bytes; use a shorter node.data_dir"), errs.Cause(err))
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(errs.New(errs.InvalidConfig, "cannot protect the administration socket", errs.Cause(err)), ln.Close())
+	}
+	return &onceListener{Listener: ln}, nil
+}
+
+// onceListener closes its listener once: gRPC closes it a second time.
+type onceListener struct {
+	net.Listener
+
+	once sync.Once
+	err  error
+}
+
+// Close implements net.Listener.
+func (l *onceListener) Close() error {
+	l.once.Do(func() { l.err = l.Listener.Close() })
+	return l.err
+}

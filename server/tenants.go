@@ -1,0 +1,170 @@
+package server
+
+import (
+	"context"
+
+	"google.golang.org/protobuf/proto"
+
+	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/node"
+)
+
+type tenantsServer struct {
+	kryptonv1.UnimplementedTenantsServer
+	*calls
+}
+
+// CreateTenant implements kryptonv1.TenantsServer.
+func (s tenantsServer) CreateTenant(ctx context.Context, r *kryptonv1.CreateTenantRequest) (*kryptonv1.Tenant, error) {
+	name, err := hierarchy.ParseName(r.GetTenantId())
+	if err != nil {
+		return nil, err
+	}
+	b := r.GetBinding()
+	if b.GetKeystore() == "" || b.GetKey() == "" {
+		return nil, errs.New(errs.InvalidArgument, "a tenant needs a binding: keystore and key of the customer's key (L1)",
+			errs.Hint("krypton tenant create NAME --keystore NAME --key KEY"))
+	}
+	if b.GetKeyVersion() != "" {
+		return nil, errs.New(errs.InvalidArgument, "binding.key_version is what the keystore says; it cannot be chosen")
+	}
+	req, err := s.request(r)
+	if err != nil {
+		return nil, err
+	}
+	var t *fsmpb.Tenant
+	err = s.do(ctx, gate.CreateTenant, hierarchy.TenantPath(name).String(), func(tok gate.Token) (err error) {
+		t, err = s.node.CreateTenant(ctx, tok, req, name, &fsmpb.Binding{Keystore: b.GetKeystore(), Key: b.GetKey()})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return tenantToAPI(t, s.window()), nil
+}
+
+// GetTenant implements kryptonv1.TenantsServer.
+func (s tenantsServer) GetTenant(ctx context.Context, r *kryptonv1.GetTenantRequest) (*kryptonv1.Tenant, error) {
+	p, err := path(r.GetName(), "name", hierarchy.KindTenant)
+	if err != nil {
+		return nil, err
+	}
+	var out *kryptonv1.Tenant
+	err = s.do(ctx, gate.GetTenant, p.String(), func(gate.Token) (err error) {
+		out, err = s.tenant(p.Tenant)
+		return err
+	})
+	return out, err
+}
+
+func (s tenantsServer) tenant(name hierarchy.Name) (*kryptonv1.Tenant, error) {
+	t, ok := s.machine.View().Tenant(string(name))
+	if !ok {
+		return nil, gate.NoSuchObject()
+	}
+	return tenantToAPI(t, s.window()), nil
+}
+
+// ListTenants implements kryptonv1.TenantsServer.
+func (s tenantsServer) ListTenants(ctx context.Context, r *kryptonv1.ListTenantsRequest) (*kryptonv1.ListTenantsResponse, error) {
+	pg, err := page(r, r.GetFilter())
+	if err != nil {
+		return nil, err
+	}
+	out := &kryptonv1.ListTenantsResponse{}
+	err = s.do(ctx, gate.ListTenants, "tenants", func(gate.Token) error {
+		v := s.machine.View()
+		out.Tenants, out.NextPageToken = collect(pg, v.Tenants,
+			func(t *fsmpb.Tenant) (string, kryptonv1.ObjectState) {
+				return t.GetName(), kryptonv1.ObjectState(t.GetState())
+			},
+			func(t *fsmpb.Tenant) *kryptonv1.Tenant { return tenantToAPI(t, s.window()) })
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// change runs a change of a tenant and answers with the tenant after it.
+func (s tenantsServer) change(ctx context.Context, act gate.Act, m interface {
+	proto.Message
+	GetName() string
+}, fn func(tok gate.Token, r node.Request, o node.Object) error,
+) (*kryptonv1.Tenant, error) {
+	p, err := path(m.GetName(), "name", hierarchy.KindTenant)
+	if err != nil {
+		return nil, err
+	}
+	req, err := s.request(m)
+	if err != nil {
+		return nil, err
+	}
+	var out *kryptonv1.Tenant
+	err = s.do(ctx, act, p.String(), func(tok gate.Token) error {
+		if err := fn(tok, req, node.Object{Tenant: p.Tenant}); err != nil {
+			return err
+		}
+		out, err = s.tenant(p.Tenant)
+		return err
+	})
+	return out, err
+}
+
+// event runs a change of a tenant's state.
+func (s tenantsServer) event(ctx context.Context, m interface {
+	proto.Message
+	GetName() string
+}, e fsmpb.ObjectEvent, w node.Wait,
+) (*kryptonv1.Tenant, error) {
+	return s.change(ctx, node.ObjectAct(node.Object{}, e, w), m, func(tok gate.Token, r node.Request, o node.Object) error {
+		return s.node.ChangeObject(ctx, tok, r, o, e, w)
+	})
+}
+
+// SuspendTenant implements kryptonv1.TenantsServer.
+func (s tenantsServer) SuspendTenant(ctx context.Context, r *kryptonv1.SuspendTenantRequest) (*kryptonv1.Tenant, error) {
+	return s.event(ctx, r, fsmpb.ObjectEvent_OBJECT_EVENT_SUSPEND, node.AfterWait)
+}
+
+// ResumeTenant implements kryptonv1.TenantsServer.
+func (s tenantsServer) ResumeTenant(ctx context.Context, r *kryptonv1.ResumeTenantRequest) (*kryptonv1.Tenant, error) {
+	return s.event(ctx, r, fsmpb.ObjectEvent_OBJECT_EVENT_RESUME, node.AfterWait)
+}
+
+// DeleteTenant implements kryptonv1.TenantsServer.
+func (s tenantsServer) DeleteTenant(ctx context.Context, r *kryptonv1.DeleteTenantRequest) (*kryptonv1.Tenant, error) {
+	return s.event(ctx, r, fsmpb.ObjectEvent_OBJECT_EVENT_SCHEDULE_DESTROY, wait(r))
+}
+
+// UndeleteTenant implements kryptonv1.TenantsServer.
+func (s tenantsServer) UndeleteTenant(ctx context.Context, r *kryptonv1.UndeleteTenantRequest) (*kryptonv1.Tenant, error) {
+	return s.event(ctx, r, fsmpb.ObjectEvent_OBJECT_EVENT_CANCEL_DESTROY, node.AfterWait)
+}
+
+// RotateTenant implements kryptonv1.TenantsServer.
+func (s tenantsServer) RotateTenant(ctx context.Context, r *kryptonv1.RotateTenantRequest) (*kryptonv1.Tenant, error) {
+	return s.change(ctx, gate.RotateTenant, r, func(tok gate.Token, req node.Request, o node.Object) error {
+		return s.node.Rotate(ctx, tok, req, o)
+	})
+}
+
+// RollbackTenant implements kryptonv1.TenantsServer.
+func (s tenantsServer) RollbackTenant(ctx context.Context, r *kryptonv1.RollbackTenantRequest) (*kryptonv1.Tenant, error) {
+	return s.change(ctx, gate.RollbackTenant, r, func(tok gate.Token, req node.Request, o node.Object) error {
+		return s.node.Rollback(ctx, tok, req, o, r.GetVersion())
+	})
+}
+
+// wait reads the now of a destruction.
+func wait(r interface{ GetNow() bool }) node.Wait {
+	if r.GetNow() {
+		return node.WithoutWait
+	}
+	return node.AfterWait
+}
