@@ -57,6 +57,10 @@ generate-check: ## fail when `make generate` would change something (fast: compa
 tidy-check: ## fail when `go mod tidy` would change a go.mod or go.sum
 	@$(RUN) scripts/tidy-check
 
+.PHONY: demo
+demo: ## three real nodes: kill the leader, rotate, destroy, and check what must hold
+	@$(RUN) go run ./jepsen/demo
+
 .PHONY: ci
 ci: ## everything that must hold for every commit
 	@$(RUN) scripts/ci

@@ -1,0 +1,329 @@
+package command
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/openkcm/krypton-cluster/client"
+	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/contexts"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/errs/wire"
+)
+
+const (
+	defaultAddr    = "127.0.0.1:8400"
+	defaultTimeout = 30 * time.Second
+
+	// patience is how long a command tries a cluster of which no node has
+	// answered yet.
+	patience = 5 * time.Second
+
+	// quiet is how long a command runs before it tells of its progress.
+	quiet = 2 * time.Second
+)
+
+// Invocation is one run of one command.
+type Invocation struct {
+	env  *Env
+	root *Command
+	path []*Command
+	cmd  *Command
+	c    *cli.Context
+	args []string
+
+	begin time.Time
+	ctx   contexts.Context // the selected one
+	cl    *client.Client
+	info  client.Info // of the last call
+}
+
+func connectionFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringSliceFlag{Name: "addr", Usage: "`HOST:PORT` of nodes, a list or repeated", DefaultText: defaultAddr},
+		&cli.StringFlag{Name: "ca-file", Usage: "PEM `FILE` that nodes are verified with"},
+		&cli.StringFlag{Name: "cert-file", Usage: "PEM `FILE` of your certificate"},
+		&cli.StringFlag{Name: "key-file", Usage: "PEM `FILE` of your key"},
+		&cli.StringFlag{Name: "tenant", Usage: "`TENANT` that short names belong to"},
+	}
+}
+
+func sharedFlags() []cli.Flag {
+	return []cli.Flag{
+		outputFlag(),
+		&cli.DurationFlag{Name: "timeout", Usage: "`DURATION` that each call may take", Value: defaultTimeout},
+		&cli.StringFlag{Name: "request-id", Usage: "`UUID` under which the change acts once, to try it again"},
+		&cli.BoolFlag{Name: "dry-run", Usage: "check everything, change nothing"},
+		&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask before what does great harm by mistake"},
+	}
+}
+
+func outputFlag() cli.Flag {
+	return &cli.StringFlag{Name: "output", Usage: "`FORMAT` of the result: table or json", DefaultText: "table"}
+}
+
+func contextFlag() cli.Flag {
+	return &cli.StringFlag{Name: "context", Usage: "`NAME` of the context to use, see krypton context"}
+}
+
+// scopeContextFlag is --context of the commands that have an encryption context.
+func scopeContextFlag() cli.Flag {
+	return &cli.StringSliceFlag{Name: "context", Usage: "`KEY=VALUE` of the encryption context, repeated; without \"=\" the name of the context to use"}
+}
+
+// shared returns the flags that c has by its reach.
+func (c *Command) shared() []cli.Flag {
+	if c.Run == nil {
+		return nil
+	}
+	switch c.Reach {
+	case Local:
+		return []cli.Flag{outputFlag()}
+	case Socket:
+		return sharedFlags()
+	case Reads, Acts:
+		return slices.Concat(connectionFlags(), []cli.Flag{contextFlag()}, sharedFlags())
+	case Uses:
+		return slices.Concat(connectionFlags(), sharedFlags())
+	}
+	return nil
+}
+
+// flags returns all flags of c.
+func (c *Command) flags() []cli.Flag { return slices.Concat(c.Flags, c.shared()) }
+
+func (in *Invocation) run(ctx context.Context) (err error) {
+	in.begin = time.Now()
+	if err := in.loadContext(); err != nil {
+		return err
+	}
+	if _, err := in.format(); err != nil {
+		return err
+	}
+	if in.c.Duration("timeout") < 0 {
+		return usagef("give a duration such as 30s", "--timeout is negative")
+	}
+	defer func() {
+		if in.cl != nil {
+			err = errors.Join(err, in.cl.Close())
+		}
+	}()
+	return in.cmd.Run(ctx, in)
+}
+
+// loadContext selects the context, for commands that speak to a cluster.
+func (in *Invocation) loadContext() error {
+	if in.cmd.Reach == Local || in.cmd.Reach == Socket {
+		return nil
+	}
+	path, err := contexts.Path(in.env.Getenv)
+	if err != nil {
+		return err
+	}
+	name := in.contextName()
+	f, err := contexts.Load(path)
+	if err != nil {
+		return err
+	}
+	if name = cmp.Or(name, in.env.Getenv("KRYPTON_CONTEXT"), f.Current); name != "" {
+		in.ctx, err = f.Get(name)
+	}
+	return err
+}
+
+// contextName returns the context that --context selects, or "".
+func (in *Invocation) contextName() string {
+	if in.cmd.Reach != Uses {
+		return in.c.String("context")
+	}
+	for _, v := range in.c.StringSlice("context") {
+		if !strings.Contains(v, "=") {
+			return v
+		}
+	}
+	return ""
+}
+
+// setting returns the value of a setting by precedence (I6); "" when it is not
+// set anywhere.
+func (in *Invocation) setting(flag, env, inContext string) string {
+	if in.c.IsSet(flag) {
+		return in.c.String(flag)
+	}
+	return cmp.Or(in.env.Getenv(env), inContext)
+}
+
+func (in *Invocation) addrs() []string {
+	raw := in.ctx.Addr
+	if e := in.env.Getenv("KRYPTON_ADDR"); e != "" {
+		raw = []string{e}
+	}
+	if in.c.IsSet("addr") {
+		raw = in.c.StringSlice("addr")
+	}
+	var out []string
+	for _, r := range raw {
+		for a := range strings.SplitSeq(r, ",") {
+			if a = strings.TrimSpace(a); a != "" {
+				out = append(out, a)
+			}
+		}
+	}
+	if len(out) == 0 {
+		return []string{defaultAddr}
+	}
+	return out
+}
+
+func (in *Invocation) caFile() string {
+	return in.setting("ca-file", "KRYPTON_CA_FILE", in.ctx.CAFile)
+}
+
+func (in *Invocation) tenant() string {
+	return in.setting("tenant", "KRYPTON_TENANT", in.ctx.Tenant)
+}
+
+// client returns the connection to the cluster, made once per run.
+func (in *Invocation) client(ctx context.Context) (*client.Client, error) {
+	if in.cl != nil {
+		return in.cl, nil
+	}
+	opts := client.Options{
+		Addrs:           in.addrs(),
+		CAFile:          in.caFile(),
+		CertFile:        in.setting("cert-file", "KRYPTON_CERT_FILE", in.ctx.CertFile),
+		KeyFile:         in.setting("key-file", "KRYPTON_KEY_FILE", in.ctx.KeyFile),
+		ConnectPatience: patience,
+		OnRetry: func(r client.Retry) {
+			if time.Since(in.begin) > quiet && term.IsTerminal(int(in.env.Stderr.Fd())) {
+				fmt.Fprintf(in.env.Stderr, "krypton: %v; trying again\n", r.Err)
+			}
+		},
+	}
+	if opts.CAFile == "" || opts.CertFile == "" || opts.KeyFile == "" {
+		return nil, errs.New(errs.InvalidConfig, "no identity is given",
+			errs.Hint("give --ca-file, --cert-file and --key-file, or set them in a context with krypton context set"))
+	}
+	var err error
+	in.cl, err = client.New(ctx, opts)
+	return in.cl, err
+}
+
+// deadline bounds one call.
+func (in *Invocation) deadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	d := in.c.Duration("timeout")
+	if d == 0 {
+		d = defaultTimeout
+	}
+	return context.WithTimeout(ctx, d)
+}
+
+// method is a method of a generated client.
+type method[Req, Resp proto.Message] func(context.Context, Req, ...grpc.CallOption) (Resp, error)
+
+// call makes one call with what the flags say about it.
+func call[Req, Resp proto.Message](ctx context.Context, in *Invocation, f method[Req, Resp], req Req, opts ...grpc.CallOption) (Resp, error) {
+	var none Resp
+	if err := in.apply(req); err != nil {
+		return none, err
+	}
+	ctx, cancel := in.deadline(ctx)
+	defer cancel()
+	resp, err := f(ctx, req, append(opts, client.Capture(&in.info))...)
+	if err != nil {
+		return none, wire.FromStatus(err) // the administration socket has no client to do it
+	}
+	return resp, nil
+}
+
+// apply puts --request-id, --etag and --dry-run into a request.
+func (in *Invocation) apply(req proto.Message) error {
+	m := req.ProtoReflect()
+	set := func(field string, v protoreflect.Value) bool {
+		fd := m.Descriptor().Fields().ByName(protoreflect.Name(field))
+		if fd != nil {
+			m.Set(fd, v)
+		}
+		return fd != nil
+	}
+	if id := in.c.String("request-id"); id != "" {
+		if _, err := uuid.Parse(id); err != nil || len(id) != 36 {
+			return usagef("make one with uuidgen", "--request-id is not a UUID")
+		}
+		set("request_id", protoreflect.ValueOfString(id))
+	}
+	if etag := in.c.String("etag"); etag != "" {
+		set("etag", protoreflect.ValueOfString(etag))
+	}
+	if in.c.Bool("dry-run") && in.cmd.Reach != Reads {
+		if !set("validate_only", protoreflect.ValueOfBool(true)) {
+			return usagef("leave --dry-run out", "%s has no dry run", words(in.path))
+		}
+		fmt.Fprintln(in.env.Stderr, "krypton: dry run, nothing is changed")
+	}
+	return nil
+}
+
+// confirm asks before what cannot be undone, or stops every node (I5).
+func (in *Invocation) confirm(format string, a ...any) error {
+	if in.c.Bool("yes") || in.c.Bool("dry-run") {
+		return nil
+	}
+	what := fmt.Sprintf(format, a...)
+	if !term.IsTerminal(int(in.env.Stdin.Fd())) {
+		return usagef("give --yes if you mean it", "%s", what)
+	}
+	fmt.Fprintf(in.env.Stderr, "krypton: %s. Type yes to go on: ", what)
+	line, err := bufio.NewReader(in.env.Stdin).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if strings.TrimSpace(line) != "yes" {
+		return errs.New(errs.Canceled, "nothing was changed")
+	}
+	return nil
+}
+
+// fail prints err and returns its exit status (I2).
+func (e *Env) fail(err error, in *Invocation) int {
+	if err == nil {
+		return errs.ExitOK
+	}
+	e.clean()
+	code, msg := errs.Internal, err.Error()
+	if ae, ok := errors.AsType[*errs.Error](err); ok {
+		code, msg = ae.Code, ae.Error()
+	} else if c := errs.Of(err); c != errs.Internal {
+		code, msg = c, errs.From(err).Error()
+	}
+	corr := ""
+	if in != nil {
+		corr = in.info.CorrelationID
+	}
+	if in != nil && in.c != nil && in.jsonOutput() {
+		e.failJSON(err, code, corr)
+		return code.Row().Exit
+	}
+	if corr != "" {
+		corr = ", correlation id " + corr
+	}
+	fmt.Fprintf(e.Stderr, "krypton: %s (%s%s)\n", msg, code, corr)
+	return code.Row().Exit
+}
+
+// terminal reports whether f is one.
+func terminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }

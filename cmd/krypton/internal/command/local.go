@@ -1,0 +1,200 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/contexts"
+	"github.com/openkcm/krypton-cluster/hierarchy"
+)
+
+func versionCommand() *Command {
+	return &Command{
+		Name: "version", Usage: "print the version", Examples: []string{"krypton version --output json"},
+		Run: func(_ context.Context, in *Invocation) error {
+			if in.jsonOutput() {
+				return in.showJSON(map[string]string{"version": in.env.Version, "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH})
+			}
+			return in.write(fmt.Appendf(nil, "krypton %s %s %s/%s\n", in.env.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH))
+		},
+	}
+}
+
+func whoamiCommand() *Command {
+	return &Command{
+		Name: "whoami", Usage: "show who the cluster takes you for", Reach: Reads, Examples: []string{"krypton whoami"},
+		Run: func(ctx context.Context, in *Invocation) error {
+			c, err := in.client(ctx)
+			if err != nil {
+				return err
+			}
+			r, err := call(ctx, in, c.Access().WhoAmI, &kryptonv1.WhoAmIRequest{})
+			if err != nil {
+				return err
+			}
+			return in.show(r, func() string {
+				var s sheet
+				s.add("name", r.GetName())
+				s.add("role", strings.ToLower(enum(r.GetRole(), "ROLE_")))
+				s.add("tenant", r.GetTenant())
+				s.add("issuer", r.GetIssuer())
+				s.add("certificate expires", when(r.GetCertificateExpireTime()))
+				return s.text()
+			})
+		},
+	}
+}
+
+func (in *Invocation) contexts() (*contexts.File, error) {
+	path, err := contexts.Path(in.env.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	return contexts.Load(path)
+}
+
+func contextCommands() *Command {
+	g := group("context", "keep the clusters you work with",
+		&Command{
+			Name: "list", Usage: "list contexts; the current one has a star", Examples: []string{"krypton context list"},
+			Run: func(_ context.Context, in *Invocation) error {
+				f, err := in.contexts()
+				if err != nil {
+					return err
+				}
+				if in.jsonOutput() {
+					return in.showJSON(map[string]any{"current": f.Current, "contexts": f.Contexts})
+				}
+				g := grid{head: []string{"CURRENT", "NAME", "ADDR", "TENANT", "SERVICE"}}
+				for _, n := range f.Names() {
+					c, star := f.Contexts[n], ""
+					if n == f.Current {
+						star = "*"
+					}
+					g.add(star, n, strings.Join(c.Addr, ","), c.Tenant, c.Service)
+				}
+				return in.write([]byte(g.text()))
+			},
+		},
+		&Command{
+			Name: "show", Args: "[NAME]", Usage: "show a context", NArgs: [2]int{0, 1}, Examples: []string{"krypton context show", "krypton context show prod"},
+			Run: func(_ context.Context, in *Invocation) error {
+				f, err := in.contexts()
+				if err != nil {
+					return err
+				}
+				name := in.arg(0)
+				if name == "" {
+					name = f.Current
+				}
+				if name == "" {
+					return usagef("choose one with krypton context use", "there is no current context")
+				}
+				c, err := f.Get(name)
+				if err != nil {
+					return err
+				}
+				if in.jsonOutput() {
+					return in.showJSON(c)
+				}
+				var s sheet
+				s.add("name", name)
+				s.add("addr", strings.Join(c.Addr, ","))
+				s.add("ca file", c.CAFile)
+				s.add("cert file", c.CertFile)
+				s.add("key file", c.KeyFile)
+				s.add("tenant", c.Tenant)
+				s.add("service", c.Service)
+				s.add("output", c.Output)
+				return in.write([]byte(s.text()))
+			},
+		},
+		&Command{
+			Name: "use", Args: "NAME", Usage: "make a context the current one", NArgs: [2]int{1, 1}, Examples: []string{"krypton context use prod"},
+			Run: func(_ context.Context, in *Invocation) error {
+				f, err := in.contexts()
+				if err != nil {
+					return err
+				}
+				if _, err := f.Get(in.args[0]); err != nil {
+					return err
+				}
+				f.Current = in.args[0]
+				return f.Save()
+			},
+		},
+		&Command{
+			Name: "set", Args: "NAME", Usage: "make or change a context; the first one becomes the current one", NArgs: [2]int{1, 1},
+			About: "Flags that are not given keep their value; an empty value takes one away.",
+			Examples: []string{
+				"krypton context set prod --addr n1:8400,n2:8400,n3:8400 --ca-file ca.pem --cert-file gabi.pem --key-file gabi.key --tenant demo",
+			},
+			Flags: append(connectionFlags(),
+				&cli.StringFlag{Name: "service", Usage: "`SERVICE` of encrypt, decrypt and data keys"},
+				&cli.StringFlag{Name: "default-output", Usage: "`FORMAT` of results: table or json"}),
+			Run: setContext,
+		},
+		&Command{
+			Name: "delete", Args: "NAME", Usage: "forget a context", NArgs: [2]int{1, 1}, Examples: []string{"krypton context delete old"},
+			Run: func(_ context.Context, in *Invocation) error {
+				f, err := in.contexts()
+				if err != nil {
+					return err
+				}
+				if _, err := f.Get(in.args[0]); err != nil {
+					return err
+				}
+				delete(f.Contexts, in.args[0])
+				if f.Current == in.args[0] {
+					f.Current = ""
+				}
+				return f.Save()
+			},
+		},
+	)
+	g.About = "A context names addresses, certificate files, a tenant and a service. They are in $XDG_CONFIG_HOME/krypton/contexts.yaml,\n" +
+		"which nobody else may be able to use (mode 0600)."
+	return g
+}
+
+func setContext(_ context.Context, in *Invocation) error {
+	name := in.args[0]
+	if _, err := hierarchy.ParseName(name); err != nil {
+		return bad("context", name, err)
+	}
+	f, err := in.contexts()
+	if err != nil {
+		return err
+	}
+	c := f.Contexts[name]
+	if in.c.IsSet("addr") {
+		c.Addr = nil
+		for _, v := range in.c.StringSlice("addr") {
+			for a := range strings.SplitSeq(v, ",") {
+				if a = strings.TrimSpace(a); a != "" {
+					c.Addr = append(c.Addr, a)
+				}
+			}
+		}
+	}
+	for flag, at := range map[string]*string{
+		"ca-file": &c.CAFile, "cert-file": &c.CertFile, "key-file": &c.KeyFile, "tenant": &c.Tenant, "service": &c.Service, "default-output": &c.Output,
+	} {
+		if in.c.IsSet(flag) {
+			*at = in.c.String(flag)
+		}
+	}
+	if c.Output != "" && c.Output != "table" && c.Output != "json" {
+		return usagef("use table or json", "there is no output format %q", c.Output)
+	}
+	f.Contexts[name] = c
+	if f.Current == "" {
+		f.Current = name
+	}
+	return f.Save()
+}

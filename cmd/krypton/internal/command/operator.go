@@ -1,0 +1,334 @@
+package command
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+const (
+	pemPublic  = "PUBLIC KEY"
+	pemPrivate = "PRIVATE KEY"
+)
+
+func operatorCommands() *Command {
+	onNode := func(name, usage string, danger string, do func(ctx context.Context, in *Invocation, c kryptonv1.ClusterClient, node string) (*kryptonv1.Node, error)) *Command {
+		return &Command{
+			Name: name, Args: "NODE", Usage: usage, Reach: Acts, NArgs: [2]int{1, 1}, Flags: []cli.Flag{etagFlag()},
+			Examples: []string{"krypton operator " + name + " 0123456789abcdef0123456789abcdef"},
+			Run: func(ctx context.Context, in *Invocation) error {
+				node := prefixed("nodes/", in.args[0])
+				if danger != "" {
+					if err := in.confirm(danger, node); err != nil {
+						return err
+					}
+				}
+				c, err := in.client(ctx)
+				if err != nil {
+					return err
+				}
+				n, err := do(ctx, in, c.Cluster(), node)
+				if err != nil {
+					return err
+				}
+				return in.show(n, func() string { return nodeSheet(n) })
+			},
+		}
+	}
+	return group("operator", "run the cluster: members, leadership, certificates",
+		&Command{
+			Name: "members", Usage: "list the nodes of the cluster", Reach: Reads, Examples: []string{"krypton operator members"},
+			Run: func(ctx context.Context, in *Invocation) error {
+				c, err := in.client(ctx)
+				if err != nil {
+					return err
+				}
+				r, err := call(ctx, in, c.Cluster().ListNodes, &kryptonv1.ListNodesRequest{})
+				if err != nil {
+					return err
+				}
+				return in.show(r, func() string { return nodeGrid(r.GetNodes()) })
+			},
+		},
+		&Command{
+			Name: "join-token", Usage: "print a token that lets one new node join once", Reach: Acts,
+			Examples: []string{"krypton operator join-token --voter --ttl 10m"},
+			Flags: []cli.Flag{
+				&cli.DurationFlag{Name: "ttl", Usage: "`DURATION` in which it can be used, at most 24h", Value: time.Hour},
+				&cli.BoolFlag{Name: "voter", Usage: "the node becomes a voter once it has caught up"},
+				&cli.StringFlag{Name: "region", Usage: "only for a node of `REGION`"},
+			},
+			Run: func(ctx context.Context, in *Invocation) error {
+				ttl, err := seconds("ttl", in.c.Duration("ttl"), 24*time.Hour)
+				if err != nil {
+					return err
+				}
+				c, err := in.client(ctx)
+				if err != nil {
+					return err
+				}
+				r, err := call(ctx, in, c.Cluster().CreateJoinToken, &kryptonv1.CreateJoinTokenRequest{TtlSeconds: ttl, Voter: in.c.Bool("voter"), Region: in.c.String("region")})
+				if err != nil {
+					return err
+				}
+				if !in.jsonOutput() {
+					fmt.Fprintf(in.env.Stderr, "krypton: works once, until %s\n", when(r.GetExpireTime()))
+				}
+				return in.show(r, func() string { return r.GetToken() + "\n" })
+			},
+		},
+		onNode("promote", "make a node a voter once it has caught up", "",
+			func(ctx context.Context, in *Invocation, c kryptonv1.ClusterClient, n string) (*kryptonv1.Node, error) {
+				return call(ctx, in, c.PromoteNode, &kryptonv1.PromoteNodeRequest{Name: n})
+			}),
+		onNode("demote", "make a voter a non-voter; it goes on serving", "",
+			func(ctx context.Context, in *Invocation, c kryptonv1.ClusterClient, n string) (*kryptonv1.Node, error) {
+				return call(ctx, in, c.DemoteNode, &kryptonv1.DemoteNodeRequest{Name: n})
+			}),
+		onNode("remove", "end the membership of a node for good", "%s can never be a member again under its identity",
+			func(ctx context.Context, in *Invocation, c kryptonv1.ClusterClient, n string) (*kryptonv1.Node, error) {
+				return call(ctx, in, c.RemoveNode, &kryptonv1.RemoveNodeRequest{Name: n})
+			}),
+		&Command{
+			Name: "transfer", Args: "[NODE]", Usage: "hand the leadership to another node", Reach: Acts, NArgs: [2]int{0, 1},
+			About:    "Without NODE the leader chooses.",
+			Examples: []string{"krypton operator transfer", "krypton operator transfer 0123456789abcdef0123456789abcdef"},
+			Run: func(ctx context.Context, in *Invocation) error {
+				req := &kryptonv1.TransferLeadershipRequest{}
+				if n := in.arg(0); n != "" {
+					req.Target = prefixed("nodes/", n)
+				}
+				c, err := in.client(ctx)
+				if err != nil {
+					return err
+				}
+				r, err := call(ctx, in, c.Cluster().TransferLeadership, req)
+				if err != nil {
+					return err
+				}
+				return in.show(r, func() string { return clusterSheet(r) })
+			},
+		},
+		&Command{
+			Name: "release-hold", Usage: "let nodes unseal again after krypton seal --cluster", Reach: Acts,
+			Examples: []string{"krypton operator release-hold"},
+			Run: func(ctx context.Context, in *Invocation) error {
+				c, err := in.client(ctx)
+				if err != nil {
+					return err
+				}
+				st, err := call(ctx, in, kryptonv1.NewSealClient(c).ReleaseHold, &kryptonv1.ReleaseHoldRequest{})
+				if err != nil {
+					return err
+				}
+				return in.show(st, func() string { return sealSheet(st) })
+			},
+		},
+		group("cert", "make keys and certificates of callers", newKeyCommand(), issueCommand()),
+	)
+}
+
+// seconds turns a duration flag into what the API takes.
+func seconds(flag string, d, limit time.Duration) (uint32, error) {
+	if d < time.Second || d > limit {
+		return 0, usagef(fmt.Sprintf("give 1s to %s", limit), "--%s is %s", flag, d)
+	}
+	return uint32(d / time.Second), nil //nolint:gosec // Bounded by limit.
+}
+
+func algorithmFlag() cli.Flag {
+	return &cli.StringFlag{Name: "algorithm", Usage: "`NAME` of the key type: ecdsa (P-256) or ed25519", Value: "ecdsa"}
+}
+
+// newKey makes a key pair: the private key in PKCS#8 PEM, the public key in DER.
+func newKey(algorithm string) (private, public []byte, err error) {
+	var key crypto.Signer
+	switch algorithm {
+	case "ecdsa":
+		key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	case "ed25519":
+		_, key, err = ed25519.GenerateKey(rand.Reader)
+	default:
+		return nil, nil, usagef("use ecdsa or ed25519", "there is no key type %q", algorithm)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer clear(der)
+	public, err = publicDER(key.Public())
+	return pem.EncodeToMemory(&pem.Block{Type: pemPrivate, Bytes: der}), public, err
+}
+
+func newKeyCommand() *Command {
+	return &Command{
+		Name: "new-key", Args: "NAME", Usage: "make a person's key; it never leaves this machine", NArgs: [2]int{1, 1}, Exits: []int{errs.ExitState},
+		About:    "Writes NAME.key, mode 0600, and NAME.pub.pem, which goes to krypton init or krypton operator cert issue.",
+		Examples: []string{"krypton operator cert new-key gabi --out keys"},
+		Flags:    []cli.Flag{algorithmFlag(), &cli.StringFlag{Name: "out", Usage: "`DIR` for both files", Value: "."}},
+		Run: func(_ context.Context, in *Invocation) error {
+			name, dir := in.args[0], in.c.String("out")
+			if !auth.ValidName(name) {
+				return usagef("lower-case letters, digits, dot, dash and underscore, at most 63", "%q is not a name", name)
+			}
+			private, public, err := newKey(in.c.String("algorithm"))
+			if err != nil {
+				return err
+			}
+			defer clear(private)
+			if err := os.MkdirAll(dir, 0o700); err != nil {
+				return errs.New(errs.InvalidArgument, "make the directory: "+err.Error(), errs.Cause(err))
+			}
+			keyFile, pubFile := filepath.Join(dir, name+".key"), filepath.Join(dir, name+".pub.pem")
+			if err := save(keyFile, private, 0o600); err != nil {
+				return err
+			}
+			if err := save(pubFile, pem.EncodeToMemory(&pem.Block{Type: pemPublic, Bytes: public}), 0o644); err != nil {
+				return errors.Join(err, os.Remove(keyFile))
+			}
+			if in.jsonOutput() {
+				return in.showJSON(map[string]string{"keyFile": keyFile, "publicKeyFile": pubFile})
+			}
+			var s sheet
+			s.add("key", keyFile)
+			s.add("public key", pubFile)
+			return in.write([]byte(s.text()))
+		},
+	}
+}
+
+func issueCommand() *Command {
+	return &Command{
+		Name: "issue", Args: "NAME", Usage: "issue a certificate for a caller", Reach: Acts, NArgs: [2]int{1, 1},
+		About: "Without --public-key a key is made on this machine, which alone ever has it. Writes NAME.pem, ca.pem and, unless\n" +
+			"--public-key is given, NAME.key with mode 0600.",
+		Examples: []string{
+			"krypton operator cert issue app1 --role workload --tenant demo --out certs",
+			"krypton operator cert issue olga --role operator --public-key olga.pub.pem --out certs",
+		},
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "role", Usage: "`ROLE`: governor, custodian, operator, auditor or workload", Required: true},
+			&cli.StringFlag{Name: "public-key", Usage: "PEM `FILE` of the caller's own public key"},
+			&cli.DurationFlag{Name: "ttl", Usage: "`DURATION` that it is valid, at most 720h", Value: 720 * time.Hour},
+			algorithmFlag(),
+			&cli.StringFlag{Name: "out", Usage: "`DIR` for the files", Value: "."},
+		},
+		Run: issue,
+	}
+}
+
+func issue(ctx context.Context, in *Invocation) (err error) {
+	name, dir := in.args[0], in.c.String("out")
+	role, ok := kryptonv1.Role_value["ROLE_"+strings.ToUpper(in.c.String("role"))]
+	if !ok || role == 0 {
+		return usagef("use governor, custodian, operator, auditor or workload", "there is no role %q", in.c.String("role"))
+	}
+	if !auth.ValidName(name) {
+		return usagef("lower-case letters, digits, dot, dash and underscore, at most 63", "%q is not a name", name)
+	}
+	req := &kryptonv1.IssueCertificateRequest{Role: kryptonv1.Role(role), Name: name}
+	if req.TtlSeconds, err = seconds("ttl", in.c.Duration("ttl"), 720*time.Hour); err != nil {
+		return err
+	}
+	if req.GetRole() == kryptonv1.Role_ROLE_WORKLOAD {
+		if req.Tenant, err = in.tenantName(""); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return errs.New(errs.InvalidArgument, "make the directory: "+err.Error(), errs.Cause(err))
+	}
+	files := map[string]string{"certFile": filepath.Join(dir, name+".pem"), "caFile": filepath.Join(dir, "ca.pem")}
+	if _, err := os.Lstat(files["certFile"]); err == nil {
+		return errs.New(errs.AlreadyExists, files["certFile"]+" exists already", errs.Hint("choose another directory or name"))
+	}
+	if f := in.c.String("public-key"); f != "" {
+		if req.PublicKey, err = pemBlock(f, pemPublic); err != nil {
+			return err
+		}
+	} else {
+		var private []byte
+		if private, req.PublicKey, err = newKey(in.c.String("algorithm")); err != nil {
+			return err
+		}
+		defer clear(private)
+		files["keyFile"] = filepath.Join(dir, name+".key")
+		if err := save(files["keyFile"], private, 0o600); err != nil {
+			return err
+		}
+		defer func() {
+			if err != nil { // a key without its certificate is of no use
+				err = errors.Join(err, os.Remove(files["keyFile"]))
+			}
+		}()
+	}
+	if err := in.saveIssued(ctx, req, files); err != nil {
+		return err
+	}
+	if in.jsonOutput() {
+		return in.showJSON(files)
+	}
+	var s sheet
+	s.add("certificate", files["certFile"])
+	s.add("key", files["keyFile"])
+	s.add("CA of the nodes", files["caFile"])
+	return in.write([]byte(s.text()))
+}
+
+// saveIssued has the certificate issued and writes it and the CA.
+func (in *Invocation) saveIssued(ctx context.Context, req *kryptonv1.IssueCertificateRequest, files map[string]string) error {
+	c, err := in.client(ctx)
+	if err != nil {
+		return err
+	}
+	resp, err := call(ctx, in, c.Access().IssueCertificate, req)
+	if err != nil {
+		return err
+	}
+	if err := checkIssued(resp.GetCertificate(), req.GetPublicKey()); err != nil {
+		return err
+	}
+	if err := save(files["certFile"], resp.GetCertificate(), 0o644); err != nil {
+		return err
+	}
+	ca, err := in.env.create(files["caFile"], 0o644)
+	if err != nil {
+		return err
+	}
+	if _, err := ca.Write(resp.GetCa()); err != nil {
+		return errors.Join(err, ca.abort())
+	}
+	return ca.commit()
+}
+
+// operationError is the error that an operation ended with, or that it has not.
+func operationError(op *kryptonv1.Operation) error {
+	if !op.GetDone() {
+		return errs.New(errs.ApprovalPending, "the change is not done", errs.Hint("wait with krypton operation wait"))
+	}
+	if op.GetReason() == "" {
+		return nil
+	}
+	code, _ := errs.ByName(op.GetReason())
+	return errs.New(code, op.GetMessage(), errs.Hint("%s", op.GetHint()))
+}

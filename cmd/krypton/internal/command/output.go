@@ -1,0 +1,169 @@
+package command
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+// format returns table or json.
+func (in *Invocation) format() (string, error) {
+	f := in.setting("output", "KRYPTON_OUTPUT", in.ctx.Output)
+	switch f {
+	case "", "table":
+		return "table", nil
+	case "json":
+		return f, nil
+	}
+	return "", usagef("use table or json", "there is no output format %q", f)
+}
+
+func (in *Invocation) jsonOutput() bool {
+	f, err := in.format()
+	return err == nil && f == "json"
+}
+
+// write writes a result. Output that did not arrive is an error: the next
+// program in the pipe must not take half of it for all.
+func (in *Invocation) write(b []byte) error {
+	if _, err := in.env.Stdout.Write(b); err != nil {
+		return errs.New(errs.Internal, "write the result: "+err.Error(), errs.Cause(err))
+	}
+	return nil
+}
+
+// grid is a table: a line of headings, and lines.
+type grid struct {
+	head []string
+	rows [][]string
+}
+
+func (g *grid) add(cells ...string) { g.rows = append(g.rows, cells) }
+
+// sheet is an object: lines of a name and a value.
+type sheet [][2]string
+
+func (s *sheet) add(name, value string) {
+	if value != "" {
+		*s = append(*s, [2]string{name, value})
+	}
+}
+
+func (g *grid) text() string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, strings.Join(g.head, "\t"))
+	for _, r := range g.rows {
+		for i, c := range r {
+			if c == "" {
+				r[i] = "-"
+			}
+		}
+		fmt.Fprintln(w, strings.Join(r, "\t"))
+	}
+	_ = w.Flush() // into a strings.Builder
+	return trimRight(b.String())
+}
+
+func (s *sheet) text() string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	for _, l := range *s {
+		fmt.Fprintf(w, "%s:\t%s\n", l[0], l[1])
+	}
+	_ = w.Flush() // into a strings.Builder
+	return b.String()
+}
+
+// trimRight takes the blanks from the ends of lines, which tabwriter leaves.
+func trimRight(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, l := range lines {
+		lines[i] = strings.TrimRight(l, " ")
+	}
+	return strings.Join(lines, "\n")
+}
+
+// toJSON returns the JSON form of a message. protojson varies its white space on
+// purpose, so that nobody compares its bytes; a command line is compared.
+func toJSON(m proto.Message) (json.RawMessage, error) {
+	raw, err := protojson.MarshalOptions{EmitDefaultValues: true}.Marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	err = json.Compact(&out, raw)
+	return out.Bytes(), err
+}
+
+// show prints a result: a message as JSON, or what table makes of it.
+func (in *Invocation) show(m proto.Message, table func() string) error {
+	if !in.jsonOutput() {
+		return in.write([]byte(table()))
+	}
+	raw, err := toJSON(m)
+	if err != nil {
+		return err
+	}
+	return in.showJSON(raw)
+}
+
+// showJSON prints v, which is no message.
+func (in *Invocation) showJSON(v any) error {
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(v); err != nil {
+		return err
+	}
+	return in.write(out.Bytes())
+}
+
+// failJSON prints an error for programs, on stderr.
+func (e *Env) failJSON(err error, code errs.Code, corr string) {
+	msg, hint := err.Error(), ""
+	if ae, ok := errors.AsType[*errs.Error](err); ok {
+		msg, hint = ae.Msg, ae.Hint
+	}
+	type body struct {
+		Code          string `json:"code"`
+		Message       string `json:"message"`
+		Hint          string `json:"hint"`
+		CorrelationID string `json:"correlationId"`
+		Exit          int    `json:"exit"`
+	}
+	raw, jerr := json.Marshal(map[string]body{"error": {code.String(), msg, hint, corr, code.Row().Exit}})
+	if jerr != nil {
+		raw = []byte(`{"error":{}}`)
+	}
+	fmt.Fprintln(e.Stderr, string(raw))
+}
+
+// when returns a time in UTC, "" for none.
+func when(t *timestamppb.Timestamp) string {
+	if t == nil {
+		return ""
+	}
+	return t.AsTime().UTC().Format(time.RFC3339)
+}
+
+// enum returns the last part of the name of an enum value: ACTIVE.
+func enum(e fmt.Stringer, prefix string) string { return strings.TrimPrefix(e.String(), prefix) }
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}

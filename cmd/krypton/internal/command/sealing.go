@@ -1,0 +1,427 @@
+package command
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
+
+	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/auth/pki"
+	"github.com/openkcm/krypton-cluster/client"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/seal"
+)
+
+func dataDirFlag(usage string) cli.Flag {
+	return &cli.StringFlag{Name: "data-dir", Usage: usage, Value: "/var/lib/krypton"}
+}
+
+func statusCommand() *Command {
+	return &Command{
+		Name: "status", Usage: "show whether nodes are sealed, and the state of the cluster", Reach: Reads,
+		About: "Asks every node of --addr about itself, and one of them about the cluster. With --data-dir it asks the node of this\n" +
+			"machine over its administration socket, which needs no certificate and works before krypton init.\n\n" +
+			"The exit status is 7 when a node is sealed or belongs to no cluster, 6 when one does not answer.",
+		Examples: []string{"krypton status --addr n1:8400,n2:8400,n3:8400", "krypton status --data-dir /var/lib/krypton"},
+		Flags:    []cli.Flag{&cli.StringFlag{Name: "data-dir", Usage: "ask the node whose data directory is `DIR`"}},
+		Run: func(ctx context.Context, in *Invocation) error {
+			if in.c.IsSet("data-dir") {
+				return in.localStatus(ctx)
+			}
+			return in.clusterStatus(ctx)
+		},
+	}
+}
+
+func (in *Invocation) localStatus(ctx context.Context) error {
+	admin, done, err := in.admin(in.c.String("data-dir"))
+	if err != nil {
+		return err
+	}
+	defer done()
+	st, err := call(ctx, in, admin.GetStatus, &kryptonv1.GetStatusRequest{})
+	if err != nil {
+		return err
+	}
+	err = in.show(st, func() string {
+		var s sheet
+		s.add("data directory", st.GetDataDir())
+		s.add("version", st.GetVersion())
+		text := s.text() + sealSheet(st.GetSeal())
+		if st.GetCluster().GetFingerprint() != "" {
+			text += "\n" + clusterSheet(st.GetCluster())
+		}
+		return text
+	})
+	return errors.Join(err, sealedError(st.GetSeal()))
+}
+
+// sealedError is nil for an unsealed node.
+func sealedError(st *kryptonv1.SealStatus) error {
+	switch st.GetState() {
+	case kryptonv1.SealState_SEAL_STATE_UNINITIALIZED:
+		return errs.Newf(errs.Sealed, "node %s belongs to no cluster", nodeLabel(st)).With(errs.Hint("use krypton init or krypton join"))
+	case kryptonv1.SealState_SEAL_STATE_UNSPECIFIED, kryptonv1.SealState_SEAL_STATE_SEALED:
+		return errs.Newf(errs.Sealed, "node %s is sealed", nodeLabel(st)).With(errs.Hint("use krypton unseal"))
+	case kryptonv1.SealState_SEAL_STATE_UNSEALED:
+	}
+	return nil
+}
+
+// answer is what one node said of its seal.
+type answer struct {
+	addr   string
+	status *kryptonv1.SealStatus
+	err    error
+}
+
+func (in *Invocation) clusterStatus(ctx context.Context) error {
+	c, err := in.client(ctx)
+	if err != nil {
+		return err
+	}
+	answers := make([]answer, len(c.Addrs()))
+	var wg sync.WaitGroup
+	for i, addr := range c.Addrs() {
+		wg.Go(func() {
+			cctx, cancel := in.deadline(ctx)
+			defer cancel()
+			st, err := c.Node(addr).Seal().GetSeal(cctx, &kryptonv1.GetSealRequest{})
+			answers[i] = answer{addr: addr, status: st, err: err}
+		})
+	}
+	wg.Wait()
+	var info *kryptonv1.ClusterInfo
+	var worst error
+	for _, a := range answers {
+		switch {
+		case a.err != nil:
+			worst = a.err // goes before "sealed": it may be worse
+		case worst == nil:
+			worst = sealedError(a.status)
+		}
+		if a.err == nil && info == nil && a.status.GetState() != kryptonv1.SealState_SEAL_STATE_UNINITIALIZED {
+			if info, err = call(ctx, in, c.Cluster().GetCluster, &kryptonv1.GetClusterRequest{}); err != nil {
+				info = nil // a sealed node may not say; what the nodes said of themselves is the answer
+			}
+		}
+	}
+	if !in.jsonOutput() {
+		g := grid{head: []string{"ADDRESS", "NODE", "STATE", "MODE", "SHARES", "HELD", "NOTE"}}
+		for _, a := range answers {
+			if a.err != nil {
+				g.add(a.addr, "", "no answer", "", "", "", errs.From(a.err).Msg)
+				continue
+			}
+			held, note := "no", a.status.GetLastFailure()
+			if a.status.GetHeld() {
+				held, note = "yes", a.status.GetHoldReason()
+			}
+			g.add(a.addr, nodeLabel(a.status), enum(a.status.GetState(), "SEAL_STATE_"), enum(a.status.GetMode(), "SEAL_MODE_"), shareProgress(a.status), held, note)
+		}
+		text := g.text()
+		if info != nil {
+			text = clusterSheet(info) + "\n" + text
+		}
+		return errors.Join(in.write([]byte(text)), worst)
+	}
+	type node struct {
+		Addr  string `json:"addr"`
+		Seal  any    `json:"seal"`
+		Error string `json:"error"`
+	}
+	out := struct {
+		Cluster any    `json:"cluster"`
+		Nodes   []node `json:"nodes"`
+	}{}
+	if info != nil {
+		if out.Cluster, err = toJSON(info); err != nil {
+			return err
+		}
+	}
+	for _, a := range answers {
+		n := node{Addr: a.addr}
+		if a.err != nil {
+			n.Error = errs.From(a.err).Msg
+		} else if n.Seal, err = toJSON(a.status); err != nil {
+			return err
+		}
+		out.Nodes = append(out.Nodes, n)
+	}
+	return errors.Join(in.showJSON(out), worst)
+}
+
+func unsealCommand() *Command {
+	return &Command{
+		Name: "unseal", Usage: "give shares of the MasterKey to nodes", Reach: Acts,
+		About: "Every node unseals by itself: the share goes to each sealed node of --addr. It is asked for without being shown, or\n" +
+			"read from stdin or --share-file, one share a line; it is never an argument.\n\n" +
+			"Before it leaves this machine the node has to prove with its certificate that the key it offers for shares is its\n" +
+			"own, and the share has to be of the node's cluster. On its way only that start of that node can open it.",
+		Examples: []string{"krypton unseal --addr n1:8400,n2:8400,n3:8400", "krypton unseal --addr n1:8400 < share.txt"},
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "share-file", Usage: "`FILE` with shares, - for stdin"},
+			&cli.BoolFlag{Name: "reset", Usage: "first forget the shares that the node has got so far"},
+		},
+		Run: unseal,
+	}
+}
+
+func unseal(ctx context.Context, in *Invocation) error {
+	if in.c.Bool("dry-run") {
+		return usagef("use krypton status to look", "krypton unseal has no dry run")
+	}
+	c, err := in.client(ctx)
+	if err != nil {
+		return err
+	}
+	roots, err := in.roots()
+	if err != nil {
+		return err
+	}
+	shares, err := in.readShares()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, s := range shares {
+			s.Destroy()
+		}
+	}()
+	var after []*kryptonv1.SealStatus
+	var failed error
+	for _, addr := range c.Addrs() {
+		st, err := in.unsealNode(ctx, c.Node(addr), roots, shares)
+		if st != nil {
+			after = append(after, st)
+		}
+		failed = errors.Join(failed, err)
+	}
+	var out error
+	if in.jsonOutput() {
+		all := []any{}
+		for _, st := range after {
+			raw, err := toJSON(st)
+			if err != nil {
+				return err
+			}
+			all = append(all, raw)
+		}
+		out = in.showJSON(map[string]any{"nodes": all})
+	} else if len(after) > 0 {
+		g := grid{head: []string{"NODE", "STATE", "SHARES"}}
+		for _, st := range after {
+			g.add(nodeLabel(st), enum(st.GetState(), "SEAL_STATE_"), shareProgress(st))
+		}
+		out = in.write([]byte(g.text()))
+	}
+	return errors.Join(out, failed)
+}
+
+// unsealNode gives the shares to one node and returns its last status.
+func (in *Invocation) unsealNode(ctx context.Context, nd *client.Node, roots *x509.CertPool, shares []seal.Share) (*kryptonv1.SealStatus, error) {
+	st, err := call(ctx, in, nd.Seal().GetSeal, &kryptonv1.GetSealRequest{})
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case st.GetState() == kryptonv1.SealState_SEAL_STATE_UNSEALED:
+		fmt.Fprintf(in.env.Stderr, "krypton: node %s is unsealed already\n", nodeLabel(st))
+		return st, nil
+	case st.GetState() == kryptonv1.SealState_SEAL_STATE_UNINITIALIZED:
+		return st, errs.Newf(errs.NotSealed, "node %s belongs to no cluster", nodeLabel(st)).With(errs.Hint("use krypton init or krypton join"))
+	case st.GetMode() != kryptonv1.SealMode_SEAL_MODE_SHAMIR:
+		why := "it unseals by itself through its keystore"
+		if f := st.GetLastFailure(); f != "" {
+			why += ", which failed: " + f
+		}
+		return st, errs.Newf(errs.FailedState, "node %s takes no shares: %s", nodeLabel(st), why)
+	}
+	offer, member, err := verifyOffer(st, roots)
+	if err != nil {
+		return st, err
+	}
+	reset := in.c.Bool("reset")
+	for _, s := range shares {
+		sealed, err := seal.SealShare(offer, member, s)
+		if err != nil {
+			return st, named(err, s, st)
+		}
+		now, err := call(ctx, in, nd.Seal().Contribute, &kryptonv1.ContributeRequest{NodeId: st.GetNodeId(), SealedShare: sealed, Reset_: reset})
+		if err != nil {
+			return st, named(err, s, st)
+		}
+		reset, st = false, now
+		if st.GetState() == kryptonv1.SealState_SEAL_STATE_UNSEALED {
+			fmt.Fprintf(in.env.Stderr, "krypton: node %s: share %d taken, unsealed\n", nodeLabel(st), s.Index())
+			return st, nil
+		}
+		fmt.Fprintf(in.env.Stderr, "krypton: node %s: share %d taken, %s\n", nodeLabel(st), s.Index(), shareProgress(st))
+	}
+	return st, nil
+}
+
+// named says which share and which node an error is about.
+func named(err error, s seal.Share, st *kryptonv1.SealStatus) error {
+	e := errs.From(err)
+	c := e.With()
+	c.Msg = fmt.Sprintf("share %d, node %s: %s", s.Index(), nodeLabel(st), e.Msg)
+	return c
+}
+
+// verifyOffer checks that the node's certificate is of the cluster and names the
+// node, and returns the key it offers for shares with the key that must have
+// signed it. Whether it did is checked by seal.SealShare.
+func verifyOffer(st *kryptonv1.SealStatus, roots *x509.CertPool) (seal.Offer, crypto.PublicKey, error) {
+	refuse := func(why string, cause error) (seal.Offer, crypto.PublicKey, error) {
+		return seal.Offer{}, nil, errs.Newf(errs.Unauthenticated, "node %s does not prove who it is: %s", nodeLabel(st), why).
+			With(errs.Hint("check the address and --ca-file; no share was sent"), errs.Cause(cause))
+	}
+	cert, err := x509.ParseCertificate(st.GetNodeCertificate())
+	if err != nil {
+		return refuse("it shows no certificate", err)
+	}
+	if _, err := cert.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}); err != nil {
+		return refuse("its certificate is not of the cluster's CA", err)
+	}
+	if _, id, err := pki.NodeOf(cert); err != nil || id != st.GetNodeId() {
+		return refuse("its certificate names another node", err)
+	}
+	offer := seal.Offer{Target: seal.Target{Node: st.GetNodeId()}, Public: st.GetStartKey(), Signature: st.GetStartKeySignature()}
+	if n, err := hex.Decode(offer.Target.Cluster[:], []byte(st.GetFingerprint())); err != nil || n != len(offer.Target.Cluster) {
+		return refuse("it names no cluster", err)
+	}
+	return offer, cert.PublicKey, nil
+}
+
+// roots returns what nodes are verified with.
+func (in *Invocation) roots() (*x509.CertPool, error) {
+	raw, err := os.ReadFile(in.caFile())
+	if err != nil {
+		return nil, errs.New(errs.InvalidConfig, "read CA file: "+err.Error(), errs.Cause(err))
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(raw) {
+		return nil, errs.Newf(errs.InvalidConfig, "CA file %s holds no certificate", in.caFile())
+	}
+	return pool, nil
+}
+
+// readSecret reads a secret that is never an argument: from a file, from stdin,
+// or from the person at the terminal, without showing it.
+func (in *Invocation) readSecret(file, prompt string, limit int64) ([]byte, error) {
+	if file == "" && terminal(in.env.Stdin) {
+		fmt.Fprint(in.env.Stderr, prompt+": ")
+		b, err := term.ReadPassword(int(in.env.Stdin.Fd()))
+		fmt.Fprintln(in.env.Stderr)
+		return b, err
+	}
+	r := in.env.Stdin
+	if file != "" && file != "-" {
+		var err error
+		if r, err = os.Open(file); err != nil {
+			return nil, errs.New(errs.InvalidArgument, "read "+file+": "+err.Error(), errs.Cause(err))
+		}
+		defer r.Close() //nolint:errcheck // Only read from.
+	}
+	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err != nil {
+		return nil, errs.New(errs.InvalidArgument, "read the input: "+err.Error(), errs.Cause(err))
+	}
+	if int64(len(b)) > limit {
+		return nil, errs.Newf(errs.TooLarge, "the input has more than %d bytes", limit)
+	}
+	return b, nil
+}
+
+// readShares reads one share or more, one a line.
+func (in *Invocation) readShares() (_ []seal.Share, err error) {
+	raw, err := in.readSecret(in.c.String("share-file"), "Share", int64(255*seal.MaxShareText))
+	if err != nil {
+		return nil, err
+	}
+	defer clear(raw)
+	var shares []seal.Share
+	defer func() {
+		if err != nil {
+			for _, s := range shares {
+				s.Destroy()
+			}
+		}
+	}()
+	for line := range bytes.SplitSeq(raw, []byte("\n")) {
+		if line = bytes.TrimSpace(line); len(line) == 0 {
+			continue
+		}
+		s, err := seal.ParseShare(line)
+		if err != nil {
+			return nil, err
+		}
+		shares = append(shares, s)
+	}
+	if len(shares) == 0 {
+		return nil, usagef("give one share a line", "no share is given")
+	}
+	return shares, nil
+}
+
+func sealCommand() *Command {
+	return &Command{
+		Name: "seal", Usage: "wipe every key from the memory of a node, or of all nodes", Reach: Acts,
+		About: "Without --cluster the node that --addr names is sealed and unseals again as it does after a start. With --cluster all\n" +
+			"nodes are, and stay so until krypton operator release-hold.",
+		Examples: []string{"krypton seal --addr n2:8400", "krypton seal --cluster --reason 'suspected intrusion' --yes"},
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "cluster", Usage: "all nodes, until the hold is released"},
+			&cli.StringFlag{Name: "reason", Usage: "`TEXT` that status shows while the cluster is held"},
+		},
+		Run: func(ctx context.Context, in *Invocation) error {
+			c, err := in.client(ctx)
+			if err != nil {
+				return err
+			}
+			req := &kryptonv1.SealNodeRequest{Cluster: in.c.Bool("cluster"), Reason: in.c.String("reason")}
+			var st *kryptonv1.SealStatus
+			if req.GetCluster() {
+				if err := in.confirm("every node stops serving until the hold is released"); err != nil {
+					return err
+				}
+				st, err = call(ctx, in, kryptonv1.NewSealClient(c).SealNode, req)
+			} else {
+				addrs := c.Addrs()
+				if len(addrs) != 1 {
+					return usagef("name one node with --addr, or use --cluster", "%d nodes are addressed", len(addrs))
+				}
+				st, err = call(ctx, in, c.Node(addrs[0]).Seal().SealNode, req)
+			}
+			if err != nil {
+				return err
+			}
+			return in.show(st, func() string { return sealSheet(st) })
+		},
+	}
+}
+
+// pemBlock returns the bytes of the one PEM block of that type in a file.
+func pemBlock(file, typ string) ([]byte, error) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return nil, errs.New(errs.InvalidArgument, "read "+file+": "+err.Error(), errs.Cause(err))
+	}
+	b, rest := pem.Decode(raw)
+	if b == nil || b.Type != typ || len(bytes.TrimSpace(rest)) != 0 {
+		return nil, usagef("krypton operator cert new-key makes one", "%s is not one PEM block %q", file, typ)
+	}
+	return b.Bytes, nil
+}

@@ -1,0 +1,349 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"math/big"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"google.golang.org/protobuf/proto"
+
+	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/client/clienttest"
+	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/command"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"krypton": func() { os.Exit(run()) }})
+}
+
+// scriptCluster is the cluster of one script.
+type scriptCluster struct {
+	*clienttest.Cluster
+
+	admin *adminNode
+}
+
+type clusterKey struct{}
+
+// TestScript runs every transcript in testdata/script against a cluster of its
+// own. A script whose name begins with "seal" has sealed nodes; share1 to share3
+// are files in its directory.
+//
+// Beside the commands of testscript there are
+//
+//	as ROLE             be a governor, custodian, operator, auditor or the workload of tenants/demo
+//	exits N CMD...      run a command that has to end with status N
+//	fault CODE METHOD   let every call of a method fail with a code
+//	down N              kill node N, from 0
+//	forge               let the node return certificates for another key
+func TestScript(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup:               setup,
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"as": func(ts *testscript.TestScript, _ bool, args []string) {
+				c := clusterOf(ts)
+				cert, key, err := c.Person(args[0], "pat")
+				if args[0] == "workload" {
+					cert, key, err = c.Workload("demo", "app")
+				}
+				ts.Check(err)
+				ts.Setenv("KRYPTON_CERT_FILE", cert)
+				ts.Setenv("KRYPTON_KEY_FILE", key)
+			},
+			"exits": func(ts *testscript.TestScript, _ bool, args []string) {
+				want, err := strconv.Atoi(args[0])
+				ts.Check(err)
+				got := 0
+				err = ts.Exec(args[1], args[2:]...)
+				if ee, ok := errors.AsType[*exec.ExitError](err); ok {
+					got = ee.ExitCode()
+				} else {
+					ts.Check(err)
+				}
+				if got != want {
+					ts.Fatalf("exit status %d, want %d", got, want)
+				}
+			},
+			"fault": func(ts *testscript.TestScript, _ bool, args []string) {
+				code, err := faultCode(args[0])
+				ts.Check(err)
+				clusterOf(ts).Before(func(_ context.Context, _ int, method string, _ proto.Message) error {
+					if strings.HasSuffix(method, "/"+args[1]) {
+						return errs.New(code, "a fault", errs.Hint("mend it"))
+					}
+					return nil
+				})
+			},
+			"down": func(ts *testscript.TestScript, _ bool, args []string) {
+				i, err := strconv.Atoi(args[0])
+				ts.Check(err)
+				clusterOf(ts).Kill(i)
+			},
+			"forge": func(ts *testscript.TestScript, _ bool, _ []string) { clusterOf(ts).admin.forge = true },
+		},
+	})
+}
+
+func clusterOf(ts *testscript.TestScript) *scriptCluster {
+	return ts.Value(clusterKey{}).(*scriptCluster)
+}
+
+func setup(env *testscript.Env) error {
+	dir := filepath.Join(env.WorkDir, ".cluster")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	opts := clienttest.Options{Nodes: 2}
+	name := filepath.Base(env.WorkDir)
+	if strings.Contains(name, "seal") {
+		rec, fp, shares, err := ceremony(clienttest.Fingerprint)
+		if err != nil {
+			return err
+		}
+		for i, s := range shares {
+			if err := os.WriteFile(filepath.Join(env.WorkDir, fmt.Sprintf("share%d", i+1)), s, 0o600); err != nil {
+				return err
+			}
+		}
+		_, _, foreign, err := ceremony(strings.Repeat("ab", 32))
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(env.WorkDir, "foreign-share"), foreign[0], 0o600); err != nil {
+			return err
+		}
+		how := distrust(name)
+		var held atomic.Value
+		opts.Seal = func(_ int, id clienttest.Identity) kryptonv1.SealServer {
+			n, err := newSealedNode(id, rec, fp, &held, how)
+			if err != nil {
+				panic(err)
+			}
+			return n
+		}
+	}
+	cluster, err := clienttest.StartIn(dir, opts)
+	if err != nil {
+		return err
+	}
+	env.Defer(cluster.Stop)
+	c := &scriptCluster{Cluster: cluster, admin: &adminNode{}}
+	env.Values[clusterKey{}] = c
+	if err := cluster.AddService("demo", "payments"); err != nil {
+		return err
+	}
+	data := filepath.Join(env.WorkDir, "data")
+	stop, err := serveAdmin(data, c.admin)
+	if err != nil {
+		return err
+	}
+	env.Defer(stop)
+	cert, key, err := cluster.Workload("demo", "app")
+	if err != nil {
+		return err
+	}
+	env.Setenv("HOME", env.WorkDir)
+	// A program under the race detector waits a second before it ends, for races
+	// that are still to happen; here every goroutine has ended by then.
+	env.Setenv("GORACE", "atexit_sleep_ms=0")
+	env.Setenv("XDG_CONFIG_HOME", filepath.Join(env.WorkDir, "config"))
+	env.Setenv("DATA", data)
+	addrs := cluster.Addrs()
+	env.Setenv("ADDR0", addrs[0])
+	env.Setenv("ADDR1", addrs[1])
+	env.Setenv("KRYPTON_ADDR", strings.Join(addrs, ","))
+	env.Setenv("KRYPTON_CA_FILE", cluster.CAFile())
+	env.Setenv("KRYPTON_CERT_FILE", cert)
+	env.Setenv("KRYPTON_KEY_FILE", key)
+	return nil
+}
+
+// TestEveryCommandHasATranscript keeps a new command from being forgotten.
+func TestEveryCommandHasATranscript(t *testing.T) {
+	files, err := filepath.Glob("testdata/script/*.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []byte
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, b...)
+	}
+	var walk func(c *command.Command, path string)
+	walk = func(c *command.Command, path string) {
+		for _, s := range c.Sub {
+			walk(s, path+" "+s.Name)
+		}
+		if c.Run == nil || c.Hidden {
+			return
+		}
+		if !regexp.MustCompile(`(?m)^(!? ?exec|exits \d+) ` + path + `\b`).Match(all) {
+			t.Errorf("%s is in no transcript", path)
+		}
+		if !regexp.MustCompile(`(?m)^exec `+path+`\b`).Match(all) && c.Name != "status" {
+			t.Errorf("%s never succeeds in a transcript", path)
+		}
+	}
+	walk(command.Tree(), "krypton")
+}
+
+// TestAnInterruptEndsWith130 interrupts commands that wait for a node and for a
+// pipe; the second never looks at its context.
+func TestAnInterruptEndsWith130(t *testing.T) {
+	dir := t.TempDir()
+	cluster := clienttest.Start(t, clienttest.Options{Nodes: 1})
+	if err := cluster.AddService("demo", "payments"); err != nil {
+		t.Fatal(err)
+	}
+	cert, key, err := cluster.Workload("demo", "app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	arrived := make(chan struct{}, 100)
+	var block atomic.Bool
+	cluster.Before(func(ctx context.Context, _ int, _ string, _ proto.Message) error {
+		arrived <- struct{}{}
+		if block.Load() {
+			<-ctx.Done()
+		}
+		return nil
+	})
+	out := filepath.Join(dir, "out")
+	for _, tt := range []struct {
+		name  string
+		block bool
+		args  []string
+	}{
+		{"a node", true, []string{"tenant", "get", "demo"}},
+		{"a pipe", false, []string{"encrypt", "--service", "demo/payments", "-", out}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			block.Store(tt.block)
+			cmd := exec.Command("krypton", tt.args...)
+			cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_CONFIG_HOME="+dir, "KRYPTON_ADDR="+cluster.Addrs()[0],
+				"KRYPTON_CA_FILE="+cluster.CAFile(), "KRYPTON_CERT_FILE="+cert, "KRYPTON_KEY_FILE="+key)
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
+			stdin, err := cmd.StdinPipe() // stays open
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer stdin.Close()
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			<-arrived
+			if !tt.block {
+				// When all full segments of it are in the unfinished file, the command
+				// has read everything and waits for more.
+				if _, err := stdin.Write(make([]byte, 1<<20)); err != nil {
+					t.Fatal(err)
+				}
+				for size := int64(0); size < 15<<16; {
+					files, err := filepath.Glob(filepath.Join(dir, ".out*"))
+					if err != nil || len(files) != 1 {
+						t.Fatalf("unfinished files: %v %v", files, err)
+					}
+					st, err := os.Stat(files[0])
+					if err != nil {
+						t.Fatal(err)
+					}
+					size = st.Size()
+				}
+			}
+			if err := cmd.Process.Signal(os.Interrupt); err != nil {
+				t.Fatal(err)
+			}
+			err = cmd.Wait()
+			ee, ok := errors.AsType[*exec.ExitError](err)
+			if !ok || ee.ExitCode() != errs.ExitInterrupted || !strings.Contains(stderr.String(), "krypton: interrupted") {
+				t.Errorf("%v, stderr %q", err, stderr.String())
+			}
+			left, err := filepath.Glob(filepath.Join(dir, ".out*"))
+			if err != nil || len(left) != 0 {
+				t.Errorf("left behind: %v %v", left, err)
+			}
+			if _, err := os.Stat(out); !os.IsNotExist(err) {
+				t.Errorf("an unfinished file appeared: %v", err)
+			}
+		})
+	}
+}
+
+// issueNode signs a certificate for the CA's own key that names a node.
+func (ca testCA) issueNode(id string) []byte {
+	tmpl := &x509.Certificate{
+		SerialNumber: big.NewInt(3), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		URIs: []*url.URL{{Scheme: "spiffe", Host: "test", Path: "/krypton/node/" + id}}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca.cert, ca.key.Public(), ca.key)
+	if err != nil {
+		panic(err)
+	}
+	return encodePEM("CERTIFICATE", der)
+}
+
+// testCA signs what init returns.
+type testCA struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	pem  []byte
+}
+
+func newTestCA() testCA {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "CA"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	if err != nil {
+		panic(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		panic(err)
+	}
+	return testCA{cert: cert, key: key, pem: encodePEM("CERTIFICATE", der)}
+}
+
+func (ca testCA) issue(publicDER []byte, forge bool) []byte {
+	pub := parsePublic(publicDER)
+	if forge {
+		pub = ca.key.Public()
+	}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca.cert, pub, ca.key)
+	if err != nil {
+		panic(err)
+	}
+	return encodePEM("CERTIFICATE", der)
+}

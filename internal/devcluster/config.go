@@ -1,0 +1,74 @@
+//go:build unix
+
+package devcluster
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/openkcm/krypton-cluster/cluster"
+	"github.com/openkcm/krypton-cluster/keystore/local"
+)
+
+const (
+	dirMode  fs.FileMode = 0o700
+	fileMode fs.FileMode = 0o600
+)
+
+// anyPort listens on loopback (I4) on a port that the kernel chooses.
+const anyPort = "127.0.0.1:0"
+
+// Sizes of a node that serves one developer; the defaults are those of a server.
+const (
+	lockMiB    = 4
+	segmentMiB = 8
+	reserveMiB = 8
+)
+
+// KeystoreName is how the nodes' configuration calls the local keystore.
+const KeystoreName = "dev"
+
+// sealKey is the key of the local keystore that seals the MasterKey.
+const sealKey = "masterkey"
+
+// firstAddresses are those of a node that never ran.
+func firstAddresses() cluster.Addresses {
+	return cluster.Addresses{GRPC: anyPort, REST: anyPort, Peer: anyPort, Ops: anyPort}
+}
+
+// nodeConfig is the part of a node's configuration that differs from the
+// defaults. It is written by hand and not as a config.Config, so that the file
+// shows a reader what a node needs and not everything that it could have.
+func nodeConfig(name, dataDir, keystoreDir string, a cluster.Addresses) ([]byte, error) {
+	type section = map[string]any
+	raw, err := yaml.Marshal(section{
+		"node":      section{"name": name, "data_dir": dataDir},
+		"listen":    section{"grpc": a.GRPC, "rest": a.REST, "peer": a.Peer, "ops": a.Ops},
+		"memory":    section{"lock_mib": lockMiB},
+		"audit":     section{"segment_mib": segmentMiB, "reserve_mib": reserveMiB},
+		"keystores": []section{{"name": KeystoreName, "type": local.Type, "dir": keystoreDir}},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("encode configuration: %w", err)
+	}
+	return append([]byte("# Written by devcluster; for development only.\n"), raw...), nil
+}
+
+// replaceFile writes a file so that its reader sees the old or the new one.
+func replaceFile(path string, content []byte) error {
+	tmp := path + ".tmp"
+	if err := os.WriteFile(tmp, content, fileMode); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
+
+// maxSocketPath is what fits into a sockaddr_un on Linux (108) and macOS (104),
+// with the byte that ends it.
+const maxSocketPath = 103
+
+func socketPath(dataDir string) string { return filepath.Join(dataDir, "run", "admin.sock") }

@@ -1,0 +1,148 @@
+//go:build unix
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// secret has bytes that look different in every encoding, and + and / in base64.
+var secret = []byte("\xfb\xef\xbe\xff\xfe\x00\x10\x83\x10\x51\x87\x20\x92\x8b\x30\xd3\x8f\x41\x14\x93\x51\x55\x97\x61\x96\x9b\x71\xd7\x9f\x82\x18\xa3")
+
+func TestI2_TheSearchFindsEveryForm(t *testing.T) {
+	forms := map[string][]byte{
+		"raw":            secret,
+		"hex":            []byte(hex.EncodeToString(secret)),
+		"upper-case hex": []byte(strings.ToUpper(hex.EncodeToString(secret))),
+	}
+	for shift := range 6 {
+		around := append(append(bytes.Repeat([]byte{0xa5}, shift), secret...), 0x5a, 0x5a)
+		name := " behind " + string(rune('0'+shift)) + " other bytes"
+		forms["base64"+name] = []byte(base64.StdEncoding.EncodeToString(around))
+		forms["base64url"+name] = []byte(base64.RawURLEncoding.EncodeToString(around))
+	}
+	for name, form := range forms {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			deep := filepath.Join(dir, "a", "b")
+			if err := os.MkdirAll(deep, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(deep, "file")
+			if err := os.WriteFile(path, append([]byte("before "), append(form, " after"...)...), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			hits, files, _, err := search([]string{dir}, needlesOf("the secret", secret))
+			if err != nil || files != 1 {
+				t.Fatalf("read %d files: %v", files, err)
+			}
+			if len(hits) == 0 || !strings.HasSuffix(hits[0], path) {
+				t.Fatalf("found %v", hits)
+			}
+		})
+	}
+}
+
+func TestI2_TheSearchDoesNotFindWhatIsNotThere(t *testing.T) {
+	dir := t.TempDir()
+	other := bytes.Clone(secret)
+	other[len(other)/2] ^= 1
+	text := base64.StdEncoding.EncodeToString(other) + hex.EncodeToString(other) + string(other)
+	if err := os.WriteFile(filepath.Join(dir, "file"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	hits, files, read, err := search([]string{dir}, needlesOf("the secret", secret))
+	if err != nil || len(hits) > 0 || files != 1 || read != int64(len(text)) {
+		t.Fatalf("found %v in %d files, %d bytes: %v", hits, files, read, err)
+	}
+	if _, _, _, err := search([]string{filepath.Join(dir, "missing")}, nil); err == nil {
+		t.Error("a directory that is not there was searched")
+	}
+}
+
+func TestI1_TheFirstStepThatFailsEndsTheRun(t *testing.T) {
+	var out strings.Builder
+	d := &demo{out: &out}
+	ran := 0
+	ok := func(context.Context) (string, error) { ran++; return "fine", nil }
+	bad := func(context.Context) (string, error) { ran++; return "not shown", errors.New("the sky fell") }
+	done, err := d.walk(t.Context(), []step{{"one", ok}, {"two", bad}, {"three", ok}})
+	if done != 1 || ran != 2 || err == nil || !strings.Contains(err.Error(), "step 2, two: the sky fell") {
+		t.Fatalf("%d held of %d run: %v", done, ran, err)
+	}
+	if s := out.String(); !strings.Contains(s, "✓  one") || !strings.Contains(s, "✗  two") || strings.Contains(s, "three") || strings.Contains(s, "not shown") {
+		t.Errorf("printed %q", s)
+	}
+	if done, err = d.walk(t.Context(), []step{{"one", ok}}); done != 1 || err != nil {
+		t.Fatalf("%d held: %v", done, err)
+	}
+}
+
+func TestTheResultGoesToTheTargetOrToTheTerminal(t *testing.T) {
+	fields := findings{fileMB: 8, opsAtKill: 1234, afterRotate: "yes", afterDestroy: "no"}.fields(14)
+	want := []string{
+		"steps=14", "file_mb=8", "ops_during_kill=1234", "sdk_failed=0", "served_after_ack=n/a",
+		"opens_after_rotate=yes", "opens_after_destroy=no",
+	}
+	if diff := cmp.Diff(want, fields); diff != "" {
+		t.Fatal(diff)
+	}
+	path := filepath.Join(t.TempDir(), "fields")
+	t.Setenv("RESULT_FIELDS", path)
+	var out strings.Builder
+	if err := report(&out, fields, true, time.Second); err != nil || out.Len() > 0 {
+		t.Fatalf("printed %q: %v", out.String(), err)
+	}
+	got, err := os.ReadFile(path)
+	if err != nil || string(got) != strings.Join(want, "\n")+"\n" {
+		t.Fatalf("wrote %q: %v", got, err)
+	}
+	t.Setenv("RESULT_FIELDS", "")
+	for held, line := range map[bool]string{true: "RESULT demo pass steps=14 ", false: "RESULT demo fail steps=14 "} {
+		out.Reset()
+		if err := report(&out, fields, held, 2*time.Second); err != nil || !strings.HasPrefix(out.String(), line) || !strings.HasSuffix(out.String(), " seconds=2\n") {
+			t.Errorf("printed %q: %v", out.String(), err)
+		}
+	}
+}
+
+func TestARoundThatFailsIsCounted(t *testing.T) {
+	l := &load{}
+	l.grown = sync.NewCond(&l.mu)
+	calls := []error{nil, errors.New("first"), errors.New("second")}
+	for _, err := range calls {
+		if ok := l.call(t.Context(), func(context.Context) error { return err }); ok != (err == nil) {
+			t.Errorf("%v: %v", err, ok)
+		}
+	}
+	if l.calls != 3 || l.failed != 2 || l.first == nil || !strings.Contains(l.first.Error(), "first") {
+		t.Fatalf("%d calls, %d failed, %v", l.calls, l.failed, l.first)
+	}
+	l.waitFor(3) // returns
+}
+
+func TestTheDemoIsRunInTheRepository(t *testing.T) {
+	root, err := repository()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(root, "jepsen", "demo")); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(t.TempDir())
+	if root, err := repository(); err == nil {
+		t.Fatalf("found %s", root)
+	}
+}
