@@ -23,9 +23,9 @@ func (c *Config) problems() []string {
 		}
 		bad("%s is %q, want one of %q", key, v, allowed)
 	}
-	between := func(key string, v, lo, hi int) {
-		if v < lo || v > hi {
-			bad("%s is %d, want %d to %d", key, v, lo, hi)
+	upTo := func(key string, v, hi int) {
+		if v < 1 || v > hi {
+			bad("%s is %d, want 1 to %d", key, v, hi)
 		}
 	}
 	span := func(key string, v, lo, hi time.Duration) {
@@ -77,11 +77,11 @@ func (c *Config) problems() []string {
 		bad("tls.cert and tls.key are used only with tls.mode files")
 	}
 	oneOf("memory.require", c.Memory.Require, "", "mlock")
-	between("memory.lock_mib", c.Memory.LockMiB, 1, 1024)
-	between("audit.segment_mib", c.Audit.SegmentMiB, 1, 1024)
-	between("audit.reserve_mib", c.Audit.ReserveMiB, 0, 65536)
-	between("limits.connections", c.Limits.Connections, 1, 1_000_000)
-	between("limits.concurrent", c.Limits.Concurrent, 1, 65535)
+	upTo("memory.lock_mib", c.Memory.LockMiB, 1024)
+	upTo("audit.segment_mib", c.Audit.SegmentMiB, 1024)
+	upTo("audit.reserve_mib", c.Audit.ReserveMiB, 65536)
+	upTo("limits.connections", c.Limits.Connections, 1_000_000)
+	upTo("limits.concurrent", c.Limits.Concurrent, 65535)
 	span("limits.request_budget", c.Limits.RequestBudget, time.Second, 10*time.Minute)
 	span("limits.l2_hold", c.Limits.L2Hold, 0, time.Hour)
 	oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")

@@ -56,7 +56,7 @@ type Config struct {
 type Node struct {
 	Name    string `yaml:"name"     doc:"Name for people. Empty: the host name."`
 	DataDir string `yaml:"data_dir" default:"/var/lib/krypton" doc:"Directory of everything this node keeps. One process at a time."`
-	Region  string `yaml:"region"   default:"default" doc:"Region, for residency and for people."`
+	Region  string `yaml:"region"   default:"default" doc:"Region of the node, for join tokens and for people."`
 	Zone    string `yaml:"zone"     doc:"Zone within the region. Empty: none."`
 }
 
@@ -99,7 +99,7 @@ type Memory struct {
 type Audit struct {
 	Dir        string `yaml:"dir"         doc:"Directory of the audit segments. Empty: audit in data_dir."`
 	SegmentMiB int    `yaml:"segment_mib" default:"64" doc:"MiB of one segment, 1 to 1024."`
-	ReserveMiB int    `yaml:"reserve_mib" default:"64" doc:"MiB of disk that must stay free; below, the node serves nothing. 0 to 65536."`
+	ReserveMiB int    `yaml:"reserve_mib" default:"64" doc:"MiB of disk kept back in a file of its own, so that the trail can still record that it fails when the disk is full. 1 to 65536."`
 }
 
 // Limits bounds what callers may ask for.

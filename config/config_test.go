@@ -93,7 +93,7 @@ func TestEveryContradictionIsNamed(t *testing.T) {
 		"memory: {require: magic}":                    "memory.require",
 		"memory: {lock_mib: 0}":                       "memory.lock_mib is 0",
 		"audit: {segment_mib: 0}":                     "audit.segment_mib",
-		"audit: {reserve_mib: -1}":                    "audit.reserve_mib",
+		"audit: {reserve_mib: 0}":                     "audit.reserve_mib",
 		"limits: {connections: 0}":                    "limits.connections",
 		"limits: {concurrent: 70000}":                 "limits.concurrent",
 		"limits: {request_budget: 1ms}":               "limits.request_budget",
@@ -155,7 +155,6 @@ func TestEveryKeyHasADoc(t *testing.T) {
 	var walk func(typ reflect.Type)
 	walk = func(typ reflect.Type) {
 		for f := range typ.Fields() {
-			f := f
 			if f.Tag.Get("doc") == "" || f.Tag.Get("yaml") == "" {
 				t.Errorf("%s.%s has no doc or yaml tag", typ, f.Name)
 			}

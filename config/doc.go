@@ -18,13 +18,11 @@ func Reference() string {
 	var c Config
 	all := fields(reflect.ValueOf(&c).Elem(), "")
 	for sf := range t.Fields() {
-		sf := sf
 		section := sf.Tag.Get("yaml")
 		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n", section, sf.Tag.Get("doc"))
 		if sf.Type.Kind() == reflect.Slice {
 			b.WriteString("A list; each entry has these keys.\n\n| key | meaning |\n|---|---|\n")
 			for f := range sf.Type.Elem().Fields() {
-				f := f
 				fmt.Fprintf(&b, "| `%s` | %s |\n", f.Tag.Get("yaml"), cell(f.Tag.Get("doc")))
 			}
 			continue
