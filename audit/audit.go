@@ -15,13 +15,18 @@
 //   - I4: after the first failed write nothing is accepted until the log is opened again.
 //   - I5: opening keeps every whole record, and says in a record of its own what it cut off.
 //   - I6: a line is printable ASCII, at most MaxLine bytes, whatever a caller sent.
+//   - I7: a call into the file system that does not return within [Config.Deadline] fails the log; whatever it does later changes nothing.
+//   - I8: once [Config.MaxWaiting] callers wait, Err refuses new operations until fewer do.
 //
 // # Concurrency
 //
 // [Log] is safe for concurrent use. Records that arrive together are written
-// with one write and made durable with one fsync. The file belongs to whoever
-// set writing; mu guards everything else and is never held over I/O. Data
-// records never wait for an fsync except while a segment is closed.
+// with one write and made durable with one fsync. Three goroutines, from Open to
+// Close: the writer and the syncer make all calls into the file system, the
+// watcher sees whether they return. The file belongs to the writer, and the
+// syncer may sync it unless the writer wants it alone; mu guards everything else
+// and is never held over I/O. Data records never wait for an fsync except while
+// a segment is closed.
 //
 // # Failure
 //
@@ -31,6 +36,12 @@
 // dropped the pages. A full disk frees the reserve file, so that the log can
 // still record why it stopped. Damage other than a torn last line is refused at
 // Open and named: a log that mends itself hides what was done to it.
+//
+// A disk that hangs gives no error at all, so every call has a deadline (I7). The
+// goroutine that is stuck is left behind, since nothing can take it out of its
+// call, and holds the file until the disk answers or the process ends. A caller
+// waits for the call that runs, for its own write and fsync, and now and then for
+// a change of segments; each of those calls has its own deadline.
 //
 // # Source
 //
@@ -156,10 +167,12 @@ type Sink interface {
 	// Append stores r as safely as its class asks and returns nil, or returns an
 	// error with code errs.AuditUnavailable; then the operation must not happen,
 	// or must not be answered with success. After one error all later calls fail.
+	// It does not wait for ever: a disk that does not answer is an error.
 	//
 	// There is no context: a caller that gave up must still be recorded.
 	Append(r Record) error
-	// Err returns the error that Append would return because of an earlier
-	// failure, or nil. It is cheap enough to ask before every operation.
+	// Err returns why no new operation may begin, or nil: the error that Append
+	// returns since an earlier failure, or, for as long as it lasts, that too many
+	// callers wait in Append. It is cheap enough to ask before every operation.
 	Err() error
 }

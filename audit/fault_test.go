@@ -186,7 +186,7 @@ func TestI1_ControlWaitsForTheDiskAndDataDoesNot(t *testing.T) {
 	dir := t.TempDir()
 	fsys := audittest.NewFS(audit.OS{})
 	l := open(t, dir, fsys)
-	waiting, release := fsys.HoldSync()
+	waiting, release := fsys.Hold(audittest.OpSync)
 	defer release()
 
 	done := make(chan error, 1)
@@ -220,7 +220,7 @@ func TestControlRecordsShareAnFsync(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := fsys.Count(audittest.OpSync)
-	waiting, release := fsys.HoldSync()
+	waiting, release := fsys.Hold(audittest.OpSync)
 	defer release()
 	var wg sync.WaitGroup
 	wg.Go(func() {

@@ -1,12 +1,14 @@
 package audit
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
@@ -18,6 +20,9 @@ const (
 	DefaultReserveBytes = 64 << 20
 	MinSegmentBytes     = 2 * MaxLine
 	MinReserveBytes     = 64 << 10 // room for the failure record and the file system's own blocks
+	DefaultDeadline     = 10 * time.Second
+	MinDeadline         = time.Second // a healthy disk may be busy with itself for some hundred milliseconds
+	DefaultMaxWaiting   = 8192
 
 	// maxPending bounds the memory of records that wait for a slow disk; whoever
 	// comes later waits before being encoded.
@@ -32,6 +37,16 @@ type Config struct {
 	ReserveBytes int64       // disk space kept back for the log's last words; 0 = DefaultReserveBytes
 	Clock        clock.Clock // must not be nil
 	FS           FS          // nil = OS{}
+
+	// Deadline is how long one call into the file system may take, up to a tenth
+	// more, before the disk counts as hung and the log has failed (I7). It does
+	// not hold for Open itself: a node that hangs there has not started, which
+	// everybody sees. 0 = DefaultDeadline.
+	Deadline time.Duration
+
+	// MaxWaiting is how many callers may wait in Append before Err refuses new
+	// operations (I8). 0 = DefaultMaxWaiting.
+	MaxWaiting int
 }
 
 // Log is the audit log of one node. Make one with [Open]. Two processes must not
@@ -40,24 +55,37 @@ type Log struct {
 	cfg Config
 
 	mu      sync.Mutex
-	changed sync.Cond // with mu: any field below changed
+	changed sync.Cond // with mu: what callers wait for changed
+	toWrite sync.Cond // with mu: what the writer waits for changed
+	toSync  sync.Cond // with mu: what the syncer waits for changed
+	toWatch sync.Cond // with mu: what the watcher waits for changed
 
 	file    File
 	size    int64  // of the current segment, counting whole written records only
 	pending []byte // lines that are not written yet
-	spare   []byte // the other buffer; taken by whoever writes
+	spare   []byte // the other buffer; taken by the writer
 
 	prev     [32]byte // hash of the last encoded line
 	encoded  uint64   // seq of the last encoded record
 	written  uint64   // seq of the last record the operating system has
 	prevDisk [32]byte // hash of the line of written
+	wanted   uint64   // seq of the last written record that somebody wants on disk
 	synced   uint64   // seq of the last record that is on disk
+	waiting  int      // callers in Append
 
-	writing  bool // somebody writes, with mu released
-	syncing  bool // somebody fsyncs, with mu released
-	rotating bool // the writer is changing file; nobody may begin an fsync
-	closed   bool
-	failure  error // not nil: I4
+	writing call // what the writer asked of the file system
+	syncing call // what the syncer asked of the file system
+	alone   bool // the writer needs the file for itself: no fsync may begin
+
+	closed    bool  // no more records are taken
+	ending    bool  // the writer and the syncer have no more to do
+	workers   int   // how many of the two run
+	released  bool  // both have ended and the file is closed
+	hung      bool  // a call did not return in time; whoever made it may never end
+	unwatched bool  // the watcher has ended
+	failure   error // not nil: I4
+
+	stopWatching context.CancelFunc
 }
 
 // Open opens the log in cfg.Dir, or begins one. It verifies the last segment and
@@ -73,6 +101,12 @@ func Open(cfg Config) (*Log, error) {
 	if cfg.ReserveBytes == 0 {
 		cfg.ReserveBytes = DefaultReserveBytes
 	}
+	if cfg.Deadline == 0 {
+		cfg.Deadline = DefaultDeadline
+	}
+	if cfg.MaxWaiting == 0 {
+		cfg.MaxWaiting = DefaultMaxWaiting
+	}
 	switch {
 	case cfg.Dir == "" || cfg.Node == "" || cfg.Clock == nil:
 		return nil, errs.New(errs.InvalidConfig, "audit log needs a directory, a node name and a clock")
@@ -80,10 +114,15 @@ func Open(cfg Config) (*Log, error) {
 		return nil, errs.Newf(errs.InvalidConfig, "audit segment size is below %d bytes", MinSegmentBytes)
 	case cfg.ReserveBytes < MinReserveBytes:
 		return nil, errs.Newf(errs.InvalidConfig, "audit reserve is below %d bytes", MinReserveBytes)
+	case cfg.Deadline < MinDeadline:
+		return nil, errs.Newf(errs.InvalidConfig, "audit deadline is below %v", MinDeadline)
+	case cfg.MaxWaiting < 1:
+		return nil, errs.New(errs.InvalidConfig, "audit log lets no caller wait")
 	}
 	l := &Log{cfg: cfg}
-	l.changed.L = &l.mu
-	if err := l.open(); err != nil {
+	l.changed.L, l.toWrite.L, l.toSync.L, l.toWatch.L = &l.mu, &l.mu, &l.mu, &l.mu
+	torn, err := l.open()
+	if err != nil {
 		if l.file != nil {
 			_ = l.file.Close() // The first error is the one to report.
 		}
@@ -92,41 +131,53 @@ func Open(cfg Config) (*Log, error) {
 		}
 		return nil, unavailable("open", cfg.Dir, err)
 	}
+	l.start()
+	if err := l.opened(torn); err != nil {
+		_ = l.Close() // It returns the same error.
+		return nil, err
+	}
 	return l, nil
 }
 
-func (l *Log) open() error {
+// open makes the log ready for its first record and returns the length of what
+// it cut off the last segment.
+func (l *Log) open() (torn int64, err error) {
 	fsys, dir := l.cfg.FS, l.cfg.Dir
 	if err := fsys.MkdirAll(dir); err != nil {
-		return err
+		return 0, err
 	}
 	tail, err := readTail(fsys, dir)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if tail.torn > 0 {
 		if err := fsys.Truncate(filepath.Join(dir, tail.name), tail.size); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	if err := fsys.Reserve(filepath.Join(dir, reserveName), l.cfg.ReserveBytes); err != nil {
-		return err
+		return 0, err
 	}
 	if l.file, err = fsys.Append(filepath.Join(dir, tail.name)); err != nil {
-		return err
+		return 0, err
 	}
 	if l.size, err = l.file.Size(); err != nil {
-		return err
+		return 0, err
 	}
 	if err := fsys.SyncDir(dir); err != nil {
-		return err
+		return 0, err
 	}
 	l.prev, l.prevDisk = tail.head, tail.head
 	l.encoded, l.written, l.synced = tail.seq, tail.seq, tail.seq
-	if tail.torn > 0 {
+	return tail.torn, nil
+}
+
+// opened records that the log was opened, and what was cut off.
+func (l *Log) opened(torn int64) error {
+	if torn > 0 {
 		err := l.Append(Record{
 			Class: Control, Phase: Whole, Act: ActRecovered, Outcome: errs.OutcomeOK,
-			BytesIn: uint64(tail.torn),
+			BytesIn: uint64(torn),
 			Cause:   "a line was not ended; it was never acknowledged",
 		})
 		if err != nil {
@@ -140,6 +191,8 @@ func (l *Log) open() error {
 func (l *Log) Append(r Record) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.waiting++
+	defer func() { l.waiting-- }()
 	for l.usable() == nil && len(l.pending) >= maxPending {
 		l.changed.Wait()
 	}
@@ -147,28 +200,25 @@ func (l *Log) Append(r Record) error {
 		return err
 	}
 	seq := l.encode(&r)
+	l.toWrite.Signal()
 	for l.written < seq {
-		switch {
-		case l.failure != nil:
+		if l.failure != nil {
 			return l.failure
-		case l.writing:
-			l.changed.Wait()
-		default:
-			l.write()
 		}
+		l.changed.Wait()
 	}
 	if r.Class == Data {
 		return nil
 	}
+	if l.synced < seq {
+		l.wanted = max(l.wanted, seq)
+		l.toSync.Signal()
+	}
 	for l.synced < seq {
-		switch {
-		case l.failure != nil:
+		if l.failure != nil {
 			return l.failure
-		case l.syncing || l.rotating:
-			l.changed.Wait()
-		default:
-			l.sync()
 		}
+		l.changed.Wait()
 	}
 	return nil
 }
@@ -188,121 +238,6 @@ func (l *Log) encode(r *Record) uint64 {
 	return r.Seq
 }
 
-// write hands all pending lines to the operating system in one write. It is
-// called with mu and with nobody writing, releases mu over the I/O, and leaves
-// either written advanced or failure set.
-func (l *Log) write() {
-	l.writing = true
-	batch, last, head := l.pending, l.encoded, l.prev
-	l.pending, l.spare = l.spare[:0], nil
-	rotate := l.size > 0 && l.size+int64(len(batch)) > l.cfg.SegmentBytes
-	if rotate {
-		for l.syncing {
-			l.changed.Wait()
-		}
-		l.rotating = true
-	}
-	failed := l.failure != nil // an fsync failed while we waited for it
-	file, first := l.file, l.written+1
-	l.mu.Unlock()
-
-	var err error
-	if rotate && !failed {
-		file, err = l.rotate(file, first)
-	}
-	if err == nil && !failed {
-		err = writeAll(file, batch)
-	}
-
-	l.mu.Lock()
-	if rotate && err == nil && !failed {
-		l.synced, l.size = first-1, 0
-	}
-	if file != l.file {
-		l.file, l.size = file, 0
-	}
-	switch {
-	case err != nil:
-		l.fail("write", err)
-		if diskFull(err) {
-			l.lastWords(err)
-		}
-	case !failed:
-		l.size += int64(len(batch))
-		l.written, l.prevDisk = last, head
-	}
-	l.spare = batch[:0]
-	l.writing, l.rotating = false, false
-	l.changed.Broadcast()
-}
-
-// rotate makes the current segment durable, closes it and begins the next one,
-// whose first record will be first. It returns the file to go on with, also
-// with an error.
-func (l *Log) rotate(old File, first uint64) (File, error) {
-	if err := old.Sync(); err != nil {
-		return old, err
-	}
-	next, err := l.cfg.FS.Append(filepath.Join(l.cfg.Dir, segmentName(first)))
-	if err != nil {
-		return old, err
-	}
-	if err := l.cfg.FS.SyncDir(l.cfg.Dir); err != nil {
-		_ = next.Close() // The log stops; the empty segment is used when it opens again.
-		return old, err
-	}
-	if err := old.Close(); err != nil {
-		return next, err
-	}
-	return next, nil
-}
-
-// sync makes everything written so far durable. It is called with mu and with
-// nobody syncing or rotating, and releases mu over the I/O: records that come
-// meanwhile are written, and share the next fsync.
-func (l *Log) sync() {
-	l.syncing = true
-	file, target := l.file, l.written
-	l.mu.Unlock()
-	err := file.Sync()
-	l.mu.Lock()
-	l.syncing = false
-	if err != nil {
-		// Never again on this file: the kernel may have marked the lost pages clean.
-		l.fail("fsync", err)
-	} else {
-		l.synced = max(l.synced, target)
-	}
-	l.changed.Broadcast()
-}
-
-// fail stops the log (I4). It is called with mu.
-func (l *Log) fail(what string, err error) {
-	if l.failure != nil {
-		return
-	}
-	l.failure = unavailable(what, l.cfg.Dir, err)
-	l.changed.Broadcast()
-}
-
-// lastWords frees the reserve and records why the log stopped. The writer calls
-// it after a write found the disk full; after a failed fsync nothing more is
-// written. It does I/O with mu held, which is right exactly here: the log has
-// failed and nobody can make progress. Its own errors change nothing any more.
-func (l *Log) lastWords(cause error) {
-	if l.file.Truncate(l.size) != nil || l.cfg.FS.Remove(filepath.Join(l.cfg.Dir, reserveName)) != nil {
-		return
-	}
-	r := Record{Class: Control, Phase: Whole, Act: ActFailed, Outcome: errs.OutcomeFailed, Code: errs.AuditUnavailable, Cause: cause.Error()}
-	l.pending = l.pending[:0] // nobody was told that these are safe
-	l.encoded, l.prev = l.written, l.prevDisk
-	l.encode(&r)
-	if writeAll(l.file, l.pending) == nil && l.file.Sync() == nil {
-		l.size += int64(len(l.pending))
-	}
-	l.pending = l.pending[:0]
-}
-
 // usable returns why nothing can be appended. It is called with mu.
 func (l *Log) usable() error {
 	if l.failure != nil {
@@ -314,11 +249,20 @@ func (l *Log) usable() error {
 	return nil
 }
 
-// Err implements [Sink].
+// Err implements [Sink]. A log that has not failed refuses new operations while
+// MaxWaiting callers wait for the disk (I8); Append still takes the records of
+// those that have begun, since an act must not go without the record of its end.
 func (l *Log) Err() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.usable()
+	if err := l.usable(); err != nil {
+		return err
+	}
+	if l.waiting >= l.cfg.MaxWaiting {
+		return errs.New(errs.AuditUnavailable, "too many calls wait for the disk of the audit log",
+			errs.Hint("use another node; if it stays so, look at the disk under %s", l.cfg.Dir))
+	}
+	return nil
 }
 
 // Head returns seq and hash of the last record that is on disk or with the
@@ -331,34 +275,43 @@ func (l *Log) Head() (seq uint64, head [32]byte) {
 
 // Close makes everything durable and closes the log. Records that wait are
 // written first. It is idempotent; it returns the error that stopped the log.
+// It waits for the disk as long as everybody, and not for a call that hangs.
 func (l *Log) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed {
-		return l.failure
-	}
 	l.closed = true
-	for l.writing || l.syncing || l.failure == nil && l.written < l.encoded {
+	l.changed.Broadcast() // those that wait for room in pending
+	for l.failure == nil && l.written < l.encoded {
 		l.changed.Wait()
 	}
-	if l.failure == nil && l.synced < l.written {
-		l.sync()
+	l.wanted = l.written
+	l.toSync.Signal()
+	for l.failure == nil && l.synced < l.written {
+		l.changed.Wait()
 	}
-	if err := l.file.Close(); err != nil {
-		l.fail("close", err)
+	l.ending = true
+	l.toWrite.Signal()
+	l.toSync.Signal()
+	for !l.released && !l.hung {
+		l.changed.Wait()
+	}
+	l.stopWatching()
+	l.toWatch.Signal()
+	for !l.unwatched {
+		l.changed.Wait()
 	}
 	return l.failure
 }
 
-func writeAll(f File, b []byte) error {
-	n, err := f.Write(b)
-	if err == nil && n < len(b) {
-		return errShortWrite
+// fail stops the log (I4). It is called with mu.
+func (l *Log) fail(err error) {
+	if l.failure == nil {
+		l.failure = err
 	}
-	return err
+	l.changed.Broadcast()
+	l.toWrite.Signal()
+	l.toSync.Signal()
 }
-
-var errShortWrite = errors.New("the file took fewer bytes than it was given")
 
 func diskFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)

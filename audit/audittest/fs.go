@@ -19,6 +19,7 @@ const (
 	OpReserve
 	OpSyncDir
 	OpRemove
+	OpClose // of a segment
 )
 
 // Fault says how an operation fails.
@@ -35,13 +36,18 @@ type FS struct {
 	mu     sync.Mutex
 	faults map[Op]Fault
 	counts map[Op]int
-	gate   chan struct{} // not nil: fsyncs wait until it is closed
-	inSync chan struct{}
+	holds  map[Op]hold
+}
+
+// hold makes an operation wait.
+type hold struct {
+	gate    chan struct{} // until it is closed
+	waiting chan struct{}
 }
 
 // NewFS puts faults over fsys.
 func NewFS(fsys audit.FS) *FS {
-	return &FS{FS: fsys, faults: map[Op]Fault{}, counts: map[Op]int{}}
+	return &FS{FS: fsys, faults: map[Op]Fault{}, counts: map[Op]int{}, holds: map[Op]hold{}}
 }
 
 // Fail makes op fail as f says, from now on.
@@ -65,23 +71,30 @@ func (fs *FS) Count(op Op) int {
 	return fs.counts[op]
 }
 
-// HoldSync makes every fsync wait until release is called. The channel gets a
-// value when an fsync begins to wait.
-func (fs *FS) HoldSync() (waiting <-chan struct{}, release func()) {
+// Hold makes every op wait before it does anything, until release is called: a
+// disk that hangs. The channel gets a value when one begins to wait.
+func (fs *FS) Hold(op Op) (waiting <-chan struct{}, release func()) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	gate, in := make(chan struct{}), make(chan struct{}, 1024)
-	fs.gate, fs.inSync = gate, in
-	return in, sync.OnceFunc(func() {
+	h := hold{gate: make(chan struct{}), waiting: make(chan struct{}, 1024)}
+	fs.holds[op] = h
+	return h.waiting, sync.OnceFunc(func() {
 		fs.mu.Lock()
-		fs.gate = nil
+		delete(fs.holds, op)
 		fs.mu.Unlock()
-		close(gate)
+		close(h.gate)
 	})
 }
 
-// hit counts op and returns its fault, if it has one now.
+// hit waits while op is held, counts it and returns its fault, if it has one then.
 func (fs *FS) hit(op Op) (Fault, bool) {
+	fs.mu.Lock()
+	h, held := fs.holds[op]
+	fs.mu.Unlock()
+	if held {
+		h.waiting <- struct{}{}
+		<-h.gate
+	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	fs.counts[op]++
@@ -168,13 +181,6 @@ func (f file) Write(b []byte) (int, error) {
 
 // Sync implements [audit.File].
 func (f file) Sync() error {
-	f.fs.mu.Lock()
-	gate, in := f.fs.gate, f.fs.inSync
-	f.fs.mu.Unlock()
-	if gate != nil {
-		in <- struct{}{}
-		<-gate
-	}
 	if err := f.fs.check(OpSync); err != nil {
 		return err
 	}
@@ -187,4 +193,12 @@ func (f file) Truncate(size int64) error {
 		return err
 	}
 	return f.File.Truncate(size)
+}
+
+// Close implements [audit.File].
+func (f file) Close() error {
+	if err := f.fs.check(OpClose); err != nil {
+		return err
+	}
+	return f.File.Close()
 }
