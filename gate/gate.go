@@ -150,6 +150,10 @@ func (g *Gate) DoNode(ctx context.Context, act Act, object string, fn func(Token
 	return tok.run(fn)
 }
 
+// Err returns why nothing gets through, or nil: the audit log failed. It is for
+// readiness; every operation asks by itself.
+func (g *Gate) Err() error { return g.cfg.Sink.Err() }
+
 // InFlight returns how many tokens are not finished. After a shutdown that
 // waited for its calls it is 0.
 func (g *Gate) InFlight() int64 { return g.inFlight.Load() }

@@ -322,6 +322,8 @@ func (n *Node) SetHold(ctx context.Context, tok gate.Token, r Request, held Hold
 	// wipe theirs when they apply the command, and serve nothing from then on.
 	if v := n.machine.View(); v.Hold().GetHeld() {
 		n.obeyHold(ctx, v)
+	} else {
+		n.forgetHold(ctx)
 	}
 	return nil
 }

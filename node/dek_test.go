@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -392,130 +391,6 @@ func TestPinsFixWhatWrapsForAResource(t *testing.T) {
 	check(t, m.unpinResource(w.request(), o, "r"))
 	wraps(tg, 2)
 	wants(t, m.pinResource(w.request(), object("acme", "none"), "r", 0), errs.NotFound)
-}
-
-// A change that overtakes an operation in the middle of its work: the answer is
-// never of the state before.
-func TestI3_AChangeThatOvertakesAnOperationWins(t *testing.T) {
-	o := object("acme", "pay")
-	tg := node.Target{Tenant: "acme", Service: "pay", Resource: "r"}
-	type change struct {
-		do   func(w *world, m *member) error
-		code errs.Code // of wrapping; unspecified: it goes on under version 2
-	}
-	changes := map[string]change{
-		"disable":        {func(w *world, m *member) error { return m.changeVersion(w.request(), o, 1, disable, 0) }, errs.FailedState},
-		"compromise":     {func(w *world, m *member) error { return m.changeVersion(w.request(), o, 1, compromise, 0) }, errs.FailedState},
-		"suspend":        {func(w *world, m *member) error { return m.changeObject(w.request(), object("acme", ""), suspend, 0) }, errs.FailedState},
-		"destroy tenant": {func(w *world, m *member) error { return m.changeObject(w.request(), object("acme", ""), destroyO, 1) }, errs.FailedState},
-		"hold":           {func(w *world, m *member) error { return m.setHold(w.request(), node.Held) }, errs.Held},
-		"seal":           {func(_ *world, m *member) error { return m.sealNode() }, errs.Sealed},
-		"lost contact":   {func(_ *world, m *member) error { m.contact.Store(1 << 62); return nil }, errs.NotServing},
-		"rotate":         {func(w *world, m *member) error { return m.rotate(w.request(), o) }, errs.Unspecified},
-		"pin": {func(w *world, m *member) error {
-			if err := m.rotate(w.request(), o); err != nil {
-				return err
-			}
-			if err := m.pinResource(w.request(), o, "r", 2); err != nil {
-				return err
-			}
-			return m.rollback(w.request(), o, 1)
-		}, errs.Unspecified},
-	}
-	for name, c := range changes {
-		t.Run(name, func(t *testing.T) {
-			for _, op := range []string{"encrypt", "generate", "decrypt", "unwrap", "rewrap"} {
-				if c.code == errs.Unspecified && (op == "decrypt" || op == "unwrap") {
-					continue // a rotation does not change what opens
-				}
-				w, m := cluster1(t)
-				ct, _, err := m.encrypt(tg, []byte("x"))
-				check(t, err)
-				_, wrapped, _, err := m.generate(tg, 0)
-				check(t, err)
-				// In the middle: while the key is being unwrapped, with the choice
-				// made; and for what draws a nonce, right then.
-				check(t, m.changeObject(w.request(), object("acme", "log"), suspend, 0)) // makes the view differ
-				hook := func() {
-					if err := c.do(w, m); err != nil {
-						t.Errorf("%s: %v", name, err)
-					}
-				}
-				switch op {
-				case "decrypt", "unwrap":
-					reload(t, m)
-					// Sealing waits for what is being unwrapped, which waits for this.
-					done := make(chan struct{})
-					w.calls.hook(func(context.Context) error {
-						w.calls.hook(nil)
-						go func() { defer close(done); hook() }()
-						for m.Unsealed() {
-							select {
-							case <-done:
-								return nil
-							default:
-								runtime.Gosched()
-							}
-						}
-						return nil
-					})
-					defer func() { <-done }()
-				default:
-					w.rand.at(12, hook)
-				}
-				var used node.Used
-				switch op {
-				case "encrypt":
-					_, used, err = m.encrypt(tg, []byte("y"))
-				case "generate":
-					_, _, used, err = m.generate(tg, 0)
-				case "decrypt":
-					_, _, err = m.decrypt(tg, ct)
-				case "unwrap":
-					_, _, err = m.unwrap(tg, wrapped)
-				case "rewrap":
-					_, used, _, err = m.rewrap(tg, wrapped)
-				}
-				if c.code != errs.Unspecified {
-					wants(t, err, c.code)
-				} else if err != nil || used.Name != "" && used.Name != o.VersionName(2) {
-					t.Errorf("%s: used %s, %v", op, used.Name, err)
-				}
-				if !t.Failed() && w.rand.armed() {
-					t.Errorf("%s drew no nonce: the hook did not run", op)
-				}
-			}
-		})
-	}
-}
-
-// reload makes the node forget every key, so that the next operation asks the
-// customer's keystore.
-func reload(t *testing.T, m *member) {
-	t.Helper()
-	stop(m.Node)
-	m.boot(t)
-	m.follow()
-	check(t, m.TryAuto(t.Context()))
-	check(t, m.ServingErr())
-}
-
-// Keys that change again and again while they are used end in a refusal that
-// can be retried, not in an endless loop.
-func TestI3_EndlessChangeEnds(t *testing.T) {
-	w, m := cluster1(t)
-	o := object("acme", "pay")
-	var again func()
-	again = func() {
-		w.rand.at(0, nil) // rotating draws nonces too
-		if err := m.rotate(w.request(), o); err != nil {
-			t.Error(err)
-		}
-		w.rand.at(12, again)
-	}
-	w.rand.at(12, again)
-	_, _, err := m.encrypt(target("acme", "pay"), nil)
-	wants(t, err, errs.ChangeInProgress)
 }
 
 func TestRecordsOfDataOperationsNameTheVersionByUID(t *testing.T) {

@@ -270,6 +270,7 @@ func TestRandomHistoriesAgreeWithADumbModel(t *testing.T) {
 					check(rt, a.setHold(w.request(), node.Held))
 					b.Observe(t.Context())
 					check(rt, a.setHold(w.request(), node.Released))
+					b.Observe(t.Context())
 				}
 				d.sealed = !d.sealed
 			case "sweep":

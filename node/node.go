@@ -131,7 +131,8 @@ type Node struct {
 	cluster Cluster
 	id      string
 
-	open atomic.Pointer[unsealed] // nil: sealed
+	open       atomic.Pointer[unsealed] // nil: sealed
+	heldBefore atomic.Bool              // a hold is known, and no release; also on disk
 
 	// adopting is held while the seal record is taken over and written to disk.
 	adopting sync.Mutex
@@ -164,7 +165,7 @@ func New(cfg Config) (*Node, error) {
 		cfg: cfg, clock: cfg.Clock, rand: cfg.Rand, log: cfg.Logger, machine: cfg.Machine, stores: cfg.Keystores,
 		gate: cfg.Gate, l2Hold: cfg.L2Hold, wake: make(chan struct{}, 1),
 	}
-	if err := n.readRecord(); err != nil {
+	if err := errors.Join(n.readRecord(), n.readHold()); err != nil {
 		return nil, err
 	}
 	return n, nil
@@ -224,14 +225,9 @@ func (n *Node) observe(ctx context.Context, v *fsm.View) {
 		n.obeyHold(ctx, v)
 		return
 	}
+	n.forgetHold(ctx)
 	n.poke()
 	n.sweep(v)
-}
-
-func (n *Node) obeyHold(ctx context.Context, v *fsm.View) {
-	if n.wipe() {
-		n.log.WarnContext(ctx, "sealed: the cluster is held", slog.String("by", v.Hold().GetBy()))
-	}
 }
 
 func (n *Node) sweepRegularly(ctx context.Context) error {
@@ -239,6 +235,7 @@ func (n *Node) sweepRegularly(ctx context.Context) error {
 		if err := n.clock.Sleep(ctx, sweepEvery); err != nil {
 			return err
 		}
+		n.forgetHold(ctx)
 		n.sweep(n.machine.View())
 		n.mu.Lock()
 		if n.unsealer != nil {

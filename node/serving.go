@@ -2,7 +2,6 @@ package node
 
 import (
 	"github.com/openkcm/krypton-cluster/fsm"
-	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/seal"
@@ -100,14 +99,16 @@ func proveSnapshot(u *unsealed, p proof) error {
 
 // ServingErr returns nil if the node serves data operations, else why not.
 func (n *Node) ServingErr() error {
-	_, _, err := n.serving()
-	return err
+	if _, _, err := n.serving(); err != nil {
+		return err
+	}
+	return n.gate.Err()
 }
 
 // whySealed says why there is no MasterKey in memory.
 func (n *Node) whySealed() error {
-	if h := n.machine.View().Hold(); h.GetHeld() {
-		return errHeld(h)
+	if err := n.heldErr(n.machine.View()); err != nil {
+		return err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -132,8 +133,4 @@ func (n *Node) belongs() bool {
 
 func errNoCluster(code errs.Code) error {
 	return errs.New(code, "this node belongs to no cluster yet", errs.Hint("`krypton init` for a new cluster, `krypton join` for an existing one"))
-}
-
-func errHeld(h *fsmpb.Hold) error {
-	return errs.New(errs.Held, "the cluster was sealed by "+h.GetBy()+" and is held", errs.Hint("a custodian releases it: krypton operator release-hold"))
 }

@@ -61,10 +61,11 @@ func (n *Node) setFailure(s string) {
 // tryAuto makes one attempt; nil means that there is nothing to do or that it
 // worked.
 func (n *Node) tryAuto(ctx context.Context) error {
+	n.forgetHold(ctx)
 	n.mu.Lock()
 	a, resting := n.begin(), n.resting
 	n.mu.Unlock()
-	if n.Unsealed() || resting || a.record.IsZero() || a.record.Mode() != seal.ModeAuto || n.machine.View().Hold().GetHeld() {
+	if n.Unsealed() || resting || a.record.IsZero() || a.record.Mode() != seal.ModeAuto || n.heldErr(n.machine.View()) != nil {
 		return nil
 	}
 	id, err := corr.New(n.rand)
@@ -131,9 +132,10 @@ func (n *Node) unsealWith(ctx context.Context, a attempt, masterKey memsec.Secre
 func (n *Node) install(u *unsealed, a attempt) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	switch h := n.machine.View().Hold(); {
-	case h.GetHeld():
-		return errHeld(h)
+	held := n.heldErr(n.machine.View())
+	switch {
+	case held != nil:
+		return held
 	case n.stopped:
 		return errs.New(errs.Unavailable, "this node is stopping", errs.Hint("use another node"))
 	case n.seals != a.seals:
@@ -220,7 +222,7 @@ func (n *Node) GetSeal() (SealStatus, error) {
 	v := n.machine.View()
 	st := SealStatus{
 		Initialized: !n.record.IsZero(), Unsealed: n.open.Load() != nil, LastFailure: n.lastFailure,
-		Held: v.Hold().GetHeld(), HoldReason: v.Hold().GetReason(),
+		Held: n.heldErr(v) != nil, HoldReason: v.Hold().GetReason(),
 	}
 	if n.record.IsZero() {
 		return st, nil
@@ -269,6 +271,7 @@ func (n *Node) Contribute(ctx context.Context, tok gate.Token, sealed []byte) er
 	if err := tok.Require(gate.Contribute, ObjectSeal); err != nil {
 		return err
 	}
+	n.forgetHold(ctx)
 	a, mk, err := n.contribute(sealed)
 	if err != nil || mk.IsZero() {
 		return err
@@ -281,13 +284,14 @@ func (n *Node) contribute(sealed []byte) (a attempt, mk memsec.Secret, err error
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	a = n.begin()
+	held := n.heldErr(n.machine.View())
 	switch {
 	case n.record.IsZero():
 		return a, mk, errNoCluster(errs.NotSealed)
 	case n.open.Load() != nil:
 		return a, mk, errs.New(errs.NotSealed, "this node is unsealed already")
-	case n.machine.View().Hold().GetHeld():
-		return a, mk, errHeld(n.machine.View().Hold())
+	case held != nil:
+		return a, mk, held
 	}
 	f, ok := n.fingerprint()
 	if !ok {
