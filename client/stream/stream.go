@@ -51,11 +51,10 @@ type Options struct {
 	CallOptions []grpc.CallOption
 }
 
-// aead returns the cipher of a body and wipes key and everything derived on the
-// way (I4). Tink's own constructor would do the same arithmetic but keeps a copy
-// of the key for as long as the stream lives.
+// aead returns the cipher of a body and wipes what it derives on the way; its
+// callers wipe key (I4). Tink's own constructor would do the same arithmetic but
+// keeps a copy of the key for as long as the stream lives.
 func aead(key client.Secret, salt, aad []byte) (cipher.AEAD, error) {
-	defer key.Wipe()
 	if key.Len() != keySize {
 		return nil, errs.DoesNotOpen(errors.New("data key has another length"))
 	}
@@ -93,7 +92,7 @@ func NewEncryptor(ctx context.Context, keys Keys, opts Options, w io.Writer) (*E
 	if err != nil {
 		return nil, err
 	}
-	defer key.Plaintext.Wipe()
+	defer key.Plaintext.Wipe() // I4
 	h := Header{Service: opts.Scope.Service, Resource: opts.Scope.Resource, SegmentSize: opts.SegmentSize, KeyVersion: key.KeyVersion, Wrapped: key.Wrapped}
 	head, err := h.encode()
 	if err != nil {
@@ -202,7 +201,7 @@ func NewDecryptor(ctx context.Context, keys Keys, opts Options, r io.Reader) (*D
 	if err != nil {
 		return nil, err
 	}
-	defer key.Plaintext.Wipe()
+	defer key.Plaintext.Wipe() // I4
 	if key.KeyVersion != h.KeyVersion {
 		// Nothing else authenticates the name, and whoever looks for files to
 		// rewrap goes by it.

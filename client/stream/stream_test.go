@@ -355,6 +355,19 @@ func TestI3_TheBodyIsBoundToScopeByItself(t *testing.T) {
 			t.Errorf("case %d: %v", i, err)
 		}
 	}
+	for _, change := range []func(*client.Scope){
+		func(s *client.Scope) { s.Resource = "other!" },
+		func(s *client.Scope) { s.Service = "tenants/demo/services/other" },
+	} {
+		s := scope
+		change(&s)
+		if _, err := decrypt(t, lenient{anyScope{k}}, s, ct); !errs.Is(err, errs.Integrity) {
+			t.Errorf("the file says something else than the caller, %+v: %v", s, err)
+		}
+		if _, err := stream.Rewrap(t.Context(), lenient{anyScope{k}}, stream.Options{Scope: s}, bytes.NewReader(ct), io.Discard); !errs.Is(err, errs.Integrity) {
+			t.Errorf("rewrap: the file says something else than the caller, %+v: %v", s, err)
+		}
+	}
 	if got, err := decrypt(t, anyScope{k}, scope, ct); err != nil || string(got) != "hello" {
 		t.Errorf("right scope: %q %v", got, err)
 	}
@@ -366,6 +379,17 @@ type anyScope struct{ *keys }
 func (k anyScope) UnwrapDataKey(_ context.Context, s client.Scope, wrapped []byte, _ ...grpc.CallOption) (client.DataKey, error) {
 	w := k.known[string(wrapped)]
 	return client.DataKey{Plaintext: client.NewSecret(bytes.Clone(w.key)), KeyVersion: versionName(s, w.version)}, nil
+}
+
+// lenient says what the file says, whatever it is asked.
+type lenient struct{ anyScope }
+
+func (k lenient) UnwrapDataKey(ctx context.Context, _ client.Scope, wrapped []byte, _ ...grpc.CallOption) (client.DataKey, error) {
+	return k.anyScope.UnwrapDataKey(ctx, scope, wrapped)
+}
+
+func (k lenient) RewrapDataKey(ctx context.Context, _ client.Scope, wrapped []byte, _ ...grpc.CallOption) (client.DataKey, string, error) {
+	return k.keys.RewrapDataKey(ctx, scope, wrapped)
 }
 
 func TestI4_DataKeysAreWipedBeforeTheFirstSegment(t *testing.T) {
