@@ -32,6 +32,9 @@ func (n *Node) readHold() error {
 	return nil
 }
 
+// held reports whether this node must not unseal.
+func (n *Node) held() bool { return n.heldErr(n.machine.View()) != nil }
+
 // heldErr returns why this node must not unseal, or nil.
 func (n *Node) heldErr(v *fsm.View) error {
 	if h := v.Hold(); h.GetHeld() {

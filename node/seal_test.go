@@ -350,7 +350,7 @@ func TestAHoldOutlivesARestartOfANodeThatIsAlone(t *testing.T) {
 	if st := must[node.SealStatus](t)(b.GetSeal()); !st.Held {
 		t.Errorf("the status does not say that the node is held: %+v", st)
 	}
-	wants(t, b.Node.ServingErr(), errs.Held)
+	wants(t, b.ServingErr(), errs.Held)
 
 	b.contact.Store(0) // in contact, and held as the registry has it
 	b.follow()

@@ -65,7 +65,7 @@ func (n *Node) tryAuto(ctx context.Context) error {
 	n.mu.Lock()
 	a, resting := n.begin(), n.resting
 	n.mu.Unlock()
-	if n.Unsealed() || resting || a.record.IsZero() || a.record.Mode() != seal.ModeAuto || n.heldErr(n.machine.View()) != nil {
+	if n.Unsealed() || resting || n.held() || a.record.IsZero() || a.record.Mode() != seal.ModeAuto {
 		return nil
 	}
 	id, err := corr.New(n.rand)

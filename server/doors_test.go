@@ -3,7 +3,6 @@ package server_test
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -25,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -32,6 +32,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/server"
 	"github.com/openkcm/krypton-cluster/server/gateway"
@@ -538,32 +540,47 @@ func TestAPathOfASocketThatIsTooLongIsNamed(t *testing.T) {
 	}
 }
 
-// TestRunningCallsEndBeforeTheServerDoes stops a server while a call waits.
+// TestRunningCallsEndBeforeTheServerDoes stops a server while a call waits for
+// an operation, which is done once nobody can call any more.
 func TestRunningCallsEndBeforeTheServerDoes(t *testing.T) {
 	t.Parallel()
 	w := served(t)
-	m := w.members[0]
-	ctx, cancel := context.WithTimeout(limited(t), 1500*time.Millisecond)
-	defer cancel()
+	m, id := w.members[0], uuid.NewString()
 	answer := make(chan error, 1)
-	before := m.gate.InFlight()
 	go func() {
-		op, err := kryptonv1.NewClusterClient(w.grpc(0, "governor")).WaitOperation(ctx, &kryptonv1.WaitOperationRequest{Name: "operations/00000000-0000-4000-8000-000000000000"})
-		if err == nil && op.GetDone() {
-			err = errors.New("an operation that nobody began is done")
+		op, err := kryptonv1.NewClusterClient(w.grpc(0, "governor")).WaitOperation(limited(t), &kryptonv1.WaitOperationRequest{Name: "operations/" + id})
+		if err == nil && !op.GetDone() {
+			err = errors.New("the operation is not done")
 		}
 		answer <- err
 	}()
 	until(t, "the call runs", func() error {
-		if m.gate.InFlight() == before {
+		if m.gate.InFlight() == 0 {
 			return errors.New("not yet")
 		}
 		return nil
 	})
-	m.close()
+	closed := make(chan struct{})
+	go func() {
+		m.close()
+		close(closed)
+	}()
+	until(t, "nobody can call", func() error {
+		conn, err := (&net.Dialer{}).DialContext(limited(t), "tcp", m.addrs.GRPC)
+		if err != nil {
+			return nil //nolint:nilerr // That is it.
+		}
+		return errors.Join(errors.New("the port is open"), conn.Close())
+	})
+	if err := w.propose(gate.SuspendTenant, "tenants/acme", &fsmpb.Command{RequestId: id, RequestDigest: make([]byte, 32), Body: &fsmpb.Command_ChangeObject{
+		ChangeObject: &fsmpb.ChangeObject{Object: &fsmpb.ObjectRef{Tenant: "acme"}, Event: fsmpb.ObjectEvent_OBJECT_EVENT_SUSPEND, Cause: "operator"},
+	}}); err != nil {
+		t.Fatal(err)
+	}
 	if err := <-answer; err != nil {
 		t.Fatalf("a running call was cut off: %v", err)
 	}
+	<-closed
 	if n := m.gate.InFlight(); n != 0 {
 		t.Fatalf("%d tokens are not finished", n)
 	}

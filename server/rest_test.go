@@ -12,12 +12,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"gopkg.in/yaml.v3"
 
+	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -148,16 +150,26 @@ type httpAnswer struct {
 
 func (w *world) do(t testing.TB, person, proto string, req *http.Request) httpAnswer {
 	t.Helper()
-	resp, err := w.http(person, proto).Do(req)
-	if err != nil {
-		t.Fatalf("%s %s: %v", req.Method, req.URL.Path, err)
+	for {
+		resp, err := w.http(person, proto).Do(req)
+		if err != nil {
+			t.Fatalf("%s %s: %v", req.Method, req.URL.Path, err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		// As patient does it for gRPC.
+		if !bytes.Contains(body, []byte(`"NOT_SERVING"`)) || (clock.System{}).Sleep(req.Context(), 20*time.Millisecond) != nil {
+			return httpAnswer{resp.StatusCode, resp.Header, body}
+		}
+		if req.GetBody != nil {
+			if req.Body, err = req.GetBody(); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
-	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return httpAnswer{resp.StatusCode, resp.Header, body}
 }
 
 // send makes a request from its parts.
