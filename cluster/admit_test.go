@@ -256,6 +256,13 @@ func TestAJoinIsNoErrorInTheLog(t *testing.T) {
 	log := &records{}
 	a := newMember(t, "a", func(c *cluster.Config) { c.Log = slog.New(log) })
 	a.bootstrap()
+	// The answer to a join takes its time, and the joining node knows nobody before.
+	a.hooks.issuing = func(ctx context.Context) {
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
 	for i := range 3 {
 		m := newMember(t, fmt.Sprintf("m%d", i))
 		m.join(a.invite(wanted{}))

@@ -155,7 +155,7 @@ func (ct *contact) question(ctx context.Context) (again bool) {
 		ct.echo = 0
 		return false
 	}
-	again = ct.echo == 0
+	again = ct.echo == 0 && resp.GetNonce() != 0
 	ct.echo = resp.GetNonce()
 	if age := resp.GetQuorumAgeMs(); resp.GetConfirmed() && age >= 0 {
 		bound, cancel := context.WithTimeout(ctx, c.timers.heartbeat)
@@ -242,34 +242,29 @@ func (ct *contact) count() {
 	if !ct.enter(term) {
 		return
 	}
-	if at, ok := quorumTime(c.id, servers, term, now, ct.voices()); ok {
+	if at, ok := quorumTime(c.id, servers, term, now, ct.said); ok {
 		ct.at = at
 	}
 }
 
-func (ct *contact) voices() map[NodeID]voice {
-	out := make(map[NodeID]voice, len(ct.asked))
-	for id, q := range ct.asked {
-		if !q.voice.since.IsZero() {
-			out[id] = q.voice
-		}
-	}
-	return out
+// said returns what a member said last. The caller holds mu.
+func (ct *contact) said(id NodeID) (voice, bool) {
+	v := ct.asked[id].voice
+	return v, !v.since.IsZero()
 }
 
 // quorumTime returns a time after which a majority of the voters was in term;
 // self was so after now. Non-voters never count, and neither does a voter that
 // named another term.
-func quorumTime(self NodeID, servers []raft.Server, term uint64, now time.Time, voices map[NodeID]voice) (time.Time, bool) {
+func quorumTime(self NodeID, servers []raft.Server, term uint64, now time.Time, said func(NodeID) (voice, bool)) (time.Time, bool) {
 	var at []time.Time
 	for _, s := range servers {
-		id := NodeID(s.ID)
-		v, heard := voices[id]
-		switch {
-		case s.Suffrage != raft.Voter:
-		case id == self:
+		if s.Suffrage != raft.Voter {
+			continue
+		}
+		if NodeID(s.ID) == self {
 			at = append(at, now)
-		case heard && v.term == term:
+		} else if v, ok := said(NodeID(s.ID)); ok && v.term == term {
 			at = append(at, v.since)
 		}
 	}
@@ -288,16 +283,15 @@ const maxAhead = time.Minute
 // the larger one of two; false while fewer than a majority, itself included,
 // told their time. Time only goes forward in the registry, and destructions
 // happen when it is their time; so a leader in doubt waits for its operator.
-func clockAhead(self NodeID, servers []raft.Server, voices map[NodeID]voice) (time.Duration, bool) {
+func clockAhead(self NodeID, servers []raft.Server, said func(NodeID) (voice, bool)) (time.Duration, bool) {
 	var ahead []time.Duration
 	for _, s := range servers {
-		id := NodeID(s.ID)
-		v, heard := voices[id]
-		switch {
-		case s.Suffrage != raft.Voter:
-		case id == self:
+		if s.Suffrage != raft.Voter {
+			continue
+		}
+		if NodeID(s.ID) == self {
 			ahead = append(ahead, 0)
-		case heard:
+		} else if v, ok := said(NodeID(s.ID)); ok {
 			ahead = append(ahead, v.ahead)
 		}
 	}
@@ -316,7 +310,7 @@ func (ct *contact) ahead() (time.Duration, bool) {
 	if ct.term != ct.c.Term() {
 		return 0, voterCount(servers) == 1
 	}
-	return clockAhead(ct.c.id, servers, ct.voices())
+	return clockAhead(ct.c.id, servers, ct.said)
 }
 
 // soundClock refuses to stamp commands with a time that most voters are not near.

@@ -8,6 +8,13 @@ import (
 	"github.com/hashicorp/raft"
 )
 
+func said(voices map[NodeID]voice) func(NodeID) (voice, bool) {
+	return func(id NodeID) (voice, bool) {
+		v, ok := voices[id]
+		return v, ok
+	}
+}
+
 func TestI11_OnlyAMajorityOfVotersInTheTermCountsFromItsOldestVoice(t *testing.T) {
 	const term = 7
 	now := time.Now()
@@ -46,7 +53,7 @@ func TestI11_OnlyAMajorityOfVotersInTheTermCountsFromItsOldestVoice(t *testing.T
 				voices[NodeID(id)] = voice{term: o.term, since: now.Add(-time.Duration(o.age) * time.Second)}
 			}
 		}
-		at, ok := quorumTime("n0", servers, term, now, voices)
+		at, ok := quorumTime("n0", servers, term, now, said(voices))
 		if ok != (tc.age >= 0) || ok && now.Sub(at) != time.Duration(tc.age)*time.Second {
 			t.Errorf("%s: %s ago, %v; want %d s", tc.name, now.Sub(at), ok, tc.age)
 		}
@@ -81,7 +88,7 @@ func TestALeaderFarAheadOfTheMedianClockIsFound(t *testing.T) {
 			servers = append(servers, raft.Server{ID: raft.ServerID(fmt.Sprintf("silent%d", i))})
 		}
 		servers = append(servers, raft.Server{ID: "nonvoter", Suffrage: raft.Nonvoter})
-		d, ok := clockAhead("self", servers, voices)
+		d, ok := clockAhead("self", servers, said(voices))
 		if ok != (tc.want != -1) || ok && d != time.Duration(tc.want)*time.Second {
 			t.Errorf("%s: %s, %v; want %d s", tc.name, d, ok, tc.want)
 		}

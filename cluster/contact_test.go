@@ -14,6 +14,7 @@ import (
 	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/errs/wire"
 )
 
 // A process that is stopped finds the leader's answer in its socket when it goes
@@ -76,6 +77,8 @@ func TestI11_ALeaderIsInContactOnlyOnceItHasReplayedItsLog(t *testing.T) {
 		}})
 	})
 	a.bootstrap()
+	b := newMember(t, "nonvoter") // asks all the time
+	b.join(a.invite(wanted{}))
 	var wg sync.WaitGroup
 	var last atomic.Uint64
 	for w := range 16 {
@@ -92,12 +95,25 @@ func TestI11_ALeaderIsInContactOnlyOnceItHasReplayedItsLog(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	b.applied(last.Load())
 	a.stop()
 	until.Store(last.Load())
 	a.start()
 	release := sync.OnceFunc(func() { close(hold) })
 	defer release()
 	a.eventually("leads with all of its log committed", func() bool { return a.c.IsLeader() && a.c.Stats().CommitIndex >= last.Load() })
+	b.eventually("hears the leader", func() bool { return b.c.LeaderID() == a.c.NodeID() })
+	b.eventually("the leader answers questions", func() bool {
+		err := b.c.AsPeer(limited(t), a.c.NodeID(), func(p clusterpb.PeerClient) error {
+			_, err := p.Contact(limited(t), &clusterpb.ContactRequest{Term: b.c.Term()})
+			return err
+		})
+		if err == nil {
+			t.Fatal("it answers as if it had replayed its log")
+		}
+		return errs.Is(wire.FromStatus(err), errs.NoLeader)
+	})
+	start := time.Now()
 	for end := time.After(500 * time.Millisecond); ; { // several times as long as it takes to find a majority of one
 		if d := a.c.LastContact(); d != cluster.Never {
 			t.Fatalf("in contact %s ago with a view at %d of %d", d, a.machine.View().Index(), last.Load())
@@ -109,8 +125,13 @@ func TestI11_ALeaderIsInContactOnlyOnceItHasReplayedItsLog(t *testing.T) {
 		}
 		break
 	}
+	if d, held := b.c.LastContact(), time.Since(start); d < held {
+		t.Fatalf("a member is in contact %s ago with a leader that has been replaying for %s", d, held)
+	}
 	release()
-	a.eventually("in contact", func() bool { return a.c.LastContact() < time.Second })
+	for _, m := range []*member{a, b} {
+		m.eventually("in contact", func() bool { return m.c.LastContact() < time.Second })
+	}
 	if got := a.machine.View().Index(); got < last.Load() {
 		t.Fatalf("in contact with a view at %d of %d", got, last.Load())
 	}
@@ -180,6 +201,54 @@ func TestI11_AQuestionWithoutTheLastNonceConfirmsNobody(t *testing.T) {
 	for _, m := range all {
 		m.eventually("in contact again", func() bool { return m.c.LastContact() < time.Second })
 	}
+}
+
+func TestALeaderTicksOnlyOnceAMajorityToldItsTime(t *testing.T) {
+	t.Parallel()
+	var mute atomic.Bool
+	all := make([]*member, 3)
+	for i := range all {
+		all[i] = &member{t: t, name: fmt.Sprintf("node-%d", i), path: t.TempDir() + "/data"}
+		all[i].change = []func(*cluster.Config){func(c *cluster.Config) { c.TickInterval = 20 * time.Millisecond }}
+		all[i].wrap = func(ask cluster.ContactAsk) cluster.ContactAsk {
+			return func(ctx context.Context, leader cluster.NodeID, req *clusterpb.ContactRequest) (*clusterpb.ContactResponse, error) {
+				if mute.Load() {
+					return nil, errs.New(errs.Unavailable, "mute")
+				}
+				return ask(ctx, leader, req)
+			}
+		}
+		all[i].start()
+		t.Cleanup(all[i].stop)
+	}
+	all[0].bootstrap()
+	for _, m := range all[1:] {
+		m.join(all[0].invite(wanted{voter: true}))
+	}
+	all[0].voters(3)
+	mute.Store(true)
+	for _, m := range all {
+		m.restart()
+	}
+	all[0].write("replayed", 1)
+	leader, _ := leaderOf(t, all)
+	leader.eventually("initialised", func() bool { return leader.machine.View().Initialized() })
+	tok := leader.invite(wanted{life: 300 * time.Millisecond})
+	hash := tok.Hash()
+	expired := func() bool { _, ok := leader.machine.View().JoinToken(hash[:]); return !ok }
+	for end := time.After(600 * time.Millisecond); ; {
+		if expired() {
+			t.Fatal("a leader that does not know whether its clock is right ticks")
+		}
+		select {
+		case <-leader.machine.View().Superseded():
+			continue
+		case <-end:
+		}
+		break
+	}
+	mute.Store(false)
+	leader.eventually("ticks", expired)
 }
 
 func TestI11_AViewThatWentBackIsNotInContact(t *testing.T) {

@@ -280,7 +280,7 @@ func (c *Cluster) admitAnywhere(ctx context.Context, a applicant) (uint64, error
 	}
 	resp, err := p.Admit(ctx, &clusterpb.AdmitRequest{NodeId: string(a.id), PublicKey: a.key, Secret: a.secret, Info: a.info})
 	if err != nil {
-		return 0, sent(err)
+		return 0, sent(ctx, err)
 	}
 	return resp.GetIndex(), nil
 }

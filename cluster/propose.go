@@ -146,20 +146,23 @@ func (c *Cluster) attempt(ctx context.Context, cmd *fsmpb.Command) (*fsmpb.Resul
 	}
 	resp, err := p.Propose(ctx, &clusterpb.ProposeRequest{Command: cmd})
 	if err != nil {
-		return nil, sent(err)
+		return nil, sent(ctx, err)
 	}
 	return resp.GetResult(), nil
 }
 
 // sent reads the error of a call that may have reached the leader: what the
 // leader said is what it is; a broken connection says nothing about the command.
-func sent(err error) error {
-	e := wire.FromStatus(err)
+// A connection that this node itself closed, because the leader was removed,
+// looks like a caller that went away.
+func sent(ctx context.Context, err error) error {
 	st, _ := status.FromError(err)
-	if len(st.Details()) == 0 && (st.Code() == codes.Unavailable || st.Code() == codes.Internal || st.Code() == codes.Unknown) {
+	broken := st.Code() == codes.Unavailable || st.Code() == codes.Internal || st.Code() == codes.Unknown ||
+		st.Code() == codes.Canceled && ctx.Err() == nil
+	if len(st.Details()) == 0 && broken {
 		return errIndeterminate(err)
 	}
-	return e
+	return wire.FromStatus(err)
 }
 
 func errNoLeader(cause error) error {

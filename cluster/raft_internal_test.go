@@ -304,7 +304,8 @@ func TestI7_ThePlanFollowsTheMembersAndAvoidsTwoVoters(t *testing.T) {
 	type m struct {
 		id                string
 		voter, removed    bool
-		in, votes, behind bool // behind: or it does not answer
+		in, votes, behind bool
+		deaf              bool // does not know the leader yet
 	}
 	for _, tc := range []struct {
 		name string
@@ -314,8 +315,9 @@ func TestI7_ThePlanFollowsTheMembersAndAvoidsTwoVoters(t *testing.T) {
 	}{
 		{"alone", []m{{id: "a", voter: true, in: true, votes: true}}, stepNone, ""},
 		{"a new member becomes a server", []m{{id: "a", voter: true, in: true, votes: true}, {id: "b", voter: true}}, stepAdd, "b"},
-		{"a new member that does not know the leader yet", []m{{id: "a", voter: true, in: true, votes: true}, {id: "b", voter: true, behind: true}}, stepNone, ""},
-		{"and holds nobody up", []m{{id: "a", voter: true, in: true, votes: true}, {id: "b", voter: true, behind: true}, {id: "c"}}, stepAdd, "c"},
+		{"a new member that does not know the leader yet", []m{{id: "a", voter: true, in: true, votes: true}, {id: "b", voter: true, deaf: true}}, stepNone, ""},
+		{"nor does it vote as one of two", []m{{id: "a", voter: true, in: true, votes: true}, {id: "b", voter: true, deaf: true}, {id: "c", voter: true, in: true}}, stepNone, ""},
+		{"and it holds nobody up", []m{{id: "a", voter: true, in: true, votes: true}, {id: "b", voter: true, deaf: true}, {id: "c"}}, stepAdd, "c"},
 		{"the second waits for a third", []m{{id: "a", voter: true, in: true, votes: true}, {id: "b", voter: true, in: true}}, stepNone, ""},
 		{"the second waits for a third that is ready", []m{{id: "a", voter: true, in: true, votes: true}, {id: "b", voter: true, in: true}, {id: "c", voter: true, in: true, behind: true}}, stepNone, ""},
 		{"two are ready", []m{{id: "a", voter: true, in: true, votes: true}, {id: "b", voter: true, in: true}, {id: "c", voter: true, in: true}}, stepPromote, "b"},
@@ -336,10 +338,10 @@ func TestI7_ThePlanFollowsTheMembersAndAvoidsTwoVoters(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			var members []*fsmpb.Member
 			var servers []raft.Server
-			behind := map[NodeID]bool{}
+			behind, deaf := map[NodeID]bool{}, map[NodeID]bool{}
 			for _, x := range tc.all {
 				members = append(members, &fsmpb.Member{Id: x.id, Voter: x.voter, Removed: x.removed})
-				behind[NodeID(x.id)] = x.behind
+				behind[NodeID(x.id)], deaf[NodeID(x.id)] = x.behind, x.deaf
 				s := raft.Server{ID: raft.ServerID(x.id), Suffrage: raft.Nonvoter}
 				if x.votes {
 					s.Suffrage = raft.Voter
@@ -348,7 +350,7 @@ func TestI7_ThePlanFollowsTheMembersAndAvoidsTwoVoters(t *testing.T) {
 					servers = append(servers, s)
 				}
 			}
-			got, id := plan("a", members, servers, func(id NodeID) bool { return !behind[id] }, func(id NodeID) bool { return !behind[id] })
+			got, id := plan("a", members, servers, func(id NodeID) bool { return !deaf[id] }, func(id NodeID) bool { return !behind[id] })
 			if got != tc.step || id != tc.id {
 				t.Fatalf("plan = %s %s, want %s %s", got, id, tc.step, tc.id)
 			}

@@ -15,6 +15,7 @@ import (
 	"github.com/openkcm/krypton-cluster/cluster/clusterpb"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/errs/wire"
 )
 
 func TestI8_EveryCallIsFromACurrentMember(t *testing.T) {
@@ -70,6 +71,31 @@ func TestI8_EveryCallIsFromACurrentMember(t *testing.T) {
 	} {
 		if _, err := c.intercept(member, nil, &grpc.UnaryServerInfo{Server: &peerService{}, FullMethod: clusterpb.Peer_Members_FullMethodName}, handle); status.Convert(err).Message() != "internal error" {
 			t.Errorf("%s leaves as %v", name, err)
+		}
+	}
+}
+
+func TestABrokenConnectionLeavesACommandInDoubt(t *testing.T) {
+	dead, cancel := context.WithCancel(t.Context())
+	cancel()
+	said := wire.ToStatus(errs.New(errs.Unavailable, "the leader says so")).Err()
+	for _, tc := range []struct {
+		name string
+		gone bool // the caller
+		err  error
+		code errs.Code
+	}{
+		{"a broken connection", false, status.Error(codes.Unavailable, "reset"), errs.Indeterminate},
+		{"a connection that this node closed", false, status.Error(codes.Canceled, "closing"), errs.Indeterminate},
+		{"a caller that went away", true, status.Error(codes.Canceled, "canceled"), errs.Canceled},
+		{"what the leader said", false, said, errs.Unavailable},
+	} {
+		ctx := t.Context()
+		if tc.gone {
+			ctx = dead
+		}
+		if err := sent(ctx, tc.err); !errs.Is(err, tc.code) {
+			t.Errorf("%s: %v", tc.name, err)
 		}
 	}
 }

@@ -158,12 +158,14 @@ func (t *trust) learn(more []trusted) error {
 }
 
 // settle makes the list what the view says and nothing else, for a node in
-// contact. It reports whether that took anybody's trust away.
+// contact. It reports whether there was anybody whom the view never had; the
+// connections of removed members end as [Cluster.watchMembers] says.
 func (t *trust) settle() (dropped bool, err error) {
 	t.saving.Lock()
 	defer t.saving.Unlock()
 	want := map[NodeID]trusted{}
-	for _, m := range t.machine.View().Members() {
+	view := t.machine.View()
+	for _, m := range view.Members() {
 		if !m.GetRemoved() {
 			want[NodeID(m.GetId())] = trusted{ID: NodeID(m.GetId()), Key: m.GetPublicKey(), Address: m.GetPeerAddress()}
 		}
@@ -173,7 +175,8 @@ func (t *trust) settle() (dropped bool, err error) {
 	for id, p := range t.list {
 		w, ok := want[id]
 		same = same && ok && w.Address == p.Address && string(w.Key) == string(p.Key)
-		dropped = dropped || !ok
+		_, was := view.Member(string(id))
+		dropped = dropped || !was
 	}
 	t.mu.Unlock()
 	if same || len(want) == 0 {

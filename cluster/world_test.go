@@ -66,6 +66,7 @@ type hooks struct {
 	mu      sync.Mutex
 	sealed  bool
 	prepare func(from cluster.NodeID, req []byte) ([]byte, error)
+	issuing func(context.Context) // before a certificate is made, if any
 }
 
 func (h *hooks) Prepare(_ context.Context, from cluster.NodeID, req []byte) ([]byte, error) {
@@ -79,7 +80,10 @@ func (h *hooks) Health() cluster.Health {
 	return cluster.Health{SealState: "unsealed", Serving: true, MemoryTier: "test"}
 }
 
-func (h *hooks) IssueCertificate(_ context.Context, id cluster.NodeID, key []byte) (cluster.Certificate, error) {
+func (h *hooks) IssueCertificate(ctx context.Context, id cluster.NodeID, key []byte) (cluster.Certificate, error) {
+	if h.issuing != nil {
+		h.issuing(ctx)
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.sealed {
