@@ -106,7 +106,7 @@ func (c *Cluster) Intercept(ctx context.Context, id NodeID, keyHash [32]byte, me
 
 // Plant puts a key on the trust list, as a member that lies does.
 func (c *Cluster) Plant(id NodeID, key []byte, address string) error {
-	return c.trust.learn([]trusted{{ID: id, Key: key, Address: address}})
+	return c.trust.learn([]trusted{{ID: id, PublicKey: key, Address: address}})
 }
 
 // Trusts reports whether the holder of the key gets a connection.

@@ -23,7 +23,7 @@ import (
 // Member returns the member entry of this node as it would be, for a genesis:
 // a voter.
 func (c *Cluster) Member() *fsmpb.Member {
-	m := memberOf(applicant{id: c.id, key: c.PublicKey(), info: c.info()})
+	m := memberOf(applicant{id: c.id, spki: c.PublicKey(), info: c.info()})
 	m.Voter = true
 	return m
 }
@@ -39,7 +39,7 @@ func (c *Cluster) info() *clusterpb.NodeInfo {
 func memberOf(a applicant) *fsmpb.Member {
 	i := a.info
 	return &fsmpb.Member{
-		Id: string(a.id), Name: i.GetName(), PublicKey: a.key, PeerAddress: i.GetPeerAddress(), GrpcAddress: i.GetGrpcAddress(),
+		Id: string(a.id), Name: i.GetName(), PublicKey: a.spki, PeerAddress: i.GetPeerAddress(), GrpcAddress: i.GetGrpcAddress(),
 		RestAddress: i.GetRestAddress(), Region: i.GetRegion(), Zone: i.GetZone(), Version: i.GetVersion(), MaxFormat: i.GetMaxFormat(),
 	}
 }
@@ -62,7 +62,7 @@ func (c *Cluster) Bootstrap(ctx context.Context, tok gate.Token, genesis *fsmpb.
 	if err != nil {
 		return nil, err
 	}
-	if err := c.trust.learn([]trusted{{ID: c.id, Key: c.key.spki, Address: c.advertise}}); err != nil {
+	if err := c.trust.learn([]trusted{{ID: c.id, PublicKey: c.key.spki, Address: c.advertise}}); err != nil {
 		return nil, err
 	}
 	if err := c.cfg.Dir.update(func(n *nodeRecord) { n.Membership = MembershipBootstrapping }); err != nil {
@@ -217,12 +217,12 @@ func (c *Cluster) joined(resp *clusterpb.JoinResponse, token JoinToken) (Certifi
 	return Certificate{Chain: resp.GetCertificate().GetChain(), Authorities: resp.GetCertificate().GetAuthorities()}, nil
 }
 
-// applicant asks to become a member. Its key is the one of its connection.
+// applicant asks to become a member. Its public key is the one of its
+// connection. The secret of its token is not in it: it is handed on, never kept.
 type applicant struct {
-	id     NodeID
-	key    []byte
-	secret []byte
-	info   *clusterpb.NodeInfo
+	id   NodeID
+	spki []byte // SubjectPublicKeyInfo, DER
+	info *clusterpb.NodeInfo
 }
 
 // joinService answers nodes that are no members yet.
@@ -242,8 +242,8 @@ func (s *joinService) Join(ctx context.Context, req *clusterpb.JoinRequest) (*cl
 	if !c.machine.View().Initialized() {
 		return nil, errs.New(errs.Unavailable, "this node belongs to no cluster yet")
 	}
-	a := applicant{id: NodeID(req.GetNodeId()), key: conn.spki, secret: req.GetSecret(), info: req.GetInfo()}
-	index, err := c.admitAnywhere(ctx, a)
+	a := applicant{id: NodeID(req.GetNodeId()), spki: conn.spki, info: req.GetInfo()}
+	index, err := c.admitAnywhere(ctx, a, req.GetSecret())
 	if err != nil {
 		return nil, err
 	}
@@ -266,10 +266,10 @@ func (s *joinService) Join(ctx context.Context, req *clusterpb.JoinRequest) (*cl
 }
 
 // admitAnywhere admits here or at the leader.
-func (c *Cluster) admitAnywhere(ctx context.Context, a applicant) (uint64, error) {
+func (c *Cluster) admitAnywhere(ctx context.Context, a applicant, secret []byte) (uint64, error) {
 	now := c.Leadership()
 	if now.IsLeader {
-		return c.admit(ctx, a, "")
+		return c.admit(ctx, a, secret, "")
 	}
 	if now.LeaderID == "" {
 		return 0, errNoLeader(nil)
@@ -278,7 +278,7 @@ func (c *Cluster) admitAnywhere(ctx context.Context, a applicant) (uint64, error
 	if err != nil {
 		return 0, errNoLeader(err)
 	}
-	resp, err := p.Admit(ctx, &clusterpb.AdmitRequest{NodeId: string(a.id), PublicKey: a.key, Secret: a.secret, Info: a.info})
+	resp, err := p.Admit(ctx, &clusterpb.AdmitRequest{NodeId: string(a.id), PublicKey: a.spki, Secret: secret, Info: a.info})
 	if err != nil {
 		return 0, sent(ctx, err)
 	}
@@ -287,14 +287,14 @@ func (c *Cluster) admitAnywhere(ctx context.Context, a applicant) (uint64, error
 
 // admit makes the applicant a member, on the leader. The leader gets the secret
 // and not its hash: hashes stand in the registry, where every member reads them.
-func (c *Cluster) admit(ctx context.Context, a applicant, via NodeID) (uint64, error) {
-	if !a.id.Valid() || len(a.secret) != tokenSecretSize {
+func (c *Cluster) admit(ctx context.Context, a applicant, secret []byte, via NodeID) (uint64, error) {
+	if !a.id.Valid() || len(secret) != tokenSecretSize {
 		return 0, errs.New(errs.InvalidArgument, "the join request is malformed")
 	}
 	if err := checkAddress(a.info.GetPeerAddress()); err != nil {
 		return 0, errs.New(errs.InvalidArgument, "the peer address of the joining node cannot be used: "+err.Error())
 	}
-	hash := sha256.Sum256(a.secret)
+	hash := sha256.Sum256(secret)
 	if err := c.catchUp(ctx); err != nil {
 		return 0, err
 	}
@@ -345,7 +345,7 @@ func (c *Cluster) admitted(a applicant, hash [32]byte) (uint64, bool) {
 		return 0, false
 	}
 	m, ok := view.Member(string(a.id))
-	if !ok || m.GetRemoved() || string(m.GetPublicKey()) != string(a.key) {
+	if !ok || m.GetRemoved() || string(m.GetPublicKey()) != string(a.spki) {
 		return 0, false
 	}
 	return view.Index(), true

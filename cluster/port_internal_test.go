@@ -93,7 +93,7 @@ func newPorted(t *testing.T) *ported {
 func (p *ported) knows(t *testing.T, others ...*ported) {
 	t.Helper()
 	for _, o := range others {
-		if err := p.trust.learn([]trusted{{ID: o.dir.NodeID(), Key: o.key.spki, Address: o.ln.Addr().String()}}); err != nil {
+		if err := p.trust.learn([]trusted{{ID: o.dir.NodeID(), PublicKey: o.key.spki, Address: o.ln.Addr().String()}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -142,7 +142,7 @@ func TestI2_OnlyTheKeyOfAMemberGetsIn(t *testing.T) {
 		}
 	}
 	// The other direction: another key answers at the address of a member.
-	if err := b.trust.learn([]trusted{{ID: a.id(), Key: a.key.spki, Address: stranger.ln.Addr().String()}}); err != nil {
+	if err := b.trust.learn([]trusted{{ID: a.id(), PublicKey: a.key.spki, Address: stranger.ln.Addr().String()}}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := b.dial(t.Context(), a.id(), protoPeer); err == nil || !strings.Contains(err.Error(), "another node answers") {

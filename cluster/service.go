@@ -168,7 +168,7 @@ func (s *peerService) Announce(ctx context.Context, req *clusterpb.AnnounceReque
 
 // Admit implements [clusterpb.PeerServer].
 func (s *peerService) Admit(ctx context.Context, req *clusterpb.AdmitRequest) (*clusterpb.AdmitResponse, error) {
-	index, err := s.c.admit(ctx, applicant{id: NodeID(req.GetNodeId()), key: req.GetPublicKey(), secret: req.GetSecret(), info: req.GetInfo()}, from(ctx))
+	index, err := s.c.admit(ctx, applicant{id: NodeID(req.GetNodeId()), spki: req.GetPublicKey(), info: req.GetInfo()}, req.GetSecret(), from(ctx))
 	if err != nil {
 		return nil, err
 	}
@@ -195,7 +195,7 @@ func (s *peerService) IssueCertificate(ctx context.Context, req *clusterpb.Issue
 func toProto(all []trusted) []*clusterpb.Trusted {
 	out := make([]*clusterpb.Trusted, len(all))
 	for i, t := range all {
-		out[i] = &clusterpb.Trusted{NodeId: string(t.ID), PublicKey: t.Key, PeerAddress: t.Address}
+		out[i] = &clusterpb.Trusted{NodeId: string(t.ID), PublicKey: t.PublicKey, PeerAddress: t.Address}
 	}
 	return out
 }
@@ -203,7 +203,7 @@ func toProto(all []trusted) []*clusterpb.Trusted {
 func fromProto(all []*clusterpb.Trusted) []trusted {
 	out := make([]trusted, 0, len(all))
 	for _, t := range all {
-		out = append(out, trusted{ID: NodeID(t.GetNodeId()), Key: t.GetPublicKey(), Address: t.GetPeerAddress()})
+		out = append(out, trusted{ID: NodeID(t.GetNodeId()), PublicKey: t.GetPublicKey(), Address: t.GetPeerAddress()})
 	}
 	return out
 }

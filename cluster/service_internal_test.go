@@ -29,7 +29,7 @@ func TestI8_EveryCallIsFromACurrentMember(t *testing.T) {
 		t.Fatal(err)
 	}
 	spki := []byte("a public key")
-	known := trusted{ID: d.NodeID(), Key: spki, Address: "127.0.0.1:1"}
+	known := trusted{ID: d.NodeID(), PublicKey: spki, Address: "127.0.0.1:1"}
 	if err := tr.learn([]trusted{known}); err != nil {
 		t.Fatal(err)
 	}

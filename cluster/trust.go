@@ -21,9 +21,9 @@ const maxTrusted = 1024
 
 // trusted is a member as a node knows it that has no registry yet.
 type trusted struct {
-	ID      NodeID `json:"id"`
-	Key     []byte `json:"public_key"` // SubjectPublicKeyInfo, DER
-	Address string `json:"address"`
+	ID        NodeID `json:"id"`
+	PublicKey []byte `json:"public_key"` // SubjectPublicKeyInfo, DER
+	Address   string `json:"address"`
 }
 
 // trust says which keys are members. The member entries of the view decide;
@@ -66,7 +66,7 @@ func openTrust(m *fsm.Machine, d *Dir) (*trust, error) {
 		err = fmt.Errorf("format %d is not 1", rec.Format)
 	}
 	for _, p := range rec.Peers {
-		if !p.ID.Valid() || len(p.Key) == 0 {
+		if !p.ID.Valid() || len(p.PublicKey) == 0 {
 			err = errors.New("an entry is malformed")
 		}
 		t.list[p.ID] = p
@@ -86,7 +86,7 @@ func (t *trust) peerOf(keyHash [32]byte) (NodeID, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, p := range t.list {
-		if sha256.Sum256(p.Key) == keyHash {
+		if sha256.Sum256(p.PublicKey) == keyHash {
 			return p.ID, true
 		}
 	}
@@ -107,7 +107,7 @@ func (t *trust) lookup(id NodeID) (address string, keyHash [32]byte, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p, ok := t.list[id]
-	return p.Address, sha256.Sum256(p.Key), ok
+	return p.Address, sha256.Sum256(p.PublicKey), ok
 }
 
 // current returns every member known, sorted by id.
@@ -117,7 +117,7 @@ func (t *trust) current() []trusted {
 	maps.Copy(all, t.list)
 	t.mu.Unlock()
 	for _, m := range t.machine.View().Members() {
-		all[NodeID(m.GetId())] = trusted{ID: NodeID(m.GetId()), Key: m.GetPublicKey(), Address: m.GetPeerAddress()}
+		all[NodeID(m.GetId())] = trusted{ID: NodeID(m.GetId()), PublicKey: m.GetPublicKey(), Address: m.GetPeerAddress()}
 	}
 	view := t.machine.View()
 	for id := range all {
@@ -134,7 +134,7 @@ func (t *trust) unknown(all []trusted) []trusted {
 	var out []trusted
 	for _, p := range all {
 		address, keyHash, _ := t.lookup(p.ID)
-		if _, inView := t.machine.View().Member(string(p.ID)); !inView && (address != p.Address || keyHash != sha256.Sum256(p.Key)) {
+		if _, inView := t.machine.View().Member(string(p.ID)); !inView && (address != p.Address || keyHash != sha256.Sum256(p.PublicKey)) {
 			out = append(out, p)
 		}
 	}
@@ -149,7 +149,7 @@ func (t *trust) learn(more []trusted) error {
 	defer t.saving.Unlock()
 	t.mu.Lock()
 	for _, p := range more {
-		if p.ID.Valid() && len(p.Key) != 0 && (len(t.list) < maxTrusted || t.list[p.ID].ID == p.ID) {
+		if p.ID.Valid() && len(p.PublicKey) != 0 && (len(t.list) < maxTrusted || t.list[p.ID].ID == p.ID) {
 			t.list[p.ID] = p
 		}
 	}
@@ -167,14 +167,14 @@ func (t *trust) settle() (dropped bool, err error) {
 	view := t.machine.View()
 	for _, m := range view.Members() {
 		if !m.GetRemoved() {
-			want[NodeID(m.GetId())] = trusted{ID: NodeID(m.GetId()), Key: m.GetPublicKey(), Address: m.GetPeerAddress()}
+			want[NodeID(m.GetId())] = trusted{ID: NodeID(m.GetId()), PublicKey: m.GetPublicKey(), Address: m.GetPeerAddress()}
 		}
 	}
 	t.mu.Lock()
 	same := len(want) == len(t.list)
 	for id, p := range t.list {
 		w, ok := want[id]
-		same = same && ok && w.Address == p.Address && string(w.Key) == string(p.Key)
+		same = same && ok && w.Address == p.Address && string(w.PublicKey) == string(p.PublicKey)
 		_, was := view.Member(string(id))
 		dropped = dropped || !was
 	}
