@@ -3,10 +3,14 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
@@ -14,21 +18,31 @@ import (
 )
 
 // holdFile lies beside the seal record while this node knows of a hold and of no
-// release. A node that starts alone has no registry yet, or an old one, that
-// could tell it; without the file a restart would get around the hold.
+// release: the log index of the hold, decimal. A node that starts alone has no
+// registry yet, or an old one, that could tell it; without the file a restart
+// would get around the hold.
 const holdFile = "held"
+
+// unknownHold is the index of a hold whose file says none: no registry is known
+// to be newer.
+const unknownHold = math.MaxUint64
 
 func (n *Node) holdPath() string { return filepath.Join(filepath.Dir(n.cfg.RecordPath), holdFile) }
 
 // readHold finds out whether the node stopped while the cluster was held.
 func (n *Node) readHold() error {
-	_, err := os.Lstat(n.holdPath())
-	switch {
-	case err == nil:
-		n.heldBefore.Store(true)
-	case !errors.Is(err, fs.ErrNotExist):
+	b, err := os.ReadFile(n.holdPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
 		return errs.New(errs.InvalidConfig, "it cannot be told whether the cluster was held: "+err.Error(), errs.Cause(err))
 	}
+	index, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
+	if err != nil || index == 0 {
+		index = unknownHold
+	}
+	n.heldAt.Store(index)
 	return nil
 }
 
@@ -40,11 +54,15 @@ func (n *Node) heldErr(v *fsm.View) error {
 	if h := v.Hold(); h.GetHeld() {
 		return errHeld(h)
 	}
-	if n.heldBefore.Load() {
-		return errs.New(errs.Held, "the cluster was held when this node last heard from it",
-			errs.Hint("it unseals once it hears from a leader that the hold is released; start the other nodes"))
+	switch n.heldAt.Load() {
+	case 0:
+		return nil
+	case unknownHold:
+		return errs.New(errs.Held, "the cluster was held when this node last heard from it, and the file seal/held does not say since when",
+			errs.Hint("if no other node is held, remove seal/held from the data directory and start this node again"))
 	}
-	return nil
+	return errs.New(errs.Held, "the cluster was held when this node last heard from it",
+		errs.Hint("it unseals once it hears from a leader that the hold is released; start the other nodes"))
 }
 
 func errHeld(h *fsmpb.Hold) error {
@@ -56,46 +74,57 @@ func (n *Node) obeyHold(ctx context.Context, v *fsm.View) {
 	if n.wipe() {
 		n.log.WarnContext(ctx, "sealed: the cluster is held", slog.String("by", v.Hold().GetBy()))
 	}
-	if n.heldBefore.Swap(true) {
-		return
+	n.holding.Lock()
+	defer n.holding.Unlock()
+	index := v.Hold().GetModIndex()
+	if have := n.heldAt.Load(); have == index || have > index && have != unknownHold {
+		return // kept already, or this view is behind
 	}
-	if err := n.writeHold(); err != nil {
-		n.heldBefore.Store(false) // once more at the next look
+	if err := n.writeHold(index); err != nil {
 		n.log.ErrorContext(ctx, "the hold cannot be kept on disk; a restart of this node without the others would not honour it", slog.Any("error", err))
+		return // once more at the next look
 	}
+	n.heldAt.Store(index)
 }
 
-func (n *Node) writeHold() (err error) {
-	f, err := os.OpenFile(n.holdPath(), os.O_CREATE|os.O_WRONLY, 0o600)
+// writeHold replaces the file as a whole: a crash leaves the old one or the new.
+func (n *Node) writeHold(index uint64) (err error) {
+	temp := n.holdPath() + ".tmp"
+	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	err = f.Sync()
-	if cerr := f.Close(); err == nil {
-		err = cerr
+	_, err = fmt.Fprintln(f, index)
+	if err == nil {
+		err = f.Sync()
 	}
-	if err != nil {
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(temp, n.holdPath()); err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(n.holdPath()))
 }
 
-// forgetHold ends what a restart began: in contact with a leader, the registry
-// of this node is current, and it knows of no hold.
+// forgetHold ends what a restart began: the registry of this node has applied the
+// hold that it kept, and knows of none now. Contact with a leader alone would not
+// do: a node hears from its leader before it has applied what it missed.
 func (n *Node) forgetHold(ctx context.Context) {
-	if !n.heldBefore.Load() || n.cluster.LastContact() > ContactLimit {
+	if n.heldAt.Load() == 0 || n.cluster.LastContact() > ContactLimit {
 		return
 	}
-	// Read after the contact: contact says that the view is at least as new as
-	// the leader's was then.
-	if v := n.machine.View(); !v.Initialized() || v.Hold().GetHeld() {
+	n.holding.Lock()
+	defer n.holding.Unlock()
+	at, v := n.heldAt.Load(), n.machine.View()
+	if at == 0 || !v.Initialized() || v.Hold().GetHeld() || v.Index() < at {
 		return
 	}
 	if err := os.Remove(n.holdPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		n.log.ErrorContext(ctx, "the released hold cannot be removed from disk; this node stays sealed", slog.Any("error", err))
 		return
 	}
-	n.heldBefore.Store(false)
+	n.heldAt.Store(0)
 	n.log.InfoContext(ctx, "the hold is released")
 	n.poke()
 }

@@ -23,9 +23,10 @@
 //
 // # Concurrency
 //
-// A Node is safe for concurrent use. Lock order: 1. Node.adopting 2. Node.mu
-// 3. a shelf's mu 4. a service key's mu 5. keyring.mu. No lock is held over a
-// call to a keystore or to the cluster, and only adopting over a write to disk.
+// A Node is safe for concurrent use. Lock order: 1. Node.adopting, Node.holding
+// 2. Node.mu 3. a shelf's mu 4. a service key's mu 5. keyring.mu. No lock is held
+// over a call to a keystore or to the cluster, and only the first two over a
+// write to disk.
 //
 // # Failure
 //
@@ -131,8 +132,11 @@ type Node struct {
 	cluster Cluster
 	id      string
 
-	open       atomic.Pointer[unsealed] // nil: sealed
-	heldBefore atomic.Bool              // a hold is known, and no release; also on disk
+	open   atomic.Pointer[unsealed] // nil: sealed
+	heldAt atomic.Uint64            // index of a hold whose release is not known; 0: none; also on disk
+
+	// holding is held while a hold is written to disk or removed from it.
+	holding sync.Mutex
 
 	// adopting is held while the seal record is taken over and written to disk.
 	adopting sync.Mutex

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/node"
 )
 
@@ -131,4 +132,53 @@ func TestI3_EndlessChangeEnds(t *testing.T) {
 	w.rand.at(12, again)
 	_, _, err := m.encrypt(target("acme", "pay"), nil)
 	wants(t, err, errs.ChangeInProgress)
+}
+
+// The right to serve ends between the work and the answer: the result is wiped,
+// in protected memory too.
+func TestI3_AResultThatMayNotLeaveIsWiped(t *testing.T) {
+	_, m := cluster1(t)
+	tg := target("acme", "pay")
+	var ct, wrapped []byte
+	for range 3 { // from here on every session is kept, and no more are made
+		var err error
+		ct, _, err = m.encrypt(tg, []byte("x"))
+		check(t, err)
+		_, _, err = m.decrypt(tg, ct)
+		check(t, err)
+		_, wrapped, _, err = m.generate(tg, 0)
+		check(t, err)
+		_, _, err = m.unwrap(tg, wrapped)
+		check(t, err)
+	}
+	for _, c := range []struct {
+		name  string
+		looks int64 // how often the operation asks whether the node serves
+		op    func() ([]byte, error)
+	}{
+		{"encrypt", 2, func() ([]byte, error) { out, _, err := m.encrypt(tg, []byte("y")); return out, err }},
+		{"decrypt", 2, func() ([]byte, error) { out, _, err := m.decrypt(tg, ct); return out, err }},
+		{"generate", 2, func() ([]byte, error) { plain, out, _, err := m.generate(tg, 0); return append(plain, out...), err }},
+		{"unwrap", 2, func() ([]byte, error) { out, _, err := m.unwrap(tg, wrapped); return out, err }},
+		{"rewrap", 4, func() ([]byte, error) { out, _, _, err := m.rewrap(tg, wrapped); return out, err }},
+	} {
+		for at := int64(1); at <= c.looks+1; at++ {
+			before := memsec.Report()
+			m.losesAt.Store(at)
+			out, err := c.op()
+			if at <= c.looks {
+				wants(t, err, errs.NotServing)
+				if len(out) != 0 {
+					t.Errorf("%s: %d bytes leave at look %d", c.name, len(out), at)
+				}
+			} else {
+				check(t, err) // it does not look once more than said
+			}
+			m.losesAt.Store(0)
+			m.contact.Store(0)
+			if after := memsec.Report(); after.Secrets != before.Secrets || after.AEADs != before.AEADs {
+				t.Errorf("%s at look %d: %+v, before %+v", c.name, at, after, before)
+			}
+		}
+	}
 }

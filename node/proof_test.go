@@ -342,3 +342,47 @@ func TestCertificatesAreForWhoExists(t *testing.T) {
 	_, _, err = issue(auth.RoleAuditor, "")
 	wants(t, err, errs.Sealed)
 }
+
+// A node that was held starts with a registry from before the hold and hears from
+// its leader at once, before it has applied what it missed.
+func TestAnOldRegistryDoesNotReleaseAHold(t *testing.T) {
+	w, m := cluster1(t)
+	old := snapshot(t, m.machine, m.MAC)
+	check(t, m.setHold(w.request(), node.Held))
+	check(t, m.setHold(w.request(), node.Held)) // asked for once more: the same hold
+	stop(m.Node)
+	m.boot(t)
+	m.restore(t, old)
+	m.Observe(t.Context())
+	check(t, m.TryAuto(t.Context()))
+	if m.Unsealed() {
+		t.Fatal("a registry from before the hold released it")
+	}
+	m.follow()
+	m.Observe(t.Context())
+	check(t, m.setHold(w.request(), node.Released))
+	check(t, m.TryAuto(t.Context()))
+	check(t, m.ServingErr())
+	if _, err := os.Stat(filepath.Join(m.dir, "held")); !os.IsNotExist(err) {
+		t.Errorf("the file of the hold is left: %v", err)
+	}
+	// Held and released and held while this node was away: the last hold counts.
+	check(t, m.setHold(w.request(), node.Held))
+	first := must[[]byte](t)(readFile(m.dir, "held"))
+	check(t, m.setHold(w.request(), node.Released))
+	check(t, m.setHold(w.request(), node.Held))
+	if again := must[[]byte](t)(readFile(m.dir, "held")); bytes.Equal(first, again) {
+		t.Error("the file names an earlier hold")
+	}
+	// A file that says nothing holds until a person looks.
+	check(t, m.setHold(w.request(), node.Released))
+	stop(m.Node)
+	check(t, os.WriteFile(filepath.Join(m.dir, "held"), []byte("?"), 0o600))
+	m.boot(t)
+	m.follow()
+	check(t, m.TryAuto(t.Context()))
+	wants(t, m.ServingErr(), errs.Held)
+	if !strings.Contains(errs.From(m.ServingErr()).Hint, "remove seal/held") {
+		t.Errorf("no next step: %v", m.ServingErr())
+	}
+}

@@ -230,6 +230,7 @@ type member struct {
 	hold    time.Duration
 
 	contact atomic.Int64 // what LastContact says
+	losesAt atomic.Int64 // at which call of LastContact the contact is lost; 0: never
 	behind  atomic.Bool  // does not apply
 	applied int          // commands; under w.mu
 
@@ -340,10 +341,16 @@ type link struct{ m *member }
 
 func (m *member) link() node.Cluster { return link{m} }
 
-func (l link) NodeID() cluster.NodeID     { return l.m.id }
-func (l link) Signer() crypto.Signer      { return l.m.key }
-func (l link) LeaderID() cluster.NodeID   { return l.m.w.members[0].id }
-func (l link) LastContact() time.Duration { return time.Duration(l.m.contact.Load()) }
+func (l link) NodeID() cluster.NodeID   { return l.m.id }
+func (l link) Signer() crypto.Signer    { return l.m.key }
+func (l link) LeaderID() cluster.NodeID { return l.m.w.members[0].id }
+
+func (l link) LastContact() time.Duration {
+	if l.m.losesAt.Load() > 0 && l.m.losesAt.Add(-1) == 0 {
+		l.m.contact.Store(1 << 62)
+	}
+	return time.Duration(l.m.contact.Load())
+}
 
 func (l link) Member() *fsmpb.Member {
 	spki, err := x509.MarshalPKIXPublicKey(l.m.key.Public())
