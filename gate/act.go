@@ -88,6 +88,8 @@ const (
 	NodeUnseal
 	NodeSeal
 	NodeRotate
+	NodePrepare
+	NodeIssueCertificate
 	NodeRewrap
 	NodeCheckL1
 	NodeSuspend
@@ -240,13 +242,15 @@ var acts = [actEnd]row{
 	IssueCertificate: {"access.issue_certificate", audit.Control, scopeCluster, DutyGovern, gov},
 	ReadAudit:        {"audit.read", audit.Data, scopeCluster, DutyReadAudit, aud},
 
-	NodeUnseal:  {"node.unseal", audit.Control, scopeCluster, DutySystem, 0},
-	NodeSeal:    {"node.seal", audit.Control, scopeCluster, DutySystem, 0},
-	NodeRotate:  {"node.rotate", audit.Control, scopeTenant, DutySystem, 0},
-	NodeRewrap:  {"node.rewrap", audit.Control, scopeTenant, DutySystem, 0},
-	NodeCheckL1: {"node.check_l1", audit.Data, scopeTenant, DutySystem, 0},
-	NodeSuspend: {"node.suspend", audit.Control, scopeTenant, DutySystem, 0},
-	NodeDestroy: {"node.destroy", audit.Control, scopeTenant, DutySystem, 0},
+	NodeUnseal:           {"node.unseal", audit.Control, scopeCluster, DutySystem, 0},
+	NodeSeal:             {"node.seal", audit.Control, scopeCluster, DutySystem, 0},
+	NodeRotate:           {"node.rotate", audit.Control, scopeTenant, DutySystem, 0},
+	NodePrepare:          {"node.prepare", audit.Control, scopeTenant, DutySystem, 0},
+	NodeIssueCertificate: {"node.issue_certificate", audit.Control, scopeCluster, DutySystem, 0},
+	NodeRewrap:           {"node.rewrap", audit.Control, scopeTenant, DutySystem, 0},
+	NodeCheckL1:          {"node.check_l1", audit.Data, scopeTenant, DutySystem, 0},
+	NodeSuspend:          {"node.suspend", audit.Control, scopeTenant, DutySystem, 0},
+	NodeDestroy:          {"node.destroy", audit.Control, scopeTenant, DutySystem, 0},
 }
 
 // Valid reports whether a is one of the acts.

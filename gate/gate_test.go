@@ -66,7 +66,7 @@ func objectOf(a gate.Act) string {
 	case n == "tenants.list":
 		return "tenants"
 	case strings.HasPrefix(n, "crypto."), strings.HasPrefix(n, "tenants."), strings.HasPrefix(n, "services."),
-		strings.HasPrefix(n, "versions."), strings.HasPrefix(n, "resources."), n == "node.rotate", n == "node.rewrap",
+		strings.HasPrefix(n, "versions."), strings.HasPrefix(n, "resources."), n == "node.rotate", n == "node.prepare", n == "node.rewrap",
 		n == "node.check_l1", n == "node.suspend", n == "node.destroy":
 		return "tenants/acme/services/pay"
 	}
@@ -144,6 +144,8 @@ audit.read                   ...A.  data
 node.unseal                  .....  control
 node.seal                    .....  control
 node.rotate                  .....  control
+node.prepare                 .....  control
+node.issue_certificate       .....  control
 node.rewrap                  .....  control
 node.check_l1                .....  data
 node.suspend                 .....  control

@@ -10,9 +10,11 @@ import (
 
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/auth/pki"
+	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/internal/corr"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -64,12 +66,30 @@ func trustDomain(c *fsmpb.Cluster) (string, error) {
 // IssueNode signs the API certificate of a member: the public key and the
 // addresses are those of its member entry.
 func (n *Node) IssueNode(ctx context.Context, id string, publicKey []byte) (leaf, nodeCA *x509.Certificate, err error) {
+	c := corr.From(ctx)
+	if c == "" {
+		if c, err = corr.New(n.rand); err != nil {
+			return nil, nil, err
+		}
+		ctx = corr.With(ctx, c)
+	}
 	v := n.machine.View()
 	m, ok := v.Member(id)
 	if !ok || m.GetRemoved() || string(m.GetPublicKey()) != string(publicKey) {
 		return nil, nil, errs.New(errs.Denied, "certificates are only for members, under the key of their member entry")
 	}
-	pub, err := pki.ParsePublicKey(publicKey)
+	err = n.gate.DoNode(ctx, gate.NodeIssueCertificate, NodeName(id), func(gate.Token) error {
+		leaf, nodeCA, err = n.issueMember(ctx, v, m)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return leaf, nodeCA, nil
+}
+
+func (n *Node) issueMember(ctx context.Context, v *fsm.View, m *fsmpb.Member) (leaf, nodeCA *x509.Certificate, err error) {
+	pub, err := pki.ParsePublicKey(m.GetPublicKey())
 	if err != nil {
 		return nil, nil, err
 	}

@@ -179,7 +179,7 @@ func TestASealedNodeTakesPowerAwayAndCreatesThroughAPeer(t *testing.T) {
 	if b.Unsealed() {
 		t.Fatal("the node is unsealed")
 	}
-	recorded := len(a.records("node.rotate"))
+	recorded := len(a.records("node.prepare"))
 	made := must[*fsmpb.Tenant](t)(b.createTenant(w.request(), "via-peer", binding()))
 	must[*fsmpb.Service](t)(b.createService(w.request(), "via-peer", "pay"))
 	check(t, b.rotate(w.request(), object("via-peer", "pay")))
@@ -190,7 +190,7 @@ func TestASealedNodeTakesPowerAwayAndCreatesThroughAPeer(t *testing.T) {
 		t.Errorf("%q, %v", pt, err)
 	}
 	// I2: the node where the keys were made says so, under the caller's id.
-	rs := a.records("node.rotate")[recorded:]
+	rs := a.records("node.prepare")[recorded:]
 	if len(rs) != 8 {
 		t.Fatalf("%d records of the peer for 4 keys", len(rs))
 	}
@@ -312,7 +312,7 @@ func TestPrepareRefusesWhatItIsNotFor(t *testing.T) {
 	raw := must[[]byte](t)(proto.Marshal(&fsmpb.Command{CorrelationId: id, Body: &fsmpb.Command_AddVersion{AddVersion: &fsmpb.AddVersion{Object: &fsmpb.ObjectRef{Tenant: "none"}}}}))
 	_, err := m.Prepare(t.Context(), raw)
 	wants(t, err, errs.NotFound)
-	if r := last(m.records("node.rotate")); r.Code != errs.NotFound {
+	if r := last(m.records("node.prepare")); r.Code != errs.NotFound {
 		t.Errorf("%+v", r)
 	}
 	m.contact.Store(1 << 62)

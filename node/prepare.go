@@ -126,7 +126,7 @@ func (n *Node) Prepare(ctx context.Context, raw []byte) (out []byte, err error) 
 		return nil, errs.New(errs.InvalidArgument, "the command to prepare has no correlation id", errs.Cause(err))
 	}
 	ctx = corr.With(ctx, id)
-	err = n.gate.DoNode(ctx, gate.NodeRotate, object, func(tok gate.Token) error {
+	err = n.gate.DoNode(ctx, gate.NodePrepare, object, func(tok gate.Token) error {
 		m, err := n.prepare(ctx, cmd)
 		tok.Describe(m.details())
 		if err != nil {

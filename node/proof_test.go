@@ -295,6 +295,9 @@ func TestCertificatesAreForWhoExists(t *testing.T) {
 	other := person(t, "x").PublicKey
 	spki := must[[]byte](t)(x509.MarshalPKIXPublicKey(m.key.Public()))
 	leaf, ca, err := m.IssueNode(t.Context(), string(m.id), spki)
+	if r := last(m.records("node.issue_certificate")); r.Object != node.NodeName(string(m.id)) || r.Outcome != errs.OutcomeOK || r.Correlation == "" {
+		t.Errorf("the certificate of a member is recorded as %+v", r)
+	}
 	check(t, err)
 	check(t, leaf.CheckSignatureFrom(ca))
 	if !slices.Contains(leaf.DNSNames, "localhost") || !slices.Contains(leaf.DNSNames, "krypton.example") || len(leaf.IPAddresses) != 1 {
