@@ -138,8 +138,8 @@ func (f findings) fields(steps int) []string {
 		fmt.Sprintf("file_mb=%d", f.fileMB),
 		fmt.Sprintf("ops_during_kill=%d", f.opsAtKill),
 		fmt.Sprintf("sdk_failed=%d", f.failed),
-		// Needs serving leases: until they are there, a node can serve the old
-		// state for at most as long as it may be without word from the leader.
+		// Needs serving leases: until they are there, a node may serve the state
+		// before a change for as long as its last contact counts (node.ContactLimit).
 		"served_after_ack=n/a",
 		"opens_after_rotate=" + f.afterRotate,
 		"opens_after_destroy=" + f.afterDestroy,
