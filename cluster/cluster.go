@@ -98,6 +98,10 @@ type Config struct {
 	SnapshotInterval  time.Duration
 	TrailingLogs      uint64
 
+	// StuckAfter is the age of a leader's oldest unfinished step after which it
+	// stops (default 3 s).
+	StuckAfter time.Duration
+
 	// TickInterval is how often the leader asks whether something is due
 	// (default 1 s).
 	TickInterval time.Duration
@@ -168,6 +172,9 @@ func Open(cfg Config) (*Cluster, error) {
 	}
 	if cfg.TickInterval <= 0 {
 		cfg.TickInterval = time.Second
+	}
+	if cfg.StuckAfter <= 0 {
+		cfg.StuckAfter = stuckAfter
 	}
 	c := &Cluster{
 		cfg: cfg, id: cfg.Dir.NodeID(), timers: tm, clk: cfg.Clock, machine: cfg.Machine,
@@ -391,7 +398,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 		})
 	})
 	g.Go(func() error {
-		return watch(ctx, c.clk, c.IsLeader,
+		return watch(ctx, c.clk, c.cfg.StuckAfter, c.IsLeader,
 			watched{"a command", c.proposals}, watched{"the log store", c.store.writes}, watched{"the state machine", c.adapter.calls},
 			watched{"a transfer of leadership", c.transfers})
 	})

@@ -117,7 +117,7 @@ func TestI9_AHungDiskOfTheLeaderDoesNotStopTheCluster(t *testing.T) {
 		start := time.Now()
 		stuck := leader.raft.Apply([]byte("y"), 0)
 		// The watchdog sees it long before the deadline of the store does.
-		err := watch(t.Context(), clock.System{}, func() bool { return leader.raft.State() == raft.Leader },
+		err := watch(t.Context(), clock.System{}, stuckAfter, func() bool { return leader.raft.State() == raft.Leader },
 			watched{"the log store", leader.store.writes})
 		if d := time.Since(start); !errs.Is(err, errs.Unavailable) || d > 2*stuckAfter {
 			t.Fatalf("after %s: %v", d, err)
@@ -235,7 +235,7 @@ func TestI9_TheWatchdogStopsOnlyALeaderThatIsStuck(t *testing.T) {
 		done := make(chan error, 1)
 		run := func() {
 			go func() {
-				done <- watch(ctx, clock.System{}, leading.Load, watched{"a command", calls})
+				done <- watch(ctx, clock.System{}, stuckAfter, leading.Load, watched{"a command", calls})
 			}()
 		}
 		run()
@@ -289,7 +289,7 @@ func TestI9_ATransferThatNeverEndsIsSeen(t *testing.T) {
 			})
 			suspect <- struct{}{}
 			bound, stop := context.WithTimeout(ctx, 20*time.Second)
-			err := watch(bound, clock.System{}, func() bool { return true }, watched{"a transfer", calls})
+			err := watch(bound, clock.System{}, stuckAfter, func() bool { return true }, watched{"a transfer", calls})
 			if (err != nil) != tc.stuck {
 				t.Errorf("%s: %v", tc.name, err)
 			}

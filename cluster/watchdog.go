@@ -13,8 +13,8 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
-// stuckAfter is the age of a leader's oldest unfinished step after which it
-// stops (I9). A hung disk would otherwise keep a leader that renews everybody's
+// stuckAfter is, by default, the age of a leader's oldest unfinished step after
+// which it stops (I9). A hung disk would otherwise keep a leader that renews everybody's
 // trust by heartbeats while no revocation can commit.
 const stuckAfter = 3 * time.Second
 
@@ -72,13 +72,13 @@ type watched struct {
 // watch ends with an error once a leader is stuck (I9). Handing leadership over
 // instead is not enough: a transfer needs the very log that does not move, and
 // one that never ends blocks every later change (hashicorp/raft issue 696).
-func watch(ctx context.Context, clk clock.Clock, leading func() bool, steps ...watched) error {
-	for pause(ctx, clk, stuckAfter/10) {
+func watch(ctx context.Context, clk clock.Clock, limit time.Duration, leading func() bool, steps ...watched) error {
+	for pause(ctx, clk, limit/10) {
 		if !leading() {
 			continue
 		}
 		for _, s := range steps {
-			if age := s.calls.oldest(); age > stuckAfter {
+			if age := s.calls.oldest(); age > limit {
 				return errs.New(errs.Unavailable, fmt.Sprintf("this leader is stuck: %s takes %s", s.what, age.Round(time.Millisecond)),
 					errs.Hint("look at the disk and the load of this machine; the other nodes elect a leader"))
 			}

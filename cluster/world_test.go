@@ -134,6 +134,8 @@ func (m *member) tryStart() error {
 		Dir: dir, Machine: m.machine, Hooks: m.hooks, Listen: "127.0.0.1:0",
 		Self:  cluster.Self{Name: m.name, Region: "eu", Zone: "a", GRPCAddress: "127.0.0.1:1", RESTAddress: "127.0.0.1:2", Version: "v0", MaxFormat: 1},
 		Clock: clock.System{}, Rand: rand.Reader, Log: testLog(m.name),
+		// Tests hold steps of a leader for as long as a busy machine takes.
+		StuckAfter: time.Minute,
 	}
 	for _, f := range m.change {
 		f(&cfg)
