@@ -236,16 +236,17 @@ func (w *world) tryStart(name string, opts ...option) (m *member, err error) {
 		return fail(err)
 	}
 	open = append(open, trail)
-	if m.gate, err = gate.New(gate.Config{Node: string(m.dir.NodeID()), Sink: trail, Policy: gate.RolePolicy{}, Clock: clk}); err != nil {
+	fingerprint, _ := m.dir.Fingerprint()
+	machine := fsm.New(fsm.Options{Fingerprint: fingerprint})
+	m.state = machine
+	policy := node.TenantPolicy{Machine: machine, Next: gate.RolePolicy{}}
+	if m.gate, err = gate.New(gate.Config{Node: string(m.dir.NodeID()), Sink: trail, Policy: policy, Clock: clk}); err != nil {
 		return fail(err)
 	}
 	ports, err := server.Listen(context.Background(), "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
 	if err != nil {
 		return fail(err)
 	}
-	fingerprint, _ := m.dir.Fingerprint()
-	machine := fsm.New(fsm.Options{Fingerprint: fingerprint})
-	m.state = machine
 	if m.node, err = node.New(node.Config{
 		RecordPath: m.dir.Path("seal/record.pb"),
 		Pinned: func() (seal.Fingerprint, bool) {
