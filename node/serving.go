@@ -82,7 +82,7 @@ func proveSnapshot(u *unsealed, p proof) error {
 		return nil // the state comes from the log alone
 	}
 	if !p.HasMAC {
-		return errs.New(errs.StateCorrupt, "the snapshot that this node started from carries no proof of where it comes from",
+		return errs.New(errs.StateCorrupt, "the snapshot that this node started from was written by a sealed node and proves nothing",
 			errs.Hint("remove this node (krypton operator remove) and let it join again with an empty data directory"))
 	}
 	err := p.Verify(func(parts ...[]byte) ([32]byte, bool) {
