@@ -233,10 +233,11 @@ func TestALeaderTicksOnlyOnceAMajorityToldItsTime(t *testing.T) {
 	all[0].write("replayed", 1)
 	leader, _ := leaderOf(t, all)
 	leader.eventually("initialised", func() bool { return leader.machine.View().Initialized() })
-	tok := leader.invite(wanted{life: 300 * time.Millisecond})
+	const life = 2 * time.Second // long enough to be registered in time by a busy machine
+	tok := leader.invite(wanted{life: life})
 	hash := tok.Hash()
 	expired := func() bool { _, ok := leader.machine.View().JoinToken(hash[:]); return !ok }
-	for end := time.After(600 * time.Millisecond); ; {
+	for end := time.After(life + 300*time.Millisecond); ; {
 		if expired() {
 			t.Fatal("a leader that does not know whether its clock is right ticks")
 		}
