@@ -149,7 +149,8 @@ func TestTextsThatAreNoSharesAreNamed(t *testing.T) {
 				t.Errorf("got %v, want %q", err, c.says)
 			}
 			for group := range bytes.SplitSeq(b[8:], []byte("-")) {
-				if bytes.Contains([]byte(err.Error()), group) {
+				// The last group has two letters, as many words have.
+				if len(group) > 4 && bytes.Contains([]byte(err.Error()), group) {
 					t.Errorf("the error shows a part of the share: %v", err)
 				}
 			}
