@@ -292,11 +292,17 @@ func (n *Node) genesis(p InitPlan, b *newborn, persons []*fsmpb.Person) (*fsmpb.
 
 // handOut makes everything that init returns, before the cluster exists: what
 // cannot be handed out must not come to be.
-func (n *Node) handOut(p InitPlan, b *newborn, fingerprint [32]byte) (*InitResult, error) {
-	out := &InitResult{
+func (n *Node) handOut(p InitPlan, b *newborn, fingerprint [32]byte) (out *InitResult, err error) {
+	made := &InitResult{
 		Fingerprint: fingerprint, Keyspace: b.keyspace, Cluster: b.cluster,
 		NodeCA: b.nodeCA.Certificate(), CallerCA: b.callerCA.Certificate(), Persons: b.record.PersonsNeeded(),
 	}
+	out = made
+	defer func() {
+		if err != nil {
+			made.wipe() // the texts of shares that nobody will get
+		}
+	}()
 	for _, s := range b.shares {
 		var text bytes.Buffer
 		text.Grow(256)
