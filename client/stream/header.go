@@ -20,8 +20,8 @@ const algorithm = 1
 // Segment sizes. A segment is what is held in memory, and what has to be read
 // before the first byte of it is returned.
 const (
-	Segment64KiB = 64 << 10 // streams of up to 256 TiB
-	Segment1MiB  = 1 << 20  // streams of up to 4 PiB; a little faster
+	Segment64KiB = 64 << 10 // streams of up to 256 TiB, exactly MaxPlaintext
+	Segment1MiB  = 1 << 20  // streams of up to 4 PiB; a little faster from end to end, slower at random
 )
 
 // Limits of a header.
@@ -92,12 +92,21 @@ func (h Header) encode() ([]byte, error) {
 }
 
 // aad returns the associated data of the body.
-func (h Header) aad(context map[string]string) []byte {
+//
+// What the caller adds stands at the end, and nothing stands there when it is
+// empty, so that streams without it are what they were before there was any. No
+// two inputs give the same bytes: what comes before it tells its own length, by
+// the number of pairs and the length of each part, so it is read in one way
+// only; then come either no bytes or at least five.
+func (h Header) aad(context map[string]string, added []byte) []byte {
 	b := append(lp(nil, "krypton/v1/stream"), magic...)
 	b = lp(b, h.bound())
 	b = binary.BigEndian.AppendUint32(b, uint32(len(context))) //nolint:gosec // At most 64, or the cluster refuses it.
 	for _, k := range slices.Sorted(maps.Keys(context)) {
 		b = lp(lp(b, k), context[k])
+	}
+	if len(added) > 0 {
+		b = lp(b, added)
 	}
 	return b
 }
@@ -107,7 +116,7 @@ func (h Header) aad(context map[string]string) []byte {
 func ReadHeader(r io.Reader) (Header, error) {
 	var start [len(magic)]byte
 	switch n, err := io.ReadFull(r, start[:]); {
-	case err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF):
+	case err != nil && !ended(err):
 		return Header{}, err
 	case string(start[:n]) != magic:
 		return Header{}, errs.New(errs.Integrity, "this is not a file that krypton encrypted", errs.Hint("such a file begins with KRYPTS1"))
@@ -131,7 +140,7 @@ func ReadHeader(r io.Reader) (Header, error) {
 // anything is allocated.
 func readPart(r io.Reader, limit int) ([]byte, error) {
 	short := func(err error) error {
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		if ended(err) {
 			return errs.DoesNotOpen(err)
 		}
 		return err
@@ -149,6 +158,12 @@ func readPart(r io.Reader, limit int) ([]byte, error) {
 		return nil, short(err)
 	}
 	return b, nil
+}
+
+// ended reports whether err is what io.ReadFull says of a reader that ended.
+// What wraps io.EOF is not: a connection that broke says so.
+func ended(err error) bool {
+	return err == io.EOF || err == io.ErrUnexpectedEOF //nolint:errorlint // On purpose, see above.
 }
 
 func parse(bound, envelope []byte) (Header, error) {

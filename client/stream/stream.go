@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 
 	"github.com/tink-crypto/tink-go/v2/streamingaead/subtle/noncebased"
@@ -40,6 +41,14 @@ var _ Keys = (*client.Client)(nil)
 type Options struct {
 	Scope client.Scope
 
+	// AAD is what else the stream is bound to, at most MaxAAD bytes: the id or hash
+	// of the object that it belongs to, for example. Like the context it is
+	// authenticated, not stored and not secret; unlike the context it is any
+	// bytes, and stays in this process: it is not part of what the cluster checks
+	// or records. Empty: nothing. It is for encrypting and decrypting; Rewrap does
+	// not need it, as it does not open the body.
+	AAD []byte
+
 	// SegmentSize is Segment64KiB or Segment1MiB, for encrypting only. 0: 64 KiB.
 	SegmentSize int
 
@@ -49,6 +58,17 @@ type Options struct {
 
 	// CallOptions go to the one call that is made to the cluster.
 	CallOptions []grpc.CallOption
+}
+
+// MaxAAD is the most bytes that Options.AAD has. Of something longer, bind a hash.
+const MaxAAD = 8 << 10
+
+func (o Options) check() error {
+	if len(o.AAD) > MaxAAD {
+		return errs.New(errs.TooLarge, fmt.Sprintf("%d bytes of associated data", len(o.AAD)),
+			errs.Hint("bind a stream to at most %d, or to a hash of them", MaxAAD))
+	}
+	return nil
 }
 
 // aead returns the cipher of a body and wipes what it derives on the way; its
@@ -73,15 +93,19 @@ func aead(key client.Secret, salt, aad []byte) (cipher.AEAD, error) {
 // Encryptor is a writer that encrypts what is written to it. Close it, or the
 // stream is incomplete and does not decrypt.
 type Encryptor struct {
-	w          *noncebased.Writer
-	keyVersion string
-	err        error // sticky
-	closed     bool
+	w      *noncebased.Writer
+	header Header
+	room   int64 // bytes that may still be written
+	err    error // sticky
+	closed bool
 }
 
 // NewEncryptor takes a new data key from keys, writes the header to w and
 // returns a writer to the body. Closing it does not close w.
 func NewEncryptor(ctx context.Context, keys Keys, opts Options, w io.Writer) (*Encryptor, error) {
+	if err := opts.check(); err != nil {
+		return nil, err
+	}
 	if opts.SegmentSize == 0 {
 		opts.SegmentSize = Segment64KiB
 	}
@@ -98,37 +122,47 @@ func NewEncryptor(ctx context.Context, keys Keys, opts Options, w io.Writer) (*E
 	if err != nil {
 		return nil, err
 	}
-	start := make([]byte, bodyHead)
+	var start bodyStart
 	start[0] = bodyHead
 	if _, err := io.ReadFull(opts.Rand, start[1:]); err != nil {
 		return nil, errs.New(errs.Internal, "the random source failed", errs.Cause(err))
 	}
-	gcm, err := aead(key.Plaintext, start[1:1+saltSize], h.aad(opts.Scope.Context))
+	gcm, err := aead(key.Plaintext, start.salt(), h.aad(opts.Scope.Context, opts.AAD))
 	if err != nil {
 		return nil, err
 	}
+	prefix := start.prefix()
 	nw, err := noncebased.NewWriter(noncebased.WriterParams{
 		W:                            w,
 		SegmentEncrypter:             sealer{gcm},
 		NonceSize:                    nonceSize,
-		NoncePrefix:                  start[1+saltSize:],
+		NoncePrefix:                  prefix[:],
 		PlaintextSegmentSize:         opts.SegmentSize - tagSize,
 		FirstCiphertextSegmentOffset: bodyHead,
 	})
 	if err != nil {
 		return nil, errs.New(errs.Internal, "set up the stream", errs.Cause(err))
 	}
-	if _, err := w.Write(append(head, start...)); err != nil {
+	if _, err := w.Write(append(head, start[:]...)); err != nil {
 		return nil, err
 	}
-	return &Encryptor{w: nw, keyVersion: key.KeyVersion}, nil
+	return &Encryptor{w: nw, header: h, room: MaxPlaintext(opts.SegmentSize)}, nil
 }
 
 // KeyVersion returns the name of the version of the service key that wraps the
 // data key of the stream.
-func (e *Encryptor) KeyVersion() string { return e.keyVersion }
+func (e *Encryptor) KeyVersion() string { return e.header.KeyVersion }
 
-// Write implements [io.Writer]. After an error, every further call fails with it.
+// EncryptedSize returns the size of the whole stream if plaintext bytes are
+// written to it, header included: the Content-Length of an upload. Where the
+// header goes to a pipe that nobody reads yet, put a [bufio.Writer] between.
+// Errors are those of [Header.EncryptedSize].
+func (e *Encryptor) EncryptedSize(plaintext int64) (int64, error) {
+	return e.header.EncryptedSize(plaintext)
+}
+
+// Write implements [io.Writer]. After an error, every further call fails with
+// it. What would exceed [MaxPlaintext] is refused as a whole, with code TOO_LARGE.
 func (e *Encryptor) Write(p []byte) (int, error) {
 	if e.closed {
 		return 0, errs.New(errs.Internal, "write to a closed stream")
@@ -136,7 +170,12 @@ func (e *Encryptor) Write(p []byte) (int, error) {
 	if e.err != nil {
 		return 0, e.err
 	}
+	if int64(len(p)) > e.room {
+		e.err = errTooLarge(e.header.SegmentSize)
+		return 0, e.err
+	}
 	n, err := e.w.Write(p)
+	e.room -= int64(n)
 	e.err = err
 	return n, err
 }
@@ -181,22 +220,64 @@ type Decryptor struct {
 // NewDecryptor reads the header from r and has the data key unwrapped. Scope is
 // what the caller expects the stream to be (I3).
 func NewDecryptor(ctx context.Context, keys Keys, opts Options, r io.Reader) (*Decryptor, error) {
-	h, err := ReadHeader(r)
+	if err := opts.check(); err != nil {
+		return nil, err
+	}
+	h, start, err := readStart(opts.Scope, r)
 	if err != nil {
 		return nil, err
 	}
-	if err := h.matches(opts.Scope); err != nil {
+	gcm, err := h.unwrap(ctx, keys, opts, start)
+	if err != nil {
 		return nil, err
 	}
-	start := make([]byte, bodyHead)
-	switch _, err := io.ReadFull(r, start); {
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return nil, errs.DoesNotOpen(err)
+	prefix := start.prefix()
+	d := &Decryptor{src: &source{r: r}, seg: &opener{gcm: gcm}, header: h}
+	d.r, err = noncebased.NewReader(noncebased.ReaderParams{
+		R:                            d.src,
+		SegmentDecrypter:             d.seg,
+		NonceSize:                    nonceSize,
+		NoncePrefix:                  prefix[:],
+		CiphertextSegmentSize:        h.SegmentSize,
+		FirstCiphertextSegmentOffset: bodyHead,
+	})
+	if err != nil {
+		return nil, errs.New(errs.Internal, "set up the stream", errs.Cause(err))
+	}
+	return d, nil
+}
+
+// bodyStart is what a body begins with: its length, the salt, the nonce prefix.
+type bodyStart [bodyHead]byte
+
+func (s *bodyStart) salt() []byte { return s[1 : 1+saltSize] }
+
+func (s *bodyStart) prefix() [prefixSize]byte { return [prefixSize]byte(s[1+saltSize:]) }
+
+// readStart reads all that comes before the first segment. The header must name
+// the service and resource of s (I3).
+func readStart(s client.Scope, r io.Reader) (Header, bodyStart, error) {
+	var start bodyStart
+	h, err := ReadHeader(r)
+	if err != nil {
+		return h, start, err
+	}
+	if err := h.matches(s); err != nil {
+		return h, start, err
+	}
+	switch _, err := io.ReadFull(r, start[:]); {
+	case err != nil && ended(err):
+		return h, start, errs.DoesNotOpen(err)
 	case err != nil:
-		return nil, err
+		return h, start, err
 	case start[0] != bodyHead:
-		return nil, errs.DoesNotOpen(errHeaderForm)
+		return h, start, errs.DoesNotOpen(errHeaderForm)
 	}
+	return h, start, nil
+}
+
+// unwrap has the data key unwrapped and returns the cipher of the body.
+func (h Header) unwrap(ctx context.Context, keys Keys, opts Options, start bodyStart) (cipher.AEAD, error) {
 	key, err := keys.UnwrapDataKey(ctx, opts.Scope, h.Wrapped, opts.CallOptions...)
 	if err != nil {
 		return nil, err
@@ -207,23 +288,7 @@ func NewDecryptor(ctx context.Context, keys Keys, opts Options, r io.Reader) (*D
 		// rewrap goes by it.
 		return nil, errs.DoesNotOpen(errors.New("header names another key version"))
 	}
-	gcm, err := aead(key.Plaintext, start[1:1+saltSize], h.aad(opts.Scope.Context))
-	if err != nil {
-		return nil, err
-	}
-	d := &Decryptor{src: &source{r: r}, seg: &opener{gcm: gcm}, header: h}
-	d.r, err = noncebased.NewReader(noncebased.ReaderParams{
-		R:                            d.src,
-		SegmentDecrypter:             d.seg,
-		NonceSize:                    nonceSize,
-		NoncePrefix:                  start[1+saltSize:],
-		CiphertextSegmentSize:        h.SegmentSize,
-		FirstCiphertextSegmentOffset: bodyHead,
-	})
-	if err != nil {
-		return nil, errs.New(errs.Internal, "set up the stream", errs.Cause(err))
-	}
-	return d, nil
+	return aead(key.Plaintext, start.salt(), h.aad(opts.Scope.Context, opts.AAD))
 }
 
 // matches compares what the file says with what the caller expects.
@@ -267,14 +332,16 @@ func (d *Decryptor) failed(err error) error {
 	switch {
 	case d.src.err != nil:
 		return d.src.err
-	case errors.Is(err, io.EOF):
+	case err == io.EOF: //nolint:errorlint // Only the end itself is one (I2); see source.
 		return io.EOF
 	}
 	return errs.DoesNotOpen(err)
 }
 
 // source remembers the error of the underlying reader, to tell it from a
-// segment that does not open.
+// segment that does not open. Only io.EOF itself is the end of a reader: a
+// connection that broke may say an error that wraps it, and to take that for an
+// end would be to accept a stream that was cut.
 type source struct {
 	r   io.Reader
 	err error
@@ -282,7 +349,7 @@ type source struct {
 
 func (s *source) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
+	if err != nil && err != io.EOF {
 		s.err = err
 	}
 	return n, err

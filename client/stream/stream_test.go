@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
@@ -189,17 +188,7 @@ func TestTheBodyIsTinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	head := ct[:len(ct)-r.Len()]
-	// The AAD as doc.go draws it, built here a second time.
-	lp := func(b, p []byte) []byte {
-		return append(binary.BigEndian.AppendUint32(b, uint32(len(p))), p...)
-	}
-	bound := head[8 : 8+4+binary.BigEndian.Uint32(head[8:])]
-	aad := append(lp(nil, []byte("krypton/v1/stream")), head[:8]...)
-	aad = append(aad, bound...)
-	aad = append(aad, 0, 0, 0, 2)
-	for _, s := range []string{"a", "1", "b", "2"} {
-		aad = lp(aad, []byte(s))
-	}
+	aad := infoOf(head, scope.Context, nil)
 	tink, err := subtle.NewAESGCMHKDF(k.known[string(h.Wrapped)].key, "SHA256", 32, stream.Segment64KiB, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -423,7 +412,7 @@ type failing struct {
 
 func (f failing) Read(p []byte) (int, error) {
 	n, err := f.r.Read(p)
-	if errors.Is(err, io.EOF) {
+	if err == io.EOF {
 		err = f.err
 	}
 	return n, err
@@ -444,16 +433,21 @@ func TestI1_AnErrorSticks(t *testing.T) {
 	}
 }
 
-func TestErrorsOfTheReaderAreItsOwn(t *testing.T) {
-	k, boom := newKeys(), errors.New("disk on fire")
-	ct := encrypt(t, k, stream.Options{Scope: scope}, pattern(100_000))
-	for _, n := range []int{0, 5, 30, 200, len(ct) - 10} {
-		d, err := stream.NewDecryptor(t.Context(), k, stream.Options{Scope: scope}, failing{bytes.NewReader(ct[:n]), boom})
-		if err == nil {
-			_, err = io.ReadAll(d)
-		}
-		if !errors.Is(err, boom) || errs.Is(err, errs.Integrity) {
-			t.Errorf("after %d bytes: %v", n, err)
+// TestI2_OnlyTheEndItselfIsAnEnd has readers fail, one with an error that wraps
+// io.EOF as that of a lost connection may: to take it for an end would be to
+// accept a stream that was cut.
+func TestI2_OnlyTheEndItselfIsAnEnd(t *testing.T) {
+	k := newKeys()
+	ct := encrypt(t, k, stream.Options{Scope: scope}, pattern(200_000))
+	for _, boom := range []error{errors.New("disk on fire"), fmt.Errorf("connection lost: %w", io.EOF)} {
+		for _, n := range []int{0, 5, 30, 200, 70_000, 140_000, len(ct) - 10} {
+			d, err := stream.NewDecryptor(t.Context(), k, stream.Options{Scope: scope}, failing{bytes.NewReader(ct[:n]), boom})
+			for err == nil {
+				_, err = d.Read(make([]byte, 1000))
+			}
+			if err != boom { //nolint:errorlint // As it is.
+				t.Errorf("after %d bytes: %v", n, err)
+			}
 		}
 	}
 }
