@@ -238,7 +238,7 @@ func conformance(w *world) []call2 {
 }
 
 // TestI7_BothDoorsAnswerAlike tells gRPC and HTTP/JSON the same story and
-// compares what they say. A method without a line in the story fails.
+// compares what they say, and what HTTP says with the OpenAPI file. A method without a line in the story fails.
 func TestI7_BothDoorsAnswerAlike(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 1)
@@ -247,6 +247,7 @@ func TestI7_BothDoorsAnswerAlike(t *testing.T) {
 	w.tenant("other", "pay")
 	w.l1("fresh-l1")
 	table := httpTable(t)
+	file := operations(description(t))
 	told := map[string]bool{}
 	for n, c := range conformance(w) {
 		told[c.method] = true
@@ -267,6 +268,10 @@ func TestI7_BothDoorsAnswerAlike(t *testing.T) {
 		if diff := cmp.Diff(refusalOf(err), a.refusal(t)); diff != "" {
 			t.Errorf("%s: HTTP says something else (-grpc +http):\n%s", name, diff)
 			continue
+		}
+		_, method, _ := strings.Cut(c.method, ".")
+		if err := conforms(file[method], hr, a); err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 		for _, h := range []string{"Krypton-Correlation-Id", "Krypton-Node", "Krypton-Index", "Cache-Control", "X-Content-Type-Options"} {
 			if len(a.header.Values(h)) != 1 {

@@ -294,6 +294,12 @@ func (s *Server) restHandler(ctx context.Context) (http.Handler, error) {
 		}
 		w.Header().Set(gateway.CorrelationHeader, string(id))
 		w.Header().Set(gateway.NodeHeader, s.calls.nodeID)
+		if who.refused == nil && r.Method == http.MethodGet && r.URL.Path == gateway.DescriptionPath {
+			// Not for strangers, although it is no secret: none of them gets an answer
+			// so much larger than what was sent.
+			gateway.WriteDescription(w)
+			return
+		}
 		h.ServeHTTP(w, r.WithContext(withIdentity(corr.With(r.Context(), id), who)))
 	}), nil
 }

@@ -45,6 +45,7 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/wire"
 	"github.com/openkcm/krypton-cluster/server/gateway/gatewaypb"
+	"github.com/openkcm/krypton-cluster/server/gateway/openapi"
 )
 
 // MaxBody is the largest request body in bytes: the largest payload in base64,
@@ -60,6 +61,22 @@ const (
 
 // Traceparent is the one header of a request that is read (I1).
 const Traceparent = "traceparent"
+
+// DescriptionPath is where a GET finds the OpenAPI file.
+const DescriptionPath = "/v1/openapi.json"
+
+// WriteDescription answers with the OpenAPI file of this release.
+func WriteDescription(w http.ResponseWriter) {
+	protect(w.Header())
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(openapi.Document) // a caller that went away is not an error
+}
+
+// protect sets the headers of every answer (I3).
+func protect(h http.Header) {
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+}
 
 // New returns a handler that calls conn for every request of the table.
 func New(ctx context.Context, conn grpc.ClientConnInterface) (http.Handler, error) {
@@ -97,9 +114,7 @@ func New(ctx context.Context, conn grpc.ClientConnInterface) (http.Handler, erro
 	}
 	browsers := http.NewCrossOriginProtection()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
-		h.Set("Cache-Control", "no-store")
-		h.Set("X-Content-Type-Options", "nosniff")
+		protect(w.Header())
 		if browsers.Check(r) != nil {
 			// A person's certificate may be in a browser, which any page can make
 			// send requests.
@@ -232,7 +247,7 @@ func errNotJSON() error {
 
 func routingError(code int) error {
 	if code == http.StatusMethodNotAllowed {
-		return errs.New(errs.Unimplemented, "this path does not take that HTTP method", errs.Hint("the OpenAPI file lists every path"))
+		return errs.New(errs.Unimplemented, "this path does not take that HTTP method", errs.Hint("GET "+DescriptionPath+" lists every path"))
 	}
-	return errs.New(errs.NotFound, "no such path", errs.Hint("the OpenAPI file lists every path; a name in a path is percent-encoded as a whole"))
+	return errs.New(errs.NotFound, "no such path", errs.Hint("GET "+DescriptionPath+" lists every path; a name in a path is percent-encoded as a whole"))
 }

@@ -29,6 +29,7 @@ const (
 //
 // Access tells callers who they are and gives out certificates.
 type AccessClient interface {
+	// WhoAmI tells the caller what its certificate says.
 	WhoAmI(ctx context.Context, in *WhoAmIRequest, opts ...grpc.CallOption) (*WhoAmIResponse, error)
 	// IssueCertificate signs a caller's public key with the cluster's caller CA.
 	IssueCertificate(ctx context.Context, in *IssueCertificateRequest, opts ...grpc.CallOption) (*IssueCertificateResponse, error)
@@ -68,6 +69,7 @@ func (c *accessClient) IssueCertificate(ctx context.Context, in *IssueCertificat
 //
 // Access tells callers who they are and gives out certificates.
 type AccessServer interface {
+	// WhoAmI tells the caller what its certificate says.
 	WhoAmI(context.Context, *WhoAmIRequest) (*WhoAmIResponse, error)
 	// IssueCertificate signs a caller's public key with the cluster's caller CA.
 	IssueCertificate(context.Context, *IssueCertificateRequest) (*IssueCertificateResponse, error)

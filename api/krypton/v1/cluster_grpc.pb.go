@@ -37,8 +37,11 @@ const (
 //
 // Cluster tells what the nodes are and changes which ones they are.
 type ClusterClient interface {
+	// GetCluster tells what the cluster is and who leads it.
 	GetCluster(ctx context.Context, in *GetClusterRequest, opts ...grpc.CallOption) (*ClusterInfo, error)
+	// ListNodes returns the nodes that are or were members.
 	ListNodes(ctx context.Context, in *ListNodesRequest, opts ...grpc.CallOption) (*ListNodesResponse, error)
+	// GetNode returns one node.
 	GetNode(ctx context.Context, in *GetNodeRequest, opts ...grpc.CallOption) (*Node, error)
 	// CreateJoinToken makes a token that lets one new node join once.
 	CreateJoinToken(ctx context.Context, in *CreateJoinTokenRequest, opts ...grpc.CallOption) (*CreateJoinTokenResponse, error)
@@ -48,7 +51,9 @@ type ClusterClient interface {
 	DemoteNode(ctx context.Context, in *DemoteNodeRequest, opts ...grpc.CallOption) (*Node, error)
 	// RemoveNode ends the membership of a node for good.
 	RemoveNode(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*Node, error)
+	// TransferLeadership makes another voter the leader.
 	TransferLeadership(ctx context.Context, in *TransferLeadershipRequest, opts ...grpc.CallOption) (*ClusterInfo, error)
+	// GetOperation tells what became of a change, by its request id.
 	GetOperation(ctx context.Context, in *GetOperationRequest, opts ...grpc.CallOption) (*Operation, error)
 	// WaitOperation answers when the operation is done or the deadline passed.
 	WaitOperation(ctx context.Context, in *WaitOperationRequest, opts ...grpc.CallOption) (*Operation, error)
@@ -168,8 +173,11 @@ func (c *clusterClient) WaitOperation(ctx context.Context, in *WaitOperationRequ
 //
 // Cluster tells what the nodes are and changes which ones they are.
 type ClusterServer interface {
+	// GetCluster tells what the cluster is and who leads it.
 	GetCluster(context.Context, *GetClusterRequest) (*ClusterInfo, error)
+	// ListNodes returns the nodes that are or were members.
 	ListNodes(context.Context, *ListNodesRequest) (*ListNodesResponse, error)
+	// GetNode returns one node.
 	GetNode(context.Context, *GetNodeRequest) (*Node, error)
 	// CreateJoinToken makes a token that lets one new node join once.
 	CreateJoinToken(context.Context, *CreateJoinTokenRequest) (*CreateJoinTokenResponse, error)
@@ -179,7 +187,9 @@ type ClusterServer interface {
 	DemoteNode(context.Context, *DemoteNodeRequest) (*Node, error)
 	// RemoveNode ends the membership of a node for good.
 	RemoveNode(context.Context, *RemoveNodeRequest) (*Node, error)
+	// TransferLeadership makes another voter the leader.
 	TransferLeadership(context.Context, *TransferLeadershipRequest) (*ClusterInfo, error)
+	// GetOperation tells what became of a change, by its request id.
 	GetOperation(context.Context, *GetOperationRequest) (*Operation, error)
 	// WaitOperation answers when the operation is done or the deadline passed.
 	WaitOperation(context.Context, *WaitOperationRequest) (*Operation, error)

@@ -31,6 +31,7 @@ const (
 //
 // Seal speaks of the one node that answers: every node unseals by itself.
 type SealClient interface {
+	// GetSeal tells whether the node is sealed, and what it needs to unseal.
 	GetSeal(ctx context.Context, in *GetSealRequest, opts ...grpc.CallOption) (*SealStatus, error)
 	// Contribute gives the node one share of the MasterKey. The share is encrypted
 	// to the node's start key, so that nothing between holds it.
@@ -96,6 +97,7 @@ func (c *sealClient) ReleaseHold(ctx context.Context, in *ReleaseHoldRequest, op
 //
 // Seal speaks of the one node that answers: every node unseals by itself.
 type SealServer interface {
+	// GetSeal tells whether the node is sealed, and what it needs to unseal.
 	GetSeal(context.Context, *GetSealRequest) (*SealStatus, error)
 	// Contribute gives the node one share of the MasterKey. The share is encrypted
 	// to the node's start key, so that nothing between holds it.

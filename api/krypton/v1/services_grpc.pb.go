@@ -49,14 +49,19 @@ const (
 // Services manages service keys (L3), their versions, and what resources pin.
 // The methods on versions work on those of tenant keys (L2.1) as well.
 type ServicesClient interface {
+	// CreateService makes a service with its first key version.
 	CreateService(ctx context.Context, in *CreateServiceRequest, opts ...grpc.CallOption) (*Service, error)
+	// GetService returns a service with the versions of its key.
 	GetService(ctx context.Context, in *GetServiceRequest, opts ...grpc.CallOption) (*Service, error)
+	// ListServices returns the services of a tenant page by page, in the order of their ids.
 	ListServices(ctx context.Context, in *ListServicesRequest, opts ...grpc.CallOption) (*ListServicesResponse, error)
 	// DeleteService schedules the destruction of the service and all its keys.
 	DeleteService(ctx context.Context, in *DeleteServiceRequest, opts ...grpc.CallOption) (*Service, error)
 	// UndeleteService saves a service during the wait; it is suspended afterwards.
 	UndeleteService(ctx context.Context, in *UndeleteServiceRequest, opts ...grpc.CallOption) (*Service, error)
+	// SuspendService stops every operation of the service until it is resumed.
 	SuspendService(ctx context.Context, in *SuspendServiceRequest, opts ...grpc.CallOption) (*Service, error)
+	// ResumeService lets a suspended service work again.
 	ResumeService(ctx context.Context, in *ResumeServiceRequest, opts ...grpc.CallOption) (*Service, error)
 	// RotateService adds a version and makes it primary. What was wrapped before
 	// still opens.
@@ -64,6 +69,7 @@ type ServicesClient interface {
 	// RollbackService makes an earlier version primary again, within the rollback
 	// window.
 	RollbackService(ctx context.Context, in *RollbackServiceRequest, opts ...grpc.CallOption) (*Service, error)
+	// GetVersion returns one version of a key of a tenant or a service.
 	GetVersion(ctx context.Context, in *GetVersionRequest, opts ...grpc.CallOption) (*KeyVersion, error)
 	// EnableVersion returns a disabled version to the state it had before.
 	EnableVersion(ctx context.Context, in *EnableVersionRequest, opts ...grpc.CallOption) (*KeyVersion, error)
@@ -84,7 +90,9 @@ type ServicesClient interface {
 	UnpinResource(ctx context.Context, in *UnpinResourceRequest, opts ...grpc.CallOption) (*Resource, error)
 	// RollbackResource returns a resource to the pin it had before.
 	RollbackResource(ctx context.Context, in *RollbackResourceRequest, opts ...grpc.CallOption) (*Resource, error)
+	// GetResource returns what is pinned for a resource.
 	GetResource(ctx context.Context, in *GetResourceRequest, opts ...grpc.CallOption) (*Resource, error)
+	// ListResources returns the resources with a pin page by page, in the order of their ids.
 	ListResources(ctx context.Context, in *ListResourcesRequest, opts ...grpc.CallOption) (*ListResourcesResponse, error)
 }
 
@@ -313,14 +321,19 @@ func (c *servicesClient) ListResources(ctx context.Context, in *ListResourcesReq
 // Services manages service keys (L3), their versions, and what resources pin.
 // The methods on versions work on those of tenant keys (L2.1) as well.
 type ServicesServer interface {
+	// CreateService makes a service with its first key version.
 	CreateService(context.Context, *CreateServiceRequest) (*Service, error)
+	// GetService returns a service with the versions of its key.
 	GetService(context.Context, *GetServiceRequest) (*Service, error)
+	// ListServices returns the services of a tenant page by page, in the order of their ids.
 	ListServices(context.Context, *ListServicesRequest) (*ListServicesResponse, error)
 	// DeleteService schedules the destruction of the service and all its keys.
 	DeleteService(context.Context, *DeleteServiceRequest) (*Service, error)
 	// UndeleteService saves a service during the wait; it is suspended afterwards.
 	UndeleteService(context.Context, *UndeleteServiceRequest) (*Service, error)
+	// SuspendService stops every operation of the service until it is resumed.
 	SuspendService(context.Context, *SuspendServiceRequest) (*Service, error)
+	// ResumeService lets a suspended service work again.
 	ResumeService(context.Context, *ResumeServiceRequest) (*Service, error)
 	// RotateService adds a version and makes it primary. What was wrapped before
 	// still opens.
@@ -328,6 +341,7 @@ type ServicesServer interface {
 	// RollbackService makes an earlier version primary again, within the rollback
 	// window.
 	RollbackService(context.Context, *RollbackServiceRequest) (*Service, error)
+	// GetVersion returns one version of a key of a tenant or a service.
 	GetVersion(context.Context, *GetVersionRequest) (*KeyVersion, error)
 	// EnableVersion returns a disabled version to the state it had before.
 	EnableVersion(context.Context, *EnableVersionRequest) (*KeyVersion, error)
@@ -348,7 +362,9 @@ type ServicesServer interface {
 	UnpinResource(context.Context, *UnpinResourceRequest) (*Resource, error)
 	// RollbackResource returns a resource to the pin it had before.
 	RollbackResource(context.Context, *RollbackResourceRequest) (*Resource, error)
+	// GetResource returns what is pinned for a resource.
 	GetResource(context.Context, *GetResourceRequest) (*Resource, error)
+	// ListResources returns the resources with a pin page by page, in the order of their ids.
 	ListResources(context.Context, *ListResourcesRequest) (*ListResourcesResponse, error)
 	mustEmbedUnimplementedServicesServer()
 }

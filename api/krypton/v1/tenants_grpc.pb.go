@@ -39,10 +39,13 @@ type TenantsClient interface {
 	// CreateTenant makes a tenant with a tenant key that is wrapped by the
 	// customer's key (L1) and by the internal key, one inside the other.
 	CreateTenant(ctx context.Context, in *CreateTenantRequest, opts ...grpc.CallOption) (*Tenant, error)
+	// GetTenant returns a tenant with the versions of its key.
 	GetTenant(ctx context.Context, in *GetTenantRequest, opts ...grpc.CallOption) (*Tenant, error)
+	// ListTenants returns tenants page by page, in the order of their ids.
 	ListTenants(ctx context.Context, in *ListTenantsRequest, opts ...grpc.CallOption) (*ListTenantsResponse, error)
 	// SuspendTenant stops every operation of the tenant until it is resumed.
 	SuspendTenant(ctx context.Context, in *SuspendTenantRequest, opts ...grpc.CallOption) (*Tenant, error)
+	// ResumeTenant lets a suspended tenant work again.
 	ResumeTenant(ctx context.Context, in *ResumeTenantRequest, opts ...grpc.CallOption) (*Tenant, error)
 	// DeleteTenant schedules the destruction of the tenant and all its keys. It
 	// takes effect on operations at once; the material goes after the wait.
@@ -162,10 +165,13 @@ type TenantsServer interface {
 	// CreateTenant makes a tenant with a tenant key that is wrapped by the
 	// customer's key (L1) and by the internal key, one inside the other.
 	CreateTenant(context.Context, *CreateTenantRequest) (*Tenant, error)
+	// GetTenant returns a tenant with the versions of its key.
 	GetTenant(context.Context, *GetTenantRequest) (*Tenant, error)
+	// ListTenants returns tenants page by page, in the order of their ids.
 	ListTenants(context.Context, *ListTenantsRequest) (*ListTenantsResponse, error)
 	// SuspendTenant stops every operation of the tenant until it is resumed.
 	SuspendTenant(context.Context, *SuspendTenantRequest) (*Tenant, error)
+	// ResumeTenant lets a suspended tenant work again.
 	ResumeTenant(context.Context, *ResumeTenantRequest) (*Tenant, error)
 	// DeleteTenant schedules the destruction of the tenant and all its keys. It
 	// takes effect on operations at once; the material goes after the wait.
