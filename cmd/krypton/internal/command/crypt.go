@@ -1,11 +1,13 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strings"
 	"time"
@@ -117,7 +119,7 @@ func (in *Invocation) files() (from, to string, err error) {
 
 // cryptCommand makes a command that turns one file into another.
 func cryptCommand(name, usage, about string, examples []string, mode os.FileMode,
-	do func(ctx context.Context, in *Invocation, keys stream.Keys, s client.Scope, r io.Reader, w io.Writer) error,
+	do func(ctx context.Context, in *Invocation, keys stream.Keys, s client.Scope, r *input, w io.Writer) error,
 ) *Command {
 	return &Command{
 		Name: name, Args: "[IN [OUT]]", Usage: usage, About: about, Examples: examples, Reach: Uses, NArgs: [2]int{0, 2},
@@ -141,7 +143,7 @@ func cryptCommand(name, usage, about string, examples []string, mode os.FileMode
 			if err != nil {
 				return err
 			}
-			return in.transform(ctx, from, to, mode, func(r io.Reader, w io.Writer) error {
+			return in.transform(ctx, from, to, mode, func(r *input, w io.Writer) error {
 				return do(ctx, in, timed{in, c}, scope, r, w)
 			})
 		},
@@ -154,7 +156,7 @@ func encryptCommand() *Command {
 			"krypton encrypt --service demo/payments --resource orders report.pdf report.pdf.krypton",
 			"tar c . | krypton encrypt --service demo/payments --context purpose=backup > backup.krypton",
 		}, 0o644,
-		func(ctx context.Context, _ *Invocation, keys stream.Keys, s client.Scope, r io.Reader, w io.Writer) error {
+		func(ctx context.Context, _ *Invocation, keys stream.Keys, s client.Scope, r *input, w io.Writer) error {
 			e, err := stream.NewEncryptor(ctx, keys, stream.Options{Scope: s}, w)
 			if err != nil {
 				return err
@@ -167,11 +169,23 @@ func encryptCommand() *Command {
 }
 
 func decryptCommand() *Command {
-	return cryptCommand("decrypt", "decrypt what krypton encrypt made",
+	c := cryptCommand("decrypt", "decrypt what krypton encrypt made",
 		scopeAbout+"\n\nA file appears only when all of it was authenticated. To stdout every part is written once it was authenticated; when\n"+
-			"the exit status is not 0, throw away what came.",
-		[]string{"krypton decrypt --service demo/payments --resource orders report.pdf.krypton report.pdf"}, 0o600,
-		func(ctx context.Context, _ *Invocation, keys stream.Keys, s client.Scope, r io.Reader, w io.Writer) error {
+			"the exit status is not 0, throw away what came.\n\n"+
+			"With --offset or --length only the end of the file and that part of it are read, and both are authenticated; the rest\n"+
+			"is not checked. They count bytes of the plaintext and need a file, not a pipe.",
+		[]string{
+			"krypton decrypt --service demo/payments --resource orders report.pdf.krypton report.pdf",
+			"krypton decrypt --service demo/payments --offset 1000000 --length 100 big.krypton",
+		}, 0o600,
+		func(ctx context.Context, in *Invocation, keys stream.Keys, s client.Scope, r *input, w io.Writer) error {
+			part, err := in.part()
+			switch {
+			case err != nil:
+				return err
+			case part != nil:
+				return decryptPart(ctx, keys, s, *part, r, w)
+			}
 			d, err := stream.NewDecryptor(ctx, keys, stream.Options{Scope: s}, r)
 			if err != nil {
 				return err
@@ -179,13 +193,67 @@ func decryptCommand() *Command {
 			_, err = io.Copy(w, d)
 			return err
 		})
+	c.Flags = append(c.Flags,
+		&cli.Int64Flag{Name: "offset", Usage: "how many `BYTES` to leave out at the beginning"},
+		&cli.Int64Flag{Name: "length", Usage: "how many `BYTES` to decrypt at most, without it to the end"})
+	run := c.Run
+	c.Run = func(ctx context.Context, in *Invocation) error {
+		if _, err := in.part(); err != nil { // before a node is asked
+			return err
+		}
+		return run(ctx, in)
+	}
+	return c
+}
+
+// part is the part of a plaintext that is asked for.
+type part struct{ offset, length int64 }
+
+// part returns what --offset and --length say, or nil without them.
+func (in *Invocation) part() (*part, error) {
+	if !in.c.IsSet("offset") && !in.c.IsSet("length") {
+		return nil, nil //nolint:nilnil // No part is the whole.
+	}
+	p := part{offset: in.c.Int64("offset"), length: math.MaxInt64}
+	if in.c.IsSet("length") {
+		p.length = in.c.Int64("length")
+	}
+	if p.offset < 0 || p.length < 0 {
+		return nil, usagef("count from the beginning", "--offset or --length is negative")
+	}
+	if from, _, err := in.files(); err != nil || from == "-" {
+		return nil, cmp.Or(err, noPartOf("stdin"))
+	}
+	return &p, nil
+}
+
+func noPartOf(what string) error {
+	return usagef("name a file, or leave them out and cut what comes", "--offset and --length need a file, and %s can only be read from its beginning", what)
+}
+
+func decryptPart(ctx context.Context, keys stream.Keys, s client.Scope, p part, in *input, w io.Writer) error {
+	size := in.size
+	if size < 0 {
+		return noPartOf("the input")
+	}
+	in.size = -1 // how much of it will be read is not known
+	r, err := stream.NewReaderAt(ctx, keys, stream.Options{Scope: s}, in, size)
+	if err != nil {
+		return err
+	}
+	defer r.Close() //nolint:errcheck // It has no error; it wipes.
+	if p.offset > r.Size() {
+		return usagef(fmt.Sprintf("give an --offset of up to %d", r.Size()), "the file holds %d bytes", r.Size())
+	}
+	_, err = io.Copy(w, io.NewSectionReader(r, p.offset, min(p.length, r.Size()-p.offset)))
+	return err
 }
 
 func rewrapCommand() *Command {
 	return cryptCommand("rewrap", "wrap the data key of a file by the present version of its service key",
 		scopeAbout+"\n\nThe data itself stays as it is and is not decrypted. IN and OUT may be the same file.",
 		[]string{"krypton rewrap --service demo/payments --resource orders report.pdf.krypton report.pdf.krypton"}, 0o644,
-		func(ctx context.Context, in *Invocation, keys stream.Keys, s client.Scope, r io.Reader, w io.Writer) error {
+		func(ctx context.Context, in *Invocation, keys stream.Keys, s client.Scope, r *input, w io.Writer) error {
 			did, err := stream.Rewrap(ctx, keys, stream.Options{Scope: s}, r, w)
 			if err != nil {
 				return err
@@ -196,7 +264,7 @@ func rewrapCommand() *Command {
 }
 
 // transform opens both ends and runs do between them.
-func (in *Invocation) transform(ctx context.Context, from, to string, mode os.FileMode, do func(io.Reader, io.Writer) error) (err error) {
+func (in *Invocation) transform(ctx context.Context, from, to string, mode os.FileMode, do func(*input, io.Writer) error) (err error) {
 	r := in.env.Stdin
 	size := int64(-1)
 	if from != "-" {
@@ -215,7 +283,7 @@ func (in *Invocation) transform(ctx context.Context, from, to string, mode os.Fi
 			size = st.Size()
 		}
 	}
-	src := &progress{r: r, ctx: ctx, size: size, begin: in.begin, next: in.begin.Add(quiet)}
+	src := &input{r: r, ctx: ctx, size: size, begin: in.begin, next: in.begin.Add(quiet)}
 	if terminal(in.env.Stderr) && (to != "-" || !terminal(in.env.Stdout)) {
 		src.w = in.env.Stderr
 	}
@@ -234,37 +302,54 @@ func (in *Invocation) transform(ctx context.Context, from, to string, mode os.Fi
 	return out.commit()
 }
 
-// progress is a reader that tells how far it is, and ends with its context.
-type progress struct {
-	r     io.Reader
+// input is what a command reads: it tells how far it is, and ends with its context.
+type input struct {
+	r     *os.File
 	ctx   context.Context //nolint:containedctx // io.Reader has no other way.
 	w     io.Writer       // nil: tell nobody
-	size  int64           // -1: not known
+	size  int64           // of a regular file; -1: not known
 	n     int64
 	begin time.Time
 	next  time.Time
 	told  bool
 }
 
-func (p *progress) Read(b []byte) (int, error) {
+// Read implements [io.Reader].
+func (p *input) Read(b []byte) (int, error) {
 	if err := p.ctx.Err(); err != nil {
 		return 0, err
 	}
 	n, err := p.r.Read(b)
-	p.n += int64(n)
-	if now := time.Now(); p.w != nil && now.After(p.next) {
-		p.next, p.told = now.Add(quiet/4), true
-		rate := float64(p.n) / now.Sub(p.begin).Seconds() / 1e6
-		if p.size > 0 {
-			fmt.Fprintf(p.w, "\rkrypton: %d of %d MB, %.0f MB/s ", p.n/1e6, p.size/1e6, rate)
-		} else {
-			fmt.Fprintf(p.w, "\rkrypton: %d MB, %.0f MB/s ", p.n/1e6, rate)
-		}
-	}
+	p.tell(n)
 	return n, err
 }
 
-func (p *progress) end() {
+// ReadAt implements [io.ReaderAt], but for one goroutine.
+func (p *input) ReadAt(b []byte, off int64) (int, error) {
+	if err := p.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := p.r.ReadAt(b, off)
+	p.tell(n)
+	return n, err
+}
+
+func (p *input) tell(n int) {
+	p.n += int64(n)
+	now := time.Now()
+	if p.w == nil || !now.After(p.next) {
+		return
+	}
+	p.next, p.told = now.Add(quiet/4), true
+	rate := float64(p.n) / now.Sub(p.begin).Seconds() / 1e6
+	if p.size > 0 {
+		fmt.Fprintf(p.w, "\rkrypton: %d of %d MB, %.0f MB/s ", p.n/1e6, p.size/1e6, rate)
+	} else {
+		fmt.Fprintf(p.w, "\rkrypton: %d MB, %.0f MB/s ", p.n/1e6, rate)
+	}
+}
+
+func (p *input) end() {
 	if p.told {
 		fmt.Fprintln(p.w)
 	}
