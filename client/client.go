@@ -3,17 +3,12 @@ package client
 import (
 	"context"
 	"errors"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/experimental"
-	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/mem"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/internal/clock"
@@ -35,13 +30,21 @@ type Client struct {
 
 var _ grpc.ClientConnInterface = (*Client)(nil)
 
-// New makes a client. It reads the certificate files and does not connect: the
-// first call does. Errors are of code INVALID_CONFIG.
-func New(ctx context.Context, opts Options) (*Client, error) {
+// New makes a client. Its options begin with what the environment says, see
+// [Options]; each set then changes them, in order. [With] hands in all options at
+// once, contexts.Use of package client/contexts takes those of a context.
+//
+// It reads the certificate files and does not connect: the first call does.
+// Errors are of code INVALID_CONFIG.
+func New(ctx context.Context, set ...func(*Options)) (*Client, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	opts, err := opts.withDefaults()
+	opts := fromEnvironment(os.Getenv)
+	for _, f := range set {
+		f(&opts)
+	}
+	opts, err := complete(opts)
 	if err != nil {
 		return nil, err
 	}
@@ -49,27 +52,7 @@ func New(ctx context.Context, opts Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	dialOpts := []grpc.DialOption{
-		grpc.WithTransportCredentials(credentials.NewTLS(cfg)),
-		// All retries are this package's: gRPC knows neither retry classes nor
-		// request ids, and two layers of retries multiply.
-		grpc.WithDisableRetry(),
-		grpc.WithDisableServiceConfig(),
-		grpc.WithConnectParams(grpc.ConnectParams{
-			// The default maximum of 2 minutes would keep a healed node away.
-			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
-			MinConnectTimeout: 2 * time.Second,
-		}),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 5 * time.Second}),
-		grpc.WithIdleTimeout(0), // the next call should not pay for a handshake
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessageBytes), grpc.MaxCallSendMsgSize(MaxMessageBytes)),
-		grpc.WithUserAgent("krypton-go"),
-		grpc.WithStatsHandler(sentTracker{}),
-		experimental.WithBufferPool(wipingPool{mem.DefaultBufferPool()}),
-	}
-	return newClient(opts, func(addr string) (transport, error) {
-		return grpc.NewClient("passthrough:///"+addr, dialOpts...)
-	}), nil
+	return newClient(opts, func(addr string) (Conn, error) { return opts.Transport.Dial(addr, cfg) }), nil
 }
 
 func newClient(opts Options, dial dialer) *Client {
@@ -143,16 +126,6 @@ func (nd *Node) Close() error {
 		return nil
 	}
 	return nd.n.close()
-}
-
-// wipingPool wipes the buffers that messages were sent from and received into
-// before they go back to the pool (I6).
-type wipingPool struct{ mem.BufferPool }
-
-// Put implements [mem.BufferPool].
-func (p wipingPool) Put(b *[]byte) {
-	clear((*b)[:cap(*b)])
-	p.BufferPool.Put(b)
 }
 
 // String returns the addresses, for logs.

@@ -253,7 +253,7 @@ func TestAnotherCAsNodesAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := client.New(t.Context(), client.Options{Addrs: cluster.Addrs(), CAFile: other.CAFile(), CertFile: cert, KeyFile: key, ConnectPatience: 100 * time.Millisecond})
+	c, err := client.New(t.Context(), client.With(client.Options{Addrs: cluster.Addrs(), CAFile: other.CAFile(), CertFile: cert, KeyFile: key, ConnectPatience: 100 * time.Millisecond}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -288,12 +288,12 @@ func TestNewRefusesWhatCannotWork(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			o := good
 			change(&o)
-			if c, err := client.New(t.Context(), o); !errs.Is(err, errs.InvalidConfig) {
+			if c, err := client.New(t.Context(), client.With(o)); !errs.Is(err, errs.InvalidConfig) {
 				t.Errorf("got %v, %v", c, err)
 			}
 		})
 	}
-	c, err := client.New(t.Context(), good)
+	c, err := client.New(t.Context(), client.With(good))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -306,7 +306,7 @@ func TestARenewedCertificateIsUsedWithoutARestart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := client.New(t.Context(), client.Options{Addrs: cluster.Addrs()[:1], CAFile: cluster.CAFile(), CertFile: cert, KeyFile: key})
+	c, err := client.New(t.Context(), client.With(client.Options{Addrs: cluster.Addrs()[:1], CAFile: cluster.CAFile(), CertFile: cert, KeyFile: key}))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 
 	"google.golang.org/grpc"
 
@@ -16,15 +17,30 @@ import (
 const MaxPlaintextBytes = 1 << 20
 
 // Scope is what a data key or ciphertext is bound to. To open it again, the same
-// scope is needed.
+// scope is needed. The zero value names no service and is refused.
 type Scope struct {
-	// Service is the full name tenants/{t}/services/{s}.
+	// Service is the full name tenants/{tenant}/services/{service}. The short form
+	// {tenant}/{service} of the command line is not taken here: code is read more
+	// often than it is written, and the full name is what records show.
 	Service string
 	// Resource is a name of the caller's choice, at most 128 bytes. May be empty.
 	Resource string
 	// Context is the encryption context: at most 64 pairs and 8 KiB. It is
 	// authenticated, not secret. May be nil.
 	Context map[string]string
+}
+
+// check refuses a scope that names no service, before anything is sent.
+func (s Scope) check() error {
+	const form = "Scope.Service is the full name tenants/{tenant}/services/{service}"
+	if s.Service == "" {
+		return errs.New(errs.InvalidArgument, "the scope names no service", errs.Hint(form))
+	}
+	p := strings.Split(s.Service, "/")
+	if len(p) != 4 || p[0] != "tenants" || p[1] == "" || p[2] != "services" || p[3] == "" {
+		return errs.New(errs.InvalidArgument, "the service of the scope is not a full name", errs.Hint(form))
+	}
+	return nil
 }
 
 func (s Scope) pairs() []*kryptonv1.ContextPair {
@@ -46,11 +62,15 @@ type DataKey struct {
 // GenerateDataKey makes a data key of length bytes, 16 to 64; 0 means 32. The
 // cluster keeps no copy.
 func (c *Client) GenerateDataKey(ctx context.Context, s Scope, length int, opts ...grpc.CallOption) (DataKey, error) {
-	if length < 0 || length > 64 {
-		return DataKey{}, errs.Newf(errs.InvalidArgument, "a data key of %d bytes is asked for, 16 to 64 are possible", length)
+	if length != 0 && (length < 16 || length > 64) {
+		return DataKey{}, errs.Newf(errs.InvalidArgument, "a data key of %d bytes is asked for, 16 to 64 are possible", length).
+			With(errs.Hint("0 means 32"))
+	}
+	if err := s.check(); err != nil {
+		return DataKey{}, err
 	}
 	r, err := c.Crypto().GenerateDataKey(ctx, &kryptonv1.GenerateDataKeyRequest{
-		Service: s.Service, Resource: s.Resource, EncryptionContext: s.pairs(), Length: uint32(length),
+		Service: s.Service, Resource: s.Resource, EncryptionContext: s.pairs(), Length: uint32(length), //nolint:gosec // 0, or 16 to 64.
 	}, opts...)
 	if err != nil {
 		return DataKey{}, err
@@ -61,6 +81,9 @@ func (c *Client) GenerateDataKey(ctx context.Context, s Scope, length int, opts 
 // UnwrapDataKey returns a data key in the clear. A key that does not open, for
 // whatever reason, is an error of code INTEGRITY.
 func (c *Client) UnwrapDataKey(ctx context.Context, s Scope, wrapped []byte, opts ...grpc.CallOption) (DataKey, error) {
+	if err := s.check(); err != nil {
+		return DataKey{}, err
+	}
 	r, err := c.Crypto().UnwrapDataKey(ctx, &kryptonv1.UnwrapDataKeyRequest{
 		Service: s.Service, Resource: s.Resource, EncryptionContext: s.pairs(), Wrapped: wrapped,
 	}, opts...)
@@ -74,6 +97,9 @@ func (c *Client) UnwrapDataKey(ctx context.Context, s Scope, wrapped []byte, opt
 // without showing it. The result has no Plaintext. previous names the version
 // that wrapped it before.
 func (c *Client) RewrapDataKey(ctx context.Context, s Scope, wrapped []byte, opts ...grpc.CallOption) (key DataKey, previous string, err error) {
+	if err := s.check(); err != nil {
+		return DataKey{}, "", err
+	}
 	r, err := c.Crypto().RewrapDataKey(ctx, &kryptonv1.RewrapDataKeyRequest{
 		Service: s.Service, Resource: s.Resource, EncryptionContext: s.pairs(), Wrapped: wrapped,
 	}, opts...)
@@ -89,6 +115,9 @@ func (c *Client) Encrypt(ctx context.Context, s Scope, plaintext []byte, opts ..
 		return nil, errs.Newf(errs.TooLarge, "plaintext has %d bytes, at most %d are encrypted at once", len(plaintext), MaxPlaintextBytes).
 			With(errs.Hint("use a data key, or client/stream, or krypton encrypt"))
 	}
+	if err := s.check(); err != nil {
+		return nil, err
+	}
 	r, err := c.Crypto().Encrypt(ctx, &kryptonv1.EncryptRequest{
 		Service: s.Service, Resource: s.Resource, EncryptionContext: s.pairs(), Plaintext: plaintext,
 	}, opts...)
@@ -101,6 +130,9 @@ func (c *Client) Encrypt(ctx context.Context, s Scope, plaintext []byte, opts ..
 // Decrypt opens what [Client.Encrypt] made. A ciphertext that does not open, for
 // whatever reason, is an error of code INTEGRITY.
 func (c *Client) Decrypt(ctx context.Context, s Scope, ciphertext []byte, opts ...grpc.CallOption) (Secret, error) {
+	if err := s.check(); err != nil {
+		return Secret{}, err
+	}
 	r, err := c.Crypto().Decrypt(ctx, &kryptonv1.DecryptRequest{
 		Service: s.Service, Resource: s.Resource, EncryptionContext: s.pairs(), Ciphertext: ciphertext,
 	}, opts...)

@@ -1,19 +1,40 @@
 // Package client is the Go SDK of Krypton.
 //
-// [New] makes a client of a whole cluster: give it the addresses of several
-// nodes and use [Client.GenerateDataKey], [Client.UnwrapDataKey],
-// [Client.RewrapDataKey], [Client.Encrypt] and [Client.Decrypt]. Everything
-// else of the API is there as generated service clients ([Client.Tenants],
-// [Client.Services], [Client.Cluster], ...); they run over the same balanced
-// connection, because [Client] is a [grpc.ClientConnInterface].
+// [New] makes a client of a whole cluster, from the environment or from code:
+//
+//	c, err := client.New(ctx)
+//	if err != nil {
+//		return err
+//	}
+//	defer c.Close()
+//	scope := client.Scope{Service: "tenants/demo/services/payments"}
+//	sealed, err := c.Encrypt(ctx, scope, []byte("4111 1111 1111 1111"))
+//
+// What for which call:
+//
+//	a value of up to 1 MiB              Client.Encrypt, Client.Decrypt
+//	a file or stream of any size        package client/stream
+//	your own encryption                 Client.GenerateDataKey, Client.UnwrapDataKey; keep only the wrapped key
+//	a wrapped key, after a rotation     Client.RewrapDataKey: the newest version, and the key is never shown
+//	tenants                             Client.Tenants: create, suspend, rotate, delete; Client.AllTenants
+//	services, versions, resources       Client.Services: the same, and pin; Client.AllServices, Client.AllResources
+//	nodes, leadership, operations       Client.Cluster
+//	who am I, certificates              Client.Access
+//	how each node is                    Client.Health
+//	one node and no other               Client.Node
+//	ids of a call, for records          Capture
+//	the clusters of the command line    package client/contexts
+//	HTTP/JSON, where gRPC cannot pass   package client/rest
+//
+// [Client.Tenants] and the others are generated clients of the API's services;
+// they run over the same balanced connection, because [Client] is a
+// [grpc.ClientConnInterface].
 //
 // A call goes to one node and, when that node cannot do it, to another one,
 // until it succeeds, is refused for good, or the caller's deadline ends. A
 // context without a deadline gets [DefaultDeadline]. Give a deadline of at least
 // 5 s on a LAN and 10 s across regions: that is what a cluster needs to survive
 // the death of one node without one failed call.
-//
-// Files and other data of any size are the business of package client/stream.
 //
 // # Invariants
 //
@@ -26,8 +47,9 @@
 //
 // # Concurrency
 //
-// A Client is safe for concurrent use. It starts no goroutines of its own; those
-// of its connections end with [Client.Close]. Locks are leaves: no call is made
+// A Client is safe for concurrent use. It starts no goroutines of its own but
+// those of [Client.Health], which end before it returns; those of its connections
+// end with [Client.Close]. Locks are leaves: no call is made
 // under one.
 //
 // # Failure

@@ -50,7 +50,12 @@ func (nd *Node) Invoke(ctx context.Context, method string, args, reply any, opts
 		defer cancel()
 	}
 	defer cl.report()
-	f := cl.attempt(ctx, nd.n, reply, 0)
+	// There is no other attempt to hurry for: the caller's deadline is enough.
+	limit := nd.c.opts.Timeout
+	if limit == 0 {
+		limit = maxAttempt
+	}
+	f := cl.attempt(ctx, nd.n, reply, limit)
 	if f == nil {
 		return nil
 	}
@@ -87,8 +92,9 @@ func (c *Client) newCall(method string, args any, opts []grpc.CallOption) (*call
 	if !ok {
 		return nil, errs.Newf(errs.InvalidArgument, "request of %s is not a message", method)
 	}
-	if n := proto.Size(req); n > MaxMessageBytes {
-		return nil, errs.Newf(errs.TooLarge, "request has %d bytes, at most %d are sent", n, MaxMessageBytes)
+	if n := proto.Size(req); n > MaxRequestBytes {
+		return nil, errs.Newf(errs.TooLarge, "the request has %d bytes, at most %d are taken", n, MaxRequestBytes).
+			With(errs.Hint("encrypt large data with a data key, or with client/stream"))
 	}
 	cl := &call{c: c, method: method, kind: kindOf(method, req), req: req}
 	for _, o := range opts {
@@ -130,7 +136,7 @@ func (cl *call) run(ctx context.Context, reply any) error {
 			nd = c.pick(tries, avoid)
 		}
 		tries[nd]++
-		f := cl.attempt(ctx, nd, reply, timedOut)
+		f := cl.attempt(ctx, nd, reply, c.attemptTimeout(cl.kind, timedOut))
 		if f == nil {
 			c.budget.success()
 			return nil
@@ -243,8 +249,9 @@ func (cl *call) sleep(ctx context.Context, deadline time.Time, d time.Duration) 
 	return cl.c.clk.Sleep(ctx, d)
 }
 
-// attempt makes one attempt on nd and returns nil when it succeeded.
-func (cl *call) attempt(ctx context.Context, nd *node, reply any, timedOut int) *failure {
+// attempt makes one attempt on nd, which takes at most limit, and returns nil
+// when it succeeded.
+func (cl *call) attempt(ctx context.Context, nd *node, reply any, limit time.Duration) *failure {
 	c := cl.c
 	cl.attempts++
 	s, err := nd.acquire()
@@ -254,7 +261,7 @@ func (cl *call) attempt(ctx context.Context, nd *node, reply any, timedOut int) 
 	}
 	defer nd.release(s)
 
-	actx, cancel := context.WithTimeout(cl.outgoing(ctx), c.attemptTimeout(cl.kind, timedOut))
+	actx, cancel := context.WithTimeout(cl.outgoing(ctx), limit)
 	defer cancel()
 	var header, trailer metadata.MD
 	var sent atomic.Bool
@@ -272,7 +279,7 @@ func (cl *call) attempt(ctx context.Context, nd *node, reply any, timedOut int) 
 		c.lat[cl.kind].add(took)
 		return nil
 	}
-	f := readFailure(err, nd.addr, actx.Err() != nil && ctx.Err() == nil)
+	f := readFailure(err, nd.addr, actx.Err() != nil && ctx.Err() == nil, len(cl.header.Get(headerNode)) > 0)
 	f.unsent = !f.definite && !sent.Load()
 	switch {
 	case ctx.Err() != nil && !f.definite: // the caller's own end, no fault of the node

@@ -1,11 +1,8 @@
 package client
 
 import (
-	"io"
 	"sync"
 	"time"
-
-	"google.golang.org/grpc"
 
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
@@ -17,20 +14,14 @@ const (
 	maxPenalty = 5 * time.Second
 )
 
-// transport is one connection to one node; [grpc.ClientConn] in production.
-type transport interface {
-	grpc.ClientConnInterface
-	io.Closer
-}
+// dialer makes a connection. It does not connect yet.
+type dialer func(addr string) (Conn, error)
 
-// dialer makes a transport. It does not connect yet.
-type dialer func(addr string) (transport, error)
-
-// slot is a transport with the number of calls that use it, guarded by the
+// slot is a connection with the number of calls that use it, guarded by the
 // node's mu. A retired slot is closed by its last user, so that replacing a
 // connection does not cut the calls that still get answers over it.
 type slot struct {
-	transport
+	Conn
 
 	users   int
 	retired bool
@@ -65,7 +56,7 @@ func (n *node) acquire() (*slot, error) {
 		if err != nil {
 			return nil, err
 		}
-		n.cur = &slot{transport: t}
+		n.cur = &slot{Conn: t}
 	}
 	n.cur.users++
 	n.inflight++

@@ -21,8 +21,13 @@ const (
 	// [Options.RetryBudget].
 	DefaultRetryBudget = 100
 
-	// MaxMessageBytes is the largest request and response, as on the server.
-	MaxMessageBytes = 4 << 20
+	// MaxRequestBytes is the largest request of any method. A larger one is
+	// refused with TOO_LARGE, here and by a node.
+	MaxRequestBytes = 2 << 20
+
+	// MaxResponseBytes is the largest response that is taken, and that a node
+	// sends.
+	MaxResponseBytes = 4 << 20
 
 	// maxAddrs bounds Options.Addrs; a client needs a few nodes, not all.
 	maxAddrs = 64
@@ -30,10 +35,20 @@ const (
 
 // Options says how to reach a cluster. Addrs and a TLS identity are needed, the
 // zero value of everything else is the recommended one.
+//
+// [New] begins with the environment and lets code change it:
+//
+//	KRYPTON_ADDR       Addrs, separated by commas
+//	KRYPTON_CA_FILE    CAFile
+//	KRYPTON_CERT_FILE  CertFile
+//	KRYPTON_KEY_FILE   KeyFile
+//
+// KRYPTON_CONTEXT names a context of the command line. It is read by package
+// client/contexts and not by this one, which has no YAML decoder.
 type Options struct {
-	// Addrs are the gRPC addresses (host:port) of several nodes. Any node
-	// answers any call; more than one address is what makes the client survive
-	// the loss of a node.
+	// Addrs are the gRPC addresses (host:port) of several nodes, at most 64. Any
+	// node answers any call; more than one address is what makes the client
+	// survive the loss of a node.
 	Addrs []string
 
 	// CAFile, CertFile and KeyFile are PEM files: what nodes are verified with,
@@ -41,8 +56,13 @@ type Options struct {
 	// for each new connection, so that a renewed certificate needs no restart.
 	CAFile, CertFile, KeyFile string
 
-	// TLS replaces the three files. Its MinVersion is raised to TLS 1.3.
+	// TLS replaces the three files; those of the environment are ignored then. Its
+	// MinVersion is raised to TLS 1.3.
 	TLS *tls.Config
+
+	// Transport reaches nodes. Nil: gRPC. rest.Use of package client/rest sets one
+	// that speaks HTTP/JSON.
+	Transport Transport
 
 	// Timeout bounds each attempt of a call. 0: chosen from what was measured,
 	// max(250 ms, 5 times the recent 99th percentile), longer for mutations,
@@ -70,6 +90,9 @@ type Options struct {
 	// Rand makes request ids, correlation ids and jitter. It must be safe for
 	// concurrent use. Nil: the system's.
 	Rand io.Reader
+
+	env    environment // what the options began with; empty behind [With]
+	failed error       // see [Options.Fail]
 }
 
 // Retry tells of one attempt that failed and will be followed by another.
@@ -81,18 +104,32 @@ type Retry struct {
 	Delay   time.Duration // wait before the next attempt
 }
 
-func (o Options) withDefaults() (Options, error) {
+// complete checks o and fills in what it leaves to the defaults.
+func complete(o Options) (Options, error) {
+	if o.failed != nil {
+		return o, o.failed
+	}
 	switch {
 	case len(o.Addrs) == 0:
-		return o, errs.New(errs.InvalidConfig, "no address of a node is given", errs.Hint("give host:port of several nodes"))
+		return o, o.missing("no address of a node is given", "set KRYPTON_ADDR, or Options.Addrs, to host:port of several nodes")
 	case len(o.Addrs) > maxAddrs:
-		return o, errs.Newf(errs.InvalidConfig, "%d addresses are given, at most %d are used", len(o.Addrs), maxAddrs)
+		return o, errs.Newf(errs.InvalidConfig, "%d addresses are given, at most %d are used", len(o.Addrs), maxAddrs).
+			With(errs.Hint("give a few nodes; a client does not need all"))
 	case slices.Contains(o.Addrs, ""):
 		return o, errs.New(errs.InvalidConfig, "an address is empty", errs.Hint("give host:port of several nodes"))
 	case o.Timeout < 0 || o.ConnectPatience < 0 || o.RetryBudget < 0:
 		return o, errs.New(errs.InvalidConfig, "a timeout or budget is negative", errs.Hint("leave it 0 for the default"))
 	}
 	o.Addrs = dedupe(o.Addrs)
+	if o.Transport == nil {
+		o.Transport = overGRPC{}
+	}
+	for _, a := range o.Addrs {
+		if err := o.Transport.Check(a); err != nil {
+			return o, err
+		}
+	}
+	o.onlyTLS()
 	if o.RetryBudget == 0 {
 		o.RetryBudget = DefaultRetryBudget
 	}
@@ -117,7 +154,7 @@ func dedupe(addrs []string) []string {
 
 // tlsConfig returns the TLS configuration of the options. Plain text and
 // unverified nodes are not among the choices.
-func (o Options) tlsConfig() (*tls.Config, error) {
+func (o *Options) tlsConfig() (*tls.Config, error) {
 	if o.TLS != nil {
 		if o.CAFile != "" || o.CertFile != "" || o.KeyFile != "" {
 			return nil, errs.New(errs.InvalidConfig, "both TLS and certificate files are given", errs.Hint("give one of them"))
@@ -127,21 +164,24 @@ func (o Options) tlsConfig() (*tls.Config, error) {
 		return cfg, nil
 	}
 	if o.CAFile == "" || o.CertFile == "" || o.KeyFile == "" {
-		return nil, errs.New(errs.InvalidConfig, "no TLS identity is given",
-			errs.Hint("give the files of the cluster's CA, of your certificate and of your key"))
+		return nil, o.missing("no TLS identity is given",
+			"set KRYPTON_CA_FILE, KRYPTON_CERT_FILE and KRYPTON_KEY_FILE, or the Options of these names, to PEM files")
 	}
 	ca, err := os.ReadFile(o.CAFile)
 	if err != nil {
-		return nil, errs.New(errs.InvalidConfig, "read CA file: "+err.Error(), errs.Cause(err))
+		return nil, errs.New(errs.InvalidConfig, "read CA file: "+err.Error(), errs.Cause(err),
+			errs.Hint("KRYPTON_CA_FILE or Options.CAFile names the PEM file of the cluster's CA"))
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(ca) {
-		return nil, errs.Newf(errs.InvalidConfig, "CA file %s holds no certificate", o.CAFile)
+		return nil, errs.Newf(errs.InvalidConfig, "CA file %s holds no certificate", o.CAFile).
+			With(errs.Hint("it has to be PEM, as krypton init and krypton operator cert issue write it"))
 	}
 	load := func() (*tls.Certificate, error) {
 		cert, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile)
 		if err != nil {
-			return nil, errs.New(errs.InvalidConfig, "read certificate and key: "+err.Error(), errs.Cause(err))
+			return nil, errs.New(errs.InvalidConfig, "read certificate and key: "+err.Error(), errs.Cause(err),
+				errs.Hint("KRYPTON_CERT_FILE and KRYPTON_KEY_FILE, or the Options of these names, are the PEM files of one pair"))
 		}
 		return &cert, nil
 	}

@@ -3,10 +3,12 @@ package client
 import (
 	"encoding/binary"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/openkcm/krypton-cluster/internal/errs"
@@ -41,14 +43,19 @@ type failure struct {
 }
 
 // readFailure turns the error of an attempt into a failure. timedOut says that
-// the attempt's own timeout has passed while the caller's deadline has not.
-func readFailure(err error, addr string, timedOut bool) failure {
+// the attempt's own timeout has passed while the caller's deadline has not,
+// answered that a node's headers have arrived.
+func readFailure(err error, addr string, timedOut, answered bool) failure {
 	f := failure{definite: fromKrypton(err), timedOut: timedOut}
 	f.err = errs.From(wire.FromStatus(err))
 	if f.definite {
 		return f
 	}
 	switch {
+	case tooLarge(err):
+		// Where no handler has answered, none was reached: the node did nothing.
+		f.err, f.definite = errs.New(errs.TooLarge, "the request or its answer is larger than is taken",
+			errs.Hint("send less, or ask for smaller pages"), errs.Cause(err)), !answered
 	case timedOut:
 		f.err = errs.Newf(errs.Unavailable, "node %s did not answer in time", addr).With(errs.Cause(err))
 	case f.err.Code == errs.Canceled:
@@ -59,6 +66,14 @@ func readFailure(err error, addr string, timedOut bool) failure {
 			errs.Hint("check the address, the certificates, and that the node runs"))
 	}
 	return f
+}
+
+// tooLarge reports whether gRPC itself refused a message for its size. It does so
+// before the code that knows our errors is asked, and with the code that asks
+// callers to come back later; only its words tell the two apart.
+func tooLarge(err error) bool {
+	st, ok := status.FromError(err)
+	return ok && st.Code() == codes.ResourceExhausted && strings.Contains(st.Message(), "message") && strings.Contains(st.Message(), "larger than max")
 }
 
 // fromKrypton reports whether a Krypton node made this error, which it proves by

@@ -94,11 +94,11 @@ func (s *script) client(t *testing.T, n int, change ...func(*Options)) *Client {
 	for _, f := range change {
 		f(&opts)
 	}
-	opts, err := opts.withDefaults()
+	opts, err := complete(opts)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newClient(opts, func(addr string) (transport, error) {
+	return newClient(opts, func(addr string) (Conn, error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.dials++
@@ -109,13 +109,13 @@ func (s *script) client(t *testing.T, n int, change ...func(*Options)) *Client {
 
 // said is an error as a node sends it.
 func said(ctx context.Context, code errs.Code) error {
-	markSent(ctx)
+	MarkSent(ctx)
 	return wire.ToStatus(errs.New(code, "said "+code.String())).Err()
 }
 
 // broken is a connection that ends after the request was written.
 func broken(ctx context.Context) error {
-	markSent(ctx)
+	MarkSent(ctx)
 	return status.Error(codes.Unavailable, "error reading from server: EOF")
 }
 
@@ -126,7 +126,7 @@ func refused() error {
 
 // hang answers nothing until the attempt is given up.
 func hang(ctx context.Context) error {
-	markSent(ctx)
+	MarkSent(ctx)
 	<-ctx.Done()
 	return status.FromContextError(ctx.Err()).Err()
 }
@@ -454,7 +454,7 @@ func TestAHangingNodeCostsOneAttemptAndItsConnection(t *testing.T) {
 func TestTheAttemptTimeoutDoublesUntilASlowNodeAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &script{answer: func(ctx context.Context, _ attempt) error {
-			markSent(ctx)
+			MarkSent(ctx)
 			select { // the customer's keystore takes 900 ms, from every node
 			case <-time.After(900 * time.Millisecond):
 				return nil
@@ -663,7 +663,7 @@ func TestTooLargeARequestIsNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &script{answer: func(context.Context, attempt) error { return nil }}
 		c := s.client(t, 1)
-		_, err := c.Crypto().Encrypt(within(t, time.Second), &kryptonv1.EncryptRequest{Plaintext: make([]byte, MaxMessageBytes)})
+		_, err := c.Crypto().Encrypt(within(t, time.Second), &kryptonv1.EncryptRequest{Plaintext: make([]byte, MaxRequestBytes)})
 		if !errs.Is(err, errs.TooLarge) || len(s.log) != 0 {
 			t.Errorf("%v after %d attempts", err, len(s.log))
 		}

@@ -19,7 +19,9 @@ func withSent(ctx context.Context, sent *atomic.Bool) context.Context {
 	return context.WithValue(ctx, sentKey{}, sent)
 }
 
-func markSent(ctx context.Context) {
+// MarkSent says that a byte of the attempt in ctx may leave from now on. Only a
+// [Transport] calls it: what was never marked has certainly changed nothing.
+func MarkSent(ctx context.Context) {
 	if sent, ok := ctx.Value(sentKey{}).(*atomic.Bool); ok {
 		sent.Store(true)
 	}
@@ -33,7 +35,7 @@ func (sentTracker) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Cont
 // HandleRPC implements [stats.Handler].
 func (sentTracker) HandleRPC(ctx context.Context, s stats.RPCStats) {
 	if _, ok := s.(*stats.OutHeader); ok {
-		markSent(ctx)
+		MarkSent(ctx)
 	}
 }
 

@@ -191,7 +191,7 @@ func (c *calls) answer(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 		c.metrics.observe(info.FullMethod, err, c.clock.Since(start))
 	}()
 	if m, ok := req.(proto.Message); ok {
-		err = understood(m.ProtoReflect())
+		err = acceptable(m)
 	}
 	if err == nil {
 		out, err = next(ctx, req)
@@ -281,6 +281,16 @@ func (c *calls) correlate(traceparent []string) (corr.ID, error) {
 		return "", errs.New(errs.Internal, "no randomness for a correlation id", errs.Cause(err))
 	}
 	return id, nil
+}
+
+// acceptable refuses a request for what it is, before anybody looks at what it
+// asks for.
+func acceptable(m proto.Message) error {
+	if proto.Size(m) > MaxMessage {
+		return errs.Newf(errs.TooLarge, "the request is larger than %d bytes", MaxMessage).
+			With(errs.Hint("encrypt large data with a data key"))
+	}
+	return understood(m.ProtoReflect())
 }
 
 // understood refuses a message with fields that this release does not know, as

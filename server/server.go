@@ -34,9 +34,14 @@ import (
 
 // Limits of what the doors take.
 const (
-	// MaxMessage is the largest gRPC message in bytes: the largest payload with
-	// room for names and context.
+	// MaxMessage is the largest request in bytes: the largest payload with room
+	// for names and context.
 	MaxMessage = 2 << 20
+
+	// receiveLimit is what gRPC refuses by itself, with words of its own and a code
+	// that asks the caller to come back. Between the two the answer is ours; it is
+	// the limit that gRPC has by default.
+	receiveLimit = 2 * MaxMessage
 
 	handshakeTimeout = 10 * time.Second
 	headerTimeout    = 10 * time.Second
@@ -188,7 +193,7 @@ func (s *Server) Join(ctx context.Context, token cluster.JoinToken) error {
 
 func (s *Server) grpcServer(opts ...grpc.ServerOption) *grpc.Server {
 	return grpc.NewServer(append(opts,
-		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(2*MaxMessage), grpc.MaxConcurrentStreams(s.cfg.Concurrent),
+		grpc.MaxRecvMsgSize(receiveLimit), grpc.MaxSendMsgSize(2*MaxMessage), grpc.MaxConcurrentStreams(s.cfg.Concurrent),
 		grpc.ConnectionTimeout(handshakeTimeout), grpc.MaxHeaderListSize(headerBytes),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionIdle: idleTimeout, MaxConnectionAge: connectionAge, MaxConnectionAgeGrace: maxDeadline,

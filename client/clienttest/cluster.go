@@ -197,7 +197,7 @@ func (c *Cluster) Client(tb testing.TB, tenant string) *client.Client {
 		tb.Fatal(err)
 	}
 	opts.Addrs, opts.CAFile = c.Addrs(), c.CAFile()
-	cl, err := client.New(tb.Context(), opts)
+	cl, err := client.New(tb.Context(), client.With(opts))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -222,7 +222,7 @@ func (n *node) start(addr string) error {
 			ClientCAs:    n.c.ca.pool(),
 		})),
 		grpc.UnaryInterceptor(n.intercept),
-		grpc.MaxRecvMsgSize(client.MaxMessageBytes),
+		grpc.MaxRecvMsgSize(client.MaxRequestBytes),
 	)
 	kryptonv1.RegisterCryptoServer(srv, cryptoServer{reg: n.c.reg})
 	kryptonv1.RegisterTenantsServer(srv, tenantsServer{reg: n.c.reg})

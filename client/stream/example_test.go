@@ -30,7 +30,7 @@ func start() (c *client.Client, stop func()) {
 	if err != nil {
 		panic(err)
 	}
-	c, err = client.New(context.Background(), client.Options{Addrs: cluster.Addrs(), CAFile: cluster.CAFile(), CertFile: cert, KeyFile: key})
+	c, err = client.New(context.Background(), client.With(client.Options{Addrs: cluster.Addrs(), CAFile: cluster.CAFile(), CertFile: cert, KeyFile: key}))
 	if err != nil {
 		panic(err)
 	}

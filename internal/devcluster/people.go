@@ -143,7 +143,7 @@ func (c *Cluster) dial(ctx context.Context, role auth.Role, addrs []string) (*cl
 	if !ok {
 		return nil, errs.Newf(errs.NotFound, "there is no %s with a certificate", role)
 	}
-	return client.New(ctx, client.Options{Addrs: addrs, CAFile: c.CAFile(), CertFile: p.CertFile, KeyFile: p.KeyFile})
+	return client.New(ctx, client.With(client.Options{Addrs: addrs, CAFile: c.CAFile(), CertFile: p.CertFile, KeyFile: p.KeyFile}))
 }
 
 // as calls the nodes that are started in a role.

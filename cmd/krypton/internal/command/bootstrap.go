@@ -33,7 +33,7 @@ func (in *Invocation) admin(dir string) (kryptonv1.AdminClient, func(), error) {
 			errs.Hint("start the node with krypton server, and name its data directory with --data-dir"), errs.Cause(err))
 	}
 	conn, err := grpc.NewClient("unix:"+path, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry(),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(client.MaxMessageBytes)))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(client.MaxResponseBytes)))
 	if err != nil {
 		return nil, nil, errs.New(errs.InvalidConfig, "connect to "+path+": "+err.Error(), errs.Cause(err))
 	}

@@ -7,7 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/contexts"
+	"github.com/openkcm/krypton-cluster/client/contexts"
 )
 
 // The scripts ask `krypton __complete -- words...` for candidates, so that they

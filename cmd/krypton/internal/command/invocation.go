@@ -20,7 +20,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/openkcm/krypton-cluster/client"
-	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/contexts"
+	"github.com/openkcm/krypton-cluster/client/contexts"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/wire"
 )
@@ -219,7 +219,7 @@ func (in *Invocation) client(ctx context.Context) (*client.Client, error) {
 			errs.Hint("give --ca-file, --cert-file and --key-file, or set them in a context with krypton context set"))
 	}
 	var err error
-	in.cl, err = client.New(ctx, opts)
+	in.cl, err = client.New(ctx, client.With(opts))
 	return in.cl, err
 }
 

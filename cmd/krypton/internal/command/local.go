@@ -9,7 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
-	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/contexts"
+	"github.com/openkcm/krypton-cluster/client/contexts"
 	"github.com/openkcm/krypton-cluster/hierarchy"
 )
 

@@ -11,7 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync"
+	"strconv"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
@@ -79,56 +79,44 @@ func sealedError(st *kryptonv1.SealStatus) error {
 	return nil
 }
 
-// answer is what one node said of its seal.
-type answer struct {
-	addr   string
-	status *kryptonv1.SealStatus
-	err    error
-}
-
 func (in *Invocation) clusterStatus(ctx context.Context) error {
 	c, err := in.client(ctx)
 	if err != nil {
 		return err
 	}
-	answers := make([]answer, len(c.Addrs()))
-	var wg sync.WaitGroup
-	for i, addr := range c.Addrs() {
-		wg.Go(func() {
-			cctx, cancel := in.deadline(ctx)
-			defer cancel()
-			st, err := c.Node(addr).Seal().GetSeal(cctx, &kryptonv1.GetSealRequest{})
-			answers[i] = answer{addr: addr, status: st, err: err}
-		})
-	}
-	wg.Wait()
+	cctx, cancel := in.deadline(ctx)
+	answers := c.Health(cctx)
+	cancel()
 	var info *kryptonv1.ClusterInfo
 	var worst error
 	for _, a := range answers {
 		switch {
-		case a.err != nil:
-			worst = a.err // goes before "sealed": it may be worse
+		case a.Err != nil:
+			worst = a.Err // goes before "sealed": it may be worse
 		case worst == nil:
-			worst = sealedError(a.status)
+			worst = sealedError(a.Seal)
 		}
-		if a.err == nil && info == nil && a.status.GetState() != kryptonv1.SealState_SEAL_STATE_UNINITIALIZED {
+		if a.Err == nil && info == nil && a.Seal.GetState() != kryptonv1.SealState_SEAL_STATE_UNINITIALIZED {
 			if info, err = call(ctx, in, c.Cluster().GetCluster, &kryptonv1.GetClusterRequest{}); err != nil {
 				info = nil // a sealed node may not say; what the nodes said of themselves is the answer
 			}
 		}
 	}
 	if !in.jsonOutput() {
-		g := grid{head: []string{"ADDRESS", "NODE", "STATE", "MODE", "SHARES", "HELD", "NOTE"}}
+		g := grid{head: []string{"ADDRESS", "NODE", "STATE", "MODE", "SHARES", "HELD", "SERVES", "INDEX", "NOTE"}}
 		for _, a := range answers {
-			if a.err != nil {
-				g.add(a.addr, "", "no answer", "", "", "", errs.From(a.err).Msg)
+			if a.Err != nil {
+				g.add(a.Addr, "", "no answer", "", "", "", "", "", errs.From(a.Err).Msg)
 				continue
 			}
-			held, note := "no", a.status.GetLastFailure()
-			if a.status.GetHeld() {
-				held, note = "yes", a.status.GetHoldReason()
+			held, note := "no", a.Seal.GetLastFailure()
+			if note == "" && !a.Sealed() {
+				note = a.Reason // why it does not serve although it could
 			}
-			g.add(a.addr, nodeLabel(a.status), enum(a.status.GetState(), "SEAL_STATE_"), enum(a.status.GetMode(), "SEAL_MODE_"), shareProgress(a.status), held, note)
+			if a.Held() {
+				held, note = "yes", a.Seal.GetHoldReason()
+			}
+			g.add(a.Addr, nodeLabel(a.Seal), enum(a.Seal.GetState(), "SEAL_STATE_"), enum(a.Seal.GetMode(), "SEAL_MODE_"), shareProgress(a.Seal), held, a.Serving.String(), strconv.FormatUint(a.Index, 10), note)
 		}
 		text := g.text()
 		if info != nil {
@@ -137,9 +125,13 @@ func (in *Invocation) clusterStatus(ctx context.Context) error {
 		return errors.Join(in.write([]byte(text)), worst)
 	}
 	type node struct {
-		Addr  string `json:"addr"`
-		Seal  any    `json:"seal"`
-		Error string `json:"error"`
+		Addr    string `json:"addr"`
+		Seal    any    `json:"seal"`
+		Serves  string `json:"serves"` // yes, no, unknown
+		Leader  bool   `json:"leader"`
+		Index   uint64 `json:"index"`
+		Latency string `json:"latency"`
+		Error   string `json:"error"`
 	}
 	out := struct {
 		Cluster any    `json:"cluster"`
@@ -151,10 +143,10 @@ func (in *Invocation) clusterStatus(ctx context.Context) error {
 		}
 	}
 	for _, a := range answers {
-		n := node{Addr: a.addr}
-		if a.err != nil {
-			n.Error = errs.From(a.err).Msg
-		} else if n.Seal, err = toJSON(a.status); err != nil {
+		n := node{Addr: a.Addr, Serves: a.Serving.String(), Leader: a.Leader, Index: a.Index, Latency: a.Latency.String()}
+		if a.Err != nil {
+			n.Error = errs.From(a.Err).Msg
+		} else if n.Seal, err = toJSON(a.Seal); err != nil {
 			return err
 		}
 		out.Nodes = append(out.Nodes, n)

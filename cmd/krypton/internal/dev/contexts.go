@@ -10,7 +10,7 @@ import (
 	"strings"
 
 	"github.com/openkcm/krypton-cluster/auth"
-	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/contexts"
+	"github.com/openkcm/krypton-cluster/client/contexts"
 	"github.com/openkcm/krypton-cluster/internal/devcluster"
 )
 

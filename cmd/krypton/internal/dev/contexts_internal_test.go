@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/contexts"
+	"github.com/openkcm/krypton-cluster/client/contexts"
 )
 
 // entry is a context whose certificate file exists.

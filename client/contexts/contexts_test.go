@@ -9,7 +9,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/contexts"
+	"github.com/openkcm/krypton-cluster/client"
+	"github.com/openkcm/krypton-cluster/client/clienttest"
+	"github.com/openkcm/krypton-cluster/client/contexts"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -109,5 +111,72 @@ func TestI3_WhatIsNotUnderstoodIsRefused(t *testing.T) {
 	}
 	if _, err := contexts.Load(path); err != nil {
 		t.Errorf("an empty file: %v", err)
+	}
+}
+
+// TestUseGivesTheClientAContext makes real calls with what a context says, and
+// with what it lacks.
+func TestUseGivesTheClientAContext(t *testing.T) {
+	cluster := clienttest.Start(t, clienttest.Options{Nodes: 1})
+	if err := cluster.AddService("demo", "payments"); err != nil {
+		t.Fatal(err)
+	}
+	cert, key, err := cluster.Workload("demo", "app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	path, err := contexts.Path(os.Getenv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := contexts.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Contexts["whole"] = contexts.Context{Addr: cluster.Addrs(), CAFile: cluster.CAFile(), CertFile: cert, KeyFile: key}
+	f.Contexts["address"] = contexts.Context{Addr: cluster.Addrs()}
+	if err := f.Save(); err != nil {
+		t.Fatal(err)
+	}
+	use := func(set ...func(*client.Options)) error {
+		c, err := client.New(t.Context(), set...)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_, err = c.GenerateDataKey(t.Context(), client.Scope{Service: "tenants/demo/services/payments"}, 0)
+		return err
+	}
+	// The environment names another cluster: what code asks for goes before it.
+	for name, value := range map[string]string{
+		"KRYPTON_ADDR": "127.0.0.1:1", "KRYPTON_CA_FILE": "none", "KRYPTON_CERT_FILE": "none", "KRYPTON_KEY_FILE": "none", "KRYPTON_CONTEXT": "",
+	} {
+		t.Setenv(name, value)
+	}
+	if err := use(contexts.Use("whole")); err != nil {
+		t.Errorf("a whole context: %v", err)
+	}
+	if err := use(contexts.Use("")); !errs.Is(err, errs.InvalidConfig) || !strings.Contains(err.Error(), "no current context") {
+		t.Errorf("no current context: %v", err)
+	}
+	if err := use(contexts.Use("nothing")); !errs.Is(err, errs.InvalidConfig) || !strings.Contains(err.Error(), `there is no context "nothing"; list them with krypton context list`) {
+		t.Errorf("a context that is not there: %v", err)
+	}
+	t.Setenv("KRYPTON_CONTEXT", "whole")
+	if err := use(contexts.Use("")); err != nil {
+		t.Errorf("the context of the environment: %v", err)
+	}
+	// What the context leaves empty comes from the environment.
+	t.Setenv("KRYPTON_CA_FILE", cluster.CAFile())
+	t.Setenv("KRYPTON_CERT_FILE", cert)
+	t.Setenv("KRYPTON_KEY_FILE", key)
+	if err := use(contexts.Use("address")); err != nil {
+		t.Errorf("an address alone: %v", err)
+	}
+	// Without contexts.Use, nobody reads the context, and New says so.
+	t.Setenv("KRYPTON_ADDR", "")
+	if err := use(); !errs.Is(err, errs.InvalidConfig) || !strings.Contains(err.Error(), `contexts.Use("")`) {
+		t.Errorf("a context that is not read: %v", err)
 	}
 }

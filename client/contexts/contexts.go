@@ -1,5 +1,13 @@
 // Package contexts keeps the clusters that a person works with, in a file of theirs.
 //
+// The command line writes the file (krypton context set), and programs can use
+// what stands in it:
+//
+//	c, err := client.New(ctx, contexts.Use("prod"))
+//
+// It is a package of its own because it needs a YAML decoder, which the client
+// does without.
+//
 // # Invariants
 //
 //   - I1: a file that others may read or write is refused: it says which cluster a person's next command goes to.
@@ -21,6 +29,7 @@ package contexts
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"io"
 	"io/fs"
@@ -32,6 +41,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/openkcm/krypton-cluster/client"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -70,6 +80,40 @@ func Path(getenv func(string) string) (string, error) {
 		dir = filepath.Join(home, ".config")
 	}
 	return filepath.Join(dir, "krypton", "contexts.yaml"), nil
+}
+
+// Use returns the options of a context, for [client.New]: addresses and files.
+// With an empty name it is the context that KRYPTON_CONTEXT names, or else the
+// current one. What the context has goes before the environment, because it was
+// asked for in code; what it leaves empty stays as it was. An error is returned
+// by client.New, with code INVALID_CONFIG.
+func Use(name string) func(*client.Options) {
+	return func(o *client.Options) {
+		c, err := find(name, os.Getenv)
+		if err != nil {
+			o.Fail(err)
+			return
+		}
+		if len(c.Addr) > 0 {
+			o.Addrs = slices.Clone(c.Addr)
+		}
+		o.CAFile, o.CertFile, o.KeyFile = cmp.Or(c.CAFile, o.CAFile), cmp.Or(c.CertFile, o.CertFile), cmp.Or(c.KeyFile, o.KeyFile)
+	}
+}
+
+func find(name string, getenv func(string) string) (Context, error) {
+	path, err := Path(getenv)
+	if err != nil {
+		return Context{}, err
+	}
+	f, err := Load(path)
+	if err != nil {
+		return Context{}, err
+	}
+	if name = cmp.Or(name, getenv("KRYPTON_CONTEXT"), f.Current); name == "" {
+		return Context{}, f.bad("has no current context", "choose one with krypton context use, or name one")
+	}
+	return f.Get(name)
 }
 
 // Load reads the file at path. A file that does not exist is an empty one.
