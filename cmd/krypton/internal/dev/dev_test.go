@@ -25,6 +25,7 @@ import (
 	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/dev"
 	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/serve"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/pages"
 )
 
 // playVar makes the test binary be the program: `krypton dev` starts itself as
@@ -115,10 +116,10 @@ type ready struct {
 	DevelopmentOnly             bool
 	Dir, CAFile, CurrentContext string
 	Nodes                       []struct {
-		Name, Ops string
-		PID       int
+		Name, Ops, REST string
+		PID             int
 	}
-	People []struct{ Role, Context, CertFile string }
+	People []struct{ Role, Context, CertFile, KeyFile string }
 }
 
 func (r *running) ready(t *testing.T) ready {
@@ -236,20 +237,17 @@ func shell(t *testing.T, home, line string) (stdout string) {
 // terminal. A comment behind a line of decrypt is what it prints.
 func readmeSession(t *testing.T) (lines []string) {
 	t.Helper()
-	raw, err := os.ReadFile("../../../../README.md")
-	if err != nil {
-		t.Fatal(err)
+	for _, b := range pages.Read(t, "../../../../README.md").Blocks {
+		if !b.Runs("sh") || !strings.HasPrefix(b.Lead, "In another terminal") {
+			continue
+		}
+		for line := range strings.Lines(b.Text) {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+		return lines
 	}
-	_, rest, ok := strings.Cut(string(raw), "In another terminal")
-	_, rest, ok2 := strings.Cut(rest, "```sh\n")
-	block, _, ok3 := strings.Cut(rest, "```")
-	if !ok || !ok2 || !ok3 {
-		t.Fatal("README.md has no session for another terminal")
-	}
-	for line := range strings.Lines(block) {
-		lines = append(lines, strings.TrimSpace(line))
-	}
-	return lines
+	t.Fatal("README.md has no session for another terminal")
+	return nil
 }
 
 func TestEveryPrintedCommandWorks(t *testing.T) {
