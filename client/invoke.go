@@ -292,6 +292,7 @@ func (cl *call) attempt(ctx context.Context, nd *node, reply any, limit time.Dur
 		if f.err.Code.Row().Retry == errs.RetryOtherNode {
 			nd.failed(now, c.jitter.float())
 		}
+	case f.unsent && f.err.Code.Row().Retry == errs.RetryNever: // refused on this side, no fault of the node
 	default:
 		nd.failed(now, c.jitter.float())
 		if f.timedOut && !f.unsent { // an unfinished handshake has its own timeout

@@ -174,7 +174,13 @@ func setup(env *testscript.Env) error {
 	env.Setenv("ADDR0", addrs[0])
 	env.Setenv("ADDR1", addrs[1])
 	env.Setenv("KRYPTON_ADDR", strings.Join(addrs, ","))
+	if name == "script-rest" {
+		if err := serveREST(env, cluster, cert, key); err != nil {
+			return err
+		}
+	}
 	env.Setenv("KRYPTON_CA_FILE", cluster.CAFile())
+	env.Setenv("CA", cluster.CAFile())
 	env.Setenv("KRYPTON_CERT_FILE", cert)
 	env.Setenv("KRYPTON_KEY_FILE", key)
 	return nil

@@ -148,6 +148,11 @@ func TestNoCallFailsWhenTheLeaderIsKilledUnderLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cl.Close()
+	overREST, err := c.RESTClient(ctx, auth.RoleWorkload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer overREST.Close()
 	scope := client.Scope{Service: "tenants/demo/services/payments", Resource: "row-1"}
 
 	before, err := c.LeaderIndex(ctx)
@@ -156,17 +161,21 @@ func TestNoCallFailsWhenTheLeaderIsKilledUnderLoad(t *testing.T) {
 	}
 	victim := c.Nodes()[before]
 	addrs := victim.Addresses()
-	l := startLoad(cl, scope)
+	loads := []*load{startLoad(cl, scope), startLoad(overREST, scope)}
 	stopped := false
 	stopLoad := func() {
 		if !stopped {
 			stopped = true
-			close(l.stop)
-			l.wg.Wait()
+			for _, l := range loads {
+				close(l.stop)
+				l.wg.Wait()
+			}
 		}
 	}
 	defer stopLoad()
-	l.waitFor(100)
+	for _, l := range loads {
+		l.waitFor(100)
+	}
 	killed := time.Now()
 	victim.Kill()
 	after, err := c.LeaderIndex(ctx)
@@ -177,10 +186,14 @@ func TestNoCallFailsWhenTheLeaderIsKilledUnderLoad(t *testing.T) {
 	if after == before {
 		t.Error("a dead node leads")
 	}
-	l.waitFor(1000)
+	for _, l := range loads {
+		l.waitFor(1000)
+	}
 	stopLoad()
-	if len(l.failures) > 0 {
-		t.Fatalf("%d of %d calls failed, the first with: %v", len(l.failures), l.done, l.failures[0])
+	for i, l := range loads {
+		if len(l.failures) > 0 {
+			t.Fatalf("%d of %d calls failed over %s, the first with: %v", len(l.failures), l.done, []string{"gRPC", "REST"}[i], l.failures[0])
+		}
 	}
 
 	// The dead node comes back on its addresses, unseals itself and serves.

@@ -14,6 +14,7 @@ import (
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/auth/pki"
 	"github.com/openkcm/krypton-cluster/client"
+	"github.com/openkcm/krypton-cluster/client/rest"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -133,17 +134,27 @@ func (c *Cluster) Client(ctx context.Context, role auth.Role) (*client.Client, e
 	return c.dial(ctx, role, c.Addrs())
 }
 
+// RESTClient is [Cluster.Client] over HTTP/JSON.
+func (c *Cluster) RESTClient(ctx context.Context, role auth.Role) (*client.Client, error) {
+	addrs := make([]string, 0, len(c.nodes))
+	for _, n := range c.nodes {
+		addrs = append(addrs, "https://"+n.Addresses().REST)
+	}
+	return c.dial(ctx, role, addrs, rest.Use())
+}
+
 // NodeClient returns a client of one node alone. The caller closes it.
 func (c *Cluster) NodeClient(ctx context.Context, role auth.Role, n *Node) (*client.Client, error) {
 	return c.dial(ctx, role, []string{n.Addresses().GRPC})
 }
 
-func (c *Cluster) dial(ctx context.Context, role auth.Role, addrs []string) (*client.Client, error) {
+func (c *Cluster) dial(ctx context.Context, role auth.Role, addrs []string, set ...func(*client.Options)) (*client.Client, error) {
 	p, ok := c.Person(role)
 	if !ok {
 		return nil, errs.Newf(errs.NotFound, "there is no %s with a certificate", role)
 	}
-	return client.New(ctx, client.With(client.Options{Addrs: addrs, CAFile: c.CAFile(), CertFile: p.CertFile, KeyFile: p.KeyFile}))
+	all := client.With(client.Options{Addrs: addrs, CAFile: c.CAFile(), CertFile: p.CertFile, KeyFile: p.KeyFile})
+	return client.New(ctx, append([]func(*client.Options){all}, set...)...)
 }
 
 // as calls the nodes that are started in a role.

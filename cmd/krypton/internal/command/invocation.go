@@ -21,6 +21,7 @@ import (
 
 	"github.com/openkcm/krypton-cluster/client"
 	"github.com/openkcm/krypton-cluster/client/contexts"
+	"github.com/openkcm/krypton-cluster/client/rest"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/wire"
 )
@@ -54,7 +55,7 @@ type Invocation struct {
 
 func connectionFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringSliceFlag{Name: "addr", Usage: "`HOST:PORT` of nodes, a list or repeated", DefaultText: defaultAddr},
+		&cli.StringSliceFlag{Name: "addr", Usage: "`HOST:PORT` of nodes, a list or repeated; https://HOST:PORT for HTTP/JSON", DefaultText: defaultAddr},
 		&cli.StringFlag{Name: "ca-file", Usage: "PEM `FILE` that nodes are verified with"},
 		&cli.StringFlag{Name: "cert-file", Usage: "PEM `FILE` of your certificate"},
 		&cli.StringFlag{Name: "key-file", Usage: "PEM `FILE` of your key"},
@@ -218,9 +219,27 @@ func (in *Invocation) client(ctx context.Context) (*client.Client, error) {
 		return nil, errs.New(errs.InvalidConfig, "no identity is given",
 			errs.Hint("give --ca-file, --cert-file and --key-file, or set them in a context with krypton context set"))
 	}
+	set := []func(*client.Options){client.With(opts)}
+	switch n := overHTTPS(opts.Addrs); n {
+	case 0:
+	case len(opts.Addrs):
+		set = append(set, rest.Use())
+	default:
+		return nil, usagef("give https://host:port for HTTP/JSON, or host:port for gRPC", "some addresses are https:// and some are not")
+	}
 	var err error
-	in.cl, err = client.New(ctx, client.With(opts))
+	in.cl, err = client.New(ctx, set...)
 	return in.cl, err
+}
+
+// overHTTPS counts the addresses of the HTTP/JSON door.
+func overHTTPS(addrs []string) (n int) {
+	for _, a := range addrs {
+		if strings.HasPrefix(a, "https://") {
+			n++
+		}
+	}
+	return n
 }
 
 // deadline bounds one call.
