@@ -95,17 +95,23 @@ func decode(code int, h http.Header, raw []byte, out proto.Message) error {
 			proto.Reset(out)
 			return errs.New(errs.Unavailable, "the answer is not what the method answers with", errs.Hint(notANode))
 		}
+		// A refusal whose status somebody made 200 has no field that the method
+		// knows. It must not pass for an empty ciphertext.
+		if proto.Size(out) == 0 {
+			if _, refused := refusal(raw); refused {
+				return errs.New(errs.Unavailable, "the answer is a refusal with the status of a success", errs.Hint(notANode))
+			}
+		}
 		return nil
 	}
-	var body errorBody
-	if err := json.Unmarshal(raw, &body); err != nil || body.Error.Code != code || !isReason(body.Error.Reason) {
+	body, ok := refusal(raw)
+	if !ok || body.Error.Code != code {
 		return foreign(code)
 	}
 	// The status that the node would have made over gRPC: a reason that this
 	// release does not know is told apart from one that no node said.
-	known, ok := errs.ByName(body.Error.Reason)
 	gcode := codes.Unknown
-	if ok {
+	if known, ok := errs.ByName(body.Error.Reason); ok {
 		gcode = codes.Code(known.Row().GRPC) //nolint:gosec // The same small numbers.
 	}
 	info := &errdetails.ErrorInfo{Reason: body.Error.Reason, Domain: wire.Domain}
@@ -117,6 +123,12 @@ func decode(code int, h http.Header, raw []byte, out proto.Message) error {
 		return foreign(code)
 	}
 	return st.Err()
+}
+
+// refusal reads a body as an error, and reports whether it is one of a node.
+func refusal(raw []byte) (body errorBody, ok bool) {
+	err := json.Unmarshal(raw, &body)
+	return body, err == nil && isReason(body.Error.Reason)
 }
 
 // isReason reports whether s has the form of a code's name.

@@ -8,7 +8,8 @@
 // [client.Capture] and [client.Client.Health]. What differs:
 //
 //   - A node knows nothing of the caller's deadline. It gives a call its own time (10 s unless configured), and stops when the connection says that the caller has gone. WaitOperation answers after that time that the operation is not done yet; ask again.
-//   - A name that fits no path, such as one of an empty segment, is refused here with INVALID_ARGUMENT; a node answers it in its own words over gRPC.
+//   - A name that fits no path, such as one with an empty segment or with . or .. as one, is refused here with INVALID_ARGUMENT; a node answers it in its own words over gRPC.
+//   - A request without a body may be sent again by net/http itself, when the connection it was written to turns out to be gone, and counts as one attempt in [client.Info] then. These are reads, and deletions, which have their request id; nothing that has a body is.
 //   - Call options of gRPC have no effect, but [grpc.Header] and [client.Capture].
 //   - JSON and base64 cost time and size. Prefer gRPC where it passes.
 //

@@ -44,7 +44,10 @@ func (r rule) path(m protoreflect.Message) (string, bool) {
 		return "", false
 	}
 	for i, w := range want {
-		if w != "*" && w != name[i] || name[i] == "" {
+		switch {
+		case w != "*" && w != name[i], name[i] == "":
+			return "", false
+		case name[i] == ".", name[i] == "..": // whatever stands between would resolve them, to another path
 			return "", false
 		}
 		// Segment by segment: a name that is percent-encoded itself is encoded once

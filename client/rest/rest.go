@@ -69,6 +69,9 @@ func hostPort(addr string) (string, error) {
 		return "", errs.New(errs.InvalidConfig, "an address is not https: nodes answer nothing else", errs.Hint(hint))
 	case u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return "", errs.New(errs.InvalidConfig, "an address has more than host and port", errs.Hint(hint))
+	case strings.Contains(u.Host, "%"):
+		// A certificate cannot name a zone, so no node could prove that it is this one.
+		return "", errs.New(errs.InvalidConfig, "an address has an IPv6 zone", errs.Hint(hint))
 	}
 	return u.Host, nil
 }

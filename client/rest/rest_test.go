@@ -185,6 +185,7 @@ func TestI1_WhatNoNodeSaidIsNotBelieved(t *testing.T) {
 		"no node's header":      {plain(200, tenant), errs.Unavailable},
 		"a refusal of no node":  {plain(403, denied), errs.Unavailable},
 		"another status":        {plain(502, denied, node...), errs.Unavailable},
+		"a refusal as success":  {plain(200, denied, node...), errs.Unavailable},
 		"another error's shape": {plain(404, `{"error":{"code":404,"status":"NOT_FOUND","message":"no"}}`, node...), errs.Unavailable},
 		"an error's text":       {plain(404, `{"error":"no"}`, node...), errs.Unavailable},
 		"no JSON":               {plain(200, `{"name":`, node...), errs.Unavailable},
@@ -303,6 +304,52 @@ func TestI2_WhatWasNeverSentDidNothing(t *testing.T) {
 	}
 }
 
+// TestAnAttemptIsSentOnce cuts the connection once the node has done what it was
+// asked, and before it says so. The connection was in use before, which is when
+// net/http sends some requests again by itself.
+func TestAnAttemptIsSentOnce(t *testing.T) {
+	t.Parallel()
+	for _, h2 := range []bool{true, false} {
+		arrived := make(chan string, 100)
+		s := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodGet {
+				says(w, http.StatusOK, tenant)
+				return
+			}
+			body, _ := io.ReadAll(r.Body)
+			arrived <- string(body)
+			panic(http.ErrAbortHandler)
+		}, func(s *httptest.Server) { s.EnableHTTP2 = h2 })
+		c := dial(t, []*httptest.Server{s})
+		for name, call := range map[string]func(ctx context.Context, info *client.Info) error{
+			"a change on one node": func(ctx context.Context, info *client.Info) error {
+				return c.Node(s.URL).Invoke(ctx, "/krypton.v1.Tenants/RotateTenant", &kryptonv1.RotateTenantRequest{Name: "tenants/a"}, &kryptonv1.Tenant{}, client.Capture(info))
+			},
+			"a call without a request id": func(ctx context.Context, info *client.Info) error {
+				_, err := kryptonv1.NewSealClient(c).Contribute(ctx, &kryptonv1.ContributeRequest{NodeId: "n1"}, client.Capture(info))
+				return err
+			},
+		} {
+			if err := get(within(t, time.Minute), c); err != nil {
+				t.Fatal(err)
+			}
+			var info client.Info
+			err := call(within(t, time.Minute), &info)
+			if !errs.Is(err, errs.Indeterminate) || info.RequestID != "" && !strings.Contains(err.Error(), info.RequestID) {
+				t.Errorf("%s, HTTP/2 %t: %v", name, h2, err)
+			}
+			if len(arrived) != 1 || info.Attempts != 1 {
+				t.Errorf("%s, HTTP/2 %t: %d arrived of %d attempts", name, h2, len(arrived), info.Attempts)
+			}
+			for len(arrived) > 0 {
+				if body := <-arrived; !strings.Contains(body, info.RequestID) {
+					t.Errorf("%s, HTTP/2 %t: %s is without the request id", name, h2, body)
+				}
+			}
+		}
+	}
+}
+
 func TestACallEndsWithItsCaller(t *testing.T) {
 	t.Parallel()
 	arrived, gone := make(chan struct{}, 10), make(chan struct{}, 10)
@@ -400,6 +447,7 @@ func TestAddresses(t *testing.T) {
 		"https://n1:8401": true, "https://n1:8401/": true, "n1:8401": true, "https://[::1]:8401": true, "127.0.0.1:1": true,
 		"http://n1:8401": false, "https://n1": false, "n1": false, "": false, "https://": false, "https://n1:8401/krypton": false,
 		"https://u:p@n1:8401": false, "https://n1:8401?x": false, "https://n1:8401#x": false, "grpc://n1:8400": false, "https://n1:x": false,
+		"https://[fe80::1%25eth0]:8401": false, "/run/krypton.sock": false, "unix:///run/krypton.sock": false,
 	} {
 		if err := (rest.Transport{}).Check(addr); (err == nil) != ok || err != nil && (!errs.Is(err, errs.InvalidConfig) || errs.From(err).Hint == "") {
 			t.Errorf("%q: %v", addr, err)

@@ -89,6 +89,10 @@ func TestEveryPublicMethodCanBeSaidInHTTP(t *testing.T) {
 				if fd := in.Fields().ByName(protoreflect.Name(r.field)); r.field != "" && (fd == nil || fd.Kind() != protoreflect.StringKind) {
 					t.Errorf("%s: no text field %q", name, r.field)
 				}
+				// net/http may send it again by itself.
+				if r.verb == "DELETE" && in.Fields().ByName("request_id") == nil {
+					t.Errorf("DELETE %s has no request id", name)
+				}
 				for i := range in.Fields().Len() {
 					fd := in.Fields().Get(i)
 					if _, ok := scalar(fd, fd.Default()); !ok && r.verb != "POST" {
@@ -131,6 +135,7 @@ func TestNamesBecomePaths(t *testing.T) {
 	}
 	for name, m := range map[string]*kryptonv1.GetServiceRequest{
 		"empty": {}, "short": {Name: "a/s"}, "empty segment": {Name: "tenants//services/s"}, "longer": {Name: "tenants/a/services/s/x"}, "other words": {Name: "services/a/tenants/s"},
+		"a segment that is resolved": {Name: "tenants/../services/s"}, "one that is left out": {Name: "tenants/a/services/."},
 	} {
 		if _, err := c.request(t.Context(), "/krypton.v1.Services/GetService", m); !errs.Is(err, errs.InvalidArgument) || !strings.Contains(err.Error(), "tenants/*/services/*") {
 			t.Errorf("%s: %v", name, err)
