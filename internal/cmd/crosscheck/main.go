@@ -87,8 +87,10 @@ func (p listed) own() bool { return p.Module != nil && p.Module.Main }
 
 // check checks packages in dir for goos and returns how many of the module there were.
 func check(ctx context.Context, dir, goos string, packages []string) (int, error) {
-	args := append([]string{"list", "-e", "-deps", "-test", "-tags", "invariants",
-		"-json=ImportPath,Dir,Name,Standard,GoFiles,ImportMap,Module,Error", "--"}, packages...)
+	args := append([]string{
+		"list", "-e", "-deps", "-test", "-tags", "invariants",
+		"-json=ImportPath,Dir,Name,Standard,GoFiles,ImportMap,Module,Error", "--",
+	}, packages...)
 	cmd := exec.CommandContext(ctx, "go", args...) //nolint:gosec // The arguments are packages, behind "--".
 	cmd.Dir, cmd.Stderr = dir, os.Stderr
 	cmd.Env = append(os.Environ(), "GOOS="+goos, "CGO_ENABLED=0")
