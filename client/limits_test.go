@@ -26,7 +26,7 @@ func TestAScopeThatNamesNoServiceIsNotSent(t *testing.T) {
 	var calls atomic.Int32
 	cluster.Before(func(context.Context, int, string, proto.Message) error { calls.Add(1); return nil })
 	c, ctx := cluster.Client(t, "demo"), within(t, time.Minute)
-	for _, service := range []string{"", "payments", "demo/payments", "/demo/payments", "tenants/demo", "tenants//services/x", "tenants/demo/services/", "tenants/demo/services/a/b", "services/demo/tenants/payments"} {
+	for _, service := range []string{"", "payments", "demo/payments", "/demo/payments", "tenants/demo", "tenants//services/x", "tenants/demo/services/", "tenants/demo/services/a/b", "tenant/demo/services/a", "tenants/demo/service/a", "services/demo/tenants/payments"} {
 		s := client.Scope{Service: service}
 		_, err1 := c.GenerateDataKey(ctx, s, 0)
 		_, err2 := c.UnwrapDataKey(ctx, s, []byte("x"))

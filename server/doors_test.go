@@ -327,7 +327,7 @@ func TestTheWholePayloadFitsThroughBothDoors(t *testing.T) {
 	// A message beyond the limit is refused in our words, so that no client comes
 	// back with it, and one far beyond it before it is read.
 	_, err = c.Encrypt(limited(t), &kryptonv1.EncryptRequest{Service: svc, Plaintext: make([]byte, server.MaxMessage)})
-	if got := refusalOf(err); got.Code != errs.TooLarge || got.Hint == "" || len(status.Convert(err).Details()) == 0 {
+	if got := refusalOf(err); got.Code != errs.TooLarge || got.Msg != fmt.Sprintf("the request is larger than %d bytes", server.MaxMessage) || got.Hint == "" || len(status.Convert(err).Details()) == 0 {
 		t.Fatalf("a message beyond the limit: %+v", got)
 	}
 	if _, err := c.Encrypt(limited(t), &kryptonv1.EncryptRequest{Service: svc, Plaintext: make([]byte, 2*server.MaxMessage)}); status.Code(err) != codes.ResourceExhausted {

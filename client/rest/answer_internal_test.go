@@ -18,6 +18,7 @@ import (
 func FuzzDecode(f *testing.F) {
 	f.Add(200, true, "application/json", []byte(`{"plaintext":"AAEC","keyVersion":"v"}`))
 	f.Add(200, false, "application/json", []byte(`{"plaintext":"AAEC"}`))
+	f.Add(200, true, "application/json", []byte(`{"keyVersion":"v","plaintext":7}`))
 	f.Add(403, true, "application/json", []byte(`{"error":{"code":403,"reason":"DENIED","message":"no","hint":"h","retry":"never"}}`))
 	f.Add(409, true, "application/json; charset=utf-8", []byte(`{"error":{"code":409,"reason":"X","message":"`+"\xff"+`"}}`))
 	f.Add(502, true, "text/html", []byte("<html>"))
