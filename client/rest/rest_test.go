@@ -101,7 +101,7 @@ func TestACallIsHTTP2WithTheCallersCertificate(t *testing.T) {
 		says(w, http.StatusOK, tenant)
 	})
 	var info client.Info
-	if err := get(within(t, time.Minute), dial(t, []*httptest.Server{s}), client.Capture(&info)); err != nil {
+	if err := get(within(t, time.Minute), dial(t, []*httptest.Server{s}, func(o *client.Options) { o.Timeout = time.Minute }), client.Capture(&info)); err != nil {
 		t.Fatal(err)
 	}
 	if seen.ProtoMajor != 2 || seen.TLS.Version != tls.VersionTLS13 || len(seen.TLS.PeerCertificates) != 1 {
