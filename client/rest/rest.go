@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -83,8 +82,8 @@ func (t Transport) Dial(addr string, cfg *tls.Config) (client.Conn, error) {
 		return nil, err
 	}
 	cfg = cfg.Clone()
-	cfg.MinVersion = tls.VersionTLS13                         // I6
-	cfg.NextProtos = slices.Clone([]string{"h2", "http/1.1"}) // whatever gRPC would have had
+	cfg.MinVersion = tls.VersionTLS13 // I6
+	cfg.NextProtos = []string{"h2", "http/1.1"}
 	var protocols http.Protocols
 	protocols.SetHTTP1(true) // where something in between speaks nothing newer
 	protocols.SetHTTP2(true)

@@ -133,6 +133,29 @@ func TestHTTP11IsEnough(t *testing.T) {
 	}
 }
 
+// TestI4_HeadersAreBounded over both versions of HTTP.
+func TestI4_HeadersAreBounded(t *testing.T) {
+	t.Parallel()
+	for _, h2 := range []bool{true, false} {
+		size := 0
+		s := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("X", strings.Repeat("x", size))
+			says(w, http.StatusOK, tenant)
+		}, func(s *httptest.Server) { s.EnableHTTP2 = h2 })
+		nd := dial(t, []*httptest.Server{s}).Node(s.URL)
+		for _, tt := range []struct {
+			size int
+			ok   bool
+		}{{1 << 10, true}, {128 << 10, false}} {
+			size = tt.size
+			err := nd.Invoke(within(t, time.Minute), "/krypton.v1.Tenants/GetTenant", &kryptonv1.GetTenantRequest{Name: "tenants/a"}, &kryptonv1.Tenant{})
+			if (err == nil) != tt.ok || err != nil && !errs.Is(err, errs.Unavailable) {
+				t.Errorf("HTTP/2 %t, a header of %d bytes: %v", h2, tt.size, err)
+			}
+		}
+	}
+}
+
 func TestI6_NothingOlderThanTLS13(t *testing.T) {
 	t.Parallel()
 	s := serve(t, func(w http.ResponseWriter, _ *http.Request) { says(w, http.StatusOK, tenant) },
