@@ -299,9 +299,13 @@ func (s *Server) restHandler(ctx context.Context) (http.Handler, error) {
 		}
 		w.Header().Set(gateway.CorrelationHeader, string(id))
 		w.Header().Set(gateway.NodeHeader, s.calls.nodeID)
-		if who.refused == nil && r.Method == http.MethodGet && r.URL.Path == gateway.DescriptionPath {
+		if r.Method == http.MethodGet && r.URL.Path == gateway.DescriptionPath {
 			// Not for strangers, although it is no secret: none of them gets an answer
 			// so much larger than what was sent.
+			if who.refused != nil {
+				gateway.WriteError(w, who.refused)
+				return
+			}
 			gateway.WriteDescription(w)
 			return
 		}

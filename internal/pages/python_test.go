@@ -44,8 +44,20 @@ func (n *nodes) serve(node int, w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write([]byte(`{"ok": true}`))
 		return
 	}
-	if plan[got] == "cut" {
+	switch plan[got] {
+	case "cut":
 		panic(http.ErrAbortHandler)
+	case "proxy": // what stands before a node and does not reach it
+		w.WriteHeader(http.StatusBadGateway)
+		_, _ = w.Write([]byte("<html>bad gateway</html>"))
+		return
+	case "login":
+		_, _ = w.Write([]byte("<html>who are you?</html>"))
+		return
+	case "other": // JSON of somebody else
+		w.WriteHeader(http.StatusForbidden)
+		_, _ = w.Write([]byte(`{"error": "forbidden"}`))
+		return
 	}
 	w.WriteHeader(http.StatusServiceUnavailable)
 	_, _ = fmt.Fprintf(w, `{"error": {"code": 503, "reason": "R", "message": "m", "retry": %q}}`, plan[got])
@@ -97,6 +109,7 @@ func TestThePythonClassTriesAgainAsTheErrorSays(t *testing.T) {
 		{"/after-delay/after-delay", true, []int{1, 0, 1}},
 		{"/cut/other-node/after-delay/never", false, []int{1, 0, 1, 0}},
 		{"/cut/cut", true, []int{0, 1, 0}},
+		{"/proxy/login/other", true, []int{0, 1, 0, 1}},
 	}
 	dir := t.TempDir()
 	n := &nodes{tries: map[string][]try{}}
