@@ -124,6 +124,7 @@ func (cl *call) run(ctx context.Context, reply any) error {
 	deadline, _ := ctx.Deadline()
 	tries := make(map[*node]int, len(c.nodes))
 	stuck := make(map[*node]bool) // nodes that need people
+	slow := make(map[*node]bool)  // nodes that may only be slow
 	var (
 		same, avoid        *node
 		sameTries          int
@@ -155,6 +156,7 @@ func (cl *call) run(ctx context.Context, reply any) error {
 			timedOut++
 		}
 		stuck[nd] = f.definite && needsPeople(f.err.Code)
+		slow[nd] = f.timedOut && tries[nd] < triesOfSlow
 
 		next := f.next(cl.kind)
 		if ctx.Err() != nil || c.closed.Load() {
@@ -174,7 +176,7 @@ func (cl *call) run(ctx context.Context, reply any) error {
 		case stepOther:
 			avoid = nd
 			if len(tries) == len(c.nodes) { // every node had its turn
-				if cl.hopeless(tries, stuck) {
+				if cl.hopeless(tries, stuck, slow) {
 					return cl.final(lastAnswered)
 				}
 				delay = c.backoff(delays)
@@ -196,14 +198,19 @@ func (cl *call) run(ctx context.Context, reply any) error {
 	}
 }
 
+// triesOfSlow is how many attempts, each with twice the time of the one before,
+// a node has to leave unanswered until it counts as gone and not as slow.
+const triesOfSlow = 3
+
 // hopeless reports whether every node failed in this call and at least one said
-// that it needs people, while none said anything that passes by itself.
-func (cl *call) hopeless(tries map[*node]int, stuck map[*node]bool) bool {
+// that it needs people, while none said anything that passes by itself. A node
+// that ran into the timeout of a first attempt may be busy and not gone.
+func (cl *call) hopeless(tries map[*node]int, stuck, slow map[*node]bool) bool {
 	people := false
 	now := cl.c.clk.Now()
 	for _, n := range cl.c.nodes {
 		switch until, _ := n.standing(now); {
-		case tries[n] == 0:
+		case tries[n] == 0, slow[n]:
 			return false
 		case stuck[n]:
 			people = true
