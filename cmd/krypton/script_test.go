@@ -29,6 +29,7 @@ import (
 	"github.com/openkcm/krypton-cluster/client/clienttest"
 	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/command"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
 )
 
 func TestMain(m *testing.M) {
@@ -40,6 +41,7 @@ type scriptCluster struct {
 	*clienttest.Cluster
 
 	admin *adminNode
+	exit  int // status of the last command that was run with exits
 }
 
 type clusterKey struct{}
@@ -52,6 +54,7 @@ type clusterKey struct{}
 //
 //	as ROLE             be a governor, custodian, operator, auditor or the workload of tenants/demo
 //	exits N CMD...      run a command that has to end with status N
+//	situation ID        what that command wrote to stderr and its status are a row of docs/errors.md
 //	fault CODE METHOD   let every call of a method fail with a code
 //	down N              kill node N, from 0
 //	forge               let the node return certificates for another key
@@ -84,6 +87,12 @@ func TestScript(t *testing.T) {
 				}
 				if got != want {
 					ts.Fatalf("exit status %d, want %d", got, want)
+				}
+				clusterOf(ts).exit = got
+			},
+			"situation": func(ts *testscript.TestScript, _ bool, args []string) {
+				for _, bad := range situationtest.ExitDiff(args[0], clusterOf(ts).exit, ts.ReadFile("stderr")) {
+					ts.Fatalf("%s", bad)
 				}
 			},
 			"fault": func(ts *testscript.TestScript, _ bool, args []string) {
