@@ -48,7 +48,9 @@ func works(t *testing.T, set ...func(*client.Options)) error {
 
 func TestTheEnvironmentIsEnough(t *testing.T) {
 	cluster := start(t)
-	environ(t, ofWorkload(t, cluster))
+	env := ofWorkload(t, cluster)
+	env["KRYPTON_ADDR"] += cluster.Addrs()[0] // a second time, which is no second node
+	environ(t, env)
 	if err := works(t); err != nil {
 		t.Fatal(err)
 	}
@@ -120,6 +122,10 @@ func TestEveryErrorOfNewSaysWhatToDo(t *testing.T) {
 		"no identity":         {map[string]string{"KRYPTON_CERT_FILE": ""}, []string{"no TLS identity", "KRYPTON_CERT_FILE"}},
 		"https":               {map[string]string{"KRYPTON_ADDR": "https://n1:8401"}, []string{"HTTP/JSON", "rest.Use()"}},
 		"another scheme":      {map[string]string{"KRYPTON_ADDR": "tcp://n1:8400"}, []string{"scheme", "host:port"}},
+		"no port":             {map[string]string{"KRYPTON_ADDR": "n1:8400,n2"}, []string{"host:port", "8400"}},
+		"a socket":            {map[string]string{"KRYPTON_ADDR": "/run/krypton.sock"}, []string{"host:port"}},
+		"IPv6 without []":     {map[string]string{"KRYPTON_ADDR": "::1:8400"}, []string{"[::1]:8400"}},
+		"spaces between":      {map[string]string{"KRYPTON_ADDR": "n1:8400 n2:8400"}, []string{"host:port"}},
 		"no CA file":          {map[string]string{"KRYPTON_CA_FILE": junk + "none"}, []string{"no such file", "KRYPTON_CA_FILE"}},
 		"no CA in the file":   {map[string]string{"KRYPTON_CA_FILE": junk}, []string{"holds no certificate", "PEM"}},
 		"no key in the file":  {map[string]string{"KRYPTON_KEY_FILE": junk}, []string{"read certificate and key", "KRYPTON_KEY_FILE"}},

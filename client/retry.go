@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"encoding/binary"
 	"io"
 	"strings"
@@ -62,8 +63,9 @@ func readFailure(err error, addr string, timedOut, answered bool) failure {
 		// The caller did not cancel (that is looked at before): the connection did.
 		f.err = errs.Newf(errs.Unavailable, "the connection to node %s ended", addr).With(errs.Cause(err))
 	case f.err.Code == errs.Unavailable:
-		f.err = errs.Newf(errs.Unavailable, "node %s: %s", addr, f.err.Msg).With(errs.Cause(err),
-			errs.Hint("check the address, the certificates, and that the node runs"))
+		// What the transport advises, if it knows more.
+		hint := cmp.Or(f.err.Hint, "check the address, the certificates, and that the node runs")
+		f.err = errs.Newf(errs.Unavailable, "node %s: %s", addr, f.err.Msg).With(errs.Cause(err), errs.Hint("%s", hint))
 	}
 	return f
 }

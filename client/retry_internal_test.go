@@ -83,11 +83,16 @@ func (s *script) addrs() []string {
 	return out
 }
 
+// scripted stands for the transport of a script, which takes any address.
+type scripted struct{ overGRPC }
+
+func (scripted) Check(string) error { return nil }
+
 // client makes a client of n nodes a, b, c... over the script.
 func (s *script) client(t *testing.T, n int, change ...func(*Options)) *Client {
 	t.Helper()
 	s.start = time.Now()
-	opts := Options{Rand: rand.Reader}
+	opts := Options{Rand: rand.Reader, Transport: scripted{}}
 	for i := range n {
 		opts.Addrs = append(opts.Addrs, string(rune('a'+i)))
 	}

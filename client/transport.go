@@ -3,6 +3,7 @@ package client
 import (
 	"crypto/tls"
 	"io"
+	"net"
 	"strings"
 	"time"
 
@@ -52,6 +53,10 @@ func (overGRPC) Check(addr string) error {
 	scheme, _, found := strings.Cut(addr, "://")
 	switch {
 	case !found:
+		// Else every call would go on dialing it until its deadline.
+		if _, port, err := net.SplitHostPort(addr); err != nil || port == "" {
+			return errs.New(errs.InvalidConfig, "an address has not the form host:port", errs.Hint("give host:port of a node's gRPC door, [::1]:8400 for IPv6; port 8400 unless configured"))
+		}
 		return nil
 	case strings.EqualFold(scheme, "https"):
 		return errs.New(errs.InvalidConfig, "an https:// address is the HTTP/JSON door of a node, and this client speaks gRPC",

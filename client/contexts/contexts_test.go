@@ -135,6 +135,7 @@ func TestUseGivesTheClientAContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Contexts["whole"] = contexts.Context{Addr: cluster.Addrs(), CAFile: cluster.CAFile(), CertFile: cert, KeyFile: key}
+	f.Contexts["identity"] = contexts.Context{CAFile: cluster.CAFile(), CertFile: cert, KeyFile: key}
 	f.Contexts["address"] = contexts.Context{Addr: cluster.Addrs()}
 	if err := f.Save(); err != nil {
 		t.Fatal(err)
@@ -167,10 +168,20 @@ func TestUseGivesTheClientAContext(t *testing.T) {
 	if err := use(contexts.Use("")); err != nil {
 		t.Errorf("the context of the environment: %v", err)
 	}
+	// A name in code goes before the environment, to which cluster a program speaks.
+	t.Setenv("KRYPTON_CONTEXT", "nothing")
+	if err := use(contexts.Use("whole")); err != nil {
+		t.Errorf("a context in code beside one of the environment: %v", err)
+	}
 	// What the context leaves empty comes from the environment.
 	t.Setenv("KRYPTON_CA_FILE", cluster.CAFile())
 	t.Setenv("KRYPTON_CERT_FILE", cert)
 	t.Setenv("KRYPTON_KEY_FILE", key)
+	t.Setenv("KRYPTON_ADDR", cluster.Addrs()[0])
+	if err := use(contexts.Use("identity")); err != nil {
+		t.Errorf("a context without addresses: %v", err)
+	}
+	t.Setenv("KRYPTON_ADDR", "127.0.0.1:1")
 	if err := use(contexts.Use("address")); err != nil {
 		t.Errorf("an address alone: %v", err)
 	}

@@ -258,8 +258,8 @@ func TestI3_NoRedirectIsFollowed(t *testing.T) {
 	for _, status := range []int{301, 302, 303, 307, 308} {
 		s := serve(t, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, other.URL+r.URL.Path, status) })
 		c := dial(t, []*httptest.Server{s})
-		if err := c.Node(s.URL).Invoke(within(t, time.Minute), "/krypton.v1.Access/WhoAmI", &kryptonv1.WhoAmIRequest{}, &kryptonv1.WhoAmIResponse{}); !errs.Is(err, errs.Unavailable) || !strings.Contains(err.Error(), fmt.Sprint(status)) {
-			t.Errorf("%d: %v", status, err)
+		if err := c.Node(s.URL).Invoke(within(t, time.Minute), "/krypton.v1.Access/WhoAmI", &kryptonv1.WhoAmIRequest{}, &kryptonv1.WhoAmIResponse{}); !errs.Is(err, errs.Unavailable) || !strings.Contains(err.Error(), fmt.Sprint(status)) || !strings.Contains(err.Error(), "HTTP/JSON door") {
+			t.Errorf("%d: %v", status, err) // with the hint of this package, not that of any connection
 		}
 	}
 	if elsewhere.Load() != 0 {
@@ -476,6 +476,13 @@ func TestAddresses(t *testing.T) {
 			t.Errorf("%q: %v", addr, err)
 		}
 	}
+	// Dial may be called with one configuration for all nodes.
+	shared := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"x"}}
+	c, err := rest.Transport{}.Dial("n1:8401", shared)
+	if err != nil || shared.MinVersion != tls.VersionTLS12 || len(shared.NextProtos) != 1 || shared.NextProtos[0] != "x" {
+		t.Errorf("Dial: %v, and changed what it was given to %v", err, shared.NextProtos)
+	}
+	defer c.Close()
 	if _, err := (rest.Transport{}).Dial("http://x", nil); !errs.Is(err, errs.InvalidConfig) {
 		t.Errorf("Dial: %v", err)
 	}
