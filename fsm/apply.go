@@ -181,10 +181,9 @@ func moved(what string) error {
 	return errs.New(errs.Aborted, what+" moved while the change was being prepared", errs.Hint("prepare the change again"))
 }
 
-func notFound(what string) error { return errs.New(errs.NotFound, "no such "+what) }
-
 func limit(what string, n int) error {
-	return errs.Newf(errs.LimitReached, "there are %d %s already, which is the limit", n, what)
+	return errs.Newf(errs.LimitReached, "there are %d %s already, which is the limit", n, what).
+		With(errs.Hint("use one that is there, or another cluster"))
 }
 
 // checkEtag compares what the caller saw with what is there.

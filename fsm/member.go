@@ -74,9 +74,10 @@ func (t *tx) createJoinToken(k *fsmpb.JoinToken) (done, error) {
 	case len(k.GetHash()) != sha256.Size:
 		return done{}, invalid("a join token is named by the SHA-256 of its secret")
 	case k.GetRegion() != "" && checkName(k.GetRegion()) != nil:
-		return done{}, invalid("the region is not a name")
+		return done{}, errs.New(errs.InvalidArgument, "the region is not a name",
+			errs.Hint("1 to %d of a-z, 0-9 and '-', beginning with a letter; as in the node's configuration", hierarchy.MaxNameBytes))
 	case k.GetExpireTimeMs() <= t.timeMS || k.GetExpireTimeMs() > t.timeMS+MaxTokenLifeMS:
-		return done{}, errs.New(errs.InvalidArgument, "a join token lives for at most 30 days")
+		return done{}, errs.New(errs.InvalidArgument, "a join token lives for at most 30 days", errs.Hint("give a shorter lifetime"))
 	case t.tokens >= MaxJoinTokens:
 		return done{}, limit("join tokens", MaxJoinTokens)
 	}
@@ -140,7 +141,7 @@ func (t *tx) present(id string, etag uint64) (*fsmpb.Member, error) {
 	m, ok := lookup[*fsmpb.Member](t.txn, tableMembers, indexID, []byte(id))
 	switch {
 	case !ok || m.GetPurged():
-		return nil, notFound("member")
+		return nil, errs.NoSuchObject()
 	case m.GetRemoved():
 		return nil, errs.New(errs.FailedState, "the member was removed")
 	}
@@ -232,7 +233,7 @@ func (t *tx) purgeMember(c *fsmpb.PurgeMember) (done, error) {
 	m, ok := lookup[*fsmpb.Member](t.txn, tableMembers, indexID, []byte(c.GetId()))
 	switch {
 	case !ok || m.GetPurged():
-		return done{}, notFound("member")
+		return done{}, errs.NoSuchObject()
 	case !m.GetRemoved():
 		return done{}, errs.New(errs.FailedState, "the node is still a member", errs.Hint("remove it first"))
 	}

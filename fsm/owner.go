@@ -34,14 +34,14 @@ func (t *tx) find(ref *fsmpb.ObjectRef) (owner, error) {
 	}
 	tn, ok := lookup[*fsmpb.Tenant](t.txn, tableTenants, indexID, []byte(ref.GetTenant()))
 	if !ok {
-		return owner{}, notFound("tenant")
+		return owner{}, errs.NoSuchObject()
 	}
 	if ref.GetService() == "" {
 		return owner{kind: ofTenant, tenant: tn}, nil
 	}
 	s, ok := lookup[*fsmpb.Service](t.txn, tableServices, indexID, serviceKey(tn.GetUid(), ref.GetService()))
 	if !ok {
-		return owner{}, notFound("service")
+		return owner{}, errs.NoSuchObject()
 	}
 	return owner{kind: ofService, tenant: tn, service: s}, nil
 }

@@ -79,7 +79,7 @@ func (t *tx) createTenant(c *fsmpb.CreateTenant) (done, error) {
 	old, exists := lookup[*fsmpb.Tenant](t.txn, tableTenants, indexID, []byte(c.GetName()))
 	switch {
 	case exists && old.GetState() != fsmpb.ObjectState_OBJECT_STATE_DESTROYED:
-		return done{}, errs.New(errs.AlreadyExists, "a tenant of this name exists already")
+		return done{}, errs.New(errs.AlreadyExists, "a tenant of this name exists already", errs.Hint("read it, or choose another name"))
 	case t.tenants >= MaxTenants:
 		return done{}, limit("tenants", MaxTenants)
 	}
@@ -140,7 +140,7 @@ func (t *tx) createService(c *fsmpb.CreateService) (done, error) {
 	old, exists := lookup[*fsmpb.Service](t.txn, tableServices, indexID, serviceKey(o.tenant.GetUid(), c.GetName()))
 	switch {
 	case exists && old.GetState() != fsmpb.ObjectState_OBJECT_STATE_DESTROYED:
-		return done{}, errs.New(errs.AlreadyExists, "a service of this name exists already")
+		return done{}, errs.New(errs.AlreadyExists, "a service of this name exists already", errs.Hint("read it, or choose another name"))
 	case t.services >= MaxServices:
 		return done{}, limit("services", MaxServices)
 	}

@@ -222,7 +222,7 @@ func (g *Gate) deny(req Request, cause string, err *errs.Error) error {
 // that the caller may not know of (I5). Every part of the node uses it, so that
 // the two answers are equal in every byte.
 func NoSuchObject() *errs.Error {
-	return errs.New(errs.NotFound, "no such object", errs.Hint("check the name; objects of other tenants are not shown"))
+	return errs.NoSuchObject()
 }
 
 // validObject reports whether name can stand in a record unchanged: printable

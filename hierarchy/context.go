@@ -50,7 +50,8 @@ func NewEncryptionContext(pairs ...ContextPair) (EncryptionContext, error) {
 		return EncryptionContext{}, nil
 	}
 	if len(pairs) > MaxContextPairs {
-		return EncryptionContext{}, errs.Newf(errs.TooLarge, "encryption context has %d pairs, at most %d are allowed", len(pairs), MaxContextPairs)
+		return EncryptionContext{}, errs.Newf(errs.TooLarge, "encryption context has %d pairs, at most %d are allowed", len(pairs), MaxContextPairs).
+			With(errs.Hint("give one pair with a digest of what the others say"))
 	}
 	total := 0
 	for _, p := range pairs {
@@ -60,7 +61,8 @@ func NewEncryptionContext(pairs ...ContextPair) (EncryptionContext, error) {
 		total += len(p.Key) + len(p.Value)
 	}
 	if total > MaxContextBytes {
-		return EncryptionContext{}, errs.Newf(errs.TooLarge, "encryption context has %d bytes, at most %d are allowed", total, MaxContextBytes)
+		return EncryptionContext{}, errs.Newf(errs.TooLarge, "encryption context has %d bytes, at most %d are allowed", total, MaxContextBytes).
+			With(errs.Hint("give a digest of what the values say"))
 	}
 	sorted := slices.Clone(pairs)
 	slices.SortFunc(sorted, func(a, b ContextPair) int { return cmp.Compare(a.Key, b.Key) })
@@ -68,7 +70,7 @@ func NewEncryptionContext(pairs ...ContextPair) (EncryptionContext, error) {
 	enc = binary.BigEndian.AppendUint32(enc, uint32(len(sorted))) //nolint:gosec // At most 64.
 	for i, p := range sorted {
 		if i > 0 && sorted[i-1].Key == p.Key {
-			return EncryptionContext{}, errs.New(errs.InvalidArgument, "encryption context has a key twice")
+			return EncryptionContext{}, errs.New(errs.InvalidArgument, "encryption context has a key twice", errs.Hint("give each key once"))
 		}
 		enc = appendPart(enc, p.Key)
 		enc = appendPart(enc, p.Value)
@@ -79,11 +81,11 @@ func NewEncryptionContext(pairs ...ContextPair) (EncryptionContext, error) {
 func (p ContextPair) check() error {
 	switch {
 	case p.Key == "":
-		return errs.New(errs.InvalidArgument, "encryption context has an empty key")
+		return errs.New(errs.InvalidArgument, "encryption context has an empty key", errs.Hint("give every value a key"))
 	case !utf8.ValidString(p.Key) || !utf8.ValidString(p.Value):
-		return errs.New(errs.InvalidArgument, "encryption context is not valid UTF-8")
+		return errs.New(errs.InvalidArgument, "encryption context is not valid UTF-8", errs.Hint("give binary values in base64"))
 	case strings.HasPrefix(p.Key, ReservedContextPrefix):
-		return errs.New(errs.InvalidArgument, "encryption context has a key with the reserved prefix "+ReservedContextPrefix)
+		return errs.New(errs.InvalidArgument, "encryption context has a key with the reserved prefix "+ReservedContextPrefix, errs.Hint("choose another key"))
 	}
 	return nil
 }

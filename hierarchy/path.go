@@ -95,7 +95,7 @@ const maxPathBytes = 3*MaxNameBytes + 3*MaxResourceIDBytes + 64
 // as %XX with upper-case digits.
 func ParsePath(s string) (Path, error) {
 	bad := errs.New(errs.InvalidArgument, "not the name of an object",
-		errs.Hint("names look like tenants/acme, tenants/acme/services/payments, internalKeys/3"))
+		errs.Hint("names look like tenants/acme, tenants/acme/services/payments, tenants/acme/services/payments/versions/3"))
 	if len(s) > maxPathBytes {
 		return Path{}, bad
 	}
@@ -146,7 +146,8 @@ func set(p *Path, placeholder, seg string) (err error) {
 
 // ParseVersionNumber reads a decimal number from 1 without sign or leading zeros.
 func ParseVersionNumber(s string) (VersionNumber, error) {
-	bad := errs.New(errs.InvalidArgument, "version is not a decimal number from 1 without leading zeros")
+	bad := errs.New(errs.InvalidArgument, "version is not a decimal number from 1 without leading zeros",
+		errs.Hint("list the versions of the key; names of versions end like versions/3"))
 	if s == "" || s[0] < '1' || s[0] > '9' {
 		return 0, bad
 	}
@@ -238,7 +239,7 @@ func unescapeResource(s string) (ResourceID, error) {
 	bad := errs.New(errs.InvalidArgument, "resource id in a name is not percent-encoded in the one allowed way",
 		errs.Hint("encode every byte but A-Z a-z 0-9 - . _ ~ as %%XX with upper-case digits"))
 	if s == "" {
-		return "", errs.New(errs.InvalidArgument, "resource id in a name is empty")
+		return "", errs.New(errs.InvalidArgument, "resource id in a name is empty", errs.Hint("end the name with resources/ and the id, percent-encoded"))
 	}
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {

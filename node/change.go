@@ -242,7 +242,7 @@ func (n *Node) before(o Object) (uint32, error) {
 		}
 	}
 	if best == nil {
-		return 0, errs.New(errs.FailedState, "there is no earlier version to return to")
+		return 0, errs.New(errs.FailedState, "there is no earlier version to return to", errs.Hint("rotate to get a new one"))
 	}
 	return best.GetNumber(), nil
 }

@@ -201,7 +201,8 @@ func (n *Node) GenerateDataKey(ctx context.Context, tok gate.Token, t Target, le
 		length = DefaultDataKey
 	}
 	if length < MinDataKey || length > MaxDataKey {
-		return key, nil, used, errs.Newf(errs.InvalidArgument, "a data key of %d bytes is not possible, want %d to %d", length, MinDataKey, MaxDataKey)
+		return key, nil, used, errs.Newf(errs.InvalidArgument, "a data key of %d bytes is not possible", length).
+			With(errs.Hint("%d to %d bytes are; 0 means %d", MinDataKey, MaxDataKey, DefaultDataKey))
 	}
 	type made struct {
 		key     memsec.Secret

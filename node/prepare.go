@@ -280,13 +280,12 @@ func (n *Node) makeTenant(ctx context.Context, ring *keyring, v *fsm.View, c *fs
 // may be on another.
 var errNoKeystore = errors.New("the keystore is not configured on this node")
 
-// keystoreOf returns the keystore of a binding that somebody asked for; the
-// error names it.
+// keystoreOf returns the keystore of a binding that somebody asked for.
 func (n *Node) keystoreOf(b *fsmpb.Binding) (keystore.Provider, error) {
 	p, err := n.stores.Get(b.GetKeystore())
 	if err != nil {
-		return nil, errs.Newf(errs.KeystoreMisconfigured, "no keystore %q is configured on this node", b.GetKeystore()).
-			With(errs.Hint("name one of the keystores in the nodes' configuration"), errs.Cause(errors.Join(errNoKeystore, err)))
+		return nil, errs.New(errs.KeystoreMisconfigured, "no keystore of the binding's name is configured on this node",
+			errs.Hint("name one of the keystores in the nodes' configuration"), errs.Cause(errors.Join(errNoKeystore, err)))
 	}
 	return p, nil
 }

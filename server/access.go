@@ -59,11 +59,12 @@ func (s accessServer) IssueCertificate(ctx context.Context, r *kryptonv1.IssueCe
 		}
 	}
 	if !role.Valid() {
-		return nil, errs.New(errs.InvalidArgument, "role is missing", errs.Hint("governor, custodian, operator, auditor or workload"))
+		return nil, errs.New(errs.InvalidArgument, "role is missing, or none that this node knows", errs.Hint("governor, custodian, operator, auditor or workload"))
 	}
 	var tenant hierarchy.Name
 	if (role == auth.RoleWorkload) != (r.GetTenant() != "") {
-		return nil, errs.New(errs.InvalidArgument, "a workload's certificate names its tenant, any other names none")
+		return nil, errs.New(errs.InvalidArgument, "a workload's certificate names its tenant, any other names none",
+			errs.Hint("give tenant for the role workload and only for it"))
 	}
 	if r.GetTenant() != "" {
 		p, err := path(r.GetTenant(), "tenant", hierarchy.KindTenant)
@@ -74,6 +75,11 @@ func (s accessServer) IssueCertificate(ctx context.Context, r *kryptonv1.IssueCe
 	}
 	pub, err := pki.ParsePublicKey(r.GetPublicKey())
 	if err != nil {
+		return nil, err
+	}
+	// A retry signs once more, which does no harm; the id is looked at so that a
+	// mistake in it is not overlooked here alone.
+	if _, err := s.request(r); err != nil {
 		return nil, err
 	}
 	out := &kryptonv1.IssueCertificateResponse{}

@@ -16,6 +16,7 @@ import (
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/node"
 )
@@ -180,10 +181,7 @@ func (s clusterServer) CreateJoinToken(ctx context.Context, r *kryptonv1.CreateJ
 	case life == 0:
 		life = defaultTokenLife
 	case life > maxTokenLife:
-		return nil, errs.Newf(errs.InvalidArgument, "a join token lives at most %s", maxTokenLife)
-	}
-	if len(r.GetRegion()) > 63 {
-		return nil, errs.New(errs.InvalidArgument, "a region has at most 63 bytes")
+		return nil, errs.New(errs.InvalidArgument, "the join token would live too long", errs.Hint("ttl_seconds is at most %d; 0 means %d", maxTokenLife/time.Second, defaultTokenLife/time.Second))
 	}
 	req, err := s.request(r)
 	if err != nil {
@@ -191,6 +189,11 @@ func (s clusterServer) CreateJoinToken(ctx context.Context, r *kryptonv1.CreateJ
 	}
 	out := &kryptonv1.CreateJoinTokenResponse{}
 	err = s.do(ctx, gate.CreateJoinToken, node.ObjectCluster, func(tok gate.Token) error {
+		if r.GetRegion() != "" {
+			if _, err := hierarchy.ParseName(r.GetRegion()); err != nil {
+				return inField("region", err)
+			}
+		}
 		t, err := s.cluster.JoinToken()
 		if err != nil {
 			return err
@@ -272,6 +275,9 @@ func (s clusterServer) TransferLeadership(ctx context.Context, r *kryptonv1.Tran
 			return nil, err
 		}
 	}
+	if _, err := s.request(r); err != nil {
+		return nil, err
+	}
 	var out *kryptonv1.ClusterInfo
 	err := s.do(ctx, gate.TransferLeadership, node.ObjectCluster, func(gate.Token) error {
 		if target != "" {
@@ -297,7 +303,8 @@ func operationID(name string) (string, error) {
 	id, ok := strings.CutPrefix(name, operationPrefix)
 	u, err := uuid.Parse(id)
 	if !ok || len(id) != 36 || err != nil {
-		return "", errs.New(errs.InvalidArgument, "the name of an operation is operations/ and the request id of the change")
+		return "", errs.New(errs.InvalidArgument, "the name of an operation is operations/ and the request id of the change",
+			errs.Hint("operations/0190a3c4-1f2e-7c3d-9a4b-5c6d7e8f9a0b"))
 	}
 	return u.String(), nil
 }

@@ -34,7 +34,7 @@ func target(r dataRequest) (t node.Target, err error) {
 	t.Tenant, t.Service = p.Tenant, p.Service
 	if r.GetResource() != "" {
 		if t.Resource, err = hierarchy.ParseResourceID(r.GetResource()); err != nil {
-			return t, err
+			return t, inField("resource", err)
 		}
 	}
 	pairs := make([]hierarchy.ContextPair, len(r.GetEncryptionContext()))
@@ -47,20 +47,41 @@ func target(r dataRequest) (t node.Target, err error) {
 
 // path parses a name that has to be of one of the kinds.
 func path(name, field string, kinds ...hierarchy.Kind) (hierarchy.Path, error) {
+	if name == "" {
+		return hierarchy.Path{}, errs.New(errs.InvalidArgument, field+" is missing", errs.Hint("it looks like %s", looksLike(kinds)))
+	}
 	p, err := hierarchy.ParsePath(name)
-	if err != nil {
-		return p, err
+	switch {
+	case err != nil:
+		return p, inField(field, err)
+	case !slices.Contains(kinds, p.Kind):
+		return p, errs.New(errs.InvalidArgument, field+" names another kind of object", errs.Hint("it looks like %s", looksLike(kinds)))
 	}
-	if slices.Contains(kinds, p.Kind) {
-		return p, nil
-	}
-	return p, errs.Newf(errs.InvalidArgument, "%s must be %s", field, kindNames(kinds))
+	return p, nil
 }
 
-func kindNames(kinds []hierarchy.Kind) string {
+// inField says in which field of the request a mistake is.
+func inField(field string, err error) error {
+	e := *errs.From(err)
+	e.Msg = field + ": " + e.Msg
+	return &e
+}
+
+// examples are names of the kinds that requests name.
+//
+//nolint:gochecknoglobals // Immutable table.
+var examples = map[hierarchy.Kind]string{
+	hierarchy.KindTenant:         "tenants/acme",
+	hierarchy.KindTenantVersion:  "tenants/acme/versions/3",
+	hierarchy.KindService:        "tenants/acme/services/payments",
+	hierarchy.KindServiceVersion: "tenants/acme/services/payments/versions/3",
+	hierarchy.KindResource:       "tenants/acme/services/payments/resources/table-7",
+}
+
+func looksLike(kinds []hierarchy.Kind) string {
 	out := make([]string, len(kinds))
 	for i, k := range kinds {
-		out[i] = k.String()
+		out[i] = examples[k]
 	}
 	return strings.Join(out, " or ")
 }

@@ -1,6 +1,8 @@
 package server
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/base64"
 	"strings"
 	"unicode/utf8"
@@ -20,30 +22,37 @@ const (
 
 // pageRequest is one page that a caller asked for.
 type pageRequest struct {
-	after string // last name of the page before
+	list  [listSumSize]byte // of the list and its filter
+	after string            // last name of the page before
 	size  int
 	state kryptonv1.ObjectState // 0: all but destroyed ones
 }
 
-// page checks size, token and filter. A token is the last name of the page
-// before, in base64 so that nobody takes it for something to write by hand.
+// page checks size, token and filter. A token is a digest of the list that it
+// continues and the last name of the page before, in base64 so that nobody takes
+// it for something to write by hand. It is a place and no secret: whoever may
+// read the list may continue with somebody else's token.
 func page(r interface {
 	GetPageSize() uint32
 	GetPageToken() string
-}, filter string,
+}, list, filter string,
 ) (pageRequest, error) {
-	p := pageRequest{size: int(r.GetPageSize())}
+	p := pageRequest{size: int(r.GetPageSize()), list: listSum(list, filter)}
 	switch {
 	case p.size == 0:
 		p.size = DefaultPage
 	case p.size > MaxPage:
-		return p, errs.Newf(errs.InvalidArgument, "page_size is %d, at most %d are possible", p.size, MaxPage)
+		return p, errs.New(errs.InvalidArgument, "page_size is too large", errs.Hint("at most %d; 0 means %d", MaxPage, DefaultPage))
 	}
-	after, err := base64.RawURLEncoding.Strict().DecodeString(r.GetPageToken())
-	if err != nil || len(after) > hierarchy.MaxResourceIDBytes || !utf8.Valid(after) {
-		return p, errs.New(errs.InvalidArgument, "page_token is not one that this cluster gave out", errs.Hint("begin again without a token"))
+	if t := r.GetPageToken(); t != "" {
+		raw, err := base64.RawURLEncoding.Strict().DecodeString(t)
+		after, ok := bytes.CutPrefix(raw, p.list[:])
+		if err != nil || !ok || len(after) > hierarchy.MaxResourceIDBytes || !utf8.Valid(after) {
+			return p, errs.New(errs.InvalidArgument, "page_token is not one that this cluster gave out for this list",
+				errs.Hint("begin again without a token, and keep parent and filter from page to page"))
+		}
+		p.after = string(after)
 	}
-	p.after = string(after)
 	if filter == "" {
 		return p, nil
 	}
@@ -92,14 +101,26 @@ func collect[T any, M proto.Message](p pageRequest, read func(after string, limi
 				if len(read(after, 1)) == 0 {
 					return page, ""
 				}
-				return page, token(after)
+				return page, p.token(after)
 			}
 		}
 		if len(batch) < MaxPage {
 			return page, ""
 		}
 	}
-	return page, token(after)
+	return page, p.token(after)
 }
 
-func token(after string) string { return base64.RawURLEncoding.EncodeToString([]byte(after)) }
+func (p pageRequest) token(after string) string {
+	return base64.RawURLEncoding.EncodeToString(append(p.list[:], after...))
+}
+
+// listSumSize is how much of the digest of a list is in a token: enough against
+// a mistake, which is all that it is against.
+const listSumSize = 6
+
+func listSum(list, filter string) (out [listSumSize]byte) {
+	sum := sha256.Sum256([]byte(list + "\x00" + filter))
+	copy(out[:], sum[:])
+	return out
+}

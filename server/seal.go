@@ -3,6 +3,8 @@ package server
 import (
 	"context"
 	"encoding/hex"
+	"strings"
+	"unicode"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/auth"
@@ -78,7 +80,7 @@ func (s sealServer) Contribute(ctx context.Context, r *kryptonv1.ContributeReque
 			errs.Hint("every node unseals by itself: give --addr of exactly one node"))
 	}
 	if len(r.GetSealedShare()) == 0 && !r.GetReset_() {
-		return nil, errs.New(errs.InvalidArgument, "the request has neither a share nor reset")
+		return nil, errs.New(errs.InvalidArgument, "the request has neither a share nor reset", errs.Hint("krypton unseal sends a share"))
 	}
 	var out *kryptonv1.SealStatus
 	err := s.do(ctx, gate.Contribute, node.ObjectSeal, func(tok gate.Token) (err error) {
@@ -101,14 +103,18 @@ func (s sealServer) Contribute(ctx context.Context, r *kryptonv1.ContributeReque
 // SealNode implements kryptonv1.SealServer.
 func (s sealServer) SealNode(ctx context.Context, r *kryptonv1.SealNodeRequest) (*kryptonv1.SealStatus, error) {
 	if len(r.GetReason()) > maxReason {
-		return nil, errs.Newf(errs.TooLarge, "the reason has %d bytes, at most %d are kept", len(r.GetReason()), maxReason)
+		return nil, errs.Newf(errs.TooLarge, "the reason has %d bytes, at most %d are kept", len(r.GetReason()), maxReason).
+			With(errs.Hint("say it in fewer words"))
+	}
+	if strings.ContainsFunc(r.GetReason(), unicode.IsControl) {
+		return nil, errs.New(errs.InvalidArgument, "the reason has a control character", errs.Hint("write it as one line of text"))
+	}
+	req, err := s.request(r)
+	if err != nil {
+		return nil, err
 	}
 	var out *kryptonv1.SealStatus
 	if r.GetCluster() {
-		req, err := s.request(r)
-		if err != nil {
-			return nil, err
-		}
 		err = s.do(ctx, gate.SealCluster, node.ObjectSeal, func(tok gate.Token) (err error) {
 			if err := s.node.SetHold(ctx, tok, req, node.Held, r.GetReason()); err != nil {
 				return err
@@ -118,7 +124,7 @@ func (s sealServer) SealNode(ctx context.Context, r *kryptonv1.SealNodeRequest) 
 		})
 		return out, err
 	}
-	err := s.do(ctx, gate.SealNode, node.ObjectSeal, func(tok gate.Token) (err error) {
+	err = s.do(ctx, gate.SealNode, node.ObjectSeal, func(tok gate.Token) (err error) {
 		if err := s.node.Seal(ctx, tok); err != nil {
 			return err
 		}

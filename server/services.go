@@ -33,7 +33,7 @@ func (s servicesServer) CreateService(ctx context.Context, r *kryptonv1.CreateSe
 	}
 	name, err := hierarchy.ParseName(r.GetServiceId())
 	if err != nil {
-		return nil, err
+		return nil, inField("service_id", err)
 	}
 	req, err := s.request(r)
 	if err != nil {
@@ -85,7 +85,7 @@ func (s servicesServer) ListServices(ctx context.Context, r *kryptonv1.ListServi
 	if err != nil {
 		return nil, err
 	}
-	pg, err := page(r, r.GetFilter())
+	pg, err := page(r, p.String()+"/services", r.GetFilter())
 	if err != nil {
 		return nil, err
 	}
@@ -306,7 +306,7 @@ func (s servicesServer) ListResources(ctx context.Context, r *kryptonv1.ListReso
 	if err != nil {
 		return nil, err
 	}
-	pg, err := page(r, "")
+	pg, err := page(r, p.String()+"/resources", "")
 	if err != nil {
 		return nil, err
 	}

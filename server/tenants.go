@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/hierarchy"
@@ -22,7 +23,7 @@ type tenantsServer struct {
 func (s tenantsServer) CreateTenant(ctx context.Context, r *kryptonv1.CreateTenantRequest) (*kryptonv1.Tenant, error) {
 	name, err := hierarchy.ParseName(r.GetTenantId())
 	if err != nil {
-		return nil, err
+		return nil, inField("tenant_id", err)
 	}
 	b := r.GetBinding()
 	if b.GetKeystore() == "" || b.GetKey() == "" {
@@ -30,7 +31,12 @@ func (s tenantsServer) CreateTenant(ctx context.Context, r *kryptonv1.CreateTena
 			errs.Hint("krypton tenant create NAME --keystore NAME --key KEY"))
 	}
 	if b.GetKeyVersion() != "" {
-		return nil, errs.New(errs.InvalidArgument, "binding.key_version is what the keystore says; it cannot be chosen")
+		return nil, errs.New(errs.InvalidArgument, "binding.key_version is what the keystore says; it cannot be chosen", errs.Hint("leave it out"))
+	}
+	if len(b.GetKeystore()) > fsm.MaxKeystoreBytes || len(b.GetKey()) > fsm.MaxKeyRefBytes {
+		// Before the keystore is asked: what it would be asked is not stored anyway.
+		return nil, errs.New(errs.InvalidArgument, "the binding names a keystore or a key with too long a name",
+			errs.Hint("a keystore has at most %d bytes, a key %d", fsm.MaxKeystoreBytes, fsm.MaxKeyRefBytes))
 	}
 	req, err := s.request(r)
 	if err != nil {
@@ -71,7 +77,7 @@ func (s tenantsServer) tenant(name hierarchy.Name) (*kryptonv1.Tenant, error) {
 
 // ListTenants implements kryptonv1.TenantsServer.
 func (s tenantsServer) ListTenants(ctx context.Context, r *kryptonv1.ListTenantsRequest) (*kryptonv1.ListTenantsResponse, error) {
-	pg, err := page(r, r.GetFilter())
+	pg, err := page(r, "tenants", r.GetFilter())
 	if err != nil {
 		return nil, err
 	}

@@ -143,6 +143,11 @@ type asked struct {
 func (a asked) GetPageSize() uint32  { return a.size }
 func (a asked) GetPageToken() string { return a.token }
 
+// tokenOf is the token that continues a list behind a name.
+func tokenOf(list, filter, after string) string {
+	return pageRequest{list: listSum(list, filter)}.token(after)
+}
+
 func TestAPageChecksWhatWasAsked(t *testing.T) {
 	for _, c := range []struct {
 		asked
@@ -153,8 +158,12 @@ func TestAPageChecksWhatWasAsked(t *testing.T) {
 		{asked{token: "!"}, ""},
 		{asked{token: "YQ=="}, ""},
 		{asked{token: "YR"}, ""},
-		{asked{token: base64.RawURLEncoding.EncodeToString(make([]byte, 129))}, ""},
-		{asked{token: base64.RawURLEncoding.EncodeToString([]byte{0xff})}, ""},
+		{asked{token: base64.RawURLEncoding.EncodeToString([]byte("x"))}, ""},
+		{asked{token: tokenOf("things", "", strings.Repeat("x", 129))}, ""},
+		{asked{token: tokenOf("things", "", "\xff")}, ""},
+		{asked{token: tokenOf("others", "", "x")}, ""},
+		{asked{token: tokenOf("things", "state=ACTIVE", "x")}, ""},
+		{asked{token: tokenOf("things", "", "x")}, "state=ACTIVE"},
 		{asked{}, "state="},
 		{asked{}, "state=UNSPECIFIED"},
 		{asked{}, "state=active"},
@@ -162,15 +171,15 @@ func TestAPageChecksWhatWasAsked(t *testing.T) {
 		{asked{}, "state=ACTIVE "},
 		{asked{}, "state=ACTIVE,state=SUSPENDED"},
 	} {
-		if _, err := page(c, c.filter); !errs.Is(err, errs.InvalidArgument) {
+		if _, err := page(c, "things", c.filter); !errs.Is(err, errs.InvalidArgument) {
 			t.Errorf("%+v: %v", c, err)
 		}
 	}
-	p, err := page(asked{size: 1000, token: token("x")}, "state=DESTROY_SCHEDULED")
-	if want := (pageRequest{after: "x", size: 1000, state: kryptonv1.ObjectState_OBJECT_STATE_DESTROY_SCHEDULED}); err != nil || p != want {
+	p, err := page(asked{size: 1000, token: tokenOf("things", "state=DESTROY_SCHEDULED", "x")}, "things", "state=DESTROY_SCHEDULED")
+	if want := (pageRequest{list: listSum("things", "state=DESTROY_SCHEDULED"), after: "x", size: 1000, state: kryptonv1.ObjectState_OBJECT_STATE_DESTROY_SCHEDULED}); err != nil || p != want {
 		t.Errorf("%+v, %v", p, err)
 	}
-	if p, err := page(asked{}, ""); err != nil || p.size != DefaultPage || p.after != "" {
+	if p, err := page(asked{}, "things", ""); err != nil || p.size != DefaultPage || p.after != "" {
 		t.Errorf("%+v, %v", p, err)
 	}
 }
@@ -195,7 +204,7 @@ func TestPagesAreTheListCutIntoPieces(t *testing.T) {
 			}
 			return out
 		}
-		p := pageRequest{size: rapid.IntRange(1, 7).Draw(t, "size"), state: kryptonv1.ObjectState(rapid.Int32Range(0, 4).Draw(t, "filter"))}
+		p := pageRequest{list: listSum("things", ""), size: rapid.IntRange(1, 7).Draw(t, "size"), state: kryptonv1.ObjectState(rapid.Int32Range(0, 4).Draw(t, "filter"))}
 		var want, got []string
 		for _, x := range all {
 			if p.wants(x.state) {
@@ -214,7 +223,7 @@ func TestPagesAreTheListCutIntoPieces(t *testing.T) {
 			if next == "" {
 				break
 			}
-			q, err := page(asked{size: 1, token: next}, "")
+			q, err := page(asked{size: 1, token: next}, "things", "")
 			if err != nil {
 				t.Fatal(err)
 			}

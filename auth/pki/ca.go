@@ -104,7 +104,7 @@ func (ca *CA) IssueCaller(rand io.Reader, now time.Time, req CallerRequest) (*x5
 		return nil, errs.New(errs.InvalidConfig, "this CA does not vouch for callers")
 	}
 	if err := req.ID.Validate(); err != nil {
-		return nil, errs.New(errs.InvalidArgument, err.Error())
+		return nil, errs.New(errs.InvalidArgument, err.Error(), errs.Hint("a name is 1 to 63 of a-z, 0-9, '.', '_' and '-', and begins with a letter or digit"))
 	}
 	tmpl, err := ca.leaf(rand, now, req.PublicKey, req.Lifetime, CallerLifetime)
 	if err != nil {
@@ -162,7 +162,7 @@ func (ca *CA) leaf(rand io.Reader, now time.Time, pub crypto.PublicKey, lifetime
 		lifetime = limit
 	}
 	if lifetime < MinLifetime || lifetime > limit {
-		return nil, errs.Newf(errs.InvalidArgument, "lifetime of a certificate is not between %v and %v", MinLifetime, limit)
+		return nil, errs.New(errs.InvalidArgument, "lifetime of a certificate is out of range", errs.Hint("%v to %v", MinLifetime, limit))
 	}
 	tmpl, err := template(rand, now, lifetime)
 	if err != nil {

@@ -113,10 +113,11 @@ func checkKey(pub crypto.PublicKey) error {
 func ParsePublicKey(der []byte) (crypto.PublicKey, error) {
 	pub, err := x509.ParsePKIXPublicKey(der)
 	if err != nil {
-		return nil, errs.New(errs.InvalidArgument, "public key is not a SubjectPublicKeyInfo in DER", errs.Cause(err))
+		return nil, errs.New(errs.InvalidArgument, "public key is not a SubjectPublicKeyInfo in DER",
+			errs.Hint("give an ECDSA P-256 or Ed25519 key; krypton operator cert new-key makes one"), errs.Cause(err))
 	}
 	if err := checkKey(pub); err != nil {
-		return nil, errs.New(errs.InvalidArgument, err.Error())
+		return nil, errs.New(errs.InvalidArgument, err.Error(), errs.Hint("krypton operator cert new-key makes one of the right kind"))
 	}
 	return pub, nil
 }

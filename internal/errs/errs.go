@@ -184,6 +184,12 @@ func From(err error) *Error {
 	return New(Internal, "internal error", Hint("look for the correlation id in the node's log"), Cause(err))
 }
 
+// NoSuchObject is the one answer for an object that does not exist and for one
+// that the caller may not know of, equal in every byte.
+func NoSuchObject() *Error {
+	return New(NotFound, "no such object", Hint("check the name; objects of other tenants are not shown"))
+}
+
 // DoesNotOpen is the one answer for every way a ciphertext can fail to open
 // (I4): wrong key, tag, context, tenant, length or format. The cause goes to
 // the audit record of the operation and nowhere else.

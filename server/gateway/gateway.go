@@ -9,7 +9,7 @@
 //   - I1: nothing of a request becomes gRPC metadata: no Grpc-Metadata-*, Authorization or X-Forwarded-* header, no host and no address. Who the caller is comes in the context, from whoever owns the TLS connection.
 //   - I2: an error has the HTTP status of its row in the error table, and a body with its code, message and hint, and nothing else.
 //   - I3: no response may be cached, and no body is logged.
-//   - I4: what a request says and the method does not read is refused: unknown fields and parameters, a body where parameters stand in the URL, a URL where they stand in the body, anything behind the JSON.
+//   - I4: what a request says and the method does not read is refused: unknown fields and parameters, a body where parameters stand in the URL, a URL where they stand in the body, a field that stands in the path already, anything behind the JSON.
 //
 // # Concurrency
 //
@@ -32,6 +32,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 	"sync"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -40,6 +41,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/internal/errs"
@@ -82,10 +84,11 @@ func protect(h http.Header) {
 func New(ctx context.Context, conn grpc.ClientConnInterface) (http.Handler, error) {
 	strictQuery()
 	mux := runtime.NewServeMux(
-		runtime.WithMarshalerOption(runtime.MIMEWildcard, &runtime.JSONPb{
+		runtime.WithMarshalerOption(runtime.MIMEWildcard, strictJSON{&runtime.JSONPb{
 			MarshalOptions:   protojson.MarshalOptions{EmitUnpopulated: true},
 			UnmarshalOptions: protojson.UnmarshalOptions{DiscardUnknown: false},
-		}),
+		}}),
+		runtime.WithMiddlewares(routed),
 		runtime.WithIncomingHeaderMatcher(func(string) (string, bool) { return "", false }),
 		runtime.WithOutgoingHeaderMatcher(func(string) (string, bool) { return "", false }),
 		runtime.WithOutgoingTrailerMatcher(func(string) (string, bool) { return "", false }),
@@ -93,9 +96,9 @@ func New(ctx context.Context, conn grpc.ClientConnInterface) (http.Handler, erro
 			copyHeaders(ctx, w)
 			return nil
 		}),
-		runtime.WithErrorHandler(func(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) {
+		runtime.WithErrorHandler(func(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error) {
 			copyHeaders(ctx, w)
-			WriteError(w, unwrapGateway(err))
+			WriteError(w, unwrapGateway(r, err))
 		}),
 		runtime.WithRoutingErrorHandler(func(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, code int) {
 			WriteError(w, routingError(code))
@@ -154,17 +157,21 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	_, err := buf.ReadFrom(http.MaxBytesReader(w, r.Body, MaxBody))
 	body := buf.Bytes()
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return body, errs.Newf(errs.TooLarge, "the request body is larger than %d bytes", MaxBody)
+		return body, errs.Newf(errs.TooLarge, "the request body is larger than %d bytes", MaxBody).
+			With(errs.Hint("encrypt at most 1 MiB in one call; for more, take a data key and encrypt locally"))
 	}
 	switch {
 	case err != nil:
-		return body, errs.New(errs.InvalidArgument, "the request body did not arrive as a whole", errs.Cause(err))
+		return body, errs.New(errs.InvalidArgument, "the request body did not arrive as a whole",
+			errs.Hint("send it again; a change with the same request id acts at most once"), errs.Cause(err))
 	case r.Method == http.MethodPost && r.URL.RawQuery != "":
-		return body, errs.New(errs.InvalidArgument, "parameters of a POST stand in its body, not in the URL")
+		return body, errs.New(errs.InvalidArgument, "parameters of a POST stand in its body, not in the URL",
+			errs.Hint("move them into the JSON of the body"))
 	case r.Method != http.MethodPost && len(body) > 0:
 		return body, errs.New(errs.InvalidArgument, "this HTTP method takes no body", errs.Hint("its parameters stand in the URL"))
 	case len(body) > 0 && !json.Valid(body):
-		return body, errNotJSON() // also what stands behind the JSON, which a decoder would not look at
+		// Also for what stands behind the JSON, which a decoder would not look at.
+		return body, errs.New(errs.InvalidArgument, "the body is not one JSON object", errs.Hint("send one object and nothing behind it, as the OpenAPI file has it"))
 	}
 	return body, nil
 }
@@ -230,19 +237,85 @@ func WriteError(w http.ResponseWriter, err error) {
 // unwrapGateway gives the gateway's own refusals (a body that does not fit the
 // method, an unknown field) the words of ours. Their text may quote the request,
 // so it is replaced.
-func unwrapGateway(err error) error {
+func unwrapGateway(r *http.Request, err error) error {
 	if st, ok := status.FromError(err); ok && len(st.Details()) > 0 {
 		return err
 	}
 	if e := wire.FromStatus(err); !errs.Is(e, errs.InvalidArgument) {
 		return errs.New(errs.Of(e), "the call ended without an answer")
 	}
-	return errNotJSON()
+	if r.Method != http.MethodPost {
+		return errs.New(errs.InvalidArgument, "a parameter of the URL does not exist, stands there twice, or is not of its type",
+			errs.Hint("compare it with the OpenAPI file; enums are names, text is valid UTF-8"))
+	}
+	return errs.New(errs.InvalidArgument, "a field of the body does not exist, stands there twice, is in the path already, or is not of its type"+place(err),
+		errs.Hint("compare it with the OpenAPI file; bytes are base64, enums are names, text is valid UTF-8"))
 }
 
-func errNotJSON() error {
-	return errs.New(errs.InvalidArgument, "the request is not what this method takes",
-		errs.Hint("compare it with the OpenAPI file; bytes are base64, unknown fields and parameters are refused"))
+// position is where the decoder of JSON found fault.
+var position = regexp.MustCompile(`\(line (\d{1,9}):(\d{1,9})\)`)
+
+// place says where in the body the mistake is: numbers, so that nothing of the
+// body is said.
+func place(err error) string {
+	st, _ := status.FromError(err)
+	m := position.FindStringSubmatch(st.Message())
+	if m == nil {
+		return ""
+	}
+	return " (line " + m[1] + ", column " + m[2] + ")"
+}
+
+// routed refuses a parameter of the URL that stands in the path already, and
+// tells the decoder of the body which fields do: the gateway itself takes the
+// path's and says nothing, and nobody knows which of two names was meant.
+func routed(next runtime.HandlerFunc) runtime.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request, path map[string]string) {
+		query := r.URL.Query()
+		for name := range path {
+			if query.Has(name) {
+				WriteError(w, errs.New(errs.InvalidArgument, "a parameter of the URL is in the path already", errs.Hint("leave it out")))
+				return
+			}
+		}
+		r.Body = routedBody{r.Body, path}
+		next(w, r, path)
+	}
+}
+
+// routedBody is a body that knows which fields its path has.
+type routedBody struct {
+	io.ReadCloser
+
+	path map[string]string
+}
+
+// strictJSON refuses a body with a field that stands in the path.
+type strictJSON struct{ *runtime.JSONPb }
+
+// NewDecoder implements runtime.Marshaler.
+func (s strictJSON) NewDecoder(r io.Reader) runtime.Decoder {
+	d := s.JSONPb.NewDecoder(r)
+	body, ok := r.(routedBody)
+	if !ok {
+		return d
+	}
+	return runtime.DecoderFunc(func(v any) error {
+		if err := d.Decode(v); err != nil {
+			return err
+		}
+		m, ok := v.(proto.Message)
+		if !ok {
+			return errors.New("not a message")
+		}
+		fields := m.ProtoReflect().Descriptor().Fields()
+		for name := range body.path {
+			if fd := fields.ByName(protoreflect.Name(name)); fd != nil && m.ProtoReflect().Has(fd) {
+				return errors.New("a field of the path")
+			}
+		}
+		return nil
+	})
 }
 
 func routingError(code int) error {
