@@ -106,7 +106,8 @@ func (c *Cluster) TransferLeadership(ctx context.Context, to NodeID) error {
 		return c.raft.LeadershipTransferToServer(raft.ServerID(to), raft.ServerAddress(to)).Error()
 	})
 	if err != nil {
-		return errs.New(errs.FailedState, "leadership was not handed over: "+err.Error(), errs.Cause(err))
+		return errs.New(errs.FailedState, "leadership was not handed over: "+err.Error(),
+			errs.Hint("it goes to a voter that has caught up: krypton operator members"), errs.Cause(err))
 	}
 	return nil
 }

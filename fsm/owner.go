@@ -116,6 +116,16 @@ func (t *tx) chainOf(o owner) hierarchy.Chain {
 	return t.ivkChain()
 }
 
+// blame names what a refusal is about that something above a key brings.
+func (o owner) blame(r hierarchy.Refusal) string {
+	switch {
+	case r == hierarchy.RefusedSuspended && o.tenant.GetState() == fsmpb.ObjectState_OBJECT_STATE_SUSPENDED,
+		r == hierarchy.RefusedDestroyPending && o.tenant.GetState() == fsmpb.ObjectState_OBJECT_STATE_DESTROY_SCHEDULED:
+		return "the tenant"
+	}
+	return "the " + o.noun()
+}
+
 // alive refuses what is destroyed, or stands under a destroyed tenant.
 func (o owner) alive() error {
 	if o.tenant.GetState() == fsmpb.ObjectState_OBJECT_STATE_DESTROYED {

@@ -77,7 +77,7 @@ func (t *tx) unpinResource(c *fsmpb.UnpinResource) (done, error) {
 	}
 	is, pin, r := t.chainOf(p.owner).Unpin(p.pin, at(t.timeMS))
 	if r != hierarchy.NotRefused {
-		return done{}, r.Err("the key version")
+		return done{}, r.Err(unpinned(r))
 	}
 	t.storePin(p, is, pin, c.GetId(), nil)
 	return t.donePin(p, c.GetId(), 0), nil
@@ -94,10 +94,18 @@ func (t *tx) rollbackResource(c *fsmpb.RollbackResource) (done, error) {
 	}
 	is, pin, r := t.chainOf(p.owner).RollbackPin(p.pin, at(t.timeMS))
 	if r != hierarchy.NotRefused {
-		return done{}, r.Err("the key version")
+		return done{}, r.Err(unpinned(r))
 	}
 	t.storePin(p, is, pin, c.GetId(), append([]uint32(nil), earlier[:len(earlier)-1]...))
 	return t.donePin(p, c.GetId(), uint32(pin.Version)), nil //nolint:gosec // At most hierarchy.MaxVersions.
+}
+
+// unpinned names what the refusal to end or to take back a pin is about.
+func unpinned(r hierarchy.Refusal) string {
+	if r == hierarchy.RefusedNotPinned {
+		return "the resource"
+	}
+	return "the key version"
 }
 
 // storePin stores a changed pin. A pin moves the resource's mod_index; the end

@@ -189,8 +189,10 @@ func (t *tx) parentOfService(tenant owner, v *fsmpb.Version, number uint32) erro
 	if err != nil {
 		return err
 	}
-	if err := hierarchy.CanWrap(hierarchy.VersionState(parent.GetState()), hierarchy.StandingPrimary, above).Err("the tenant key"); err != nil {
-		return err
+	if r := hierarchy.CanWrap(hierarchy.VersionState(parent.GetState()), hierarchy.StandingPrimary, above); r == hierarchy.RefusedSuspended || r == hierarchy.RefusedDestroyPending {
+		return r.Err(tenant.blame(r))
+	} else if r != hierarchy.NotRefused {
+		return r.Err("the tenant key")
 	}
 	return material(v, number, parent.GetUid(), "the tenant key")
 }

@@ -26,8 +26,8 @@ func (t *tx) addVersion(c *fsmpb.AddVersion) (done, error) {
 	if err != nil {
 		return done{}, err
 	}
-	if err := hierarchy.CanUnwrap(hierarchy.Active, above, hierarchy.GrantNone).Err("the " + o.noun()); err != nil {
-		return done{}, err
+	if r := hierarchy.CanUnwrap(hierarchy.Active, above, hierarchy.GrantNone); r != hierarchy.NotRefused {
+		return done{}, r.Err(o.blame(r))
 	}
 	is, r := t.chainOf(o).Stage(uidOf(c.GetVersion().GetUid()), at(t.timeMS))
 	if r != hierarchy.NotRefused {

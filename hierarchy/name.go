@@ -57,7 +57,7 @@ type ResourceID string
 func ParseResourceID(s string) (ResourceID, error) {
 	bad := func(why string) (ResourceID, error) {
 		return "", errs.New(errs.InvalidArgument, "resource id "+why,
-			errs.Hint("a resource id is at most %d bytes of UTF-8 without control characters", MaxResourceIDBytes))
+			errs.Hint("a resource id is at most %d bytes of UTF-8 without control characters, and not . or ..", MaxResourceIDBytes))
 	}
 	switch {
 	case len(s) > MaxResourceIDBytes:

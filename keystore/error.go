@@ -170,7 +170,7 @@ func Visible(err error) *errs.Error {
 		return errs.New(errs.Throttled, "the keystore asks for fewer calls",
 			errs.Hint("retry later; raise the keystore's quota if this lasts"), errs.Cause(err))
 	case Misconfigured:
-		return errs.New(errs.KeystoreMisconfigured, "the keystore is not configured for this",
+		return errs.New(errs.KeystoreMisconfigured, "the keystore does not have this key, or is not configured for it",
 			errs.Hint("run: krypton keystore check"), errs.Cause(err))
 	case Corrupt:
 		return errs.New(errs.StateCorrupt, "a wrapped key does not open in its keystore",

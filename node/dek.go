@@ -64,6 +64,33 @@ func (c choice) name() string {
 		hierarchy.VersionNumber(c.version.GetNumber())).String()
 }
 
+// refuse says what stands in the way: the version, or the tenant or service that
+// it belongs to. Whoever reads it has to know which of them to change.
+func (c choice) refuse(r hierarchy.Refusal) error {
+	tenant := hierarchy.Name(c.tenant.GetName())
+	switch {
+	case isAbout(r, c.tenant.GetState()):
+		return r.Err("tenant " + hierarchy.TenantPath(tenant).String())
+	case isAbout(r, c.service.GetState()):
+		return r.Err("service " + hierarchy.ServicePath(tenant, hierarchy.Name(c.service.GetName())).String())
+	}
+	return r.Err("key version " + c.name())
+}
+
+// isAbout reports whether a refusal is about an object in that state.
+func isAbout(r hierarchy.Refusal, s fsmpb.ObjectState) bool {
+	switch s {
+	case fsmpb.ObjectState_OBJECT_STATE_SUSPENDED:
+		return r == hierarchy.RefusedSuspended
+	case fsmpb.ObjectState_OBJECT_STATE_DESTROY_SCHEDULED:
+		return r == hierarchy.RefusedDestroyPending
+	case fsmpb.ObjectState_OBJECT_STATE_DESTROYED:
+		return r == hierarchy.RefusedDestroyed
+	case fsmpb.ObjectState_OBJECT_STATE_UNSPECIFIED, fsmpb.ObjectState_OBJECT_STATE_ACTIVE:
+	}
+	return false
+}
+
 func (c choice) used() Used {
 	if c.version == nil {
 		return Used{}
@@ -106,7 +133,7 @@ func chooseWrap(v *fsm.View, t Target) (choice, error) {
 		return c, errs.New(errs.FailedState, "the service has no primary version", errs.Hint("rotate it: krypton key rotate"))
 	}
 	if r := hierarchy.CanWrap(hierarchy.VersionState(c.version.GetState()), standing, aboveServiceKey(v, c.tenant, c.service, c.version)); r != hierarchy.NotRefused {
-		return c, r.Err("key version " + c.name())
+		return c, c.refuse(r)
 	}
 	return c, nil
 }
@@ -124,7 +151,7 @@ func chooseUnwrap(v *fsm.View, t Target, uid hierarchy.UID) (choice, error) {
 		return c, errs.DoesNotOpen(errForeignVersion)
 	}
 	if r := hierarchy.CanUnwrap(hierarchy.VersionState(c.version.GetState()), aboveServiceKey(v, c.tenant, c.service, c.version), hierarchy.GrantNone); r != hierarchy.NotRefused {
-		return c, r.Err("key version " + c.name())
+		return c, c.refuse(r)
 	}
 	return c, nil
 }

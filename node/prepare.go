@@ -339,6 +339,9 @@ func (n *Node) makeL3(ctx context.Context, ring *keyring, v *fsm.View, t *fsmpb.
 		return nil, errs.New(errs.FailedState, "the tenant has no primary key version", errs.Hint("rotate it: krypton tenant rotate"))
 	}
 	if r := hierarchy.CanWrap(hierarchy.VersionState(parent.GetState()), hierarchy.StandingPrimary, aboveTenantKey(v, t)); r != hierarchy.NotRefused {
+		if isAbout(r, t.GetState()) {
+			return nil, r.Err("the tenant")
+		}
 		return nil, r.Err("tenant key version " + hierarchy.TenantVersionPath(hierarchy.Name(t.GetName()), hierarchy.VersionNumber(parent.GetNumber())).String())
 	}
 	b, err := l3Binding(ring.keyspace, t.GetUid(), service, parent.GetUid(), uid[:])

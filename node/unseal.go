@@ -289,7 +289,7 @@ func (n *Node) contribute(sealed []byte) (a attempt, mk memsec.Secret, err error
 	case n.record.IsZero():
 		return a, mk, errNoCluster(errs.NotSealed)
 	case n.open.Load() != nil:
-		return a, mk, errs.New(errs.NotSealed, "this node is unsealed already")
+		return a, mk, errs.New(errs.NotSealed, "this node is unsealed already", errs.Hint("nothing is left to do"))
 	case held != nil:
 		return a, mk, held
 	}

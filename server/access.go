@@ -73,6 +73,10 @@ func (s accessServer) IssueCertificate(ctx context.Context, r *kryptonv1.IssueCe
 		}
 		tenant = p.Tenant
 	}
+	if !auth.ValidName(r.GetName()) {
+		return nil, errs.New(errs.InvalidArgument, "name is missing, or none that a certificate can have",
+			errs.Hint("1 to 63 of a-z, 0-9, '.', '_' and '-', beginning with a letter or a digit"))
+	}
 	pub, err := pki.ParsePublicKey(r.GetPublicKey())
 	if err != nil {
 		return nil, err

@@ -38,6 +38,11 @@ func (s adminServer) Init(ctx context.Context, r *kryptonv1.InitRequest) (*krypt
 		// The cluster exists. From here on nothing may fail: the shares are in this
 		// answer and nowhere else.
 		s.adopt(ctx, cluster.Certificate{Chain: [][]byte{made.OwnCert.Raw}, Authorities: [][]byte{made.NodeCA.Raw}})
+		// The persons may call as soon as they have this answer. What fails here is
+		// tried again with the next state of the registry.
+		if err := s.certs.observe(s.machine.View()); err != nil {
+			s.log.WarnContext(ctx, "the CA of callers cannot be taken over yet", slog.Any("error", err))
+		}
 		out.Fingerprint, out.KeyspaceId, out.ClusterId = hex.EncodeToString(made.Fingerprint[:]), made.Keyspace.String(), made.Cluster.String()
 		out.Shares, out.Ca = made.ShareTexts, certPEM(made.NodeCA.Raw)
 		out.UnsealsWithoutPeople, out.PersonsNeeded = made.Persons == 0, count(made.Persons)

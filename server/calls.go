@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -296,6 +297,10 @@ func acceptable(m proto.Message) error {
 // understood refuses a message with fields that this release does not know, as
 // JSON does: a newer client's "only if" must not be overlooked by an older node.
 func understood(m protoreflect.Message) error {
+	if bytes.Equal(m.GetUnknown(), notDecoded()) {
+		return errs.New(errs.InvalidArgument, "the request is not a message of this method",
+			errs.Hint("encode it with the .proto files of this API; text is valid UTF-8"))
+	}
 	ok := len(m.GetUnknown()) == 0
 	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		if fd.Message() == nil {

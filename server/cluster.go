@@ -304,7 +304,7 @@ func operationID(name string) (string, error) {
 	u, err := uuid.Parse(id)
 	if !ok || len(id) != 36 || err != nil {
 		return "", errs.New(errs.InvalidArgument, "the name of an operation is operations/ and the request id of the change",
-			errs.Hint("operations/0190a3c4-1f2e-7c3d-9a4b-5c6d7e8f9a0b"))
+			errs.Hint("such as operations/0190a3c4-1f2e-7c3d-9a4b-5c6d7e8f9a0b"))
 	}
 	return u.String(), nil
 }

@@ -4,14 +4,19 @@ import (
 	"google.golang.org/grpc/encoding"
 	encproto "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
 )
 
-// codec is gRPC's own, and wipes what is secret in a response once it is
-// encoded: nobody else has a reference to it then.
+// codec is gRPC's own, but for two things. It wipes what is secret in a response
+// once it is encoded: nobody else has a reference to it then. And a request that
+// does not decode is handed on with a mark, so that it is refused like every
+// other mistake of a caller, with a correlation id, and to a stranger only as
+// one. gRPC itself would say INTERNAL before any interceptor ran, which a caller
+// takes for a defect of the node.
 //
 // What it cannot reach are the encoded bytes. gRPC and TLS own them until they
 // are sent, and give their buffers back without wiping them. A data key's
@@ -28,6 +33,24 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 		wipe(m)
 	}
 	return out, err
+}
+
+// Unmarshal implements encoding.CodecV2.
+func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
+	err := c.CodecV2.Unmarshal(data, v)
+	m, ok := v.(proto.Message)
+	if err == nil || !ok {
+		return err
+	}
+	proto.Reset(m)
+	m.ProtoReflect().SetUnknown(notDecoded())
+	return nil
+}
+
+// notDecoded is the mark of a request that did not decode: a field of the last
+// number there is. Whoever sends it is answered as it says.
+func notDecoded() protoreflect.RawFields {
+	return protowire.AppendVarint(protowire.AppendTag(nil, protowire.MaxValidNumber, protowire.VarintType), 0)
 }
 
 // secretFields are the byte fields that the API marks as secret, by message.

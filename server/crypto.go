@@ -34,7 +34,7 @@ func target(r dataRequest) (t node.Target, err error) {
 	t.Tenant, t.Service = p.Tenant, p.Service
 	if r.GetResource() != "" {
 		if t.Resource, err = hierarchy.ParseResourceID(r.GetResource()); err != nil {
-			return t, inField("resource", err)
+			return t, err
 		}
 	}
 	pairs := make([]hierarchy.ContextPair, len(r.GetEncryptionContext()))
@@ -63,7 +63,9 @@ func path(name, field string, kinds ...hierarchy.Kind) (hierarchy.Path, error) {
 // inField says in which field of the request a mistake is.
 func inField(field string, err error) error {
 	e := *errs.From(err)
-	e.Msg = field + ": " + e.Msg
+	if !strings.HasPrefix(e.Msg, field+" ") {
+		e.Msg = field + ": " + e.Msg
+	}
 	return &e
 }
 

@@ -120,7 +120,9 @@ func (w *world) request(t testing.TB, i int, forms []binding, m proto.Message) (
 			body = bytes.NewReader(raw)
 		} else {
 			var fields map[string]any
-			if err := json.Unmarshal(raw, &fields); err != nil {
+			dec := json.NewDecoder(bytes.NewReader(raw))
+			dec.UseNumber() // a large number stays as it was written
+			if err := dec.Decode(&fields); err != nil {
 				t.Fatal(err)
 			}
 			for k, v := range fields {

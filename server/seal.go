@@ -19,8 +19,8 @@ type sealServer struct {
 	*calls
 }
 
-// maxReason is the longest reason of a cluster-wide seal, in bytes.
-const maxReason = 256
+// MaxReason is the longest reason of a seal, in bytes.
+const MaxReason = 256
 
 func (c *calls) sealStatus() (*kryptonv1.SealStatus, error) {
 	st, err := c.node.GetSeal()
@@ -102,8 +102,8 @@ func (s sealServer) Contribute(ctx context.Context, r *kryptonv1.ContributeReque
 
 // SealNode implements kryptonv1.SealServer.
 func (s sealServer) SealNode(ctx context.Context, r *kryptonv1.SealNodeRequest) (*kryptonv1.SealStatus, error) {
-	if len(r.GetReason()) > maxReason {
-		return nil, errs.Newf(errs.TooLarge, "the reason has %d bytes, at most %d are kept", len(r.GetReason()), maxReason).
+	if len(r.GetReason()) > MaxReason {
+		return nil, errs.Newf(errs.TooLarge, "the reason has %d bytes, at most %d are kept", len(r.GetReason()), MaxReason).
 			With(errs.Hint("say it in fewer words"))
 	}
 	if strings.ContainsFunc(r.GetReason(), unicode.IsControl) {

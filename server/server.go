@@ -161,11 +161,11 @@ func (s *Server) Run(ctx context.Context) error {
 
 	creds := publicCreds{TransportCredentials: credentials.NewTLS(s.calls.certs.config("h2")), identify: s.calls.identify}
 	public := s.grpcServer(grpc.Creds(creds), grpc.UnaryInterceptor(s.calls.fromNetwork))
-	s.registerPublic(decoding{public})
+	s.registerPublic(public)
 	s.serveGRPC(g, ctx, public, netutil.LimitListener(s.cfg.Listeners.GRPC, s.cfg.Connections))
 
 	admin := s.grpcServer(grpc.UnaryInterceptor(s.calls.fromSocket))
-	kryptonv1.RegisterAdminServer(decoding{admin}, adminServer{calls: s.calls})
+	kryptonv1.RegisterAdminServer(admin, adminServer{calls: s.calls})
 	s.serveGRPC(g, ctx, admin, socket)
 
 	if ln := s.cfg.Listeners.REST; ln != nil {

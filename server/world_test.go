@@ -126,6 +126,7 @@ type world struct {
 	ca      []byte
 	people  map[string]tls.Certificate // by role, or workload/<tenant>
 	conns   sync.Map                   // of grpc, by member and person
+	waits   bool                       // destroyed things stay for a while, and a rollback is possible for a second
 }
 
 // option changes a server's configuration before it starts.
@@ -358,12 +359,15 @@ func (w *world) plan(mode kryptonv1.SealMode) (*kryptonv1.InitRequest, *ecdsa.Pr
 	gov, govPub := newKey(w.t)
 	cust, custPub := newKey(w.t)
 	r := &kryptonv1.InitRequest{
-		ClusterName: "test", Voters: 1, SealMode: mode, NoDestroyWait: true,
+		ClusterName: "test", Voters: 1, SealMode: mode, NoDestroyWait: !w.waits,
 		Governors:  []*kryptonv1.PersonKey{{Name: "alice", PublicKey: govPub}},
 		Custodians: []*kryptonv1.PersonKey{{Name: "carol", PublicKey: custPub}},
 	}
 	if len(w.members) > 1 {
 		r.Voters = 3
+	}
+	if w.waits {
+		r.RollbackWindowSeconds = 1
 	}
 	if mode == kryptonv1.SealMode_SEAL_MODE_SHAMIR {
 		r.Shares, r.Threshold = 3, 2

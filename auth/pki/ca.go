@@ -162,7 +162,7 @@ func (ca *CA) leaf(rand io.Reader, now time.Time, pub crypto.PublicKey, lifetime
 		lifetime = limit
 	}
 	if lifetime < MinLifetime || lifetime > limit {
-		return nil, errs.New(errs.InvalidArgument, "lifetime of a certificate is out of range", errs.Hint("%v to %v", MinLifetime, limit))
+		return nil, errs.New(errs.InvalidArgument, "lifetime of a certificate is out of range", errs.Hint("%d to %d seconds", MinLifetime/time.Second, limit/time.Second))
 	}
 	tmpl, err := template(rand, now, lifetime)
 	if err != nil {

@@ -121,7 +121,8 @@ func New(ctx context.Context, conn grpc.ClientConnInterface) (http.Handler, erro
 		if browsers.Check(r) != nil {
 			// A person's certificate may be in a browser, which any page can make
 			// send requests.
-			WriteError(w, errs.New(errs.Denied, "the request comes from a page of another site"))
+			WriteError(w, errs.New(errs.Denied, "the request comes from a page of another site",
+				errs.Hint("use the command line, an SDK or a page of the same origin")))
 			return
 		}
 		body, err := readBody(w, r)
@@ -171,7 +172,7 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 		return body, errs.New(errs.InvalidArgument, "this HTTP method takes no body", errs.Hint("its parameters stand in the URL"))
 	case len(body) > 0 && !json.Valid(body):
 		// Also for what stands behind the JSON, which a decoder would not look at.
-		return body, errs.New(errs.InvalidArgument, "the body is not one JSON object", errs.Hint("send one object and nothing behind it, as the OpenAPI file has it"))
+		return body, errs.New(errs.InvalidArgument, "the body is not one JSON object", errs.Hint("send one object and nothing behind it, as GET %s has it", DescriptionPath))
 	}
 	return body, nil
 }
@@ -246,10 +247,10 @@ func unwrapGateway(r *http.Request, err error) error {
 	}
 	if r.Method != http.MethodPost {
 		return errs.New(errs.InvalidArgument, "a parameter of the URL does not exist, stands there twice, or is not of its type",
-			errs.Hint("compare it with the OpenAPI file; enums are names, text is valid UTF-8"))
+			errs.Hint("compare it with GET %s; enums are names, text is valid UTF-8", DescriptionPath))
 	}
 	return errs.New(errs.InvalidArgument, "a field of the body does not exist, stands there twice, is in the path already, or is not of its type"+place(err),
-		errs.Hint("compare it with the OpenAPI file; bytes are base64, enums are names, text is valid UTF-8"))
+		errs.Hint("compare it with GET %s; bytes are base64, enums are names, text is valid UTF-8", DescriptionPath))
 }
 
 // position is where the decoder of JSON found fault.
