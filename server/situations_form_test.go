@@ -50,7 +50,11 @@ func TestMessagesThatAreNone(t *testing.T) {
 	if err := g.raw(t, "", "Crypto.Encrypt", []byte{0xff}); codeOf(err) != errs.Unauthenticated {
 		t.Errorf("a stranger's bytes: %v", err)
 	}
-	situationtest.Error(t, "request/message-too-large", wire.FromStatus(g.raw(t, "workload/acme", "Crypto.Encrypt", make([]byte, server.MaxMessage+1))))
+	large, err := proto.Marshal(&kryptonv1.EncryptRequest{Service: pay, Plaintext: make([]byte, server.MaxMessage)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	situationtest.Error(t, "request/message-too-large", wire.FromStatus(g.raw(t, "workload/acme", "Crypto.Encrypt", large)))
 	if !bytes.Equal(before, registry(t, g.members[0].state.View())) {
 		t.Error("what was refused changed the registry")
 	}

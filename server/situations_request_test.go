@@ -33,16 +33,16 @@ func TestWrongNames(t *testing.T) {
 
 func wrongNames(g *ground) []wrong {
 	const gov, op = "governor", "operator"
-	tenant := func(id, name string, d doors) wrong {
+	tenant := func(id, name string, d reach) wrong {
 		return wrong{id, gov, "Tenants.SuspendTenant", &kryptonv1.SuspendTenantRequest{Name: name}, d}
 	}
-	version := func(id, name string, d doors) wrong {
+	version := func(id, name string, d reach) wrong {
 		return wrong{id, gov, "Services.DisableVersion", &kryptonv1.DisableVersionRequest{Name: name}, d}
 	}
-	resource := func(id, name string, d doors) wrong {
+	resource := func(id, name string, d reach) wrong {
 		return wrong{id, gov, "Services.PinResource", &kryptonv1.PinResourceRequest{Name: name}, d}
 	}
-	service := func(id, parent, name string, d doors) wrong {
+	service := func(id, parent, name string, d reach) wrong {
 		return wrong{id, gov, "Services.CreateService", &kryptonv1.CreateServiceRequest{Parent: parent, ServiceId: name}, d}
 	}
 	create := func(id, name string) wrong {

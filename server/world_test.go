@@ -49,8 +49,11 @@ import (
 func TestMain(m *testing.M) {
 	// Nodes wait for elections most of the time, not for a processor.
 	flag.Parse()
-	if err := flag.Set("test.parallel", "8"); err != nil {
-		panic(err)
+	// A fuzzer's workers do not wait.
+	if fuzz := flag.Lookup("test.fuzz"); fuzz == nil || fuzz.Value.String() == "" {
+		if err := flag.Set("test.parallel", "8"); err != nil {
+			panic(err)
+		}
 	}
 	// memguard re-keys its enclaves from a goroutine of its own, which lives as
 	// long as the process.

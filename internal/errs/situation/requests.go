@@ -506,8 +506,8 @@ func messages() []Situation {
 		{
 			ID: "request/message-too-large", When: "a gRPC message is larger than 2 MiB",
 			Code: errs.TooLarge,
-			Says: "the message is larger than a node takes",
-			Next: "encrypt at most 1 MiB in one call; for more, take a data key and encrypt locally",
+			Says: "the request is larger than 2097152 bytes",
+			Next: "encrypt large data with a data key",
 		},
 		{
 			ID: "request/method-unknown", When: "a gRPC method does not exist",

@@ -23,7 +23,6 @@ package wire
 
 import (
 	"errors"
-	"strings"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -60,9 +59,7 @@ func ToStatus(err error) *status.Status {
 
 // FromStatus returns the error that a server sent, as the client sees it. An
 // error that no Krypton server made (a broken connection, a proxy) is mapped by
-// its gRPC code. One is known by its words: gRPC has the same code for a message
-// that is too large as for calls that are too many, and only the latter may be
-// tried again.
+// its gRPC code.
 func FromStatus(err error) error {
 	if err == nil {
 		return nil
@@ -81,10 +78,6 @@ func FromStatus(err error) error {
 		}
 		code, _ := errs.ByName(info.GetReason())
 		return errs.New(code, st.Message(), errs.Hint("%s", info.GetMetadata()[hintKey]))
-	}
-	if st.Code() == codes.ResourceExhausted && strings.Contains(st.Message(), "message larger than max") {
-		return errs.New(errs.TooLarge, "the message is larger than a node takes",
-			errs.Hint("encrypt at most 1 MiB in one call; for more, take a data key and encrypt locally"), errs.Cause(err))
 	}
 	return errs.New(foreign(st.Code()), st.Message(), errs.Cause(err))
 }
