@@ -667,3 +667,32 @@ func TestCloseWaitsForRecordsInFlight(t *testing.T) {
 		t.Errorf("%d records on disk, %d acknowledged, %d refused", len(got), ok, refused)
 	}
 }
+
+// FuzzVerify takes anything for the first file of a trail: it is what was written,
+// or it is broken.
+func FuzzVerify(f *testing.F) {
+	dir := f.TempDir()
+	l := open(f, dir, nil)
+	appendN(f, l, audit.Control, 3)
+	closeLog(f, l)
+	file := segments(f, dir)[0]
+	good, err := os.ReadFile(file)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add(good[:len(good)/2])
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if err := os.WriteFile(file, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		sum, err := audit.Verify(dir)
+		if _, broken := errors.AsType[*audit.BrokenError](err); err != nil && !broken {
+			t.Errorf("%v", err)
+		}
+		if err == nil && sum.Records > uint64(bytes.Count(b, []byte("\n"))) {
+			t.Errorf("%d records in %d lines", sum.Records, bytes.Count(b, []byte("\n")))
+		}
+	})
+}

@@ -97,3 +97,24 @@ func TestGenerationsHaveDistinctStableVersionUIDs(t *testing.T) {
 		seen[u] = true
 	}
 }
+
+func FuzzParseUID(f *testing.F) {
+	f.Add("000102030405060708090a0b0c0d0e0f")
+	f.Add("000102030405060708090A0B0C0D0E0F")
+	f.Add("00000000000000000000000000000000")
+	f.Add("")
+	f.Fuzz(func(t *testing.T, s string) {
+		uid, err := hierarchy.ParseUID(s)
+		keyspace, err2 := hierarchy.ParseKeyspaceID(s)
+		cluster, err3 := hierarchy.ParseClusterID(s)
+		if (err == nil) != (err2 == nil) || (err == nil) != (err3 == nil) {
+			t.Fatalf("one spelling, three answers: %v, %v, %v", err, err2, err3)
+		}
+		if err != nil {
+			return
+		}
+		if uid.IsZero() || uid.String() != s || keyspace.String() != s || cluster.String() != s {
+			t.Errorf("%q became %s, %s, %s", s, uid, keyspace, cluster)
+		}
+	})
+}

@@ -297,3 +297,40 @@ func FuzzParseRecord(f *testing.F) {
 		}
 	})
 }
+
+// FuzzReadFile takes anything for the file that a node keeps its record in.
+func FuzzReadFile(f *testing.F) {
+	path := filepath.Join(f.TempDir(), "record.pb")
+	rec, err := seal.ParseRecord(marshal(f, autoRecord(f)))
+	if err != nil {
+		f.Fatal(err)
+	}
+	if err := seal.WriteFile(path, rec); err != nil {
+		f.Fatal(err)
+	}
+	good, err := os.ReadFile(path)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add(good[:len(good)-1])
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r, err := seal.ReadFile(path, hierarchy.KeyspaceID{})
+		if err != nil {
+			if !errs.Is(err, errs.StateCorrupt) {
+				t.Errorf("%v", err)
+			}
+			return
+		}
+		if err := seal.WriteFile(path, r); err != nil {
+			t.Fatal(err)
+		}
+		if again, err := seal.ReadFile(path, r.Keyspace()); err != nil || again.Digest() != r.Digest() {
+			t.Errorf("what was read does not survive being written: %v", err)
+		}
+	})
+}

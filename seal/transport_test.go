@@ -232,3 +232,21 @@ func TestAnOfferOfNoKeyIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// FuzzStartKeyOpen takes anything for a share on its way.
+func FuzzStartKeyOpen(f *testing.F) {
+	k, err := seal.NewStartKey(seal.Target{Node: "n1", Cluster: seal.Fingerprint{1}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(make([]byte, seal.SealedShareSize))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, sealed []byte) {
+		if s, err := k.Open(sealed); err == nil {
+			s.Destroy()
+			t.Error("it opened")
+		} else if !errs.Is(err, errs.ShareRefused) || !errors.Is(err, seal.ErrSealedShare) {
+			t.Errorf("%v", err)
+		}
+	})
+}

@@ -150,8 +150,17 @@ func oddValues(m protoreflect.Message, fd protoreflect.FieldDescriptor) (out []p
 	switch {
 	case fd.IsList():
 		for _, ps := range [][]*kryptonv1.ContextPair{
-			nil, {{}}, {{Key: "k"}}, {{Key: "k"}, {Key: "k"}}, {{Key: odd, Value: odd}, {Value: odd}}, {{Key: "krypton" + odd}}, {{Key: notUTF8}}, {{Key: "k", Value: notUTF8}},
-			pairs(hierarchy.MaxContextPairs, 1), pairs(hierarchy.MaxContextPairs+1, 1), {{Key: "k", Value: strings.Repeat(odd, hierarchy.MaxContextBytes)}}, {{Key: "a\x00", Value: "\n"}},
+			nil,
+			{{}},
+			{{Key: "k"}},
+			{{Key: "k"}, {Key: "k"}},
+			{{Key: odd, Value: odd}, {Value: odd}},
+			{{Key: "krypton" + odd}},
+			{{Key: notUTF8}},
+			{{Key: "k", Value: notUTF8}},
+			pairs(hierarchy.MaxContextPairs, 1), pairs(hierarchy.MaxContextPairs+1, 1),
+			{{Key: "k", Value: strings.Repeat(odd, hierarchy.MaxContextBytes)}},
+			{{Key: "a\x00", Value: "\n"}},
 		} {
 			list := m.NewField(fd).List()
 			for _, p := range ps {
@@ -320,6 +329,7 @@ func TestEveryFieldOfEveryMethodTakesAnything(t *testing.T) {
 	table, forms := validRequests(g), httpTable(t)
 	var n atomic.Int64
 	one := func(t *testing.T, method string) {
+		t.Helper()
 		base := table[method]
 		g.badly(t, forms, base.who, method, base.req)
 		fields := base.req.ProtoReflect().Descriptor().Fields()

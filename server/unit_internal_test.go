@@ -508,3 +508,20 @@ func TestACorrelationIdIsTakenOrMade(t *testing.T) {
 		t.Error("a context of its own has an id")
 	}
 }
+
+// FuzzPlaces takes anything for an etag and for a page token.
+func FuzzPlaces(f *testing.F) {
+	f.Add(`"7"`)
+	f.Add(`"07"`)
+	f.Add(tokenOf("things", "", "x"))
+	f.Add("")
+	f.Fuzz(func(t *testing.T, s string) {
+		if n, err := parseETag(s); err == nil && etag(n) != s {
+			t.Errorf("%q was read as %d", s, n)
+		}
+		p, err := page(asked{token: s}, "things", "")
+		if err == nil && s != "" && p.token(p.after) != s {
+			t.Errorf("%q was read as %q", s, p.after)
+		}
+	})
+}

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/pem"
 	"errors"
 	"math/big"
 	"net/netip"
@@ -516,6 +518,65 @@ func FuzzParseCertificates(f *testing.F) {
 				t.Error("accepted without issuers")
 			}
 			_, _, _ = pki.NodeOf(cert) // must not panic
+		}
+	})
+}
+
+// FuzzParsePublicKey takes what callers send to have it signed, as a key or as a
+// certificate request.
+func FuzzParsePublicKey(f *testing.F) {
+	pub, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	spki, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		f.Fatal(err)
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(spki)
+	f.Add(csr)
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, der []byte) {
+		for what, parse := range map[string]func([]byte) (crypto.PublicKey, error){"key": pki.ParsePublicKey, "request": pki.ParseRequest} {
+			got, err := parse(der)
+			if err != nil {
+				if e := errs.From(err); e.Code != errs.InvalidArgument {
+					t.Errorf("%s: %v (%s)", what, err, e.Code)
+				}
+				continue
+			}
+			if _, err := x509.MarshalPKIXPublicKey(got); err != nil {
+				t.Errorf("%s: accepted and cannot be written: %v", what, err)
+			}
+		}
+	})
+}
+
+// FuzzParseKey takes files of private keys. Nothing of them may be left.
+func FuzzParseKey(f *testing.F) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	f.Add([]byte("-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----\n"))
+	f.Add([]byte("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		text = bytes.Clone(text)
+		s, err := pki.ParseKey(text)
+		if err == nil {
+			s.Destroy()
+		}
+		if len(bytes.Trim(text, "\x00")) != 0 {
+			t.Error("the text was not wiped")
 		}
 	})
 }

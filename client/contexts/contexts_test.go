@@ -191,3 +191,30 @@ func TestUseGivesTheClientAContext(t *testing.T) {
 		t.Errorf("a context that is not read: %v", err)
 	}
 }
+
+// FuzzLoad takes anything for the file of contexts.
+func FuzzLoad(f *testing.F) {
+	path := filepath.Join(f.TempDir(), "contexts.yaml")
+	f.Add([]byte("current: a\ncontexts:\n  a:\n    addrs: [127.0.0.1:8400]\n"))
+	f.Add([]byte("contexts: {a: {addrs: x}}"))
+	f.Add([]byte("--- {}\n--- {}"))
+	f.Add([]byte("a: &a [*a]"))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := contexts.Load(path)
+		if err != nil {
+			if !errs.Is(err, errs.InvalidConfig) {
+				t.Errorf("%v", err)
+			}
+			return
+		}
+		for name := range c.Contexts {
+			if _, err := c.Get(name); err != nil && !errs.Is(err, errs.InvalidConfig) {
+				t.Errorf("%v", err)
+			}
+		}
+	})
+}
