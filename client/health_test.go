@@ -120,6 +120,18 @@ func TestHealthIsBounded(t *testing.T) {
 			t.Errorf("a node that hangs is well: %+v", h)
 		}
 	}
+	// Without a deadline of the caller, a node is told that of Health.
+	cluster.Before(func(ctx context.Context, _ int, _ string, _ proto.Message) error {
+		if d, ok := ctx.Deadline(); !ok || time.Until(d) > client.HealthTimeout {
+			return errs.Newf(errs.Internal, "the question has %s", time.Until(d))
+		}
+		return nil
+	})
+	for _, h := range cluster.Client(t, "").Health(t.Context()) {
+		if h.Err != nil {
+			t.Error(h.Err)
+		}
+	}
 }
 
 // TestANodeHasTheTimeOfItsCaller: one attempt has no other one to hurry for.
