@@ -219,6 +219,14 @@ func (c *Cluster) open() (err error) {
 	if err := os.Chmod(c.cfg.Dir.Path(raftDB), fileMode); err != nil {
 		return dirError("protect", c.cfg.Dir.Path(raftDB), err)
 	}
+	// The database syncs what is in it. Its name is another matter, without which
+	// a member that lost its power has no log.
+	if err := syncDir(c.cfg.Dir.Path(raftDir)); err != nil {
+		return dirError("sync", c.cfg.Dir.Path(raftDir), err)
+	}
+	if err := c.store.undoBootstrap(c.cfg.Dir.Membership()); err != nil {
+		return corruptStore(c.cfg.Dir.Path(raftDB), err)
+	}
 	return c.startRaft()
 }
 

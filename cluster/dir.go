@@ -105,7 +105,7 @@ func OpenDir(path string, rand io.Reader) (*Dir, error) {
 	if err != nil {
 		return nil, errs.New(errs.InvalidConfig, "the data directory has no absolute path", errs.Cause(err))
 	}
-	if err = os.MkdirAll(path, dirMode); err != nil {
+	if err = makeDir(path); err != nil {
 		return nil, dirError("create", path, err)
 	}
 	if err = checkMode(path); err != nil {
@@ -123,6 +123,46 @@ func OpenDir(path string, rand io.Reader) (*Dir, error) {
 	return d, nil
 }
 
+// makeDir makes the directory at path and those above it that are missing. The
+// name of each is on disk when it returns: what is synced in a directory whose
+// own name is not is lost with it.
+func makeDir(path string) error {
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	above := filepath.Dir(path)
+	if err := makeDir(above); err != nil {
+		return err
+	}
+	if err := os.Mkdir(path, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(above)
+}
+
+// unfinished matches what an earlier process was writing when it died: a file or
+// snapshot that was to be renamed when it was whole.
+//
+//nolint:gochecknoglobals // A constant; Go has no constant slices.
+var unfinished = []string{"*.tmp", sealDir + "/*.tmp", tlsDir + "/*.tmp", tlsDir + "/*.new", runDir + "/*.tmp", snapDir + "/*.tmp"}
+
+// removeUnfinished keeps such files from lying there for ever: some are written
+// again only months later, and snapshots are large.
+func (d *Dir) removeUnfinished() error {
+	for _, pattern := range unfinished {
+		found, err := filepath.Glob(d.Path(pattern))
+		if err != nil {
+			return fmt.Errorf("look for unfinished files: %w", err)
+		}
+		for _, f := range found {
+			if err := os.RemoveAll(f); err != nil {
+				return dirError("remove", f, err)
+			}
+		}
+	}
+	return nil
+}
+
 // open runs under the lock. Its order makes a crash at any step harmless: what
 // comes later is missing and is made by the next start, and node.json, which
 // makes the directory an identity, comes last.
@@ -138,6 +178,12 @@ func (d *Dir) open(rand io.Reader) error {
 		if err := checkMode(p); err != nil {
 			return err
 		}
+	}
+	if err := syncDir(d.path); err != nil {
+		return dirError("sync", d.path, err)
+	}
+	if err := d.removeUnfinished(); err != nil {
+		return err
 	}
 	for _, f := range []string{nodeFile, formatFile, raftDB, nodeKeyFile, peersFile} {
 		if err := checkMode(d.Path(f)); err != nil && !errors.Is(err, fs.ErrNotExist) {

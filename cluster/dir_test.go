@@ -225,3 +225,36 @@ func TestAddressesAreReadBack(t *testing.T) {
 		t.Fatalf("no file: %v", err)
 	}
 }
+
+func TestUnfinishedFilesAreRemoved(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "above", "data")
+	d, err := cluster.OpenDir(path, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"node.json.tmp", "tls/api.pem.new", "tls/node.key.tmp", "seal/held.tmp", "run/addresses.json.tmp"} {
+		if err := os.WriteFile(d.Path(name), []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(d.Path("raft/snapshots/2-9-1.tmp/x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if d, err = cluster.OpenDir(path, rand.Reader); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Close() }()
+	err = filepath.WalkDir(path, func(p string, _ fs.DirEntry, err error) error {
+		if ext := filepath.Ext(p); ext == ".tmp" || ext == ".new" {
+			t.Errorf("%s is left over", p)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

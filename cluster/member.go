@@ -56,7 +56,7 @@ func (c *Cluster) Bootstrap(ctx context.Context, tok gate.Token, genesis *fsmpb.
 		return nil, errs.New(errs.InvalidArgument, "the first member of the genesis is not this node")
 	}
 	if c.cfg.Dir.Membership() == MembershipMember {
-		return nil, errs.New(errs.FailedState, "this node belongs to a cluster already", errs.Hint("initialise a node with an empty data directory"))
+		return nil, ErrInitialised()
 	}
 	raw, err := fsm.EncodeGenesis(g)
 	if err != nil {
@@ -88,11 +88,34 @@ func (c *Cluster) Bootstrap(ctx context.Context, tok gate.Token, genesis *fsmpb.
 	}
 	sum := fsm.Fingerprint(raw)
 	if string(c.machine.View().Cluster().GetFingerprint()) != string(sum[:]) {
-		return nil, errs.New(errs.FailedState, "an earlier initialisation of this node was completed meanwhile",
-			errs.Hint("use its shares, or start again with an empty data directory"))
+		return nil, ErrInitialised() // an earlier bootstrap was completed meanwhile
 	}
 	cl := c.machine.View().Cluster()
 	return &fsmpb.Result{Index: c.machine.View().Index(), Object: "cluster", Uid: cl.GetClusterId()}, c.adopt()
+}
+
+// ErrInitialised is the answer to whoever wants to make a cluster of a node that
+// has one, which may be what an init whose answer was lost has left.
+func ErrInitialised() error {
+	return errs.New(errs.FailedState, "this node belongs to a cluster already",
+		errs.Hint("if nobody got its shares and certificates, nothing is lost: stop the node, empty its data directory, start it, and run krypton init again"))
+}
+
+// FinishBootstrap ends what a bootstrap that died in the middle began: if the
+// genesis is in the log, this node is a member; if not, it belongs to no cluster.
+// Until it returns that is not known. For every other node it returns at once.
+// Run must be running.
+func (c *Cluster) FinishBootstrap(ctx context.Context) error {
+	if c.cfg.Dir.Membership() != MembershipBootstrapping {
+		return nil
+	}
+	if last, err := c.store.LastIndex(); err != nil || last == 0 {
+		return err
+	}
+	if err := c.lead(ctx); err != nil || !c.machine.View().Initialized() {
+		return err
+	}
+	return c.adopt()
 }
 
 // lead waits until this node leads and has applied what its log held before.
@@ -161,7 +184,7 @@ func (c *Cluster) Join(ctx context.Context, token JoinToken) (Certificate, error
 		return Certificate{}, errs.New(errs.InvalidArgument, "the join token is empty", errs.Cause(err))
 	}
 	if c.cfg.Dir.Membership() != MembershipNone {
-		return Certificate{}, errs.New(errs.FailedState, "this node belongs to a cluster already", errs.Hint("join with an empty data directory"))
+		return Certificate{}, errs.New(errs.FailedState, "this node belongs to a cluster already", errs.Hint("if its join was given again because the answer was lost, it is done: look with krypton status; for another cluster use an empty data directory"))
 	}
 	err := errs.New(errs.Unavailable, "no member that the join token names can be reached",
 		errs.Hint("check the addresses and the network, then join again with the same token"))

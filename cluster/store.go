@@ -172,6 +172,25 @@ func (s *store) verify() error {
 	return nil
 }
 
+// undoBootstrap takes back the first half of a bootstrap that died: Raft stores
+// term 1, then the first entry of the log, and calls a log with a term and
+// without an entry "existing state", which it never bootstraps. Nobody else knew
+// of that term: a node that is being bootstrapped has no peers.
+func (s *store) undoBootstrap(m Membership) error {
+	if m != MembershipBootstrapping {
+		return nil
+	}
+	if last, err := s.LastIndex(); err != nil || last != 0 {
+		return err
+	}
+	if term, err := s.GetUint64(keyCurrentTerm); notFound(err) || err == nil && term == 0 {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return s.SetUint64(keyCurrentTerm, 0)
+}
+
 // fail makes err the state of the store, once (I3).
 func (s *store) fail(err error) {
 	s.mu.Lock()

@@ -301,3 +301,40 @@ func TestAnEntryLargerThanTheLimitStopsTheNode(t *testing.T) {
 		t.Fatalf("got %v, told %v", err, failed.get())
 	}
 }
+
+func TestHalfABootstrapIsTakenBack(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		m     Membership
+		entry bool
+		want  uint64
+	}{
+		{"died before the first entry", MembershipBootstrapping, false, 0},
+		{"died after it", MembershipBootstrapping, true, 1},
+		{"a member that has heard of a term", MembershipMember, false, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s, err := openStore(filepath.Join(t.TempDir(), "raft.db"), clock.System{}, func(err error) { t.Error(err) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = s.Close() }()
+			if err := s.SetUint64(keyCurrentTerm, 1); err != nil {
+				t.Fatal(err)
+			}
+			if tt.entry {
+				if err := s.StoreLog(&raft.Log{Index: 1, Term: 1}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := s.undoBootstrap(tt.m); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := s.GetUint64(keyCurrentTerm); err != nil || got != tt.want {
+				t.Errorf("term %d, %v; want %d", got, err, tt.want)
+			}
+		})
+	}
+}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/auth/pki"
+	"github.com/openkcm/krypton-cluster/cluster"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
@@ -109,8 +110,7 @@ func (n *Node) Init(ctx context.Context, tok gate.Token, p InitPlan) (*InitResul
 		return nil, err
 	}
 	if n.Initialized() {
-		return nil, errs.New(errs.FailedState, "this node belongs to a cluster already",
-			errs.Hint("a new cluster needs a new data directory"))
+		return nil, cluster.ErrInitialised()
 	}
 	persons, err := p.check()
 	if err != nil || p.ValidateOnly {

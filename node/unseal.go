@@ -221,7 +221,7 @@ func (n *Node) GetSeal() (SealStatus, error) {
 	defer n.mu.Unlock()
 	v := n.machine.View()
 	st := SealStatus{
-		Initialized: !n.record.IsZero(), Unsealed: n.open.Load() != nil, LastFailure: n.lastFailure,
+		Initialized: n.belongs(), Unsealed: n.open.Load() != nil, LastFailure: n.lastFailure,
 		Held: n.heldErr(v) != nil, HoldReason: v.Hold().GetReason(),
 	}
 	if n.record.IsZero() {

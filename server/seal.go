@@ -33,7 +33,7 @@ func (c *calls) sealStatus() (*kryptonv1.SealStatus, error) {
 		Have:       count(st.Have), Need: count(st.Need), Shares: count(st.Shares),
 		StartKey: st.Offer.Public, StartKeySignature: st.Offer.Signature, NodeCertificate: c.certificate(),
 		Held: st.Held, HoldReason: st.HoldReason, LastFailure: st.LastFailure,
-		PersonsNeeded: count(st.Persons), UnsealsWithoutPeople: st.Initialized && st.Persons == 0,
+		PersonsNeeded: count(st.Persons), UnsealsWithoutPeople: st.Mode == seal.ModeAuto && st.Persons == 0,
 	}
 	if st.Offer.Target.Cluster != (seal.Fingerprint{}) {
 		out.Fingerprint = hex.EncodeToString(st.Offer.Target.Cluster[:])

@@ -215,11 +215,10 @@ func prepareDir(dir string, _ []*kryptonv1.PersonKey, req *kryptonv1.InitRequest
 			return errs.New(errs.AlreadyExists, filepath.Join(dir, f)+" exists already", errs.Hint("name an empty directory with --out"))
 		}
 	}
-	probe, err := os.CreateTemp(dir, ".probe-*")
-	if err != nil {
+	if err := writable(dir); err != nil {
 		return errs.New(errs.InvalidArgument, "write to the directory for certificates: "+err.Error(), errs.Cause(err))
 	}
-	return errors.Join(probe.Close(), os.Remove(probe.Name()))
+	return nil
 }
 
 // wanted returns the public key of person i of a request: governors, then custodians.

@@ -207,6 +207,10 @@ func (p parts) run(ctx context.Context) (err error) {
 	g.Go(func() error { return p.joinByItself(doors, srv) })
 	g.Go(func() error {
 		defer stop()
+		// Before anybody can ask: how an init that died has ended.
+		if err := c.FinishBootstrap(doors); err != nil && doors.Err() == nil {
+			return err
+		}
 		err := srv.Run(doors)
 		p.handOver(work, c)
 		return err
