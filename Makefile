@@ -61,6 +61,10 @@ tidy-check: ## fail when `go mod tidy` would change a go.mod or go.sum
 demo: ## three real nodes: kill the leader, rotate, destroy, and check what must hold
 	@$(RUN) go run ./jepsen/demo
 
+.PHONY: crash
+crash: ## the program dies at every step of init, join, unseal, rotate, ... and comes back; minutes
+	@$(RUN) scripts/crash
+
 .PHONY: ci
 ci: ## everything that must hold for every commit
 	@$(RUN) scripts/ci
