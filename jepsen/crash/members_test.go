@@ -4,6 +4,7 @@ package crash_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
@@ -120,13 +121,16 @@ func TestRemove(t *testing.T) {
 			}
 			situationtest.Outcome(w, "crash/remove")
 			w.must(n1.until("the same request again", w.remove))
-			w.must(n1.until("the removed node stops", func(context.Context) error {
+			w.must(n1.until("the removed node stops or serves nothing", func(ctx context.Context) error {
 				select {
 				case <-n2.proc.Done():
 					return nil
 				default:
-					return errs.New(errs.FailedState, "n2 still runs")
 				}
+				if err := n2.opens(ctx); !errs.Is(err, errs.NotServing) {
+					return fmt.Errorf("n2 still serves: %w", err)
+				}
+				return nil
 			}))
 			w.must(n1.serves())
 		},

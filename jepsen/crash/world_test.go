@@ -94,6 +94,9 @@ func (w *world) close() {
 			if err := n.proc.Close(); err != nil {
 				w.Error(err)
 			}
+			if _, err := n.proc.Wait(); err != nil {
+				w.Errorf("the tracer of %s: %v", n.name, err)
+			}
 		}
 	}
 	if w.Failed() || *showLogs {
@@ -200,7 +203,8 @@ func (n *node) until(what string, try func(ctx context.Context) error) error {
 		}
 		select {
 		case <-n.proc.Done():
-			return errDied
+			_, err := n.proc.Wait()
+			return errors.Join(errDied, err)
 		case <-ctx.Done():
 			return fmt.Errorf("waited until %s, in vain: %w", what, err)
 		case <-pause.C:

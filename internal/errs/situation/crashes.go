@@ -38,7 +38,7 @@ func crashes() Group {
 		},
 		{
 			ID: "crash/remove", When: "the leader dies while it removes a member",
-			Outcome: "An acknowledged removal stands. If the answer was lost, look at krypton operator members; give the command again with the same request id.",
+			Outcome: "An acknowledged removal stands. If the answer was lost, look at krypton operator members; give the command again with the same request id. The removed node stops; if nobody could tell it, it serves nothing: stop it.",
 		},
 		{
 			ID: "crash/unseal", When: "a node dies while shares are given",
