@@ -489,7 +489,7 @@ var known = regexp.MustCompile(`^(LOCK|format|node\.json|raft/raft\.db|raft/snap
 // at what they leave.
 func (w *world) finish() {
 	w.Helper()
-	for _, name := range []string{"n2", "n1"} {
+	for _, name := range []string{"n3", "n2", "n1"} {
 		if n, ok := w.nodes[name]; ok {
 			select {
 			case <-n.proc.Done():

@@ -103,6 +103,7 @@ type Options struct {
 type Process struct {
 	opts   Options
 	pid    int
+	proc   *os.Process
 	shadow *shadow
 
 	done  chan struct{} // closed when it has ended
@@ -178,17 +179,16 @@ func (p *Process) start() error {
 	if err != nil {
 		return err
 	}
-	p.pid = proc.Pid
-	_ = proc.Release()
+	p.pid, p.proc = proc.Pid, proc
 	var ws unix.WaitStatus
 	if _, err := wait(p.pid, &ws); err != nil || !ws.Stopped() {
-		_ = unix.Kill(p.pid, unix.SIGKILL)
+		p.Signal(unix.SIGKILL)
 		return fmt.Errorf("it did not stop at its start: %w", err)
 	}
 	const opts = unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_TRACEFORK | unix.PTRACE_O_TRACEVFORK |
 		unix.PTRACE_O_TRACEEXEC | unix.PTRACE_O_TRACESECCOMP | unix.PTRACE_O_EXITKILL
 	if err := unix.PtraceSetOptions(p.pid, opts); err != nil {
-		_ = unix.Kill(p.pid, unix.SIGKILL)
+		p.Signal(unix.SIGKILL)
 		return err
 	}
 	return unix.PtraceCont(p.pid, 0)
@@ -230,7 +230,7 @@ func (p *Process) trace() error {
 		case event == unix.PTRACE_EVENT_SECCOMP:
 			if err := p.step(tid); err != nil {
 				failure = errors.Join(failure, err)
-				_ = unix.Kill(p.pid, unix.SIGKILL)
+				p.Signal(unix.SIGKILL)
 			}
 		case event != 0:
 		case ws.StopSignal() == unix.SIGSTOP && !known[tid]:
@@ -241,7 +241,7 @@ func (p *Process) trace() error {
 		}
 		if err := unix.PtraceCont(tid, deliver); err != nil && !errors.Is(err, unix.ESRCH) {
 			failure = errors.Join(failure, fmt.Errorf("continue: %w", err))
-			_ = unix.Kill(p.pid, unix.SIGKILL)
+			p.Signal(unix.SIGKILL)
 		}
 	}
 }
@@ -317,10 +317,10 @@ func (p *Process) met(s Step) bool {
 	p.hit = &s
 	close(p.hitCh)
 	if p.fate == Term {
-		_ = unix.Kill(p.pid, unix.SIGTERM)
+		p.Signal(unix.SIGTERM)
 		return false
 	}
-	_ = unix.Kill(p.pid, unix.SIGKILL)
+	p.Signal(unix.SIGKILL)
 	return true
 }
 
@@ -420,7 +420,7 @@ func (p *Process) Now(fate Fate) {
 	if fate == Term {
 		sig = unix.SIGTERM
 	}
-	_ = unix.Kill(p.pid, sig) // it may be gone
+	p.Signal(sig)
 }
 
 // Hit is closed when the step was reached.
@@ -439,8 +439,9 @@ func (p *Process) At() (Step, bool) {
 // PID returns the process id.
 func (p *Process) PID() int { return p.pid }
 
-// Signal sends a signal to the program.
-func (p *Process) Signal(s syscall.Signal) { _ = unix.Kill(p.pid, s) } // it may be gone, which Wait tells
+// Signal sends a signal to the program; it may be gone, which Wait tells. The
+// process is named by its descriptor: its number may be somebody else's by now.
+func (p *Process) Signal(s syscall.Signal) { _ = p.proc.Signal(s) }
 
 // Done is closed when the program has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
@@ -469,6 +470,7 @@ func (p *Process) Restore() error {
 func (p *Process) Close() error {
 	p.Signal(syscall.SIGKILL)
 	<-p.done
+	_ = p.proc.Release() // it has no status any more that anybody could ask for
 	if p.shadow != nil {
 		return p.shadow.close()
 	}
