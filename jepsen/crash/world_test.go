@@ -262,10 +262,10 @@ func (n *node) run() {
 
 // client returns a client of this node in a role.
 func (n *node) client(ctx context.Context, role string) (*client.Client, error) {
-	return client.New(ctx, client.Options{
+	return client.New(ctx, client.With(client.Options{
 		Addrs: []string{n.addr.GRPC}, CAFile: n.w.path("people", "ca.pem"), CertFile: n.w.path("people", role+".pem"), KeyFile: n.w.path("people", role+".key"),
 		Timeout: patience,
-	})
+	}))
 }
 
 // as calls the node in a role. The call ends when the node's process does.
