@@ -8,6 +8,7 @@ import (
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/node"
@@ -20,7 +21,7 @@ type sealServer struct {
 }
 
 // MaxReason is the longest reason of a seal, in bytes.
-const MaxReason = 256
+const MaxReason = fsm.MaxReasonBytes
 
 func (c *calls) sealStatus() (*kryptonv1.SealStatus, error) {
 	st, err := c.node.GetSeal()
