@@ -9,9 +9,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
+	"syscall"
 
 	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/internal/atomicfile"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -38,72 +39,18 @@ var (
 // When it returns nil the record is on disk; after a crash at any point there
 // is the old file or the new one. The directory must exist. One process writes
 // at a time: the owner of the data directory.
-func WriteFile(path string, r Record) error { return writeFile(path, r, nil) }
-
-// step is a point of writing at which a crash leaves another picture on disk.
-type step int
-
-const (
-	stepCreated step = iota + 1
-	stepWritten
-	stepSynced
-	stepRenamed
-)
-
-// writeFile is WriteFile; crash is nil but in tests.
-func writeFile(path string, r Record, crash func(step) error) (err error) {
-	at := func(st step) error {
-		if crash == nil {
-			return nil
-		}
-		return crash(st)
-	}
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("write seal record: %w", err)
-		}
-	}()
+func WriteFile(path string, r Record) error {
 	if r.IsZero() {
-		return errors.New("no record")
+		return errors.New("write seal record: no record")
 	}
 	b, err := encodeFile(r)
+	if err == nil {
+		err = atomicfile.Write(path, b, fileMode)
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("write seal record: %w", err)
 	}
-	temp := path + ".tmp"
-	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(temp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, fileMode)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(fill(f, b, at), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(temp, path); err != nil {
-		return err
-	}
-	if err := at(stepRenamed); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func fill(f *os.File, b []byte, at func(step) error) error {
-	if err := at(stepCreated); err != nil {
-		return err
-	}
-	if _, err := f.Write(b); err != nil {
-		return err
-	}
-	if err := at(stepWritten); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	return at(stepSynced)
+	return nil
 }
 
 func encodeFile(r Record) ([]byte, error) {
@@ -133,11 +80,11 @@ func ReadFile(path string, keyspace hierarchy.KeyspaceID) (Record, error) {
 		return Record{}, errs.New(errs.NotSealed, fmt.Sprintf("there is no seal record at %s", path),
 			errs.Hint("run krypton init for a new cluster, or krypton join for an existing one"), errs.Cause(errors.Join(ErrNoRecord, err)))
 	case err != nil:
-		return Record{}, fmt.Errorf("read seal record: %w", err)
+		return Record{}, unreadable(path, err)
 	}
 	b, err := io.ReadAll(io.LimitReader(f, int64(maxFile)+1))
 	if err := errors.Join(err, f.Close()); err != nil {
-		return Record{}, fmt.Errorf("read seal record: %w", err)
+		return Record{}, unreadable(path, err)
 	}
 	r, err := decodeFile(b)
 	if err != nil {
@@ -148,6 +95,16 @@ func ReadFile(path string, keyspace hierarchy.KeyspaceID) (Record, error) {
 			errs.Hint("a data directory was mixed up; copy seal/record.pb from another node of this cluster"), errs.Cause(ErrForeignRecord))
 	}
 	return r, nil
+}
+
+// unreadable is the error of a file that is there and cannot be read.
+func unreadable(path string, err error) error {
+	said := err.Error()
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		said = errno.Error()
+	}
+	return errs.New(errs.StateCorrupt, fmt.Sprintf("the seal record %s cannot be read: %s", path, said),
+		errs.Hint("give the file to the user that runs the node, or copy seal/record.pb from another node of the cluster; all nodes have the same"), errs.Cause(err))
 }
 
 func decodeFile(b []byte) (Record, error) {

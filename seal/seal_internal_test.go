@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -239,50 +238,6 @@ func FuzzParseShareWire(f *testing.F) {
 			t.Errorf("%x became %x (%v)", before, again, err)
 		}
 	})
-}
-
-func TestACrashWhileWritingLeavesTheOldOrTheNewRecord(t *testing.T) {
-	crashed := errors.New("crashed")
-	older, _ := internalSeal(t, 2, 2)
-	newer, _ := internalSeal(t, 3, 2)
-	for _, c := range []struct {
-		name string
-		at   step
-		want Digest
-	}{
-		{"created", stepCreated, older.Digest()},
-		{"written", stepWritten, older.Digest()},
-		{"synced", stepSynced, older.Digest()},
-		{"renamed", stepRenamed, newer.Digest()},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), "record.pb")
-			if err := WriteFile(path, older); err != nil {
-				t.Fatal(err)
-			}
-			var order []step
-			err := writeFile(path, newer, func(st step) error {
-				order = append(order, st)
-				if st == c.at {
-					return crashed
-				}
-				return nil
-			})
-			if !errors.Is(err, crashed) || order[len(order)-1] != step(len(order)) {
-				t.Fatalf("%v, steps %v", err, order)
-			}
-			got, err := ReadFile(path, older.Keyspace())
-			if err != nil || got.Digest() != c.want {
-				t.Fatalf("after the crash: %v", err)
-			}
-			if err := WriteFile(path, newer); err != nil {
-				t.Fatalf("writing again: %v", err)
-			}
-			if _, err := os.Lstat(path + ".tmp"); !errors.Is(err, fs.ErrNotExist) {
-				t.Errorf("the temporary file is still there: %v", err)
-			}
-		})
-	}
 }
 
 // The valid strings of BIP-350 that fit: prefix, data and checksum.

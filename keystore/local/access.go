@@ -13,7 +13,6 @@ import (
 // Names in the directory. Changing one breaks existing keystores.
 const (
 	keysName = "keys"
-	tempName = "keys.tmp"
 	lockName = "lock"
 )
 

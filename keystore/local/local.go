@@ -16,6 +16,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/openkcm/krypton-cluster/internal/atomicfile"
 	"github.com/openkcm/krypton-cluster/internal/corr"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/keystore"
@@ -52,7 +53,7 @@ type Keystore struct {
 	env  keystore.Env
 
 	closed atomic.Bool
-	crash  func(step) error // nil but in tests
+	crash  func(atomicfile.Step) error // nil but in tests
 
 	// reload serialises reading the file, so that an older reading never
 	// replaces a newer one. Taken before mu, and held over file I/O; who finds

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/openkcm/krypton-cluster/internal/atomicfile"
 	"github.com/openkcm/krypton-cluster/keystore"
 	"github.com/openkcm/krypton-cluster/memsec"
 )
@@ -20,16 +21,6 @@ import (
 // lockRetry is how often a change looks again whether another process is done
 // with its own; a change takes two fsyncs.
 const lockRetry = 5 * time.Millisecond
-
-// step is a point of a change at which a crash leaves another picture on disk.
-type step int
-
-const (
-	stepTempCreated step = iota + 1
-	stepTempWritten
-	stepTempSynced
-	stepRenamed
-)
 
 // Create makes an empty keystore in dir, which must not exist or be an empty
 // directory of this user with mode 0700.
@@ -40,7 +31,7 @@ func Create(ctx context.Context, env keystore.Env, name, dir string) (*Keystore,
 	if err := os.Mkdir(dir, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fail(err)
 	}
-	if err := syncDir(filepath.Dir(dir)); err != nil {
+	if err := atomicfile.SyncDir(filepath.Dir(dir)); err != nil {
 		return fail(err)
 	}
 	info, err := os.Lstat(dir)
@@ -69,7 +60,7 @@ func Create(ctx context.Context, env keystore.Env, name, dir string) (*Keystore,
 		return fail(errors.Join(fmt.Errorf("there is a keystore in %s already", dir), err))
 	}
 	empty := contents{revision: 1}
-	if err := replace(dir, empty.encode(nil, nil), nil); err != nil {
+	if err := atomicfile.Write(filepath.Join(dir, keysName), empty.encode(nil, nil), fileMode); err != nil {
 		return fail(err)
 	}
 	return Open(ctx, env, name, dir)
@@ -211,7 +202,7 @@ func (s *Keystore) change(ctx context.Context, ref keystore.KeyRef, edit func(*c
 	if len(out) > maxFile {
 		return fail(keystore.Misconfigured, fmt.Errorf("the key file would have %d bytes, the limit is %d; delete keys", len(out), maxFile))
 	}
-	if err := replace(s.dir, out, s.crash); err != nil {
+	if err := atomicfile.WriteWith(filepath.Join(s.dir, keysName), out, fileMode, s.crash); err != nil {
 		return fail(keystore.Unavailable, err)
 	}
 	return nil
@@ -239,68 +230,6 @@ func flock(ctx context.Context, env keystore.Env, path string) (unlock func(), e
 			return nil, errors.Join(fmt.Errorf("wait for %s, which another process holds: %w", path, err), f.Close())
 		}
 	}
-}
-
-// replace puts b in place of the key file so that a crash at any point leaves
-// the old or the new one (I2): a temporary file is written and synced before a
-// rename takes the old name, and the directory is synced before the change is
-// reported. A temporary file that a crash left is overwritten by unlinking it
-// first: it may hold keys. crash is nil but in tests.
-func replace(dir string, b []byte, crash func(step) error) (err error) {
-	at := func(st step) error {
-		if crash == nil {
-			return nil
-		}
-		return crash(st)
-	}
-	temp := filepath.Join(dir, tempName)
-	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(temp, os.O_CREATE|os.O_EXCL|os.O_WRONLY|syscall.O_NOFOLLOW, fileMode)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if f != nil {
-			err = errors.Join(err, f.Close())
-		}
-	}()
-	if err := at(stepTempCreated); err != nil {
-		return err
-	}
-	if _, err := f.Write(b); err != nil {
-		return err
-	}
-	if err := at(stepTempWritten); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := at(stepTempSynced); err != nil {
-		return err
-	}
-	err = f.Close()
-	f = nil
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(temp, filepath.Join(dir, keysName)); err != nil {
-		return err
-	}
-	if err := at(stepRenamed); err != nil {
-		return err
-	}
-	return syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // read reads the whole key file into one buffer of exactly its size and

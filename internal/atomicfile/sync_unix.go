@@ -1,14 +1,14 @@
 //go:build unix
 
-package seal
+package atomicfile
 
 import (
 	"errors"
 	"os"
 )
 
-// syncDir makes a rename in dir survive a power cut.
-func syncDir(dir string) error {
+// SyncDir makes the names in dir survive a power cut.
+func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
