@@ -169,7 +169,7 @@ func TestOpenFailsOnAnyFault(t *testing.T) {
 		}
 	}
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "00000000000000000001.jsonl"), []byte("torn"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "00000000000000000001.jsonl"), []byte(`{"seq":1,"prev":"00`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	fsys := audittest.NewFS(audit.OS{})

@@ -129,7 +129,7 @@ func Open(cfg Config) (*Log, error) {
 		if _, broken := errors.AsType[*BrokenError](err); broken {
 			return nil, err
 		}
-		return nil, unavailable("open", cfg.Dir, err)
+		return nil, notOpened(cfg.Dir, err)
 	}
 	l.start()
 	if err := l.opened(torn); err != nil {
@@ -315,6 +315,21 @@ func (l *Log) fail(err error) {
 
 func diskFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
+// notOpened is the error of a log that does not open for another reason than its
+// content.
+func notOpened(dir string, cause error) error {
+	if diskFull(cause) {
+		return errs.New(errs.AuditUnavailable, "the disk of the audit log is full",
+			errs.Hint("free space under %s and start the node again; it needs room for its reserve too", dir), errs.Cause(cause))
+	}
+	said := cause.Error()
+	if errno, ok := errors.AsType[syscall.Errno](cause); ok {
+		said = errno.Error()
+	}
+	return errs.New(errs.AuditUnavailable, fmt.Sprintf("the audit log in %s cannot be opened: %s", dir, said),
+		errs.Hint("look at the directory and at the disk under it, then start the node again"), errs.Cause(cause))
 }
 
 // unavailable is the error of every operation once the log has stopped.

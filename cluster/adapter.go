@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 
 	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
 // adapter is the state machine as Raft sees it. It decides nothing.
@@ -21,12 +23,14 @@ type adapter struct {
 	fail    func(error)
 	pin     func() error
 	calls   *inflight
+	chains  *chains
 	stopped atomic.Bool
-	pinned  bool // only the goroutine of Apply
+	pinned  bool  // only the goroutine of Apply
+	refused error // by Restore, at the start
 }
 
 func newAdapter(c *Cluster) *adapter {
-	return &adapter{machine: c.machine, mac: c.cfg.MAC, fail: c.fail, pin: c.checkPin, calls: newInflight(c.clk)}
+	return &adapter{machine: c.machine, mac: c.cfg.MAC, fail: c.fail, pin: c.checkPin, calls: newInflight(c.clk), chains: &c.chains}
 }
 
 var (
@@ -50,9 +54,17 @@ func (a *adapter) Apply(l *raft.Log) any {
 		a.pinned = err == nil
 	}
 	if err != nil {
-		a.stop(fmt.Errorf("state machine: %w", err))
+		if _, said := errors.AsType[*errs.Error](err); errors.Is(err, fsm.ErrOtherCluster) {
+			err = errForeignLog(err)
+		} else if !said {
+			err = errs.New(errs.StateCorrupt, "entry "+strconv.FormatUint(l.Index, 10)+" of the Raft log cannot be applied: "+err.Error(),
+				errs.Hint("if the cluster runs a newer release, start that one; else %s", startAnew), errs.Cause(err))
+		}
+		a.stop(err)
 		return errMachineStopped
 	}
+	_, _, chain := a.machine.Applied()
+	a.chains.note(l.Index, chain)
 	return res
 }
 
@@ -84,9 +96,15 @@ func (a *adapter) Restore(r io.ReadCloser) error {
 	}
 	defer a.calls.begin()()
 	if err := a.machine.Restore(r); err != nil {
+		a.refused = err
 		return fmt.Errorf("restore snapshot: %w", err)
 	}
+	a.refused = nil
+	a.chains.forget()
+	index, _, chain := a.machine.Applied()
+	a.chains.note(index, chain)
 	if err := a.pin(); err != nil {
+		a.refused = err
 		a.stop(err)
 		return err
 	}

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -128,6 +130,7 @@ type Cluster struct {
 	store     *store
 	raft      *raft.Raft
 	adapter   *adapter
+	chains    chains
 	peers     *peers
 	contact   *contact
 	leaders   *leaders
@@ -201,6 +204,9 @@ func (c *Cluster) open() (err error) {
 	if c.trust, err = openTrust(c.machine, c.cfg.Dir); err != nil {
 		return err
 	}
+	if err := c.trust.checkOwn(c.id, c.key.spki); err != nil {
+		return err
+	}
 	ln, err := c.listen()
 	if err != nil {
 		return err
@@ -234,7 +240,10 @@ func (c *Cluster) startRaft() error {
 	logger := newRaftLog(c.log, c.clk)
 	snaps, err := raft.NewFileSnapshotStoreWithLogger(c.cfg.Dir.Path(raftDir), 2, logger)
 	if err != nil {
-		return errs.New(errs.InvalidConfig, "the snapshot directory cannot be used: "+err.Error(), errs.Cause(err))
+		return dirError("use", c.cfg.Dir.Path(snapDir), err)
+	}
+	if err := c.checkStored(snaps); err != nil {
+		return err
 	}
 	cache, err := raft.NewLogCache(512, c.store)
 	if err != nil {
@@ -264,12 +273,46 @@ func (c *Cluster) startRaft() error {
 	})
 	if err != nil {
 		c.raft = nil
-		return errs.New(errs.StateCorrupt, "the Raft state of this node cannot be loaded: "+err.Error(),
-			errs.Hint("remove this node from the cluster, start it with an empty data directory and join again"), errs.Cause(err))
+		if e, ok := errors.AsType[*errs.Error](errors.Join(c.store.failed(), c.adapter.refused)); ok {
+			return e
+		}
+		return errs.New(errs.StateCorrupt, fmt.Sprintf("the Raft state under %s cannot be loaded: %s", c.cfg.Dir.Path(raftDir), err),
+			errs.Hint("%s", startAnew), errs.Cause(err))
 	}
 	c.store.running.Store(true)
 	c.leaders.observe(c.raft)
 	return c.checkPin()
+}
+
+// checkStored compares what lies in the data directory with itself: a log that
+// lost the snapshot before it, one that was made anew, and one of another node
+// all look whole to Raft.
+func (c *Cluster) checkStored(snaps raft.SnapshotStore) error {
+	list, err := snaps.List()
+	if err != nil {
+		return dirError("read", c.cfg.Dir.Path(snapDir), err)
+	}
+	f := c.store.found
+	reach := uint64(0)
+	for _, s := range list {
+		f.name(s.Configuration)
+		reach = max(reach, s.Index)
+	}
+	_, noRecord := os.Lstat(c.cfg.Dir.Path(sealRecord))
+	corrupt := func(what string) error {
+		return errs.New(errs.StateCorrupt, what, errs.Hint("%s", startAnew))
+	}
+	switch {
+	case c.cfg.Dir.Membership() == MembershipMember && f.last == 0 && f.term == 0 && (len(list) > 0 || noRecord == nil):
+		// I1: the same id with an empty log could vote twice in one term. Who has just
+		// joined has an empty log too, and nothing that only a log brings.
+		return corrupt("the Raft log of this member is empty")
+	case f.first > reach+1:
+		return corrupt(fmt.Sprintf("the Raft log begins at entry %d, and no snapshot in %s can be read that reaches so far", f.first, c.cfg.Dir.Path(snapDir)))
+	case f.configured && !f.servers[raft.ServerID(c.id)]:
+		return corrupt("the Raft log is of another node: it never names node " + string(c.id))
+	}
+	return nil
 }
 
 // checkPin refuses a state of another cluster than node.json names.
@@ -279,15 +322,19 @@ func (c *Cluster) checkPin() error {
 	if !ok || cl == nil || string(want[:]) == string(cl.GetFingerprint()) {
 		return nil
 	}
-	return errs.New(errs.StateCorrupt, "the log holds another cluster than node.json names",
-		errs.Hint("do not mix data directories; remove this node from its cluster and join again with an empty directory"))
+	return errForeignLog(nil)
+}
+
+func errForeignLog(cause error) error {
+	return errs.New(errs.StateCorrupt, "the Raft log holds another cluster than node.json names",
+		errs.Hint("data directories were mixed up; %s", startAnew), errs.Cause(cause))
 }
 
 // listen binds the peer port.
 func (c *Cluster) listen() (net.Listener, error) {
 	host, portText, err := net.SplitHostPort(c.cfg.Listen)
 	if err != nil {
-		return nil, errs.New(errs.InvalidConfig, "the address of the peer port is not host:port", errs.Cause(err))
+		return nil, errs.New(errs.InvalidConfig, "listen.peer is not host:port", errs.Hint("give a host or an IP address and a port, as in 10.0.0.1:8402"), errs.Cause(err))
 	}
 	var lc net.ListenConfig
 	if portText == "0" {
@@ -302,9 +349,25 @@ func (c *Cluster) listen() (net.Listener, error) {
 	}
 	ln, err := lc.Listen(c.base, "tcp", c.cfg.Listen)
 	if err != nil {
-		return nil, errs.New(errs.InvalidConfig, "cannot listen on the peer port: "+err.Error(), errs.Hint("change listen.peer"), errs.Cause(err))
+		return nil, ListenError("listen.peer", c.cfg.Listen, err)
 	}
 	return ln, nil
+}
+
+// ListenError is the error of a port that cannot be bound: which setting, which
+// address, why, and how to find who has it.
+func ListenError(setting, address string, err error) error {
+	_, port, _ := net.SplitHostPort(address) // an address that cannot be split is in the message whole
+	hint := "change " + setting
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		hint = fmt.Sprintf("find who has it with ss -ltnp 'sport = :%s', and stop that or change %s", port, setting)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		hint = "use an address that this machine has (ip addr), or change " + setting + " to :" + port
+	case errors.Is(err, fs.ErrPermission):
+		hint = "ports below 1024 need a right of their own; use a port from 1024 on in " + setting
+	}
+	return errs.New(errs.InvalidConfig, fmt.Sprintf("%s cannot listen on %s: %s", setting, address, systemSays(err)), errs.Hint("%s", hint), errs.Cause(err))
 }
 
 // advertised returns the address at which other nodes reach this one.
@@ -329,7 +392,7 @@ func advertised(advertise, listen string, bound net.Addr) (string, error) {
 	}
 	address := net.JoinHostPort(host, port)
 	if err := checkAddress(address); err != nil {
-		return "", errs.New(errs.InvalidConfig, "the advertised address cannot be used: "+err.Error(), errs.Cause(err))
+		return "", errs.New(errs.InvalidConfig, "advertise.peer cannot be used: "+err.Error(), errs.Hint("give the host:port at which other nodes reach this one"), errs.Cause(err))
 	}
 	return address, nil
 }

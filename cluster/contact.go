@@ -48,6 +48,8 @@ type contact struct {
 	at    time.Time
 	nonce uint64
 	asked map[NodeID]question
+	// Not the leader: index at which its chain is not this node's; 0: it is.
+	differs uint64
 }
 
 // question is what the leader knows of a member that asks.
@@ -62,6 +64,8 @@ type voice struct {
 	term  uint64
 	since time.Time     // the asker was in term at some time after it; zero: it never said
 	ahead time.Duration // the leader's wall clock is ahead of the asker's by at least this
+
+	differs bool // the asker's state is another one than this leader's
 }
 
 func newContact(c *Cluster) *contact {
@@ -143,13 +147,16 @@ func (ct *contact) question(ctx context.Context) (again bool) {
 	leader := c.LeaderID()
 	if leader != ct.leader {
 		ct.leader, ct.echo = leader, 0
+		ct.compared(0, nil) // what it said is no word about another one
 	}
 	if leader == "" || leader == c.id {
 		return false
 	}
 	start := ct.clk.Now()
 	bound, cancel := context.WithTimeout(ctx, c.timers.heartbeat)
-	resp, err := ct.ask(bound, leader, &clusterpb.ContactRequest{Term: c.raft.CurrentTerm(), Echo: ct.echo, WallMs: start.UnixMilli()})
+	resp, err := ct.ask(bound, leader, &clusterpb.ContactRequest{
+		Term: c.raft.CurrentTerm(), Echo: ct.echo, WallMs: start.UnixMilli(), Differs: ct.echo != 0 && ct.disagrees(),
+	})
 	cancel()
 	if err != nil {
 		ct.echo = 0
@@ -157,14 +164,23 @@ func (ct *contact) question(ctx context.Context) (again bool) {
 	}
 	again = ct.echo == 0 && resp.GetNonce() != 0
 	ct.echo = resp.GetNonce()
-	if age := resp.GetQuorumAgeMs(); resp.GetConfirmed() && age >= 0 {
+	age, has := resp.GetQuorumAgeMs(), false
+	if resp.GetConfirmed() && age >= 0 {
 		bound, cancel := context.WithTimeout(ctx, c.timers.heartbeat)
-		if c.machine.Wait(bound, resp.GetAppliedIndex()) == nil {
-			ct.told(start.Add(-time.Duration(min(age, time.Hour.Milliseconds()))*time.Millisecond), resp.GetAppliedIndex())
-		}
+		has = c.machine.Wait(bound, resp.GetAppliedIndex()) == nil
 		cancel()
 	}
+	if !ct.compared(resp.GetAppliedIndex(), resp.GetChain()) && has { // I15
+		ct.told(start.Add(-time.Duration(min(age, time.Hour.Milliseconds()))*time.Millisecond), resp.GetAppliedIndex())
+	}
 	return again
+}
+
+// disagrees reports whether the last answer's chain was not this node's.
+func (ct *contact) disagrees() bool {
+	ct.mu.Lock()
+	defer ct.mu.Unlock()
+	return ct.differs != 0
 }
 
 // told notes that the view, which has index, had everything at that time.
@@ -194,7 +210,7 @@ func (ct *contact) answer(id NodeID, req *clusterpb.ContactRequest) (*clusterpb.
 		// difference to the time of the nonce is the least it can be.
 		q.voice = voice{
 			term: req.GetTerm(), since: q.issued,
-			ahead: time.Duration(q.issued.UnixMilli()-req.GetWallMs()) * time.Millisecond,
+			ahead: time.Duration(q.issued.UnixMilli()-req.GetWallMs()) * time.Millisecond, differs: req.GetDiffers(),
 		}
 	}
 	ct.nonce++
@@ -205,8 +221,9 @@ func (ct *contact) answer(id NodeID, req *clusterpb.ContactRequest) (*clusterpb.
 	ct.count()
 	age := ct.c.LastContact()
 	// After the age: what was acknowledged before that time is in this view.
+	index, _, chain := ct.c.machine.Applied()
 	return &clusterpb.ContactResponse{
-		Nonce: nonce, Confirmed: age != never, QuorumAgeMs: age.Milliseconds() + 1, AppliedIndex: ct.c.machine.View().Index(),
+		Nonce: nonce, Confirmed: age != never, QuorumAgeMs: age.Milliseconds() + 1, AppliedIndex: index, Chain: chain[:],
 	}, nil
 }
 
@@ -237,6 +254,13 @@ func (ct *contact) count() {
 		return
 	}
 	servers := c.raft.GetConfiguration().Configuration().Servers
+	against := false
+	defer func() {
+		if against {
+			c.fail(errs.New(errs.StateCorrupt, "the state of this node differs from that of most voters",
+				errs.Hint("find out who can write to its data directory; %s", startAnew)))
+		}
+	}()
 	ct.mu.Lock()
 	defer ct.mu.Unlock()
 	if !ct.enter(term) {
@@ -245,6 +269,7 @@ func (ct *contact) count() {
 	if at, ok := quorumTime(c.id, servers, term, now, ct.said); ok {
 		ct.at = at
 	}
+	against = ct.contradicted(servers, term) // I15
 }
 
 // said returns what a member said last. The caller holds mu.

@@ -9,9 +9,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 
+	"github.com/openkcm/krypton-cluster/internal/atomicfile"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -28,6 +31,7 @@ const (
 	auditDir   = "audit"
 	runDir     = "run"
 
+	sealRecord    = "seal/record.pb"
 	nodeKeyFile   = "tls/node.key"
 	peersFile     = "tls/peers.json"
 	addressesFile = "run/addresses.json"
@@ -111,6 +115,9 @@ func OpenDir(path string, rand io.Reader) (*Dir, error) {
 	if err = checkMode(path); err != nil {
 		return nil, err
 	}
+	if err = checkOwner(path); err != nil {
+		return nil, err
+	}
 	lock, err := takeLock(filepath.Join(path, lockFile))
 	if err != nil {
 		return nil, err
@@ -190,14 +197,19 @@ func (d *Dir) open(rand io.Reader) error {
 			return err
 		}
 	}
-	_, dbErr := os.Stat(d.Path(raftDB))
-	hasLog := dbErr == nil
+	log, dbErr := os.Stat(d.Path(raftDB))
+	hasLog := dbErr == nil && log.Size() > 0 // the database would be made anew in an empty file
 	raw, err := readSmall(d.Path(nodeFile))
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && hasLog:
-		return errs.New(errs.StateCorrupt, "node.json is missing although the directory has a Raft log",
-			errs.Hint("remove this node from the cluster, start it with an empty directory and join again"))
 	case errors.Is(err, fs.ErrNotExist):
+		// A new identity among the remains of an old one would hide what was lost.
+		left, err := d.remains()
+		if err != nil {
+			return err
+		}
+		if left != "" {
+			return errs.New(errs.StateCorrupt, "node.json is missing although the data directory has "+left, errs.Hint("%s", startAnew))
+		}
 		id := make([]byte, 16)
 		if _, err := io.ReadFull(rand, id); err != nil {
 			return fmt.Errorf("make node id: %w", err)
@@ -212,11 +224,34 @@ func (d *Dir) open(rand io.Reader) error {
 	}
 	if d.node.Membership == MembershipMember && !hasLog {
 		// I1: the same id with an empty log could vote twice in one term.
-		return errs.New(errs.StateCorrupt, "the Raft log of this member is missing",
-			errs.Hint("remove this node from the cluster, start it with an empty directory and join again"))
+		what := "missing"
+		if dbErr == nil {
+			what = "empty"
+		}
+		return errs.New(errs.StateCorrupt, "the Raft log of this member is "+what, errs.Hint("%s", startAnew))
 	}
 	d.node.Boots++
 	return d.writeNode(d.node)
+}
+
+// startAnew is what to do about a data directory that cannot be trusted any
+// more. A node that went on from a part of it might vote twice.
+const startAnew = "put the file back if you moved it; else replace this node: krypton operator remove, then krypton join with an empty data directory"
+
+// remains returns a file that only a node with an identity writes, or "".
+func (d *Dir) remains() (string, error) {
+	for _, pattern := range []string{raftDB, snapDir + "/*", sealDir + "/*", nodeKeyFile, peersFile} {
+		found, err := filepath.Glob(d.Path(pattern))
+		if err != nil {
+			return "", dirError("read", d.Path(pattern), err)
+		}
+		if len(found) > 0 {
+			if rel, err := filepath.Rel(d.path, found[0]); err == nil {
+				return filepath.ToSlash(rel), nil
+			}
+		}
+	}
+	return "", nil
 }
 
 func (d *Dir) decodeNode(raw []byte) error {
@@ -238,12 +273,23 @@ func (d *Dir) decodeNode(raw []byte) error {
 	case facts && (len(n.ClusterID) != 32 || len(n.KeyspaceID) != 32 || len(n.Fingerprint) != 64 || !isHex(n.ClusterID+n.KeyspaceID+n.Fingerprint)):
 		err = errors.New("cluster facts are malformed")
 	}
+	if err == nil && dec.More() {
+		err = errors.New("something follows its end")
+	}
 	if err != nil {
-		return errs.New(errs.StateCorrupt, "node.json cannot be used: "+err.Error(),
-			errs.Hint("restore the file, or remove this node from the cluster and join again with an empty directory"), errs.Cause(err))
+		return errs.New(errs.StateCorrupt, "node.json cannot be used: "+jsonProblem(err), errs.Hint("%s", startAnew), errs.Cause(err))
 	}
 	d.node = n
 	return nil
+}
+
+// jsonProblem says what is wrong with a file of JSON, in words that are no
+// programmer's.
+func jsonProblem(err error) string {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return "it is empty or cut short"
+	}
+	return err.Error()
 }
 
 func isHex(s string) bool {
@@ -256,17 +302,27 @@ func isHex(s string) bool {
 func (d *Dir) checkFormat() error {
 	p := d.Path(formatFile)
 	raw, err := readSmall(p)
-	if errors.Is(err, fs.ErrNotExist) {
+	_, used := os.Lstat(d.Path(nodeFile))
+	got := strings.TrimSpace(string(raw))
+	number, notNumber := strconv.ParseUint(got, 10, 32)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && errors.Is(used, fs.ErrNotExist):
 		return writeFileAtomic(p, []byte(dirFormat+"\n"))
-	}
-	if err != nil {
+	case errors.Is(err, fs.ErrNotExist):
+		// It is written first of all. Without it, nobody knows whether a newer
+		// release has changed what lies here.
+		return errs.New(errs.StateCorrupt, p+" is missing, and the data directory is not new",
+			errs.Hint("put the file back; it holds the number of the format, which this release writes as %s", dirFormat))
+	case err != nil:
 		return dirError("read", p, err)
+	case got == dirFormat:
+		return nil
+	case notNumber != nil || number == 0:
+		return errs.New(errs.StateCorrupt, p+" does not hold the number of a format",
+			errs.Hint("put the file back; this release writes %s into it, and a damaged file is a reason to look at the disk", dirFormat))
 	}
-	if got := strings.TrimSpace(string(raw)); got != dirFormat {
-		return errs.New(errs.InvalidConfig, "the data directory has a format that this program does not know",
-			errs.Hint("this release opens format %s; start the release that wrote the directory, or a newer one", dirFormat))
-	}
-	return nil
+	return errs.Newf(errs.InvalidConfig, "the data directory has format %d, which this program does not know", number).
+		With(errs.Hint("this release opens format %s; start the release that wrote the directory, or a newer one", dirFormat))
 }
 
 func (d *Dir) writeNode(n nodeRecord) error {
@@ -367,10 +423,12 @@ func ReadAddresses(path string) (Addresses, error) {
 
 func checkMode(path string) error {
 	st, err := os.Stat(path)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return err
-	}
-	if st.Mode().Perm()&0o077 == 0 {
+	case err != nil:
+		return dirError("look at", path, err)
+	case st.Mode().Perm()&0o077 == 0:
 		return nil
 	}
 	want := fileMode
@@ -381,9 +439,32 @@ func checkMode(path string) error {
 		errs.Hint("run: chmod %#o %s", want, path))
 }
 
+// dirError is the error of a call into the file system: what was tried on which
+// path, what the system said, and what a person does about just that.
 func dirError(verb, path string, err error) error {
-	return errs.New(errs.InvalidConfig, fmt.Sprintf("cannot %s %s: %v", verb, path, errors.Unwrap(err)),
-		errs.Hint("the data directory must be on a local disk and writable for the user that runs the node"), errs.Cause(err))
+	code, hint := errs.InvalidConfig, "the data directory must be on a local disk and writable for the user that runs the node"
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		code, hint = errs.Unavailable, "free space on that file system, then start the node again; docs/runbooks/disk-full.md"
+	case errors.Is(err, syscall.EROFS):
+		code, hint = errs.Unavailable, "the file system is mounted read-only: look for disk errors in the kernel's log, mount it writable, then start the node again"
+	case errors.Is(err, syscall.EIO):
+		code, hint = errs.Unavailable, "the disk fails: replace it, then this node; docs/runbooks/node-died.md"
+	case errors.Is(err, fs.ErrPermission):
+		hint = fmt.Sprintf("give it to the user that runs the node (uid %d): chown -R", os.Geteuid())
+	case errors.Is(err, syscall.EISDIR), errors.Is(err, syscall.ENOTDIR):
+		hint = "a directory and a file have changed places; look at node.data_dir and at what was put there"
+	}
+	return errs.New(code, fmt.Sprintf("cannot %s %s: %s", verb, path, systemSays(err)), errs.Hint("%s", hint), errs.Cause(err))
+}
+
+// systemSays returns what the operating system said, without the call and the
+// path, which stand in the sentence already.
+func systemSays(err error) string {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return errno.Error()
+	}
+	return err.Error()
 }
 
 func readSmall(path string) ([]byte, error) {
@@ -402,38 +483,8 @@ func readSmall(path string) ([]byte, error) {
 // writeFileAtomic replaces a file in one step: after a crash it is the old or
 // the new one, and after it returned it is the new one.
 func writeFileAtomic(path string, content []byte) error {
-	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, fileMode)
-	if err != nil {
-		return dirError("write", path, err)
-	}
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err == nil {
-		err = syncDir(filepath.Dir(path))
-	}
-	if err != nil {
+	if err := atomicfile.Write(path, content, fileMode); err != nil {
 		return dirError("write", path, err)
 	}
 	return nil
-}
-
-func syncDir(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	err = f.Sync()
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	return err
 }

@@ -185,7 +185,7 @@ func TestADirectoryThatCannotBeTrustedIsRefused(t *testing.T) {
 			if err := os.Remove(filepath.Join(p, "node.json")); err != nil {
 				t.Fatal(err)
 			}
-		}}, errs.StateCorrupt, "empty directory"},
+		}}, errs.StateCorrupt, "empty data directory"},
 		{"a member without its log", []func(*testing.T, string){write("node.json", member)}, errs.StateCorrupt, "Raft log"},
 		{"torn node.json", []func(*testing.T, string){write("node.json", member[:40])}, errs.StateCorrupt, "node.json"},
 		{"unknown field", []func(*testing.T, string){write("node.json", `{"format":1,"node_id":"00112233445566778899aabbccddeeff","x":1}`)}, errs.StateCorrupt, "node.json"},

@@ -22,6 +22,7 @@
 //   - I12: whom this node's view does not have gets a connection at most, and is forgotten in contact; only the view gives a say.
 //   - I13: what a caller's act cannot make is not proposed for a caller and not forwarded.
 //   - I14: a snapshot whose MAC cannot be made because the node is sealed is not written.
+//   - I15: a node whose state at an entry is another one than its leader's does not serve, and a leader that most voters contradict stops.
 //
 // # Concurrency
 //

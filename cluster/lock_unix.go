@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -24,10 +25,11 @@ func takeLock(path string) (*os.File, error) {
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if err == nil {
-		err = writePID(f)
-		if err == nil {
+		if err = writePID(f); err == nil {
 			return f, nil
 		}
+		_ = f.Close()
+		return nil, dirError("write", path, err)
 	}
 	defer func() { _ = f.Close() }()
 	if !errors.Is(err, unix.EWOULDBLOCK) {
@@ -49,4 +51,19 @@ func writePID(f *os.File) error {
 	}
 	_, err := f.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0)
 	return err
+}
+
+// checkOwner refuses a directory of another user: that user could exchange what
+// is in it, and files that root makes in it keep the service from starting later.
+func checkOwner(path string) error {
+	st, err := os.Stat(path)
+	if err != nil {
+		return dirError("look at", path, err)
+	}
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	if !ok || int(sys.Uid) == os.Geteuid() {
+		return nil
+	}
+	return errs.New(errs.InvalidConfig, fmt.Sprintf("%s belongs to uid %d, and this process runs as uid %d", path, sys.Uid, os.Geteuid()),
+		errs.Hint("run the node as the owner of its data directory (sudo -u), or give it the directory: chown -R"))
 }

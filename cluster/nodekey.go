@@ -49,12 +49,12 @@ func LoadMemberKey(d *Dir, clk clock.Clock, rand io.Reader) (*MemberKey, error) 
 	raw, err := readSmall(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if d.Membership() == MembershipMember {
-			return nil, badKey(path, errors.New("the key of this member is missing"))
+			return nil, badKey(path, errors.New("it is missing"))
 		}
 		raw, err = makeMemberKey(path, rand)
 	}
 	if err != nil {
-		return nil, badKey(path, err)
+		return nil, badKey(path, dirError("read", path, err))
 	}
 	block, rest := pem.Decode(raw)
 	if block == nil || block.Type != pemKeyType || len(rest) != 0 {
@@ -89,8 +89,10 @@ func makeMemberKey(path string, rand io.Reader) ([]byte, error) {
 }
 
 func badKey(path string, err error) error {
-	return errs.New(errs.InvalidConfig, fmt.Sprintf("the node key %s cannot be used: %v", path, err),
-		errs.Hint("restore the file, or remove this node from the cluster and join again with an empty data directory"), errs.Cause(err))
+	if e, ok := errors.AsType[*errs.Error](err); ok {
+		return e // of the disk, and not of the key
+	}
+	return errs.New(errs.StateCorrupt, fmt.Sprintf("the member key %s cannot be used: %v", path, err), errs.Hint("%s", startAnew), errs.Cause(err))
 }
 
 // Signer returns the private key, for what the member itself must sign.

@@ -302,6 +302,9 @@ func (c *Cluster) watchMembers(ctx context.Context) error {
 func (c *Cluster) membersChanged() error {
 	view := c.machine.View()
 	if view.Initialized() {
+		if err := c.trust.checkOwn(c.id, c.key.spki); err != nil {
+			return err
+		}
 		if c.cfg.Dir.Membership() != MembershipMember {
 			// A bootstrap that a crash cut short after its genesis was in the log.
 			if err := c.adopt(); err != nil {

@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io/fs"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -79,8 +82,11 @@ type store struct {
 	clk    clock.Clock
 	faults storeFaults
 	onFail func(error)
+	path   string    // for errors
 	busy   *inflight // all calls, for the deadline
 	writes *inflight // calls that store entries, for the watchdog
+
+	found found // by verify
 
 	running atomic.Bool   // Raft has its own goroutines now, see SetUint64
 	stop    chan struct{} // closed by fail
@@ -102,12 +108,13 @@ func openStore(path string, clk clock.Clock, onFail func(error)) (*store, error)
 		return err
 	})
 	if err != nil {
-		return nil, corruptStore(path, err)
+		return nil, storeError(path, err)
 	}
 	s := newStore(below, clk, nil, onFail)
-	if err := s.verify(); err != nil {
+	s.path = path
+	if err := guarded(s.verify); err != nil {
 		_ = s.Close()
-		return nil, corruptStore(path, err)
+		return nil, storeError(path, err)
 	}
 	return s, nil
 }
@@ -123,20 +130,46 @@ func newStore(below backend, clk clock.Clock, faults storeFaults, onFail func(er
 		defer close(s.monitor)
 		for pause(ctx, s.clk, storeDeadline/10) {
 			if age := s.busy.oldest(); age > storeDeadline {
-				s.fail(fmt.Errorf("a call has not returned for %s", age.Round(time.Millisecond)))
+				s.fail(fmt.Errorf("%w for %s", errHung, age.Round(time.Second)))
 			}
 		}
 	}()
 	return s
 }
 
-func corruptStore(path string, err error) error {
-	if errors.Is(err, berrors.ErrTimeout) {
-		return errs.New(errs.FailedState, "another process holds "+path, errs.Hint("stop that process"), errs.Cause(err))
+// storeError says what is wrong with the database at path, and whether that is
+// the disk or what lies on it.
+func storeError(path string, err error) error {
+	if e, ok := errors.AsType[*errs.Error](err); ok {
+		return e
 	}
-	return errs.New(errs.StateCorrupt, fmt.Sprintf("the Raft log %s cannot be used: %v", path, err),
-		errs.Hint("remove this node from the cluster, start it with an empty data directory and join again"), errs.Cause(err))
+	broken := func(code errs.Code, what, hint string) error {
+		return errs.New(code, fmt.Sprintf("the Raft log %s %s", path, what), errs.Hint("%s", hint), errs.Cause(err))
+	}
+	switch {
+	case errors.Is(err, berrors.ErrTimeout):
+		return errs.New(errs.FailedState, "another process holds "+path, errs.Hint("stop that process"), errs.Cause(err))
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return broken(errs.Unavailable, "cannot be written: the disk is full",
+			"free space on that file system, then start this node again; what was acknowledged is on a majority of disks")
+	case errors.Is(err, syscall.EROFS):
+		return broken(errs.Unavailable, "cannot be written: the file system is read-only",
+			"look for disk errors in the kernel's log, mount it writable, then start this node again")
+	case errors.Is(err, errHung):
+		return broken(errs.Unavailable, "hangs: "+err.Error(),
+			"look at the disk, the volume and the hypervisor under it, then start this node again")
+	case errors.Is(err, fs.ErrPermission):
+		return broken(errs.InvalidConfig, "cannot be opened: "+systemSays(err),
+			fmt.Sprintf("give the file to the user that runs the node (uid %d)", os.Geteuid()))
+	case errors.Is(err, syscall.EIO):
+		return broken(errs.Unavailable, "cannot be read or written: "+systemSays(err),
+			"the disk fails: replace it, then this node; docs/runbooks/node-died.md")
+	}
+	return broken(errs.StateCorrupt, "cannot be used: "+err.Error(), startAnew)
 }
+
+// errHung is the cause when a call into the disk did not return in time.
+var errHung = errors.New("a call has not returned")
 
 // guarded runs f and turns the ways in which a damaged database shows itself, a
 // panic or a fault in the mapped file, into an error.
@@ -150,15 +183,40 @@ func guarded(f func() error) (err error) {
 	return f()
 }
 
+// found is what a start learns of a log by reading it.
+type found struct {
+	first, last uint64 // indexes; 0: there is no entry
+	term        uint64 // that this node is in; 0: it never heard of one
+	configured  bool   // there is an entry that says who the servers are
+	servers     map[raft.ServerID]bool
+}
+
+// name notes the servers of a configuration.
+func (f *found) name(c raft.Configuration) {
+	f.configured = f.configured || len(c.Servers) > 0
+	for _, s := range c.Servers {
+		f.servers[s.ID] = true
+	}
+}
+
 // verify reads every entry, so that damage is found before the node has a say.
 func (s *store) verify() error {
+	s.found = found{servers: map[raft.ServerID]bool{}}
+	term, err := s.GetUint64(keyCurrentTerm)
+	if err != nil && !notFound(err) {
+		return err
+	}
 	first, err := s.FirstIndex()
 	if err != nil {
 		return err
 	}
 	last, err := s.LastIndex()
-	if err != nil || last == 0 {
+	if err != nil {
 		return err
+	}
+	s.found.term, s.found.first, s.found.last = term, first, last
+	if last == 0 {
+		return nil
 	}
 	for i := first; i <= last; i++ {
 		var l raft.Log
@@ -167,6 +225,9 @@ func (s *store) verify() error {
 		}
 		if l.Index != i {
 			return fmt.Errorf("entry %d says it is entry %d", i, l.Index)
+		}
+		if l.Type == raft.LogConfiguration {
+			s.found.name(raft.DecodeConfiguration(l.Data)) // it panics on what it cannot read; see guarded
 		}
 	}
 	return nil
@@ -196,7 +257,7 @@ func (s *store) fail(err error) {
 	s.mu.Lock()
 	first := s.failure == nil
 	if first {
-		s.failure = fmt.Errorf("raft log store: %w", err)
+		s.failure = storeError(s.path, err)
 		err = s.failure
 		close(s.stop)
 	}

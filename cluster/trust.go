@@ -1,7 +1,9 @@
 package cluster
 
 import (
+	"bytes"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -66,16 +68,32 @@ func openTrust(m *fsm.Machine, d *Dir) (*trust, error) {
 		err = fmt.Errorf("format %d is not 1", rec.Format)
 	}
 	for _, p := range rec.Peers {
-		if !p.ID.Valid() || len(p.PublicKey) == 0 {
+		if _, kerr := x509.ParsePKIXPublicKey(p.PublicKey); !p.ID.Valid() || kerr != nil {
 			err = errors.New("an entry is malformed")
 		}
 		t.list[p.ID] = p
 	}
 	if err != nil {
-		return nil, errs.New(errs.StateCorrupt, t.path+" cannot be used: "+err.Error(),
-			errs.Hint("copy the file from another member of the cluster, it holds public keys only"), errs.Cause(err))
+		return nil, errs.New(errs.StateCorrupt, t.path+" cannot be used: "+jsonProblem(err),
+			errs.Hint("copy the file from another member of the cluster, it holds public keys only; where there is no other member, remove it"), errs.Cause(err))
 	}
 	return t, nil
+}
+
+// checkOwn refuses a member key that is not the one under which others know this
+// node. Such a node would be shut out by everybody, or be taken for another one.
+func (t *trust) checkOwn(id NodeID, spki []byte) error {
+	t.mu.Lock()
+	own := t.list[id].PublicKey
+	t.mu.Unlock()
+	if m, ok := t.machine.View().Member(string(id)); ok {
+		own = m.GetPublicKey()
+	}
+	if own == nil || bytes.Equal(own, spki) {
+		return nil
+	}
+	return errs.New(errs.StateCorrupt, "tls/node.key is not the key of this member, node "+string(id),
+		errs.Hint("a file in tls/ is damaged or of another node; %s", startAnew))
 }
 
 // peerOf returns the member with the key, or false for a key that is none (I2).

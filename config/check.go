@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
@@ -12,6 +13,65 @@ import (
 
 // Off is the value that turns a listener off.
 const Off = "off"
+
+// KeystoreTypes are the types of keystores that a configuration may name.
+var KeystoreTypes = []string{"local"} //nolint:gochecknoglobals // A constant; Go has no constant slices.
+
+// setting is one key and its value.
+type setting struct{ key, value string }
+
+// listeners are the keys of ports that this node binds.
+var listeners = []string{"listen.grpc", "listen.rest", "listen.peer", "listen.ops"} //nolint:gochecknoglobals // A constant; Go has no constant slices.
+
+// addresses returns what this node listens on, and then what it tells others.
+func (c *Config) addresses() []setting {
+	return []setting{
+		{listeners[0], c.Listen.GRPC},
+		{listeners[1], c.Listen.REST},
+		{listeners[2], c.Listen.Peer},
+		{listeners[3], c.Listen.Ops},
+		{"advertise.grpc", c.Advertise.GRPC},
+		{"advertise.rest", c.Advertise.REST},
+		{"advertise.peer", c.Advertise.Peer},
+	}
+}
+
+// contradictions names the pairs of settings that cannot both be meant.
+func (c *Config) contradictions(bad func(format string, args ...any)) {
+	ports := c.addresses()[:len(listeners)]
+	for i, a := range ports {
+		for _, b := range ports[:i] {
+			if samePort(a.value, b.value) {
+				bad("%s and %s are both %s; every listener needs a port of its own", b.key, a.key, a.value)
+			}
+		}
+	}
+	if c.Listen.REST == Off && c.Advertise.REST != "" {
+		bad("advertise.rest is set and listen.rest is off")
+	}
+	for i, a := range c.Keystores {
+		for j, b := range c.Keystores[:i] {
+			if a.Dir != "" && a.Dir == b.Dir {
+				bad("keystores[%d].dir and keystores[%d].dir are both %s", j, i, a.Dir)
+			}
+		}
+	}
+	if c.Node.DataDir != "" && c.Audit.Dir != "" && filepath.Clean(c.Audit.Dir) == filepath.Clean(c.Node.DataDir) {
+		bad("audit.dir and node.data_dir are both %s; the trail needs a directory of its own", c.Audit.Dir)
+	}
+}
+
+// samePort reports whether two listeners want one port. A host that is empty is
+// every host.
+func samePort(a, b string) bool {
+	ha, pa, errA := net.SplitHostPort(a)
+	hb, pb, errB := net.SplitHostPort(b)
+	if errA != nil || errB != nil || pa != pb || pa == "0" {
+		return false
+	}
+	every := func(h string) bool { ip := net.ParseIP(h); return h == "" || ip != nil && ip.IsUnspecified() }
+	return ha == hb || every(ha) || every(hb)
+}
 
 // problems returns everything that is wrong with a decoded configuration.
 func (c *Config) problems() []string {
@@ -42,7 +102,7 @@ func (c *Config) problems() []string {
 			bad("%s is %q, want host:port or :port", key, v)
 			return
 		}
-		if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || strconv.FormatUint(n, 10) != port {
 			bad("%s has port %q, want 0 to 65535", key, port)
 		}
 	}
@@ -64,11 +124,12 @@ func (c *Config) problems() []string {
 	address("listen.rest", c.Listen.REST, true)
 	address("listen.peer", c.Listen.Peer, false)
 	address("listen.ops", c.Listen.Ops, true)
-	for key, v := range map[string]string{"advertise.grpc": c.Advertise.GRPC, "advertise.rest": c.Advertise.REST, "advertise.peer": c.Advertise.Peer} {
-		if v != "" {
-			address(key, v, false)
+	for _, a := range c.addresses()[len(listeners):] {
+		if a.value != "" {
+			address(a.key, a.value, false)
 		}
 	}
+	c.contradictions(bad)
 	oneOf("tls.mode", c.TLS.Mode, "builtin", "files")
 	switch {
 	case c.TLS.Mode == "files" && (c.TLS.Cert == "" || c.TLS.Key == ""):
@@ -94,10 +155,10 @@ func (c *Config) problems() []string {
 			bad("%s.name: %v", at, err)
 		}
 		if names[k.Name] {
-			bad("%s.name %q stands twice", at, k.Name)
+			bad("%s.name %q stands twice; every keystore has a name of its own", at, k.Name)
 		}
 		names[k.Name] = true
-		oneOf(at+".type", k.Type, "local")
+		oneOf(at+".type", k.Type, KeystoreTypes...)
 		if k.Type == "local" && k.Dir == "" {
 			bad("%s.dir is empty; a local keystore needs the directory of its key files", at)
 		}

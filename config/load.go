@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"reflect"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,6 +24,13 @@ type Source struct {
 	Path string
 	// Env looks up an environment variable; nil reads none.
 	Env func(name string) (string, bool)
+	// Environ are all variables of the environment, NAME=value, as os.Environ
+	// returns them; nil looks at none. A name that begins like those of
+	// Krypton and is none is an error (I1), but for Others and for what
+	// Kubernetes sets for a service of that name.
+	Environ []string
+	// Others are names of variables that belong to other parts of the program.
+	Others []string
 	// Overrides are flags: dotted key (node.data_dir) to value. They go first.
 	Overrides map[string]string
 }
@@ -48,14 +57,45 @@ func Load(src Source) (Config, error) {
 			}
 		}
 	}
+	problems = append(problems, unknownVariables(src.Environ, src.Others)...)
 	if len(problems) == 0 {
 		problems = append(problems, c.problems()...)
+	}
+	if len(problems) > maxProblems {
+		problems = append(problems[:maxProblems:maxProblems], fmt.Sprintf("and %d more", len(problems)-maxProblems))
 	}
 	if len(problems) > 0 {
 		return Config{}, errs.New(errs.InvalidConfig, "the configuration cannot be used: "+strings.Join(problems, "; "),
 			errs.Hint("docs/config.md lists every key; `krypton server --check-config` checks without starting"))
 	}
 	return c, nil
+}
+
+// maxProblems bounds how many problems one error names. Who has more repairs
+// these and asks again.
+const maxProblems = 8
+
+// Prefix begins every environment variable of Krypton.
+const Prefix = "KRYPTON_"
+
+// serviceLink is what Kubernetes calls variables about a service: a service
+// krypton-peer makes KRYPTON_PEER_PORT_8402_TCP_ADDR in every pod of its namespace.
+var serviceLink = regexp.MustCompile(`^[A-Z0-9_]+_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
+
+// unknownVariables returns the variables that somebody meant for this program
+// and that it would not read.
+func unknownVariables(environ, others []string) (problems []string) {
+	known := slices.Clone(others)
+	for _, f := range fields(reflect.ValueOf(new(Config)).Elem(), "") {
+		known = append(known, f.env())
+	}
+	for _, kv := range environ {
+		name, _, _ := strings.Cut(kv, "=")
+		if strings.HasPrefix(name, Prefix) && !slices.Contains(known, name) && !serviceLink.MatchString(name) {
+			problems = append(problems, fmt.Sprintf("unknown environment variable %s, did you mean %s?", name, Nearest(name, known)))
+		}
+	}
+	return problems
 }
 
 // Default returns the configuration that an empty file means.
@@ -80,7 +120,7 @@ func (c *Config) readFile(path string) []string {
 	defer func() { _ = f.Close() }() // read only: nothing can be lost
 	b, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
 	if err != nil {
-		return []string{fmt.Sprintf("%s: %v", path, err)}
+		return []string{fmt.Sprintf("%s: %v", path, errors.Unwrap(err))}
 	}
 	if len(b) > MaxSize {
 		return []string{fmt.Sprintf("%s: larger than %d bytes", path, MaxSize)}

@@ -34,7 +34,9 @@ func EncodeGenesis(g *fsmpb.Genesis) ([]byte, error) {
 	return b, nil
 }
 
-var errOtherCluster = errors.New("it is of another cluster than the configuration pins")
+// ErrOtherCluster is the cause when the log founds another cluster than
+// Options.Fingerprint pins. It stops the machine.
+var ErrOtherCluster = errors.New("it is of another cluster than node.json names")
 
 // genesis founds the cluster. It is the first command, once.
 func (t *tx) genesis(g *fsmpb.Genesis) (done, error) {
@@ -49,7 +51,7 @@ func (t *tx) genesis(g *fsmpb.Genesis) (done, error) {
 	}
 	fingerprint := Fingerprint(raw)
 	if t.opts.Fingerprint != ([32]byte{}) && t.opts.Fingerprint != fingerprint {
-		return done{}, fmt.Errorf("genesis: %w", errOtherCluster)
+		return done{}, fmt.Errorf("genesis: %w", ErrOtherCluster)
 	}
 	if err := checkGenesis(g); err != nil {
 		return done{}, err

@@ -46,7 +46,8 @@ func (m *Machine) sameCluster(old, v *View) error {
 	c := v.cluster
 	pin := m.opts.Fingerprint
 	if pin != ([32]byte{}) && c != nil && !bytes.Equal(pin[:], c.GetFingerprint()) {
-		return errs.New(errs.StateCorrupt, "the snapshot is of another cluster than the configuration pins")
+		return errs.New(errs.StateCorrupt, "the snapshot is of another cluster than node.json names",
+			errs.Hint("data directories were mixed up: put the right files back, or replace this node: krypton operator remove, then krypton join with an empty data directory"))
 	}
 	o := old.cluster
 	if o == nil {
@@ -63,7 +64,7 @@ func (m *Machine) sameCluster(old, v *View) error {
 // corrupt is the error for everything that is wrong with a snapshot.
 func corrupt(format string, args ...any) error {
 	return errs.New(errs.StateCorrupt, "the snapshot is damaged: "+fmt.Sprintf(format, args...),
-		errs.Hint("remove it, or have the leader send its snapshot"))
+		errs.Hint("put the file back if you moved it; else replace this node: krypton operator remove, then krypton join with an empty data directory"))
 }
 
 type snapshotReader struct {

@@ -56,7 +56,8 @@ func (v *View) Snapshot() *Snapshot { return &Snapshot{v: v} }
 func (s *Snapshot) Index() (index, term uint64) { return s.v.index, s.v.term }
 
 // WriteTo writes the snapshot and returns how many bytes it wrote. mac may be
-// nil, which is the same as a sealed node.
+// nil, which is the same as a sealed node: the snapshot then proves nothing, and
+// no node serves from it.
 func (s *Snapshot) WriteTo(w io.Writer, mac MACFunc) (int64, error) {
 	buf := bufio.NewWriterSize(w, 64<<10)
 	sw := &snapshotWriter{w: buf, sum: sha256.New()}
@@ -203,7 +204,7 @@ type Proof struct {
 	Index  uint64   // of the last command in the snapshot
 	Chain  [32]byte // state chain there
 	MAC    [32]byte
-	HasMAC bool // false: written by a sealed node
+	HasMAC bool // false: it proves nothing; no node writes such a snapshot
 }
 
 func (p Proof) compute(mac MACFunc) ([32]byte, bool) {
@@ -215,8 +216,8 @@ func (p Proof) compute(mac MACFunc) ([32]byte, bool) {
 // STATE_CORRUPT if the snapshot must be replaced by the leader's.
 func (p Proof) Verify(mac MACFunc) error {
 	if !p.HasMAC {
-		return errs.New(errs.StateCorrupt, "the snapshot was written by a sealed node and proves nothing",
-			errs.Hint("have the leader send its snapshot"))
+		return errs.New(errs.StateCorrupt, "the snapshot has no proof of who wrote it",
+			errs.Hint("no node writes such a snapshot: find out who can write to the data directory"))
 	}
 	want, ok := p.compute(mac)
 	if !ok {

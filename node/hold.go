@@ -14,6 +14,7 @@ import (
 
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/internal/atomicfile"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -36,7 +37,8 @@ func (n *Node) readHold() error {
 		return nil
 	}
 	if err != nil {
-		return errs.New(errs.InvalidConfig, "it cannot be told whether the cluster was held: "+err.Error(), errs.Cause(err))
+		return errs.New(errs.StateCorrupt, "it cannot be told whether the cluster was held: "+err.Error(),
+			errs.Hint("put seal/held back as the file it was; if no other node is held, remove it"), errs.Cause(err))
 	}
 	index, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
 	if err != nil || index == 0 {
@@ -80,31 +82,11 @@ func (n *Node) obeyHold(ctx context.Context, v *fsm.View) {
 	if have := n.heldAt.Load(); have == index || have > index && have != unknownHold {
 		return // kept already, or this view is behind
 	}
-	if err := n.writeHold(index); err != nil {
+	if err := atomicfile.Write(n.holdPath(), fmt.Appendln(nil, index), 0o600); err != nil {
 		n.log.ErrorContext(ctx, "the hold cannot be kept on disk; a restart of this node without the others would not honour it", slog.Any("error", err))
 		return // once more at the next look
 	}
 	n.heldAt.Store(index)
-}
-
-// writeHold replaces the file as a whole: a crash leaves the old one or the new.
-func (n *Node) writeHold(index uint64) (err error) {
-	temp := n.holdPath() + ".tmp"
-	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(f, index)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(temp, n.holdPath()); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(n.holdPath()))
 }
 
 // forgetHold ends what a restart began: the registry of this node has applied the
@@ -127,16 +109,4 @@ func (n *Node) forgetHold(ctx context.Context) {
 	n.heldAt.Store(0)
 	n.log.InfoContext(ctx, "the hold is released")
 	n.poke()
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	if cerr := d.Close(); err == nil {
-		err = cerr
-	}
-	return err
 }

@@ -97,6 +97,9 @@ type Cluster interface {
 	// LastContact returns how long ago this node last heard from a leader that
 	// had a majority behind it then.
 	LastContact() time.Duration
+	// Differs returns why this node must not serve although it hears its leader, or
+	// nil.
+	Differs() error
 }
 
 // Config is what a node is made of. All fields are needed; L2Hold may be 0.

@@ -103,8 +103,8 @@ func TestI9_OnlyAnAuthenticSnapshotIsServed(t *testing.T) {
 		msg  string
 	}{
 		"authentic":                 {good, errs.FailedState, ""},
-		"of a sealed node":          {none, errs.StateCorrupt, "written by a sealed node"},
-		"edited":                    {revived, errs.StateCorrupt, "written by a sealed node"},
+		"without a MAC":             {none, errs.StateCorrupt, "no proof of who wrote it"},
+		"edited":                    {revived, errs.StateCorrupt, "no proof of who wrote it"},
 		"edited, with a wrong MAC":  {sign(revived, m.machine, fake), errs.StateCorrupt, "not authentic"},
 		"with another cluster's":    {sign(none, m.machine, fake), errs.StateCorrupt, "not authentic"},
 		"edited, with the old MAC":  {append(bytes.Clone(revived[:len(revived)-1]), good[len(good)-33:]...), errs.StateCorrupt, "not authentic"},

@@ -42,6 +42,9 @@ func (n *Node) serving() (*unsealed, *fsm.View, error) {
 		return nil, nil, s.err
 	}
 	if n.cluster.LastContact() > ContactLimit {
+		if err := n.cluster.Differs(); err != nil {
+			return nil, nil, err
+		}
 		return nil, nil, errs.New(errs.NotServing, "this node has not heard from the leader for more than "+ContactLimit.String(),
 			errs.Hint("retry on another node; `krypton status` shows which ones serve"))
 	}
@@ -82,8 +85,8 @@ func proveSnapshot(u *unsealed, p proof) error {
 		return nil // the state comes from the log alone
 	}
 	if !p.HasMAC {
-		return errs.New(errs.StateCorrupt, "the snapshot that this node started from was written by a sealed node and proves nothing",
-			errs.Hint("remove this node (krypton operator remove) and let it join again with an empty data directory"))
+		return errs.New(errs.StateCorrupt, "the snapshot that this node started from has no proof of who wrote it",
+			errs.Hint("no node writes such a snapshot: find out who can write to the data directory; then remove this node (krypton operator remove) and let it join again with an empty one"))
 	}
 	err := p.Verify(func(parts ...[]byte) ([32]byte, bool) {
 		sum, err := memsec.MAC(u.mac, parts...)

@@ -345,6 +345,8 @@ func (l link) NodeID() cluster.NodeID   { return l.m.id }
 func (l link) Signer() crypto.Signer    { return l.m.key }
 func (l link) LeaderID() cluster.NodeID { return l.m.w.members[0].id }
 
+func (l link) Differs() error { return nil }
+
 func (l link) LastContact() time.Duration {
 	if l.m.losesAt.Load() > 0 && l.m.losesAt.Add(-1) == 0 {
 		l.m.contact.Store(1 << 62)

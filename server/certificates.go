@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,7 @@ import (
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/internal/atomicfile"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/node"
@@ -41,6 +43,9 @@ const (
 	// renewEvery is how often a node looks whether its certificate has to be
 	// renewed, which it is at two thirds of its life.
 	renewEvery = 30 * time.Second
+
+	// obtainEvery is renewEvery of a node that has none.
+	obtainEvery = time.Second
 )
 
 // certificates is what the public ports present, and whom they accept.
@@ -240,16 +245,20 @@ func (s *certificates) serve(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 func (s *certificates) run(ctx context.Context, c *cluster.Cluster, m *fsm.Machine, id string) error {
 	next := s.clock.Now()
 	for {
+		every := renewEvery
+		if s.own.Load() == nil {
+			every = obtainEvery // no caller can connect meanwhile
+		}
 		v := m.View()
 		if err := s.observe(v); err != nil {
 			s.log.ErrorContext(ctx, "the CA of callers cannot be taken over", slog.Any("error", err))
 		}
 		self, ok := v.Member(id)
 		if now := s.clock.Now(); ok && !self.GetRemoved() && s.due(self) && !now.Before(next) {
-			next = now.Add(renewEvery)
+			next = now.Add(every)
 			s.renew(ctx, c)
 		}
-		wait, cancel := context.WithTimeout(ctx, renewEvery)
+		wait, cancel := context.WithTimeout(ctx, every)
 		select {
 		case <-v.Superseded():
 		case <-wait.Done():
@@ -296,10 +305,10 @@ func (f *fileCertificate) get() (*tls.Certificate, error) {
 		case err != nil && f.cert != nil:
 			return f.cert, nil // between the removal of the old file and the new one
 		case err != nil:
-			return nil, errs.New(errs.InvalidConfig, "tls: "+err.Error(), errs.Cause(err))
+			return nil, unreadable([]string{"tls.cert", "tls.key"}[i], path, err)
 		case path == f.keyPath && st.Mode().Perm()&0o077 != 0:
-			return nil, errs.New(errs.InvalidConfig, fmt.Sprintf("tls: %s has mode %#o, so others on this machine can read it", path, st.Mode().Perm()),
-				errs.Hint("chmod 0600 %s", path))
+			return nil, errs.New(errs.InvalidConfig, fmt.Sprintf("tls.key %s has mode %#o, so others on this machine can read it", path, st.Mode().Perm()),
+				errs.Hint("run: chmod 0600 %s", path))
 		}
 		now[i] = st.ModTime()
 	}
@@ -311,10 +320,28 @@ func (f *fileCertificate) get() (*tls.Certificate, error) {
 		if f.cert != nil {
 			return f.cert, nil // half written: the old pair serves until the new one is whole
 		}
-		return nil, errs.New(errs.InvalidConfig, "tls: the certificate and key in "+f.certPath+" and "+f.keyPath+" cannot be used: "+err.Error(), errs.Cause(err))
+		if pe, ok := errors.AsType[*fs.PathError](err); ok {
+			key := "tls.cert"
+			if pe.Path == f.keyPath {
+				key = "tls.key"
+			}
+			return nil, unreadable(key, pe.Path, err)
+		}
+		return nil, errs.New(errs.InvalidConfig, "tls.cert "+f.certPath+" and tls.key "+f.keyPath+" cannot be used: "+strings.TrimPrefix(err.Error(), "tls: "),
+			errs.Hint("give the chain, leaf first, and the key of that leaf, both in PEM; or use tls.mode builtin"), errs.Cause(err))
 	}
 	f.cert, f.seen = &cert, now
 	return f.cert, nil
+}
+
+// unreadable is the error of a file of tls.mode files that cannot be read.
+func unreadable(key, path string, err error) error {
+	said := err.Error()
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		said = pe.Err.Error()
+	}
+	return errs.New(errs.InvalidConfig, fmt.Sprintf("%s %s cannot be read: %s", key, path, said),
+		errs.Hint("tls.cert and tls.key name PEM files that the user that runs the node can read; or use tls.mode builtin"), errs.Cause(err))
 }
 
 func readPEM(path string) ([][]byte, error) {
@@ -335,30 +362,12 @@ func readPEM(path string) ([][]byte, error) {
 	}
 }
 
-// writeFile replaces a file as a whole, also when the machine stops meanwhile.
-func writeFile(path string, b []byte) (err error) {
-	defer func() {
-		if err != nil {
-			err = errs.New(errs.InvalidConfig, "a certificate cannot be kept: "+err.Error(), errs.Cause(err))
-		}
-	}()
-	tmp := path + ".new"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
+// writeFile replaces a file as a whole, also when the machine stops meanwhile: a
+// sealed node without its certificate cannot be unsealed by shares, since nobody
+// would trust it with one.
+func writeFile(path string, b []byte) error {
+	if err := atomicfile.Write(path, b, 0o600); err != nil {
+		return errs.New(errs.InvalidConfig, "a certificate cannot be kept: "+err.Error(), errs.Cause(err))
 	}
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return err
-	}
-	// A sealed node without its certificate cannot be unsealed by shares: nobody
-	// would trust it with one.
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return nil
 }

@@ -79,8 +79,7 @@ func Listen(ctx context.Context, grpcAddr, restAddr, opsAddr string) (l Listener
 			continue
 		}
 		if *d.dst, err = lc.Listen(ctx, "tcp", d.addr); err != nil {
-			return l, errs.New(errs.InvalidConfig, fmt.Sprintf("cannot listen on %s for %s", d.addr, d.name),
-				errs.Hint("stop what uses the port, or change listen.%s", d.name), errs.Cause(err))
+			return l, cluster.ListenError("listen."+d.name, d.addr, err)
 		}
 	}
 	return l, nil

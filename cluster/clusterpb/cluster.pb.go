@@ -354,6 +354,7 @@ type ContactRequest struct {
 	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`                   // the asker's current term, read after the answer before this question
 	Echo          uint64                 `protobuf:"varint,2,opt,name=echo,proto3" json:"echo,omitempty"`                   // nonce of that answer; 0: there was none
 	WallMs        int64                  `protobuf:"varint,3,opt,name=wall_ms,json=wallMs,proto3" json:"wall_ms,omitempty"` // the asker's wall clock, Unix time in milliseconds
+	Differs       bool                   `protobuf:"varint,4,opt,name=differs,proto3" json:"differs,omitempty"`             // the chain in that answer is not the asker's
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -409,6 +410,13 @@ func (x *ContactRequest) GetWallMs() int64 {
 	return 0
 }
 
+func (x *ContactRequest) GetDiffers() bool {
+	if x != nil {
+		return x.Differs
+	}
+	return false
+}
+
 type ContactResponse struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Nonce     uint64                 `protobuf:"varint,1,opt,name=nonce,proto3" json:"nonce,omitempty"`         // the asker's next question carries it
@@ -419,6 +427,7 @@ type ContactResponse struct {
 	// Last command that the leader had applied. The asker is in contact only once
 	// it has applied it too.
 	AppliedIndex  uint64 `protobuf:"varint,4,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	Chain         []byte `protobuf:"bytes,5,opt,name=chain,proto3" json:"chain,omitempty"` // state chain there, 32 bytes; empty before the first command
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -479,6 +488,13 @@ func (x *ContactResponse) GetAppliedIndex() uint64 {
 		return x.AppliedIndex
 	}
 	return 0
+}
+
+func (x *ContactResponse) GetChain() []byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
 }
 
 // NodeInfo is what a node says about itself. Its id and key are not in it: the
@@ -1311,16 +1327,18 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\n" +
 	"last_index\x18\a \x01(\x04R\tlastIndex\x12#\n" +
 	"\rapplied_index\x18\b \x01(\x04R\fappliedIndex\x12\x1b\n" +
-	"\tleader_id\x18\t \x01(\tR\bleaderId\"Q\n" +
+	"\tleader_id\x18\t \x01(\tR\bleaderId\"k\n" +
 	"\x0eContactRequest\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x12\n" +
 	"\x04echo\x18\x02 \x01(\x04R\x04echo\x12\x17\n" +
-	"\awall_ms\x18\x03 \x01(\x03R\x06wallMs\"\x8e\x01\n" +
+	"\awall_ms\x18\x03 \x01(\x03R\x06wallMs\x12\x18\n" +
+	"\adiffers\x18\x04 \x01(\bR\adiffers\"\xa4\x01\n" +
 	"\x0fContactResponse\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\x12\x1c\n" +
 	"\tconfirmed\x18\x02 \x01(\bR\tconfirmed\x12\"\n" +
 	"\rquorum_age_ms\x18\x03 \x01(\x03R\vquorumAgeMs\x12#\n" +
-	"\rapplied_index\x18\x04 \x01(\x04R\fappliedIndex\"\xec\x01\n" +
+	"\rapplied_index\x18\x04 \x01(\x04R\fappliedIndex\x12\x14\n" +
+	"\x05chain\x18\x05 \x01(\fR\x05chain\"\xec\x01\n" +
 	"\bNodeInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12!\n" +

@@ -107,7 +107,7 @@ func (st *Store) lockUp(lockBytes int) error {
 	total := int64(roundUp(need)) + int64(arena.Reserve())
 	return errs.New(errs.InvalidConfig,
 		fmt.Sprintf("the process may lock %s of memory and needs %d bytes", limitText(lockLimit()), total),
-		errs.Hint("set LimitMEMLOCK=%d in the systemd unit, or ulimit -l %d in the shell, or lower the configured size", total, (total+1023)/1024),
+		errs.Hint("set LimitMEMLOCK=%d in the systemd unit, or ulimit -l %d in the shell, or lower memory.lock_mib", total, (total+1023)/1024),
 		errs.Cause(errors.Join(ErrBudget, err)))
 }
 

@@ -323,12 +323,7 @@ func (e *Env) fail(err error, in *Invocation) int {
 		return errs.ExitOK
 	}
 	e.clean()
-	code, msg := errs.Internal, err.Error()
-	if ae, ok := errors.AsType[*errs.Error](err); ok {
-		code, msg = ae.Code, ae.Error()
-	} else if c := errs.Of(err); c != errs.Internal {
-		code, msg = c, errs.From(err).Error()
-	}
+	code, msg := line(err)
 	corr := ""
 	if in != nil {
 		corr = in.info.CorrelationID
@@ -344,5 +339,35 @@ func (e *Env) fail(err error, in *Invocation) int {
 	return code.Row().Exit
 }
 
+// line returns the code of an error and what is said of it, in one line whatever
+// it is made of.
+func line(err error) (errs.Code, string) {
+	code, msg := errs.Internal, err.Error()
+	if ae, ok := errors.AsType[*errs.Error](err); ok {
+		code, msg = ae.Code, ae.Error()
+	} else if c := errs.Of(err); c != errs.Internal {
+		code, msg = c, errs.From(err).Error()
+	}
+	return code, strings.Join(strings.FieldsFunc(msg, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}
+
+// Fail writes err to w as every command ends with it, and returns the exit
+// status. It is for a process that cannot end by returning.
+func Fail(w io.Writer, err error) int {
+	code, msg := line(err)
+	fmt.Fprintf(w, "krypton: %s (%s)\n", msg, code)
+	return code.Row().Exit
+}
+
 // terminal reports whether f is one.
 func terminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+
+// Variables returns the names of the environment variables of the command line.
+// A node that runs in the same environment does not take them for misspelled
+// ones of its own.
+func Variables() []string {
+	return []string{
+		"KRYPTON_ADDR", "KRYPTON_CONTEXT", "KRYPTON_CA_FILE", "KRYPTON_CERT_FILE", "KRYPTON_KEY_FILE",
+		"KRYPTON_TENANT", "KRYPTON_SERVICE", "KRYPTON_OUTPUT", "KRYPTON_CONFIG",
+	}
+}

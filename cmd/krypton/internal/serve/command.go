@@ -11,8 +11,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/command"
 	"github.com/openkcm/krypton-cluster/config"
-	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
 // Command is `krypton server`.
@@ -29,7 +29,9 @@ func Command(version string) *cli.Command {
 			&cli.BoolFlag{Name: "check-config", Usage: "check the configuration and end"},
 		},
 		Action: func(c *cli.Context) error {
-			src := config.Source{Path: c.String("config"), Env: os.LookupEnv, Overrides: map[string]string{}}
+			src := config.Source{
+				Path: c.String("config"), Env: os.LookupEnv, Environ: os.Environ(), Others: command.Variables(), Overrides: map[string]string{},
+			}
 			if !c.IsSet("config") {
 				// Without the default file a node can be configured by the environment alone.
 				if _, err := os.Stat(src.Path); os.IsNotExist(err) {
@@ -51,10 +53,7 @@ func Command(version string) *cli.Command {
 			defer stop()
 			// A second signal ends a stop that takes too long.
 			defer context.AfterFunc(ctx, stop)()
-			return Run(ctx, cfg, Options{Version: version, Log: c.App.ErrWriter, Exit: func(err error) {
-				fmt.Fprintln(c.App.ErrWriter, "krypton:", err)
-				os.Exit(errs.ExitInternal)
-			}})
+			return Run(ctx, cfg, Options{Version: version, Log: c.App.ErrWriter, Exit: func(err error) { os.Exit(command.Fail(c.App.ErrWriter, err)) }})
 		},
 	}
 }

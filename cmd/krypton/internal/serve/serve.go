@@ -111,6 +111,9 @@ func runIn(ctx context.Context, dir *cluster.Dir, cfg config.Config, opts Option
 		return err
 	}
 	defer closing(trail, &err)
+	if seq, _ := trail.Head(); seq <= 1 && dir.Boots() > 1 && dir.Membership() == cluster.MembershipMember {
+		log.WarnContext(ctx, "the audit trail of this node begins anew: earlier records are gone, or were moved away", slog.Uint64("starts", dir.Boots()))
+	}
 	fingerprint, _ := dir.Fingerprint()
 	machine := fsm.New(fsm.Options{Fingerprint: fingerprint})
 	door, err := gate.New(gate.Config{Node: string(dir.NodeID()), Sink: trail, Policy: node.TenantPolicy{Machine: machine, Next: gate.RolePolicy{}}, Clock: clk})
@@ -258,12 +261,12 @@ func (p parts) joinByItself(ctx context.Context, srv *server.Server) error {
 	}
 	raw, err := os.ReadFile(path)
 	if err != nil {
-		return errs.New(errs.InvalidConfig, "the join token cannot be read: "+err.Error(), errs.Hint("cluster.join_token_file"), errs.Cause(err))
+		return errs.New(errs.InvalidConfig, "the join token cannot be read: "+err.Error(), errs.Hint("cluster.join_token_file names a file with one join token; make one with krypton operator join-token"), errs.Cause(err))
 	}
 	token, err := cluster.ParseJoinToken(string(raw))
 	clear(raw)
 	if err != nil {
-		return errs.New(errs.InvalidConfig, "the file "+path+" holds no join token", errs.Hint("cluster.join_token_file"), errs.Cause(err))
+		return errs.New(errs.InvalidConfig, "the file "+path+" holds no join token", errs.Hint("cluster.join_token_file names a file with one join token; make one with krypton operator join-token"), errs.Cause(err))
 	}
 	token.Seeds = seeds(token.Seeds, p.cfg.Cluster.Join)
 	for pause := minJoinPause; ; pause = min(2*pause, maxJoinPause) {

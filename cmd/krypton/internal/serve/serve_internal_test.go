@@ -44,7 +44,7 @@ import (
 )
 
 // asProgram is the environment variable that makes the test binary the program.
-const asProgram = "KRYPTON_TEST_SERVE"
+const asProgram = "SERVE_TEST_AS_KRYPTON"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
