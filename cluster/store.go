@@ -161,15 +161,29 @@ func storeError(path string, err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		return broken(errs.InvalidConfig, "cannot be opened: "+systemSays(err),
 			fmt.Sprintf("give the file to the user that runs the node (uid %d)", os.Geteuid()))
-	case errors.Is(err, syscall.EIO):
+	case errors.Is(err, syscall.EIO), errors.Is(err, errWrite):
 		return broken(errs.Unavailable, "cannot be read or written: "+systemSays(err),
-			"the disk fails: replace it, then this node; docs/runbooks/node-died.md")
+			"look at the disk: if it fails, replace it and then this node; docs/runbooks/node-died.md")
 	}
 	return broken(errs.StateCorrupt, "cannot be used: "+err.Error(), startAnew)
 }
 
+// errWrite is a cause of every failure to write. The database hides some errors
+// of the system behind its own words; what it reads may be damaged, but what it
+// cannot write is the disk's doing.
+var errWrite = errors.New("write")
+
+// errDamaged is the cause when the database found itself damaged.
+var errDamaged = errors.New("the database is damaged")
+
 // errHung is the cause when a call into the disk did not return in time.
 var errHung = errors.New("a call has not returned")
+
+// writeError adds [errWrite] to the causes of an error.
+type writeError struct{ error }
+
+// Unwrap returns both.
+func (e writeError) Unwrap() []error { return []error{e.error, errWrite} }
 
 // guarded runs f and turns the ways in which a damaged database shows itself, a
 // panic or a fault in the mapped file, into an error.
@@ -177,7 +191,7 @@ func guarded(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("the database is damaged: %v", p)
+			err = fmt.Errorf("%w: %v", errDamaged, p)
 		}
 	}()
 	return f()
@@ -302,7 +316,11 @@ func (s *store) call(op storeOp, f func() error) error {
 	select {
 	case err := <-done:
 		if err != nil && !notFound(err) {
-			s.fail(fmt.Errorf("%s: %w", op, err))
+			err = fmt.Errorf("%s: %w", op, err)
+			if !errors.Is(err, errDamaged) && (op == opStore || op == opDelete || op == opSet) {
+				err = writeError{err}
+			}
+			s.fail(err)
 			return s.failed()
 		}
 		return err

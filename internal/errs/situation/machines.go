@@ -37,8 +37,8 @@ func machines() Group {
 		{
 			ID: "machine/disk-fails", When: "the disk under the Raft log answers with an error",
 			Code: errs.Unavailable,
-			Says: "the Raft log {file} cannot be read or written: input/output error",
-			Next: "the disk fails: replace it, then this node; docs/runbooks/node-died.md",
+			Says: "the Raft log {file} cannot be read or written: {what}",
+			Next: "look at the disk: if it fails, replace it and then this node; docs/runbooks/node-died.md",
 		},
 		{
 			ID: "machine/disk-hangs", When: "the disk under the Raft log of a leader does not answer",
