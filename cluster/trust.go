@@ -44,6 +44,8 @@ type trust struct {
 	path    string
 
 	saving sync.Mutex // held while the list is changed and written, by whom nobody waits for
+	kept   []byte     // what the file holds
+
 	mu     sync.Mutex
 	list   map[NodeID]trusted
 }
@@ -63,6 +65,7 @@ func openTrust(m *fsm.Machine, d *Dir) (*trust, error) {
 	if err != nil {
 		return nil, dirError("read", t.path, err)
 	}
+	t.kept = raw
 	var rec peersRecord
 	if err = json.Unmarshal(raw, &rec); err == nil && rec.Format != 1 {
 		err = fmt.Errorf("format %d is not 1", rec.Format)
@@ -213,8 +216,12 @@ func (t *trust) keep(now []trusted) error {
 	if err != nil {
 		return fmt.Errorf("encode trust list: %w", err)
 	}
-	if err := writeFileAtomic(t.path, append(raw, '\n')); err != nil {
-		return err
+	raw = append(raw, '\n')
+	if !bytes.Equal(raw, t.kept) {
+		if err := writeFileAtomic(t.path, raw); err != nil {
+			return err
+		}
+		t.kept = raw
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -388,10 +388,10 @@ func (n *node) as(role string) *client.Client {
 	if err != nil {
 		n.p.t.Fatal(err)
 	}
-	c, err := client.New(context.Background(), client.Options{
+	c, err := client.New(context.Background(), client.With(client.Options{
 		Addrs: []string{a.GRPC}, CAFile: filepath.Join(prepared.people, "ca.crt"),
 		CertFile: filepath.Join(prepared.people, role+".crt"), KeyFile: filepath.Join(prepared.people, role+".key"),
-	})
+	}))
 	if err != nil {
 		n.p.t.Fatal(err)
 	}
