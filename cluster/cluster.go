@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/internal/atomicfile"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
@@ -227,11 +228,11 @@ func (c *Cluster) open() (err error) {
 	}
 	// The database syncs what is in it. Its name is another matter, without which
 	// a member that lost its power has no log.
-	if err := syncDir(c.cfg.Dir.Path(raftDir)); err != nil {
+	if err := atomicfile.SyncDir(c.cfg.Dir.Path(raftDir)); err != nil {
 		return dirError("sync", c.cfg.Dir.Path(raftDir), err)
 	}
 	if err := c.store.undoBootstrap(c.cfg.Dir.Membership()); err != nil {
-		return corruptStore(c.cfg.Dir.Path(raftDB), err)
+		return storeError(c.cfg.Dir.Path(raftDB), err)
 	}
 	return c.startRaft()
 }

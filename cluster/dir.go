@@ -144,7 +144,7 @@ func makeDir(path string) error {
 	if err := os.Mkdir(path, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return syncDir(above)
+	return atomicfile.SyncDir(above)
 }
 
 // unfinished matches what an earlier process was writing when it died: a file or
@@ -186,7 +186,7 @@ func (d *Dir) open(rand io.Reader) error {
 			return err
 		}
 	}
-	if err := syncDir(d.path); err != nil {
+	if err := atomicfile.SyncDir(d.path); err != nil {
 		return dirError("sync", d.path, err)
 	}
 	if err := d.removeUnfinished(); err != nil {

@@ -46,8 +46,8 @@ type trust struct {
 	saving sync.Mutex // held while the list is changed and written, by whom nobody waits for
 	kept   []byte     // what the file holds
 
-	mu     sync.Mutex
-	list   map[NodeID]trusted
+	mu   sync.Mutex
+	list map[NodeID]trusted
 }
 
 // peersRecord is tls/peers.json.
