@@ -56,18 +56,28 @@ var forUnproven = map[string]bool{
 var errNotInView = errs.New(errs.Unauthenticated, "the sender is not a member",
 	errs.Hint("a removed node joins again with an empty data directory"))
 
-// mayCall reports whether the sender is a current member, at this moment and not
-// only at the handshake (I8), and known well enough for the method (I12).
-func (c *Cluster) mayCall(ctx context.Context, conn *peerConn, method string) bool {
+// errBehind is for a sender that this node knows, and its view does not, as long
+// as the view may be behind: after a start nothing is applied before a leader is
+// heard. It is no word about the sender, and whoever forwarded asks again.
+func errBehind() error {
+	return errs.New(errs.NoLeader, "the node that was asked has not heard from a leader yet", errs.Hint("retry; see krypton operator members"))
+}
+
+// mayCall returns an error unless the sender is a current member, at this moment
+// and not only at the handshake (I8), and known well enough for the method (I12).
+func (c *Cluster) mayCall(ctx context.Context, conn *peerConn, method string) error {
 	is := func(id NodeID, ok bool) bool { return ok && id == conn.peer }
 	switch {
 	case !is(c.trust.peerOf(conn.keyHash)):
-		return false
+		return errNotInView
 	case forUnproven[method], is(c.trust.memberOf(conn.keyHash)):
-		return true
+		return nil
+	case !c.IsLeader() || c.catchUp(ctx) != nil:
+		return errBehind()
+	case is(c.trust.memberOf(conn.keyHash)): // a leader that was just elected had not applied all that was committed
+		return nil
 	}
-	// A leader that was just elected has not applied all that was committed.
-	return c.IsLeader() && c.catchUp(ctx) == nil && is(c.trust.memberOf(conn.keyHash))
+	return errNotInView
 }
 
 // intercept stands before every method: the sender must be one that may call it,
@@ -86,8 +96,8 @@ func (c *Cluster) intercept(ctx context.Context, req any, info *grpc.UnaryServer
 		return nil, wire.ToStatus(errs.New(errs.Unauthenticated, "the connection has no identity")).Err()
 	}
 	if _, join := info.Server.(*joinService); !join {
-		if !c.mayCall(ctx, conn, info.FullMethod) {
-			return nil, wire.ToStatus(errNotInView).Err()
+		if err := c.mayCall(ctx, conn, info.FullMethod); err != nil {
+			return nil, wire.ToStatus(err).Err()
 		}
 	}
 	resp, err = handle(ctx, req)

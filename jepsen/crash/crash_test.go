@@ -95,6 +95,8 @@ type scenario struct {
 	// do is the operation. It is called again after the death, with the same
 	// request id.
 	do func(ctx context.Context, w *world) error
+	// meanwhile looks at the others while the victim is dead. Only with remote.
+	meanwhile func(w *world)
 	// after looks at the world once the victim runs again. acked: do said that it
 	// was done.
 	after func(w *world, acked bool)
@@ -252,6 +254,10 @@ func (s scenario) attempt(t *testing.T, w *world, v *node, f steps.Fate) error {
 		return err
 	case <-v.proc.Hit():
 		t.Logf("%s in the middle", f)
+		if s.meanwhile != nil {
+			<-v.proc.Done()
+			s.meanwhile(w)
+		}
 		v.revive(f)
 		v.revived = true
 		return <-answer

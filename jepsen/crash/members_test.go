@@ -69,8 +69,8 @@ func joined(w *world, acked bool) {
 		}
 		situationtest.Outcome(w, "crash/join-not-done")
 		w.must(n2.until("n2 joins with the same token", func(context.Context) error {
-			err := join(w.Context(), w) // not the context of a short try: it may only wait
-			if errs.Is(err, errs.FailedState) && n2.state().GetState() != kryptonv1.SealState_SEAL_STATE_UNINITIALIZED {
+			err := join(w.Context(), w)                                                                                  //nolint:contextcheck // Not that of a short try: it may only wait.
+			if errs.Is(err, errs.FailedState) && n2.state().GetState() != kryptonv1.SealState_SEAL_STATE_UNINITIALIZED { //nolint:contextcheck // As above.
 				return nil
 			}
 			return err

@@ -61,6 +61,10 @@ func crashes() Group {
 			Outcome: "The earlier version stays primary, or the new one is. The same request id finishes the rotation, once. Without it a version that is not primary may stay; it does nothing.",
 		},
 		{
+			ID: "crash/failover", When: "the leader dies while a caller of another node changes something",
+			Outcome: "The others elect a leader within seconds and go on serving; the node that was called brings the change to its end by itself and answers, or names the request id to try again with.",
+		},
+		{
 			ID: "crash/destroy", When: "a node dies while a destruction is scheduled",
 			Outcome: "An acknowledged schedule stands. If the answer was lost, look at the version's state; give the command again with the same request id.",
 		},
