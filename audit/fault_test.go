@@ -2,6 +2,7 @@ package audit_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -13,6 +14,7 @@ import (
 	"github.com/openkcm/krypton-cluster/audit"
 	"github.com/openkcm/krypton-cluster/audit/audittest"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
 )
 
 // I4, fail closed: whatever fails, the append fails, and so does everything
@@ -51,7 +53,11 @@ func TestI4_AnyFaultStopsTheLogUntilItIsOpenedAgain(t *testing.T) {
 					t.Errorf("append after the fault was mended: %v, want AUDIT_UNAVAILABLE", err)
 				}
 			}
-			if err := l.Err(); !errs.Is(err, errs.AuditUnavailable) {
+			err := l.Err()
+			if id := "cluster/audit-fails"; !strings.Contains(fmt.Sprint(err), "is full") {
+				situationtest.Error(t, id, err)
+			}
+			if !errs.Is(err, errs.AuditUnavailable) {
 				t.Errorf("Err: %v", err)
 			}
 			if err := l.Close(); !errs.Is(err, errs.AuditUnavailable) {
@@ -89,6 +95,7 @@ func TestDiskFullIsNamedAndRecorded(t *testing.T) {
 	}
 	fsys.Fail(audittest.OpWrite, audittest.Fault{Err: syscall.ENOSPC, Short: 77})
 	err := l.Append(audittest.Record(audit.Data, 4))
+	situationtest.Error(t, "cluster/audit-disk-full", err)
 	if !errs.Is(err, errs.AuditUnavailable) || !strings.Contains(err.Error(), "full") || !strings.Contains(err.Error(), dir) {
 		t.Errorf("error %q does not say which disk is full", err)
 	}

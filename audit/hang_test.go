@@ -14,6 +14,7 @@ import (
 	"github.com/openkcm/krypton-cluster/audit/audittest"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
 )
 
 // bubbled opens a log whose time is the bubble's.
@@ -33,6 +34,7 @@ func bubbled(t testing.TB, dir string, fsys audit.FS, change func(*audit.Config)
 
 func namesAHungDisk(t testing.TB, dir string, err error) {
 	t.Helper()
+	situationtest.Error(t, "cluster/audit-disk-hangs", err)
 	if !errs.Is(err, errs.AuditUnavailable) || !strings.Contains(err.Error(), "hangs") || !strings.Contains(err.Error(), dir) {
 		t.Errorf("got %v, want AUDIT_UNAVAILABLE that names a hung disk under %s", err, dir)
 	}
@@ -325,6 +327,7 @@ func TestI8_WhoWaitsIsBounded(t *testing.T) {
 			begin(i)
 		}
 		<-waiting
+		situationtest.Error(t, "cluster/audit-behind", l.Err())
 		if err := l.Err(); !errs.Is(err, errs.AuditUnavailable) || !strings.Contains(err.Error(), "wait") || !strings.Contains(err.Error(), dir) {
 			t.Errorf("%d callers wait, and Err is %v", most, err)
 		}

@@ -247,22 +247,6 @@ func TestNodeAsksThatNodeAlone(t *testing.T) {
 	}
 }
 
-func TestAnotherCAsNodesAreRefused(t *testing.T) {
-	cluster, other := start(t), start(t)
-	cert, key, err := cluster.Workload("demo", "x")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := client.New(t.Context(), client.With(client.Options{Addrs: cluster.Addrs(), CAFile: other.CAFile(), CertFile: cert, KeyFile: key, ConnectPatience: 100 * time.Millisecond}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if _, err := c.GenerateDataKey(within(t, time.Minute), payments, 0); !errs.Is(err, errs.Unavailable) || !strings.Contains(err.Error(), "certificate") {
-		t.Errorf("got %v", err)
-	}
-}
-
 func TestNewRefusesWhatCannotWork(t *testing.T) {
 	cluster := start(t)
 	cert, key, err := cluster.Workload("demo", "x")

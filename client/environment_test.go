@@ -128,7 +128,7 @@ func TestEveryErrorOfNewSaysWhatToDo(t *testing.T) {
 		"spaces between":      {map[string]string{"KRYPTON_ADDR": "n1:8400 n2:8400"}, []string{"host:port"}},
 		"no CA file":          {map[string]string{"KRYPTON_CA_FILE": junk + "none"}, []string{"no such file", "KRYPTON_CA_FILE"}},
 		"no CA in the file":   {map[string]string{"KRYPTON_CA_FILE": junk}, []string{"holds no certificate", "PEM"}},
-		"no key in the file":  {map[string]string{"KRYPTON_KEY_FILE": junk}, []string{"read certificate and key", "KRYPTON_KEY_FILE"}},
+		"no key in the file":  {map[string]string{"KRYPTON_KEY_FILE": junk}, []string{"key file", "holds no private key"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			vars := maps.Clone(env)

@@ -146,7 +146,7 @@ func (cl *call) run(ctx context.Context, reply any) error {
 			f.err = errs.New(errs.DeadlineExceeded, f.err.Msg+"; before that: "+last.err.Msg, errs.Hint("%s", f.err.Hint), errs.Cause(f.err))
 		}
 		last = f
-		if f.definite {
+		if f.definite || f.mismatch {
 			lastAnswered = f
 		}
 		if f.unknown() && cl.unsure == nil {
@@ -155,7 +155,7 @@ func (cl *call) run(ctx context.Context, reply any) error {
 		if f.timedOut {
 			timedOut++
 		}
-		stuck[nd] = f.definite && needsPeople(f.err.Code)
+		stuck[nd] = f.mismatch || f.definite && needsPeople(f.err.Code)
 		slow[nd] = f.timedOut && tries[nd] < triesOfSlow
 
 		next := f.next(cl.kind)
@@ -294,6 +294,9 @@ func (cl *call) attempt(ctx context.Context, nd *node, reply any, limit time.Dur
 	case c.closed.Load() && !f.definite:
 		f.err = errs.From(errClosed())
 	case f.definite:
+		if f.err.Code == errs.Unauthenticated && c.opts.CertFile != "" {
+			f.err = f.err.With(errs.Hint("%s; the certificate is in %s", f.err.Hint, c.opts.CertFile))
+		}
 		c.reached.Store(true)
 		nd.answered(now, false, 0)
 		if f.err.Code.Row().Retry == errs.RetryOtherNode {
@@ -301,12 +304,29 @@ func (cl *call) attempt(ctx context.Context, nd *node, reply any, limit time.Dur
 		}
 	case f.unsent && f.err.Code.Row().Retry == errs.RetryNever: // refused on this side, no fault of the node
 	default:
+		if e := c.mismatch(nd.addr, s.Conn, err); e != nil && f.unsent {
+			f.err, f.mismatch = e, true
+		}
 		nd.failed(now, c.jitter.float())
 		if f.timedOut && !f.unsent { // an unfinished handshake has its own timeout
 			nd.suspect(s, start)
 		}
 	}
 	return &f
+}
+
+// mismatch returns why no connection can come about as client and node are
+// configured, or nil.
+func (c *Client) mismatch(addr string, conn Conn, err error) *errs.Error {
+	if e := c.opts.mismatch(addr, err); e != nil {
+		return e
+	}
+	if h, ok := conn.(interface{ HandshakeError() error }); ok {
+		if herr := h.HandshakeError(); herr != nil {
+			return c.opts.mismatch(addr, herr)
+		}
+	}
+	return nil
 }
 
 // outgoing adds the trace context that carries the correlation id (I5), unless

@@ -50,6 +50,7 @@ var safe = map[string]kind{
 	"/krypton.v1.Cluster/GetOperation":   kindRead,
 	"/krypton.v1.Cluster/WaitOperation":  kindWait,
 	"/krypton.v1.Access/WhoAmI":          kindRead,
+	"/krypton.v1.Access/ListRevocations": kindRead,
 	"/krypton.v1.Seal/GetSeal":           kindRead,
 	"/krypton.v1.Admin/GetStatus":        kindRead,
 }

@@ -4,9 +4,11 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/openkcm/krypton-cluster/internal/clock"
@@ -177,14 +179,7 @@ func (o *Options) tlsConfig() (*tls.Config, error) {
 		return nil, errs.Newf(errs.InvalidConfig, "CA file %s holds no certificate", o.CAFile).
 			With(errs.Hint("it has to be PEM, as krypton init and krypton operator cert issue write it"))
 	}
-	load := func() (*tls.Certificate, error) {
-		cert, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile)
-		if err != nil {
-			return nil, errs.New(errs.InvalidConfig, "read certificate and key: "+err.Error(), errs.Cause(err),
-				errs.Hint("KRYPTON_CERT_FILE and KRYPTON_KEY_FILE, or the Options of these names, are the PEM files of one pair"))
-		}
-		return &cert, nil
-	}
+	load := func() (*tls.Certificate, error) { return loadPair(o.CertFile, o.KeyFile) }
 	if _, err := load(); err != nil { // say it now and not at the first call
 		return nil, err
 	}
@@ -193,4 +188,62 @@ func (o *Options) tlsConfig() (*tls.Config, error) {
 		RootCAs:              roots,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() },
 	}, nil
+}
+
+const pairHint = "KRYPTON_CERT_FILE and KRYPTON_KEY_FILE, or the Options of these names, are the PEM files of one pair"
+
+// loadPair reads a certificate and its key.
+func loadPair(certFile, keyFile string) (*tls.Certificate, error) {
+	certPEM, err := os.ReadFile(certFile)
+	if err != nil {
+		return nil, errs.New(errs.InvalidConfig, "read certificate file: "+err.Error(), errs.Cause(err), errs.Hint(pairHint))
+	}
+	keyPEM, err := os.ReadFile(keyFile)
+	if err != nil {
+		return nil, errs.New(errs.InvalidConfig, "read key file: "+err.Error(), errs.Cause(err), errs.Hint(pairHint))
+	}
+	defer clear(keyPEM)
+	return parsePair(certPEM, keyPEM, certFile, keyFile)
+}
+
+// parsePair puts a certificate and its key together, and says which of the two
+// files is at fault.
+func parsePair(certPEM, keyPEM []byte, certFile, keyFile string) (*tls.Certificate, error) {
+	switch {
+	case !hasBlock(certPEM, isCertificate) && hasBlock(certPEM, isKey):
+		clear(certPEM)
+		return nil, errs.Newf(errs.InvalidConfig, "certificate file %s holds a private key", certFile).With(errs.Hint("the files of certificate and key are swapped"))
+	case !hasBlock(certPEM, isCertificate):
+		return nil, errs.Newf(errs.InvalidConfig, "certificate file %s holds no certificate", certFile).
+			With(errs.Hint("it has to be PEM, as krypton init and krypton operator cert issue write it"))
+	case !hasBlock(keyPEM, isKey):
+		return nil, errs.Newf(errs.InvalidConfig, "key file %s holds no private key", keyFile).
+			With(errs.Hint("it has to be PEM, as krypton operator cert new-key writes it"))
+	}
+	cert, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		return nil, errs.Newf(errs.InvalidConfig, "the key in %s does not fit the certificate in %s", keyFile, certFile).
+			With(errs.Cause(err), errs.Hint(pairHint))
+	}
+	return &cert, nil
+}
+
+func isCertificate(typ string) bool { return typ == "CERTIFICATE" }
+
+func isKey(typ string) bool { return strings.HasSuffix(typ, "PRIVATE KEY") }
+
+// hasBlock reports whether there is a PEM block of a type.
+func hasBlock(text []byte, is func(typ string) bool) bool {
+	for {
+		b, rest := pem.Decode(text)
+		if b == nil {
+			return false
+		}
+		found := is(b.Type)
+		clear(b.Bytes)
+		if found {
+			return true
+		}
+		text = rest
+	}
 }

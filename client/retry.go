@@ -41,6 +41,7 @@ type failure struct {
 	definite bool // a node answered; otherwise the connection or our timeout ended it
 	unsent   bool // the request was never written to a connection
 	timedOut bool // the attempt ran into its own timeout
+	mismatch bool // the connection cannot come about as client and node are configured
 }
 
 // readFailure turns the error of an attempt into a failure. timedOut says that
@@ -107,6 +108,9 @@ func (f failure) unknown() bool {
 func (f failure) next(k kind) step {
 	if k == kindUnsafe && f.unknown() {
 		return stepStop
+	}
+	if f.mismatch {
+		return stepOther
 	}
 	if f.err.Code == errs.DeadlineExceeded {
 		// The deadline that passed at the node is that of the attempt; another

@@ -9,7 +9,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/mem"
@@ -35,7 +34,9 @@ type Transport interface {
 // byte of the request may leave, takes the trace context from the outgoing
 // metadata, and fills [grpc.Header]. An error that the node made arrives as the
 // gRPC status that the node made, with its details; every other error says
-// nothing about what the node did, and has no such details.
+// nothing about what the node did, and has no such details. A failed TLS
+// handshake is in the chain of the error, or a method HandshakeError of the
+// connection returns it.
 //
 // Close ends the calls that are still running.
 type Conn interface {
@@ -70,8 +71,9 @@ func (overGRPC) Dial(addr string, cfg *tls.Config) (Conn, error) {
 	if err := (overGRPC{}).Check(addr); err != nil {
 		return nil, err
 	}
-	return grpc.NewClient("passthrough:///"+addr,
-		grpc.WithTransportCredentials(credentials.NewTLS(cfg)),
+	creds := watchHandshakes(cfg)
+	cc, err := grpc.NewClient("passthrough:///"+addr,
+		grpc.WithTransportCredentials(creds),
 		// All retries are this package's: gRPC knows neither retry classes nor
 		// request ids, and two layers of retries multiply.
 		grpc.WithDisableRetry(),
@@ -88,6 +90,10 @@ func (overGRPC) Dial(addr string, cfg *tls.Config) (Conn, error) {
 		grpc.WithStatsHandler(sentTracker{}),
 		experimental.WithBufferPool(wipingPool{mem.DefaultBufferPool()}),
 	)
+	if err != nil {
+		return nil, err
+	}
+	return watchedConn{Conn: cc, failed: creds.failed}, nil
 }
 
 // wipingPool wipes the buffers that messages were sent from and received into

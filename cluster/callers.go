@@ -25,7 +25,8 @@ func callers(cmd *fsmpb.Command) bool {
 	case *fsmpb.Command_CreateTenant, *fsmpb.Command_CreateService, *fsmpb.Command_ChangeObject,
 		*fsmpb.Command_AddVersion, *fsmpb.Command_SetPrimary, *fsmpb.Command_ChangeVersion,
 		*fsmpb.Command_PinResource, *fsmpb.Command_UnpinResource, *fsmpb.Command_RollbackResource,
-		*fsmpb.Command_CreateJoinToken, *fsmpb.Command_RemoveMember, *fsmpb.Command_SetHold:
+		*fsmpb.Command_CreateJoinToken, *fsmpb.Command_RemoveMember, *fsmpb.Command_SetHold,
+		*fsmpb.Command_RevokeCertificate:
 		return true
 	case *fsmpb.Command_UpdateMember:
 		// Addresses and releases are what a member says of itself; see Announce.

@@ -54,7 +54,7 @@ func PrincipalOf(tok gate.Token, self NodeID) *fsmpb.Principal {
 // Principal, correlation id, format, time, proposer and via_node of cmd are set
 // here and by the leader (I5); cmd itself is not changed. A refusal is both: the
 // result, and an error with the code in it. While no leader is known Propose
-// waits for one, at most ten heartbeat timeouts; and if cmd has a request id it
+// waits for one, until there was none for ten heartbeat timeouts; and if cmd has a request id it
 // tries again when it does not know what became of it, because the same
 // request id never acts twice.
 //
@@ -69,7 +69,10 @@ func (c *Cluster) Propose(ctx context.Context, tok gate.Token, cmd *fsmpb.Comman
 	}
 	cmd = copyCommand(cmd)
 	cmd.Principal, cmd.CorrelationId = principal, correlation
-	cmd.TimeUnixMs, cmd.Proposer, cmd.ViaNode = 0, "", ""
+	cmd.TimeUnixMs, cmd.Proposer, cmd.ViaNode, cmd.CallerSerial = 0, "", "", nil
+	if c.machine.View().Cluster().GetFormatVersion() >= fsm.FormatRevocations {
+		cmd.CallerSerial = []byte(tok.Serial())
+	}
 	if proto.Size(cmd) > MaxEntry-stampRoom {
 		return nil, errTooLarge()
 	}
@@ -112,13 +115,19 @@ func (c *Cluster) submit(ctx context.Context, cmd *fsmpb.Command) (*fsmpb.Result
 		if doubt != nil {
 			err = doubt
 		}
-		if c.base.Err() != nil || c.Cause() != nil || c.clk.Since(start) > leaderWaits*c.timers.heartbeat {
+		wait := leaderWaits * c.timers.heartbeat
+		if c.base.Err() != nil || c.Cause() != nil || c.clk.Since(start) > wait {
 			return nil, err
 		}
-		wait, cancel := context.WithTimeout(ctx, retryPause)
+		// Who has waited for a leader for so long already need not wait again for
+		// every call: without a quorum a change is refused at once.
+		if gone := c.LastContact(); doubt == nil && gone != never && gone > wait {
+			return nil, err
+		}
+		soon, cancel := context.WithTimeout(ctx, retryPause)
 		select {
 		case <-changes:
-		case <-wait.Done():
+		case <-soon.Done():
 		}
 		cancel()
 		if ctx.Err() != nil {

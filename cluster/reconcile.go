@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/openkcm/krypton-cluster/cluster/clusterpb"
+	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
@@ -171,9 +172,24 @@ func (c *Cluster) reconcileOnce(ctx context.Context) (more bool, err error) {
 	case stepYield:
 		return false, c.TransferLeadership(ctx, "")
 	case stepNone:
-		return false, nil
+		return false, c.raiseFormat(ctx, view)
 	}
 	return err == nil, err
+}
+
+// raiseFormat raises the format version of the cluster once every member runs a
+// release that supports the higher one. It is the last step of an upgrade and is
+// not taken back, so a member of the old release, kept on purpose, keeps it from
+// being made.
+func (c *Cluster) raiseFormat(ctx context.Context, view *fsm.View) error {
+	to, ok := view.Raisable()
+	if !ok {
+		return nil
+	}
+	c.log.LogAttrs(ctx, slog.LevelWarn, "every member supports a newer format version; from now on no older release can follow this cluster",
+		slog.Uint64("format_version", uint64(to)))
+	_, err := c.internal(ctx, &fsmpb.Command{Body: &fsmpb.Command_RaiseFormat{RaiseFormat: &fsmpb.RaiseFormat{Version: to}}}, "")
+	return err
 }
 
 // String returns the step as log lines write it.

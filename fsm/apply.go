@@ -46,7 +46,10 @@ func (m *Machine) run(v *View, cmd *fsmpb.Command, raw []byte) (*fsmpb.Result, e
 		return res, nil
 	}
 	var d done
-	err := t.room()
+	err := t.callerRevoked()
+	if err == nil {
+		err = t.room()
+	}
 	if err == nil {
 		d, err = t.execute()
 	}
@@ -98,6 +101,8 @@ func checkEnvelope(cmd *fsmpb.Command) *errs.Error {
 		return errs.New(errs.InvalidArgument, "request id is longer than 128 bytes")
 	case len(p.GetIssuer())+len(p.GetKind())+len(p.GetName()) > MaxPrincipalBytes:
 		return errs.New(errs.InvalidArgument, "the principal's name is too long")
+	case len(cmd.GetCallerSerial()) > MaxSerialBytes:
+		return errs.New(errs.InvalidArgument, "the serial number of the caller's certificate is too long")
 	case cmd.GetRequestId() != "" && len(cmd.GetRequestDigest()) != sha256.Size:
 		return errs.New(errs.InvalidArgument, "a command with a request id needs the digest of its request")
 	}
@@ -146,6 +151,8 @@ func (t *tx) execute() (done, error) {
 		return t.purgeMember(b.PurgeMember)
 	case *fsmpb.Command_SetHold:
 		return t.setHold(b.SetHold)
+	case *fsmpb.Command_RevokeCertificate:
+		return t.revokeCertificate(b.RevokeCertificate)
 	case *fsmpb.Command_Tick:
 		return t.tick()
 	case *fsmpb.Command_RaiseFormat:
@@ -167,7 +174,7 @@ func takesPower(cmd *fsmpb.Command) bool {
 			e == fsmpb.VersionEvent_VERSION_EVENT_COMPROMISE || e == fsmpb.VersionEvent_VERSION_EVENT_SCHEDULE_DESTROY
 	case *fsmpb.Command_SetHold:
 		return b.SetHold.GetHeld()
-	case *fsmpb.Command_RemoveMember:
+	case *fsmpb.Command_RemoveMember, *fsmpb.Command_RevokeCertificate:
 		return true
 	}
 	return false

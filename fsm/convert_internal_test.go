@@ -93,7 +93,7 @@ func TestAVersionSurvivesTheWayThroughHierarchy(t *testing.T) {
 func TestEveryMessageHasACanonicalEncoding(t *testing.T) {
 	for _, m := range []proto.Message{
 		&fsmpb.Cluster{}, &fsmpb.Tenant{}, &fsmpb.Service{}, &fsmpb.Resource{}, &fsmpb.Secret{}, &fsmpb.Member{}, &fsmpb.JoinToken{},
-		&fsmpb.Request{}, &fsmpb.UsedNonce{}, &fsmpb.SnapshotHeader{}, &fsmpb.Version{}, &fsmpb.Binding{}, &fsmpb.Hold{}, &fsmpb.Person{},
+		&fsmpb.Request{}, &fsmpb.UsedNonce{}, &fsmpb.Revocation{}, &fsmpb.SnapshotHeader{}, &fsmpb.Version{}, &fsmpb.Binding{}, &fsmpb.Hold{}, &fsmpb.Person{},
 		&fsmpb.PublicKey{}, &fsmpb.IntentRule{}, &fsmpb.Settings{}, &fsmpb.Principal{},
 	} {
 		full := filled(m).ProtoReflect()

@@ -20,8 +20,14 @@ const (
 	MaxCommandBytes = 1 << 20
 
 	// MaxFormatVersion is the highest format version of a cluster that this
-	// program understands. Members announce it.
-	MaxFormatVersion = 1
+	// program understands. Members announce it. What each brought stands in
+	// docs/formats.md.
+	MaxFormatVersion = 2
+
+	// FormatRevocations is the format version of a cluster from which on
+	// certificates can be revoked and commands say with which one they were asked
+	// for: a release before it would stop at such a command.
+	FormatRevocations = 2
 
 	// maxDepth bounds nesting, so that hostile bytes cannot exhaust the stack.
 	maxDepth = 32

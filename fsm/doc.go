@@ -26,6 +26,7 @@
 //   - I14: a tick touches at most [MaxTickObjects] objects, and repeated ticks come to an end.
 //   - I15: an internal secret stays, with its name and its public part; wrapping it again changes nothing else. No log makes another CA of the cluster's.
 //   - I16: an internal key version is added by the leader's own housekeeping only, and takes nothing from those before it.
+//   - I17: a revoked certificate stays revoked until it would have expired, and nothing that is asked for with it changes the state after its revocation.
 //
 // # Concurrency
 //

@@ -203,3 +203,20 @@ func (t *tx) raiseFormat(c *fsmpb.RaiseFormat) (done, error) {
 	t.cluster = cl
 	return done{object: "cluster"}, nil
 }
+
+// Raisable returns the format version to which the cluster can be raised now,
+// because every member's release supports it and this one does; false: there is
+// no higher one. The leader raises it then: from that entry on, older releases
+// can neither join nor follow.
+func (v *View) Raisable() (to uint32, ok bool) {
+	if v.cluster == nil {
+		return 0, false
+	}
+	to = MaxFormatVersion
+	for _, m := range v.Members() {
+		if !m.GetRemoved() {
+			to = min(to, m.GetMaxFormat())
+		}
+	}
+	return to, to > v.cluster.GetFormatVersion()
+}

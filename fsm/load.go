@@ -98,6 +98,8 @@ func itemKey(it *fsmpb.SnapshotItem) (key []byte, ok bool) {
 		return class(8, id), !it.GetReplaced()
 	case *fsmpb.SnapshotItem_UsedNonce:
 		return class(9, o.UsedNonce.GetNonce()), !it.GetReplaced()
+	case *fsmpb.SnapshotItem_Revocation:
+		return class(10, o.Revocation.GetSerial()), !it.GetReplaced()
 	}
 	return nil, false
 }
@@ -138,6 +140,8 @@ func (l *loader) load(it *fsmpb.SnapshotItem) error {
 		err = l.loadRequest(o.Request)
 	case *fsmpb.SnapshotItem_UsedNonce:
 		err = l.loadNonce(o.UsedNonce)
+	case *fsmpb.SnapshotItem_Revocation:
+		err = l.loadRevocation(o.Revocation)
 	}
 	return err
 }
@@ -437,6 +441,17 @@ func (l *loader) loadNonce(n *fsmpb.UsedNonce) error {
 	}
 	l.nonces++
 	put(&l.tx, tableNonces, n)
+	return nil
+}
+
+func (l *loader) loadRevocation(r *fsmpb.Revocation) error {
+	if l.cluster.GetFormatVersion() < FormatRevocations || checkRevocation(r) != nil ||
+		!l.timely(r.GetModIndex(), r.GetExpireTimeMs(), r.GetRevokeTimeMs()) || r.GetRevokeTimeMs() == 0 || l.revoked >= MaxRevocations {
+		return corrupt("a revocation is not valid")
+	}
+	put(&l.tx, tableRevoked, r)
+	l.revoked++
+	l.revokedAt = max(l.revokedAt, r.GetModIndex())
 	return nil
 }
 

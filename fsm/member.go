@@ -143,7 +143,7 @@ func (t *tx) present(id string, etag uint64) (*fsmpb.Member, error) {
 	case !ok || m.GetPurged():
 		return nil, errs.NoSuchObject()
 	case m.GetRemoved():
-		return nil, errs.New(errs.FailedState, "the member was removed")
+		return nil, errs.New(errs.FailedState, "the member was removed", errs.Hint("nothing is left to do; to use the machine again, join it with an empty data directory"))
 	}
 	return m, checkEtag(etag, m.GetModIndex())
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
 )
 
 func update(n int, fields []string, m *fsmpb.Member) *fsmpb.Command {
@@ -38,7 +39,7 @@ func TestAJoinTokenAdmitsOneNodeInItsRegionUntilItExpires(t *testing.T) {
 	n.Voter = false
 	n.MaxFormat = 0
 	w.refused(errs.FailedState, join(1, n))
-	n.MaxFormat = 1
+	n.MaxFormat = fsm.MaxFormatVersion
 	if res := w.ok(join(1, n)); res.GetObject() != "nodes/"+nodeID(1) {
 		t.Errorf("result %v", res)
 	}
@@ -106,7 +107,7 @@ func TestRemovalKeepsTheMemberUntilItIsPurged(t *testing.T) {
 	w.refused(errs.FailedState, purge(1))
 	w.refused(errs.NotFound, purge(9))
 	w.ok(remove(1))
-	w.refused(errs.FailedState, remove(1))
+	situationtest.Error(t, "cluster/removed-already", fsm.Err(w.refused(errs.FailedState, remove(1))))
 	w.refused(errs.FailedState, update(1, []string{"zone"}, &fsmpb.Member{Zone: "b"}))
 	m, ok := w.view().Member(nodeID(1))
 	if !ok || !m.GetRemoved() || m.GetPurged() || m.GetModIndex() != w.view().Index()-2 {
@@ -213,11 +214,21 @@ func TestTheFormatVersionIsRaisedOnlyToWhatEveryMemberSupports(t *testing.T) {
 	raise := func(v uint32) *fsmpb.Command {
 		return &fsmpb.Command{Body: &fsmpb.Command_RaiseFormat{RaiseFormat: &fsmpb.RaiseFormat{Version: v}}}
 	}
-	w := newWorld(t)
+	w := newWorld(t, func(g *fsmpb.Genesis) { g.FormatVersion, g.FirstMember.MaxFormat = 1, 1 })
+	raisable := func(want uint32, wantOK bool) {
+		t.Helper()
+		if got, ok := w.view().Raisable(); ok != wantOK || ok && got != want {
+			t.Errorf("raisable to %d, %t; want %d, %t", got, ok, want, wantOK)
+		}
+	}
+	raisable(0, false)
 	w.refused(errs.FailedState, raise(1))
 	w.refused(errs.FailedState, raise(2))
 	w.ok(update(0, []string{"max_format"}, &fsmpb.Member{MaxFormat: 9}))
-	if _, err := w.apply(raise(2)); !fsm.Stopped(err) {
+	raisable(fsm.MaxFormatVersion, true)
+	w.ok(raise(fsm.MaxFormatVersion))
+	raisable(0, false)
+	if _, err := w.apply(raise(fsm.MaxFormatVersion + 1)); !fsm.Stopped(err) {
 		t.Errorf("got %v; a release that does not know the new format must stop", err)
 	}
 }

@@ -44,6 +44,7 @@ type model struct {
 	secrets map[string]int
 	publics map[string]string // public parts of secrets, by name
 	asked   map[string]string // request id and kind -> answer
+	revoked map[string]int64  // serial number of a certificate -> when it expires
 }
 
 func newKey(uid []byte) *modelKey {
@@ -56,7 +57,7 @@ func newKey(uid []byte) *modelKey {
 func newModel() *model {
 	return &model{
 		now: startMS, tenants: map[string]*modelKey{}, ivk: newKey(nil), asked: map[string]string{},
-		secrets: map[string]int{"node-ca": 1}, publics: map[string]string{"node-ca": "certificate"},
+		secrets: map[string]int{"node-ca": 1}, publics: map[string]string{"node-ca": "certificate"}, revoked: map[string]int64{},
 	}
 }
 
@@ -225,6 +226,20 @@ func (m *model) apply(cmd *fsmpb.Command) string {
 			return failed
 		}
 		m.secrets[s.GetName()], m.publics[s.GetName()] = m.ivk.primary, string(s.GetPublic())
+	case *fsmpb.Command_RevokeCertificate:
+		c := b.RevokeCertificate
+		serial, end := string(c.GetRevocation().GetSerial()), c.GetRevocation().GetExpireTimeMs()
+		switch {
+		case m.revoked[string(cmd.GetCallerSerial())] != 0:
+			return "UNAUTHENTICATED"
+		case m.revoked[serial] != 0:
+			return exists
+		case end <= m.now:
+			return failed
+		case end > m.now+31*dayMS:
+			return badArg
+		}
+		m.revoked[serial] = end
 	case *fsmpb.Command_Tick:
 		m.tick()
 	default:
@@ -409,6 +424,11 @@ func (m *model) tickKey(k *modelKey) {
 }
 
 func (m *model) tick() {
+	for serial, end := range m.revoked {
+		if end <= m.now {
+			delete(m.revoked, serial)
+		}
+	}
 	m.tickKey(m.ivk)
 	for _, t := range m.tenants {
 		m.tickKey(t)
@@ -448,6 +468,14 @@ func compareVersions(t tb, what string, want *modelKey, vs []*fsmpb.Version, pri
 
 func (m *model) compare(t tb, v *fsm.View) {
 	t.Helper()
+	if got := len(v.Revocations(nil, 100)); got != len(m.revoked) {
+		t.Fatalf("%d revoked certificates, want %d", got, len(m.revoked))
+	}
+	for serial, end := range m.revoked {
+		if r, ok := v.Revoked([]byte(serial)); !ok || r.GetExpireTimeMs() != end {
+			t.Fatalf("certificate %x is revoked as %v, want until %d", serial, r, end)
+		}
+	}
 	ivks, primary := v.InternalKeys()
 	compareVersions(t, "the internal key", m.ivk, ivks, primary)
 	if got := len(v.Tenants("", 100)); got != len(m.tenants) {
@@ -525,6 +553,8 @@ func TestTheMachineDoesWhatTheModelDoes(t *testing.T) {
 		"*fsmpb.Command_SetPrimary FAILED_STATE", "*fsmpb.Command_ChangeVersion ", "*fsmpb.Command_ChangeVersion FAILED_STATE",
 		"*fsmpb.Command_ChangeObject ", "*fsmpb.Command_ChangeObject FAILED_STATE", "*fsmpb.Command_RewrapTenant ",
 		"*fsmpb.Command_PutSecret ", "*fsmpb.Command_PutSecret FAILED_STATE", "*fsmpb.Command_AddInternalKey ", "*fsmpb.Command_AddInternalKey DENIED",
+		"*fsmpb.Command_RevokeCertificate ", "*fsmpb.Command_RevokeCertificate UNAUTHENTICATED", "*fsmpb.Command_RevokeCertificate ALREADY_EXISTS",
+		"*fsmpb.Command_RevokeCertificate FAILED_STATE", "*fsmpb.Command_RevokeCertificate INVALID_ARGUMENT",
 	} {
 		if outcomes[o] == 0 {
 			t.Errorf("never seen: %s", o)

@@ -25,6 +25,7 @@ const (
 	tableTokens    = "tokens"     // join tokens
 	tableRequests  = "requests"   // remembered requests
 	tableNonces    = "nonces"     // used nonces of signed intents
+	tableRevoked   = "revoked"    // revoked certificates that have not expired
 	tableUIDs      = "uids"       // every uid ever used and what it belongs to; derived
 	tableDue       = "due"        // when Tick has something to do with a tenant or service; derived
 	tableReap      = "reap"       // destroyed owners that still own something; derived
@@ -170,6 +171,9 @@ func newDB() *memdb.MemDB {
 		}),
 		table(tableNonces, func(n *fsmpb.UsedNonce) ([]byte, bool) { return n.GetNonce(), true }, map[string]keyOf[*fsmpb.UsedNonce]{
 			indexDue: func(n *fsmpb.UsedNonce) ([]byte, bool) { return dueKey(n.GetExpireTimeMs(), n.GetNonce()), true },
+		}),
+		table(tableRevoked, func(r *fsmpb.Revocation) ([]byte, bool) { return r.GetSerial(), true }, map[string]keyOf[*fsmpb.Revocation]{
+			indexDue: func(r *fsmpb.Revocation) ([]byte, bool) { return dueKey(r.GetExpireTimeMs(), r.GetSerial()), true },
 		}),
 		table(tableUIDs, func(u uidOwner) ([]byte, bool) { return []byte(u.uid), true }, nil),
 		table(tableDue, func(d dueRow) ([]byte, bool) { return []byte(d.uid), true }, map[string]keyOf[dueRow]{

@@ -194,6 +194,10 @@ func (v *View) items(f func(*fsmpb.SnapshotItem) bool) {
 		on = on && f(&fsmpb.SnapshotItem{Object: &fsmpb.SnapshotItem_UsedNonce{UsedNonce: n}})
 		return on
 	})
+	scan(v.txn, tableRevoked, indexID, nil, nil, func(r *fsmpb.Revocation) bool {
+		on = on && f(&fsmpb.SnapshotItem{Object: &fsmpb.SnapshotItem_Revocation{Revocation: r}})
+		return on
+	})
 }
 
 // Proof is what a snapshot said about itself when it was restored. Its MAC can

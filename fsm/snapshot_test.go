@@ -90,6 +90,7 @@ func everything(t tb) *world {
 	c := changeObject("acme", "payments", resume, "unlink")
 	w.ok(w.signedBy(c, w.ordered(c), alice))
 	w.ok(&fsmpb.Command{Body: &fsmpb.Command_SetHold{SetHold: &fsmpb.SetHold{Held: true, Reason: "drill"}}})
+	w.ok(w.revoke(1))
 	return w
 }
 
@@ -437,43 +438,56 @@ func TestTheLayoutIsTheDocumentedOne(t *testing.T) {
 	}
 }
 
+// goldenDir has the snapshots of clusters of format version 1; the broken ones
+// were made from them.
 const goldenDir = "testdata/snapshot/v1"
 
-// TestGoldenSnapshotsOfFormat1Open opens snapshots that were written when the
-// format was made. They are never written again: a change that cannot open them
+// goldenDirs has those of every format version. Those of version 2 have
+// revocations.
+var goldenDirs = []string{goldenDir, "testdata/snapshot/v2"}
+
+// TestGoldenSnapshotsOpen opens snapshots that were written when a format
+// version was made. They are never written again: a change that cannot open them
 // cannot start the clusters that are out there.
-func TestGoldenSnapshotsOfFormat1Open(t *testing.T) {
-	for name, w := range map[string]func() *world{
-		"empty": func() *world { return emptyWorld(t) }, "genesis": func() *world { return newWorld(t) }, "everything": func() *world { return everything(t) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			path := filepath.Join(goldenDir, name+".snap")
-			if _, err := os.Stat(path); *updateGolden && errors.Is(err, os.ErrNotExist) {
-				m := w().m
-				digest := m.View().Digest()
-				write(t, path, snapshot(t, m, testMAC))
-				write(t, filepath.Join(goldenDir, name+".digest"), []byte(hex.EncodeToString(digest[:])+"\n"))
-			}
-			raw, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			want, err := os.ReadFile(filepath.Join(goldenDir, name+".digest"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			m := fsm.New(fsm.Options{})
-			if err := m.Restore(bytes.NewReader(raw)); err != nil {
-				t.Fatal(err)
-			}
-			if got := m.View().Digest(); hex.EncodeToString(got[:]) != strings.TrimSpace(string(want)) {
-				t.Errorf("digest %x, want %s", got, want)
-			}
-			p, _ := m.RestoreProof()
-			if err := p.Verify(testMAC); err != nil {
-				t.Errorf("proof: %v", err)
-			}
-		})
+func TestGoldenSnapshotsOpen(t *testing.T) {
+	for _, dir := range goldenDirs {
+		for name, w := range map[string]func() *world{
+			"empty": func() *world { return emptyWorld(t) }, "genesis": func() *world { return newWorld(t) }, "everything": func() *world { return everything(t) },
+		} {
+			t.Run(filepath.Base(dir)+" "+name, func(t *testing.T) {
+				path := filepath.Join(dir, name+".snap")
+				if _, err := os.Stat(path); *updateGolden && errors.Is(err, os.ErrNotExist) {
+					m := w().m
+					digest := m.View().Digest()
+					write(t, path, snapshot(t, m, testMAC))
+					write(t, filepath.Join(dir, name+".digest"), []byte(hex.EncodeToString(digest[:])+"\n"))
+				}
+				openGolden(t, dir, name)
+			})
+		}
+	}
+}
+
+func openGolden(t *testing.T, dir, name string) {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(dir, name+".snap"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile(filepath.Join(dir, name+".digest"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := fsm.New(fsm.Options{})
+	if err := m.Restore(bytes.NewReader(raw)); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.View().Digest(); hex.EncodeToString(got[:]) != strings.TrimSpace(string(want)) {
+		t.Errorf("digest %x, want %s", got, want)
+	}
+	p, _ := m.RestoreProof()
+	if err := p.Verify(testMAC); err != nil {
+		t.Errorf("proof: %v", err)
 	}
 }
 

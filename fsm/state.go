@@ -25,6 +25,10 @@ type meta struct {
 	requests int            // remembered requests
 	tokens   int            // join tokens, used ones too
 	nonces   int            // used nonces
+	revoked  int            // revoked certificates
+
+	// revokedAt is the index of the last revocation; see [View.RevokedAt].
+	revokedAt uint64
 }
 
 // state is the database behind a view: a root of an immutable tree, and a read

@@ -5,6 +5,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 )
 
@@ -34,7 +35,7 @@ func (w *world) drawNumber(t *rapid.T, tenant, service string) uint32 {
 // kinds holds every kind of command as often as it is to be drawn.
 var kinds = []string{
 	"tenant", "service", "service", "add", "add", "add", "primary", "primary", "primary", "rollback", "version", "version", "version",
-	"object", "destroy", "pin", "pin", "unpin", "unpin back", "ivk", "rewrap", "rewrap", "secret", "token", "join", "member", "tick", "tick",
+	"object", "destroy", "pin", "pin", "unpin", "unpin back", "ivk", "rewrap", "rewrap", "secret", "token", "join", "member", "revoke", "revoke", "tick", "tick",
 }
 
 // drawCommand draws a command that is well formed and may or may not be
@@ -45,7 +46,7 @@ func (w *world) drawCommand(t *rapid.T) *fsmpb.Command {
 	_, haveService := w.view().Service(tenant, service)
 	var cmd *fsmpb.Command
 	kind := draw(t, "kind", kinds...)
-	if !haveTenant && kind != "tick" {
+	if !haveTenant && kind != "tick" && kind != "revoke" {
 		kind = "tenant"
 	}
 	of := service
@@ -102,6 +103,13 @@ func (w *world) drawCommand(t *rapid.T) *fsmpb.Command {
 	case "member":
 		n := rapid.IntRange(0, 3).Draw(t, "node")
 		cmd = draw(t, "member", remove(n), purge(n), update(n, []string{"zone", "voter"}, &fsmpb.Member{Zone: "b", Voter: rapid.Bool().Draw(t, "voter")}))
+	case "revoke":
+		cmd = w.revoke(rapid.IntRange(0, 5).Draw(t, "certificate"))
+		c := cmd.GetRevokeCertificate()
+		c.Revocation.ExpireTimeMs = w.now + draw(t, "left", dayMS, dayMS, 1, 0, fsm.MaxRevocationLifeMS, fsm.MaxRevocationLifeMS+dayMS)
+		if n := rapid.IntRange(0, 6).Draw(t, "by"); n < 6 {
+			cmd.CallerSerial = serialOf(n)
+		}
 	default:
 		cmd = tick()
 	}

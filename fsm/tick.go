@@ -142,7 +142,7 @@ func (k *ticking) reapService(r reapRow) {
 	}
 }
 
-// expire forgets tokens, nonces and requests.
+// expire forgets tokens, nonces, revocations and requests.
 func (k *ticking) expire() {
 	for _, tok := range expired(k, tableTokens, k.timeMS, (*fsmpb.JoinToken).GetExpireTimeMs) {
 		drop(k.tx, tableTokens, tok)
@@ -152,6 +152,10 @@ func (k *ticking) expire() {
 	for _, n := range expired(k, tableNonces, k.timeMS, (*fsmpb.UsedNonce).GetExpireTimeMs) {
 		drop(k.tx, tableNonces, n)
 		k.nonces--
+	}
+	for _, r := range expired(k, tableRevoked, k.timeMS, (*fsmpb.Revocation).GetExpireTimeMs) {
+		drop(k.tx, tableRevoked, r)
+		k.revoked--
 	}
 	for _, r := range expired(k, tableRequests, k.timeMS-RequestMemoryMS, (*fsmpb.Request).GetTimeMs) {
 		k.forget(r)
@@ -197,6 +201,9 @@ func (v *View) NextDue() (atMS int64, ok bool) {
 	}
 	if n, ok := firstOf[*fsmpb.UsedNonce](v, tableNonces, indexDue); ok {
 		first = min(first, n.GetExpireTimeMs())
+	}
+	if r, ok := firstOf[*fsmpb.Revocation](v, tableRevoked, indexDue); ok {
+		first = min(first, r.GetExpireTimeMs())
 	}
 	if r, ok := firstOf[*fsmpb.Request](v, tableRequests, indexDue); ok {
 		first = min(first, r.GetTimeMs()+RequestMemoryMS)

@@ -73,7 +73,7 @@ func nodeID(n int) string {
 func node(n int) *fsmpb.Member {
 	return &fsmpb.Member{
 		Id: nodeID(n), Name: fmt.Sprintf("node-%d", n), PublicKey: blob("spki", n), PeerAddress: fmt.Sprintf("10.0.0.%d:8402", n),
-		GrpcAddress: fmt.Sprintf("10.0.0.%d:8400", n), Region: "eu", Zone: "a", MaxFormat: 1, Version: "v0.1.0",
+		GrpcAddress: fmt.Sprintf("10.0.0.%d:8400", n), Region: "eu", Zone: "a", MaxFormat: fsm.MaxFormatVersion, Version: "v0.1.0",
 	}
 }
 
@@ -82,7 +82,7 @@ func (w *world) genesis() *fsmpb.Genesis {
 	first := node(0)
 	first.Voter = true
 	return &fsmpb.Genesis{
-		KeyspaceId: w.uid(), ClusterId: w.uid(), Name: "prod", FormatVersion: 1, FirstMember: first, SealRecord: []byte("seal record"),
+		KeyspaceId: w.uid(), ClusterId: w.uid(), Name: "prod", FormatVersion: fsm.MaxFormatVersion, FirstMember: first, SealRecord: []byte("seal record"),
 		Settings:    &fsmpb.Settings{RollbackWindowMs: dayMS, DestroyWaitMs: destroyW, Voters: 3},
 		InternalKey: &fsmpb.Version{Number: 1, Uid: ivk, Blob: blob("ivk", 1)},
 		Secrets:     []*fsmpb.Secret{{Name: "node-ca", IvkUid: ivk, Blob: blob("secret", 1), Public: []byte("certificate")}},
@@ -297,6 +297,23 @@ func (w *world) token(n int, voter bool) *fsmpb.Command {
 
 func join(token int, m *fsmpb.Member) *fsmpb.Command {
 	return &fsmpb.Command{Body: &fsmpb.Command_AddMember{AddMember: &fsmpb.AddMember{Member: m, TokenHash: tokenHash(token)}}}
+}
+
+// serialOf returns the serial number of a made-up certificate.
+func serialOf(n int) []byte {
+	sum := sha256.Sum256(fmt.Appendf(nil, "certificate %d", n))
+	sum[0] |= 1
+	return sum[:16]
+}
+
+// revoke revokes a certificate that has a day left.
+func (w *world) revoke(n int) *fsmpb.Command {
+	return &fsmpb.Command{
+		Principal: &fsmpb.Principal{Issuer: "ca", Kind: "governor", Name: "gov"},
+		Body: &fsmpb.Command_RevokeCertificate{RevokeCertificate: &fsmpb.RevokeCertificate{Revocation: &fsmpb.Revocation{
+			Serial: serialOf(n), ExpireTimeMs: w.now + dayMS, Reason: "left in a shop", Name: "spiffe://c/krypton/operator/olga",
+		}}},
+	}
 }
 
 // asked gives a command a request id, and a digest that stands for its content.

@@ -83,6 +83,8 @@ const (
 
 	WhoAmI
 	IssueCertificate
+	RevokeCertificate
+	ListRevocations
 	ReadAudit
 
 	NodeUnseal
@@ -238,9 +240,11 @@ var acts = [actEnd]row{
 	GetOperation:  {"operations.get", audit.Data, scopeCluster, DutyRead, people},
 	WaitOperation: {"operations.wait", audit.Data, scopeCluster, DutyRead, people},
 
-	WhoAmI:           {"access.whoami", audit.Data, scopeCluster, DutyRead, everyone},
-	IssueCertificate: {"access.issue_certificate", audit.Control, scopeCluster, DutyGovern, gov},
-	ReadAudit:        {"audit.read", audit.Data, scopeCluster, DutyReadAudit, aud},
+	WhoAmI:            {"access.whoami", audit.Data, scopeCluster, DutyRead, everyone},
+	IssueCertificate:  {"access.issue_certificate", audit.Control, scopeCluster, DutyGovern, gov},
+	RevokeCertificate: {"access.revoke_certificate", audit.Control, scopeCluster, DutyProtect, gov | oper},
+	ListRevocations:   {"access.list_revocations", audit.Data, scopeCluster, DutyRead, people},
+	ReadAudit:         {"audit.read", audit.Data, scopeCluster, DutyReadAudit, aud},
 
 	NodeUnseal:           {"node.unseal", audit.Control, scopeCluster, DutySystem, 0},
 	NodeSeal:             {"node.seal", audit.Control, scopeCluster, DutySystem, 0},

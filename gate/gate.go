@@ -49,6 +49,7 @@ import (
 // Request says who wants what.
 type Request struct {
 	Principal   auth.Principal // as verified; the zero value is an unauthenticated caller
+	Serial      string         // of the certificate that proved the principal: the bytes of the number; empty = none did
 	Act         Act
 	Object      string  // name of the object, such as tenants/acme/services/payments; at most audit.MaxObject bytes
 	Correlation corr.ID // empty = the one that ctx carries

@@ -140,6 +140,8 @@ operations.get               GCOA.  data
 operations.wait              GCOA.  data
 access.whoami                GCOAW  data
 access.issue_certificate     G....  control
+access.revoke_certificate    g.o..  control
+access.list_revocations      gcoa.  data
 audit.read                   ...A.  data
 node.unseal                  .....  control
 node.seal                    .....  control

@@ -84,6 +84,10 @@ func (t Token) must() *op {
 // Principal returns who asked; the zero Principal for acts of the node itself.
 func (t Token) Principal() auth.Principal { return t.must().req.Principal }
 
+// Serial returns the serial number of the certificate that proved the principal,
+// as bytes; empty if none did.
+func (t Token) Serial() string { return t.must().req.Serial }
+
 // Act returns what was asked for.
 func (t Token) Act() Act { return t.must().req.Act }
 

@@ -171,7 +171,7 @@ func Visible(err error) *errs.Error {
 			errs.Hint("retry later; raise the keystore's quota if this lasts"), errs.Cause(err))
 	case Misconfigured:
 		return errs.New(errs.KeystoreMisconfigured, "the keystore does not have this key, or is not configured for it",
-			errs.Hint("run: krypton keystore check"), errs.Cause(err))
+			errs.Hint("compare the binding of the tenant with the keystore: its name in the nodes' configuration, the name of the key, files and permissions; the node's audit trail has the cause"), errs.Cause(err))
 	case Corrupt:
 		return errs.New(errs.StateCorrupt, "a wrapped key does not open in its keystore",
 			errs.Hint("check that the key and its versions are those it was wrapped with; the audit record names them"), errs.Cause(err))
@@ -181,5 +181,5 @@ func Visible(err error) *errs.Error {
 		return errs.New(errs.Canceled, "the call was cancelled while a keystore was asked", errs.Cause(err))
 	}
 	return errs.New(errs.L1Unavailable, "the keystore does not answer",
-		errs.Hint("retry later; run: krypton keystore check"), errs.Cause(err))
+		errs.Hint("retry later; if it lasts, look at the keystore; the node's audit trail has the cause"), errs.Cause(err))
 }

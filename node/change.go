@@ -46,7 +46,7 @@ func (r Request) command(step uint32) *fsmpb.Command {
 // this node has applied it, so that what the caller reads next has the change.
 func (n *Node) commit(ctx context.Context, tok gate.Token, r Request, cmd *fsmpb.Command) (*fsmpb.Result, error) {
 	if r.ValidateOnly {
-		cmd.Principal = cluster.PrincipalOf(tok, n.cluster.NodeID())
+		cmd.Principal, cmd.CallerSerial = cluster.PrincipalOf(tok, n.cluster.NodeID()), []byte(tok.Serial())
 		res := n.machine.DryRun(cmd)
 		return res, fsm.Err(res)
 	}

@@ -13,7 +13,6 @@ import (
 	"strings"
 
 	"github.com/openkcm/krypton-cluster/fsm"
-	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/internal/atomicfile"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
@@ -53,8 +52,8 @@ func (n *Node) held() bool { return n.heldErr(n.machine.View()) != nil }
 
 // heldErr returns why this node must not unseal, or nil.
 func (n *Node) heldErr(v *fsm.View) error {
-	if h := v.Hold(); h.GetHeld() {
-		return errHeld(h)
+	if v.Hold().GetHeld() {
+		return errHeld()
 	}
 	switch n.heldAt.Load() {
 	case 0:
@@ -67,8 +66,9 @@ func (n *Node) heldErr(v *fsm.View) error {
 		errs.Hint("it unseals once it hears from a leader that the hold is released; start the other nodes"))
 }
 
-func errHeld(h *fsmpb.Hold) error {
-	return errs.New(errs.Held, "the cluster was sealed by "+h.GetBy()+" and is held", errs.Hint("a custodian releases it: krypton operator release-hold"))
+// errHeld does not say who: workloads read it too. The log and the records do.
+func errHeld() error {
+	return errs.New(errs.Held, "the cluster was sealed by a person and is held", errs.Hint("a custodian releases it: krypton operator release-hold"))
 }
 
 // obeyHold seals the node and makes sure that it stays so over a restart.

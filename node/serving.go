@@ -66,7 +66,7 @@ func (n *Node) stand(u *unsealed, v *fsm.View, before *standing) *standing {
 	m, member := v.Member(n.id)
 	switch {
 	case v.Hold().GetHeld():
-		s.err = errHeld(v.Hold())
+		s.err = errHeld()
 	case s.proved != nil:
 		s.err = s.proved
 	case !v.Initialized():

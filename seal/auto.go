@@ -43,7 +43,7 @@ func (e *AutoError) Error() string {
 
 // Unwrap returns the error for a caller and every keystore's own.
 func (e *AutoError) Unwrap() []error {
-	all := []error{errs.New(errs.Sealed, e.Error(), errs.Hint("run: krypton keystore check"))}
+	all := []error{errs.New(errs.Sealed, e.Error(), errs.Hint("look at the keystores that the error names; the node tries again by itself"))}
 	for _, f := range e.Failures {
 		all = append(all, f.Err)
 	}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/pem"
 	"time"
 
@@ -41,6 +42,7 @@ func (s accessServer) WhoAmI(ctx context.Context, _ *kryptonv1.WhoAmIRequest) (*
 		}
 		if until := identityOf(ctx).notAfter; !until.IsZero() {
 			out.CertificateExpireTime = timestamppb.New(until)
+			out.CertificateSerial = hex.EncodeToString([]byte(identityOf(ctx).serial))
 		}
 		return nil
 	})
@@ -93,6 +95,7 @@ func (s accessServer) IssueCertificate(ctx context.Context, r *kryptonv1.IssueCe
 			return err
 		}
 		out.Certificate, out.Ca, out.ExpireTime = certPEM(leaf.Raw), certPEM(ca.Raw), timestamppb.New(leaf.NotAfter)
+		out.Serial = hex.EncodeToString(leaf.SerialNumber.Bytes())
 		return nil
 	})
 	if err != nil {

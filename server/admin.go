@@ -38,11 +38,7 @@ func (s adminServer) Init(ctx context.Context, r *kryptonv1.InitRequest) (*krypt
 		// The cluster exists. From here on nothing may fail: the shares are in this
 		// answer and nowhere else.
 		s.adopt(ctx, cluster.Certificate{Chain: [][]byte{made.OwnCert.Raw}, Authorities: [][]byte{made.NodeCA.Raw}})
-		// The persons may call as soon as they have this answer. What fails here is
-		// tried again with the next state of the registry.
-		if err := s.certs.observe(s.machine.View()); err != nil {
-			s.log.WarnContext(ctx, "the CA of callers cannot be taken over yet", slog.Any("error", err))
-		}
+		s.know(ctx)
 		out.Fingerprint, out.KeyspaceId, out.ClusterId = hex.EncodeToString(made.Fingerprint[:]), made.Keyspace.String(), made.Cluster.String()
 		out.Shares, out.Ca = made.ShareTexts, certPEM(made.NodeCA.Raw)
 		out.UnsealsWithoutPeople, out.PersonsNeeded = made.Persons == 0, count(made.Persons)
@@ -62,6 +58,14 @@ func (s adminServer) Init(ctx context.Context, r *kryptonv1.InitRequest) (*krypt
 func (c *calls) adopt(ctx context.Context, cert cluster.Certificate) {
 	if err := c.certs.adopt(cert); err != nil {
 		c.log.WarnContext(ctx, "the certificate of this node cannot be kept", slog.Any("error", err))
+	}
+}
+
+// know takes over the CA of callers before the answer goes out that they may
+// come. What cannot be kept on disk is tried again with the next change.
+func (c *calls) know(ctx context.Context) {
+	if err := c.certs.observe(c.machine.View()); err != nil {
+		c.log.WarnContext(ctx, "the CA of callers cannot be kept", slog.Any("error", err))
 	}
 }
 
@@ -109,7 +113,7 @@ func initPlan(r *kryptonv1.InitRequest) (node.InitPlan, error) {
 func (s adminServer) Join(ctx context.Context, r *kryptonv1.JoinRequest) (*kryptonv1.JoinResponse, error) {
 	token, err := cluster.ParseJoinToken(r.GetToken())
 	if err != nil {
-		return nil, err
+		return nil, errs.New(errs.InvalidArgument, err.Error(), errs.Hint("copy the whole line that krypton operator join-token prints"), errs.Cause(err))
 	}
 	return s.join(ctx, token)
 }
@@ -129,6 +133,7 @@ func (c *calls) join(ctx context.Context, token cluster.JoinToken) (*kryptonv1.J
 		if err != nil {
 			return err
 		}
+		c.know(ctx)
 		m, _ := v.Member(c.nodeID)
 		out.Fingerprint, out.Voter = hex.EncodeToString(v.Cluster().GetFingerprint()), m.GetVoter()
 		return nil

@@ -22,6 +22,7 @@ import (
 	"github.com/openkcm/krypton-cluster/auth/pki"
 	"github.com/openkcm/krypton-cluster/cluster"
 	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/corr"
@@ -54,7 +55,7 @@ type calls struct {
 // do passes the gate and runs fn behind it.
 func (c *calls) do(ctx context.Context, act gate.Act, object string, fn func(gate.Token) error) error {
 	id := identityOf(ctx)
-	req := gate.Request{Principal: id.principal, Act: act, Object: object, Correlation: corr.From(ctx)}
+	req := gate.Request{Principal: id.principal, Serial: id.serial, Act: act, Object: object, Correlation: corr.From(ctx)}
 	if id.refused != nil {
 		return c.gate.Unauthenticated(ctx, req, id.refused)
 	}
@@ -87,7 +88,8 @@ func (c *calls) member(ctx context.Context) (*fsm.View, error) {
 type identity struct {
 	principal auth.Principal
 	notAfter  time.Time
-	refused   error // why the certificate is not accepted
+	serial    string // of the certificate, under the caller CA; its bytes
+	refused   error  // why the certificate is not accepted
 }
 
 type identityKey struct{}
@@ -107,14 +109,23 @@ func withIdentity(ctx context.Context, id identity) context.Context {
 type verifiedCache struct {
 	mu      sync.Mutex
 	callers *pki.Callers
-	byCert  map[[sha256.Size]byte]pki.Verified
+	byCert  map[[sha256.Size]byte]verified
+}
+
+// verified is a certificate that is valid until it expires or is revoked.
+type verified struct {
+	pki.Verified
+
+	// asked is [fsm.View.RevokedAt] of the view in which it was not revoked. While
+	// the present one is equal, that needs no look into the registry.
+	asked uint64
 }
 
 const maxVerified = 4096
 
-// identify returns who holds a certificate. An expired one is refused at every
-// call, not only when the connection is made (I4). What was refused is not
-// remembered: it costs its holder as much as this node.
+// identify returns who holds a certificate. An expired or revoked one is refused
+// at every call, not only when the connection is made (I4). What was refused is
+// not remembered: it costs its holder as much as this node.
 func (c *calls) identify(leaf *x509.Certificate) identity {
 	callers := c.certs.callers()
 	now := c.clock.Now()
@@ -122,27 +133,39 @@ func (c *calls) identify(leaf *x509.Certificate) identity {
 		_, err := callers.Verify(nil, now)
 		return identity{refused: err}
 	}
+	view := c.machine.View()
 	key := sha256.Sum256(leaf.Raw)
 	cache := &c.verified
 	cache.mu.Lock()
 	if cache.callers != callers || len(cache.byCert) >= maxVerified {
-		cache.callers, cache.byCert = callers, map[[sha256.Size]byte]pki.Verified{}
+		cache.callers, cache.byCert = callers, map[[sha256.Size]byte]verified{}
 	}
 	v, ok := cache.byCert[key]
 	cache.mu.Unlock()
-	if ok && now.Before(v.NotAfter) {
-		return identity{principal: v.Principal, notAfter: v.NotAfter}
+	if ok && now.Before(v.NotAfter) && v.asked == view.RevokedAt() {
+		return identity{principal: v.Principal, notAfter: v.NotAfter, serial: v.Serial}
 	}
-	v, err := callers.Verify(leaf, now)
-	if err != nil {
+	var err error
+	if v.Verified, err = callers.Verify(leaf, now); err != nil {
 		return identity{refused: err}
 	}
+	if r, gone := view.Revoked([]byte(v.Serial)); gone {
+		return identity{refused: revoked(r)}
+	}
+	v.asked = view.RevokedAt()
 	cache.mu.Lock()
 	if cache.callers == callers {
 		cache.byCert[key] = v
 	}
 	cache.mu.Unlock()
-	return identity{principal: v.Principal, notAfter: v.NotAfter}
+	return identity{principal: v.Principal, notAfter: v.NotAfter, serial: v.Serial}
+}
+
+// revoked tells the holder of a certificate that it was revoked, and when. Why
+// and by whom is not for somebody whom nobody trusts any more.
+func revoked(r *fsmpb.Revocation) error {
+	return errs.New(errs.Unauthenticated, "the client certificate was revoked at "+time.UnixMilli(r.GetRevokeTimeMs()).UTC().Format(time.RFC3339),
+		errs.Hint("ask a governor of this cluster why, and for a new one"))
 }
 
 // fromNetwork is the interceptor of the gRPC port: the caller is who the

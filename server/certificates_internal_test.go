@@ -18,6 +18,7 @@ import (
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/auth/pki"
 	"github.com/openkcm/krypton-cluster/cluster"
+	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
@@ -172,7 +173,7 @@ func TestTheCacheOfCallersKnowsNoOtherIssuers(t *testing.T) {
 	if err := s.accept(ca.Certificate().Raw, testDomain); err != nil {
 		t.Fatal(err)
 	}
-	c := &calls{certs: s, clock: clk}
+	c := &calls{certs: s, machine: fsm.New(fsm.Options{}), clock: clk}
 	leaf, err := ca.IssueCaller(rand.Reader, clk.Now(), pki.CallerRequest{ID: auth.ID{TrustDomain: testDomain, Role: auth.RoleGovernor, Name: "alice"}, PublicKey: memberKey(t).Public(), Lifetime: time.Hour})
 	if err != nil {
 		t.Fatal(err)
@@ -216,10 +217,10 @@ func TestTheCacheOfCallersIsBounded(t *testing.T) {
 	if err := s.accept(ca.Certificate().Raw, testDomain); err != nil {
 		t.Fatal(err)
 	}
-	c := &calls{certs: s, clock: clock.System{}}
-	c.verified.callers, c.verified.byCert = s.callers(), map[[32]byte]pki.Verified{}
+	c := &calls{certs: s, machine: fsm.New(fsm.Options{}), clock: clock.System{}}
+	c.verified.callers, c.verified.byCert = s.callers(), map[[32]byte]verified{}
 	for i := range maxVerified {
-		c.verified.byCert[[32]byte{byte(i), byte(i >> 8), 1}] = pki.Verified{}
+		c.verified.byCert[[32]byte{byte(i), byte(i >> 8), 1}] = verified{}
 	}
 	leaf, err := ca.IssueCaller(rand.Reader, time.Now(), pki.CallerRequest{ID: auth.ID{TrustDomain: testDomain, Role: auth.RoleAuditor, Name: "a"}, PublicKey: memberKey(t).Public()})
 	if err != nil {

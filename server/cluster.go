@@ -286,7 +286,10 @@ func (s clusterServer) TransferLeadership(ctx context.Context, r *kryptonv1.Tran
 			}
 		}
 		if !s.cluster.IsLeader() {
-			return errs.New(errs.NoLeader, "this node does not lead", errs.Hint("ask the leader: %s", s.cluster.LeaderAddress()))
+			if at := s.cluster.LeaderAddress(); at != "" {
+				return errs.New(errs.NoLeader, "this node does not lead", errs.Hint("ask the leader: %s", at))
+			}
+			return errs.New(errs.NoLeader, "this node does not lead and knows no leader", errs.Hint("retry; see krypton operator members"))
 		}
 		if err := s.cluster.TransferLeadership(ctx, cluster.NodeID(target)); err != nil {
 			return err

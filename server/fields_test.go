@@ -97,6 +97,9 @@ func validRequests(g *ground) map[string]valid {
 		"Access.WhoAmI":           {gov, &kryptonv1.WhoAmIRequest{}},
 		"Access.IssueCertificate": {gov, &kryptonv1.IssueCertificateRequest{Role: kryptonv1.Role_ROLE_WORKLOAD, Tenant: acme, Name: "w", PublicKey: pub}},
 
+		"Access.RevokeCertificate": {gov, &kryptonv1.RevokeCertificateRequest{Serial: "5f2a", Reason: "found in a log", ValidateOnly: true}},
+		"Access.ListRevocations":   {gov, &kryptonv1.ListRevocationsRequest{PageSize: 2}},
+
 		"Seal.GetSeal":     {gov, &kryptonv1.GetSealRequest{}},
 		"Seal.Contribute":  {"custodian", &kryptonv1.ContributeRequest{NodeId: self, SealedShare: []byte("s")}},
 		"Seal.ReleaseHold": {"custodian", &kryptonv1.ReleaseHoldRequest{}},

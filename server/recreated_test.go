@@ -5,6 +5,8 @@ import (
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
+	"github.com/openkcm/krypton-cluster/internal/errs/wire"
 )
 
 // A name can be used again for another customer, and certificates live longer
@@ -47,9 +49,8 @@ func TestAWorkloadOfADestroyedTenantDoesNotReachTheNextOneOfThatName(t *testing.
 	if _, err := kryptonv1.NewCryptoClient(old).Decrypt(ctx, &kryptonv1.DecryptRequest{Service: svc, Ciphertext: second.GetCiphertext()}); codeOf(err) != errs.NotFound {
 		t.Errorf("the old workload reads the next customer's data: %v", err)
 	}
-	if _, err := kryptonv1.NewTenantsClient(old).GetTenant(ctx, &kryptonv1.GetTenantRequest{Name: "tenants/acme"}); codeOf(err) != errs.NotFound {
-		t.Errorf("the old workload sees the next tenant: %v", err)
-	}
+	_, err = kryptonv1.NewTenantsClient(old).GetTenant(ctx, &kryptonv1.GetTenantRequest{Name: "tenants/acme"})
+	situationtest.Error(t, "identity/other-tenant", wire.FromStatus(err))
 	if _, err := kryptonv1.NewCryptoClient(fresh).Decrypt(ctx, &kryptonv1.DecryptRequest{Service: svc, Ciphertext: first.GetCiphertext()}); codeOf(err) != errs.Integrity {
 		t.Errorf("the next workload opens the first customer's data: %v", err)
 	}

@@ -11,6 +11,8 @@ import (
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
+	"github.com/openkcm/krypton-cluster/internal/errs/wire"
 )
 
 // permission says which roles may call a method, a letter each: governor,
@@ -89,12 +91,16 @@ func permissions(w *world) (order []string, table map[string]permission) {
 
 		"Access.WhoAmI":           {"gcoaw", &kryptonv1.WhoAmIRequest{}, false},
 		"Access.IssueCertificate": {"", nil, false}, // below: it needs a key
+		"Access.ListRevocations":  {"gcoa", &kryptonv1.ListRevocationsRequest{}, false},
 
 		"Seal.GetSeal":     {"gcoaw", &kryptonv1.GetSealRequest{}, false},
 		"Seal.Contribute":  {"c", &kryptonv1.ContributeRequest{NodeId: self, SealedShare: []byte("x")}, false},
 		"Seal.ReleaseHold": {"c", &kryptonv1.ReleaseHoldRequest{}, false},
 		"Seal.SealNode":    {"gco", &kryptonv1.SealNodeRequest{}, false},
 	}
+	t["Access.RevokeCertificate"] = permission{"go", &kryptonv1.RevokeCertificateRequest{
+		Certificate: w.people["auditor"].Certificate[0], ValidateOnly: true,
+	}, false}
 	_, pub := newKey(w.t)
 	t["Access.IssueCertificate"] = permission{"g", &kryptonv1.IssueCertificateRequest{Role: kryptonv1.Role_ROLE_AUDITOR, Name: "x", PublicKey: pub, TtlSeconds: 1}, false}
 	t["Cluster.WaitOperation"] = permission{"gcoa", &kryptonv1.WaitOperationRequest{Name: op}, false}
@@ -137,6 +143,8 @@ func TestI2_EveryRoleAtEveryMethod(t *testing.T) {
 				t.Errorf("%s may not do %s: %v", who, name, err)
 			case !may && got != errs.Denied:
 				t.Errorf("%s at %s is answered with %s (%v), want DENIED", who, name, got, err)
+			case !may:
+				situationtest.Error(t, "identity/wrong-role", wire.FromStatus(err))
 			}
 			if may || name == "Seal.SealNode" {
 				continue
@@ -164,6 +172,7 @@ func TestI2_EveryRoleAtEveryMethod(t *testing.T) {
 		if f, g := refusalOf(foreign), refusalOf(ghost); f != g || f.Code != errs.NotFound {
 			t.Errorf("%s tells a tenant of another (%v) from none (%v)", name, f, g)
 		}
+		situationtest.Error(t, "identity/other-tenant", wire.FromStatus(foreign))
 	}
 }
 

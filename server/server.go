@@ -278,6 +278,10 @@ func (s *Server) restHandler(ctx context.Context) (http.Handler, error) {
 		return nil, err
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if gateway.SpeaksGRPC(r) {
+			gateway.RefuseGRPC(w)
+			return
+		}
 		var leaf *x509.Certificate
 		if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
 			leaf = r.TLS.PeerCertificates[0]

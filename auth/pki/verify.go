@@ -74,6 +74,11 @@ func (c *Callers) Pool() *x509.CertPool { return c.pool }
 type Verified struct {
 	Principal auth.Principal
 	NotAfter  time.Time
+	// Serial is the serial number under the issuer: the bytes of the number, big
+	// endian without leading zeros.
+	Serial string
+	// Name is the URI name in the certificate.
+	Name string
 }
 
 // Verify returns whose certificate leaf is (I1). It does not rely on what TLS
@@ -81,16 +86,21 @@ type Verified struct {
 // become a governor here.
 func (c *Callers) Verify(leaf *x509.Certificate, now time.Time) (Verified, error) {
 	if leaf == nil {
-		return Verified{}, refuse("no client certificate was presented", "give --cert and --key, or set KRYPTON_CERT_FILE and KRYPTON_KEY_FILE", nil)
+		return Verified{}, refuse("no client certificate was presented", "give --cert-file and --key-file, or set KRYPTON_CERT_FILE and KRYPTON_KEY_FILE", nil)
 	}
 	issuer, ok := c.issuerOf(leaf)
+	_, _, notNode := NodeOf(leaf)
 	switch {
+	case !ok && notNode == nil: // what it says of itself, which only makes the refusal clearer
+		return Verified{}, refuse("the client certificate is that of a node", "use a certificate of your own; nodes do not call", nil)
 	case !ok:
 		return Verified{}, refuse("the client certificate is not from a CA that this cluster accepts", "use a certificate that this cluster issued", nil)
 	case now.After(leaf.NotAfter):
-		return Verified{}, refuse("the client certificate expired at "+leaf.NotAfter.UTC().Format(time.RFC3339), "get a new one, and check the clocks", nil)
+		return Verified{}, refuse("the client certificate expired at "+leaf.NotAfter.UTC().Format(time.RFC3339), "have a governor issue a new one, and check the clocks", nil)
 	case now.Before(leaf.NotBefore):
 		return Verified{}, refuse("the client certificate is valid only from "+leaf.NotBefore.UTC().Format(time.RFC3339), "check the clocks", nil)
+	case leaf.SerialNumber.Sign() <= 0:
+		return Verified{}, refuse("the client certificate has no serial number", "use a certificate that this cluster issued", nil)
 	case leaf.IsCA:
 		return Verified{}, refuse("the client certificate is that of a CA", "use a certificate of your own", nil)
 	}
@@ -119,7 +129,7 @@ func (c *Callers) Verify(leaf *x509.Certificate, now time.Time) (Verified, error
 	if err != nil {
 		return Verified{}, refuse("the client certificate names no caller", "use a certificate of your own", err)
 	}
-	return Verified{Principal: p, NotAfter: leaf.NotAfter}, nil
+	return Verified{Principal: p, NotAfter: leaf.NotAfter, Serial: string(leaf.SerialNumber.Bytes()), Name: id.String()}, nil
 }
 
 // issuerOf finds the CA whose key signed leaf. Names are compared only to save

@@ -3,6 +3,10 @@ package clienttest
 import (
 	"context"
 	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -188,7 +192,49 @@ func (s accessServer) IssueCertificate(ctx context.Context, r *kryptonv1.IssueCe
 	if err != nil {
 		return nil, err
 	}
-	return &kryptonv1.IssueCertificateResponse{Certificate: cert, Ca: s.n.c.ca.pem, ExpireTime: timestamppb.New(expire)}, nil
+	block, _ := pem.Decode(cert)
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	return &kryptonv1.IssueCertificateResponse{
+		Certificate: cert, Ca: s.n.c.ca.pem, ExpireTime: timestamppb.New(expire), Serial: hex.EncodeToString(leaf.SerialNumber.Bytes()),
+	}, nil
+}
+
+func (s accessServer) RevokeCertificate(ctx context.Context, r *kryptonv1.RevokeCertificateRequest) (*kryptonv1.Revocation, error) {
+	if err := operate(ctx); err != nil {
+		return nil, err
+	}
+	serial, identity := r.GetSerial(), ""
+	if len(r.GetCertificate()) > 0 {
+		leaf, err := x509.ParseCertificate(r.GetCertificate())
+		if err != nil {
+			return nil, errs.New(errs.InvalidArgument, "the certificate does not parse")
+		}
+		serial, identity = hex.EncodeToString(leaf.SerialNumber.Bytes()), leaf.Subject.CommonName
+	}
+	if s.n.c.reg.revoked[serial] != nil {
+		return nil, errs.New(errs.AlreadyExists, "the certificate is revoked already",
+			errs.Hint("nothing is left to do; krypton operator cert revocations shows it"))
+	}
+	role, name := roleOf(ctx)
+	rev := &kryptonv1.Revocation{
+		Name: "certificates/" + serial, Serial: serial, Identity: identity, Reason: r.GetReason(), RevokedBy: role + "/" + name,
+		RevokeTime: later(0), ExpireTime: later(certLife),
+	}
+	if !r.GetValidateOnly() {
+		s.n.c.reg.revoked[serial] = rev
+	}
+	return rev, nil
+}
+
+func (s accessServer) ListRevocations(context.Context, *kryptonv1.ListRevocationsRequest) (*kryptonv1.ListRevocationsResponse, error) {
+	out := &kryptonv1.ListRevocationsResponse{}
+	for _, serial := range slices.Sorted(maps.Keys(s.n.c.reg.revoked)) {
+		out.Revocations = append(out.Revocations, s.n.c.reg.revoked[serial])
+	}
+	return out, nil
 }
 
 // unsealed is the seal of a node that needs none.

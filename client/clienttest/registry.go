@@ -31,6 +31,7 @@ type registry struct {
 	done      map[string]result // by request id
 	ops       map[string]*kryptonv1.Operation
 	removed   map[string]bool
+	revoked   map[string]*kryptonv1.Revocation // by serial number
 	voters    map[string]bool
 }
 
@@ -45,7 +46,7 @@ func newRegistry() *registry {
 	return &registry{
 		index: 1, tenants: map[string]*kryptonv1.Tenant{}, services: map[string]*kryptonv1.Service{},
 		resources: map[string]*kryptonv1.Resource{}, keys: map[string][]byte{}, done: map[string]result{},
-		ops: map[string]*kryptonv1.Operation{}, removed: map[string]bool{}, voters: map[string]bool{"n1": true, "n2": true, "n3": true},
+		ops: map[string]*kryptonv1.Operation{}, removed: map[string]bool{}, revoked: map[string]*kryptonv1.Revocation{}, voters: map[string]bool{"n1": true, "n2": true, "n3": true},
 	}
 }
 

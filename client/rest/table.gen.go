@@ -7,6 +7,12 @@ var table = map[string][]rule{
 	"/krypton.v1.Access/IssueCertificate": {
 		{verb: "POST", prefix: "/v1/access:issueCertificate", field: "", pattern: "", suffix: ""},
 	},
+	"/krypton.v1.Access/ListRevocations": {
+		{verb: "GET", prefix: "/v1/access:revocations", field: "", pattern: "", suffix: ""},
+	},
+	"/krypton.v1.Access/RevokeCertificate": {
+		{verb: "POST", prefix: "/v1/access:revokeCertificate", field: "", pattern: "", suffix: ""},
+	},
 	"/krypton.v1.Access/WhoAmI": {
 		{verb: "GET", prefix: "/v1/access:whoAmI", field: "", pattern: "", suffix: ""},
 	},

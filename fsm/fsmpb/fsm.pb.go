@@ -345,6 +345,12 @@ type Command struct {
 	Intents []*SignedIntent `protobuf:"bytes,10,rep,name=intents,proto3" json:"intents,omitempty"`
 	// The leader that proposed the command, by node id.
 	Proposer string `protobuf:"bytes,11,opt,name=proposer,proto3" json:"proposer,omitempty"`
+	// Serial number of the certificate with which the principal asked, under the
+	// caller CA; empty: not by one. If that certificate is revoked when the command
+	// is applied, the command is refused: whatever a node that is behind let in, a
+	// revoked certificate changes nothing after its revocation. From format version
+	// 2 on.
+	CallerSerial []byte `protobuf:"bytes,12,opt,name=caller_serial,json=callerSerial,proto3" json:"caller_serial,omitempty"`
 	// Types that are valid to be assigned to Body:
 	//
 	//	*Command_Genesis
@@ -368,6 +374,7 @@ type Command struct {
 	//	*Command_Tick
 	//	*Command_RaiseFormat
 	//	*Command_RollbackResource
+	//	*Command_RevokeCertificate
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -478,6 +485,13 @@ func (x *Command) GetProposer() string {
 		return x.Proposer
 	}
 	return ""
+}
+
+func (x *Command) GetCallerSerial() []byte {
+	if x != nil {
+		return x.CallerSerial
+	}
+	return nil
 }
 
 func (x *Command) GetBody() isCommand_Body {
@@ -676,6 +690,15 @@ func (x *Command) GetRollbackResource() *RollbackResource {
 	return nil
 }
 
+func (x *Command) GetRevokeCertificate() *RevokeCertificate {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RevokeCertificate); ok {
+			return x.RevokeCertificate
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -764,6 +787,10 @@ type Command_RollbackResource struct {
 	RollbackResource *RollbackResource `protobuf:"bytes,40,opt,name=rollback_resource,json=rollbackResource,proto3,oneof"`
 }
 
+type Command_RevokeCertificate struct {
+	RevokeCertificate *RevokeCertificate `protobuf:"bytes,41,opt,name=revoke_certificate,json=revokeCertificate,proto3,oneof"` // from format version 2 on
+}
+
 func (*Command_Genesis) isCommand_Body() {}
 
 func (*Command_CreateTenant) isCommand_Body() {}
@@ -805,6 +832,8 @@ func (*Command_Tick) isCommand_Body() {}
 func (*Command_RaiseFormat) isCommand_Body() {}
 
 func (*Command_RollbackResource) isCommand_Body() {}
+
+func (*Command_RevokeCertificate) isCommand_Body() {}
 
 // Principal is an authenticated caller: who vouches for it, what it is, and its
 // name there.
@@ -3531,9 +3560,149 @@ func (x *SetHold) GetReason() string {
 	return ""
 }
 
+// Revocation says that a certificate of the cluster's caller CA is not accepted
+// any more. It is kept until the certificate would have expired.
+type Revocation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Serial        []byte                 `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"`                                    // serial number under the caller CA: big endian, no leading zero, 1 to 20 bytes
+	ExpireTimeMs  int64                  `protobuf:"varint,2,opt,name=expire_time_ms,json=expireTimeMs,proto3" json:"expire_time_ms,omitempty"` // end of the certificate's validity, or a time that is not before it
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Name          string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"` // URI name of the certificate; empty: only its serial number was given
+	RevokeTimeMs  int64                  `protobuf:"varint,5,opt,name=revoke_time_ms,json=revokeTimeMs,proto3" json:"revoke_time_ms,omitempty"`
+	RevokedBy     string                 `protobuf:"bytes,6,opt,name=revoked_by,json=revokedBy,proto3" json:"revoked_by,omitempty"` // kind and name of the principal
+	ModIndex      uint64                 `protobuf:"varint,7,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Revocation) Reset() {
+	*x = Revocation{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Revocation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Revocation) ProtoMessage() {}
+
+func (x *Revocation) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
+func (*Revocation) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *Revocation) GetSerial() []byte {
+	if x != nil {
+		return x.Serial
+	}
+	return nil
+}
+
+func (x *Revocation) GetExpireTimeMs() int64 {
+	if x != nil {
+		return x.ExpireTimeMs
+	}
+	return 0
+}
+
+func (x *Revocation) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Revocation) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Revocation) GetRevokeTimeMs() int64 {
+	if x != nil {
+		return x.RevokeTimeMs
+	}
+	return 0
+}
+
+func (x *Revocation) GetRevokedBy() string {
+	if x != nil {
+		return x.RevokedBy
+	}
+	return ""
+}
+
+func (x *Revocation) GetModIndex() uint64 {
+	if x != nil {
+		return x.ModIndex
+	}
+	return 0
+}
+
+// RevokeCertificate takes the power of one certificate away, for good. Apply
+// sets revoke_time_ms, revoked_by and mod_index.
+type RevokeCertificate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revocation    *Revocation            `protobuf:"bytes,1,opt,name=revocation,proto3" json:"revocation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeCertificate) Reset() {
+	*x = RevokeCertificate{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeCertificate) ProtoMessage() {}
+
+func (x *RevokeCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeCertificate.ProtoReflect.Descriptor instead.
+func (*RevokeCertificate) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *RevokeCertificate) GetRevocation() *Revocation {
+	if x != nil {
+		return x.Revocation
+	}
+	return nil
+}
+
 // Tick does what is due at the command's time: superseded versions leave the
-// rollback window, scheduled destructions happen, remembered requests and
-// tokens expire. It touches at most 1,000 objects.
+// rollback window, scheduled destructions happen, remembered requests,
+// tokens and revocations expire. It touches at most 500 objects.
 type Tick struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -3542,7 +3711,7 @@ type Tick struct {
 
 func (x *Tick) Reset() {
 	*x = Tick{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3554,7 +3723,7 @@ func (x *Tick) String() string {
 func (*Tick) ProtoMessage() {}
 
 func (x *Tick) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3567,7 +3736,7 @@ func (x *Tick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tick.ProtoReflect.Descriptor instead.
 func (*Tick) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{36}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{38}
 }
 
 type RaiseFormat struct {
@@ -3579,7 +3748,7 @@ type RaiseFormat struct {
 
 func (x *RaiseFormat) Reset() {
 	*x = RaiseFormat{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3591,7 +3760,7 @@ func (x *RaiseFormat) String() string {
 func (*RaiseFormat) ProtoMessage() {}
 
 func (x *RaiseFormat) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3604,7 +3773,7 @@ func (x *RaiseFormat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseFormat.ProtoReflect.Descriptor instead.
 func (*RaiseFormat) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{37}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RaiseFormat) GetVersion() uint32 {
@@ -3632,7 +3801,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3644,7 +3813,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3657,7 +3826,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{38}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Result) GetReason() string {
@@ -3732,7 +3901,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3744,7 +3913,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3757,7 +3926,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{39}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Request) GetPrincipal() *Principal {
@@ -3820,7 +3989,7 @@ type UsedNonce struct {
 
 func (x *UsedNonce) Reset() {
 	*x = UsedNonce{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3832,7 +4001,7 @@ func (x *UsedNonce) String() string {
 func (*UsedNonce) ProtoMessage() {}
 
 func (x *UsedNonce) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3845,7 +4014,7 @@ func (x *UsedNonce) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsedNonce.ProtoReflect.Descriptor instead.
 func (*UsedNonce) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *UsedNonce) GetNonce() []byte {
@@ -3885,7 +4054,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3897,7 +4066,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3910,7 +4079,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Cluster) GetKeyspaceId() []byte {
@@ -4030,7 +4199,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4042,7 +4211,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4055,7 +4224,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{42}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -4135,6 +4304,7 @@ type SnapshotItem struct {
 	//	*SnapshotItem_JoinToken
 	//	*SnapshotItem_Request
 	//	*SnapshotItem_UsedNonce
+	//	*SnapshotItem_Revocation
 	Object isSnapshotItem_Object `protobuf_oneof:"object"`
 	// Of tenants and services: destroyed, and its name was taken again.
 	Replaced      bool `protobuf:"varint,15,opt,name=replaced,proto3" json:"replaced,omitempty"`
@@ -4144,7 +4314,7 @@ type SnapshotItem struct {
 
 func (x *SnapshotItem) Reset() {
 	*x = SnapshotItem{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4156,7 +4326,7 @@ func (x *SnapshotItem) String() string {
 func (*SnapshotItem) ProtoMessage() {}
 
 func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4169,7 +4339,7 @@ func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotItem.ProtoReflect.Descriptor instead.
 func (*SnapshotItem) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SnapshotItem) GetObject() isSnapshotItem_Object {
@@ -4260,6 +4430,15 @@ func (x *SnapshotItem) GetUsedNonce() *UsedNonce {
 	return nil
 }
 
+func (x *SnapshotItem) GetRevocation() *Revocation {
+	if x != nil {
+		if x, ok := x.Object.(*SnapshotItem_Revocation); ok {
+			return x.Revocation
+		}
+	}
+	return nil
+}
+
 func (x *SnapshotItem) GetReplaced() bool {
 	if x != nil {
 		return x.Replaced
@@ -4307,6 +4486,10 @@ type SnapshotItem_UsedNonce struct {
 	UsedNonce *UsedNonce `protobuf:"bytes,9,opt,name=used_nonce,json=usedNonce,proto3,oneof"`
 }
 
+type SnapshotItem_Revocation struct {
+	Revocation *Revocation `protobuf:"bytes,10,opt,name=revocation,proto3,oneof"` // from format version 2 on
+}
+
 func (*SnapshotItem_Cluster) isSnapshotItem_Object() {}
 
 func (*SnapshotItem_Tenant) isSnapshotItem_Object() {}
@@ -4325,11 +4508,13 @@ func (*SnapshotItem_Request) isSnapshotItem_Object() {}
 
 func (*SnapshotItem_UsedNonce) isSnapshotItem_Object() {}
 
+func (*SnapshotItem_Revocation) isSnapshotItem_Object() {}
+
 var File_fsm_fsmpb_fsm_proto protoreflect.FileDescriptor
 
 const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
-	"\x13fsm/fsmpb/fsm.proto\x12\x0ekrypton.fsm.v1\"\x82\x0e\n" +
+	"\x13fsm/fsmpb/fsm.proto\x12\x0ekrypton.fsm.v1\"\xfb\x0e\n" +
 	"\aCommand\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1c\n" +
 	"\tskippable\x18\x02 \x01(\bR\tskippable\x12 \n" +
@@ -4344,7 +4529,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\bvia_node\x18\t \x01(\tR\aviaNode\x126\n" +
 	"\aintents\x18\n" +
 	" \x03(\v2\x1c.krypton.fsm.v1.SignedIntentR\aintents\x12\x1a\n" +
-	"\bproposer\x18\v \x01(\tR\bproposer\x123\n" +
+	"\bproposer\x18\v \x01(\tR\bproposer\x12#\n" +
+	"\rcaller_serial\x18\f \x01(\fR\fcallerSerial\x123\n" +
 	"\agenesis\x18\x14 \x01(\v2\x17.krypton.fsm.v1.GenesisH\x00R\agenesis\x12C\n" +
 	"\rcreate_tenant\x18\x15 \x01(\v2\x1c.krypton.fsm.v1.CreateTenantH\x00R\fcreateTenant\x12C\n" +
 	"\rchange_object\x18\x16 \x01(\v2\x1c.krypton.fsm.v1.ChangeObjectH\x00R\fchangeObject\x12F\n" +
@@ -4369,7 +4555,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\bset_hold\x18% \x01(\v2\x17.krypton.fsm.v1.SetHoldH\x00R\asetHold\x12*\n" +
 	"\x04tick\x18& \x01(\v2\x14.krypton.fsm.v1.TickH\x00R\x04tick\x12@\n" +
 	"\fraise_format\x18' \x01(\v2\x1b.krypton.fsm.v1.RaiseFormatH\x00R\vraiseFormat\x12O\n" +
-	"\x11rollback_resource\x18( \x01(\v2 .krypton.fsm.v1.RollbackResourceH\x00R\x10rollbackResourceB\x06\n" +
+	"\x11rollback_resource\x18( \x01(\v2 .krypton.fsm.v1.RollbackResourceH\x00R\x10rollbackResource\x12R\n" +
+	"\x12revoke_certificate\x18) \x01(\v2!.krypton.fsm.v1.RevokeCertificateH\x00R\x11revokeCertificateB\x06\n" +
 	"\x04body\"K\n" +
 	"\tPrincipal\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x12\n" +
@@ -4612,7 +4799,21 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"5\n" +
 	"\aSetHold\x12\x12\n" +
 	"\x04held\x18\x01 \x01(\bR\x04held\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x06\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xd8\x01\n" +
+	"\n" +
+	"Revocation\x12\x16\n" +
+	"\x06serial\x18\x01 \x01(\fR\x06serial\x12$\n" +
+	"\x0eexpire_time_ms\x18\x02 \x01(\x03R\fexpireTimeMs\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\x12$\n" +
+	"\x0erevoke_time_ms\x18\x05 \x01(\x03R\frevokeTimeMs\x12\x1d\n" +
+	"\n" +
+	"revoked_by\x18\x06 \x01(\tR\trevokedBy\x12\x1b\n" +
+	"\tmod_index\x18\a \x01(\x04R\bmodIndex\"O\n" +
+	"\x11RevokeCertificate\x12:\n" +
+	"\n" +
+	"revocation\x18\x01 \x01(\v2\x1a.krypton.fsm.v1.RevocationR\n" +
+	"revocation\"\x06\n" +
 	"\x04Tick\"'\n" +
 	"\vRaiseFormat\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\"\xc4\x01\n" +
@@ -4668,7 +4869,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\a \x01(\fR\tclusterId\x12%\n" +
 	"\x0eformat_version\x18\b \x01(\rR\rformatVersion\x12\x1a\n" +
-	"\bcommands\x18\t \x01(\x04R\bcommands\"\x99\x04\n" +
+	"\bcommands\x18\t \x01(\x04R\bcommands\"\xd7\x04\n" +
 	"\fSnapshotItem\x123\n" +
 	"\acluster\x18\x01 \x01(\v2\x17.krypton.fsm.v1.ClusterH\x00R\acluster\x120\n" +
 	"\x06tenant\x18\x02 \x01(\v2\x16.krypton.fsm.v1.TenantH\x00R\x06tenant\x123\n" +
@@ -4680,7 +4881,11 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"join_token\x18\a \x01(\v2\x19.krypton.fsm.v1.JoinTokenH\x00R\tjoinToken\x123\n" +
 	"\arequest\x18\b \x01(\v2\x17.krypton.fsm.v1.RequestH\x00R\arequest\x12:\n" +
 	"\n" +
-	"used_nonce\x18\t \x01(\v2\x19.krypton.fsm.v1.UsedNonceH\x00R\tusedNonce\x12\x1a\n" +
+	"used_nonce\x18\t \x01(\v2\x19.krypton.fsm.v1.UsedNonceH\x00R\tusedNonce\x12<\n" +
+	"\n" +
+	"revocation\x18\n" +
+	" \x01(\v2\x1a.krypton.fsm.v1.RevocationH\x00R\n" +
+	"revocation\x12\x1a\n" +
 	"\breplaced\x18\x0f \x01(\bR\breplacedB\b\n" +
 	"\x06object*m\n" +
 	"\fKeyAlgorithm\x12\x1d\n" +
@@ -4730,57 +4935,59 @@ func file_fsm_fsmpb_fsm_proto_rawDescGZIP() []byte {
 }
 
 var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_fsm_fsmpb_fsm_proto_goTypes = []any{
-	(KeyAlgorithm)(0),        // 0: krypton.fsm.v1.KeyAlgorithm
-	(VersionState)(0),        // 1: krypton.fsm.v1.VersionState
-	(ObjectState)(0),         // 2: krypton.fsm.v1.ObjectState
-	(ObjectEvent)(0),         // 3: krypton.fsm.v1.ObjectEvent
-	(VersionEvent)(0),        // 4: krypton.fsm.v1.VersionEvent
-	(*Command)(nil),          // 5: krypton.fsm.v1.Command
-	(*Principal)(nil),        // 6: krypton.fsm.v1.Principal
-	(*PublicKey)(nil),        // 7: krypton.fsm.v1.PublicKey
-	(*SignedIntent)(nil),     // 8: krypton.fsm.v1.SignedIntent
-	(*Person)(nil),           // 9: krypton.fsm.v1.Person
-	(*IntentRule)(nil),       // 10: krypton.fsm.v1.IntentRule
-	(*Settings)(nil),         // 11: krypton.fsm.v1.Settings
-	(*Genesis)(nil),          // 12: krypton.fsm.v1.Genesis
-	(*Version)(nil),          // 13: krypton.fsm.v1.Version
-	(*Binding)(nil),          // 14: krypton.fsm.v1.Binding
-	(*Tenant)(nil),           // 15: krypton.fsm.v1.Tenant
-	(*Service)(nil),          // 16: krypton.fsm.v1.Service
-	(*Resource)(nil),         // 17: krypton.fsm.v1.Resource
-	(*Secret)(nil),           // 18: krypton.fsm.v1.Secret
-	(*Member)(nil),           // 19: krypton.fsm.v1.Member
-	(*JoinToken)(nil),        // 20: krypton.fsm.v1.JoinToken
-	(*Hold)(nil),             // 21: krypton.fsm.v1.Hold
-	(*ObjectRef)(nil),        // 22: krypton.fsm.v1.ObjectRef
-	(*CreateTenant)(nil),     // 23: krypton.fsm.v1.CreateTenant
-	(*ChangeObject)(nil),     // 24: krypton.fsm.v1.ChangeObject
-	(*CreateService)(nil),    // 25: krypton.fsm.v1.CreateService
-	(*AddVersion)(nil),       // 26: krypton.fsm.v1.AddVersion
-	(*SetPrimary)(nil),       // 27: krypton.fsm.v1.SetPrimary
-	(*ChangeVersion)(nil),    // 28: krypton.fsm.v1.ChangeVersion
-	(*PinResource)(nil),      // 29: krypton.fsm.v1.PinResource
-	(*UnpinResource)(nil),    // 30: krypton.fsm.v1.UnpinResource
-	(*RollbackResource)(nil), // 31: krypton.fsm.v1.RollbackResource
-	(*AddInternalKey)(nil),   // 32: krypton.fsm.v1.AddInternalKey
-	(*RewrapTenant)(nil),     // 33: krypton.fsm.v1.RewrapTenant
-	(*PutSecret)(nil),        // 34: krypton.fsm.v1.PutSecret
-	(*CreateJoinToken)(nil),  // 35: krypton.fsm.v1.CreateJoinToken
-	(*AddMember)(nil),        // 36: krypton.fsm.v1.AddMember
-	(*UpdateMember)(nil),     // 37: krypton.fsm.v1.UpdateMember
-	(*RemoveMember)(nil),     // 38: krypton.fsm.v1.RemoveMember
-	(*PurgeMember)(nil),      // 39: krypton.fsm.v1.PurgeMember
-	(*SetHold)(nil),          // 40: krypton.fsm.v1.SetHold
-	(*Tick)(nil),             // 41: krypton.fsm.v1.Tick
-	(*RaiseFormat)(nil),      // 42: krypton.fsm.v1.RaiseFormat
-	(*Result)(nil),           // 43: krypton.fsm.v1.Result
-	(*Request)(nil),          // 44: krypton.fsm.v1.Request
-	(*UsedNonce)(nil),        // 45: krypton.fsm.v1.UsedNonce
-	(*Cluster)(nil),          // 46: krypton.fsm.v1.Cluster
-	(*SnapshotHeader)(nil),   // 47: krypton.fsm.v1.SnapshotHeader
-	(*SnapshotItem)(nil),     // 48: krypton.fsm.v1.SnapshotItem
+	(KeyAlgorithm)(0),         // 0: krypton.fsm.v1.KeyAlgorithm
+	(VersionState)(0),         // 1: krypton.fsm.v1.VersionState
+	(ObjectState)(0),          // 2: krypton.fsm.v1.ObjectState
+	(ObjectEvent)(0),          // 3: krypton.fsm.v1.ObjectEvent
+	(VersionEvent)(0),         // 4: krypton.fsm.v1.VersionEvent
+	(*Command)(nil),           // 5: krypton.fsm.v1.Command
+	(*Principal)(nil),         // 6: krypton.fsm.v1.Principal
+	(*PublicKey)(nil),         // 7: krypton.fsm.v1.PublicKey
+	(*SignedIntent)(nil),      // 8: krypton.fsm.v1.SignedIntent
+	(*Person)(nil),            // 9: krypton.fsm.v1.Person
+	(*IntentRule)(nil),        // 10: krypton.fsm.v1.IntentRule
+	(*Settings)(nil),          // 11: krypton.fsm.v1.Settings
+	(*Genesis)(nil),           // 12: krypton.fsm.v1.Genesis
+	(*Version)(nil),           // 13: krypton.fsm.v1.Version
+	(*Binding)(nil),           // 14: krypton.fsm.v1.Binding
+	(*Tenant)(nil),            // 15: krypton.fsm.v1.Tenant
+	(*Service)(nil),           // 16: krypton.fsm.v1.Service
+	(*Resource)(nil),          // 17: krypton.fsm.v1.Resource
+	(*Secret)(nil),            // 18: krypton.fsm.v1.Secret
+	(*Member)(nil),            // 19: krypton.fsm.v1.Member
+	(*JoinToken)(nil),         // 20: krypton.fsm.v1.JoinToken
+	(*Hold)(nil),              // 21: krypton.fsm.v1.Hold
+	(*ObjectRef)(nil),         // 22: krypton.fsm.v1.ObjectRef
+	(*CreateTenant)(nil),      // 23: krypton.fsm.v1.CreateTenant
+	(*ChangeObject)(nil),      // 24: krypton.fsm.v1.ChangeObject
+	(*CreateService)(nil),     // 25: krypton.fsm.v1.CreateService
+	(*AddVersion)(nil),        // 26: krypton.fsm.v1.AddVersion
+	(*SetPrimary)(nil),        // 27: krypton.fsm.v1.SetPrimary
+	(*ChangeVersion)(nil),     // 28: krypton.fsm.v1.ChangeVersion
+	(*PinResource)(nil),       // 29: krypton.fsm.v1.PinResource
+	(*UnpinResource)(nil),     // 30: krypton.fsm.v1.UnpinResource
+	(*RollbackResource)(nil),  // 31: krypton.fsm.v1.RollbackResource
+	(*AddInternalKey)(nil),    // 32: krypton.fsm.v1.AddInternalKey
+	(*RewrapTenant)(nil),      // 33: krypton.fsm.v1.RewrapTenant
+	(*PutSecret)(nil),         // 34: krypton.fsm.v1.PutSecret
+	(*CreateJoinToken)(nil),   // 35: krypton.fsm.v1.CreateJoinToken
+	(*AddMember)(nil),         // 36: krypton.fsm.v1.AddMember
+	(*UpdateMember)(nil),      // 37: krypton.fsm.v1.UpdateMember
+	(*RemoveMember)(nil),      // 38: krypton.fsm.v1.RemoveMember
+	(*PurgeMember)(nil),       // 39: krypton.fsm.v1.PurgeMember
+	(*SetHold)(nil),           // 40: krypton.fsm.v1.SetHold
+	(*Revocation)(nil),        // 41: krypton.fsm.v1.Revocation
+	(*RevokeCertificate)(nil), // 42: krypton.fsm.v1.RevokeCertificate
+	(*Tick)(nil),              // 43: krypton.fsm.v1.Tick
+	(*RaiseFormat)(nil),       // 44: krypton.fsm.v1.RaiseFormat
+	(*Result)(nil),            // 45: krypton.fsm.v1.Result
+	(*Request)(nil),           // 46: krypton.fsm.v1.Request
+	(*UsedNonce)(nil),         // 47: krypton.fsm.v1.UsedNonce
+	(*Cluster)(nil),           // 48: krypton.fsm.v1.Cluster
+	(*SnapshotHeader)(nil),    // 49: krypton.fsm.v1.SnapshotHeader
+	(*SnapshotItem)(nil),      // 50: krypton.fsm.v1.SnapshotItem
 }
 var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	6,  // 0: krypton.fsm.v1.Command.principal:type_name -> krypton.fsm.v1.Principal
@@ -4803,60 +5010,63 @@ var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	38, // 17: krypton.fsm.v1.Command.remove_member:type_name -> krypton.fsm.v1.RemoveMember
 	39, // 18: krypton.fsm.v1.Command.purge_member:type_name -> krypton.fsm.v1.PurgeMember
 	40, // 19: krypton.fsm.v1.Command.set_hold:type_name -> krypton.fsm.v1.SetHold
-	41, // 20: krypton.fsm.v1.Command.tick:type_name -> krypton.fsm.v1.Tick
-	42, // 21: krypton.fsm.v1.Command.raise_format:type_name -> krypton.fsm.v1.RaiseFormat
+	43, // 20: krypton.fsm.v1.Command.tick:type_name -> krypton.fsm.v1.Tick
+	44, // 21: krypton.fsm.v1.Command.raise_format:type_name -> krypton.fsm.v1.RaiseFormat
 	31, // 22: krypton.fsm.v1.Command.rollback_resource:type_name -> krypton.fsm.v1.RollbackResource
-	0,  // 23: krypton.fsm.v1.PublicKey.algorithm:type_name -> krypton.fsm.v1.KeyAlgorithm
-	7,  // 24: krypton.fsm.v1.Person.key:type_name -> krypton.fsm.v1.PublicKey
-	9,  // 25: krypton.fsm.v1.Genesis.persons:type_name -> krypton.fsm.v1.Person
-	10, // 26: krypton.fsm.v1.Genesis.rules:type_name -> krypton.fsm.v1.IntentRule
-	11, // 27: krypton.fsm.v1.Genesis.settings:type_name -> krypton.fsm.v1.Settings
-	13, // 28: krypton.fsm.v1.Genesis.internal_key:type_name -> krypton.fsm.v1.Version
-	18, // 29: krypton.fsm.v1.Genesis.secrets:type_name -> krypton.fsm.v1.Secret
-	19, // 30: krypton.fsm.v1.Genesis.first_member:type_name -> krypton.fsm.v1.Member
-	1,  // 31: krypton.fsm.v1.Version.state:type_name -> krypton.fsm.v1.VersionState
-	1,  // 32: krypton.fsm.v1.Version.state_before:type_name -> krypton.fsm.v1.VersionState
-	2,  // 33: krypton.fsm.v1.Tenant.state:type_name -> krypton.fsm.v1.ObjectState
-	14, // 34: krypton.fsm.v1.Tenant.binding:type_name -> krypton.fsm.v1.Binding
-	13, // 35: krypton.fsm.v1.Tenant.versions:type_name -> krypton.fsm.v1.Version
-	2,  // 36: krypton.fsm.v1.Service.state:type_name -> krypton.fsm.v1.ObjectState
-	13, // 37: krypton.fsm.v1.Service.versions:type_name -> krypton.fsm.v1.Version
-	14, // 38: krypton.fsm.v1.CreateTenant.binding:type_name -> krypton.fsm.v1.Binding
-	13, // 39: krypton.fsm.v1.CreateTenant.version:type_name -> krypton.fsm.v1.Version
-	22, // 40: krypton.fsm.v1.ChangeObject.object:type_name -> krypton.fsm.v1.ObjectRef
-	3,  // 41: krypton.fsm.v1.ChangeObject.event:type_name -> krypton.fsm.v1.ObjectEvent
-	13, // 42: krypton.fsm.v1.CreateService.version:type_name -> krypton.fsm.v1.Version
-	22, // 43: krypton.fsm.v1.AddVersion.object:type_name -> krypton.fsm.v1.ObjectRef
-	13, // 44: krypton.fsm.v1.AddVersion.version:type_name -> krypton.fsm.v1.Version
-	22, // 45: krypton.fsm.v1.SetPrimary.object:type_name -> krypton.fsm.v1.ObjectRef
-	22, // 46: krypton.fsm.v1.ChangeVersion.object:type_name -> krypton.fsm.v1.ObjectRef
-	4,  // 47: krypton.fsm.v1.ChangeVersion.event:type_name -> krypton.fsm.v1.VersionEvent
-	13, // 48: krypton.fsm.v1.AddInternalKey.version:type_name -> krypton.fsm.v1.Version
-	18, // 49: krypton.fsm.v1.PutSecret.secret:type_name -> krypton.fsm.v1.Secret
-	20, // 50: krypton.fsm.v1.CreateJoinToken.token:type_name -> krypton.fsm.v1.JoinToken
-	19, // 51: krypton.fsm.v1.AddMember.member:type_name -> krypton.fsm.v1.Member
-	19, // 52: krypton.fsm.v1.UpdateMember.member:type_name -> krypton.fsm.v1.Member
-	6,  // 53: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
-	43, // 54: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
-	11, // 55: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
-	9,  // 56: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
-	10, // 57: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
-	21, // 58: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
-	13, // 59: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
-	46, // 60: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
-	15, // 61: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
-	16, // 62: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
-	17, // 63: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
-	18, // 64: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
-	19, // 65: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
-	20, // 66: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
-	44, // 67: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
-	45, // 68: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
-	69, // [69:69] is the sub-list for method output_type
-	69, // [69:69] is the sub-list for method input_type
-	69, // [69:69] is the sub-list for extension type_name
-	69, // [69:69] is the sub-list for extension extendee
-	0,  // [0:69] is the sub-list for field type_name
+	42, // 23: krypton.fsm.v1.Command.revoke_certificate:type_name -> krypton.fsm.v1.RevokeCertificate
+	0,  // 24: krypton.fsm.v1.PublicKey.algorithm:type_name -> krypton.fsm.v1.KeyAlgorithm
+	7,  // 25: krypton.fsm.v1.Person.key:type_name -> krypton.fsm.v1.PublicKey
+	9,  // 26: krypton.fsm.v1.Genesis.persons:type_name -> krypton.fsm.v1.Person
+	10, // 27: krypton.fsm.v1.Genesis.rules:type_name -> krypton.fsm.v1.IntentRule
+	11, // 28: krypton.fsm.v1.Genesis.settings:type_name -> krypton.fsm.v1.Settings
+	13, // 29: krypton.fsm.v1.Genesis.internal_key:type_name -> krypton.fsm.v1.Version
+	18, // 30: krypton.fsm.v1.Genesis.secrets:type_name -> krypton.fsm.v1.Secret
+	19, // 31: krypton.fsm.v1.Genesis.first_member:type_name -> krypton.fsm.v1.Member
+	1,  // 32: krypton.fsm.v1.Version.state:type_name -> krypton.fsm.v1.VersionState
+	1,  // 33: krypton.fsm.v1.Version.state_before:type_name -> krypton.fsm.v1.VersionState
+	2,  // 34: krypton.fsm.v1.Tenant.state:type_name -> krypton.fsm.v1.ObjectState
+	14, // 35: krypton.fsm.v1.Tenant.binding:type_name -> krypton.fsm.v1.Binding
+	13, // 36: krypton.fsm.v1.Tenant.versions:type_name -> krypton.fsm.v1.Version
+	2,  // 37: krypton.fsm.v1.Service.state:type_name -> krypton.fsm.v1.ObjectState
+	13, // 38: krypton.fsm.v1.Service.versions:type_name -> krypton.fsm.v1.Version
+	14, // 39: krypton.fsm.v1.CreateTenant.binding:type_name -> krypton.fsm.v1.Binding
+	13, // 40: krypton.fsm.v1.CreateTenant.version:type_name -> krypton.fsm.v1.Version
+	22, // 41: krypton.fsm.v1.ChangeObject.object:type_name -> krypton.fsm.v1.ObjectRef
+	3,  // 42: krypton.fsm.v1.ChangeObject.event:type_name -> krypton.fsm.v1.ObjectEvent
+	13, // 43: krypton.fsm.v1.CreateService.version:type_name -> krypton.fsm.v1.Version
+	22, // 44: krypton.fsm.v1.AddVersion.object:type_name -> krypton.fsm.v1.ObjectRef
+	13, // 45: krypton.fsm.v1.AddVersion.version:type_name -> krypton.fsm.v1.Version
+	22, // 46: krypton.fsm.v1.SetPrimary.object:type_name -> krypton.fsm.v1.ObjectRef
+	22, // 47: krypton.fsm.v1.ChangeVersion.object:type_name -> krypton.fsm.v1.ObjectRef
+	4,  // 48: krypton.fsm.v1.ChangeVersion.event:type_name -> krypton.fsm.v1.VersionEvent
+	13, // 49: krypton.fsm.v1.AddInternalKey.version:type_name -> krypton.fsm.v1.Version
+	18, // 50: krypton.fsm.v1.PutSecret.secret:type_name -> krypton.fsm.v1.Secret
+	20, // 51: krypton.fsm.v1.CreateJoinToken.token:type_name -> krypton.fsm.v1.JoinToken
+	19, // 52: krypton.fsm.v1.AddMember.member:type_name -> krypton.fsm.v1.Member
+	19, // 53: krypton.fsm.v1.UpdateMember.member:type_name -> krypton.fsm.v1.Member
+	41, // 54: krypton.fsm.v1.RevokeCertificate.revocation:type_name -> krypton.fsm.v1.Revocation
+	6,  // 55: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
+	45, // 56: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
+	11, // 57: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
+	9,  // 58: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
+	10, // 59: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
+	21, // 60: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
+	13, // 61: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
+	48, // 62: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
+	15, // 63: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
+	16, // 64: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
+	17, // 65: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
+	18, // 66: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
+	19, // 67: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
+	20, // 68: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
+	46, // 69: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
+	47, // 70: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
+	41, // 71: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
+	72, // [72:72] is the sub-list for method output_type
+	72, // [72:72] is the sub-list for method input_type
+	72, // [72:72] is the sub-list for extension type_name
+	72, // [72:72] is the sub-list for extension extendee
+	0,  // [0:72] is the sub-list for field type_name
 }
 
 func init() { file_fsm_fsmpb_fsm_proto_init() }
@@ -4886,8 +5096,9 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Command_Tick)(nil),
 		(*Command_RaiseFormat)(nil),
 		(*Command_RollbackResource)(nil),
+		(*Command_RevokeCertificate)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[43].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[45].OneofWrappers = []any{
 		(*SnapshotItem_Cluster)(nil),
 		(*SnapshotItem_Tenant)(nil),
 		(*SnapshotItem_Service)(nil),
@@ -4897,6 +5108,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*SnapshotItem_JoinToken)(nil),
 		(*SnapshotItem_Request)(nil),
 		(*SnapshotItem_UsedNonce)(nil),
+		(*SnapshotItem_Revocation)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4904,7 +5116,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fsm_fsmpb_fsm_proto_rawDesc), len(file_fsm_fsmpb_fsm_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   44,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -129,8 +129,10 @@ type WhoAmIResponse struct {
 	// tenants/{t} of a workload.
 	Tenant                string                 `protobuf:"bytes,4,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	CertificateExpireTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=certificate_expire_time,json=certificateExpireTime,proto3" json:"certificate_expire_time,omitempty"`
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	// Serial number of the certificate, hex; what RevokeCertificate takes.
+	CertificateSerial string `protobuf:"bytes,6,opt,name=certificate_serial,json=certificateSerial,proto3" json:"certificate_serial,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *WhoAmIResponse) Reset() {
@@ -196,6 +198,13 @@ func (x *WhoAmIResponse) GetCertificateExpireTime() *timestamppb.Timestamp {
 		return x.CertificateExpireTime
 	}
 	return nil
+}
+
+func (x *WhoAmIResponse) GetCertificateSerial() string {
+	if x != nil {
+		return x.CertificateSerial
+	}
+	return ""
 }
 
 type IssueCertificateRequest struct {
@@ -291,8 +300,10 @@ type IssueCertificateResponse struct {
 	// X.509, PEM.
 	Certificate []byte `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
 	// What the caller verifies nodes with, PEM.
-	Ca            []byte                 `protobuf:"bytes,2,opt,name=ca,proto3" json:"ca,omitempty"`
-	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	Ca         []byte                 `protobuf:"bytes,2,opt,name=ca,proto3" json:"ca,omitempty"`
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// Serial number of the certificate, hex; what RevokeCertificate takes.
+	Serial        string `protobuf:"bytes,4,opt,name=serial,proto3" json:"serial,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -348,19 +359,312 @@ func (x *IssueCertificateResponse) GetExpireTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *IssueCertificateResponse) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+// Revocation is a certificate that is not accepted any more.
+type Revocation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// certificates/{serial}
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Serial number under the cluster's caller CA, hex without leading zeros.
+	Serial string `protobuf:"bytes,2,opt,name=serial,proto3" json:"serial,omitempty"`
+	// URI name in the certificate; empty when only its serial number was given.
+	Identity string `protobuf:"bytes,3,opt,name=identity,proto3" json:"identity,omitempty"`
+	Reason   string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Role and name of who revoked it.
+	RevokedBy  string                 `protobuf:"bytes,5,opt,name=revoked_by,json=revokedBy,proto3" json:"revoked_by,omitempty"`
+	RevokeTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=revoke_time,json=revokeTime,proto3" json:"revoke_time,omitempty"`
+	// When the certificate expires, or would at the latest; then the revocation is
+	// forgotten.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Revocation) Reset() {
+	*x = Revocation{}
+	mi := &file_krypton_v1_access_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Revocation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Revocation) ProtoMessage() {}
+
+func (x *Revocation) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
+func (*Revocation) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Revocation) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Revocation) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+func (x *Revocation) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
+func (x *Revocation) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Revocation) GetRevokedBy() string {
+	if x != nil {
+		return x.RevokedBy
+	}
+	return ""
+}
+
+func (x *Revocation) GetRevokeTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RevokeTime
+	}
+	return nil
+}
+
+func (x *Revocation) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+type RevokeCertificateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The certificate, PEM or DER. Give this or serial.
+	Certificate []byte `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// Serial number under the cluster's caller CA, hex. Only governors may give it
+	// in place of the certificate.
+	Serial string `protobuf:"bytes,2,opt,name=serial,proto3" json:"serial,omitempty"`
+	// For people and the record; at most 256 bytes, and no secret.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ValidateOnly  bool   `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeCertificateRequest) Reset() {
+	*x = RevokeCertificateRequest{}
+	mi := &file_krypton_v1_access_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeCertificateRequest) ProtoMessage() {}
+
+func (x *RevokeCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeCertificateRequest.ProtoReflect.Descriptor instead.
+func (*RevokeCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RevokeCertificateRequest) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *RevokeCertificateRequest) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+func (x *RevokeCertificateRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RevokeCertificateRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RevokeCertificateRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+type ListRevocationsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0 means 100; at most 1,000.
+	PageSize      uint32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRevocationsRequest) Reset() {
+	*x = ListRevocationsRequest{}
+	mi := &file_krypton_v1_access_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRevocationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRevocationsRequest) ProtoMessage() {}
+
+func (x *ListRevocationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRevocationsRequest.ProtoReflect.Descriptor instead.
+func (*ListRevocationsRequest) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ListRevocationsRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListRevocationsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListRevocationsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of the serial numbers.
+	Revocations   []*Revocation `protobuf:"bytes,1,rep,name=revocations,proto3" json:"revocations,omitempty"`
+	NextPageToken string        `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRevocationsResponse) Reset() {
+	*x = ListRevocationsResponse{}
+	mi := &file_krypton_v1_access_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRevocationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRevocationsResponse) ProtoMessage() {}
+
+func (x *ListRevocationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRevocationsResponse.ProtoReflect.Descriptor instead.
+func (*ListRevocationsResponse) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ListRevocationsResponse) GetRevocations() []*Revocation {
+	if x != nil {
+		return x.Revocations
+	}
+	return nil
+}
+
+func (x *ListRevocationsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 var File_krypton_v1_access_proto protoreflect.FileDescriptor
 
 const file_krypton_v1_access_proto_rawDesc = "" +
 	"\n" +
 	"\x17krypton/v1/access.proto\x12\n" +
 	"krypton.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
-	"\rWhoAmIRequest\"\xce\x01\n" +
+	"\rWhoAmIRequest\"\xfd\x01\n" +
 	"\x0eWhoAmIResponse\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12$\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x10.krypton.v1.RoleR\x04role\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x16\n" +
 	"\x06tenant\x18\x04 \x01(\tR\x06tenant\x12R\n" +
-	"\x17certificate_expire_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x15certificateExpireTime\"\xca\x01\n" +
+	"\x17certificate_expire_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x15certificateExpireTime\x12-\n" +
+	"\x12certificate_serial\x18\x06 \x01(\tR\x11certificateSerial\"\xca\x01\n" +
 	"\x17IssueCertificateRequest\x12$\n" +
 	"\x04role\x18\x01 \x01(\x0e2\x10.krypton.v1.RoleR\x04role\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -370,22 +674,51 @@ const file_krypton_v1_access_proto_rawDesc = "" +
 	"\vttl_seconds\x18\x05 \x01(\rR\n" +
 	"ttlSeconds\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x06 \x01(\tR\trequestId\"\x89\x01\n" +
+	"request_id\x18\x06 \x01(\tR\trequestId\"\xa1\x01\n" +
 	"\x18IssueCertificateResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x0e\n" +
 	"\x02ca\x18\x02 \x01(\fR\x02ca\x12;\n" +
 	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime*{\n" +
+	"expireTime\x12\x16\n" +
+	"\x06serial\x18\x04 \x01(\tR\x06serial\"\x85\x02\n" +
+	"\n" +
+	"Revocation\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06serial\x18\x02 \x01(\tR\x06serial\x12\x1a\n" +
+	"\bidentity\x18\x03 \x01(\tR\bidentity\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"revoked_by\x18\x05 \x01(\tR\trevokedBy\x12;\n" +
+	"\vrevoke_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"revokeTime\x12;\n" +
+	"\vexpire_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\"\xb0\x01\n" +
+	"\x18RevokeCertificateRequest\x12 \n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x16\n" +
+	"\x06serial\x18\x02 \x01(\tR\x06serial\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"T\n" +
+	"\x16ListRevocationsRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"{\n" +
+	"\x17ListRevocationsResponse\x128\n" +
+	"\vrevocations\x18\x01 \x03(\v2\x16.krypton.v1.RevocationR\vrevocations\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*{\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rROLE_GOVERNOR\x10\x01\x12\x12\n" +
 	"\x0eROLE_CUSTODIAN\x10\x02\x12\x11\n" +
 	"\rROLE_OPERATOR\x10\x03\x12\x10\n" +
 	"\fROLE_AUDITOR\x10\x04\x12\x11\n" +
-	"\rROLE_WORKLOAD\x10\x052\xa8\x01\n" +
+	"\rROLE_WORKLOAD\x10\x052\xd7\x02\n" +
 	"\x06Access\x12?\n" +
 	"\x06WhoAmI\x12\x19.krypton.v1.WhoAmIRequest\x1a\x1a.krypton.v1.WhoAmIResponse\x12]\n" +
-	"\x10IssueCertificate\x12#.krypton.v1.IssueCertificateRequest\x1a$.krypton.v1.IssueCertificateResponseB=Z;github.com/openkcm/krypton-cluster/api/krypton/v1;kryptonv1b\x06proto3"
+	"\x10IssueCertificate\x12#.krypton.v1.IssueCertificateRequest\x1a$.krypton.v1.IssueCertificateResponse\x12Q\n" +
+	"\x11RevokeCertificate\x12$.krypton.v1.RevokeCertificateRequest\x1a\x16.krypton.v1.Revocation\x12Z\n" +
+	"\x0fListRevocations\x12\".krypton.v1.ListRevocationsRequest\x1a#.krypton.v1.ListRevocationsResponseB=Z;github.com/openkcm/krypton-cluster/api/krypton/v1;kryptonv1b\x06proto3"
 
 var (
 	file_krypton_v1_access_proto_rawDescOnce sync.Once
@@ -400,29 +733,40 @@ func file_krypton_v1_access_proto_rawDescGZIP() []byte {
 }
 
 var file_krypton_v1_access_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_krypton_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_krypton_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_krypton_v1_access_proto_goTypes = []any{
 	(Role)(0),                        // 0: krypton.v1.Role
 	(*WhoAmIRequest)(nil),            // 1: krypton.v1.WhoAmIRequest
 	(*WhoAmIResponse)(nil),           // 2: krypton.v1.WhoAmIResponse
 	(*IssueCertificateRequest)(nil),  // 3: krypton.v1.IssueCertificateRequest
 	(*IssueCertificateResponse)(nil), // 4: krypton.v1.IssueCertificateResponse
-	(*timestamppb.Timestamp)(nil),    // 5: google.protobuf.Timestamp
+	(*Revocation)(nil),               // 5: krypton.v1.Revocation
+	(*RevokeCertificateRequest)(nil), // 6: krypton.v1.RevokeCertificateRequest
+	(*ListRevocationsRequest)(nil),   // 7: krypton.v1.ListRevocationsRequest
+	(*ListRevocationsResponse)(nil),  // 8: krypton.v1.ListRevocationsResponse
+	(*timestamppb.Timestamp)(nil),    // 9: google.protobuf.Timestamp
 }
 var file_krypton_v1_access_proto_depIdxs = []int32{
-	0, // 0: krypton.v1.WhoAmIResponse.role:type_name -> krypton.v1.Role
-	5, // 1: krypton.v1.WhoAmIResponse.certificate_expire_time:type_name -> google.protobuf.Timestamp
-	0, // 2: krypton.v1.IssueCertificateRequest.role:type_name -> krypton.v1.Role
-	5, // 3: krypton.v1.IssueCertificateResponse.expire_time:type_name -> google.protobuf.Timestamp
-	1, // 4: krypton.v1.Access.WhoAmI:input_type -> krypton.v1.WhoAmIRequest
-	3, // 5: krypton.v1.Access.IssueCertificate:input_type -> krypton.v1.IssueCertificateRequest
-	2, // 6: krypton.v1.Access.WhoAmI:output_type -> krypton.v1.WhoAmIResponse
-	4, // 7: krypton.v1.Access.IssueCertificate:output_type -> krypton.v1.IssueCertificateResponse
-	6, // [6:8] is the sub-list for method output_type
-	4, // [4:6] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	0,  // 0: krypton.v1.WhoAmIResponse.role:type_name -> krypton.v1.Role
+	9,  // 1: krypton.v1.WhoAmIResponse.certificate_expire_time:type_name -> google.protobuf.Timestamp
+	0,  // 2: krypton.v1.IssueCertificateRequest.role:type_name -> krypton.v1.Role
+	9,  // 3: krypton.v1.IssueCertificateResponse.expire_time:type_name -> google.protobuf.Timestamp
+	9,  // 4: krypton.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
+	9,  // 5: krypton.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	5,  // 6: krypton.v1.ListRevocationsResponse.revocations:type_name -> krypton.v1.Revocation
+	1,  // 7: krypton.v1.Access.WhoAmI:input_type -> krypton.v1.WhoAmIRequest
+	3,  // 8: krypton.v1.Access.IssueCertificate:input_type -> krypton.v1.IssueCertificateRequest
+	6,  // 9: krypton.v1.Access.RevokeCertificate:input_type -> krypton.v1.RevokeCertificateRequest
+	7,  // 10: krypton.v1.Access.ListRevocations:input_type -> krypton.v1.ListRevocationsRequest
+	2,  // 11: krypton.v1.Access.WhoAmI:output_type -> krypton.v1.WhoAmIResponse
+	4,  // 12: krypton.v1.Access.IssueCertificate:output_type -> krypton.v1.IssueCertificateResponse
+	5,  // 13: krypton.v1.Access.RevokeCertificate:output_type -> krypton.v1.Revocation
+	8,  // 14: krypton.v1.Access.ListRevocations:output_type -> krypton.v1.ListRevocationsResponse
+	11, // [11:15] is the sub-list for method output_type
+	7,  // [7:11] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_krypton_v1_access_proto_init() }
@@ -436,7 +780,7 @@ func file_krypton_v1_access_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_krypton_v1_access_proto_rawDesc), len(file_krypton_v1_access_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   4,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,8 +19,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Access_WhoAmI_FullMethodName           = "/krypton.v1.Access/WhoAmI"
-	Access_IssueCertificate_FullMethodName = "/krypton.v1.Access/IssueCertificate"
+	Access_WhoAmI_FullMethodName            = "/krypton.v1.Access/WhoAmI"
+	Access_IssueCertificate_FullMethodName  = "/krypton.v1.Access/IssueCertificate"
+	Access_RevokeCertificate_FullMethodName = "/krypton.v1.Access/RevokeCertificate"
+	Access_ListRevocations_FullMethodName   = "/krypton.v1.Access/ListRevocations"
 )
 
 // AccessClient is the client API for Access service.
@@ -33,6 +35,13 @@ type AccessClient interface {
 	WhoAmI(ctx context.Context, in *WhoAmIRequest, opts ...grpc.CallOption) (*WhoAmIResponse, error)
 	// IssueCertificate signs a caller's public key with the cluster's caller CA.
 	IssueCertificate(ctx context.Context, in *IssueCertificateRequest, opts ...grpc.CallOption) (*IssueCertificateResponse, error)
+	// RevokeCertificate ends what a caller's certificate may do, for good, on every
+	// node as soon as that node has applied it. A governor may revoke every
+	// certificate but the own one; an operator those of operators, auditors and
+	// workloads, the own one too, and has to show the certificate.
+	RevokeCertificate(ctx context.Context, in *RevokeCertificateRequest, opts ...grpc.CallOption) (*Revocation, error)
+	// ListRevocations shows the revoked certificates that have not expired.
+	ListRevocations(ctx context.Context, in *ListRevocationsRequest, opts ...grpc.CallOption) (*ListRevocationsResponse, error)
 }
 
 type accessClient struct {
@@ -63,6 +72,26 @@ func (c *accessClient) IssueCertificate(ctx context.Context, in *IssueCertificat
 	return out, nil
 }
 
+func (c *accessClient) RevokeCertificate(ctx context.Context, in *RevokeCertificateRequest, opts ...grpc.CallOption) (*Revocation, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Revocation)
+	err := c.cc.Invoke(ctx, Access_RevokeCertificate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accessClient) ListRevocations(ctx context.Context, in *ListRevocationsRequest, opts ...grpc.CallOption) (*ListRevocationsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListRevocationsResponse)
+	err := c.cc.Invoke(ctx, Access_ListRevocations_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AccessServer is the server API for Access service.
 // All implementations must embed UnimplementedAccessServer
 // for forward compatibility.
@@ -73,6 +102,13 @@ type AccessServer interface {
 	WhoAmI(context.Context, *WhoAmIRequest) (*WhoAmIResponse, error)
 	// IssueCertificate signs a caller's public key with the cluster's caller CA.
 	IssueCertificate(context.Context, *IssueCertificateRequest) (*IssueCertificateResponse, error)
+	// RevokeCertificate ends what a caller's certificate may do, for good, on every
+	// node as soon as that node has applied it. A governor may revoke every
+	// certificate but the own one; an operator those of operators, auditors and
+	// workloads, the own one too, and has to show the certificate.
+	RevokeCertificate(context.Context, *RevokeCertificateRequest) (*Revocation, error)
+	// ListRevocations shows the revoked certificates that have not expired.
+	ListRevocations(context.Context, *ListRevocationsRequest) (*ListRevocationsResponse, error)
 	mustEmbedUnimplementedAccessServer()
 }
 
@@ -88,6 +124,12 @@ func (UnimplementedAccessServer) WhoAmI(context.Context, *WhoAmIRequest) (*WhoAm
 }
 func (UnimplementedAccessServer) IssueCertificate(context.Context, *IssueCertificateRequest) (*IssueCertificateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method IssueCertificate not implemented")
+}
+func (UnimplementedAccessServer) RevokeCertificate(context.Context, *RevokeCertificateRequest) (*Revocation, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevokeCertificate not implemented")
+}
+func (UnimplementedAccessServer) ListRevocations(context.Context, *ListRevocationsRequest) (*ListRevocationsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListRevocations not implemented")
 }
 func (UnimplementedAccessServer) mustEmbedUnimplementedAccessServer() {}
 func (UnimplementedAccessServer) testEmbeddedByValue()                {}
@@ -146,6 +188,42 @@ func _Access_IssueCertificate_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Access_RevokeCertificate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeCertificateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServer).RevokeCertificate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Access_RevokeCertificate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServer).RevokeCertificate(ctx, req.(*RevokeCertificateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Access_ListRevocations_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRevocationsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServer).ListRevocations(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Access_ListRevocations_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServer).ListRevocations(ctx, req.(*ListRevocationsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Access_ServiceDesc is the grpc.ServiceDesc for Access service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -160,6 +238,14 @@ var Access_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "IssueCertificate",
 			Handler:    _Access_IssueCertificate_Handler,
+		},
+		{
+			MethodName: "RevokeCertificate",
+			Handler:    _Access_RevokeCertificate_Handler,
+		},
+		{
+			MethodName: "ListRevocations",
+			Handler:    _Access_ListRevocations_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

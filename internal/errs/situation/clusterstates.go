@@ -1,5 +1,252 @@
 package situation
 
+import "github.com/openkcm/krypton-cluster/internal/errs"
+
 func clusterStates() Group {
-	return Group{Name: "cluster", Title: "State of the cluster", Rows: []Situation{}}
+	return Group{Name: "cluster", Title: "State of the cluster", Rows: []Situation{
+		{
+			ID: "cluster/sealed", When: "a node without the MasterKey in memory is asked for data, a certificate, or a change that needs a key",
+			Code: errs.Sealed,
+			Says: "this node is sealed",
+			Next: "use another node, or unseal this one: krypton unseal",
+		},
+		{
+			ID: "cluster/sealed-by-a-person", When: "a node of a cluster that unseals by itself was sealed by a person",
+			Code: errs.Sealed,
+			Says: "this node was sealed by a person",
+			Next: "use another node; this one unseals when its process starts again",
+		},
+		{
+			ID: "cluster/status-sealed", When: "a node that krypton status asks is sealed",
+			Code: errs.Sealed,
+			Says: "node {node} is sealed",
+			Next: "use krypton unseal",
+		},
+		{
+			ID: "cluster/held", When: "the whole cluster was sealed by a person",
+			Code: errs.Held,
+			Says: "the cluster was sealed by a person and is held",
+			Next: "a custodian releases it: krypton operator release-hold",
+		},
+		{
+			ID: "cluster/more-shares", When: "a share was taken, and further ones are needed",
+			Code: errs.ApprovalPending,
+			Says: "the shares were taken, and more are needed: {nodes}",
+			Next: "the other holders run krypton unseal too, within 15 minutes of the first share",
+		},
+		{
+			ID: "cluster/unsealed-already", When: "a share is given to a node that is unsealed",
+			Code: errs.NotSealed,
+			Says: "this node is unsealed already",
+			Next: "nothing is left to do",
+		},
+		{
+			ID: "cluster/share-twice", When: "a share is given a second time",
+			Code: errs.ShareRefused,
+			Says: "share {number} was given already",
+			Next: "give the share of another holder",
+		},
+		{
+			ID: "cluster/share-forged", When: "a share says that it is one that was given out, and is not",
+			Code: errs.ShareRefused,
+			Says: "the share says that it is number {number} and is not the one that was given out as such",
+			Next: "check with the others who held the ceremony; if nobody made a mistake, somebody made this share",
+		},
+		{
+			ID: "cluster/share-of-another-ceremony", When: "a share is of another ceremony of the cluster",
+			Code: errs.ShareRefused,
+			Says: "the share is of ceremony {id}; this node needs one of {id}",
+			Next: "use the share from the last ceremony",
+		},
+		{
+			ID: "cluster/share-foreign", When: "a share is of another cluster; it never leaves the holder's machine",
+			Code: errs.ShareRefused,
+			Says: "share {number}, node {node}: the share is of another cluster than the node",
+			Next: "check which cluster you are talking to; the share was not sent",
+		},
+		{
+			ID: "cluster/share-for-another-node", When: "a share reaches another node than it was encrypted for",
+			Code: errs.ShareRefused,
+			Says: "the share is for another node than the one that answers",
+			Next: "every node unseals by itself: give --addr of exactly one node",
+		},
+		{
+			ID: "cluster/share-for-another-start", When: "the node was restarted between the question and the share",
+			Code: errs.ShareRefused,
+			Says: "the share was not encrypted to this start of this node",
+			Next: "read the node's seal status and give the share again",
+		},
+		{
+			ID: "cluster/share-missing", When: "a contribution is empty",
+			Code: errs.InvalidArgument,
+			Says: "the request has neither a share nor reset",
+			Next: "krypton unseal sends a share",
+		},
+		{
+			ID: "cluster/no-contact", When: "a node has not heard from the leader for longer than it may serve",
+			Code: errs.NotServing,
+			Says: "this node has not heard from the leader for more than {time}",
+			Next: "retry on another node; `krypton status` shows which ones serve",
+		},
+		{
+			ID: "cluster/no-leader", When: "there is no quorum, or an election takes longer than a change waits",
+			Code: errs.NoLeader,
+			Says: "no leader can be reached",
+			Next: "retry; see krypton operator members",
+		},
+		{
+			ID: "cluster/transfer-by-a-follower", When: "a node that does not lead is to hand the leadership over",
+			Code: errs.NoLeader,
+			Says: "this node does not lead",
+			Next: "ask the leader: {address}",
+		},
+		{
+			ID: "cluster/transfer-without-a-leader", When: "the leadership is to be handed over while there is none",
+			Code: errs.NoLeader,
+			Says: "this node does not lead and knows no leader",
+			Next: "retry; see krypton operator members",
+		},
+		{
+			ID: "cluster/removed", When: "a node that was removed is asked",
+			Code: errs.NotServing,
+			Says: "this node is not a member of the cluster",
+			Next: "use another node",
+		},
+		{
+			ID: "cluster/removed-already", When: "a removed node is to be changed or removed",
+			Code: errs.FailedState,
+			Says: "the member was removed",
+			Next: "nothing is left to do; to use the machine again, join it with an empty data directory",
+		},
+		{
+			ID: "cluster/unknown-node", When: "a node does not exist, or does not any more",
+			Code: errs.NotFound,
+			Says: "no such object",
+			Next: "check the name; objects of other tenants are not shown",
+		},
+		{
+			ID: "cluster/node-name-malformed", When: "the name of a node is not one",
+			Code: errs.InvalidArgument,
+			Says: "the name of a node is nodes/ and 32 hex digits",
+			Next: "krypton operator members lists them",
+		},
+		{
+			ID: "cluster/last-voter", When: "the last voter is to be removed or demoted",
+			Code: errs.FailedState,
+			Says: "the node is the last voter",
+			Next: "make another node a voter first",
+		},
+		{
+			ID: "cluster/unknown-operation", When: "an operation is not known, or not yet on this node",
+			Code: errs.NotFound,
+			Says: "no such object",
+			Next: "check the name; objects of other tenants are not shown",
+		},
+		{
+			ID: "cluster/operation-name-malformed", When: "the name of an operation is not one",
+			Code: errs.InvalidArgument,
+			Says: "the name of an operation is operations/ and the request id of the change",
+			Next: "such as operations/{request id}",
+		},
+		{
+			ID: "cluster/token-lives-too-long", When: "a join token is to live longer than a day",
+			Code: errs.InvalidArgument,
+			Says: "the join token would live too long",
+			Next: "ttl_seconds is at most {number}; 0 means {number}",
+		},
+		{
+			ID: "cluster/join-token-malformed", When: "a join token is incomplete or mistyped",
+			Code: errs.InvalidArgument,
+			Says: "not a join token: it is incomplete, mistyped or of another release",
+			Next: "copy the whole line that krypton operator join-token prints",
+		},
+		{
+			ID: "cluster/join-token-refused", When: "a join token is unknown, used, expired, or for another region",
+			Code: errs.Denied,
+			Says: "the join token does not admit this node",
+			Next: "a token is good for one node, until it expires; make a new one",
+		},
+		{
+			ID: "cluster/join-of-a-member", When: "a node that belongs to a cluster joins one",
+			Code: errs.FailedState,
+			Says: "this node belongs to a cluster already",
+			Next: "if its join was given again because the answer was lost, it is done: look with krypton status; for another cluster use an empty data directory",
+		},
+		{
+			ID: "cluster/join-nobody-answers", When: "no member that the token names answers",
+			Code: errs.Unavailable,
+			Says: "no member that the join token names can be reached",
+			Next: "check the addresses and the network, then join again with the same token",
+		},
+		{
+			ID: "cluster/init-twice", When: "a node that was initialised or joined is initialised",
+			Code: errs.FailedState,
+			Says: "this node belongs to a cluster already",
+			Next: "if nobody got its shares and certificates, nothing is lost: stop the node, empty its data directory, start it, and run krypton init again",
+		},
+		{
+			ID: "cluster/keystore-unknown", When: "a binding names a keystore that no node is configured with",
+			Code: errs.KeystoreMisconfigured,
+			Says: "no keystore of the binding's name is configured on this node",
+			Next: "name one of the keystores in the nodes' configuration",
+		},
+		{
+			ID: "cluster/l1-misconfigured", When: "the customer's keystore has no such key, or its files cannot be used",
+			Code: errs.KeystoreMisconfigured,
+			Says: "the keystore does not have this key, or is not configured for it",
+			Next: "compare the binding of the tenant with the keystore: its name in the nodes' configuration, the name of the key, files and permissions; the node's audit trail has the cause",
+		},
+		{
+			ID: "cluster/l1-denied", When: "the customer took the key away",
+			Code: errs.L1Denied,
+			Says: "the keystore refuses the use of the key",
+			Next: "ask the owner of the key whether it was disabled, scheduled for deletion or its access withdrawn",
+		},
+		{
+			ID: "cluster/l1-unavailable", When: "the customer's keystore does not answer",
+			Code: errs.L1Unavailable,
+			Says: "the keystore does not answer",
+			Next: "retry later; if it lasts, look at the keystore; the node's audit trail has the cause",
+		},
+		{
+			ID: "cluster/l1-not-its-key", When: "the customer's key was replaced by another one of its name",
+			Code: errs.StateCorrupt,
+			Says: "a wrapped key does not open in its keystore",
+			Next: "check that the key and its versions are those it was wrapped with; the audit record names them",
+		},
+		{
+			ID: "cluster/audit-fails", When: "the audit trail of a node cannot be written",
+			Code: errs.AuditUnavailable,
+			Says: "the audit log cannot be written: {what}",
+			Next: "look at the disk under {directory}, then restart the node",
+		},
+		{
+			ID: "cluster/audit-disk-full", When: "the disk of the audit trail is full",
+			Code: errs.AuditUnavailable,
+			Says: "the disk of the audit log is full",
+			Next: "free space under {directory} and restart the node",
+		},
+		{
+			ID: "cluster/audit-disk-hangs", When: "the disk of the audit trail does not answer",
+			Code: errs.AuditUnavailable,
+			Says: "the disk of the audit log hangs: no answer to {what} in {time}",
+			Next: "look at the disk under {directory}, then restart the node",
+		},
+		{
+			ID: "cluster/audit-behind", When: "more calls wait for the disk of the audit trail than may",
+			Code: errs.AuditUnavailable,
+			Says: "too many calls wait for the disk of the audit log",
+			Next: "use another node; if it stays so, look at the disk under {directory}",
+		},
+		{
+			ID: "cluster/change-in-doubt", When: "the leader was lost, or the connection broke, after a change was sent",
+			Code: errs.Indeterminate,
+			Says: "it is not known whether the change was made: {cause}",
+			Next: "try again with request id {id}, or look at operation {id}",
+		},
+		{
+			ID: "cluster/one-node-sealed", When: "some of a client's nodes are sealed or stopped, and others serve",
+			Outcome: "Nothing to see: the Go client asks another node, at once. krypton status names those that need somebody.",
+		},
+	}}
 }

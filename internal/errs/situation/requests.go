@@ -285,7 +285,7 @@ func fields() []Situation {
 			ID: "request/binding-key-unknown", When: "the keystore has no key of that name",
 			Code: errs.KeystoreMisconfigured,
 			Says: "the keystore does not have this key, or is not configured for it",
-			Next: "run: krypton keystore check",
+			Next: "compare the binding of the tenant with the keystore: its name in the nodes' configuration, the name of the key, files and permissions; the node's audit trail has the cause",
 		},
 		{
 			ID: "request/role", When: "a certificate is asked for without a role, or for an unknown one",

@@ -44,6 +44,7 @@ func whoamiCommand() *Command {
 				s.add("tenant", r.GetTenant())
 				s.add("issuer", r.GetIssuer())
 				s.add("certificate expires", when(r.GetCertificateExpireTime()))
+				s.add("certificate serial", r.GetCertificateSerial())
 				return s.text()
 			})
 		},

@@ -141,7 +141,7 @@ func operatorCommands() *Command {
 				return in.show(st, func() string { return sealSheet(st) })
 			},
 		},
-		group("cert", "make keys and certificates of callers", newKeyCommand(), issueCommand()),
+		group("cert", "make, issue and revoke certificates of callers", newKeyCommand(), issueCommand(), revokeCommand(), revocationsCommand()),
 	)
 }
 
@@ -292,10 +292,12 @@ func issue(ctx context.Context, in *Invocation) (err error) {
 	s.add("certificate", files["certFile"])
 	s.add("key", files["keyFile"])
 	s.add("CA of the nodes", files["caFile"])
+	s.add("serial", files["serial"])
 	return in.write([]byte(s.text()))
 }
 
-// saveIssued has the certificate issued and writes it and the CA.
+// saveIssued has the certificate issued, writes it and the CA, and adds its
+// serial number to files.
 func (in *Invocation) saveIssued(ctx context.Context, req *kryptonv1.IssueCertificateRequest, files map[string]string) error {
 	c, err := in.client(ctx)
 	if err != nil {
@@ -308,6 +310,7 @@ func (in *Invocation) saveIssued(ctx context.Context, req *kryptonv1.IssueCertif
 	if err := checkIssued(resp.GetCertificate(), req.GetPublicKey()); err != nil {
 		return err
 	}
+	files["serial"] = resp.GetSerial()
 	if err := save(files["certFile"], resp.GetCertificate(), 0o644); err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
@@ -156,11 +157,13 @@ func (in *Invocation) clusterStatus(ctx context.Context) error {
 
 func unsealCommand() *Command {
 	return &Command{
-		Name: "unseal", Usage: "give shares of the MasterKey to nodes", Reach: Acts,
+		Name: "unseal", Usage: "give shares of the MasterKey to nodes", Reach: Acts, Exits: []int{errs.ExitSealed, errs.ExitPending},
 		About: "Every node unseals by itself: the share goes to each sealed node of --addr. It is asked for without being shown, or\n" +
 			"read from stdin or --share-file, one share a line; it is never an argument.\n\n" +
 			"Before it leaves this machine the node has to prove with its certificate that the key it offers for shares is its\n" +
-			"own, and the share has to be of the node's cluster. On its way only that start of that node can open it.",
+			"own, and the share has to be of the node's cluster. On its way only that start of that node can open it.\n\n" +
+			"The exit status is 9 when the shares were taken and a node waits for those of other holders; the result says how many\n" +
+			"it has and needs.",
 		Examples: []string{"krypton unseal --addr n1:8400,n2:8400,n3:8400", "krypton unseal --addr n1:8400 < share.txt"},
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "share-file", Usage: "`FILE` with shares, - for stdin"},
@@ -218,7 +221,26 @@ func unseal(ctx context.Context, in *Invocation) error {
 		}
 		out = in.write([]byte(g.text()))
 	}
+	if failed == nil {
+		failed = waiting(after)
+	}
 	return errors.Join(out, failed)
+}
+
+// waiting says which nodes took the shares and wait for those of other holders,
+// or is nil.
+func waiting(all []*kryptonv1.SealStatus) error {
+	var nodes []string
+	for _, st := range all {
+		if st.GetState() == kryptonv1.SealState_SEAL_STATE_SEALED {
+			nodes = append(nodes, nodeLabel(st)+" has "+shareProgress(st))
+		}
+	}
+	if len(nodes) == 0 {
+		return nil
+	}
+	return errs.New(errs.ApprovalPending, "the shares were taken, and more are needed: "+strings.Join(nodes, ", "),
+		errs.Hint("the other holders run krypton unseal too, within 15 minutes of the first share"))
 }
 
 // unsealNode gives the shares to one node and returns its last status.
@@ -238,7 +260,8 @@ func (in *Invocation) unsealNode(ctx context.Context, nd *client.Node, roots *x5
 		if f := st.GetLastFailure(); f != "" {
 			why += ", which failed: " + f
 		}
-		return st, errs.Newf(errs.FailedState, "node %s takes no shares: %s", nodeLabel(st), why)
+		return st, errs.Newf(errs.FailedState, "node %s takes no shares: %s", nodeLabel(st), why).
+			With(errs.Hint("wait, or look at the keystore of the seal; krypton status shows how it goes"))
 	}
 	offer, member, err := verifyOffer(st, roots)
 	if err != nil {

@@ -1,0 +1,122 @@
+package fsm
+
+import (
+	"bytes"
+	"encoding/hex"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+// Limits of revocations.
+const (
+	// MaxRevocations bounds the revoked certificates that have not expired, about
+	// 10 MB.
+	MaxRevocations = 10_000
+	// MaxRevocationLifeMS bounds for how long one is kept, in milliseconds: the
+	// longest life of a caller's certificate, 30 days, and a day for clocks.
+	MaxRevocationLifeMS = 31 * 86400 * 1000
+	// MaxSerialBytes is the longest serial number of a certificate (RFC 5280).
+	MaxSerialBytes = 20
+	// MaxCertNameBytes bounds the URI name of a certificate.
+	MaxCertNameBytes = 512
+)
+
+// CertificateName returns the name under which results and records speak of the
+// certificate of a serial number under the caller CA: certificates/{hex}.
+func CertificateName(serial []byte) string { return "certificates/" + hex.EncodeToString(serial) }
+
+// validSerial reports whether b is the one spelling of a serial number.
+func validSerial(b []byte) bool { return len(b) > 0 && len(b) <= MaxSerialBytes && b[0] != 0 }
+
+// checkRevocation checks what a revocation says, in a command and in a snapshot.
+func checkRevocation(r *fsmpb.Revocation) error {
+	switch {
+	case !validSerial(r.GetSerial()):
+		return errs.New(errs.InvalidArgument, "the serial number of the certificate is not one", errs.Hint("1 to 20 bytes, hexadecimal, without leading zeros"))
+	case len(r.GetReason()) > MaxReasonBytes || !utf8.ValidString(r.GetReason()) || strings.ContainsFunc(r.GetReason(), unicode.IsControl):
+		return errs.New(errs.InvalidArgument, "the reason is longer than 256 bytes, or is not one line of text", errs.Hint("shorten it"))
+	case !printable(r.GetName(), MaxCertNameBytes):
+		return errs.New(errs.InvalidArgument, "the name in the certificate is too long or not printable", errs.Hint("revoke it by its serial number"))
+	}
+	return nil
+}
+
+// callerRevoked refuses a command that was asked for with a certificate that is
+// revoked by now (I17). The node that let it in was behind.
+func (t *tx) callerRevoked() error {
+	serial := t.cmd.GetCallerSerial()
+	if len(serial) == 0 || t.revoked == 0 {
+		return nil
+	}
+	if _, gone := lookup[*fsmpb.Revocation](t.txn, tableRevoked, indexID, serial); !gone {
+		return nil
+	}
+	return errs.New(errs.Unauthenticated, "the certificate with which this was asked for was revoked in the meantime",
+		errs.Hint("ask a governor of this cluster"))
+}
+
+// revokeCertificate stores a revocation. Nothing takes one back: a caller who
+// lost a certificate by mistake gets another one.
+func (t *tx) revokeCertificate(c *fsmpb.RevokeCertificate) (done, error) {
+	r := c.GetRevocation()
+	if t.cluster.GetFormatVersion() < FormatRevocations {
+		return done{}, errs.New(errs.FailedState, "the format version of this cluster is older than revocations",
+			errs.Hint("upgrade every node; the leader raises the format version when all members support it"))
+	}
+	if err := checkRevocation(r); err != nil {
+		return done{}, err
+	}
+	if _, ok := lookup[*fsmpb.Revocation](t.txn, tableRevoked, indexID, r.GetSerial()); ok {
+		return done{}, errs.New(errs.AlreadyExists, "the certificate is revoked already",
+			errs.Hint("nothing is left to do; krypton operator cert revocations shows it"))
+	}
+	switch {
+	case r.GetExpireTimeMs() <= t.timeMS:
+		return done{}, errs.New(errs.FailedState, "the certificate has expired, so there is nothing to revoke", errs.Hint("nothing is left to do; check the clock if you think otherwise"))
+	case r.GetExpireTimeMs() > t.timeMS+MaxRevocationLifeMS:
+		return done{}, errs.New(errs.InvalidArgument, "no certificate of a caller lives for more than 30 days", errs.Hint("check the certificate, and the clocks"))
+	case t.revoked >= MaxRevocations:
+		return done{}, errs.New(errs.LimitReached, "10000 certificates are revoked and have not expired, which is the limit",
+			errs.Hint("suspend the tenants concerned, or wait until the first of them expires: krypton operator cert revocations"))
+	}
+	put(t, tableRevoked, &fsmpb.Revocation{
+		Serial:       bytes.Clone(r.GetSerial()),
+		ExpireTimeMs: r.GetExpireTimeMs(),
+		Reason:       r.GetReason(),
+		Name:         r.GetName(),
+		RevokeTimeMs: t.timeMS,
+		RevokedBy:    t.cmd.GetPrincipal().GetKind() + "/" + t.cmd.GetPrincipal().GetName(),
+		ModIndex:     t.index,
+	})
+	t.revoked++
+	t.revokedAt = t.index
+	return done{object: CertificateName(r.GetSerial())}, nil
+}
+
+// Revoked returns the revocation of the caller certificate with that serial
+// number (big endian, no leading zero).
+func (v *View) Revoked(serial []byte) (*fsmpb.Revocation, bool) {
+	if v.revoked == 0 {
+		return nil, false
+	}
+	return lookup[*fsmpb.Revocation](v.txn, tableRevoked, indexID, serial)
+}
+
+// RevokedAt tells whether anything was revoked since a certificate was looked up
+// last: while it is the same number, what was not revoked is not revoked. It
+// costs nothing, so that every call can ask.
+//
+// It is the index of the last revocation; after a restore, of the last one whose
+// certificate has not expired. Equal numbers in two views mean that between them
+// nothing was revoked but what has expired, and that is refused anyhow.
+func (v *View) RevokedAt() uint64 { return v.revokedAt }
+
+// Revocations returns up to limit revocations in the order of the serial
+// numbers, beginning after the serial number after (nil: at the beginning).
+func (v *View) Revocations(after []byte, limit int) []*fsmpb.Revocation {
+	return page[*fsmpb.Revocation](v, tableRevoked, nil, after, limit, func(*fsmpb.Revocation) bool { return true })
+}

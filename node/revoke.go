@@ -1,0 +1,67 @@
+package node
+
+import (
+	"context"
+	"time"
+
+	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/auth/pki"
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+// Revocation says which certificate of a caller is to be revoked.
+type Revocation struct {
+	Serial []byte // under the caller CA
+	Reason string
+
+	// What the certificate itself says; zero when only its serial number is known.
+	Name     string // URI name
+	Role     auth.Role
+	NotAfter time.Time
+}
+
+// RevokeCertificate ends what a certificate may do, on every node that has
+// applied it, for good.
+//
+// Somebody must always be left who can issue certificates: a governor cannot
+// revoke the certificate in use, an operator no governor's or custodian's. An
+// operator has to show the certificate, because only that says whose it is.
+func (n *Node) RevokeCertificate(ctx context.Context, tok gate.Token, r Request, t Revocation) (*fsmpb.Revocation, error) {
+	if err := tok.Require(gate.RevokeCertificate, fsm.CertificateName(t.Serial)); err != nil {
+		return nil, err
+	}
+	own := string(t.Serial) == tok.Serial()
+	switch tok.Principal().Role { //nolint:exhaustive // The gate lets in nobody else.
+	case auth.RoleGovernor:
+		if own {
+			return nil, errs.New(errs.FailedState, "a governor's certificate is not revoked by itself: it could be the last one",
+				errs.Hint("have another governor revoke it"))
+		}
+	default:
+		switch {
+		case t.Role == auth.RoleUnspecified && !own:
+			return nil, errs.New(errs.Denied, "only a governor revokes a certificate by its serial number alone",
+				errs.Hint("give the certificate itself, or ask a governor"))
+		case t.Role == auth.RoleGovernor, t.Role == auth.RoleCustodian:
+			return nil, errs.New(errs.Denied, "the certificates of governors and custodians are revoked by governors only", errs.Hint("ask a governor"))
+		}
+	}
+	end := t.NotAfter
+	if end.IsZero() {
+		// No certificate with that number ends later, if there is one.
+		end = n.clock.Now().Add(pki.CallerLifetime)
+	}
+	rev := &fsmpb.Revocation{Serial: t.Serial, ExpireTimeMs: end.UnixMilli(), Reason: t.Reason, Name: t.Name}
+	cmd := r.command(0)
+	cmd.Body = &fsmpb.Command_RevokeCertificate{RevokeCertificate: &fsmpb.RevokeCertificate{Revocation: rev}}
+	if _, err := n.commit(ctx, tok, r, cmd); err != nil || r.ValidateOnly {
+		return rev, err
+	}
+	if now, ok := n.machine.View().Revoked(t.Serial); ok {
+		return now, nil
+	}
+	return rev, nil // a retry after the certificate expired
+}
