@@ -341,8 +341,12 @@ func (ct *contact) ahead() (time.Duration, bool) {
 // soundClock refuses to stamp commands with a time that most voters are not near.
 func (c *Cluster) soundClock() error {
 	if d, ok := c.contact.ahead(); ok && d > maxAhead {
-		return errs.New(errs.Unavailable, "the clock of the leader is "+d.Round(time.Second).String()+" ahead of the other voters' clocks",
-			errs.Hint("check the clock of node %s, or hand leadership over", c.id))
+		return errClockAhead(c.id, d)
 	}
 	return nil
+}
+
+func errClockAhead(leader NodeID, d time.Duration) error {
+	return errs.New(errs.Unavailable, "the clock of the leader is "+d.Round(time.Second).String()+" ahead of the other voters' clocks",
+		errs.Hint("set the clock of node %s right (compare date -u), or hand leadership over: krypton operator transfer", leader))
 }

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
 )
 
 func said(voices map[NodeID]voice) func(NodeID) (voice, bool) {
@@ -91,6 +93,9 @@ func TestALeaderFarAheadOfTheMedianClockIsFound(t *testing.T) {
 		d, ok := clockAhead("self", servers, said(voices))
 		if ok != (tc.want != -1) || ok && d != time.Duration(tc.want)*time.Second {
 			t.Errorf("%s: %s, %v; want %d s", tc.name, d, ok, tc.want)
+		}
+		if d > maxAhead {
+			situationtest.Error(t, "machine/clock-ahead", errClockAhead("self", d))
 		}
 	}
 }

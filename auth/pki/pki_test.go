@@ -23,6 +23,7 @@ import (
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/auth/pki"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
 	"github.com/openkcm/krypton-cluster/memsec"
 )
 
@@ -205,6 +206,13 @@ func TestI1_RefusedCertificates(t *testing.T) {
 			v, err := callers(t, tc.issuer).Verify(tc.leaf, tc.at)
 			if err == nil {
 				t.Fatalf("accepted as %v", v.Principal)
+			}
+			// A node whose clock is wrong says what it takes the time for.
+			switch name {
+			case "expired":
+				situationtest.Error(t, "identity/expired", err)
+			case "not yet valid":
+				situationtest.Error(t, "identity/not-yet-valid", err)
 			}
 			if !errs.Is(err, errs.Unauthenticated) || !strings.Contains(err.Error(), tc.says) {
 				t.Errorf("error is %v (%v), want UNAUTHENTICATED with %q", err, errs.Of(err), tc.says)

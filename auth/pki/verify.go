@@ -96,9 +96,11 @@ func (c *Callers) Verify(leaf *x509.Certificate, now time.Time) (Verified, error
 	case !ok:
 		return Verified{}, refuse("the client certificate is not from a CA that this cluster accepts", "use a certificate that this cluster issued", nil)
 	case now.After(leaf.NotAfter):
-		return Verified{}, refuse("the client certificate expired at "+leaf.NotAfter.UTC().Format(time.RFC3339), "have a governor issue a new one, and check the clocks", nil)
+		return Verified{}, refuse("the client certificate expired at "+clockText(leaf.NotAfter)+", and the node's clock says "+clockText(now),
+			"have a governor issue a new one; if the node's clock is wrong (compare date -u), set it right", nil)
 	case now.Before(leaf.NotBefore):
-		return Verified{}, refuse("the client certificate is valid only from "+leaf.NotBefore.UTC().Format(time.RFC3339), "check the clocks", nil)
+		return Verified{}, refuse("the client certificate is valid only from "+clockText(leaf.NotBefore)+", and the node's clock says "+clockText(now),
+			"compare the node's clock with that of who issued the certificate (date -u), and set right the one that is wrong", nil)
 	case leaf.SerialNumber.Sign() <= 0:
 		return Verified{}, refuse("the client certificate has no serial number", "use a certificate that this cluster issued", nil)
 	case leaf.IsCA:
@@ -131,6 +133,9 @@ func (c *Callers) Verify(leaf *x509.Certificate, now time.Time) (Verified, error
 	}
 	return Verified{Principal: p, NotAfter: leaf.NotAfter, Serial: string(leaf.SerialNumber.Bytes()), Name: id.String()}, nil
 }
+
+// clockText writes a time as people compare it with date -u.
+func clockText(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // issuerOf finds the CA whose key signed leaf. Names are compared only to save
 // signature checks: two CAs may have one name.

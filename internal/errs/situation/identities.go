@@ -122,14 +122,14 @@ func identities() Group {
 		{
 			ID: "identity/expired", When: "the certificate has expired, also while a connection is open",
 			Code: errs.Unauthenticated,
-			Says: "the client certificate expired at {time}",
-			Next: "have a governor issue a new one, and check the clocks",
+			Says: "the client certificate expired at {time}, and the node's clock says {time}",
+			Next: "have a governor issue a new one; if the node's clock is wrong (compare date -u), set it right",
 		},
 		{
 			ID: "identity/not-yet-valid", When: "the certificate is not valid yet",
 			Code: errs.Unauthenticated,
-			Says: "the client certificate is valid only from {time}",
-			Next: "check the clocks",
+			Says: "the client certificate is valid only from {time}, and the node's clock says {time}",
+			Next: "compare the node's clock with that of who issued the certificate (date -u), and set right the one that is wrong",
 		},
 		{
 			ID: "identity/revoked", When: "the certificate was revoked, also while a connection is open",

@@ -47,6 +47,12 @@ func machines() Group {
 			Next: "look at the disk and the load of this machine; the other nodes elect a leader",
 		},
 		{
+			ID: "machine/clock-ahead", When: "the clock of the leader is more than a minute ahead of the other voters'",
+			Code: errs.Unavailable,
+			Says: "the clock of the leader is {time} ahead of the other voters' clocks",
+			Next: "set the clock of node {id} right (compare date -u), or hand leadership over: krypton operator transfer",
+		},
+		{
 			ID: "machine/disk-came-back", When: "a disk that was full, read-only, failing or hanging works again and the node is started",
 			Outcome: "The node serves. Everything that was acknowledged is there; what was answered with an error may be there or not, and its request id tells.",
 		},

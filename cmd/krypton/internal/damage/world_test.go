@@ -381,15 +381,21 @@ func (n *node) serves() {
 	})
 }
 
-// as returns a client of the node in a role.
-func (n *node) as(role string) *client.Client {
+// address returns that of the node's gRPC port.
+func (n *node) address() string {
 	n.p.t.Helper()
 	a, err := cluster.ReadAddresses(n.p.data)
 	if err != nil {
 		n.p.t.Fatal(err)
 	}
+	return a.GRPC
+}
+
+// as returns a client of the node in a role.
+func (n *node) as(role string) *client.Client {
+	n.p.t.Helper()
 	c, err := client.New(context.Background(), client.With(client.Options{
-		Addrs: []string{a.GRPC}, CAFile: filepath.Join(prepared.people, "ca.crt"),
+		Addrs: []string{n.address()}, CAFile: filepath.Join(prepared.people, "ca.crt"),
 		CertFile: filepath.Join(prepared.people, role+".crt"), KeyFile: filepath.Join(prepared.people, role+".key"),
 	}))
 	if err != nil {
