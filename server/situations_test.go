@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -95,10 +96,13 @@ func newGround(t testing.TB) *ground {
 	w.waits = true
 	w.init(kryptonv1.SealMode_SEAL_MODE_AUTO)
 	g := &ground{
-		world: w, canary: make([]byte, 24), ciphertext: map[string][]byte{}, wrapped: map[string][]byte{}, sdk: map[string]*client.Client{},
+		world: w, ciphertext: map[string][]byte{}, wrapped: map[string][]byte{}, sdk: map[string]*client.Client{},
 	}
-	_, _ = rand.Read(g.canary)
-	g.text = "C4nary" + hex.EncodeToString(g.canary[:8])
+	// Text, so that no log can write it in another way.
+	random := make([]byte, 12)
+	_, _ = rand.Read(random)
+	g.canary = []byte(hex.EncodeToString(random))
+	g.text = "C4nary" + string(g.canary[:16])
 	for _, name := range []string{"acme", "other", "idle", "doomed", "gone"} {
 		w.tenant(name, "pay")
 		g.encrypt("workload/"+name, "tenants/"+name+"/services/pay")
@@ -276,7 +280,10 @@ func (g *ground) noTrace(t *testing.T) {
 	t.Helper()
 	m := g.members[0]
 	for what, s := range map[string][]byte{"plaintext": g.canary, "data key": g.key} {
-		for _, form := range [][]byte{s, []byte(hex.EncodeToString(s)), []byte(base64.StdEncoding.EncodeToString(s)), []byte(base64.RawURLEncoding.EncodeToString(s))} {
+		for _, form := range [][]byte{
+			s, []byte(hex.EncodeToString(s)), []byte(base64.StdEncoding.EncodeToString(s)), []byte(base64.RawURLEncoding.EncodeToString(s)),
+			[]byte(strings.Trim(strconv.Quote(string(s)), `"`)), fmt.Append(nil, s),
+		} {
 			if bytes.Contains(m.log.Bytes(), form) || bytes.Contains(m.records(), form) {
 				t.Errorf("the %s is in the log or in the audit trail", what)
 			}
