@@ -121,7 +121,8 @@ func (c *Cluster) submit(ctx context.Context, cmd *fsmpb.Command) (*fsmpb.Result
 		}
 		// Who has waited for a leader for so long already need not wait again for
 		// every call: without a quorum a change is refused at once.
-		if gone := c.LastContact(); doubt == nil && gone != never && gone > wait {
+		// A leader that is known and not reached yet is waited for.
+		if gone := c.LastContact(); doubt == nil && gone != never && gone > wait && c.Leadership().LeaderID == "" {
 			return nil, err
 		}
 		soon, cancel := context.WithTimeout(ctx, retryPause)
