@@ -34,8 +34,9 @@ import (
 const (
 	// prompt is how long an answer may take at most that the node knows without
 	// asking anybody: on a machine that is busy with other tests, and far below the
-	// deadline of the call.
-	prompt = 3 * time.Second
+	// deadline of the call. It is less than the ten heartbeats of half a second that
+	// a change waits for a leader.
+	prompt = 4500 * time.Millisecond
 	// leaderless is more than the ten heartbeats of half a second for which a change
 	// waits for a leader, and election what that may take on a busy machine.
 	leaderless = 5500 * time.Millisecond
