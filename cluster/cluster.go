@@ -48,6 +48,32 @@ type Health struct {
 	LastIndex    uint64 // last entry of its log
 	AppliedIndex uint64 // last command in its view
 	LeaderID     NodeID // empty: it knows none
+	MaxFormat    uint32 // highest format that it supports
+
+	// Contact is the age of its last contact with a leader, see
+	// [Cluster.LastContact]; negative: none since it started.
+	Contact time.Duration
+	// Wall is its wall clock when it answered, and ClockOffset by how much that
+	// was ahead of the asker's. The offset is wrong by at most half of the time
+	// that the question took; one within this error is 0.
+	Wall        time.Time
+	ClockOffset time.Duration
+
+	Space  Space
+	Memory Memory
+}
+
+// Space is the free space of a node, in bytes. Zero is unknown.
+type Space struct {
+	DataFree, DataTotal uint64 // file system of the data directory
+	AuditFree           uint64 // file system of the audit trail
+}
+
+// Memory is the protected memory of a node.
+type Memory struct {
+	Used     uint64 // bytes of locked memory taken by keys
+	Limit    int64  // bytes that may be locked; -1: no limit, or an unknown one
+	Hardened bool   // core dumps are off and debuggers are refused
 }
 
 // Certificate is the certificate of a node's API ports.
@@ -61,7 +87,8 @@ type Certificate struct {
 type Hooks interface {
 	// Prepare does a preparer's task and returns its answer, at most 1 MiB.
 	Prepare(ctx context.Context, from NodeID, request []byte) ([]byte, error)
-	// Health fills SealState, Serving and MemoryTier; the rest is set here.
+	// Health fills SealState, Serving, MemoryTier, Space and Memory; the rest is
+	// set here.
 	Health() Health
 	// IssueCertificate returns the API certificate of a member with the public
 	// key (SubjectPublicKeyInfo, DER) of its member entry. The error has code

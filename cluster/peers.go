@@ -219,11 +219,17 @@ func (c *Cluster) Health(ctx context.Context, id NodeID) (Health, error) {
 	if err != nil {
 		return Health{}, err
 	}
+	asked := c.cfg.Clock.Now()
 	r, err := p.Health(ctx, &clusterpb.HealthRequest{})
 	if err != nil {
 		return Health{}, wire.FromStatus(err)
 	}
+	wall := time.UnixMilli(r.GetWallMs())
 	return Health{
+		MaxFormat: r.GetMaxFormat(), Contact: time.Duration(r.GetContactMs()) * time.Millisecond,
+		Wall: wall, ClockOffset: clockOffset(asked, c.cfg.Clock.Now(), wall),
+		Space:  Space{DataFree: r.GetDiskFreeBytes(), DataTotal: r.GetDiskTotalBytes(), AuditFree: r.GetAuditFreeBytes()},
+		Memory: Memory{Used: r.GetMemoryUsedBytes(), Limit: r.GetMemoryLimitBytes(), Hardened: r.GetHardened()},
 		NodeID: id, SealState: r.GetSealState(), Serving: r.GetServing(), Version: r.GetVersion(), MemoryTier: r.GetMemoryTier(),
 		Term: r.GetTerm(), LastIndex: r.GetLastIndex(), AppliedIndex: r.GetAppliedIndex(), LeaderID: NodeID(r.GetLeaderId()),
 	}, nil
@@ -233,8 +239,24 @@ func (c *Cluster) health() Health {
 	h := c.cfg.Hooks.Health()
 	h.NodeID, h.Version = c.id, c.cfg.Self.Version
 	h.Term, h.LastIndex, h.AppliedIndex = c.raft.CurrentTerm(), c.raft.LastIndex(), c.machine.View().Index()
-	h.LeaderID = c.LeaderID()
+	h.LeaderID, h.MaxFormat = c.LeaderID(), c.cfg.Self.MaxFormat
+	h.Wall, h.Contact = c.cfg.Clock.Now(), c.LastContact()
+	if h.Contact == never {
+		h.Contact = -time.Millisecond
+	}
 	return h
+}
+
+// clockOffset returns by how much a clock that showed wall between asked and
+// answered was ahead of the one that showed these. The answer came at some time
+// between the two, which is the error; a clock of milliseconds adds one.
+func clockOffset(asked, answered, wall time.Time) time.Duration {
+	half := answered.Sub(asked) / 2
+	offset := wall.Sub(asked.Add(half))
+	if offset.Abs() <= half+time.Millisecond {
+		return 0
+	}
+	return offset.Round(time.Millisecond)
 }
 
 // RequestCertificate returns a certificate for this node's API ports from an

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -96,6 +97,30 @@ func TestABrokenConnectionLeavesACommandInDoubt(t *testing.T) {
 		}
 		if err := sent(ctx, tc.err); !errs.Is(err, tc.code) {
 			t.Errorf("%s: %v", tc.name, err)
+		}
+	}
+}
+
+// TestClockOffsetKnowsItsError: what the journey of the question explains is no
+// offset.
+func TestClockOffsetKnowsItsError(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
+	ms := func(n int) time.Time { return at.Add(time.Duration(n) * time.Millisecond) }
+	for _, tt := range []struct {
+		asked, answered, wall int // ms
+		want                  time.Duration
+	}{
+		{0, 10, 5, 0},
+		{0, 10, 0, 0},  // answered at once, all of the time on the way back
+		{0, 10, 11, 0}, // a millisecond was rounded
+		{0, 10, 105, 100 * time.Millisecond},
+		{0, 10, -95, -100 * time.Millisecond},
+		{0, 1000, 900, 0}, // a slow answer tells little
+		{0, 0, 3_600_000, time.Hour},
+	} {
+		if got := clockOffset(ms(tt.asked), ms(tt.answered), ms(tt.wall)); got != tt.want {
+			t.Errorf("%+v: %s", tt, got)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/cluster"
@@ -96,7 +97,13 @@ func (s clusterServer) describe(ctx context.Context, m *fsmpb.Member) *kryptonv1
 	}
 	out.Health = &kryptonv1.NodeHealth{
 		Reachable: true, Seal: sealStates[h.SealState], Serving: h.Serving, NotServingReason: whyNot(h),
-		AppliedIndex: h.AppliedIndex, Version: h.Version, MemoryTier: h.MemoryTier,
+		AppliedIndex: h.AppliedIndex, Version: h.Version, MemoryTier: h.MemoryTier, MaxFormat: h.MaxFormat,
+		DiskFreeBytes: h.Space.DataFree, DiskTotalBytes: h.Space.DataTotal, AuditFreeBytes: h.Space.AuditFree,
+		WallTime: timestamppb.New(h.Wall), ClockOffset: durationpb.New(h.ClockOffset),
+		MemoryUsedBytes: h.Memory.Used, MemoryLimitBytes: h.Memory.Limit, Hardened: h.Memory.Hardened,
+	}
+	if h.Contact >= 0 {
+		out.Health.ContactAge = durationpb.New(h.Contact)
 	}
 	return out
 }

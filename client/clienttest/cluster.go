@@ -85,6 +85,7 @@ type node struct {
 	id   Identity
 	addr string
 	seal kryptonv1.SealServer
+	ail  atomic.Pointer[func(*kryptonv1.NodeHealth)]
 
 	mu  sync.Mutex
 	srv *grpc.Server // nil while killed

@@ -29,7 +29,18 @@ type clusterServer struct {
 	n *node
 }
 
-func (s clusterServer) GetCluster(context.Context, *kryptonv1.GetClusterRequest) (*kryptonv1.ClusterInfo, error) {
+// people refuses the workloads, as real nodes do.
+func people(ctx context.Context) error {
+	if role, _ := roleOf(ctx); role == "workload" {
+		return errs.New(errs.Denied, "a workload may not do this", errs.Hint("ask an operator"))
+	}
+	return nil
+}
+
+func (s clusterServer) GetCluster(ctx context.Context, _ *kryptonv1.GetClusterRequest) (*kryptonv1.ClusterInfo, error) {
+	if err := people(ctx); err != nil {
+		return nil, err
+	}
 	return s.info(), nil
 }
 
@@ -45,7 +56,7 @@ func (s clusterServer) node(n *node) *kryptonv1.Node {
 	out := &kryptonv1.Node{
 		Name: "nodes/" + n.id.ID, Id: n.id.ID, DisplayName: n.id.ID, Etag: `"1"`, Region: "eu", Zone: "a", GrpcAddress: n.addr,
 		Role: kryptonv1.NodeRole_NODE_ROLE_NON_VOTER, Leader: n.i == 0, Self: n == s.n, Removed: s.n.c.reg.removed[n.id.ID],
-		Health: &kryptonv1.NodeHealth{Reachable: n.alive(), Seal: kryptonv1.SealState_SEAL_STATE_UNSEALED, Serving: n.alive(), AppliedIndex: s.n.c.reg.index, Version: "test", MemoryTier: "secretmem"},
+		Health: s.n.c.health(n),
 	}
 	if s.n.c.reg.voters[n.id.ID] {
 		out.Role = kryptonv1.NodeRole_NODE_ROLE_VOTER
@@ -53,7 +64,10 @@ func (s clusterServer) node(n *node) *kryptonv1.Node {
 	return out
 }
 
-func (s clusterServer) ListNodes(context.Context, *kryptonv1.ListNodesRequest) (*kryptonv1.ListNodesResponse, error) {
+func (s clusterServer) ListNodes(ctx context.Context, _ *kryptonv1.ListNodesRequest) (*kryptonv1.ListNodesResponse, error) {
+	if err := people(ctx); err != nil {
+		return nil, err
+	}
 	resp := &kryptonv1.ListNodesResponse{}
 	for _, n := range s.n.c.nodes {
 		if !s.n.c.reg.removed[n.id.ID] {
@@ -72,7 +86,10 @@ func (s clusterServer) find(name string) (*node, error) {
 	return nil, errs.New(errs.NotFound, "no such node", errs.Hint("list them with: krypton operator members"))
 }
 
-func (s clusterServer) GetNode(_ context.Context, r *kryptonv1.GetNodeRequest) (*kryptonv1.Node, error) {
+func (s clusterServer) GetNode(ctx context.Context, r *kryptonv1.GetNodeRequest) (*kryptonv1.Node, error) {
+	if err := people(ctx); err != nil {
+		return nil, err
+	}
 	n, err := s.find(r.GetName())
 	if err != nil {
 		return nil, err

@@ -242,18 +242,27 @@ func (*HealthRequest) Descriptor() ([]byte, []int) {
 }
 
 type HealthResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	SealState     string                 `protobuf:"bytes,2,opt,name=seal_state,json=sealState,proto3" json:"seal_state,omitempty"`
-	Serving       bool                   `protobuf:"varint,3,opt,name=serving,proto3" json:"serving,omitempty"`
-	Version       string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
-	MemoryTier    string                 `protobuf:"bytes,5,opt,name=memory_tier,json=memoryTier,proto3" json:"memory_tier,omitempty"`
-	Term          uint64                 `protobuf:"varint,6,opt,name=term,proto3" json:"term,omitempty"`
-	LastIndex     uint64                 `protobuf:"varint,7,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`          // last entry in the node's log
-	AppliedIndex  uint64                 `protobuf:"varint,8,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"` // last command that readers of the node can see
-	LeaderId      string                 `protobuf:"bytes,9,opt,name=leader_id,json=leaderId,proto3" json:"leader_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	NodeId           string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	SealState        string                 `protobuf:"bytes,2,opt,name=seal_state,json=sealState,proto3" json:"seal_state,omitempty"`
+	Serving          bool                   `protobuf:"varint,3,opt,name=serving,proto3" json:"serving,omitempty"`
+	Version          string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	MemoryTier       string                 `protobuf:"bytes,5,opt,name=memory_tier,json=memoryTier,proto3" json:"memory_tier,omitempty"`
+	Term             uint64                 `protobuf:"varint,6,opt,name=term,proto3" json:"term,omitempty"`
+	LastIndex        uint64                 `protobuf:"varint,7,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`          // last entry in the node's log
+	AppliedIndex     uint64                 `protobuf:"varint,8,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"` // last command that readers of the node can see
+	LeaderId         string                 `protobuf:"bytes,9,opt,name=leader_id,json=leaderId,proto3" json:"leader_id,omitempty"`
+	ContactMs        int64                  `protobuf:"varint,10,opt,name=contact_ms,json=contactMs,proto3" json:"contact_ms,omitempty"`               // since the node heard from a leader with a majority; -1: not since it started
+	WallMs           int64                  `protobuf:"varint,11,opt,name=wall_ms,json=wallMs,proto3" json:"wall_ms,omitempty"`                        // the node's wall clock, Unix time in milliseconds
+	DiskFreeBytes    uint64                 `protobuf:"varint,12,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"` // of the data directory; 0: unknown
+	DiskTotalBytes   uint64                 `protobuf:"varint,13,opt,name=disk_total_bytes,json=diskTotalBytes,proto3" json:"disk_total_bytes,omitempty"`
+	AuditFreeBytes   uint64                 `protobuf:"varint,14,opt,name=audit_free_bytes,json=auditFreeBytes,proto3" json:"audit_free_bytes,omitempty"`
+	MemoryUsedBytes  uint64                 `protobuf:"varint,15,opt,name=memory_used_bytes,json=memoryUsedBytes,proto3" json:"memory_used_bytes,omitempty"`    // locked memory taken by keys
+	MemoryLimitBytes int64                  `protobuf:"varint,16,opt,name=memory_limit_bytes,json=memoryLimitBytes,proto3" json:"memory_limit_bytes,omitempty"` // -1: none, or unknown
+	Hardened         bool                   `protobuf:"varint,17,opt,name=hardened,proto3" json:"hardened,omitempty"`                                           // core dumps are off and debuggers are refused
+	MaxFormat        uint32                 `protobuf:"varint,18,opt,name=max_format,json=maxFormat,proto3" json:"max_format,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *HealthResponse) Reset() {
@@ -347,6 +356,69 @@ func (x *HealthResponse) GetLeaderId() string {
 		return x.LeaderId
 	}
 	return ""
+}
+
+func (x *HealthResponse) GetContactMs() int64 {
+	if x != nil {
+		return x.ContactMs
+	}
+	return 0
+}
+
+func (x *HealthResponse) GetWallMs() int64 {
+	if x != nil {
+		return x.WallMs
+	}
+	return 0
+}
+
+func (x *HealthResponse) GetDiskFreeBytes() uint64 {
+	if x != nil {
+		return x.DiskFreeBytes
+	}
+	return 0
+}
+
+func (x *HealthResponse) GetDiskTotalBytes() uint64 {
+	if x != nil {
+		return x.DiskTotalBytes
+	}
+	return 0
+}
+
+func (x *HealthResponse) GetAuditFreeBytes() uint64 {
+	if x != nil {
+		return x.AuditFreeBytes
+	}
+	return 0
+}
+
+func (x *HealthResponse) GetMemoryUsedBytes() uint64 {
+	if x != nil {
+		return x.MemoryUsedBytes
+	}
+	return 0
+}
+
+func (x *HealthResponse) GetMemoryLimitBytes() int64 {
+	if x != nil {
+		return x.MemoryLimitBytes
+	}
+	return 0
+}
+
+func (x *HealthResponse) GetHardened() bool {
+	if x != nil {
+		return x.Hardened
+	}
+	return false
+}
+
+func (x *HealthResponse) GetMaxFormat() uint32 {
+	if x != nil {
+		return x.MaxFormat
+	}
+	return 0
 }
 
 type ContactRequest struct {
@@ -1314,7 +1386,7 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\arequest\x18\x01 \x01(\fR\arequest\"-\n" +
 	"\x0fPrepareResponse\x12\x1a\n" +
 	"\bresponse\x18\x01 \x01(\fR\bresponse\"\x0f\n" +
-	"\rHealthRequest\"\x92\x02\n" +
+	"\rHealthRequest\"\xdb\x04\n" +
 	"\x0eHealthResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
@@ -1327,7 +1399,19 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\n" +
 	"last_index\x18\a \x01(\x04R\tlastIndex\x12#\n" +
 	"\rapplied_index\x18\b \x01(\x04R\fappliedIndex\x12\x1b\n" +
-	"\tleader_id\x18\t \x01(\tR\bleaderId\"k\n" +
+	"\tleader_id\x18\t \x01(\tR\bleaderId\x12\x1d\n" +
+	"\n" +
+	"contact_ms\x18\n" +
+	" \x01(\x03R\tcontactMs\x12\x17\n" +
+	"\awall_ms\x18\v \x01(\x03R\x06wallMs\x12&\n" +
+	"\x0fdisk_free_bytes\x18\f \x01(\x04R\rdiskFreeBytes\x12(\n" +
+	"\x10disk_total_bytes\x18\r \x01(\x04R\x0ediskTotalBytes\x12(\n" +
+	"\x10audit_free_bytes\x18\x0e \x01(\x04R\x0eauditFreeBytes\x12*\n" +
+	"\x11memory_used_bytes\x18\x0f \x01(\x04R\x0fmemoryUsedBytes\x12,\n" +
+	"\x12memory_limit_bytes\x18\x10 \x01(\x03R\x10memoryLimitBytes\x12\x1a\n" +
+	"\bhardened\x18\x11 \x01(\bR\bhardened\x12\x1d\n" +
+	"\n" +
+	"max_format\x18\x12 \x01(\rR\tmaxFormat\"k\n" +
 	"\x0eContactRequest\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x12\n" +
 	"\x04echo\x18\x02 \x01(\x04R\x04echo\x12\x17\n" +

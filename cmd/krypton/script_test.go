@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
@@ -57,6 +58,7 @@ type clusterKey struct{}
 //	situation ID        what that command wrote to stderr and its status are a row of docs/errors.md
 //	fault CODE METHOD   let every call of a method fail with a code
 //	down N              kill node N, from 0
+//	health N JSON       let the nodes say this of the health of node N, over what is well
 //	forge               let the node return certificates for another key
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -109,6 +111,16 @@ func TestScript(t *testing.T) {
 				i, err := strconv.Atoi(args[0])
 				ts.Check(err)
 				clusterOf(ts).Kill(i)
+			},
+			"health": func(ts *testscript.TestScript, _ bool, args []string) {
+				i, err := strconv.Atoi(args[0])
+				ts.Check(err)
+				ts.Check(protojson.Unmarshal([]byte(args[1]), &kryptonv1.NodeHealth{}))
+				clusterOf(ts).Ail(i, func(h *kryptonv1.NodeHealth) {
+					said := &kryptonv1.NodeHealth{}
+					_ = protojson.Unmarshal([]byte(args[1]), said) // it did a moment ago
+					proto.Merge(h, said)
+				})
 			},
 			"forge": func(ts *testscript.TestScript, _ bool, _ []string) { clusterOf(ts).admin.forge = true },
 		},

@@ -387,8 +387,28 @@ type NodeHealth struct {
 	AppliedIndex     uint64 `protobuf:"varint,5,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
 	Version          string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
 	MemoryTier       string `protobuf:"bytes,7,opt,name=memory_tier,json=memoryTier,proto3" json:"memory_tier,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// How long ago the node last heard from a leader with a majority behind it;
+	// absent: it never did since it started.
+	ContactAge *durationpb.Duration `protobuf:"bytes,8,opt,name=contact_age,json=contactAge,proto3" json:"contact_age,omitempty"`
+	// Space for the data directory and for the audit trail, in bytes; 0: unknown.
+	DiskFreeBytes  uint64 `protobuf:"varint,9,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
+	DiskTotalBytes uint64 `protobuf:"varint,10,opt,name=disk_total_bytes,json=diskTotalBytes,proto3" json:"disk_total_bytes,omitempty"`
+	AuditFreeBytes uint64 `protobuf:"varint,11,opt,name=audit_free_bytes,json=auditFreeBytes,proto3" json:"audit_free_bytes,omitempty"`
+	// What the node's clock shows, and by how much it is ahead of the clock of the
+	// node that answers. The error is at most half of the time the question took,
+	// and an offset within that error is 0.
+	WallTime    *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=wall_time,json=wallTime,proto3" json:"wall_time,omitempty"`
+	ClockOffset *durationpb.Duration   `protobuf:"bytes,13,opt,name=clock_offset,json=clockOffset,proto3" json:"clock_offset,omitempty"`
+	// Locked memory taken by keys, and the most that may be locked; -1: no limit
+	// or an unknown one.
+	MemoryUsedBytes  uint64 `protobuf:"varint,14,opt,name=memory_used_bytes,json=memoryUsedBytes,proto3" json:"memory_used_bytes,omitempty"`
+	MemoryLimitBytes int64  `protobuf:"varint,15,opt,name=memory_limit_bytes,json=memoryLimitBytes,proto3" json:"memory_limit_bytes,omitempty"`
+	// Core dumps are off and debuggers are refused.
+	Hardened bool `protobuf:"varint,16,opt,name=hardened,proto3" json:"hardened,omitempty"`
+	// Highest format of the registry that the node can read and write.
+	MaxFormat     uint32 `protobuf:"varint,17,opt,name=max_format,json=maxFormat,proto3" json:"max_format,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeHealth) Reset() {
@@ -468,6 +488,76 @@ func (x *NodeHealth) GetMemoryTier() string {
 		return x.MemoryTier
 	}
 	return ""
+}
+
+func (x *NodeHealth) GetContactAge() *durationpb.Duration {
+	if x != nil {
+		return x.ContactAge
+	}
+	return nil
+}
+
+func (x *NodeHealth) GetDiskFreeBytes() uint64 {
+	if x != nil {
+		return x.DiskFreeBytes
+	}
+	return 0
+}
+
+func (x *NodeHealth) GetDiskTotalBytes() uint64 {
+	if x != nil {
+		return x.DiskTotalBytes
+	}
+	return 0
+}
+
+func (x *NodeHealth) GetAuditFreeBytes() uint64 {
+	if x != nil {
+		return x.AuditFreeBytes
+	}
+	return 0
+}
+
+func (x *NodeHealth) GetWallTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.WallTime
+	}
+	return nil
+}
+
+func (x *NodeHealth) GetClockOffset() *durationpb.Duration {
+	if x != nil {
+		return x.ClockOffset
+	}
+	return nil
+}
+
+func (x *NodeHealth) GetMemoryUsedBytes() uint64 {
+	if x != nil {
+		return x.MemoryUsedBytes
+	}
+	return 0
+}
+
+func (x *NodeHealth) GetMemoryLimitBytes() int64 {
+	if x != nil {
+		return x.MemoryLimitBytes
+	}
+	return 0
+}
+
+func (x *NodeHealth) GetHardened() bool {
+	if x != nil {
+		return x.Hardened
+	}
+	return false
+}
+
+func (x *NodeHealth) GetMaxFormat() uint32 {
+	if x != nil {
+		return x.MaxFormat
+	}
+	return 0
 }
 
 type GetClusterRequest struct {
@@ -1140,7 +1230,7 @@ const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"\vcreate_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12.\n" +
 	"\x06health\x18\x0e \x01(\v2\x16.krypton.v1.NodeHealthR\x06health\x12\x18\n" +
-	"\aremoved\x18\x0f \x01(\bR\aremoved\"\xfd\x01\n" +
+	"\aremoved\x18\x0f \x01(\bR\aremoved\"\xc1\x05\n" +
 	"\n" +
 	"NodeHealth\x12\x1c\n" +
 	"\treachable\x18\x01 \x01(\bR\treachable\x12)\n" +
@@ -1150,7 +1240,20 @@ const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"\rapplied_index\x18\x05 \x01(\x04R\fappliedIndex\x12\x18\n" +
 	"\aversion\x18\x06 \x01(\tR\aversion\x12\x1f\n" +
 	"\vmemory_tier\x18\a \x01(\tR\n" +
-	"memoryTier\"\x13\n" +
+	"memoryTier\x12:\n" +
+	"\vcontact_age\x18\b \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"contactAge\x12&\n" +
+	"\x0fdisk_free_bytes\x18\t \x01(\x04R\rdiskFreeBytes\x12(\n" +
+	"\x10disk_total_bytes\x18\n" +
+	" \x01(\x04R\x0ediskTotalBytes\x12(\n" +
+	"\x10audit_free_bytes\x18\v \x01(\x04R\x0eauditFreeBytes\x127\n" +
+	"\twall_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\bwallTime\x12<\n" +
+	"\fclock_offset\x18\r \x01(\v2\x19.google.protobuf.DurationR\vclockOffset\x12*\n" +
+	"\x11memory_used_bytes\x18\x0e \x01(\x04R\x0fmemoryUsedBytes\x12,\n" +
+	"\x12memory_limit_bytes\x18\x0f \x01(\x03R\x10memoryLimitBytes\x12\x1a\n" +
+	"\bhardened\x18\x10 \x01(\bR\bhardened\x12\x1d\n" +
+	"\n" +
+	"max_format\x18\x11 \x01(\rR\tmaxFormat\"\x13\n" +
 	"\x11GetClusterRequest\"\x12\n" +
 	"\x10ListNodesRequest\";\n" +
 	"\x11ListNodesResponse\x12&\n" +
@@ -1257,33 +1360,36 @@ var file_krypton_v1_cluster_proto_depIdxs = []int32{
 	17, // 3: krypton.v1.Node.create_time:type_name -> google.protobuf.Timestamp
 	3,  // 4: krypton.v1.Node.health:type_name -> krypton.v1.NodeHealth
 	18, // 5: krypton.v1.NodeHealth.seal:type_name -> krypton.v1.SealState
-	2,  // 6: krypton.v1.ListNodesResponse.nodes:type_name -> krypton.v1.Node
-	17, // 7: krypton.v1.CreateJoinTokenResponse.expire_time:type_name -> google.protobuf.Timestamp
-	4,  // 8: krypton.v1.Cluster.GetCluster:input_type -> krypton.v1.GetClusterRequest
-	5,  // 9: krypton.v1.Cluster.ListNodes:input_type -> krypton.v1.ListNodesRequest
-	7,  // 10: krypton.v1.Cluster.GetNode:input_type -> krypton.v1.GetNodeRequest
-	8,  // 11: krypton.v1.Cluster.CreateJoinToken:input_type -> krypton.v1.CreateJoinTokenRequest
-	10, // 12: krypton.v1.Cluster.PromoteNode:input_type -> krypton.v1.PromoteNodeRequest
-	11, // 13: krypton.v1.Cluster.DemoteNode:input_type -> krypton.v1.DemoteNodeRequest
-	12, // 14: krypton.v1.Cluster.RemoveNode:input_type -> krypton.v1.RemoveNodeRequest
-	13, // 15: krypton.v1.Cluster.TransferLeadership:input_type -> krypton.v1.TransferLeadershipRequest
-	14, // 16: krypton.v1.Cluster.GetOperation:input_type -> krypton.v1.GetOperationRequest
-	15, // 17: krypton.v1.Cluster.WaitOperation:input_type -> krypton.v1.WaitOperationRequest
-	1,  // 18: krypton.v1.Cluster.GetCluster:output_type -> krypton.v1.ClusterInfo
-	6,  // 19: krypton.v1.Cluster.ListNodes:output_type -> krypton.v1.ListNodesResponse
-	2,  // 20: krypton.v1.Cluster.GetNode:output_type -> krypton.v1.Node
-	9,  // 21: krypton.v1.Cluster.CreateJoinToken:output_type -> krypton.v1.CreateJoinTokenResponse
-	2,  // 22: krypton.v1.Cluster.PromoteNode:output_type -> krypton.v1.Node
-	2,  // 23: krypton.v1.Cluster.DemoteNode:output_type -> krypton.v1.Node
-	2,  // 24: krypton.v1.Cluster.RemoveNode:output_type -> krypton.v1.Node
-	1,  // 25: krypton.v1.Cluster.TransferLeadership:output_type -> krypton.v1.ClusterInfo
-	19, // 26: krypton.v1.Cluster.GetOperation:output_type -> krypton.v1.Operation
-	19, // 27: krypton.v1.Cluster.WaitOperation:output_type -> krypton.v1.Operation
-	18, // [18:28] is the sub-list for method output_type
-	8,  // [8:18] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	16, // 6: krypton.v1.NodeHealth.contact_age:type_name -> google.protobuf.Duration
+	17, // 7: krypton.v1.NodeHealth.wall_time:type_name -> google.protobuf.Timestamp
+	16, // 8: krypton.v1.NodeHealth.clock_offset:type_name -> google.protobuf.Duration
+	2,  // 9: krypton.v1.ListNodesResponse.nodes:type_name -> krypton.v1.Node
+	17, // 10: krypton.v1.CreateJoinTokenResponse.expire_time:type_name -> google.protobuf.Timestamp
+	4,  // 11: krypton.v1.Cluster.GetCluster:input_type -> krypton.v1.GetClusterRequest
+	5,  // 12: krypton.v1.Cluster.ListNodes:input_type -> krypton.v1.ListNodesRequest
+	7,  // 13: krypton.v1.Cluster.GetNode:input_type -> krypton.v1.GetNodeRequest
+	8,  // 14: krypton.v1.Cluster.CreateJoinToken:input_type -> krypton.v1.CreateJoinTokenRequest
+	10, // 15: krypton.v1.Cluster.PromoteNode:input_type -> krypton.v1.PromoteNodeRequest
+	11, // 16: krypton.v1.Cluster.DemoteNode:input_type -> krypton.v1.DemoteNodeRequest
+	12, // 17: krypton.v1.Cluster.RemoveNode:input_type -> krypton.v1.RemoveNodeRequest
+	13, // 18: krypton.v1.Cluster.TransferLeadership:input_type -> krypton.v1.TransferLeadershipRequest
+	14, // 19: krypton.v1.Cluster.GetOperation:input_type -> krypton.v1.GetOperationRequest
+	15, // 20: krypton.v1.Cluster.WaitOperation:input_type -> krypton.v1.WaitOperationRequest
+	1,  // 21: krypton.v1.Cluster.GetCluster:output_type -> krypton.v1.ClusterInfo
+	6,  // 22: krypton.v1.Cluster.ListNodes:output_type -> krypton.v1.ListNodesResponse
+	2,  // 23: krypton.v1.Cluster.GetNode:output_type -> krypton.v1.Node
+	9,  // 24: krypton.v1.Cluster.CreateJoinToken:output_type -> krypton.v1.CreateJoinTokenResponse
+	2,  // 25: krypton.v1.Cluster.PromoteNode:output_type -> krypton.v1.Node
+	2,  // 26: krypton.v1.Cluster.DemoteNode:output_type -> krypton.v1.Node
+	2,  // 27: krypton.v1.Cluster.RemoveNode:output_type -> krypton.v1.Node
+	1,  // 28: krypton.v1.Cluster.TransferLeadership:output_type -> krypton.v1.ClusterInfo
+	19, // 29: krypton.v1.Cluster.GetOperation:output_type -> krypton.v1.Operation
+	19, // 30: krypton.v1.Cluster.WaitOperation:output_type -> krypton.v1.Operation
+	21, // [21:31] is the sub-list for method output_type
+	11, // [11:21] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_krypton_v1_cluster_proto_init() }

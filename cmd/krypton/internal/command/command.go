@@ -107,7 +107,7 @@ func Tree(more ...*Command) *Command {
 			"tenants/demo/services/payments work too.",
 		Examples: []string{"krypton status", "krypton encrypt --service demo/payments report.pdf report.pdf.krypton", "krypton help key rotate"},
 		Sub: []*Command{
-			statusCommand(), unsealCommand(), sealCommand(), initCommand(), joinCommand(),
+			statusCommand(), doctorCommand(), unsealCommand(), sealCommand(), initCommand(), joinCommand(),
 			encryptCommand(), decryptCommand(), rewrapCommand(),
 			tenantCommands(), serviceCommands(), keyCommands(), resourceCommands(), dataKeyCommands(),
 			operatorCommands(), operationCommands(),

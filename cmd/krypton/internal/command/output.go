@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -83,6 +84,21 @@ func (s *sheet) text() string {
 	}
 	_ = w.Flush() // into a strings.Builder
 	return b.String()
+}
+
+// withoutEmptyColumns returns g without the columns that no row has a cell for.
+func (g *grid) withoutEmptyColumns() *grid {
+	out := &grid{rows: make([][]string, len(g.rows))}
+	for i, h := range g.head {
+		if !slices.ContainsFunc(g.rows, func(r []string) bool { return r[i] != "" }) {
+			continue
+		}
+		out.head = append(out.head, h)
+		for j, r := range g.rows {
+			out.rows[j] = append(out.rows[j], r[i])
+		}
+	}
+	return out
 }
 
 // trimRight takes the blanks from the ends of lines, which tabwriter leaves.

@@ -5,13 +5,18 @@ package serve
 import (
 	"context"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/openkcm/krypton-cluster/cluster"
 	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/node"
 )
 
 // hooks is what a node does for its peers.
-type hooks struct{ node *node.Node }
+type hooks struct {
+	node            *node.Node
+	dataDir, audits string // where they are on disk
+}
 
 // Prepare implements cluster.Hooks.
 func (h hooks) Prepare(ctx context.Context, _ cluster.NodeID, request []byte) ([]byte, error) {
@@ -20,7 +25,25 @@ func (h hooks) Prepare(ctx context.Context, _ cluster.NodeID, request []byte) ([
 
 // Health implements cluster.Hooks.
 func (h hooks) Health() cluster.Health {
-	return cluster.Health{SealState: h.node.State(), Serving: h.node.ServingErr() == nil, MemoryTier: string(memsec.Report().Tier)}
+	mem := memsec.Report()
+	out := cluster.Health{
+		SealState: h.node.State(), Serving: h.node.ServingErr() == nil, MemoryTier: string(mem.Tier),
+		Memory: cluster.Memory{Used: uint64(max(mem.UsedBytes, 0)), Limit: mem.LimitBytes, Hardened: mem.Hardened},
+	}
+	out.Space.DataFree, out.Space.DataTotal = space(h.dataDir)
+	out.Space.AuditFree, _ = space(h.audits)
+	return out
+}
+
+// space returns the bytes that this process may still write to the file system
+// of dir, and its size; zeros when they cannot be found out.
+func space(dir string) (free, total uint64) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil || st.Bsize <= 0 {
+		return 0, 0
+	}
+	size := uint64(st.Bsize)
+	return uint64(st.Bavail) * size, uint64(st.Blocks) * size //nolint:unconvert // The types differ between systems.
 }
 
 // IssueCertificate implements cluster.Hooks.

@@ -26,6 +26,7 @@
 package serve
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -164,7 +165,7 @@ func (p parts) run(ctx context.Context) (err error) {
 		return err
 	}
 	c, err := cluster.Open(cluster.Config{ //nolint:contextcheck // It lives until Close, whatever ends first.
-		Dir: p.dir, Machine: p.machine, Hooks: hooks{n}, Profile: cluster.Profile(p.cfg.Cluster.Profile),
+		Dir: p.dir, Machine: p.machine, Hooks: hooks{node: n, dataDir: p.dir.Path("."), audits: auditDir(p.cfg, p.dir)}, Profile: cluster.Profile(p.cfg.Cluster.Profile),
 		Self: cluster.Self{
 			Name: p.cfg.Node.Name, Region: p.cfg.Node.Region, Zone: p.cfg.Node.Zone, Version: p.opts.Version, MaxFormat: fsm.MaxFormatVersion,
 			GRPCAddress: reachable(p.cfg.Advertise.GRPC, p.ports.GRPC), RESTAddress: reachable(p.cfg.Advertise.REST, p.ports.REST),
@@ -338,13 +339,13 @@ func openKeystores(ctx context.Context, cfg config.Config, log *slog.Logger, clk
 	return r, nil
 }
 
+func auditDir(cfg config.Config, dir *cluster.Dir) string {
+	return cmp.Or(cfg.Audit.Dir, dir.Path("audit"))
+}
+
 func openAudit(cfg config.Config, dir *cluster.Dir, clk clock.Clock) (*audit.Log, error) {
-	at := cfg.Audit.Dir
-	if at == "" {
-		at = dir.Path("audit")
-	}
 	return audit.Open(audit.Config{
-		Dir: at, Node: string(dir.NodeID()), Clock: clk, SegmentBytes: int64(cfg.Audit.SegmentMiB) << 20,
+		Dir: auditDir(cfg, dir), Node: string(dir.NodeID()), Clock: clk, SegmentBytes: int64(cfg.Audit.SegmentMiB) << 20,
 		// 0 is as little as possible here, and the default there.
 		ReserveBytes: max(int64(cfg.Audit.ReserveMiB)<<20, audit.MinReserveBytes),
 	})

@@ -1,0 +1,400 @@
+package command
+
+import (
+	"crypto/x509"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+// Limits of the checks. A warning is early enough to act on in office hours.
+const (
+	certWarn   = 7 * 24 * time.Hour // or a third of its life, if that is less
+	clockWarn  = 500 * time.Millisecond
+	clockFail  = 5 * time.Second
+	behindWarn = 1000 // changes
+	diskWarn   = 10   // per cent of the file system
+	diskFail   = 256 << 20
+	memoryWarn = 80 // per cent of what may be locked
+)
+
+// outcome is how a check ended.
+type outcome string
+
+const (
+	ok      outcome = "ok"
+	warning outcome = "warn"
+	failure outcome = "FAIL"
+	skipped outcome = "-"
+)
+
+func (o outcome) color() color {
+	switch o {
+	case ok:
+		return green
+	case warning:
+		return yellow
+	case failure:
+		return red
+	case skipped:
+	}
+	return plain
+}
+
+// finding is what a check found.
+type finding struct {
+	name    string
+	verdict outcome
+	says    string
+	next    string
+	err     error // of a failure
+}
+
+// check is one question. Its function looks at facts and at nothing else.
+type check struct {
+	name string
+	asks string // as --help shows it
+	look func(f facts) finding
+}
+
+func (c check) run(f facts) finding {
+	out := c.look(f)
+	out.name = c.name
+	return out
+}
+
+func fine(format string, a ...any) finding {
+	return finding{verdict: ok, says: fmt.Sprintf(format, a...)}
+}
+
+func leftOut(why string) finding { return finding{verdict: skipped, says: "left out: " + why} }
+
+func warn(next, format string, a ...any) finding {
+	return finding{verdict: warning, says: fmt.Sprintf(format, a...), next: next}
+}
+
+func broken(err error) finding {
+	e := errs.From(err)
+	return finding{verdict: failure, says: e.Msg, next: e.Hint, err: err}
+}
+
+func brokenf(code errs.Code, next, format string, a ...any) finding {
+	return broken(errs.Newf(code, format, a...).With(errs.Hint("%s", next)))
+}
+
+// checks returns all checks in the order in which their failures explain each other.
+func checks() []check {
+	return []check{
+		{"settings", "addresses, files and context can be used", checkSettings},
+		{"identity", "your certificate is accepted and does not expire soon", checkIdentity},
+		{"addresses", "every node of --addr answers, with a certificate of your cluster", checkAddresses},
+		{"node-certs", "no node's certificate expires soon", checkNodeCerts},
+		{"one-cluster", "all nodes of --addr belong to the same cluster", checkOneCluster},
+		{"seal", "every node is unsealed, and the cluster is not held", checkSeal},
+		{"serving", "every member serves", checkServing},
+		{"quorum", "there is a leader, and one voter may fail", checkQuorum},
+		{"up-to-date", "no member is behind in applying changes", checkBehind},
+		{"disk", "every member has space for data and audit trail", checkDisk},
+		{"clocks", "the clocks of the members and yours agree", checkClocks},
+		{"versions", "all members run one release", checkVersions},
+		{"memory", "keys are in locked memory with room left, and dumps are off", checkMemory},
+	}
+}
+
+func checkSettings(f facts) finding {
+	if f.settings != nil {
+		return broken(f.settings)
+	}
+	return fine("%s", plural(len(f.servers), "address", "addresses"))
+}
+
+func checkIdentity(f facts) finding {
+	if f.settings != nil {
+		return leftOut("the settings cannot be used")
+	}
+	left := f.leaf.NotAfter.Sub(f.now)
+	switch {
+	case left <= 0:
+		return brokenf(errs.Unauthenticated, "ask a governor for a new one: krypton operator cert issue", "your certificate expired on %s", f.leaf.NotAfter.UTC().Format(time.RFC3339))
+	case f.now.Before(f.leaf.NotBefore):
+		return brokenf(errs.Unauthenticated, "look at the clock of this machine", "your certificate is not valid before %s", f.leaf.NotBefore.UTC().Format(time.RFC3339))
+	case f.meErr != nil && errs.Is(f.meErr, errs.Unavailable):
+		return leftOut("no node answers")
+	case f.meErr != nil:
+		return broken(f.meErr)
+	}
+	who := strings.ToLower(enum(f.me.GetRole(), "ROLE_")) + " " + f.me.GetName()
+	if f.me.GetTenant() != "" {
+		who += " of " + f.me.GetTenant()
+	}
+	if endsSoon(f.leaf, f.now) {
+		return warn("ask a governor for a new one: krypton operator cert issue", "you are %s; your certificate expires in %s", who, roughly(left))
+	}
+	return fine("you are %s; your certificate is valid for %s", who, roughly(left))
+}
+
+func checkAddresses(f facts) finding {
+	if len(f.servers) == 0 {
+		return leftOut("the settings cannot be used")
+	}
+	for _, s := range f.servers {
+		if s.err != nil {
+			return broken(s.err)
+		}
+	}
+	for _, a := range f.view.answers {
+		if a.err != nil {
+			return broken(a.err)
+		}
+	}
+	if len(f.servers) == 1 && len(f.view.members) > 1 {
+		return warn("give --addr or KRYPTON_ADDR more of them, so that the loss of one node is not felt", "one address for a cluster of %d nodes", len(f.view.members))
+	}
+	return fine("%s answer", plural(len(f.servers), "node", "nodes"))
+}
+
+func checkNodeCerts(f facts) finding {
+	least := time.Duration(1 << 62)
+	for _, s := range f.servers {
+		if s.leaf == nil {
+			continue
+		}
+		left := s.leaf.NotAfter.Sub(f.now)
+		if endsSoon(s.leaf, f.now) {
+			return warn("a node renews its certificate by itself while it is unsealed: look at its log", "the certificate of %s expires in %s", s.addr, roughly(left))
+		}
+		least = min(least, left)
+	}
+	if least == 1<<62 {
+		return leftOut("no node shows a certificate")
+	}
+	return fine("the next one expires in %s, and is renewed before", roughly(least))
+}
+
+// endsSoon reports whether a certificate should have been renewed by now.
+func endsSoon(c *x509.Certificate, now time.Time) bool {
+	return c.NotAfter.Sub(now) < min(certWarn, c.NotAfter.Sub(c.NotBefore)/3)
+}
+
+func checkOneCluster(f facts) finding {
+	seen := map[string]string{}
+	for _, a := range f.view.answers {
+		if a.err == nil && a.status.GetFingerprint() != "" {
+			seen[a.status.GetFingerprint()] = a.addr
+		}
+	}
+	switch len(seen) {
+	case 0:
+		return leftOut("no node of a cluster answers")
+	case 1:
+		for fp := range seen {
+			return fine("fingerprint %s", fp)
+		}
+	}
+	var at []string
+	for _, addr := range seen {
+		at = append(at, addr)
+	}
+	slices.Sort(at)
+	return brokenf(errs.InvalidConfig, "compare their fingerprints with krypton status, and take one of them out of --addr", "%s belong to different clusters", strings.Join(at, " and "))
+}
+
+func checkSeal(f facts) finding {
+	n := 0
+	for _, a := range f.view.answers {
+		if a.err != nil {
+			continue
+		}
+		n++
+		switch {
+		case a.status.GetHeld():
+			return brokenf(errs.Held, "find out why before anybody uses krypton operator release-hold", "a person sealed the cluster and it stays so")
+		case sealedError(a.status) != nil:
+			return broken(sealedError(a.status))
+		}
+	}
+	if n == 0 {
+		return leftOut("no node answers")
+	}
+	return fine("%s unsealed", plural(n, "node", "nodes"))
+}
+
+// members runs fn for a view that has members.
+func members(f facts, fn func(ms []*kryptonv1.Node) finding) finding {
+	switch {
+	case len(f.view.members) > 0:
+		return fn(f.view.members)
+	case errs.Is(f.view.memberErr, errs.Denied):
+		return leftOut("your role does not see the members")
+	}
+	return leftOut("the members are not seen")
+}
+
+// reachable runs fn for those members that answer.
+func answering(f facts, fn func(ms []*kryptonv1.Node) finding) finding {
+	return members(f, func(ms []*kryptonv1.Node) finding {
+		up := slices.DeleteFunc(slices.Clone(ms), func(m *kryptonv1.Node) bool { return !m.GetHealth().GetReachable() })
+		if len(up) == 0 {
+			return leftOut("no member answers")
+		}
+		return fn(up)
+	})
+}
+
+func checkServing(f facts) finding {
+	return members(f, func(ms []*kryptonv1.Node) finding {
+		for _, m := range ms {
+			switch h := m.GetHealth(); {
+			case !h.GetReachable():
+				return brokenf(errs.Unavailable, "look whether it runs and whether its peer port "+m.GetPeerAddress()+" can be reached from the others", "%s does not answer the other nodes", nodeName(m))
+			case !h.GetServing():
+				return brokenf(errs.NotServing, "its own krypton status --data-dir and its log say more", "%s serves nothing: %s", nodeName(m), h.GetNotServingReason())
+			}
+		}
+		return fine("%s serve", plural(len(ms), "member", "members"))
+	})
+}
+
+func checkQuorum(f facts) finding {
+	return members(f, func([]*kryptonv1.Node) finding {
+		all, up := f.view.voters()
+		switch spare := f.view.spare(); {
+		case f.view.leader() == nil:
+			return brokenf(errs.NoLeader, "bring back voters until a majority answers: docs/runbooks/lost-quorum.md", "no leader is known, so nothing can be changed; %d of %d voters answer", up, all)
+		case spare < 0:
+			return brokenf(errs.NoLeader, "bring back voters until a majority answers: docs/runbooks/lost-quorum.md", "%d of %d voters answer, which is no majority", up, all)
+		case all == 1:
+			return warn("three voters survive the loss of one: krypton operator join-token --voter", "there is one voter, which may not fail")
+		case spare == 0:
+			return warn("bring back the voter that is away, or add one: krypton operator join-token --voter", "%d of %d voters answer; none may fail", up, all)
+		case all%2 == 0:
+			return warn("add or demote one: an even number survives no more than one less", "there are %d voters", all)
+		default:
+			return fine("%s leads; %d of %d voters may fail", nodeName(f.view.leader()), spare, all)
+		}
+	})
+}
+
+func checkBehind(f facts) finding {
+	return answering(f, func(ms []*kryptonv1.Node) finding {
+		for _, m := range ms {
+			if d := f.view.behind(m.GetHealth()); d > behindWarn {
+				return warn("look at the network and the disk of the node; it catches up by itself", "%s is %d changes behind", nodeName(m), d)
+			}
+		}
+		return fine("%s", plural(len(ms), "member", "members"))
+	})
+}
+
+func checkDisk(f facts) finding {
+	return answering(f, func(ms []*kryptonv1.Node) finding {
+		least, whose := uint64(1<<63), ""
+		for _, m := range ms {
+			h := m.GetHealth()
+			if h.GetDiskTotalBytes() == 0 {
+				continue
+			}
+			free := min(h.GetDiskFreeBytes(), h.GetAuditFreeBytes())
+			switch {
+			case free < diskFail:
+				return brokenf(errs.AuditUnavailable, "make room or enlarge the file system: docs/runbooks/disk-full.md", "%s has %s left; a full disk stops its service", nodeName(m), bytesText(free))
+			case 100*h.GetDiskFreeBytes()/h.GetDiskTotalBytes() < diskWarn:
+				return warn("make room or enlarge the file system: docs/runbooks/disk-full.md", "%s has %s left", nodeName(m), diskText(h))
+			case free < least:
+				least, whose = free, nodeName(m)
+			}
+		}
+		if whose == "" {
+			return leftOut("no member knows its space")
+		}
+		return fine("at least %s free (%s)", bytesText(least), whose)
+	})
+}
+
+func checkClocks(f facts) finding {
+	return answering(f, func(ms []*kryptonv1.Node) finding {
+		most, whose := time.Duration(0), ""
+		for _, m := range ms {
+			h := m.GetHealth()
+			if off := h.GetClockOffset().AsDuration(); off.Abs() > most.Abs() {
+				most, whose = off, "the clock of "+nodeName(m)
+			}
+			if !m.GetSelf() || h.GetWallTime() == nil {
+				continue
+			}
+			// The answer is a moment old by now, which is far below the limit.
+			if off := f.now.Sub(h.GetWallTime().AsTime()); off.Abs() > clockWarn && off.Abs() > most.Abs() {
+				most, whose = off, "the clock of this machine"
+			}
+		}
+		const next = "synchronise it (chrony, systemd-timesyncd): certificates and audit records go by it"
+		switch {
+		case most.Abs() > clockFail:
+			return brokenf(errs.FailedState, next, "%s is off by %s", whose, most.Round(time.Millisecond))
+		case most.Abs() > clockWarn:
+			return warn(next, "%s is off by %s", whose, most.Round(time.Millisecond))
+		}
+		return fine("within %s", clockWarn)
+	})
+}
+
+func checkVersions(f facts) finding {
+	return answering(f, func(ms []*kryptonv1.Node) finding {
+		var seen []string
+		for _, m := range ms {
+			if v := m.GetHealth().GetVersion(); !slices.Contains(seen, v) {
+				seen = append(seen, v)
+			}
+			if knows := m.GetHealth().GetMaxFormat(); knows != 0 && knows < f.view.info.GetFormatVersion() {
+				return brokenf(errs.FailedState, "install the release that the other nodes run", "%s knows formats up to %d, the registry has %d", nodeName(m), knows, f.view.info.GetFormatVersion())
+			}
+		}
+		if len(seen) > 1 {
+			slices.Sort(seen)
+			return warn("finish the upgrade", "the members run %s", strings.Join(seen, " and "))
+		}
+		return fine("%s, format %d", seen[0], f.view.info.GetFormatVersion())
+	})
+}
+
+func checkMemory(f facts) finding {
+	return answering(f, func(ms []*kryptonv1.Node) finding {
+		for _, m := range ms {
+			h := m.GetHealth()
+			limit := uint64(max(h.GetMemoryLimitBytes(), 0))
+			switch {
+			case h.GetMemoryTier() == "none":
+				return warn("raise LimitMEMLOCK of the service, or RLIMIT_MEMLOCK, and set memory.require", "%s keeps keys in memory that can be swapped out", nodeName(m))
+			case !h.GetHardened():
+				return warn("look for what the node's log says about hardening at its start", "%s can be dumped or debugged", nodeName(m))
+			case limit > 0 && 100*h.GetMemoryUsedBytes() > memoryWarn*limit:
+				return warn("raise memory.lock_mib and LimitMEMLOCK", "%s uses %s of %s of locked memory", nodeName(m), bytesText(h.GetMemoryUsedBytes()), bytesText(limit))
+			}
+		}
+		return fine("tier %s", ms[0].GetHealth().GetMemoryTier())
+	})
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+// roughly returns a duration in its largest unit: "29 days".
+func roughly(d time.Duration) string {
+	switch day := 24 * time.Hour; {
+	case d < 0:
+		return "the past"
+	case d >= 2*day:
+		return fmt.Sprintf("%d days", d/day)
+	case d >= 2*time.Hour:
+		return fmt.Sprintf("%d hours", d/time.Hour)
+	}
+	return plural(int(d/time.Minute), "minute", "minutes")
+}

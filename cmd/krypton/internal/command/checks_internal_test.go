@@ -1,0 +1,223 @@
+package command
+
+import (
+	"crypto/x509"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+// wellFacts are the facts of a cluster of three nodes to which nothing is wrong,
+// as an operator sees it.
+func wellFacts() *facts {
+	now := time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
+	leaf := func(d time.Duration) *x509.Certificate {
+		return &x509.Certificate{NotBefore: now.Add(-time.Hour), NotAfter: now.Add(d)}
+	}
+	f := &facts{
+		now: now, leaf: leaf(30 * 24 * time.Hour), me: &kryptonv1.WhoAmIResponse{Role: kryptonv1.Role_ROLE_OPERATOR, Name: "olga"},
+		view: &view{info: &kryptonv1.ClusterInfo{FormatVersion: 1}},
+	}
+	for i, name := range []string{"n1", "n2", "n3"} {
+		addr := name + ":8400"
+		f.servers = append(f.servers, server{addr: addr, leaf: leaf(20 * 24 * time.Hour)})
+		f.view.answers = append(f.view.answers, answer{addr: addr, status: &kryptonv1.SealStatus{
+			NodeId: name, NodeName: name, State: kryptonv1.SealState_SEAL_STATE_UNSEALED, Fingerprint: "aa",
+		}})
+		f.view.members = append(f.view.members, &kryptonv1.Node{
+			Id: name, DisplayName: name, GrpcAddress: addr, Role: kryptonv1.NodeRole_NODE_ROLE_VOTER, Leader: i == 0, Self: i == 0,
+			Health: &kryptonv1.NodeHealth{
+				Reachable: true, Seal: kryptonv1.SealState_SEAL_STATE_UNSEALED, Serving: true, AppliedIndex: 100, Version: "v1", MemoryTier: "mlock",
+				ContactAge: durationpb.New(0), DiskFreeBytes: 50 << 30, DiskTotalBytes: 100 << 30, AuditFreeBytes: 50 << 30,
+				WallTime: timestamppb.New(now), MemoryUsedBytes: 1 << 20, MemoryLimitBytes: 8 << 20, Hardened: true, MaxFormat: 1,
+			},
+		})
+	}
+	return f
+}
+
+func (f *facts) seal(i int) *kryptonv1.SealStatus   { return f.view.answers[i].status }
+func (f *facts) health(i int) *kryptonv1.NodeHealth { return f.view.members[i].GetHealth() }
+
+func TestAWellClusterPassesEveryCheck(t *testing.T) {
+	t.Parallel()
+	for _, c := range checks() {
+		if got := c.run(*wellFacts()); got.verdict != ok || got.says == "" || got.next != "" {
+			t.Errorf("%s: %+v", c.name, got)
+		}
+	}
+	if v := wellFacts().view.verdict(); v.State != healthy || v.Summary != "3 of 3 nodes serve, n1 leads, 1 of 3 voters may fail" {
+		t.Errorf("%+v", v)
+	}
+}
+
+// TestEveryCheckIsProvoked breaks one thing at a time: the check that is meant
+// to see it does, says what to do, and no check before it complains.
+func TestEveryCheckIsProvoked(t *testing.T) {
+	t.Parallel()
+	const day = 24 * time.Hour
+	provoked := map[string]bool{}
+	for _, tt := range []struct {
+		name    string
+		harm    func(f *facts)
+		check   string
+		verdict outcome
+		exit    int // of a failure
+		says    string
+		also    string // other checks that see it, too
+	}{
+		{"no settings", func(f *facts) {
+			*f = facts{now: f.now, view: &view{}, settings: errs.New(errs.InvalidConfig, "no identity is given", errs.Hint("give one"))}
+		}, "settings", failure, 2, "no identity is given", ""},
+		{"expired", func(f *facts) { f.leaf.NotAfter = f.now.Add(-day) }, "identity", failure, 4, "your certificate expired on 2026-06-30T12:00:00Z", ""},
+		{"not yet valid", func(f *facts) { f.leaf.NotBefore = f.now.Add(day) }, "identity", failure, 4, "your certificate is not valid before 2026-07-02T12:00:00Z", ""},
+		{"expires soon", func(f *facts) { f.leaf.NotAfter, f.leaf.NotBefore = f.now.Add(3*day), f.now.Add(-27*day) }, "identity", warning, 0, "you are operator olga; your certificate expires in 3 days", ""},
+		{"not accepted", func(f *facts) {
+			f.meErr = errs.New(errs.Unauthenticated, "the certificate is of another cluster", errs.Hint("get another one"))
+		}, "identity", failure, 4, "the certificate is of another cluster", ""},
+		{"port closed", func(f *facts) {
+			f.servers[1] = server{addr: "n2:8400", err: errs.New(errs.Unavailable, "n2:8400 cannot be reached", errs.Hint("start it"))}
+		}, "addresses", failure, 6, "n2:8400 cannot be reached", ""},
+		{"answers no call", func(f *facts) {
+			f.view.answers[2] = answer{addr: "n3:8400", err: errs.New(errs.Unavailable, "node n3 does not answer", errs.Hint("start it"))}
+		}, "addresses", failure, 6, "node n3 does not answer", ""},
+		{"one address", func(f *facts) { f.servers, f.view.answers = f.servers[:1], f.view.answers[:1] }, "addresses", warning, 0, "one address for a cluster of 3 nodes", ""},
+		{"node certificate", func(f *facts) {
+			f.servers[1].leaf.NotAfter = f.now.Add(50 * time.Hour)
+			f.servers[1].leaf.NotBefore = f.now.Add(-20 * day)
+		}, "node-certs", warning, 0, "the certificate of n2:8400 expires in 2 days", ""},
+		{"two clusters", func(f *facts) { f.seal(2).Fingerprint = "bb" }, "one-cluster", failure, 2, "n2:8400 and n3:8400 belong to different clusters", ""},
+		{"sealed", func(f *facts) { f.seal(1).State = kryptonv1.SealState_SEAL_STATE_SEALED }, "seal", failure, 7, "node n2 is sealed", ""},
+		{"no cluster", func(f *facts) {
+			f.seal(1).State, f.seal(1).Fingerprint = kryptonv1.SealState_SEAL_STATE_UNINITIALIZED, ""
+		}, "seal", failure, 7, "node n2 belongs to no cluster", ""},
+		{"held", func(f *facts) { f.seal(0).Held = true }, "seal", failure, 7, "a person sealed the cluster and it stays so", ""},
+		{"does not serve", func(f *facts) {
+			f.health(1).Serving, f.health(1).NotServingReason = false, "no contact with the leader"
+		}, "serving", failure, 6, "n2 serves nothing: no contact with the leader", ""},
+		{"unreachable", func(f *facts) { f.view.members[1].Health = &kryptonv1.NodeHealth{} }, "serving", failure, 6, "n2 does not answer the other nodes", "quorum"},
+		{"none may fail", func(f *facts) { f.health(1).Reachable = false }, "quorum", warning, 0, "2 of 3 voters answer; none may fail", "serving"},
+		{"no majority", func(f *facts) { f.health(1).Reachable, f.health(2).Reachable = false, false }, "quorum", failure, 6, "1 of 3 voters answer, which is no majority", "serving"},
+		{"no leader", func(f *facts) { f.view.members[0].Leader = false }, "quorum", failure, 6, "no leader is known, so nothing can be changed; 3 of 3 voters answer", ""},
+		{"even", func(f *facts) {
+			f.view.members = append(f.view.members, wellFacts().view.members[1])
+		}, "quorum", warning, 0, "there are 4 voters", ""},
+		{"one voter", func(f *facts) {
+			f.view.members[1].Role, f.view.members[2].Role = kryptonv1.NodeRole_NODE_ROLE_NON_VOTER, kryptonv1.NodeRole_NODE_ROLE_NON_VOTER
+		}, "quorum", warning, 0, "there is one voter, which may not fail", ""},
+		{"behind", func(f *facts) { f.health(0).AppliedIndex = 5000 }, "up-to-date", warning, 0, "n2 is 4900 changes behind", ""},
+		{"disk full", func(f *facts) { f.health(2).DiskFreeBytes = 1 << 20 }, "disk", failure, 6, "n3 has 1.0 MiB left; a full disk stops its service", ""},
+		{"audit disk full", func(f *facts) { f.health(2).AuditFreeBytes = 1 << 20 }, "disk", failure, 6, "n3 has 1.0 MiB left; a full disk stops its service", ""},
+		{"disk nearly full", func(f *facts) { f.health(2).DiskFreeBytes = 5 << 30 }, "disk", warning, 0, "n3 has 5.0 GiB (5 %) left", ""},
+		{"clock off", func(f *facts) { f.health(2).ClockOffset = durationpb.New(-time.Second) }, "clocks", warning, 0, "the clock of n3 is off by -1s", ""},
+		{"clock far off", func(f *facts) { f.health(2).ClockOffset = durationpb.New(time.Hour) }, "clocks", failure, 5, "the clock of n3 is off by 1h0m0s", ""},
+		{"own clock", func(f *facts) { f.now = f.now.Add(2 * time.Second) }, "clocks", warning, 0, "the clock of this machine is off by 2s", ""},
+		{"two releases", func(f *facts) { f.health(2).Version = "v2" }, "versions", warning, 0, "the members run v1 and v2", ""},
+		{"old release", func(f *facts) { f.view.info.FormatVersion = 2; f.health(0).MaxFormat, f.health(1).MaxFormat = 2, 2 }, "versions", failure, 5, "n3 knows formats up to 1, the registry has 2", ""},
+		{"unlocked", func(f *facts) { f.health(2).MemoryTier = "none" }, "memory", warning, 0, "n3 keeps keys in memory that can be swapped out", ""},
+		{"dumps", func(f *facts) { f.health(2).Hardened = false }, "memory", warning, 0, "n3 can be dumped or debugged", ""},
+		{"memory full", func(f *facts) { f.health(2).MemoryUsedBytes = 7 << 20 }, "memory", warning, 0, "n3 uses 7.0 MiB of 8.0 MiB of locked memory", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := wellFacts()
+			tt.harm(f)
+			provoked[tt.check] = true
+			for _, c := range checks() {
+				got := c.run(*f)
+				switch {
+				case c.name == tt.check:
+					if got.verdict != tt.verdict || got.says != tt.says || got.next == "" {
+						t.Errorf("%s: %s %q, next %q; want %s %q", c.name, got.verdict, got.says, got.next, tt.verdict, tt.says)
+					}
+					if (got.err != nil) != (tt.verdict == failure) || got.err != nil && errs.Of(got.err).Row().Exit != tt.exit {
+						t.Errorf("%s: error %v, want exit status %d", c.name, got.err, tt.exit)
+					}
+				case (got.verdict == failure || got.verdict == warning) && c.name != tt.also:
+					t.Errorf("%s complains, too: %s", c.name, got.says)
+				}
+			}
+		})
+	}
+	for _, c := range checks() {
+		if !provoked[c.name] {
+			t.Errorf("nothing provokes %s", c.name)
+		}
+	}
+}
+
+func TestChecksThatCannotLookSaySo(t *testing.T) {
+	t.Parallel()
+	f := wellFacts()
+	f.view.members, f.view.memberErr = nil, errs.New(errs.Denied, "no")
+	for _, c := range checks()[6:] {
+		if got := c.run(*f); got.verdict != skipped || got.says != "left out: your role does not see the members" {
+			t.Errorf("%s: %+v", c.name, got)
+		}
+	}
+}
+
+// TestShortLivedCertificatesAreNotAlwaysSoonOver: one that lives for a day is
+// not a warning for all of it.
+func TestShortLivedCertificatesAreNotAlwaysSoonOver(t *testing.T) {
+	t.Parallel()
+	f := wellFacts()
+	f.leaf.NotBefore, f.leaf.NotAfter = f.now.Add(-12*time.Hour), f.now.Add(12*time.Hour)
+	if got := checkIdentity(*f); got.verdict != ok {
+		t.Errorf("%+v", got)
+	}
+	f.now = f.now.Add(5 * time.Hour)
+	if got := checkIdentity(*f); got.verdict != warning {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestVerdict(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name     string
+		harm     func(f *facts)
+		state    string
+		problems string
+	}{
+		{"well", func(*facts) {}, healthy, ""},
+		{"one does not serve", func(f *facts) { f.health(1).Serving, f.health(1).NotServingReason = false, "sealed" }, degraded, "n2 serves nothing: sealed"},
+		{"nobody serves", func(f *facts) {
+			for i := range 3 {
+				f.health(i).Serving = false
+			}
+		}, down, "n1 serves nothing: |n2 serves nothing: |n3 serves nothing: "},
+		{"no leader", func(f *facts) { f.view.members[0].Leader = false }, degraded, "no leader is known, so nothing can be changed"},
+		{"not for me", func(f *facts) { f.view.answers[2] = answer{addr: "n3:8400", err: errors.New("x")} }, degraded, "n3:8400 does not answer you: internal error"},
+		{"held", func(f *facts) { f.view.info.Held = true }, degraded, "a person sealed the cluster; krypton operator release-hold lets it unseal again"},
+		{"a workload sees seals", func(f *facts) { f.view.members = nil }, healthy, ""},
+		{"a workload sees a sealed one", func(f *facts) { f.view.members = nil; f.seal(1).State = kryptonv1.SealState_SEAL_STATE_SEALED }, degraded, "node n2 is sealed; use krypton unseal"},
+		{"a workload sees nothing", func(f *facts) { f.view = &view{answers: []answer{{addr: "n1:8400", err: errors.New("x")}}} }, down, "n1:8400 does not answer you: internal error"},
+	} {
+		f := wellFacts()
+		tt.harm(f)
+		if v := f.view.verdict(); v.State != tt.state || strings.Join(v.Problems, "|") != tt.problems {
+			t.Errorf("%s: %+v", tt.name, v)
+		}
+	}
+}
+
+func TestSizesAndTimesAsPeopleReadThem(t *testing.T) {
+	t.Parallel()
+	for n, want := range map[uint64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 1536: "1.5 KiB", 5 << 30: "5.0 GiB", 1 << 62: "4.0 EiB"} {
+		if got := bytesText(n); got != want {
+			t.Errorf("%d: %q, want %q", n, got, want)
+		}
+	}
+	for d, want := range map[time.Duration]string{-1: "the past", time.Minute: "1 minute", 3 * time.Hour: "3 hours", 50 * time.Hour: "2 days"} {
+		if got := roughly(d); got != want {
+			t.Errorf("%s: %q, want %q", d, got, want)
+		}
+	}
+}

@@ -1,0 +1,285 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+func statusCommand() *Command {
+	return &Command{
+		Name: "status", Usage: "show at a glance how the cluster and its nodes are", Reach: Reads,
+		About: "The first line is the verdict: healthy, degraded (it works, and somebody should look) or down. Below stand the nodes\n" +
+			"and, for people, what the cluster knows of itself. Every node of --addr is asked about itself, one of them about\n" +
+			"all members. With --data-dir it asks the node of this machine over its administration socket, which needs no\n" +
+			"certificate and works before krypton init.\n\n" +
+			"CONTACT is how long ago a node heard from a leader with a majority: a node that did not for a second serves\n" +
+			"nothing. BEHIND is how many changes it has not applied yet. CLOCK is its distance from the clock of the node that\n" +
+			"answered.\n\n" +
+			"The exit status is 7 when a node is sealed or belongs to no cluster, 6 when one does not answer.",
+		Examples: []string{"krypton status --addr n1:8400,n2:8400,n3:8400", "krypton status --data-dir /var/lib/krypton", "krypton status --output json | jq -r .verdict.state"},
+		Flags:    []cli.Flag{&cli.StringFlag{Name: "data-dir", Usage: "ask the node whose data directory is `DIR`"}},
+		Run: func(ctx context.Context, in *Invocation) error {
+			if in.c.IsSet("data-dir") {
+				return in.localStatus(ctx)
+			}
+			return in.clusterStatus(ctx)
+		},
+	}
+}
+
+func (in *Invocation) localStatus(ctx context.Context) error {
+	admin, done, err := in.admin(in.c.String("data-dir"))
+	if err != nil {
+		return err
+	}
+	defer done()
+	st, err := call(ctx, in, admin.GetStatus, &kryptonv1.GetStatusRequest{})
+	if err != nil {
+		return err
+	}
+	err = in.show(st, func() string {
+		var s sheet
+		s.add("data directory", st.GetDataDir())
+		s.add("version", st.GetVersion())
+		text := s.text() + sealSheet(st.GetSeal())
+		if st.GetCluster().GetFingerprint() != "" {
+			text += "\n" + clusterSheet(st.GetCluster())
+		}
+		return text
+	})
+	return errors.Join(err, sealedError(st.GetSeal()))
+}
+
+// sealedError is nil for an unsealed node.
+func sealedError(st *kryptonv1.SealStatus) error {
+	switch st.GetState() {
+	case kryptonv1.SealState_SEAL_STATE_UNINITIALIZED:
+		return errs.Newf(errs.Sealed, "node %s belongs to no cluster", nodeLabel(st)).With(errs.Hint("use krypton init or krypton join"))
+	case kryptonv1.SealState_SEAL_STATE_UNSPECIFIED, kryptonv1.SealState_SEAL_STATE_SEALED:
+		return errs.Newf(errs.Sealed, "node %s is sealed", nodeLabel(st)).With(errs.Hint("use krypton unseal"))
+	case kryptonv1.SealState_SEAL_STATE_UNSEALED:
+	}
+	return nil
+}
+
+func (in *Invocation) clusterStatus(ctx context.Context) error {
+	v, err := in.look(ctx)
+	if err != nil {
+		return err
+	}
+	if in.jsonOutput() {
+		err = in.statusJSON(v)
+	} else {
+		err = in.write([]byte(in.statusText(v)))
+	}
+	return errors.Join(err, v.worst())
+}
+
+func (in *Invocation) statusText(v *view) string {
+	verdict := v.verdict()
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s\n", in.paint(verdict.State, verdict.color()), verdict.Summary)
+	for _, p := range verdict.Problems {
+		fmt.Fprintf(&b, "  - %s\n", p)
+	}
+	b.WriteString("\n" + v.grid().text())
+	if s := v.sheet(); len(s) > 0 {
+		b.WriteString("\n" + s.text())
+	}
+	return b.String()
+}
+
+func (in *Invocation) statusJSON(v *view) error {
+	type node struct {
+		Addr  string `json:"addr"`
+		Seal  any    `json:"seal"`
+		Error string `json:"error"`
+		Code  string `json:"code"`
+	}
+	out := struct {
+		Verdict verdict `json:"verdict"`
+		Cluster any     `json:"cluster"`
+		Nodes   []node  `json:"nodes"`
+		Members []any   `json:"members"`
+	}{Verdict: v.verdict(), Nodes: []node{}, Members: []any{}}
+	var err error
+	if v.info != nil {
+		if out.Cluster, err = toJSON(v.info); err != nil {
+			return err
+		}
+	}
+	for _, a := range v.answers {
+		n := node{Addr: a.addr}
+		if a.err != nil {
+			n.Error, n.Code = errs.From(a.err).Msg, errs.Of(a.err).String()
+		} else if n.Seal, err = toJSON(a.status); err != nil {
+			return err
+		}
+		out.Nodes = append(out.Nodes, n)
+	}
+	for _, m := range v.members {
+		raw, err := toJSON(m)
+		if err != nil {
+			return err
+		}
+		out.Members = append(out.Members, raw)
+	}
+	return in.showJSON(out)
+}
+
+// grid is one line for each node: the members, and those of --addr that are
+// none or are not known as such.
+func (v *view) grid() *grid {
+	g := &grid{head: []string{"NODE", "ROLE", "STATE", "SERVES", "CONTACT", "BEHIND", "DISK FREE", "CLOCK", "VERSION", "ADDRESS", "NOTE"}}
+	shown := map[string]bool{}
+	for _, m := range v.members {
+		shown[m.GetId()] = true
+		a := v.answerOf(m)
+		h := m.GetHealth()
+		role := strings.ToLower(strings.ReplaceAll(enum(m.GetRole(), "NODE_ROLE_"), "_", "-"))
+		if m.GetLeader() {
+			role += ", leads"
+		}
+		row := []string{nodeName(m), role, stateOf(a, h), "", "", "", "", "", "", m.GetGrpcAddress(), noteOf(a, h)}
+		if h.GetReachable() {
+			row[3] = yesNo(h.GetServing())
+			row[4] = contactText(h)
+			row[5] = fmt.Sprint(v.behind(h))
+			row[6] = diskText(h)
+			row[7] = clockText(h)
+			row[8] = h.GetVersion()
+		}
+		g.add(row...)
+	}
+	for _, a := range v.answers {
+		if a.err == nil && shown[a.status.GetNodeId()] || a.err != nil && v.memberAt(a.addr) != nil {
+			continue
+		}
+		name := ""
+		if a.err == nil {
+			name = nodeLabel(a.status)
+		}
+		g.add(name, "", stateOf(&a, nil), "", "", "", "", "", "", a.addr, noteOf(&a, nil))
+	}
+	return g.withoutEmptyColumns()
+}
+
+func nodeName(m *kryptonv1.Node) string {
+	if m.GetDisplayName() == "" {
+		return m.GetId()
+	}
+	return m.GetDisplayName()
+}
+
+// stateOf says how a node is sealed, from its own answer or from what a member
+// heard of it.
+func stateOf(a *answer, h *kryptonv1.NodeHealth) string {
+	switch {
+	case a != nil && a.err == nil:
+		switch a.status.GetState() {
+		case kryptonv1.SealState_SEAL_STATE_UNINITIALIZED:
+			return "no cluster"
+		case kryptonv1.SealState_SEAL_STATE_UNSEALED:
+			return "unsealed"
+		case kryptonv1.SealState_SEAL_STATE_SEALED, kryptonv1.SealState_SEAL_STATE_UNSPECIFIED:
+		}
+		if a.status.GetHeld() {
+			return "held"
+		}
+		if p := shareProgress(a.status); p != "" {
+			return "sealed, " + p + " shares"
+		}
+		return "sealed"
+	case h.GetReachable():
+		return strings.ToLower(enum(h.GetSeal(), "SEAL_STATE_"))
+	}
+	return "no answer"
+}
+
+func noteOf(a *answer, h *kryptonv1.NodeHealth) string {
+	switch {
+	case a != nil && a.err != nil:
+		return errs.From(a.err).Msg
+	case a != nil && a.status.GetHeld():
+		return a.status.GetHoldReason()
+	case a != nil && a.status.GetLastFailure() != "":
+		return a.status.GetLastFailure()
+	case h.GetReachable() && !h.GetServing():
+		return h.GetNotServingReason()
+	case h != nil && !h.GetReachable():
+		return h.GetNotServingReason()
+	}
+	return ""
+}
+
+func contactText(h *kryptonv1.NodeHealth) string {
+	if h.GetContactAge() == nil {
+		return "never"
+	}
+	return fmt.Sprintf("%.1f s", h.GetContactAge().AsDuration().Seconds())
+}
+
+func clockText(h *kryptonv1.NodeHealth) string {
+	d := h.GetClockOffset().AsDuration()
+	if d == 0 {
+		return "same"
+	}
+	return fmt.Sprintf("%+d ms", d.Milliseconds())
+}
+
+func diskText(h *kryptonv1.NodeHealth) string {
+	if h.GetDiskTotalBytes() == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s (%d %%)", bytesText(h.GetDiskFreeBytes()), 100*h.GetDiskFreeBytes()/h.GetDiskTotalBytes())
+}
+
+// bytesText returns a size as people read it: 3.4 GiB.
+func bytesText(n uint64) string {
+	const unit = 1024
+	if n < unit {
+		return fmt.Sprintf("%d B", n)
+	}
+	div, exp := uint64(unit), 0
+	for m := n / unit; m >= unit; m /= unit {
+		div, exp = div*unit, exp+1
+	}
+	return fmt.Sprintf("%.1f %ciB", float64(n)/float64(div), "KMGTPE"[exp])
+}
+
+// sheet is what is the same for all nodes.
+func (v *view) sheet() sheet {
+	var s sheet
+	if st := v.anySeal(); st != nil {
+		mode := map[kryptonv1.SealMode]string{
+			kryptonv1.SealMode_SEAL_MODE_AUTO: "a keystore opens the MasterKey", kryptonv1.SealMode_SEAL_MODE_SHAMIR: "shares open the MasterKey",
+		}[st.GetMode()]
+		s.add("seal", mode)
+		people := "yes"
+		if !st.GetUnsealsWithoutPeople() {
+			people = fmt.Sprintf("no; persons needed: %d", st.GetPersonsNeeded())
+		}
+		s.add("unseals without people", people)
+	}
+	if v.info == nil {
+		return s
+	}
+	s.add("cluster", v.info.GetName())
+	s.add("fingerprint", v.info.GetFingerprint())
+	s.add("keyspace", v.info.GetKeyspaceId())
+	s.add("term", fmt.Sprint(v.info.GetTerm()))
+	s.add("index", fmt.Sprint(v.info.GetAppliedIndex()))
+	s.add("format", fmt.Sprint(v.info.GetFormatVersion()))
+	s.add("internal key version", fmt.Sprint(v.info.GetInternalKeyVersion()))
+	s.add("rollback window", v.info.GetRollbackWindow().AsDuration().String())
+	s.add("wait before a key is destroyed", v.info.GetDestroyWait().AsDuration().Round(time.Second).String())
+	return s
+}
