@@ -3,6 +3,7 @@ module github.com/openkcm/krypton-cluster
 go 1.26.0
 
 require (
+	github.com/HdrHistogram/hdrhistogram-go v1.4.0
 	github.com/awnumar/memguard v0.23.0
 	github.com/c2sp/wycheproof v0.0.0-20260105152342-fca0d3ba9f12
 	github.com/getkin/kin-openapi v0.152.0

@@ -533,6 +533,35 @@ func TestSealedEverywhereEndsTheCallSealedSomewhereDoesNot(t *testing.T) {
 	})
 }
 
+// TestASlowNodeIsNotGone: with every other node sealed, one that ran into the
+// timeout of its first attempt may answer the next one; one that leaves three
+// unanswered does not keep the caller waiting.
+func TestASlowNodeIsNotGone(t *testing.T) {
+	for _, slowFor := range []int{1, 2, 1000} {
+		synctest.Test(t, func(t *testing.T) {
+			calls := 0
+			s := &script{answer: func(ctx context.Context, at attempt) error {
+				if at.addr != "a" {
+					return said(ctx, errs.Sealed)
+				}
+				if calls++; calls <= slowFor {
+					<-ctx.Done()
+					return ctx.Err()
+				}
+				return nil
+			}}
+			begin := time.Now()
+			err := get(within(t, time.Minute), s.client(t, 2))
+			switch took := time.Since(begin); {
+			case slowFor < triesOfSlow && err != nil:
+				t.Errorf("slow for %d attempts: %v", slowFor, err)
+			case slowFor == 1000 && (!errs.Is(err, errs.Sealed) || took > 20*time.Second):
+				t.Errorf("never answers: %v after %s", err, took)
+			}
+		})
+	}
+}
+
 func TestASickNodeIsTriedAgainAfterItsPenalty(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var sick atomic.Bool

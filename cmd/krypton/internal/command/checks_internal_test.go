@@ -208,6 +208,15 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
+func TestDigits3(t *testing.T) {
+	t.Parallel()
+	for d, want := range map[time.Duration]string{0: "0s", 999: "999ns", 1618943: "1.62ms", 63078399: "63.1ms", time.Minute: "1m0s"} {
+		if got := digits3(d).String(); got != want {
+			t.Errorf("%d: %s, want %s", d, got, want)
+		}
+	}
+}
+
 func TestSizesAndTimesAsPeopleReadThem(t *testing.T) {
 	t.Parallel()
 	for n, want := range map[uint64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 1536: "1.5 KiB", 5 << 30: "5.0 GiB", 1 << 62: "4.0 EiB"} {

@@ -108,7 +108,7 @@ func Tree(more ...*Command) *Command {
 		Examples: []string{"krypton status", "krypton encrypt --service demo/payments report.pdf report.pdf.krypton", "krypton help key rotate"},
 		Sub: []*Command{
 			statusCommand(), doctorCommand(), unsealCommand(), sealCommand(), initCommand(), joinCommand(),
-			encryptCommand(), decryptCommand(), rewrapCommand(),
+			encryptCommand(), decryptCommand(), rewrapCommand(), benchCommand(),
 			tenantCommands(), serviceCommands(), keyCommands(), resourceCommands(), dataKeyCommands(),
 			operatorCommands(), operationCommands(),
 			contextCommands(), whoamiCommand(), completionCommand(), manCommand(), versionCommand(), completeCommand(),

@@ -203,6 +203,13 @@ func (in *Invocation) client(ctx context.Context) (*client.Client, error) {
 	if in.cl != nil {
 		return in.cl, nil
 	}
+	var err error
+	in.cl, err = in.connect(ctx)
+	return in.cl, err
+}
+
+// connect makes a client of the cluster, which the caller closes.
+func (in *Invocation) connect(ctx context.Context, set ...func(*client.Options)) (*client.Client, error) {
 	opts := client.Options{
 		Addrs:           in.addrs(),
 		CAFile:          in.caFile(),
@@ -210,7 +217,7 @@ func (in *Invocation) client(ctx context.Context) (*client.Client, error) {
 		KeyFile:         in.setting("key-file", "KRYPTON_KEY_FILE", in.ctx.KeyFile),
 		ConnectPatience: patience,
 		OnRetry: func(r client.Retry) {
-			if time.Since(in.begin) > quiet && term.IsTerminal(int(in.env.Stderr.Fd())) {
+			if time.Since(in.begin) > quiet && terminal(in.env.Stderr) {
 				fmt.Fprintf(in.env.Stderr, "krypton: %v; trying again\n", r.Err)
 			}
 		},
@@ -219,17 +226,15 @@ func (in *Invocation) client(ctx context.Context) (*client.Client, error) {
 		return nil, errs.New(errs.InvalidConfig, "no identity is given",
 			errs.Hint("give --ca-file, --cert-file and --key-file, or set them in a context with krypton context set"))
 	}
-	set := []func(*client.Options){client.With(opts)}
+	with := []func(*client.Options){client.With(opts)}
 	switch n := overHTTPS(opts.Addrs); n {
 	case 0:
 	case len(opts.Addrs):
-		set = append(set, rest.Use())
+		with = append(with, rest.Use())
 	default:
 		return nil, usagef("give https://host:port for HTTP/JSON, or host:port for gRPC", "some addresses are https:// and some are not")
 	}
-	var err error
-	in.cl, err = client.New(ctx, set...)
-	return in.cl, err
+	return client.New(ctx, append(with, set...)...)
 }
 
 // overHTTPS counts the addresses of the HTTP/JSON door.
