@@ -268,6 +268,10 @@ func TestNewRefusesWhatCannotWork(t *testing.T) {
 		"junk certificate": func(o *client.Options) { o.CertFile = junk },
 		"files and TLS":    func(o *client.Options) { o.TLS = &tls.Config{} },
 		"negative timeout": func(o *client.Options) { o.Timeout = -1 },
+		"verifies nobody": func(o *client.Options) {
+			o.CAFile, o.CertFile, o.KeyFile = "", "", ""
+			o.TLS = &tls.Config{InsecureSkipVerify: true}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := good

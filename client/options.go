@@ -161,6 +161,10 @@ func (o *Options) tlsConfig() (*tls.Config, error) {
 		if o.CAFile != "" || o.CertFile != "" || o.KeyFile != "" {
 			return nil, errs.New(errs.InvalidConfig, "both TLS and certificate files are given", errs.Hint("give one of them"))
 		}
+		if o.TLS.InsecureSkipVerify && o.TLS.VerifyPeerCertificate == nil && o.TLS.VerifyConnection == nil {
+			return nil, errs.New(errs.InvalidConfig, "the TLS configuration verifies nobody: whoever answers would get the plaintext",
+				errs.Hint("set RootCAs, or a VerifyConnection of your own beside InsecureSkipVerify"))
+		}
 		cfg := o.TLS.Clone()
 		cfg.MinVersion = tls.VersionTLS13
 		return cfg, nil

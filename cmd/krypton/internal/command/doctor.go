@@ -177,12 +177,13 @@ func readLeaf(path string) (*x509.Certificate, error) {
 func knock(ctx context.Context, addr string, roots *x509.CertPool) server {
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
-	host, _, err := net.SplitHostPort(addr)
+	hostPort, _ := cutHTTPS(addr)
+	host, _, err := net.SplitHostPort(hostPort)
 	if err != nil {
 		return server{addr: addr, err: errs.Newf(errs.InvalidConfig, "%s is not host:port", addr).With(errs.Hint("check --addr"))}
 	}
 	d := tls.Dialer{Config: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: host, NextProtos: []string{"h2"}}}
-	conn, err := d.DialContext(ctx, "tcp", addr)
+	conn, err := d.DialContext(ctx, "tcp", hostPort)
 	if err != nil {
 		return server{addr: addr, err: dialError(addr, err)}
 	}

@@ -237,10 +237,19 @@ func (in *Invocation) connect(ctx context.Context, set ...func(*client.Options))
 	return client.New(ctx, append(with, set...)...)
 }
 
+// cutHTTPS takes the scheme from an address of the HTTP/JSON door.
+func cutHTTPS(addr string) (hostPort string, ok bool) {
+	const scheme = "https://"
+	if len(addr) < len(scheme) || !strings.EqualFold(addr[:len(scheme)], scheme) {
+		return addr, false
+	}
+	return strings.TrimSuffix(addr[len(scheme):], "/"), true
+}
+
 // overHTTPS counts the addresses of the HTTP/JSON door.
 func overHTTPS(addrs []string) (n int) {
 	for _, a := range addrs {
-		if strings.HasPrefix(a, "https://") {
+		if _, ok := cutHTTPS(a); ok {
 			n++
 		}
 	}
