@@ -157,21 +157,21 @@ func (in *Invocation) benchScope() (client.Scope, error) {
 
 // benchWork makes the calls.
 type benchWork struct {
-	clients                      []*client.Client
-	scope                        client.Scope
-	plan                         benchPlan
-	timeout                      time.Duration
-	plaintext, ciphertext, wraps []byte
-	mixed                        atomic.Uint64
+	clients                    []*client.Client
+	scope                      client.Scope
+	plan                       benchPlan
+	timeout                    time.Duration
+	payload, ciphertext, wraps []byte
+	mixed                      atomic.Uint64
 }
 
 // newBenchWork makes what decrypt, unwrap and rewrap need.
 func newBenchWork(ctx context.Context, in *Invocation, clients []*client.Client, scope client.Scope, p benchPlan) (*benchWork, error) {
-	w := &benchWork{clients: clients, scope: scope, plan: p, timeout: in.c.Duration("timeout"), plaintext: make([]byte, p.payload)}
+	w := &benchWork{clients: clients, scope: scope, plan: p, timeout: in.c.Duration("timeout"), payload: make([]byte, p.payload)}
 	if w.timeout == 0 {
 		w.timeout = defaultTimeout
 	}
-	if _, err := rand.Read(w.plaintext); err != nil {
+	if _, err := rand.Read(w.payload); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, w.timeout)
@@ -179,7 +179,7 @@ func newBenchWork(ctx context.Context, in *Invocation, clients []*client.Client,
 	switch p.op {
 	case "decrypt", "mix":
 		var err error
-		if w.ciphertext, err = clients[0].Encrypt(ctx, scope, w.plaintext); err != nil {
+		if w.ciphertext, err = clients[0].Encrypt(ctx, scope, w.payload); err != nil {
 			return nil, err
 		}
 	}
@@ -218,7 +218,7 @@ func (w *benchWork) call(ctx context.Context, worker int) error {
 	}
 	switch op {
 	case "encrypt":
-		_, err := c.Encrypt(ctx, w.scope, w.plaintext)
+		_, err := c.Encrypt(ctx, w.scope, w.payload)
 		return err
 	case "decrypt":
 		s, err := c.Decrypt(ctx, w.scope, w.ciphertext)
