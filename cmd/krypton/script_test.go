@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"fmt"
+	"maps"
 	"math/big"
 	"net/url"
 	"os"
@@ -42,14 +43,49 @@ type scriptCluster struct {
 	*clienttest.Cluster
 
 	admin *adminNode
-	exit  int // status of the last command that was run with exits
 }
 
 type clusterKey struct{}
 
-// TestScript runs every transcript in testdata/script against a cluster of its
-// own. A script whose name begins with "seal" has sealed nodes; share1 to share3
-// are files in its directory.
+// exitKey is the key of a *int: the status of the last command of a script that
+// was run with exits.
+type exitKey struct{}
+
+type scriptCommand = func(ts *testscript.TestScript, neg bool, args []string)
+
+// commands returns those that all transcripts have, and more.
+func commands(more map[string]scriptCommand) map[string]scriptCommand {
+	all := map[string]scriptCommand{
+		"exits": func(ts *testscript.TestScript, _ bool, args []string) {
+			want, err := strconv.Atoi(args[0])
+			ts.Check(err)
+			got := 0
+			err = ts.Exec(args[1], args[2:]...)
+			if ee, ok := errors.AsType[*exec.ExitError](err); ok {
+				got = ee.ExitCode()
+			} else {
+				ts.Check(err)
+			}
+			if got != want {
+				ts.Fatalf("exit status %d, want %d", got, want)
+			}
+			*ts.Value(exitKey{}).(*int) = got
+		},
+		"situation": func(ts *testscript.TestScript, _ bool, args []string) {
+			for _, bad := range situationtest.ExitDiff(args[0], *ts.Value(exitKey{}).(*int), ts.ReadFile("stderr")) {
+				ts.Fatalf("%s", bad)
+			}
+		},
+	}
+	maps.Copy(all, more)
+	return all
+}
+
+// TestScript runs the transcripts of testdata/script, each against a fake cluster
+// of its own, for what a real one does not do when it is asked to: answer with a
+// fault, forge a certificate, be ill in a certain way, die between two lines. All
+// else is in testdata/real, see TestRealScript. A script whose name begins with
+// "seal" has sealed nodes; share1 to share3 are files in its directory.
 //
 // Beside the commands of testscript there are
 //
@@ -66,7 +102,7 @@ func TestScript(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup:               setup,
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+		Cmds: commands(map[string]scriptCommand{
 			"as": func(ts *testscript.TestScript, _ bool, args []string) {
 				c := clusterOf(ts)
 				cert, key, err := c.Person(args[0], "pat")
@@ -76,26 +112,6 @@ func TestScript(t *testing.T) {
 				ts.Check(err)
 				ts.Setenv("KRYPTON_CERT_FILE", cert)
 				ts.Setenv("KRYPTON_KEY_FILE", key)
-			},
-			"exits": func(ts *testscript.TestScript, _ bool, args []string) {
-				want, err := strconv.Atoi(args[0])
-				ts.Check(err)
-				got := 0
-				err = ts.Exec(args[1], args[2:]...)
-				if ee, ok := errors.AsType[*exec.ExitError](err); ok {
-					got = ee.ExitCode()
-				} else {
-					ts.Check(err)
-				}
-				if got != want {
-					ts.Fatalf("exit status %d, want %d", got, want)
-				}
-				clusterOf(ts).exit = got
-			},
-			"situation": func(ts *testscript.TestScript, _ bool, args []string) {
-				for _, bad := range situationtest.ExitDiff(args[0], clusterOf(ts).exit, ts.ReadFile("stderr")) {
-					ts.Fatalf("%s", bad)
-				}
 			},
 			"fault": func(ts *testscript.TestScript, _ bool, args []string) {
 				code, err := faultCode(args[0])
@@ -123,7 +139,7 @@ func TestScript(t *testing.T) {
 				})
 			},
 			"forge": func(ts *testscript.TestScript, _ bool, _ []string) { clusterOf(ts).admin.forge = true },
-		},
+		}),
 	})
 }
 
@@ -172,6 +188,7 @@ func setup(env *testscript.Env) error {
 	env.Defer(cluster.Stop)
 	c := &scriptCluster{Cluster: cluster, admin: &adminNode{}}
 	env.Values[clusterKey{}] = c
+	env.Values[exitKey{}] = new(int)
 	if err := cluster.AddService("demo", "payments"); err != nil {
 		return err
 	}
@@ -186,6 +203,7 @@ func setup(env *testscript.Env) error {
 		return err
 	}
 	env.Setenv("HOME", env.WorkDir)
+	env.Setenv("TZ", "UTC")
 	// A program under the race detector waits a second before it ends, for races
 	// that are still to happen; here every goroutine has ended by then.
 	env.Setenv("GORACE", "atexit_sleep_ms=0")
@@ -195,13 +213,7 @@ func setup(env *testscript.Env) error {
 	env.Setenv("ADDR0", addrs[0])
 	env.Setenv("ADDR1", addrs[1])
 	env.Setenv("KRYPTON_ADDR", strings.Join(addrs, ","))
-	if name == "script-rest" {
-		if err := serveREST(env, cluster, cert, key); err != nil {
-			return err
-		}
-	}
 	env.Setenv("KRYPTON_CA_FILE", cluster.CAFile())
-	env.Setenv("CA", cluster.CAFile())
 	env.Setenv("KRYPTON_CERT_FILE", cert)
 	env.Setenv("KRYPTON_KEY_FILE", key)
 	return nil
@@ -209,7 +221,7 @@ func setup(env *testscript.Env) error {
 
 // TestEveryCommandHasATranscript keeps a new command from being forgotten.
 func TestEveryCommandHasATranscript(t *testing.T) {
-	files, err := filepath.Glob("testdata/script/*.txtar")
+	files, err := filepath.Glob("testdata/*/*.txtar")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +248,7 @@ func TestEveryCommandHasATranscript(t *testing.T) {
 			t.Errorf("%s never succeeds in a transcript", path)
 		}
 	}
-	walk(command.Tree(), "krypton")
+	walk(command.Tree(nodeCommands("test")...), "krypton")
 }
 
 // TestAnInterruptEndsWith130 interrupts commands that wait for a node and for a
@@ -308,9 +320,10 @@ func TestAnInterruptEndsWith130(t *testing.T) {
 			}
 			err = cmd.Wait()
 			ee, ok := errors.AsType[*exec.ExitError](err)
-			if !ok || ee.ExitCode() != errs.ExitInterrupted || !strings.Contains(stderr.String(), "krypton: interrupted") {
-				t.Errorf("%v, stderr %q", err, stderr.String())
+			if !ok {
+				t.Fatalf("%v, stderr %q", err, stderr.String())
 			}
+			situationtest.Exit(t, "cli/interrupted", ee.ExitCode(), stderr.String())
 			left, err := filepath.Glob(filepath.Join(dir, ".out*"))
 			if err != nil || len(left) != 0 {
 				t.Errorf("left behind: %v %v", left, err)

@@ -5,14 +5,12 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,9 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/rogpeppe/go-internal/testscript"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/client/clienttest"
@@ -30,7 +26,6 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/wire"
 	"github.com/openkcm/krypton-cluster/seal"
-	"github.com/openkcm/krypton-cluster/server/gateway"
 )
 
 // ceremony makes a MasterKey of three shares, two of which open it, for the
@@ -282,41 +277,6 @@ func serveAdmin(dir string, a *adminNode) (stop func(), err error) {
 	kryptonv1.RegisterAdminServer(srv, a)
 	go func() { _ = srv.Serve(lis) }()
 	return srv.Stop, nil
-}
-
-// serveREST starts the real HTTP/JSON door in front of the first node, for the
-// workload of tenants/demo. It sets REST, and REST_CA to what it is verified with.
-func serveREST(env *testscript.Env, cluster *clienttest.Cluster, certFile, keyFile string) error {
-	cert, err := tls.LoadX509KeyPair(certFile, keyFile)
-	if err != nil {
-		return err
-	}
-	ca, err := os.ReadFile(cluster.CAFile())
-	if err != nil {
-		return err
-	}
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(ca)
-	conn, err := grpc.NewClient(cluster.Addrs()[0], grpc.WithTransportCredentials(credentials.NewTLS(
-		&tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool, Certificates: []tls.Certificate{cert}})))
-	if err != nil {
-		return err
-	}
-	env.Defer(func() { _ = conn.Close() })
-	ctx, cancel := context.WithCancel(context.Background())
-	env.Defer(cancel)
-	h, err := gateway.New(ctx, conn)
-	if err != nil {
-		return err
-	}
-	srv := httptest.NewUnstartedServer(h)
-	srv.EnableHTTP2, srv.TLS = true, &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool}
-	srv.StartTLS()
-	env.Defer(srv.Close)
-	file := filepath.Join(env.WorkDir, ".cluster", "rest-ca.pem")
-	env.Setenv("REST", srv.URL)
-	env.Setenv("REST_CA", file)
-	return os.WriteFile(file, encodePEM("CERTIFICATE", srv.Certificate().Raw), 0o600)
 }
 
 // faultCode returns the code of a fault that a script asks for.

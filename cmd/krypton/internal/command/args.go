@@ -49,8 +49,14 @@ func resolve(root *Command, args []string) (request, error) {
 	for i := 0; i < len(args); i++ {
 		a := args[i]
 		cur := r.command()
+		if a == "" && !cur.Hidden {
+			return r, emptyArgument(r.path)
+		}
 		switch {
 		case a == "--":
+			if slices.Contains(args[i+1:], "") && !cur.Hidden {
+				return r, emptyArgument(r.path)
+			}
 			r.args = append(r.args, args[i+1:]...)
 			i = len(args)
 		case a == "--help" || a == "-h":
@@ -95,13 +101,22 @@ func resolve(root *Command, args []string) (request, error) {
 		return r, usagef("use one of: "+strings.Join(cur.names(), ", "), "%s needs a command", words(r.path))
 	}
 	for i := 0; i < len(early); i++ { // flags that stood before the command: are they its own?
-		name, _, inline := strings.Cut(strings.TrimLeft(early[i], "-"), "=")
+		name, value, inline := strings.Cut(strings.TrimLeft(early[i], "-"), "=")
 		f := cur.flag(name)
 		if f == nil {
 			return r, cur.unknownFlag(r.path, early[i])
 		}
 		if !inline && takesValue(f) {
 			i++
+			value = early[i]
+		}
+		if name == "context" && value == "" {
+			return r, usagef("name one, or leave --context out", "--context is empty")
+		}
+		if inline || takesValue(f) {
+			if err := checkValue(f, name, value); err != nil {
+				return r, err
+			}
 		}
 	}
 	r.flags = early
@@ -111,9 +126,26 @@ func resolve(root *Command, args []string) (request, error) {
 	if n := len(r.args); n < cur.NArgs[0] {
 		return r, usagef("see "+words(r.path)+" --help", "%s needs %s", words(r.path), cur.Args)
 	} else if n > cur.NArgs[1] {
-		return r, usagef("see "+words(r.path)+" --help", "%s takes at most %d arguments, %d are given", words(r.path), cur.NArgs[1], n)
+		return r, usagef("see "+words(r.path)+" --help", "%s takes %s, %d given", words(r.path), atMost(cur.NArgs[1]), n)
 	}
 	return r, nil
+}
+
+// emptyArgument refuses what a script passes when one of its variables is not
+// set: without this, "tenant delete $TENANT" would be about the tenant of the
+// context.
+func emptyArgument(path []*Command) error {
+	return usagef("leave it out, or check that the variable of your script is set", "an argument of %s is empty", words(path))
+}
+
+func atMost(n int) string {
+	switch n {
+	case 0:
+		return "no argument"
+	case 1:
+		return "one argument"
+	}
+	return fmt.Sprintf("at most %d arguments", n)
 }
 
 func words(path []*Command) string {
@@ -194,7 +226,10 @@ func (c *Command) unknownCommand(path []*Command, got string) error {
 }
 
 func (c *Command) unknownFlag(path []*Command, got string) error {
-	var all []string
+	all := []string{"help"}
+	if len(path) == 1 {
+		all = append(all, "version")
+	}
 	for _, f := range c.flags() {
 		for _, n := range f.Names() {
 			if len(n) > 1 {

@@ -73,7 +73,7 @@ func (in *Invocation) benchPlan() (benchPlan, error) {
 	}
 	switch {
 	case in.c.Bool("dry-run"):
-		return p, usagef("it changes nothing anyway", "krypton bench has no dry run")
+		return p, in.noDryRun()
 	case !slices.Contains(benchOps(), p.op):
 		return p, usagef("use one of: "+strings.Join(benchOps(), ", "), "there is no operation %q", p.op)
 	case keys && (p.payload < 16 || p.payload > 64):
@@ -121,13 +121,17 @@ func bench(ctx context.Context, in *Invocation) error {
 		return err
 	}
 	p.opts.Do = w.call
-	if terminal(in.env.Stderr) {
-		p.opts.Tick = func(r load.Result) {
-			fmt.Fprintf(in.env.Stderr, "\rkrypton: %3.0f s  %.0f/s  p99 %s  failed %d   ", r.Elapsed.Seconds(), r.PerSecond(), r.P99, r.Failed)
+	var sofar atomic.Pointer[load.Result]
+	p.opts.Tick = func(r load.Result) { sofar.Store(&r) }
+	in.meter.watch(func() string {
+		r := sofar.Load()
+		if r == nil {
+			return "warming up"
 		}
-		defer fmt.Fprintln(in.env.Stderr)
-	}
+		return fmt.Sprintf("%.0f s, %.0f/s, p99 %s, %d failed", r.Elapsed.Seconds(), r.PerSecond(), r.P99, r.Failed)
+	})
 	r, err := load.Run(ctx, p.opts)
+	in.meter.watch(nil)
 	if err != nil {
 		return err
 	}

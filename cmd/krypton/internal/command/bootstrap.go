@@ -29,8 +29,8 @@ func (in *Invocation) admin(dir string) (kryptonv1.AdminClient, func(), error) {
 		return nil, nil, err
 	}
 	if _, err := os.Stat(path); err != nil {
-		return nil, nil, errs.New(errs.Unavailable, "there is no administration socket: "+err.Error(),
-			errs.Hint("start the node with krypton server, and name its data directory with --data-dir"), errs.Cause(err))
+		return nil, nil, errs.Newf(errs.Unavailable, "there is no administration socket in %s: %s", dir, reason(err)).
+			With(errs.Hint("start the node with krypton server, and name its data directory with --data-dir"), errs.Cause(err))
 	}
 	conn, err := grpc.NewClient("unix:"+path, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry(),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(client.MaxResponseBytes)))
@@ -42,7 +42,7 @@ func (in *Invocation) admin(dir string) (kryptonv1.AdminClient, func(), error) {
 
 func initCommand() *Command {
 	return &Command{
-		Name: "init", Usage: "make a new cluster of the node of this machine", Reach: Socket, Exits: []int{errs.ExitDenied},
+		Name: "init", Usage: "make a new cluster of the node of this machine", Reach: Socket, Exits: []int{errs.ExitDenied}, Waits: "making the cluster",
 		About: "Governors decide over tenants and keys, custodians hold the MasterKey; there has to be one of each at least, and no\n" +
 			"person is both with the same key. The public keys come from krypton operator cert new-key.\n\n" +
 			"With --shares the MasterKey opens by --threshold of as many shares, which are printed once, on stdout, and kept\n" +
@@ -128,6 +128,9 @@ func initCluster(ctx context.Context, in *Invocation) error {
 	if err != nil {
 		return err
 	}
+	if req.GetSealMode() == kryptonv1.SealMode_SEAL_MODE_SHAMIR && !in.c.Bool("dry-run") && isNull(in.env.Stdout) {
+		return usagef("print them on a terminal, or name a file of yours", "the shares would be lost: stdout is closed, or is "+os.DevNull)
+	}
 	admin, done, err := in.admin(in.c.String("data-dir"))
 	if err != nil {
 		return err
@@ -191,7 +194,7 @@ func initCluster(ctx context.Context, in *Invocation) error {
 		return err
 	}
 	if len(out.Shares) > 0 {
-		fmt.Fprintln(in.env.Stderr, "krypton: give each share to its holder now; they are not shown again")
+		in.note("give each share to its holder now; they are not shown again")
 	}
 	return nil
 }
@@ -201,7 +204,7 @@ func certificateFile(role, name string) string { return role + "-" + name + ".pe
 // prepareDir makes dir and makes sure that nothing is in the way there.
 func prepareDir(dir string, _ []*kryptonv1.PersonKey, req *kryptonv1.InitRequest) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return errs.New(errs.InvalidArgument, "make the directory for certificates: "+err.Error(), errs.Cause(err))
+		return cannotMake(dir, err)
 	}
 	files := []string{"ca.pem"}
 	for _, p := range req.GetGovernors() {
@@ -212,11 +215,11 @@ func prepareDir(dir string, _ []*kryptonv1.PersonKey, req *kryptonv1.InitRequest
 	}
 	for _, f := range files {
 		if _, err := os.Lstat(filepath.Join(dir, f)); err == nil {
-			return errs.New(errs.AlreadyExists, filepath.Join(dir, f)+" exists already", errs.Hint("name an empty directory with --out"))
+			return exists(filepath.Join(dir, f), "name an empty directory with --out")
 		}
 	}
 	if err := writable(dir); err != nil {
-		return errs.New(errs.InvalidArgument, "write to the directory for certificates: "+err.Error(), errs.Cause(err))
+		return cannotMake(dir, err)
 	}
 	return nil
 }
@@ -246,7 +249,7 @@ func checkIssued(certPEM, publicKey []byte) error {
 
 func joinCommand() *Command {
 	return &Command{
-		Name: "join", Usage: "make the node of this machine a member of a cluster", Reach: Socket, Exits: []int{errs.ExitDenied},
+		Name: "join", Usage: "make the node of this machine a member of a cluster", Reach: Socket, Exits: []int{errs.ExitDenied}, Waits: "waiting for the cluster to take the node in",
 		About:    "The token comes from krypton operator join-token. It is read from --token-file or stdin, or asked for without being\nshown; it is never an argument.",
 		Examples: []string{"krypton join --token-file token", "krypton operator join-token --voter | ssh n2 krypton join"},
 		Flags: []cli.Flag{
@@ -255,7 +258,7 @@ func joinCommand() *Command {
 		},
 		Run: func(ctx context.Context, in *Invocation) error {
 			if in.c.Bool("dry-run") {
-				return usagef("leave --dry-run out", "krypton join has no dry run")
+				return in.noDryRun()
 			}
 			admin, done, err := in.admin(in.c.String("data-dir"))
 			if err != nil {

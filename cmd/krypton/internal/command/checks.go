@@ -154,7 +154,7 @@ func checkAddresses(f facts) finding {
 	if len(f.servers) == 1 && len(f.view.members) > 1 {
 		return warn("give --addr or KRYPTON_ADDR more of them, so that the loss of one node is not felt", "one address for a cluster of %d nodes", len(f.view.members))
 	}
-	return fine("%s answer", plural(len(f.servers), "node", "nodes"))
+	return fine("%s", plural(len(f.servers), "node answers", "nodes answer"))
 }
 
 func checkNodeCerts(f facts) finding {

@@ -1,3 +1,5 @@
+//go:build linux
+
 package command
 
 import (
@@ -11,7 +13,15 @@ import (
 // newTerminal returns the program's side of a pseudo-terminal.
 func newTerminal(t *testing.T) *os.File {
 	t.Helper()
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	_, tty := newTerminalPair(t)
+	return tty
+}
+
+// newTerminalPair returns both sides of a pseudo-terminal.
+func newTerminalPair(t *testing.T) (master, slave *os.File) {
+	t.Helper()
+	var err error
+	master, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -23,12 +33,12 @@ func newTerminal(t *testing.T) *os.File {
 	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
 		t.Fatal(err)
 	}
-	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = slave.Close() })
-	return slave
+	return master, slave
 }
 
 func TestColoursOnATerminalOnly(t *testing.T) {

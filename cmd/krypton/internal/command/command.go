@@ -13,6 +13,7 @@
 //   - I4: a secret is printed only by a command whose result it is, and is never taken from the command line.
 //   - I5: what cannot be undone, or stops every node, is asked about on a terminal, and without one needs --yes.
 //   - I6: a flag goes before the environment, the environment before the context file, that before the default.
+//   - I7: what takes longer than two seconds says so on a terminal, and only there; see [meter].
 //
 // # Concurrency
 //
@@ -26,20 +27,21 @@
 //
 // # Source
 //
-// docs/contract.md (CLI, EXIT, ENV).
+// docs/contract.md (CLI, EXIT, ENV); docs/cli.md is made from the tree.
 package command
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -65,6 +67,7 @@ type Command struct {
 	Examples []string
 	Exits    []int // statuses beyond those of Reach
 	Reach    Reach
+	Waits    string // what it does while it waits for its call, for the meter
 	Flags    []cli.Flag
 	NArgs    [2]int // least and most
 	Hidden   bool
@@ -80,22 +83,29 @@ type Env struct {
 	Stdout, Stderr *os.File
 	Getenv         func(string) string
 	Version        string
+	Clock          clock.Clock
 
 	mu      sync.Mutex
 	cleanup map[int]func() // removes unfinished files (I3)
 	next    int
 	done    bool
+	json    bool // errors are for programs, also before a command is known
 }
 
-// Native turns a command that was made for urfave/cli into one of the tree.
+// Native turns a command that was made for urfave/cli into one of the tree. The
+// lines of its UsageText are examples.
 func Native(c *cli.Command) *Command {
-	return &Command{Name: c.Name, Usage: c.Usage, About: c.Description, Args: c.ArgsUsage, Flags: c.Flags, NArgs: [2]int{0, 1 << 10}, native: c}
+	out := &Command{Name: c.Name, Usage: c.Usage, About: c.Description, Args: c.ArgsUsage, Flags: c.Flags, native: c}
+	if c.UsageText != "" {
+		out.Examples = strings.Split(c.UsageText, "\n")
+	}
+	return out
 }
 
 // Main runs the command line args, without the program's name, and returns its
 // exit status. more are further commands of the tree.
 func Main(version string, args []string, more ...*Command) int {
-	env := &Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Version: version, cleanup: map[int]func(){}}
+	env := &Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Version: version, Clock: clock.System{}, cleanup: map[int]func(){}}
 	return env.main(Tree(more...), args)
 }
 
@@ -119,20 +129,18 @@ func Tree(more ...*Command) *Command {
 }
 
 func (e *Env) main(root *Command, args []string) int {
+	e.json = wantsJSON(args, e.Getenv)
 	req, err := resolve(root, args)
 	if err != nil {
 		return e.fail(err, nil)
 	}
+	in := &Invocation{env: e, root: root, path: req.path, meter: e.newMeter()}
 	if req.help {
-		if _, err := io.WriteString(e.Stdout, req.command().help(req.path)); err != nil {
-			return e.fail(err, nil)
-		}
-		return errs.ExitOK
+		return e.fail(in.write([]byte(req.command().help(req.path))), nil)
 	}
 	if req.command().native != nil {
 		return e.fail(e.parse(context.Background(), root, req, nil), nil)
 	}
-	in := &Invocation{env: e, root: root, path: req.path}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	interrupt := make(chan os.Signal, 1)
@@ -154,9 +162,12 @@ func (e *Env) main(root *Command, args []string) int {
 	case <-ended:
 	case <-time.After(time.Second):
 	}
-	e.clean()
-	fmt.Fprintln(e.Stderr, "krypton: interrupted")
-	return errs.ExitInterrupted
+	in.meter.clear()
+	return e.fail(interrupted(), nil)
+}
+
+func interrupted() error {
+	return errs.New(errs.Canceled, "interrupted", errs.Hint("a change may have happened all the same; look before you try it again"))
 }
 
 // parse has urfave/cli parse the flags of the resolved command and runs it.

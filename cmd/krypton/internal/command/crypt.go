@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -18,7 +19,7 @@ import (
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/client"
 	"github.com/openkcm/krypton-cluster/client/stream"
-	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/clock"
 )
 
 const scopeAbout = "The same --service, --resource and --context are needed to open it again. They are bound to the data; the context\n" +
@@ -126,7 +127,7 @@ func cryptCommand(name, usage, about string, examples []string, mode os.FileMode
 		Flags: append(scopeFlags(), fileFlags()...),
 		Run: func(ctx context.Context, in *Invocation) error {
 			if in.c.Bool("dry-run") {
-				return usagef("leave --dry-run out", "krypton %s has no dry run", name)
+				return in.noDryRun()
 			}
 			scope, err := in.scope()
 			if err != nil {
@@ -258,7 +259,7 @@ func rewrapCommand() *Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(in.env.Stderr, "krypton: wrapped by %s, was %s\n", did.KeyVersion, did.Previous)
+			in.note("wrapped by %s, was %s", did.KeyVersion, did.Previous)
 			return nil
 		})
 }
@@ -267,36 +268,45 @@ func rewrapCommand() *Command {
 func (in *Invocation) transform(ctx context.Context, from, to string, mode os.FileMode, do func(*input, io.Writer) error) (err error) {
 	r := in.env.Stdin
 	size := int64(-1)
+	if from == "-" && terminal(r) {
+		in.note("reading what you type; Ctrl-D ends it, Ctrl-C gives up")
+	}
 	if from != "-" {
 		r, err = os.Open(from)
 		if err != nil {
-			return errs.New(errs.InvalidArgument, "read the input: "+err.Error(), errs.Cause(err))
+			return cannotRead(from, err)
 		}
 		defer r.Close() //nolint:errcheck // Only read from.
 		st, err := r.Stat()
 		switch {
 		case err != nil:
-			return errs.New(errs.InvalidArgument, "read the input: "+err.Error(), errs.Cause(err))
+			return cannotRead(from, err)
 		case st.IsDir():
 			return usagef("pack it with tar first", "%s is a directory", from)
 		case st.Mode().IsRegular():
 			size = st.Size()
 		}
 	}
-	src := &input{r: r, ctx: ctx, size: size, begin: in.begin, next: in.begin.Add(quiet)}
-	if terminal(in.env.Stderr) && (to != "-" || !terminal(in.env.Stdout)) {
-		src.w = in.env.Stderr
+	src := &input{r: r, ctx: ctx, size: size, clk: in.env.Clock, begin: in.env.Clock.Now()}
+	if !terminal(r) && (to != "-" || !terminal(in.env.Stdout)) { // else the line stands among what is typed or comes out
+		in.meter.watch(src.progress)
+		defer in.meter.watch(nil)
 	}
-	defer src.end()
 	if to == "-" {
-		return do(src, in.env.Stdout)
+		err := do(src, in.env.Stdout)
+		if isOutput(err) {
+			return cannotWrite("the result", err)
+		}
+		return err
 	}
 	out, err := in.env.create(to, mode)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, out.abort()) }()
-	if err := do(src, out); err != nil {
+	if err := do(src, out); isOutput(err) {
+		return cannotWrite(to, err)
+	} else if err != nil {
 		return err
 	}
 	return out.commit()
@@ -306,12 +316,10 @@ func (in *Invocation) transform(ctx context.Context, from, to string, mode os.Fi
 type input struct {
 	r     *os.File
 	ctx   context.Context //nolint:containedctx // io.Reader has no other way.
-	w     io.Writer       // nil: tell nobody
 	size  int64           // of a regular file; -1: not known
-	n     int64
+	n     atomic.Int64
+	clk   clock.Clock
 	begin time.Time
-	next  time.Time
-	told  bool
 }
 
 // Read implements [io.Reader].
@@ -320,7 +328,7 @@ func (p *input) Read(b []byte) (int, error) {
 		return 0, err
 	}
 	n, err := p.r.Read(b)
-	p.tell(n)
+	p.n.Add(int64(n))
 	return n, err
 }
 
@@ -330,29 +338,24 @@ func (p *input) ReadAt(b []byte, off int64) (int, error) {
 		return 0, err
 	}
 	n, err := p.r.ReadAt(b, off)
-	p.tell(n)
+	p.n.Add(int64(n))
 	return n, err
 }
 
-func (p *input) tell(n int) {
-	p.n += int64(n)
-	now := time.Now()
-	if p.w == nil || !now.After(p.next) {
-		return
+// progress says how far the reader is: of a file how much of it, and how long the
+// rest takes at the rate so far.
+func (p *input) progress() string {
+	n := p.n.Load()
+	took := p.clk.Since(p.begin).Seconds()
+	rate := float64(n) / max(took, 1e-3)
+	if p.size <= 0 || n > p.size {
+		return fmt.Sprintf("%s, %s/s", bytesText(uint64(n)), bytesText(uint64(rate))) //nolint:gosec // Not negative.
 	}
-	p.next, p.told = now.Add(quiet/4), true
-	rate := float64(p.n) / now.Sub(p.begin).Seconds() / 1e6
-	if p.size > 0 {
-		fmt.Fprintf(p.w, "\rkrypton: %d of %d MB, %.0f MB/s ", p.n/1e6, p.size/1e6, rate)
-	} else {
-		fmt.Fprintf(p.w, "\rkrypton: %d MB, %.0f MB/s ", p.n/1e6, rate)
+	left := ""
+	if n > 0 {
+		left = fmt.Sprintf(", %d s left", int(math.Ceil(float64(p.size-n)/rate)))
 	}
-}
-
-func (p *input) end() {
-	if p.told {
-		fmt.Fprintln(p.w)
-	}
+	return fmt.Sprintf("%d %%, %s of %s, %s/s%s", 100*n/p.size, bytesText(uint64(n)), bytesText(uint64(p.size)), bytesText(uint64(rate)), left) //nolint:gosec // Not negative.
 }
 
 func dataKeyCommands() *Command {
@@ -361,7 +364,7 @@ func dataKeyCommands() *Command {
 		if text == "-" {
 			raw, err := io.ReadAll(io.LimitReader(in.env.Stdin, 64<<10))
 			if err != nil {
-				return nil, errs.New(errs.InvalidArgument, "read the wrapped key: "+err.Error(), errs.Cause(err))
+				return nil, cannotRead("the wrapped key", err)
 			}
 			text = string(raw)
 		}

@@ -43,7 +43,7 @@ func checkList() string {
 
 func doctor(ctx context.Context, in *Invocation) error {
 	if in.c.Bool("dry-run") {
-		return usagef("it changes nothing anyway", "krypton doctor has no dry run")
+		return in.noDryRun()
 	}
 	f := in.examine(ctx)
 	var found []finding
@@ -70,7 +70,7 @@ func doctor(ctx context.Context, in *Invocation) error {
 		case ok, skipped:
 		}
 	}
-	fmt.Fprintf(in.env.Stderr, "krypton: %d checks, %d failed, %d warnings\n", len(found), failed, warned)
+	in.note("%d checks, %d failed, %d warnings", len(found), failed, warned)
 	return first
 }
 

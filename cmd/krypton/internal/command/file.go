@@ -10,6 +10,48 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
+// cannotRead is the error of a file that was named and cannot be read.
+func cannotRead(file string, err error) error {
+	return errs.Newf(errs.InvalidArgument, "%s cannot be read: %s", file, reason(err)).
+		With(errs.Hint("check the path and its permissions"), errs.Cause(err))
+}
+
+// cannotMake is the error of a file or directory that cannot be made.
+func cannotMake(file string, err error) error {
+	return errs.Newf(errs.InvalidArgument, "%s cannot be written: %s", file, reason(err)).
+		With(errs.Hint("check the path and its permissions"), errs.Cause(err))
+}
+
+// cannotWrite is the error of output that was begun and not finished: the disk is
+// full, or who reads it has gone.
+func cannotWrite(what string, err error) error {
+	return errs.Newf(errs.Internal, "%s was not written: %s", what, reason(err)).
+		With(errs.Hint("nothing that came out is complete; make room where it goes, and run it again"), errs.Cause(err))
+}
+
+// reason is the last part of a chain of errors: without the paths and the names
+// of calls, which are said already, or are those of unfinished files.
+func reason(err error) string {
+	for {
+		next := errors.Unwrap(err)
+		if next == nil {
+			return err.Error()
+		}
+		err = next
+	}
+}
+
+// isOutput reports whether err is of writing a result, and not of what is in it.
+func isOutput(err error) bool {
+	pe, ok := errors.AsType[*fs.PathError](err)
+	return ok && pe.Op == "write"
+}
+
+// exists is the error of a file that is not overwritten.
+func exists(file, hint string) error {
+	return errs.New(errs.AlreadyExists, file+" exists already", errs.Hint("%s", hint))
+}
+
 // outFile is a file that appears under its name only when it is complete (I3).
 type outFile struct {
 	*os.File
@@ -23,7 +65,7 @@ type outFile struct {
 // create opens the file to. Its mode is mode without what the umask takes away.
 func (e *Env) create(to string, mode os.FileMode) (*outFile, error) {
 	fail := func(err error) (*outFile, error) {
-		return nil, errs.New(errs.InvalidArgument, "write the output: "+err.Error(), errs.Cause(err))
+		return nil, cannotMake(to, err)
 	}
 	if target, err := filepath.EvalSymlinks(to); err == nil {
 		to = target // replace what the link points to, not the link
@@ -45,7 +87,7 @@ func (e *Env) create(to string, mode os.FileMode) (*outFile, error) {
 	release, ok := e.own(func() { _ = os.Remove(f.Name()) })
 	if !ok {
 		_ = f.Close()
-		return nil, errors.Join(os.Remove(f.Name()), errs.New(errs.Canceled, "interrupted"))
+		return nil, errors.Join(os.Remove(f.Name()), interrupted())
 	}
 	return &outFile{File: f, to: to, mode: mode, release: release}, nil
 }
@@ -66,7 +108,7 @@ func (o *outFile) commit() error {
 	}
 	if err != nil {
 		_ = os.Remove(o.Name())
-		return errs.New(errs.Internal, "write the output: "+err.Error(), errs.Cause(err))
+		return cannotWrite(o.to, err)
 	}
 	return nil
 }
@@ -89,15 +131,15 @@ func (o *outFile) abort() error {
 func save(path string, b []byte, mode os.FileMode) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if errors.Is(err, fs.ErrExist) {
-		return errs.New(errs.AlreadyExists, path+" exists already", errs.Hint("choose another directory or name"))
+		return exists(path, "choose another directory or name")
 	}
 	if err != nil {
-		return errs.New(errs.InvalidArgument, "write a file: "+err.Error(), errs.Cause(err))
+		return cannotMake(path, err)
 	}
 	_, err = f.Write(b)
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		_ = os.Remove(path)
-		return errs.New(errs.Internal, "write a file: "+err.Error(), errs.Cause(err))
+		return cannotWrite(path, err)
 	}
 	return nil
 }

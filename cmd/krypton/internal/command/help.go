@@ -2,7 +2,6 @@ package command
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -51,17 +50,7 @@ func (c *Command) exits() []int {
 func (c *Command) help(path []*Command) string {
 	var b strings.Builder
 	p := func(format string, a ...any) { fmt.Fprintf(&b, format, a...) }
-	p("%s - %s\n\nUsage:\n  %s", words(path), c.Usage, words(path))
-	if len(c.Sub) > 0 {
-		p(" COMMAND")
-	}
-	if c.Args != "" {
-		p(" %s", c.Args)
-	}
-	if len(c.flags()) > 0 || len(c.Sub) > 0 {
-		p(" [flags]")
-	}
-	p("\n")
+	p("%s - %s\n\nUsage:\n  %s\n", words(path), c.Usage, c.synopsis(path))
 	if c.About != "" {
 		p("\n%s\n", strings.TrimSpace(c.About))
 	}
@@ -83,10 +72,10 @@ func (c *Command) help(path []*Command) string {
 	if len(c.Flags) > 0 {
 		p("\nFlags:\n%s", flagColumns(c.Flags))
 	}
-	if c.native == nil && c.Run != nil {
-		if shared := c.shared(); len(shared) > 0 {
-			p("\nCommon flags:\n%s", flagColumns(shared))
-		}
+	if shared := c.shared(); len(shared) > 0 {
+		p("\nCommon flags:\n%s", flagColumns(shared))
+	}
+	if c.Run != nil || c.native != nil {
 		p("\nExit status:\n%s", columns(func(row func(string, string)) {
 			for _, e := range c.exits() {
 				row(fmt.Sprint(e), exitMeanings[e])
@@ -104,6 +93,21 @@ func (c *Command) help(path []*Command) string {
 	return b.String()
 }
 
+// synopsis is the command with what belongs behind it.
+func (c *Command) synopsis(path []*Command) string {
+	out := words(path)
+	if len(c.Sub) > 0 {
+		out += " COMMAND"
+	}
+	if c.Args != "" {
+		out += " " + c.Args
+	}
+	if len(c.flags()) > 0 || len(c.Sub) > 0 {
+		out += " [flags]"
+	}
+	return out
+}
+
 func columns(fill func(row func(string, string))) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
@@ -113,31 +117,38 @@ func columns(fill func(row func(string, string))) string {
 }
 
 func flagColumns(flags []cli.Flag) string {
-	return columns(func(row func(string, string)) {
-		for _, f := range flags {
-			d, ok := f.(cli.DocGenerationFlag)
-			if v, visible := f.(cli.VisibleFlag); !ok || visible && !v.IsVisible() {
-				continue
-			}
-			placeholder, usage := unquote(d.GetUsage())
-			var names []string
-			for _, n := range f.Names() {
-				dash := "--"
-				if len(n) == 1 {
-					dash = "-"
-				}
-				names = append(names, dash+n)
-			}
-			left := strings.Join(names, ", ")
-			if d.TakesValue() {
-				left += " " + cmp.Or(placeholder, "VALUE")
-			}
-			if def := d.GetDefaultText(); def != "" && d.TakesValue() && def != `""` && def != "[]" && def != "0" {
-				usage += " (default: " + strings.Trim(def, `"`) + ")"
-			}
-			row(left, usage)
+	return columns(func(row func(string, string)) { flagRows(flags, row) })
+}
+
+// flagRows calls row for every flag that is shown: its names with the
+// placeholder of its value, and what it is for.
+func flagRows(flags []cli.Flag, row func(left, right string)) {
+	for _, f := range flags {
+		d, ok := f.(cli.DocGenerationFlag)
+		if v, visible := f.(cli.VisibleFlag); !ok || visible && !v.IsVisible() {
+			continue
 		}
-	})
+		placeholder, usage := unquote(d.GetUsage())
+		var names []string
+		for _, n := range f.Names() {
+			dash := "--"
+			if len(n) == 1 {
+				dash = "-"
+			}
+			names = append(names, dash+n)
+		}
+		left := strings.Join(names, ", ")
+		if d.TakesValue() {
+			left += " " + cmp.Or(placeholder, "VALUE")
+		}
+		if def := d.GetDefaultText(); def != "" && d.TakesValue() && def != `""` && def != "[]" && def != "0" && def != "0s" {
+			if dur, ok := f.(*cli.DurationFlag); ok {
+				def = span(dur.Value)
+			}
+			usage += " (default: " + strings.Trim(def, `"`) + ")"
+		}
+		row(left, usage)
+	}
 }
 
 // unquote takes the placeholder out of a usage text, which stands in backquotes.
@@ -151,48 +162,4 @@ func unquote(usage string) (placeholder, text string) {
 		return "", usage
 	}
 	return name, before + name + after
-}
-
-func manCommand() *Command {
-	return &Command{
-		Name: "man", Usage: "print the manual page of all commands",
-		Examples: []string{"krypton man | man -l -", "krypton man > /usr/local/share/man/man1/krypton.1"},
-		Run: func(_ context.Context, in *Invocation) error {
-			return in.write([]byte(manual(in.root)))
-		},
-	}
-}
-
-// manual returns the manual page in man(7) format.
-func manual(root *Command) string {
-	var b strings.Builder
-	esc := strings.NewReplacer(`\`, `\e`, "-", `\-`)
-	line := func(s string) {
-		if strings.HasPrefix(s, ".") || strings.HasPrefix(s, "'") {
-			s = `\&` + s
-		}
-		b.WriteString(esc.Replace(s) + "\n")
-	}
-	fmt.Fprintf(&b, ".TH KRYPTON 1\n.SH NAME\nkrypton \\- %s\n", root.Usage)
-	var walk func(path []*Command)
-	walk = func(path []*Command) {
-		c := path[len(path)-1]
-		if c.Hidden {
-			return
-		}
-		if len(path) == 1 {
-			b.WriteString(".SH DESCRIPTION\n.nf\n")
-		} else {
-			fmt.Fprintf(&b, ".SH %s\n.nf\n", strings.ToUpper(esc.Replace(words(path[1:]))))
-		}
-		for l := range strings.SplitSeq(strings.TrimRight(c.help(path), "\n"), "\n") {
-			line(l)
-		}
-		b.WriteString(".fi\n")
-		for _, s := range c.Sub {
-			walk(append(slices.Clone(path), s))
-		}
-	}
-	walk([]*Command{root})
-	return b.String()
 }

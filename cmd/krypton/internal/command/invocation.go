@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 	"google.golang.org/grpc"
@@ -33,9 +32,6 @@ const (
 	// patience is how long a command tries a cluster of which no node has
 	// answered yet.
 	patience = 5 * time.Second
-
-	// quiet is how long a command runs before it tells of its progress.
-	quiet = 2 * time.Second
 )
 
 // Invocation is one run of one command.
@@ -47,11 +43,29 @@ type Invocation struct {
 	c    *cli.Context
 	args []string
 
-	begin time.Time
+	meter *meter
+	waits string           // what it waits for now; before Command.Waits
 	ctx   contexts.Context // the selected one
 	cl    *client.Client
 	info  client.Info // of the last call
 }
+
+// Args returns the arguments, of which there are as many as NArgs allows.
+func (in *Invocation) Args() []string { return in.args }
+
+// String returns the value of a flag of the command.
+func (in *Invocation) String(flag string) string { return in.c.String(flag) }
+
+// Show prints the result: v as JSON, or text.
+func (in *Invocation) Show(v any, text string) error {
+	if in.jsonOutput() {
+		return in.showJSON(v)
+	}
+	return in.write([]byte(text))
+}
+
+// Note tells the person something beside the result: a line on stderr.
+func (in *Invocation) Note(text string) { in.note("%s", text) }
 
 func connectionFlags() []cli.Flag {
 	return []cli.Flag{
@@ -108,15 +122,16 @@ func (c *Command) shared() []cli.Flag {
 func (c *Command) flags() []cli.Flag { return slices.Concat(c.Flags, c.shared()) }
 
 func (in *Invocation) run(ctx context.Context) (err error) {
-	in.begin = time.Now()
+	in.meter.start(ctx)
+	defer in.meter.stop()
 	if err := in.loadContext(); err != nil {
 		return err
 	}
 	if _, err := in.format(); err != nil {
 		return err
 	}
-	if in.c.Duration("timeout") < 0 {
-		return usagef("give a duration such as 30s", "--timeout is negative")
+	if in.c.IsSet("addr") && in.cmd.Reach != Local && len(in.listed("addr")) == 0 {
+		return usagef("give host:port, or leave --addr out", "--addr is empty")
 	}
 	defer func() {
 		if in.cl != nil {
@@ -159,6 +174,21 @@ func (in *Invocation) contextName() string {
 	return ""
 }
 
+// listed returns the values of a flag that takes a list or is repeated.
+func (in *Invocation) listed(flag string) []string { return split(in.c.StringSlice(flag)) }
+
+func split(raw []string) []string {
+	var out []string
+	for _, r := range raw {
+		for a := range strings.SplitSeq(r, ",") {
+			if a = strings.TrimSpace(a); a != "" {
+				out = append(out, a)
+			}
+		}
+	}
+	return out
+}
+
 // setting returns the value of a setting by precedence (I6); "" when it is not
 // set anywhere.
 func (in *Invocation) setting(flag, env, inContext string) string {
@@ -176,14 +206,7 @@ func (in *Invocation) addrs() []string {
 	if in.c.IsSet("addr") {
 		raw = in.c.StringSlice("addr")
 	}
-	var out []string
-	for _, r := range raw {
-		for a := range strings.SplitSeq(r, ",") {
-			if a = strings.TrimSpace(a); a != "" {
-				out = append(out, a)
-			}
-		}
-	}
+	out := split(raw)
 	if len(out) == 0 {
 		return []string{defaultAddr}
 	}
@@ -216,11 +239,7 @@ func (in *Invocation) connect(ctx context.Context, set ...func(*client.Options))
 		CertFile:        in.setting("cert-file", "KRYPTON_CERT_FILE", in.ctx.CertFile),
 		KeyFile:         in.setting("key-file", "KRYPTON_KEY_FILE", in.ctx.KeyFile),
 		ConnectPatience: patience,
-		OnRetry: func(r client.Retry) {
-			if time.Since(in.begin) > quiet && terminal(in.env.Stderr) {
-				fmt.Fprintf(in.env.Stderr, "krypton: %v; trying again\n", r.Err)
-			}
-		},
+		OnRetry:         func(r client.Retry) { in.meter.failed(r.Err) },
 	}
 	if opts.CAFile == "" || opts.CertFile == "" || opts.KeyFile == "" {
 		return nil, errs.New(errs.InvalidConfig, "no identity is given",
@@ -274,6 +293,8 @@ func call[Req, Resp proto.Message](ctx context.Context, in *Invocation, f method
 	if err := in.apply(req); err != nil {
 		return none, err
 	}
+	in.meter.step("%s", cmp.Or(in.waits, in.cmd.Waits, "waiting for the answer"))
+	defer in.meter.watch(nil)
 	ctx, cancel := in.deadline(ctx)
 	defer cancel()
 	resp, err := f(ctx, req, append(opts, client.Capture(&in.info))...)
@@ -294,8 +315,9 @@ func (in *Invocation) apply(req proto.Message) error {
 		return fd != nil
 	}
 	if id := in.c.String("request-id"); id != "" {
-		if _, err := uuid.Parse(id); err != nil || len(id) != 36 {
-			return usagef("make one with uuidgen", "--request-id is not a UUID")
+		id, err := requestID("--request-id", id)
+		if err != nil {
+			return err
 		}
 		set("request_id", protoreflect.ValueOfString(id))
 	}
@@ -304,11 +326,15 @@ func (in *Invocation) apply(req proto.Message) error {
 	}
 	if in.c.Bool("dry-run") && in.cmd.Reach != Reads {
 		if !set("validate_only", protoreflect.ValueOfBool(true)) {
-			return usagef("leave --dry-run out", "%s has no dry run", words(in.path))
+			return in.noDryRun()
 		}
-		fmt.Fprintln(in.env.Stderr, "krypton: dry run, nothing is changed")
+		in.note("dry run, nothing is changed")
 	}
 	return nil
+}
+
+func (in *Invocation) noDryRun() error {
+	return usagef("leave --dry-run out", "%s has no dry run", words(in.path))
 }
 
 // confirm asks before what cannot be undone, or stops every node (I5).
@@ -318,15 +344,19 @@ func (in *Invocation) confirm(format string, a ...any) error {
 	}
 	what := fmt.Sprintf(format, a...)
 	if !term.IsTerminal(int(in.env.Stdin.Fd())) {
-		return usagef("give --yes if you mean it", "%s", what)
+		return usagef("give --yes if you mean it", "not confirmed: %s", what)
 	}
-	fmt.Fprintf(in.env.Stderr, "krypton: %s. Type yes to go on: ", what)
-	line, err := bufio.NewReader(in.env.Stdin).ReadString('\n')
+	var line string
+	var err error
+	in.meter.ask(func() {
+		fmt.Fprintf(in.env.Stderr, "krypton: %s. Type yes to go on: ", what)
+		line, err = bufio.NewReader(in.env.Stdin).ReadString('\n')
+	})
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	if strings.TrimSpace(line) != "yes" {
-		return errs.New(errs.Canceled, "nothing was changed")
+		return errs.New(errs.Canceled, "nothing was changed", errs.Hint("type yes in full, or give --yes"))
 	}
 	return nil
 }
@@ -342,7 +372,7 @@ func (e *Env) fail(err error, in *Invocation) int {
 	if in != nil {
 		corr = in.info.CorrelationID
 	}
-	if in != nil && in.c != nil && in.jsonOutput() {
+	if e.json || in != nil && in.c != nil && in.jsonOutput() {
 		e.failJSON(err, code, corr)
 		return code.Row().Exit
 	}

@@ -1,9 +1,11 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -100,19 +102,7 @@ func contextCommands() *Command {
 				if err != nil {
 					return err
 				}
-				if in.jsonOutput() {
-					return in.showJSON(c)
-				}
-				var s sheet
-				s.add("name", name)
-				s.add("addr", strings.Join(c.Addr, ","))
-				s.add("ca file", c.CAFile)
-				s.add("cert file", c.CertFile)
-				s.add("key file", c.KeyFile)
-				s.add("tenant", c.Tenant)
-				s.add("service", c.Service)
-				s.add("output", c.Output)
-				return in.write([]byte(s.text()))
+				return in.showContext(f, name, c)
 			},
 		},
 		&Command{
@@ -122,11 +112,15 @@ func contextCommands() *Command {
 				if err != nil {
 					return err
 				}
-				if _, err := f.Get(in.args[0]); err != nil {
+				c, err := f.Get(in.args[0])
+				if err != nil {
 					return err
 				}
 				f.Current = in.args[0]
-				return f.Save()
+				if err := f.Save(); err != nil {
+					return err
+				}
+				return in.showContext(f, f.Current, c)
 			},
 		},
 		&Command{
@@ -154,7 +148,16 @@ func contextCommands() *Command {
 				if f.Current == in.args[0] {
 					f.Current = ""
 				}
-				return f.Save()
+				if err := f.Save(); err != nil {
+					return err
+				}
+				if in.jsonOutput() {
+					return in.showJSON(map[string]string{"deleted": in.args[0], "current": f.Current})
+				}
+				var s sheet
+				s.add("deleted", in.args[0])
+				s.add("current", cmp.Or(f.Current, "none; choose one with krypton context use"))
+				return in.write([]byte(s.text()))
 			},
 		},
 	)
@@ -174,14 +177,7 @@ func setContext(_ context.Context, in *Invocation) error {
 	}
 	c := f.Contexts[name]
 	if in.c.IsSet("addr") {
-		c.Addr = nil
-		for _, v := range in.c.StringSlice("addr") {
-			for a := range strings.SplitSeq(v, ",") {
-				if a = strings.TrimSpace(a); a != "" {
-					c.Addr = append(c.Addr, a)
-				}
-			}
-		}
+		c.Addr = in.listed("addr")
 	}
 	for flag, at := range map[string]*string{
 		"ca-file": &c.CAFile, "cert-file": &c.CertFile, "key-file": &c.KeyFile, "tenant": &c.Tenant, "service": &c.Service, "default-output": &c.Output,
@@ -190,12 +186,36 @@ func setContext(_ context.Context, in *Invocation) error {
 			*at = in.c.String(flag)
 		}
 	}
-	if c.Output != "" && c.Output != "table" && c.Output != "json" {
-		return usagef("use table or json", "there is no output format %q", c.Output)
+	if c.Output != "" && !slices.Contains(formats(), c.Output) {
+		return usagef("use "+strings.Join(formats(), " or "), "there is no output format %q", c.Output)
 	}
 	f.Contexts[name] = c
 	if f.Current == "" {
 		f.Current = name
 	}
-	return f.Save()
+	if err := f.Save(); err != nil {
+		return err
+	}
+	return in.showContext(f, name, c)
+}
+
+func (in *Invocation) showContext(f *contexts.File, name string, c contexts.Context) error {
+	if in.jsonOutput() {
+		return in.showJSON(struct {
+			Name    string `json:"name"`
+			Current bool   `json:"current"`
+			contexts.Context
+		}{name, name == f.Current, c})
+	}
+	var s sheet
+	s.add("name", name)
+	s.add("current", yesNo(name == f.Current))
+	s.add("addr", strings.Join(c.Addr, ","))
+	s.add("ca file", c.CAFile)
+	s.add("cert file", c.CertFile)
+	s.add("key file", c.KeyFile)
+	s.add("tenant", c.Tenant)
+	s.add("service", c.Service)
+	s.add("output", c.Output)
+	return in.write([]byte(s.text()))
 }

@@ -3,11 +3,13 @@ package command
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 	"google.golang.org/protobuf/proto"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
 // Tenants, services, keys and resources.
@@ -18,6 +20,17 @@ func etagFlag() cli.Flag {
 
 func nowFlag() cli.Flag {
 	return &cli.BoolFlag{Name: "now", Usage: "destroy without the wait; needs a permission of its own"}
+}
+
+// dangerOf adds to what is lost when that is.
+func (in *Invocation) dangerOf(what string) string {
+	switch {
+	case !strings.HasSuffix(what, " is lost"):
+		return what
+	case in.c.Bool("now"):
+		return what + " at once"
+	}
+	return what + " after the wait of this cluster, which krypton status shows"
 }
 
 func group(name, usage string, sub ...*Command) *Command {
@@ -37,7 +50,7 @@ func onTenant[Req proto.Message](name, usage, example string, f func(kryptonv1.T
 				return err
 			}
 			if danger != "" {
-				if err := in.confirm(danger, tenant); err != nil {
+				if err := in.confirm(in.dangerOf(danger), tenant); err != nil {
 					return err
 				}
 			}
@@ -59,6 +72,7 @@ func tenantCommands() *Command {
 		&Command{
 			Name: "create", Args: "TENANT", Usage: "make a tenant whose key is wrapped by the customer's key", Reach: Acts, NArgs: [2]int{1, 1},
 			Examples: []string{"krypton tenant create demo --keystore local --key demo-l1"},
+			Waits:    "waiting for the customer's keystore",
 			Flags: []cli.Flag{
 				&cli.StringFlag{Name: "keystore", Usage: "`NAME` of the keystore that holds the customer's key, as the nodes are configured", Required: true},
 				&cli.StringFlag{Name: "key", Usage: "`REFERENCE` of the customer's key in that keystore", Required: true},
@@ -144,7 +158,7 @@ func tenantCommands() *Command {
 			},
 			func(in *Invocation, n string) *kryptonv1.DeleteTenantRequest {
 				return &kryptonv1.DeleteTenantRequest{Name: n, Now: in.c.Bool("now")}
-			}, "everything of %s that was ever encrypted is lost after the wait", nowFlag()),
+			}, "everything of %s that was ever encrypted is lost", nowFlag()),
 		onTenant("undelete", "save a tenant during the wait; it is suspended afterwards", "krypton tenant undelete demo",
 			func(c kryptonv1.TenantsClient) method[*kryptonv1.UndeleteTenantRequest, *kryptonv1.Tenant] {
 				return c.UndeleteTenant
@@ -199,7 +213,7 @@ func onService[Req proto.Message](name, usage, example string, f func(kryptonv1.
 				return err
 			}
 			if danger != "" {
-				if err := in.confirm(danger, service); err != nil {
+				if err := in.confirm(in.dangerOf(danger), service); err != nil {
 					return err
 				}
 			}
@@ -299,7 +313,7 @@ func serviceCommands() *Command {
 			},
 			func(in *Invocation, n string) *kryptonv1.DeleteServiceRequest {
 				return &kryptonv1.DeleteServiceRequest{Name: n, Now: in.c.Bool("now")}
-			}, "everything that was ever encrypted under %s is lost after the wait", nowFlag()),
+			}, "everything that was ever encrypted under %s is lost", nowFlag()),
 		onService("undelete", "save a service during the wait; it is suspended afterwards", "krypton service undelete demo/payments",
 			func(c kryptonv1.ServicesClient) method[*kryptonv1.UndeleteServiceRequest, *kryptonv1.Service] {
 				return c.UndeleteService
@@ -328,6 +342,8 @@ func (in *Invocation) getService(ctx context.Context, name string) (*kryptonv1.S
 	return call(ctx, in, c.Services().GetService, &kryptonv1.GetServiceRequest{Name: name})
 }
 
+const resourceAbout = "RESOURCE is its name as programs give it. The full name of a resource, which krypton resource list prints, stands alone."
+
 func resourceCommands() *Command {
 	change := func(name, usage, example string, do func(ctx context.Context, in *Invocation, c kryptonv1.ServicesClient, name string) (*kryptonv1.Resource, error), flags ...cli.Flag) *Command {
 		reach := Acts
@@ -337,9 +353,9 @@ func resourceCommands() *Command {
 			flags = append(flags, etagFlag())
 		}
 		return &Command{
-			Name: name, Args: "TENANT/SERVICE RESOURCE", Usage: usage, Examples: []string{example}, Reach: reach, NArgs: [2]int{2, 2}, Flags: flags,
+			Name: name, Args: "TENANT/SERVICE [RESOURCE]", About: resourceAbout, Usage: usage, Examples: []string{example}, Reach: reach, NArgs: [2]int{1, 2}, Flags: flags,
 			Run: func(ctx context.Context, in *Invocation) error {
-				full, err := in.resourceName(in.args[0], in.args[1])
+				full, err := in.resourceName(in.args[0], in.arg(1))
 				if err != nil {
 					return err
 				}
@@ -401,20 +417,27 @@ func resourceCommands() *Command {
 	)
 }
 
+const versionAbout = "KEY may also be the full name of a version, as krypton key get shows it; then --version is not needed."
+
 // onVersion makes a command that changes one version of a key.
 func onVersion[Req proto.Message](name, usage, example string, f func(kryptonv1.ServicesClient) method[Req, *kryptonv1.KeyVersion],
 	req func(in *Invocation, version string) Req, danger string, flags ...cli.Flag,
 ) *Command {
 	return &Command{
 		Name: name, Args: "KEY", Usage: usage, Examples: []string{example}, Reach: Acts, NArgs: [2]int{1, 1},
-		Flags: append([]cli.Flag{&cli.StringFlag{Name: "version", Usage: "`NUMBER` of the version", Required: true}}, append(flags, etagFlag())...),
+		About: versionAbout,
+		Flags: append([]cli.Flag{&cli.StringFlag{Name: "version", Usage: "`NUMBER` of the version"}}, append(flags, etagFlag())...),
 		Run: func(ctx context.Context, in *Invocation) error {
+			// What stops a key has no default: it has to be said which version.
+			if in.c.String("version") == "" && !strings.Contains(in.args[0], "/versions/") {
+				return usagef("see krypton key list", "%s needs --version", words(in.path))
+			}
 			version, err := in.versionName(in.args[0], in.c.String("version"))
 			if err != nil {
 				return err
 			}
 			if danger != "" {
-				if err := in.confirm(danger, version); err != nil {
+				if err := in.confirm(in.dangerOf(danger), version); err != nil {
 					return err
 				}
 			}
@@ -559,7 +582,7 @@ func keyCommands() *Command {
 			},
 			func(in *Invocation, n string) *kryptonv1.DestroyVersionRequest {
 				return &kryptonv1.DestroyVersionRequest{Name: n, Now: in.c.Bool("now")}
-			}, "what %s wraps is lost after the wait", nowFlag()),
+			}, "what %s wraps is lost", nowFlag()),
 		onVersion("cancel-destroy", "save a version during the wait; it is disabled afterwards", "krypton key cancel-destroy demo/payments --version 1",
 			func(c kryptonv1.ServicesClient) method[*kryptonv1.CancelDestroyVersionRequest, *kryptonv1.KeyVersion] {
 				return c.CancelDestroyVersion
@@ -575,14 +598,18 @@ func keyCommands() *Command {
 func operationCommands() *Command {
 	one := func(name, usage string, do func(ctx context.Context, in *Invocation, c kryptonv1.ClusterClient, name string) (*kryptonv1.Operation, error)) *Command {
 		return &Command{
-			Name: name, Args: "REQUEST-ID", Usage: usage, Reach: Reads, NArgs: [2]int{1, 1}, Exits: []int{9},
+			Name: name, Args: "REQUEST-ID", Usage: usage, Reach: Reads, NArgs: [2]int{1, 1}, Exits: []int{errs.ExitPending}, Waits: "waiting for the change",
 			Examples: []string{fmt.Sprintf("krypton operation %s 7b3e4d0c-6d64-4f6b-9b50-3d6d2c1e1a11", name)},
 			Run: func(ctx context.Context, in *Invocation) error {
 				c, err := in.client(ctx)
 				if err != nil {
 					return err
 				}
-				op, err := do(ctx, in, c.Cluster(), prefixed("operations/", in.args[0]))
+				id, err := requestID("the request id", strings.TrimPrefix(in.args[0], "operations/"))
+				if err != nil {
+					return err
+				}
+				op, err := do(ctx, in, c.Cluster(), "operations/"+id)
 				if err != nil {
 					return err
 				}

@@ -69,8 +69,15 @@ func (in *Invocation) keyName(s string) (name string, ofService bool, err error)
 	return name, false, err
 }
 
-// versionName returns the name of a version of a key; "" is the primary one.
+// versionName returns the name of a version of a key; "" is the primary one. The
+// key may have the version in its name, as results show it.
 func (in *Invocation) versionName(key, version string) (string, error) {
+	if k, v, ok := strings.Cut(key, "/versions/"); ok {
+		if version != "" && version != v {
+			return "", usagef("give one of them", "the name ends in version %s and --version is %s", v, version)
+		}
+		key, version = k, v
+	}
 	name, _, err := in.keyName(key)
 	if err != nil {
 		return "", err
@@ -85,8 +92,15 @@ func (in *Invocation) versionName(key, version string) (string, error) {
 	return name + "/versions/" + n.String(), nil
 }
 
-// resourceName returns the name of a resource of a service.
+// resourceName returns the name of a resource of a service, or the full name that
+// stands alone.
 func (in *Invocation) resourceName(service, resource string) (string, error) {
+	if resource == "" && strings.Contains(service, "/resources/") {
+		if p, err := hierarchy.ParsePath(service); err != nil || p.Kind != hierarchy.KindResource {
+			return "", bad("resource", service, err)
+		}
+		return service, nil
+	}
 	name, err := in.serviceName(service)
 	if err != nil {
 		return "", err
@@ -100,13 +114,10 @@ func (in *Invocation) resourceName(service, resource string) (string, error) {
 		return "", err
 	}
 	if r == "" {
-		return "", usagef("name one", "the resource is empty")
+		return "", usagef("give TENANT/SERVICE RESOURCE, or its full name as krypton resource list prints it", "no resource is named")
 	}
 	return hierarchy.ResourcePath(p.Tenant, p.Service, r).String(), nil
 }
-
-// prefixed returns prefix + s, unless s has it already.
-func prefixed(prefix, s string) string { return prefix + strings.TrimPrefix(s, prefix) }
 
 func bad(kind, s string, err error) error {
 	hint := "names look like demo/payments or tenants/demo/services/payments"

@@ -2,6 +2,7 @@ package command
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
@@ -90,7 +91,11 @@ func resourceSheet(r *kryptonv1.Resource) string {
 	var s sheet
 	s.add("name", r.GetName())
 	s.add("pinned version", pinned(r.GetVersion()))
-	s.add("earlier", strings.Trim(fmt.Sprint(r.GetEarlierVersions()), "[]"))
+	var earlier []string
+	for _, v := range r.GetEarlierVersions() {
+		earlier = append(earlier, pinned(v))
+	}
+	s.add("earlier", strings.Join(earlier, ", "))
 	s.add("etag", r.GetEtag())
 	return s.text()
 }
@@ -128,7 +133,12 @@ func nodeSheet(n *kryptonv1.Node) string {
 
 func nodeGrid(ns []*kryptonv1.Node) string {
 	g := grid{head: []string{"NODE", "NAME", "ROLE", "LEADER", "SEAL", "SERVING", "REGION", "ADDRESS"}}
+	ns = slices.SortedFunc(slices.Values(ns), func(a, b *kryptonv1.Node) int { return strings.Compare(nodeName(a), nodeName(b)) })
 	for _, n := range ns {
+		if n.GetRemoved() { // it is listed because its identity can never come back
+			g.add(n.GetId(), n.GetDisplayName(), "REMOVED", "", "", "", n.GetRegion(), n.GetGrpcAddress())
+			continue
+		}
 		serving := "unknown"
 		if h := n.GetHealth(); h.GetReachable() {
 			serving = yesNo(h.GetServing())

@@ -10,7 +10,6 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,25 +27,33 @@ const (
 	pemPrivate = "PRIVATE KEY"
 )
 
+const nodeAbout = "NODE is a node's name, its address, its id or the begin of that."
+
 func operatorCommands() *Command {
 	onNode := func(name, usage string, danger string, do func(ctx context.Context, in *Invocation, c kryptonv1.ClusterClient, node string) (*kryptonv1.Node, error)) *Command {
 		return &Command{
-			Name: name, Args: "NODE", Usage: usage, Reach: Acts, NArgs: [2]int{1, 1}, Flags: []cli.Flag{etagFlag()},
-			Examples: []string{"krypton operator " + name + " 0123456789abcdef0123456789abcdef"},
+			Name: name, Args: "NODE", Usage: usage, Reach: Acts, About: nodeAbout, Waits: "waiting for the other nodes to agree", NArgs: [2]int{1, 1}, Flags: []cli.Flag{etagFlag()},
+			Examples: []string{"krypton operator " + name + " n3", "krypton operator " + name + " nodes/0123456789abcdef0123456789abcdef"},
 			Run: func(ctx context.Context, in *Invocation) error {
-				node := prefixed("nodes/", in.args[0])
+				c, err := in.client(ctx)
+				if err != nil {
+					return err
+				}
+				node, err := in.node(ctx, c, in.args[0])
+				if err != nil {
+					return err
+				}
 				if danger != "" {
 					if err := in.confirm(danger, node); err != nil {
 						return err
 					}
 				}
-				c, err := in.client(ctx)
-				if err != nil {
-					return err
-				}
 				n, err := do(ctx, in, c.Cluster(), node)
 				if err != nil {
 					return err
+				}
+				if n.GetRole() == kryptonv1.NodeRole_NODE_ROLE_BECOMING_VOTER {
+					in.note("%s votes once it has caught up, and there is another voter or one that becomes one with it: two are worse than one", nodeName(n))
 				}
 				return in.show(n, func() string { return nodeSheet(n) })
 			},
@@ -89,7 +96,7 @@ func operatorCommands() *Command {
 					return err
 				}
 				if !in.jsonOutput() {
-					fmt.Fprintf(in.env.Stderr, "krypton: works once, until %s\n", when(r.GetExpireTime()))
+					in.note("works once, until %s", when(r.GetExpireTime()))
 				}
 				return in.show(r, func() string { return r.GetToken() + "\n" })
 			},
@@ -108,20 +115,26 @@ func operatorCommands() *Command {
 			}),
 		&Command{
 			Name: "transfer", Args: "[NODE]", Usage: "hand the leadership to another node", Reach: Acts, NArgs: [2]int{0, 1},
-			About:    "Without NODE the leader chooses.",
-			Examples: []string{"krypton operator transfer", "krypton operator transfer 0123456789abcdef0123456789abcdef"},
+			About:    "Without NODE the leader chooses. " + nodeAbout,
+			Waits:    "waiting for the new leader",
+			Examples: []string{"krypton operator transfer", "krypton operator transfer n2"},
 			Run: func(ctx context.Context, in *Invocation) error {
 				req := &kryptonv1.TransferLeadershipRequest{}
-				if n := in.arg(0); n != "" {
-					req.Target = prefixed("nodes/", n)
-				}
 				c, err := in.client(ctx)
 				if err != nil {
 					return err
 				}
+				if n := in.arg(0); n != "" {
+					if req.Target, err = in.node(ctx, c, n); err != nil {
+						return err
+					}
+				}
 				r, err := call(ctx, in, c.Cluster().TransferLeadership, req)
 				if err != nil {
 					return err
+				}
+				if r.GetLeader() == "" && !in.jsonOutput() {
+					in.note("the new leader is not known yet; krypton operator members shows it")
 				}
 				return in.show(r, func() string { return clusterSheet(r) })
 			},
@@ -148,7 +161,7 @@ func operatorCommands() *Command {
 // seconds turns a duration flag into what the API takes.
 func seconds(flag string, d, limit time.Duration) (uint32, error) {
 	if d < time.Second || d > limit {
-		return 0, usagef(fmt.Sprintf("give 1s to %s", limit), "--%s is %s", flag, d)
+		return 0, usagef("give 1s to "+span(limit), "--%s is %s", flag, span(d))
 	}
 	return uint32(d / time.Second), nil //nolint:gosec // Bounded by limit.
 }
@@ -166,7 +179,7 @@ func newKey(algorithm string) (private, public []byte, err error) {
 	case "ed25519":
 		_, key, err = ed25519.GenerateKey(rand.Reader)
 	default:
-		return nil, nil, usagef("use ecdsa or ed25519", "there is no key type %q", algorithm)
+		return nil, nil, usagef("use "+strings.Join(algorithms(), " or "), "there is no key type %q", algorithm)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -197,7 +210,7 @@ func newKeyCommand() *Command {
 			}
 			defer clear(private)
 			if err := os.MkdirAll(dir, 0o700); err != nil {
-				return errs.New(errs.InvalidArgument, "make the directory: "+err.Error(), errs.Cause(err))
+				return cannotMake(dir, err)
 			}
 			keyFile, pubFile := filepath.Join(dir, name+".key"), filepath.Join(dir, name+".pub.pem")
 			if err := save(keyFile, private, 0o600); err != nil {
@@ -241,7 +254,7 @@ func issue(ctx context.Context, in *Invocation) (err error) {
 	name, dir := in.args[0], in.c.String("out")
 	role, ok := kryptonv1.Role_value["ROLE_"+strings.ToUpper(in.c.String("role"))]
 	if !ok || role == 0 {
-		return usagef("use governor, custodian, operator, auditor or workload", "there is no role %q", in.c.String("role"))
+		return usagef("use one of: "+strings.Join(roles(), ", "), "there is no role %q", in.c.String("role"))
 	}
 	if !auth.ValidName(name) {
 		return usagef("lower-case letters, digits, dot, dash and underscore, at most 63", "%q is not a name", name)
@@ -256,11 +269,11 @@ func issue(ctx context.Context, in *Invocation) (err error) {
 		}
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return errs.New(errs.InvalidArgument, "make the directory: "+err.Error(), errs.Cause(err))
+		return cannotMake(dir, err)
 	}
 	files := map[string]string{"certFile": filepath.Join(dir, name+".pem"), "caFile": filepath.Join(dir, "ca.pem")}
 	if _, err := os.Lstat(files["certFile"]); err == nil {
-		return errs.New(errs.AlreadyExists, files["certFile"]+" exists already", errs.Hint("choose another directory or name"))
+		return exists(files["certFile"], "choose another directory or name")
 	}
 	if f := in.c.String("public-key"); f != "" {
 		if req.PublicKey, err = pemBlock(f, pemPublic); err != nil {

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -37,8 +36,9 @@ func (in *Invocation) jsonOutput() bool {
 // write writes a result. Output that did not arrive is an error: the next
 // program in the pipe must not take half of it for all.
 func (in *Invocation) write(b []byte) error {
+	in.meter.clear()
 	if _, err := in.env.Stdout.Write(b); err != nil {
-		return errs.New(errs.Internal, "write the result: "+err.Error(), errs.Cause(err))
+		return cannotWrite("the result", err)
 	}
 	return nil
 }
@@ -146,6 +146,23 @@ func (in *Invocation) showJSON(v any) error {
 	return in.write(out.Bytes())
 }
 
+// wantsJSON reports whether a command line asks for JSON, before it is known
+// whether it is one: a program wants to read that error, too.
+func wantsJSON(args []string, getenv func(string) string) bool {
+	f := getenv("KRYPTON_OUTPUT")
+	for i, a := range args {
+		if a == "--" {
+			break
+		}
+		if v, ok := strings.CutPrefix(a, "--output="); ok {
+			f = v
+		} else if a == "--output" && i+1 < len(args) {
+			f = args[i+1]
+		}
+	}
+	return f == "json"
+}
+
 // failJSON prints an error for programs, on stderr.
 func (e *Env) failJSON(err error, code errs.Code, corr string) {
 	msg, hint := err.Error(), ""
@@ -166,12 +183,13 @@ func (e *Env) failJSON(err error, code errs.Code, corr string) {
 	fmt.Fprintln(e.Stderr, string(raw))
 }
 
-// when returns a time in UTC, "" for none.
+// when returns a time as the person's clock shows it, "" for none. JSON has it in
+// RFC 3339 and UTC.
 func when(t *timestamppb.Timestamp) string {
 	if t == nil {
 		return ""
 	}
-	return t.AsTime().UTC().Format(time.RFC3339)
+	return t.AsTime().Local().Format("2006-01-02 15:04:05 MST")
 }
 
 // enum returns the last part of the name of an enum value: ACTIVE.

@@ -2,6 +2,7 @@ package command
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -47,7 +48,7 @@ func unsealCommand() *Command {
 
 func unseal(ctx context.Context, in *Invocation) error {
 	if in.c.Bool("dry-run") {
-		return usagef("use krypton status to look", "krypton unseal has no dry run")
+		return in.noDryRun()
 	}
 	c, err := in.client(ctx)
 	if err != nil {
@@ -69,6 +70,7 @@ func unseal(ctx context.Context, in *Invocation) error {
 	var after []*kryptonv1.SealStatus
 	var failed error
 	for _, addr := range c.Addrs() {
+		in.waits = "giving the share to " + addr
 		st, err := in.unsealNode(ctx, c.Node(addr), roots, shares)
 		if st != nil {
 			after = append(after, st)
@@ -123,7 +125,7 @@ func (in *Invocation) unsealNode(ctx context.Context, nd *client.Node, roots *x5
 	}
 	switch {
 	case st.GetState() == kryptonv1.SealState_SEAL_STATE_UNSEALED:
-		fmt.Fprintf(in.env.Stderr, "krypton: node %s is unsealed already\n", nodeLabel(st))
+		in.note("node %s is unsealed already", nodeLabel(st))
 		return st, nil
 	case st.GetState() == kryptonv1.SealState_SEAL_STATE_UNINITIALIZED:
 		return st, errs.Newf(errs.NotSealed, "node %s belongs to no cluster", nodeLabel(st)).With(errs.Hint("use krypton init or krypton join"))
@@ -151,10 +153,10 @@ func (in *Invocation) unsealNode(ctx context.Context, nd *client.Node, roots *x5
 		}
 		reset, st = false, now
 		if st.GetState() == kryptonv1.SealState_SEAL_STATE_UNSEALED {
-			fmt.Fprintf(in.env.Stderr, "krypton: node %s: share %d taken, unsealed\n", nodeLabel(st), s.Index())
+			in.note("node %s: share %d taken, unsealed", nodeLabel(st), s.Index())
 			return st, nil
 		}
-		fmt.Fprintf(in.env.Stderr, "krypton: node %s: share %d taken, %s\n", nodeLabel(st), s.Index(), shareProgress(st))
+		in.note("node %s: share %d taken, %s", nodeLabel(st), s.Index(), shareProgress(st))
 	}
 	return st, nil
 }
@@ -209,25 +211,30 @@ func (in *Invocation) roots() (*x509.CertPool, error) {
 // or from the person at the terminal, without showing it.
 func (in *Invocation) readSecret(file, prompt string, limit int64) ([]byte, error) {
 	if file == "" && terminal(in.env.Stdin) {
-		fmt.Fprint(in.env.Stderr, prompt+": ")
-		b, err := term.ReadPassword(int(in.env.Stdin.Fd()))
-		fmt.Fprintln(in.env.Stderr)
+		var b []byte
+		var err error
+		in.meter.ask(func() {
+			fmt.Fprint(in.env.Stderr, prompt+": ")
+			b, err = term.ReadPassword(int(in.env.Stdin.Fd()))
+			fmt.Fprintln(in.env.Stderr)
+		})
 		return b, err
 	}
 	r := in.env.Stdin
 	if file != "" && file != "-" {
 		var err error
 		if r, err = os.Open(file); err != nil {
-			return nil, errs.New(errs.InvalidArgument, "read "+file+": "+err.Error(), errs.Cause(err))
+			return nil, cannotRead(file, err)
 		}
 		defer r.Close() //nolint:errcheck // Only read from.
 	}
 	b, err := io.ReadAll(io.LimitReader(r, limit+1))
 	if err != nil {
-		return nil, errs.New(errs.InvalidArgument, "read the input: "+err.Error(), errs.Cause(err))
+		return nil, cannotRead("the input", err)
 	}
 	if int64(len(b)) > limit {
-		return nil, errs.Newf(errs.TooLarge, "the input has more than %d bytes", limit)
+		return nil, errs.Newf(errs.TooLarge, "%s has more than %d bytes", cmp.Or(strings.Trim(file, "-"), "stdin"), limit).
+			With(errs.Hint("give the file of the secret alone"))
 	}
 	return b, nil
 }
@@ -265,7 +272,7 @@ func (in *Invocation) readShares() (_ []seal.Share, err error) {
 
 func sealCommand() *Command {
 	return &Command{
-		Name: "seal", Usage: "wipe every key from the memory of a node, or of all nodes", Reach: Acts,
+		Name: "seal", Usage: "wipe every key from the memory of a node, or of all nodes", Reach: Acts, Waits: "waiting for the seal",
 		About: "Without --cluster the node that --addr names is sealed and unseals again as it does after a start. With --cluster all\n" +
 			"nodes are, and stay so until krypton operator release-hold.",
 		Examples: []string{"krypton seal --addr n2:8400", "krypton seal --cluster --reason 'suspected intrusion' --yes"},
@@ -304,7 +311,7 @@ func sealCommand() *Command {
 func pemBlock(file, typ string) ([]byte, error) {
 	raw, err := os.ReadFile(file)
 	if err != nil {
-		return nil, errs.New(errs.InvalidArgument, "read "+file+": "+err.Error(), errs.Cause(err))
+		return nil, cannotRead(file, err)
 	}
 	b, rest := pem.Decode(raw)
 	if b == nil || b.Type != typ || len(bytes.TrimSpace(rest)) != 0 {

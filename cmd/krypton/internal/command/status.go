@@ -279,7 +279,7 @@ func (v *view) sheet() sheet {
 	s.add("index", fmt.Sprint(v.info.GetAppliedIndex()))
 	s.add("format", fmt.Sprint(v.info.GetFormatVersion()))
 	s.add("internal key version", fmt.Sprint(v.info.GetInternalKeyVersion()))
-	s.add("rollback window", v.info.GetRollbackWindow().AsDuration().String())
-	s.add("wait before a key is destroyed", v.info.GetDestroyWait().AsDuration().Round(time.Second).String())
+	s.add("rollback window", span(v.info.GetRollbackWindow().AsDuration()))
+	s.add("wait before a key is destroyed", span(v.info.GetDestroyWait().AsDuration().Round(time.Second)))
 	return s
 }

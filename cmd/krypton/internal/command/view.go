@@ -35,11 +35,13 @@ func (in *Invocation) look(ctx context.Context) (*view, error) {
 		return nil, err
 	}
 	v := &view{}
+	in.meter.step("asking %s", plural(len(in.addrs()), "node", "nodes"))
 	cctx, cancel := in.deadline(ctx)
 	for _, h := range c.Health(cctx) {
 		v.answers = append(v.answers, answer{addr: h.Addr, status: h.Seal, err: h.Err})
 	}
 	cancel()
+	in.meter.watch(nil)
 	if !slices.ContainsFunc(v.answers, func(a answer) bool {
 		return a.err == nil && a.status.GetState() != kryptonv1.SealState_SEAL_STATE_UNINITIALIZED
 	}) {

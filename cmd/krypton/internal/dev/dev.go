@@ -31,6 +31,7 @@ func Command() *cli.Command {
 			"terminal\n\n   krypton encrypt --service " + tenantID + "/" + serviceID + "\n\n" +
 			"works. It runs until Ctrl-C, which removes everything but a directory given with --dir.\n\n" +
 			"All keys lie unencrypted on disk. Put nothing real into it.",
+		UsageText: "krypton dev\nkrypton dev --nodes 1 --dir ~/krypton-dev --output json",
 		Flags: []cli.Flag{
 			&cli.IntFlag{Name: "nodes", Usage: "`NUMBER` of nodes: 1, 3 or 5", Value: 3},
 			&cli.StringFlag{Name: "dir", Usage: "`DIR` that keeps the cluster for the next time; without it a temporary one"},
@@ -43,7 +44,7 @@ func Command() *cli.Command {
 			case "json":
 				show = result.writeJSON
 			default:
-				return errs.Newf(errs.InvalidArgument, "there is no output format %q", f).With(errs.Hint("table or json"))
+				return errs.Newf(errs.InvalidArgument, "there is no output format %q", f).With(errs.Hint("use table or json"))
 			}
 			path, err := contexts.Path(os.Getenv)
 			if err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/command"
 	"github.com/openkcm/krypton-cluster/config"
+	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
 // Command is `krypton server`.
@@ -21,14 +22,18 @@ func Command(version string) *cli.Command {
 		Name:  "server",
 		Usage: "run one node",
 		Description: "Runs one node in the foreground until SIGTERM or SIGINT. The log goes to stderr.\n\n" +
-			"A node with an empty data directory belongs to no cluster: found one with\n`krypton init`, or make it a member with `krypton join`.\n\n" +
-			"Example:\n   krypton server --config /etc/krypton/krypton.yaml",
+			"A node with an empty data directory belongs to no cluster: found one with krypton init, or make it a member with\nkrypton join.",
+		UsageText: "krypton server --config /etc/krypton/krypton.yaml\nkrypton server --config /etc/krypton/krypton.yaml --check-config",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "config", Usage: "configuration `FILE`", Value: config.DefaultPath, EnvVars: []string{"KRYPTON_CONFIG"}},
 			&cli.StringFlag{Name: "data-dir", Usage: "`DIR` of everything this node keeps; goes before node.data_dir"},
 			&cli.BoolFlag{Name: "check-config", Usage: "check the configuration and end"},
+			&cli.StringFlag{Name: "output", Usage: "`FORMAT` of what --check-config says: table or json", Value: "table", EnvVars: []string{"KRYPTON_OUTPUT"}},
 		},
 		Action: func(c *cli.Context) error {
+			if f := c.String("output"); f != "table" && f != "json" {
+				return errs.Newf(errs.InvalidArgument, "there is no output format %q", f).With(errs.Hint("use table or json"))
+			}
 			src := config.Source{
 				Path: c.String("config"), Env: os.LookupEnv, Environ: os.Environ(), Others: command.Variables(), Overrides: map[string]string{},
 			}
@@ -46,8 +51,12 @@ func Command(version string) *cli.Command {
 				return err
 			}
 			if c.Bool("check-config") {
-				fmt.Fprintln(c.App.Writer, "the configuration is valid")
-				return nil
+				answer := "the configuration is valid"
+				if c.String("output") == "json" {
+					answer = `{"valid":true}`
+				}
+				_, err := fmt.Fprintln(c.App.Writer, answer)
+				return err
 			}
 			ctx, stop := signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM)
 			defer stop()

@@ -1,0 +1,183 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/cluster"
+	"github.com/openkcm/krypton-cluster/internal/clock"
+	"github.com/openkcm/krypton-cluster/internal/devcluster"
+)
+
+// realWorld is what the transcripts of testdata/real share.
+type realWorld struct {
+	cluster *devcluster.Cluster
+	dir     string // of a short path, for the sockets of nodes that a script starts
+}
+
+// person returns the files of a throw-away person.
+func (w *realWorld) person(role string) (cert, key string, err error) {
+	r, err := auth.ParseRole(role)
+	if err != nil {
+		return "", "", err
+	}
+	p, ok := w.cluster.Person(r)
+	if !ok {
+		return "", "", fmt.Errorf("there is no %s", role)
+	}
+	return p.CertFile, p.KeyFile, nil
+}
+
+// TestRealScript runs every transcript in testdata/real against one cluster of
+// three real processes, whose seal opens by a keystore. A script has a tenant of
+// its own name with the service payments and a workload, so that scripts run at
+// once and change what they like. What would disturb the others — shares, seal,
+// membership — a script does with nodes that it starts itself.
+//
+// Beside the commands of testscript and of [TestScript] there are
+//
+//	config NAME DIR     write NAME.yaml, of a node of that name with its data in DIR and a keystore beside it
+//	address VAR DIR     set VAR to the gRPC address of the node with its data in DIR
+//	until N CMD...      run a command until it ends with status N, for 20 s at most
+//
+// RUN is a directory whose path is short enough for sockets, KEYSTORE the directory of the keystore of the nodes, ADDR1 to ADDR3 are
+// their addresses, REST1 is where the first one speaks HTTP, DATA1 its data directory.
+func TestRealScript(t *testing.T) {
+	self, err := exec.LookPath("krypton")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := devcluster.Start(t.Context(), devcluster.Options{Binary: self, Output: os.Stderr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	dir, err := os.MkdirTemp("", "kreal") //nolint:usetesting // The paths of t.TempDir are too long for unix sockets.
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	w := &realWorld{cluster: c, dir: dir}
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/real", RequireExplicitExec: true, RequireUniqueNames: true,
+		Setup: w.setup,
+		Cmds: commands(map[string]scriptCommand{
+			"as": func(ts *testscript.TestScript, _ bool, args []string) {
+				cert, key := ts.Getenv("WORKLOAD_CERT"), ts.Getenv("WORKLOAD_KEY")
+				if args[0] != "workload" {
+					var err error
+					cert, key, err = w.person(args[0])
+					ts.Check(err)
+				}
+				ts.Setenv("KRYPTON_CERT_FILE", cert)
+				ts.Setenv("KRYPTON_KEY_FILE", key)
+			},
+			"config":  w.config,
+			"address": address,
+			"until":   until,
+		}),
+	})
+}
+
+func (w *realWorld) setup(env *testscript.Env) error {
+	env.Values[exitKey{}] = new(int)
+	name := strings.TrimPrefix(filepath.Base(env.WorkDir), "script-")
+	ctx := context.Background()
+	if err := w.cluster.CreateTenant(ctx, name); err != nil {
+		return err
+	}
+	if err := w.cluster.CreateService(ctx, name, "payments"); err != nil {
+		return err
+	}
+	env.Setenv("HOME", env.WorkDir)
+	env.Setenv("TZ", "UTC")
+	env.Setenv("GORACE", "atexit_sleep_ms=0")
+	env.Setenv("XDG_CONFIG_HOME", filepath.Join(env.WorkDir, "config"))
+	env.Setenv("KRYPTON_ADDR", strings.Join(w.cluster.Addrs(), ","))
+	env.Setenv("KRYPTON_CA_FILE", w.cluster.CAFile())
+	env.Setenv("KEYSTORE", filepath.Join(w.cluster.Dir(), "keystore"))
+	run := filepath.Join(w.dir, name)
+	if err := os.Mkdir(run, 0o700); err != nil {
+		return err
+	}
+	env.Setenv("RUN", run)
+	nodes := w.cluster.Nodes()
+	for i, n := range nodes {
+		env.Setenv("ADDR"+strconv.Itoa(i+1), n.Addresses().GRPC)
+	}
+	env.Setenv("DATA1", nodes[0].DataDir())
+	env.Setenv("REST1", "https://"+nodes[0].Addresses().REST)
+
+	// The workload of the script's tenant, issued as a governor does it.
+	cert, key, err := w.person("governor")
+	if err != nil {
+		return err
+	}
+	out := filepath.Join(env.WorkDir, ".workload")
+	issue := exec.Command("krypton", "operator", "cert", "issue", "app", "--role", "workload", "--tenant", name, "--out", out,
+		"--addr", w.cluster.Addrs()[0], "--ca-file", w.cluster.CAFile(), "--cert-file", cert, "--key-file", key)
+	issue.Env = env.Vars
+	if text, err := issue.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, text)
+	}
+	env.Setenv("WORKLOAD_CERT", filepath.Join(out, "app.pem"))
+	env.Setenv("WORKLOAD_KEY", filepath.Join(out, "app.key"))
+	env.Setenv("KRYPTON_CERT_FILE", filepath.Join(out, "app.pem"))
+	env.Setenv("KRYPTON_KEY_FILE", filepath.Join(out, "app.key"))
+	return nil
+}
+
+func (w *realWorld) config(ts *testscript.TestScript, _ bool, args []string) {
+	name, dir := args[0], args[1]
+	text := fmt.Sprintf("node: {name: %s, data_dir: %s}\n"+
+		"listen: {grpc: 127.0.0.1:0, rest: 127.0.0.1:0, peer: 127.0.0.1:0, ops: 127.0.0.1:0}\n"+
+		"memory: {lock_mib: 4}\naudit: {segment_mib: 8, reserve_mib: 8}\n"+
+		"keystores: [{name: local, type: local, dir: %s}]\n", name, dir, filepath.Join(filepath.Dir(dir), "keystore"))
+	ts.Check(os.WriteFile(ts.MkAbs(name+".yaml"), []byte(text), 0o600))
+}
+
+func address(ts *testscript.TestScript, _ bool, args []string) {
+	a, err := cluster.ReadAddresses(args[1])
+	ts.Check(err)
+	ts.Setenv(args[0], a.GRPC)
+}
+
+// until polls: a process that has just started has nothing to subscribe to.
+func until(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for {
+		got := 0
+		err := ts.Exec(args[1], args[2:]...)
+		if ee, ok := errors.AsType[*exec.ExitError](err); ok {
+			got = ee.ExitCode()
+		} else {
+			ts.Check(err)
+		}
+		if got == want {
+			return
+		}
+		if (clock.System{}).Sleep(ctx, 50*time.Millisecond) != nil {
+			ts.Fatalf("exit status %d for 20 s, want %d", got, want)
+		}
+	}
+}
