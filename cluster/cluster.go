@@ -273,6 +273,9 @@ func (c *Cluster) startRaft() error {
 	if err := c.checkStored(snaps); err != nil {
 		return err
 	}
+	if err := c.store.removeStale(); err != nil {
+		return storeError(c.cfg.Dir.Path(raftDB), err)
+	}
 	cache, err := raft.NewLogCache(512, c.store)
 	if err != nil {
 		return fmt.Errorf("make log cache: %w", err)
@@ -337,7 +340,8 @@ func (c *Cluster) checkStored(snaps raft.SnapshotStore) error {
 		return corrupt("the Raft log of this member is empty")
 	case f.first > reach+1:
 		return corrupt(fmt.Sprintf("the Raft log begins at entry %d, and no snapshot in %s can be read that reaches so far", f.first, c.cfg.Dir.Path(snapDir)))
-	case f.configured && !f.servers[raft.ServerID(c.id)]:
+	case f.configured && !f.servers[raft.ServerID(c.id)] && !c.trust.joined(c.id, f.servers):
+		// Who joins gets the log from its beginning, and is named at its end only.
 		return corrupt("the Raft log is of another node: it never names node " + string(c.id))
 	}
 	return nil

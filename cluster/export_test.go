@@ -154,3 +154,31 @@ func EditLog(path string, f func(command []byte) []byte) error {
 	}
 	return errors.Join(err, errors.New("no command was changed"), db.Close())
 }
+
+// CutLog removes all but the first keep entries from the log of a stopped node:
+// what a node has that stopped while its leader was still sending the log.
+func CutLog(path string, keep uint64) error {
+	db, err := raftboltdb.NewBoltStore(path)
+	if err != nil {
+		return err
+	}
+	first, err := db.FirstIndex()
+	if err != nil {
+		return errors.Join(err, db.Close())
+	}
+	last, err := db.LastIndex()
+	if err == nil {
+		err = db.DeleteRange(first+keep, last)
+	}
+	return errors.Join(err, db.Close())
+}
+
+// OldEntries puts entries at the indexes from 1 to n into the log of a stopped
+// node, as it had before its leader sent it a snapshot.
+func OldEntries(path string, n uint64) error {
+	db, err := raftboltdb.NewBoltStore(path)
+	for i := uint64(1); i <= n && err == nil; i++ {
+		err = db.StoreLog(sealEntry(&raft.Log{Index: i, Term: 1, Type: raft.LogNoop}))
+	}
+	return errors.Join(err, db.Close())
+}

@@ -199,7 +199,8 @@ func guarded(f func() error) (err error) {
 
 // found is what a start learns of a log by reading it.
 type found struct {
-	first, last uint64 // indexes; 0: there is no entry
+	first, last uint64 // indexes; 0: there is no entry. Between them nothing is missing
+	stale       uint64 // index of the first entry before a gap before first; 0: there is no gap
 	term        uint64 // that this node is in; 0: it never heard of one
 	configured  bool   // there is an entry that says who the servers are
 	servers     map[raft.ServerID]bool
@@ -234,7 +235,14 @@ func (s *store) verify() error {
 	}
 	for i := first; i <= last; i++ {
 		var l raft.Log
-		if err := s.GetLog(i, &l); err != nil {
+		err := s.GetLog(i, &l)
+		if errors.Is(err, raft.ErrLogNotFound) {
+			// Either the log goes on behind a snapshot that the leader sent, or it is
+			// damaged: checkStored looks whether a snapshot reaches so far.
+			s.found.stale, s.found.first = first, i+1
+			continue
+		}
+		if err != nil {
 			return fmt.Errorf("entry %d: %w", i, err)
 		}
 		if l.Index != i {
@@ -381,6 +389,22 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 		sealed[i] = sealEntry(l)
 	}
 	return s.call(opStore, func() error { return s.below.StoreLogs(sealed) })
+}
+
+// IsMonotonic implements [raft.MonotonicLogStore]: when the leader sends a
+// snapshot, Raft removes the whole log before it goes on behind the snapshot.
+// Otherwise it keeps the entries from before, of which the last ones may never
+// have been committed: as a leader this node would send them to others.
+func (s *store) IsMonotonic() bool { return true }
+
+// removeStale removes what lies before a gap. A snapshot covers it; see
+// [Cluster.checkStored]. It is left by a death between a snapshot that the leader
+// sent and the removal of the log before it.
+func (s *store) removeStale() error {
+	if s.found.stale == 0 {
+		return nil
+	}
+	return s.DeleteRange(s.found.stale, s.found.first-1)
 }
 
 // DeleteRange implements [raft.LogStore].

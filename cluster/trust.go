@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
@@ -97,6 +99,20 @@ func (t *trust) checkOwn(id NodeID, spki []byte) error {
 	}
 	return errs.New(errs.StateCorrupt, "tls/node.key is not the key of this member, node "+string(id),
 		errs.Hint("a file in tls/ is damaged or of another node; %s", startAnew))
+}
+
+// joined reports whether the list has this node, as one that was admitted gets
+// it, and another node that is one of those servers.
+func (t *trust) joined(id NodeID, servers map[raft.ServerID]bool) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, self := t.list[id]
+	for other := range t.list {
+		if self && other != id && servers[raft.ServerID(other)] {
+			return true
+		}
+	}
+	return false
 }
 
 // peerOf returns the member with the key, or false for a key that is none (I2).
