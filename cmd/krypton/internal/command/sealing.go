@@ -69,12 +69,19 @@ func unseal(ctx context.Context, in *Invocation) error {
 	}()
 	var after []*kryptonv1.SealStatus
 	var failed error
+	g := grid{head: []string{"NODE", "STATE", "SHARES", "NOTE"}}
 	for _, addr := range c.Addrs() {
 		in.waits = "giving the share to " + addr
 		st, err := in.unsealNode(ctx, c.Node(addr), roots, shares)
+		name, state, note := addr, "no answer", ""
 		if st != nil {
 			after = append(after, st)
+			name, state = nodeLabel(st), enum(st.GetState(), "SEAL_STATE_")
 		}
+		if err != nil { // the error that ends the command is that of the first node only
+			note = errs.From(err).Msg
+		}
+		g.add(name, state, shareProgress(st), note)
 		failed = errors.Join(failed, err)
 	}
 	var out error
@@ -88,12 +95,8 @@ func unseal(ctx context.Context, in *Invocation) error {
 			all = append(all, raw)
 		}
 		out = in.showJSON(map[string]any{"nodes": all})
-	} else if len(after) > 0 {
-		g := grid{head: []string{"NODE", "STATE", "SHARES"}}
-		for _, st := range after {
-			g.add(nodeLabel(st), enum(st.GetState(), "SEAL_STATE_"), shareProgress(st))
-		}
-		out = in.write([]byte(g.text()))
+	} else {
+		out = in.write([]byte(g.withoutEmptyColumns().text()))
 	}
 	if failed == nil {
 		failed = waiting(after)
