@@ -185,6 +185,9 @@ func sum(tallies []*tally, elapsed time.Duration) Result {
 		t.mu.Unlock()
 	}
 	r.Calls = all.TotalCount()
+	if r.Calls == 0 {
+		return r // an empty histogram has a maximum all the same
+	}
 	at := func(q float64) time.Duration { return time.Duration(all.ValueAtQuantile(q)) }
 	r.P50, r.P90, r.P99, r.P999, r.Max = at(50), at(90), at(99), at(99.9), time.Duration(all.Max())
 	return r

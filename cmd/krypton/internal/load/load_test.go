@@ -46,6 +46,19 @@ func TestClosedLoop(t *testing.T) {
 
 // TestI1_AStallIsInTheTimes: a service that stops for half of the time is seen
 // by half of the calls that were due, not by one call for each worker.
+func TestWithoutACallThereAreNoTimes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r, err := load.Run(t.Context(), load.Options{Do: takes(time.Minute), Workers: 1, Duration: time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Calls != 0 || r.Max != 0 || r.P50 != 0 {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
 func TestI1_AStallIsInTheTimes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
