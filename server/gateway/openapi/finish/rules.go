@@ -61,6 +61,8 @@ var properties = map[string]obj{
 	".encryptionContext":         {"maxItems": 64, "description": "Pairs that are bound to what is made and needed again to open it. They are not secret and not kept."},
 	"ClusterInfo.rollbackWindow": {"nullable": true, "description": "Seconds, such as 604800s."},
 	"ClusterInfo.destroyWait":    {"nullable": true, "description": "Seconds, such as 604800s."},
+	"NodeHealth.contactAge":      {"nullable": true},
+	"NodeHealth.clockOffset":     {"nullable": true},
 	".nextPageToken":             {"description": "pageToken of the next page; empty after the last."},
 
 	"CreateTenantRequest.tenantId":       {"pattern": namePattern},
