@@ -66,9 +66,24 @@ func readFailure(err error, addr string, timedOut, answered bool) failure {
 	case f.err.Code == errs.Unavailable:
 		// What the transport advises, if it knows more.
 		hint := cmp.Or(f.err.Hint, "check the address, the certificates, and that the node runs")
-		f.err = errs.Newf(errs.Unavailable, "node %s: %s", addr, f.err.Msg).With(errs.Cause(err), errs.Hint("%s", hint))
+		f.err = errs.Newf(errs.Unavailable, "node %s: %s", addr, plainWords(f.err.Msg)).With(errs.Cause(err), errs.Hint("%s", hint))
 	}
 	return f
+}
+
+// plainWords takes from gRPC's account of a connection what a person reads:
+// "connection refused", and not which of its layers was told so.
+func plainWords(msg string) string {
+	_, inner, nested := strings.Cut(msg, `desc = "`)
+	if nested {
+		msg = strings.TrimSuffix(inner, `"`)
+	}
+	msg = strings.TrimPrefix(msg, "transport: ")
+	if what, ok := strings.CutPrefix(msg, "Error while dialing: dial tcp"); ok { // ": lookup ..." or " ADDRESS: connect: ..."
+		_, what, _ = strings.Cut(what, ": ")
+		msg = strings.TrimPrefix(what, "connect: ")
+	}
+	return msg
 }
 
 // tooLarge reports whether gRPC itself refused a message for its size. It does so

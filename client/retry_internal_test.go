@@ -740,3 +740,20 @@ func TestEveryMethodHasAKind(t *testing.T) {
 		}
 	}
 }
+
+func TestPlainWords(t *testing.T) {
+	t.Parallel()
+	for msg, want := range map[string]string{
+		`connection error: desc = "transport: Error while dialing: dial tcp 127.0.0.1:1: connect: connection refused"`:         "connection refused",
+		`connection error: desc = "transport: Error while dialing: dial tcp [::1]:1: connect: no route to host"`:               "no route to host",
+		`connection error: desc = "transport: Error while dialing: dial tcp: lookup nosuch.invalid: no such host"`:             "lookup nosuch.invalid: no such host",
+		`connection error: desc = "transport: Error while dialing: dial tcp 10.0.0.1:1: i/o timeout"`:                          "i/o timeout",
+		`connection error: desc = "transport: authentication handshake failed: read tcp 1->2: read: connection reset by peer"`: "authentication handshake failed: read tcp 1->2: read: connection reset by peer",
+		"error reading from server: EOF": "error reading from server: EOF",
+		"":                               "",
+	} {
+		if got := plainWords(msg); got != want {
+			t.Errorf("%q: %q, want %q", msg, got, want)
+		}
+	}
+}
