@@ -416,7 +416,9 @@ func (l *loader) loadMember(m *fsmpb.Member) error {
 }
 
 func (l *loader) loadToken(k *fsmpb.JoinToken) error {
-	if len(k.GetHash()) != sha256.Size || !l.timely(k.GetModIndex(), k.GetExpireTimeMs(), k.GetCreateTimeMs()) {
+	with := k.GetCreatedWith()
+	if len(k.GetHash()) != sha256.Size || !l.timely(k.GetModIndex(), k.GetExpireTimeMs(), k.GetCreateTimeMs()) ||
+		len(with) > MaxSerialBytes || len(with) > 0 && l.cluster.GetFormatVersion() < FormatRevocations {
 		return corrupt("a join token is not valid")
 	}
 	l.tokens++

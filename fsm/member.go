@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"slices"
 
@@ -87,6 +88,10 @@ func (t *tx) createJoinToken(k *fsmpb.JoinToken) (done, error) {
 	if err := t.authorize(); err != nil {
 		return done{}, err
 	}
+	var with []byte
+	if t.cluster.GetFormatVersion() >= FormatRevocations {
+		with = bytes.Clone(t.cmd.GetCallerSerial())
+	}
 	put(t, tableTokens, &fsmpb.JoinToken{
 		Hash:         k.GetHash(),
 		ExpireTimeMs: k.GetExpireTimeMs(),
@@ -94,6 +99,7 @@ func (t *tx) createJoinToken(k *fsmpb.JoinToken) (done, error) {
 		Region:       k.GetRegion(),
 		CreateTimeMs: t.timeMS,
 		CreatedBy:    t.cmd.GetPrincipal().GetName(),
+		CreatedWith:  with,
 		ModIndex:     t.index,
 	})
 	t.tokens++
@@ -128,7 +134,7 @@ func (t *tx) addMember(c *fsmpb.AddMember) (done, error) {
 	}
 	used := &fsmpb.JoinToken{
 		Hash: k.GetHash(), ExpireTimeMs: k.GetExpireTimeMs(), Voter: k.GetVoter(), Region: k.GetRegion(), UsedBy: m.GetId(),
-		CreateTimeMs: k.GetCreateTimeMs(), CreatedBy: k.GetCreatedBy(), ModIndex: t.index,
+		CreateTimeMs: k.GetCreateTimeMs(), CreatedBy: k.GetCreatedBy(), CreatedWith: k.GetCreatedWith(), ModIndex: t.index,
 	}
 	put(t, tableTokens, used)
 	put(t, tableMembers, t.newMember(m))

@@ -425,7 +425,7 @@ func (m *model) tickKey(k *modelKey) {
 
 func (m *model) tick() {
 	for serial, end := range m.revoked {
-		if end <= m.now {
+		if end+fsm.RevocationGraceMS <= m.now {
 			delete(m.revoked, serial)
 		}
 	}

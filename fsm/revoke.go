@@ -19,6 +19,11 @@ const (
 	// MaxRevocationLifeMS bounds for how long one is kept, in milliseconds: the
 	// longest life of a caller's certificate, 30 days, and a day for clocks.
 	MaxRevocationLifeMS = 31 * 86400 * 1000
+	// RevocationGraceMS is for how long a revocation is kept after its certificate
+	// expired, in milliseconds: a day. A node whose clock is late, or one whose
+	// clock was early when it issued the certificate, would otherwise take for valid
+	// what the cluster has just forgotten.
+	RevocationGraceMS = 86400 * 1000
 	// MaxSerialBytes is the longest serial number of a certificate (RFC 5280).
 	MaxSerialBytes = 20
 	// MaxCertNameBytes bounds the URI name of a certificate.
@@ -94,7 +99,25 @@ func (t *tx) revokeCertificate(c *fsmpb.RevokeCertificate) (done, error) {
 	})
 	t.revoked++
 	t.revokedAt = t.index
+	t.dropTokens(r.GetSerial())
 	return done{object: CertificateName(r.GetSerial())}, nil
+}
+
+// dropTokens drops the join tokens that were made with a certificate and not
+// used. What admits a member must not outlive the power to admit one; a token
+// lives for up to 30 days.
+func (t *tx) dropTokens(serial []byte) {
+	var drops []*fsmpb.JoinToken
+	scan(t.txn, tableTokens, indexID, nil, nil, func(k *fsmpb.JoinToken) bool {
+		if k.GetUsedBy() == "" && bytes.Equal(k.GetCreatedWith(), serial) {
+			drops = append(drops, k)
+		}
+		return true
+	})
+	for _, k := range drops {
+		drop(t, tableTokens, k)
+		t.tokens--
+	}
 }
 
 // Revoked returns the revocation of the caller certificate with that serial

@@ -153,7 +153,7 @@ func (k *ticking) expire() {
 		drop(k.tx, tableNonces, n)
 		k.nonces--
 	}
-	for _, r := range expired(k, tableRevoked, k.timeMS, (*fsmpb.Revocation).GetExpireTimeMs) {
+	for _, r := range expired(k, tableRevoked, k.timeMS-RevocationGraceMS, (*fsmpb.Revocation).GetExpireTimeMs) {
 		drop(k.tx, tableRevoked, r)
 		k.revoked--
 	}
@@ -203,7 +203,7 @@ func (v *View) NextDue() (atMS int64, ok bool) {
 		first = min(first, n.GetExpireTimeMs())
 	}
 	if r, ok := firstOf[*fsmpb.Revocation](v, tableRevoked, indexDue); ok {
-		first = min(first, r.GetExpireTimeMs())
+		first = min(first, r.GetExpireTimeMs()+RevocationGraceMS)
 	}
 	if r, ok := firstOf[*fsmpb.Request](v, tableRequests, indexDue); ok {
 		first = min(first, r.GetTimeMs()+RequestMemoryMS)

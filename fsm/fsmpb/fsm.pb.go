@@ -2173,6 +2173,7 @@ type JoinToken struct {
 	CreateTimeMs  int64                  `protobuf:"varint,6,opt,name=create_time_ms,json=createTimeMs,proto3" json:"create_time_ms,omitempty"`
 	CreatedBy     string                 `protobuf:"bytes,7,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
 	ModIndex      uint64                 `protobuf:"varint,8,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`
+	CreatedWith   []byte                 `protobuf:"bytes,9,opt,name=created_with,json=createdWith,proto3" json:"created_with,omitempty"` // caller_serial of the command that made it; from format version 2 on
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2261,6 +2262,13 @@ func (x *JoinToken) GetModIndex() uint64 {
 		return x.ModIndex
 	}
 	return 0
+}
+
+func (x *JoinToken) GetCreatedWith() []byte {
+	if x != nil {
+		return x.CreatedWith
+	}
+	return nil
 }
 
 type Hold struct {
@@ -3561,7 +3569,7 @@ func (x *SetHold) GetReason() string {
 }
 
 // Revocation says that a certificate of the cluster's caller CA is not accepted
-// any more. It is kept until the certificate would have expired.
+// any more. It is kept until a day after the certificate would have expired.
 type Revocation struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Serial        []byte                 `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"`                                    // serial number under the caller CA: big endian, no leading zero, 1 to 20 bytes
@@ -3654,8 +3662,9 @@ func (x *Revocation) GetModIndex() uint64 {
 	return 0
 }
 
-// RevokeCertificate takes the power of one certificate away, for good. Apply
-// sets revoke_time_ms, revoked_by and mod_index.
+// RevokeCertificate takes the power of one certificate away, for good, and with it
+// the join tokens that were made with it and not used. Apply sets revoke_time_ms,
+// revoked_by and mod_index.
 type RevokeCertificate struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Revocation    *Revocation            `protobuf:"bytes,1,opt,name=revocation,proto3" json:"revocation,omitempty"`
@@ -4689,7 +4698,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\aversion\x18\r \x01(\tR\aversion\x12\x1d\n" +
 	"\n" +
 	"max_format\x18\x0e \x01(\rR\tmaxFormat\x12\x16\n" +
-	"\x06purged\x18\x0f \x01(\bR\x06purged\"\xee\x01\n" +
+	"\x06purged\x18\x0f \x01(\bR\x06purged\"\x91\x02\n" +
 	"\tJoinToken\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\fR\x04hash\x12$\n" +
 	"\x0eexpire_time_ms\x18\x02 \x01(\x03R\fexpireTimeMs\x12\x14\n" +
@@ -4699,7 +4708,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x0ecreate_time_ms\x18\x06 \x01(\x03R\fcreateTimeMs\x12\x1d\n" +
 	"\n" +
 	"created_by\x18\a \x01(\tR\tcreatedBy\x12\x1b\n" +
-	"\tmod_index\x18\b \x01(\x04R\bmodIndex\"x\n" +
+	"\tmod_index\x18\b \x01(\x04R\bmodIndex\x12!\n" +
+	"\fcreated_with\x18\t \x01(\fR\vcreatedWith\"x\n" +
 	"\x04Hold\x12\x12\n" +
 	"\x04held\x18\x01 \x01(\bR\x04held\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x0e\n" +

@@ -40,7 +40,7 @@ type AccessClient interface {
 	// certificate but the own one; an operator those of operators, auditors and
 	// workloads, the own one too, and has to show the certificate.
 	RevokeCertificate(ctx context.Context, in *RevokeCertificateRequest, opts ...grpc.CallOption) (*Revocation, error)
-	// ListRevocations shows the revoked certificates that have not expired.
+	// ListRevocations shows the revoked certificates that have not expired for a day.
 	ListRevocations(ctx context.Context, in *ListRevocationsRequest, opts ...grpc.CallOption) (*ListRevocationsResponse, error)
 }
 
@@ -107,7 +107,7 @@ type AccessServer interface {
 	// certificate but the own one; an operator those of operators, auditors and
 	// workloads, the own one too, and has to show the certificate.
 	RevokeCertificate(context.Context, *RevokeCertificateRequest) (*Revocation, error)
-	// ListRevocations shows the revoked certificates that have not expired.
+	// ListRevocations shows the revoked certificates that have not expired for a day.
 	ListRevocations(context.Context, *ListRevocationsRequest) (*ListRevocationsResponse, error)
 	mustEmbedUnimplementedAccessServer()
 }
