@@ -26,3 +26,24 @@ func TestAllocAppendAADIsFreeWithRoom(t *testing.T) {
 		t.Errorf("%v allocations, want 0", n)
 	}
 }
+
+// Every data operation parses the name of its service and writes it again.
+func TestAllocNamesOfServices(t *testing.T) {
+	const name = "tenants/acme/services/payments"
+	if n := testing.AllocsPerRun(100, func() {
+		p, err := hierarchy.ParsePath(name)
+		if err != nil || p.Kind != hierarchy.KindService {
+			t.Fatal(p, err)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations to parse, want 0", n)
+	}
+	p := hierarchy.ServicePath("acme", "payments")
+	if n := testing.AllocsPerRun(100, func() {
+		if p.String() != name {
+			t.Fatal(p)
+		}
+	}); n != 1 {
+		t.Errorf("%v allocations to write, want 1", n)
+	}
+}

@@ -57,6 +57,20 @@ var pattern = [kindEnd]string{
 	KindCluster:        "cluster",
 }
 
+// shape is the segments of each pattern. A name is parsed and written on every
+// call, so the patterns are split once.
+//
+//nolint:gochecknoglobals // Immutable.
+var shape = func() (all [kindEnd][]string) {
+	for k, p := range pattern {
+		all[k] = strings.Split(p, "/")
+	}
+	return all
+}()
+
+// maxSegments is the number of segments of the longest pattern.
+const maxSegments = 6
+
 // Kinds returns every valid kind.
 func Kinds() []Kind {
 	all := make([]Kind, 0, kindEnd-1)
@@ -94,26 +108,33 @@ const maxPathBytes = 3*MaxNameBytes + 3*MaxResourceIDBytes + 64
 // without leading zeros, and in a resource id every byte but A-Z a-z 0-9 - . _ ~
 // as %XX with upper-case digits.
 func ParsePath(s string) (Path, error) {
-	bad := errs.New(errs.InvalidArgument, "not the name of an object",
-		errs.Hint("names look like tenants/acme, tenants/acme/services/payments, tenants/acme/services/payments/versions/3"))
-	if len(s) > maxPathBytes {
-		return Path{}, bad
+	bad := func() (Path, error) {
+		return Path{}, errs.New(errs.InvalidArgument, "not the name of an object",
+			errs.Hint("names look like tenants/acme, tenants/acme/services/payments, tenants/acme/services/payments/versions/3"))
 	}
-	segs := strings.Split(s, "/")
-	for _, k := range Kinds() {
-		want := strings.Split(pattern[k], "/")
-		if !sameShape(want, segs) {
+	if len(s) > maxPathBytes {
+		return bad()
+	}
+	var room [maxSegments + 1]string // one more, which fits no pattern
+	segs := room[:0]
+	for rest, more := s, true; more && len(segs) < len(room); {
+		var seg string
+		seg, rest, more = strings.Cut(rest, "/")
+		segs = append(segs, seg)
+	}
+	for k := KindUnspecified + 1; k < kindEnd; k++ {
+		if !sameShape(shape[k], segs) {
 			continue
 		}
 		p := Path{Kind: k}
-		for i, w := range want {
+		for i, w := range shape[k] {
 			if err := set(&p, w, segs[i]); err != nil {
 				return Path{}, err
 			}
 		}
 		return p, nil
 	}
-	return Path{}, bad
+	return bad()
 }
 
 func sameShape(want, segs []string) bool {
@@ -167,7 +188,8 @@ func (p Path) String() string {
 	if p.Kind <= KindUnspecified || p.Kind >= kindEnd {
 		return ""
 	}
-	segs := strings.Split(pattern[p.Kind], "/")
+	var room [maxSegments]string
+	segs := room[:copy(room[:], shape[p.Kind])]
 	for i, w := range segs {
 		switch w {
 		case "{t}":
