@@ -39,7 +39,7 @@ type contact struct {
 	leader NodeID
 	echo   uint64
 
-	mu sync.Mutex
+	mu sync.RWMutex // every data operation reads
 	// Not the leader: in contact at heard, once the view has index.
 	heard time.Time
 	index uint64
@@ -92,8 +92,8 @@ func (c *Cluster) LastContact() time.Duration {
 	leader, term := c.IsLeader(), c.Term()
 	index := c.machine.View().Index()
 	ct := c.contact
-	ct.mu.Lock()
-	defer ct.mu.Unlock()
+	ct.mu.RLock()
+	defer ct.mu.RUnlock()
 	at := ct.heard
 	switch {
 	case leader && ct.term != term, !leader && index < ct.index: // a snapshot may have set the view back
