@@ -57,14 +57,20 @@ func must(err error) {
 
 // lookup returns the object at key of a unique index.
 func lookup[T any](txn *memdb.Txn, table, index string, key []byte) (obj T, ok bool) {
-	raw, err := txn.First(table, index, key)
-	must(err)
-	r, ok := raw.(*row[T])
-	if !ok {
+	r := first[T](txn, table, index, key)
+	if r == nil {
 		return obj, false
 	}
 	r.check(table)
 	return r.obj, true
+}
+
+// first returns the row at key of a unique index, or nil.
+func first[T any](txn *memdb.Txn, table, index string, key []byte) *row[T] {
+	raw, err := txn.First(table, index, key)
+	must(err)
+	r, _ := raw.(*row[T])
+	return r
 }
 
 // scan calls f with every object whose key in index starts with prefix and is

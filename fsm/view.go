@@ -20,7 +20,8 @@ type View struct {
 	state
 	meta
 
-	next chan struct{} // closed once a later view is published
+	next  chan struct{} // closed once a later view is published
+	names names
 }
 
 // Index returns the log index of the last command in the view; 0: none.
@@ -56,7 +57,16 @@ func (v *View) Hold() *fsmpb.Hold {
 // Tenant returns the tenant that has the name now, or had it last if that one
 // is destroyed.
 func (v *View) Tenant(name string) (*fsmpb.Tenant, bool) {
-	return lookup[*fsmpb.Tenant](v.txn, tableTenants, indexID, []byte(name))
+	slot := v.names.tenant(name)
+	r := slot.Load()
+	if r == nil || r.obj.GetName() != name {
+		if r = first[*fsmpb.Tenant](v.txn, tableTenants, indexID, []byte(name)); r == nil {
+			return nil, false
+		}
+		slot.Store(r)
+	}
+	r.check(tableTenants)
+	return r.obj, true
 }
 
 // TenantByUID returns the tenant with that uid, also a destroyed one whose name
@@ -87,7 +97,16 @@ func (v *View) Service(tenant, name string) (*fsmpb.Service, bool) {
 
 // ServiceOf is [View.Service] for who has the tenant already: one lookup less.
 func (v *View) ServiceOf(t *fsmpb.Tenant, name string) (*fsmpb.Service, bool) {
-	return lookup[*fsmpb.Service](v.txn, tableServices, indexID, serviceKey(t.GetUid(), name))
+	slot := v.names.service(t.GetUid(), name)
+	r := slot.Load()
+	if r == nil || r.obj.GetName() != name || string(r.obj.GetTenantUid()) != string(t.GetUid()) {
+		if r = first[*fsmpb.Service](v.txn, tableServices, indexID, serviceKey(t.GetUid(), name)); r == nil {
+			return nil, false
+		}
+		slot.Store(r)
+	}
+	r.check(tableServices)
+	return r.obj, true
 }
 
 // ServiceByUID returns the service with that uid, also a destroyed one.

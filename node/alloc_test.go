@@ -13,8 +13,8 @@ func TestAllocOfDataOperations(t *testing.T) {
 		op  func() error
 		max float64
 	}{
-		"encrypt": {h.encrypt, 15}, "decrypt": {h.decrypt, 15},
-		"generate": {h.generate, 15}, "unwrap": {h.unwrap, 14}, "rewrap": {h.rewrap, 31},
+		"encrypt": {h.encrypt, 13}, "decrypt": {h.decrypt, 13},
+		"generate": {h.generate, 13}, "unwrap": {h.unwrap, 12}, "rewrap": {h.rewrap, 29},
 	} {
 		if n := testing.AllocsPerRun(500, func() {
 			if err := c.op(); err != nil {
