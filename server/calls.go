@@ -195,11 +195,7 @@ func (c *calls) answer(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	if err != nil {
 		return nil, wire.ToStatus(err).Err()
 	}
-	limit := c.budget
-	if _, ok := ctx.Deadline(); ok {
-		limit = maxDeadline
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := c.bounded(ctx, start)
 	defer cancel()
 	defer func() {
 		if p := recover(); p != nil {
@@ -226,6 +222,18 @@ func (c *calls) answer(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	return out, nil
 }
 
+// bounded gives a call its deadline, unless its caller chose one that may be.
+func (c *calls) bounded(ctx context.Context, start time.Time) (context.Context, context.CancelFunc) {
+	limit := c.budget
+	if chosen, ok := ctx.Deadline(); ok {
+		if chosen.Sub(start) <= maxDeadline {
+			return ctx, func() {}
+		}
+		limit = maxDeadline
+	}
+	return context.WithTimeout(ctx, limit)
+}
+
 // strangers keeps a caller without a valid identity from every answer but the
 // one that says so: a handler may find fault with the request before it asks the
 // gate, and the record must not depend on that (I2).
@@ -237,34 +245,30 @@ func (c *calls) strangers(ctx context.Context, id corr.ID, err error) error {
 	return c.gate.Unauthenticated(ctx, gate.Request{Correlation: id}, who.refused)
 }
 
+// noHeaders is what handlers see of a call's headers. Who asks for it gets a copy.
+//
+//nolint:gochecknoglobals // Immutable.
+var noHeaders = metadata.MD{}
+
 // begin gives the call its correlation id and takes away every header: what is
 // not there cannot be believed (I1).
 func (c *calls) begin(ctx context.Context) (context.Context, corr.ID, error) {
 	id := corr.From(ctx)
-	if md, ok := metadata.FromIncomingContext(ctx); ok {
-		if id == "" {
-			var err error
-			if id, err = c.correlate(md.Get(gateway.Traceparent)); err != nil {
-				return ctx, "", err
-			}
-		}
-		ctx = metadata.NewIncomingContext(ctx, metadata.MD{})
-	}
 	if id == "" {
 		var err error
-		if id, err = c.correlate(nil); err != nil {
+		if id, err = c.correlate(metadata.ValueFromIncomingContext(ctx, gateway.Traceparent)); err != nil {
 			return ctx, "", err
 		}
 	}
+	ctx = metadata.NewIncomingContext(ctx, noHeaders)
 	return corr.With(ctx, id), id, nil
 }
 
 func (c *calls) setHeader(ctx context.Context, id corr.ID) {
-	if err := grpc.SetHeader(ctx, metadata.Pairs(
-		gateway.CorrelationHeader, string(id),
-		gateway.NodeHeader, c.nodeID,
-		gateway.IndexHeader, strconv.FormatUint(c.machine.View().Index(), 10),
-	)); err != nil {
+	values := [...]string{string(id), c.nodeID, strconv.FormatUint(c.machine.View().Index(), 10)}
+	if err := grpc.SetHeader(ctx, metadata.MD{
+		gateway.CorrelationHeader: values[0:1], gateway.NodeHeader: values[1:2], gateway.IndexHeader: values[2:3],
+	}); err != nil {
 		c.log.DebugContext(ctx, "response headers were not set", slog.Any("error", err))
 	}
 }
@@ -325,19 +329,17 @@ func understood(m protoreflect.Message) error {
 			errs.Hint("encode it with the .proto files of this API; text is valid UTF-8"))
 	}
 	ok := len(m.GetUnknown()) == 0
-	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		if fd.Message() == nil {
-			return ok
+	for _, fd := range messageFields[m.Descriptor().FullName()] {
+		switch {
+		case !m.Has(fd):
+		case !fd.IsList():
+			ok = ok && understood(m.Get(fd).Message()) == nil
+		default:
+			for list, i := m.Get(fd).List(), 0; ok && i < list.Len(); i++ {
+				ok = understood(list.Get(i).Message()) == nil
+			}
 		}
-		if !fd.IsList() {
-			ok = ok && understood(v.Message()) == nil
-			return ok
-		}
-		for i := range v.List().Len() {
-			ok = ok && understood(v.List().Get(i).Message()) == nil
-		}
-		return ok
-	})
+	}
 	if !ok {
 		return errs.New(errs.InvalidArgument, "the request has fields that this node does not know",
 			errs.Hint("the node may be older than the client"))

@@ -56,23 +56,45 @@ func notDecoded() protoreflect.RawFields {
 // secretFields are the byte fields that the API marks as secret, by message.
 //
 //nolint:gochecknoglobals // Immutable.
-var secretFields = func() map[protoreflect.FullName][]protoreflect.FieldDescriptor {
+var secretFields = fieldsWhere(func(fd protoreflect.FieldDescriptor) bool {
+	opts, ok := fd.Options().(*descriptorpb.FieldOptions)
+	return ok && opts.GetDebugRedact() && fd.Kind() == protoreflect.BytesKind
+})
+
+// messageFields are the fields of the API that hold messages, by message.
+//
+//nolint:gochecknoglobals // Immutable.
+var messageFields = fieldsWhere(func(fd protoreflect.FieldDescriptor) bool { return fd.Message() != nil })
+
+// fieldsWhere lists the fields that are meant, by message: of the API's own, and
+// of those that these hold.
+func fieldsWhere(meant func(protoreflect.FieldDescriptor) bool) map[protoreflect.FullName][]protoreflect.FieldDescriptor {
 	out := map[protoreflect.FullName][]protoreflect.FieldDescriptor{}
+	seen := map[protoreflect.FullName]bool{}
+	var visit func(m protoreflect.MessageDescriptor)
+	visit = func(m protoreflect.MessageDescriptor) {
+		if seen[m.FullName()] {
+			return
+		}
+		seen[m.FullName()] = true
+		for i := range m.Fields().Len() {
+			fd := m.Fields().Get(i)
+			if meant(fd) {
+				out[m.FullName()] = append(out[m.FullName()], fd)
+			}
+			if fd.Message() != nil {
+				visit(fd.Message())
+			}
+		}
+	}
 	protoregistry.GlobalFiles.RangeFilesByPackage("krypton.v1", func(f protoreflect.FileDescriptor) bool {
 		for i := range f.Messages().Len() {
-			m := f.Messages().Get(i)
-			for j := range m.Fields().Len() {
-				fd := m.Fields().Get(j)
-				opts, ok := fd.Options().(*descriptorpb.FieldOptions)
-				if ok && opts.GetDebugRedact() && fd.Kind() == protoreflect.BytesKind {
-					out[m.FullName()] = append(out[m.FullName()], fd)
-				}
-			}
+			visit(f.Messages().Get(i))
 		}
 		return true
 	})
 	return out
-}()
+}
 
 // wipe overwrites the secret bytes of a message. Secret strings (a join token)
 // cannot be overwritten.
