@@ -43,13 +43,13 @@ func firstAddresses() cluster.Addresses {
 // nodeConfig is the part of a node's configuration that differs from the
 // defaults. It is written by hand and not as a config.Config, so that the file
 // shows a reader what a node needs and not everything that it could have.
-func nodeConfig(name, dataDir, keystoreDir string, a cluster.Addresses) ([]byte, error) {
+func nodeConfig(name, dataDir, keystoreDir string, segment int, a cluster.Addresses) ([]byte, error) {
 	type section = map[string]any
 	raw, err := yaml.Marshal(section{
 		"node":      section{"name": name, "data_dir": dataDir},
 		"listen":    section{"grpc": a.GRPC, "rest": a.REST, "peer": a.Peer, "ops": a.Ops},
 		"memory":    section{"lock_mib": lockMiB},
-		"audit":     section{"segment_mib": segmentMiB, "reserve_mib": reserveMiB},
+		"audit":     section{"segment_mib": segment, "reserve_mib": reserveMiB},
 		"keystores": []section{{"name": KeystoreName, "type": local.Type, "dir": keystoreDir}},
 	})
 	if err != nil {

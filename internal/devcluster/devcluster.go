@@ -54,6 +54,9 @@ type Options struct {
 	// Tenant and Service are ids to create, with a workload of that tenant. Empty:
 	// none.
 	Tenant, Service string
+	// SegmentMiB is the size of the nodes' audit segments. 0: a small one. A
+	// benchmark wants the one of a server, because every end of a segment is an fsync.
+	SegmentMiB int
 	// Progress is told what was just done. Nil: nobody is.
 	Progress func(step string)
 	// Output gets the end of each node's output when Start fails. Nil: nobody does.
@@ -74,8 +77,13 @@ func (o Options) withDefaults() (Options, error) {
 		return o, errs.Newf(errs.InvalidArgument, "%d nodes are not possible", o.Nodes).With(errs.Hint("1, 3 or 5"))
 	case o.Service != "" && o.Tenant == "":
 		return o, errs.New(errs.InvalidArgument, "a service needs a tenant")
+	case o.SegmentMiB < 0:
+		return o, errs.New(errs.InvalidArgument, "the size of a segment is negative")
 	case o.Patience < 0:
 		return o, errs.New(errs.InvalidArgument, "patience is negative")
+	}
+	if o.SegmentMiB == 0 {
+		o.SegmentMiB = segmentMiB
 	}
 	if o.Progress == nil {
 		o.Progress = func(string) {}

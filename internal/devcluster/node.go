@@ -189,7 +189,7 @@ func (n *Node) portsFree(ctx context.Context) error {
 }
 
 func (n *Node) writeConfig() error {
-	raw, err := nodeConfig(n.name, n.DataDir(), n.c.path(keystoreDir), n.Addresses())
+	raw, err := nodeConfig(n.name, n.DataDir(), n.c.path(keystoreDir), n.c.opts.SegmentMiB, n.Addresses())
 	if err != nil {
 		return err
 	}

@@ -151,7 +151,7 @@ func TestI4_ConfigurationIsAcceptedAndStaysOnLoopback(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "n1.yaml")
 			dir := filepath.Join(t.TempDir(), `a: "strange" #dir`) // YAML has to quote it
-			raw, err := nodeConfig("n1", dir, dir+"/ks", a)
+			raw, err := nodeConfig("n1", dir, dir+"/ks", segmentMiB, a)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -180,7 +180,7 @@ func TestI4_ConfigurationIsAcceptedAndStaysOnLoopback(t *testing.T) {
 }
 
 func TestI2_ANodeFindsItsAddressesAgain(t *testing.T) {
-	c := newCluster(Options{Dir: t.TempDir()})
+	c := newCluster(Options{Dir: t.TempDir(), SegmentMiB: segmentMiB})
 	want := cluster.Addresses{GRPC: "127.0.0.1:4001", REST: "127.0.0.1:4002", Peer: "127.0.0.1:4003", Ops: "127.0.0.1:4004"}
 	n := &Node{c: c, name: "n1", addrs: want}
 	if err := n.writeConfig(); err != nil {
@@ -293,7 +293,7 @@ func TestOptionsAreChecked(t *testing.T) {
 
 func TestADirectoryIsTakenOnlyIfItIsEmptyOrOurs(t *testing.T) {
 	open := func(dir string, nodes int) (*Cluster, *state, error) {
-		c := newCluster(Options{Dir: dir, Nodes: nodes})
+		c := newCluster(Options{Dir: dir, Nodes: nodes, SegmentMiB: segmentMiB})
 		s, err := c.openDir()
 		return c, s, err
 	}
