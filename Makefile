@@ -15,6 +15,8 @@ TESTFLAGS ?=
 PKGS ?= ./...
 # How long `make fuzz` runs each target.
 FUZZTIME ?= 30s
+# Flags for `make bench`, for example BENCHFLAGS='-only unary -rounds 9'.
+BENCHFLAGS ?=
 export TESTFLAGS PKGS FUZZTIME
 
 .PHONY: help
@@ -65,12 +67,16 @@ demo: ## three real nodes: kill the leader, rotate, destroy, and check what must
 crash: ## the program dies at every step of init, join, unseal, rotate, ... and comes back; minutes
 	@$(RUN) scripts/crash
 
+.PHONY: bench
+bench: ## what Krypton costs beyond what cannot be avoided: a table of ratios, pass|miss
+	@$(RUN) go run ./internal/cmd/bench $(BENCHFLAGS)
+
 .PHONY: ci
 ci: ## everything that must hold for every commit
 	@$(RUN) scripts/ci
 
 .PHONY: verify
-verify: ## what is too long for ci: full regeneration, tests as released, fuzzing
+verify: ## what is too long for ci: full regeneration, tests as released, fuzzing, benchmarks
 	@$(RUN) scripts/verify
 
 .PHONY: clean

@@ -21,6 +21,7 @@ const (
 var Layers = map[string]int{
 	"internal/lint":       LayerTool,
 	"internal/cmd/...":    LayerTool,
+	"internal/cmd/bench":  LayerChaos, // measures real binaries beside what they are made of
 	"internal/pages":      LayerTool,
 	"internal/errs/...":   0,
 	"internal/clock":      0,
