@@ -3,7 +3,6 @@ package server
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"crypto/x509"
 	"io"
 	"log/slog"
@@ -105,11 +104,34 @@ func withIdentity(ctx context.Context, id identity) context.Context {
 
 // verifiedCache remembers verified certificates, so that a call costs a lookup
 // and not two signature checks. It is emptied when the issuers change, and when
-// it is full: whoever presents many certificates pays for them himself.
+// it is full: whoever makes many connections pays for them himself.
+//
+// A connection's certificate is parsed once and never changes, so its address
+// stands for it: a hash of it per call would cost more than the rest of the lookup.
 type verifiedCache struct {
-	mu      sync.Mutex
+	mu      sync.RWMutex
 	callers *pki.Callers
-	byCert  map[[sha256.Size]byte]verified
+	byCert  map[*x509.Certificate]verified
+}
+
+// get returns what is remembered of a certificate under these issuers.
+func (c *verifiedCache) get(callers *pki.Callers, leaf *x509.Certificate) (verified, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.callers != callers {
+		return verified{}, false
+	}
+	v, ok := c.byCert[leaf]
+	return v, ok
+}
+
+func (c *verifiedCache) put(callers *pki.Callers, leaf *x509.Certificate, v verified) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.callers != callers || len(c.byCert) >= maxVerified {
+		c.callers, c.byCert = callers, map[*x509.Certificate]verified{}
+	}
+	c.byCert[leaf] = v
 }
 
 // verified is a certificate that is valid until it expires or is revoked.
@@ -121,6 +143,7 @@ type verified struct {
 	asked uint64
 }
 
+// maxVerified is how many are remembered. Each keeps its certificate, a few KiB.
 const maxVerified = 4096
 
 // identify returns who holds a certificate. An expired or revoked one is refused
@@ -134,14 +157,7 @@ func (c *calls) identify(leaf *x509.Certificate) identity {
 		return identity{refused: err}
 	}
 	view := c.machine.View()
-	key := sha256.Sum256(leaf.Raw)
-	cache := &c.verified
-	cache.mu.Lock()
-	if cache.callers != callers || len(cache.byCert) >= maxVerified {
-		cache.callers, cache.byCert = callers, map[[sha256.Size]byte]verified{}
-	}
-	v, ok := cache.byCert[key]
-	cache.mu.Unlock()
+	v, ok := c.verified.get(callers, leaf)
 	if ok && now.Before(v.NotAfter) && v.asked == view.RevokedAt() {
 		return identity{principal: v.Principal, notAfter: v.NotAfter, serial: v.Serial}
 	}
@@ -153,11 +169,7 @@ func (c *calls) identify(leaf *x509.Certificate) identity {
 		return identity{refused: revoked(r)}
 	}
 	v.asked = view.RevokedAt()
-	cache.mu.Lock()
-	if cache.callers == callers {
-		cache.byCert[key] = v
-	}
-	cache.mu.Unlock()
+	c.verified.put(callers, leaf, v)
 	return identity{principal: v.Principal, notAfter: v.NotAfter, serial: v.Serial}
 }
 

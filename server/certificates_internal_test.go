@@ -218,9 +218,9 @@ func TestTheCacheOfCallersIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := &calls{certs: s, machine: fsm.New(fsm.Options{}), clock: clock.System{}}
-	c.verified.callers, c.verified.byCert = s.callers(), map[[32]byte]verified{}
-	for i := range maxVerified {
-		c.verified.byCert[[32]byte{byte(i), byte(i >> 8), 1}] = verified{}
+	c.verified.callers, c.verified.byCert = s.callers(), map[*x509.Certificate]verified{}
+	for range maxVerified {
+		c.verified.byCert[new(x509.Certificate)] = verified{}
 	}
 	leaf, err := ca.IssueCaller(rand.Reader, time.Now(), pki.CallerRequest{ID: auth.ID{TrustDomain: testDomain, Role: auth.RoleAuditor, Name: "a"}, PublicKey: memberKey(t).Public()})
 	if err != nil {
