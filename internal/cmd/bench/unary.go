@@ -96,7 +96,7 @@ func unaryPairs() []pair {
 	const whyOne = "one caller waits for each answer, and the record is with the operating system before it: one more system call and two changes of goroutine"
 	var all []pair
 	for _, op := range []operation{encrypt(256), decrypt(256), generate(), unwrap(), encrypt(4 << 10)} {
-		all = append(all, unaryPair(op, many, 0.70, whyMany), unaryPair(op, 1, 0.50, whyOne))
+		all = append(all, unaryPair(op, many, 0.70, whyMany), unaryPair(op, 1, 0.55, whyOne))
 	}
 	return all
 }
