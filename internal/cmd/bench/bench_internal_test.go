@@ -104,6 +104,17 @@ func TestI1_ACallerThatFailsEndsTheOthers(t *testing.T) {
 	}
 }
 
+func TestATurnOfFewOperationsEndsEarly(t *testing.T) {
+	var calls atomic.Int64
+	got, err := crowdUpTo(3, 10, func(context.Context, int) error {
+		calls.Add(1)
+		return nil
+	})(t.Context(), time.Hour)
+	if err != nil || got.ops < 10 || got.ops > 12 || got.ops != calls.Load() {
+		t.Errorf("%d operations of %d calls, %v; want 10 and at most one more per other caller", got.ops, calls.Load(), err)
+	}
+}
+
 func TestI2_TheVerdictFollowsTheGoals(t *testing.T) {
 	var turns strings.Builder
 	met, missed := of("met", 0.70, 70, &turns), of("missed", 0.70, 69, &turns)

@@ -14,6 +14,7 @@ import (
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/client"
+	"github.com/openkcm/krypton-cluster/fsm"
 )
 
 // changeBytes is what one change writes: two audit records and a log entry come
@@ -55,8 +56,11 @@ func changing(callers int) func(context.Context, *env) (match, error) {
 		pins := make([]bool, callers)
 		var mu sync.Mutex
 		content := make([]byte, changeBytes)
+		// The cluster remembers the changes of a caller for a day, and takes no more
+		// than it can remember; two pairs, and some for those that run at the end of a turn.
+		most := int64(fsm.MaxRequestsPerPrincipal/2/(e.turns+2) - callers)
 		return match{
-			subject: side{crowd(callers, func(ctx context.Context, n int) error {
+			subject: side{crowdUpTo(callers, max(most, 1), func(ctx context.Context, n int) error {
 				pins[n] = !pins[n]
 				return repin(ctx, governor, fmt.Sprintf("%s/resources/r%d-%d", service, callers, n), pins[n])
 			}), scrape(nd.Addresses().Ops)},

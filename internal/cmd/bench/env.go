@@ -42,6 +42,7 @@ type env struct {
 	binary string
 	built  bool
 	dir    string // of files that pairs write
+	turns  int    // of each side in the whole run
 
 	registry *registry
 	cluster  *devcluster.Cluster

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"slices"
 	"sync"
@@ -18,6 +19,9 @@ import (
 // pair, A B B A B A A B, so that a machine that gets slower or faster meanwhile
 // does so to both.
 const defaultSlice = 75 * time.Millisecond
+
+// turnsPerRound is how often each side runs in a round.
+const turnsPerRound = 4
 
 // pair is one goal: a subject, its baseline, and how they have to compare.
 type pair struct {
@@ -107,6 +111,7 @@ func (r *result) met() bool { return int(r.ratio()*100+0.5) >= int(r.goal*100+0.
 
 // measure runs every pair in every round.
 func measure(ctx context.Context, e *env, all []pair, rounds int) (results []result, err error) {
+	e.turns = rounds * turnsPerRound
 	matches := make([]match, len(all))
 	defer func() {
 		for _, m := range matches {
@@ -251,6 +256,12 @@ func alone(op func() error) loop {
 // crowd lets n callers do one operation after the other. It ends when the last
 // of them has its answer.
 func crowd(n int, op func(ctx context.Context, caller int) error) loop {
+	return crowdUpTo(n, math.MaxInt64, op)
+}
+
+// crowdUpTo is [crowd] for operations of which there may not be many: a turn ends
+// early when about most were done.
+func crowdUpTo(n int, most int64, op func(ctx context.Context, caller int) error) loop {
 	return func(ctx context.Context, d time.Duration) (tally, error) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
@@ -258,6 +269,7 @@ func crowd(n int, op func(ctx context.Context, caller int) error) loop {
 		var over atomic.Bool
 		var wg sync.WaitGroup
 		failed := make(chan error, n)
+		full := make(chan struct{}, n)
 		began := time.Now()
 		for caller := range n {
 			wg.Go(func() {
@@ -267,7 +279,10 @@ func crowd(n int, op func(ctx context.Context, caller int) error) loop {
 						cancel()
 						return
 					}
-					ops.Add(1)
+					if ops.Add(1) >= most {
+						full <- struct{}{}
+						return
+					}
 				}
 			})
 		}
@@ -275,6 +290,7 @@ func crowd(n int, op func(ctx context.Context, caller int) error) loop {
 		defer timer.Stop()
 		select {
 		case <-timer.C:
+		case <-full:
 		case <-ctx.Done():
 		}
 		over.Store(true)
