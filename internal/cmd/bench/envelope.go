@@ -27,7 +27,7 @@ func envelopePairs() []pair {
 		seal float64
 		open float64
 		why  string
-	}{{256, 0.40, 0.20, small}, {64 << 10, 0.85, 0.85, large}} {
+	}{{256, 0.30, 0.20, small}, {64 << 10, 0.85, 0.85, large}} {
 		all = append(all,
 			pair{name: fmt.Sprintf("envelope seal %d B", c.size), baseline: baseline, goal: c.seal, why: c.why, open: sealing(c.size)},
 			pair{name: fmt.Sprintf("envelope open %d B", c.size), baseline: baseline, goal: c.open, why: c.why, open: opening(c.size)})
