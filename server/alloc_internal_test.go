@@ -18,7 +18,7 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/clock"
 )
 
-// What every call allocates before and after its handler: the correlation id, two
+// What every call allocates before and after its handler: the correlation id, three
 // contexts, and the response headers. Most of it is gRPC's price of a header.
 func TestAllocOfACallWithoutItsHandler(t *testing.T) {
 	c := &calls{

@@ -336,11 +336,12 @@ func acceptable(m proto.Message) error {
 // understood refuses a message with fields that this release does not know, as
 // JSON does: a newer client's "only if" must not be overlooked by an older node.
 func understood(m protoreflect.Message) error {
-	if bytes.Equal(m.GetUnknown(), notDecoded()) {
+	unknown := m.GetUnknown()
+	if len(unknown) > 0 && bytes.Equal(unknown, notDecoded()) {
 		return errs.New(errs.InvalidArgument, "the request is not a message of this method",
 			errs.Hint("encode it with the .proto files of this API; text is valid UTF-8"))
 	}
-	ok := len(m.GetUnknown()) == 0
+	ok := len(unknown) == 0
 	for _, fd := range messageFields[m.Descriptor().FullName()] {
 		switch {
 		case !m.Has(fd):
