@@ -60,6 +60,12 @@ func (t *tx) callerRevoked() error {
 	if _, gone := lookup[*fsmpb.Revocation](t.txn, tableRevoked, indexID, serial); !gone {
 		return nil
 	}
+	return ErrCallerRevoked()
+}
+
+// ErrCallerRevoked is the answer to whoever asked with a certificate that was
+// revoked before what was asked for happened.
+func ErrCallerRevoked() error {
 	return errs.New(errs.Unauthenticated, "the certificate with which this was asked for was revoked in the meantime",
 		errs.Hint("ask a governor of this cluster"))
 }

@@ -25,6 +25,9 @@ func (n *Node) IssueCaller(ctx context.Context, tok gate.Token, role auth.Role, 
 	if err := tok.Require(gate.IssueCertificate, ObjectCluster); err != nil {
 		return nil, nil, err
 	}
+	if err := n.stillTrusted(ctx, tok); err != nil {
+		return nil, nil, err
+	}
 	v := n.machine.View()
 	var uid hierarchy.UID
 	if role == auth.RoleWorkload {

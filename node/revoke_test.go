@@ -1,0 +1,72 @@
+package node_test
+
+import (
+	"context"
+	"crypto/rand"
+	"testing"
+	"time"
+
+	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/internal/clock"
+	"github.com/openkcm/krypton-cluster/internal/corr"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/node"
+)
+
+// pausing is a clock on which time passes in pauses only.
+type pausing struct {
+	*clock.Fake
+
+	in func() // each pause
+}
+
+// Sleep implements [clock.Clock].
+func (p *pausing) Sleep(ctx context.Context, d time.Duration) error {
+	if p.in != nil {
+		p.in()
+	}
+	p.Advance(d)
+	return ctx.Err()
+}
+
+// TestWhoIsRevokedGetsNoOtherCertificate from a node that is behind: what it would
+// sign lives on under a serial number that nobody revoked.
+func TestWhoIsRevokedGetsNoOtherCertificate(t *testing.T) {
+	clk := &pausing{Fake: clock.NewFake(start)}
+	w, m := cluster1(t, withClock(clk))
+	serial := "serial of a thief"
+	issue := func() error {
+		ctx := corr.With(t.Context(), must[corr.ID](t)(corr.New(rand.Reader)))
+		req := gate.Request{Principal: governor(), Serial: serial, Act: gate.IssueCertificate, Object: node.ObjectCluster}
+		return m.gate.Do(ctx, req, func(tok gate.Token) error {
+			_, _, err := m.IssueCaller(ctx, tok, auth.RoleGovernor, "", "thief", m.key.Public(), 0)
+			return err
+		})
+	}
+	check(t, issue())
+
+	m.behind.Store(true)
+	w.commit(&fsmpb.Command{Format: fsm.CommandFormat, Body: &fsmpb.Command_RevokeCertificate{RevokeCertificate: &fsmpb.RevokeCertificate{
+		Revocation: &fsmpb.Revocation{Serial: []byte(serial), ExpireTimeMs: clk.Now().Add(time.Hour).UnixMilli()},
+	}}})
+	m.contact.Store(int64(node.ContactLimit / 2))
+	pauses := 0
+	clk.in = func() {
+		if pauses++; pauses == 3 {
+			m.follow()
+		}
+	}
+	wants(t, issue(), errs.Unauthenticated)
+	if pauses < 3 {
+		t.Errorf("it waited %d times", pauses)
+	}
+
+	// One that does not hear its leader again does not sign either.
+	serial = "another one"
+	check(t, issue())
+	clk.in = func() { m.contact.Store(int64(node.ContactLimit + 1)) }
+	wants(t, issue(), errs.NotServing)
+}
