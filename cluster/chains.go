@@ -52,6 +52,16 @@ func (c *chains) differs(index uint64, chain []byte) bool {
 	return ok && len(chain) != 0 && string(own[:]) != string(chain)
 }
 
+// differsAt reports whether chain is not this node's at index. The present state is
+// asked first: readers see a command before note is called with it, and a node
+// that differs must not serve for the second until it is asked again.
+func (c *Cluster) differsAt(index uint64, chain []byte) bool {
+	if now, _, own := c.machine.Applied(); now == index {
+		return len(chain) != 0 && string(own[:]) != string(chain)
+	}
+	return c.chains.differs(index, chain)
+}
+
 // Differs returns why this node must not serve although it hears its leader: the
 // two applied the same entries and have different states. Nil: they agree, or
 // nobody could tell yet. Which of them is wrong only a majority can say: a leader
@@ -70,7 +80,7 @@ func (c *Cluster) Differs() error {
 // compared notes whether the leader's chain at index is this node's, and reports
 // whether it is not.
 func (ct *contact) compared(index uint64, chain []byte) bool {
-	differs := ct.c.chains.differs(index, chain)
+	differs := ct.c.differsAt(index, chain)
 	ct.mu.Lock()
 	before := ct.differs
 	ct.differs = 0

@@ -182,3 +182,7 @@ func OldEntries(path string, n uint64) error {
 	}
 	return errors.Join(err, db.Close())
 }
+
+// ForgetChains is the moment between a command that readers see and the note of
+// its chain.
+func (c *Cluster) ForgetChains() { c.chains.forget() }
