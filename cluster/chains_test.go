@@ -177,7 +177,8 @@ func TestI15_NothingThatHappensToASoundClusterIsADifference(t *testing.T) {
 		}
 	}
 	for range 14 {
-		m, what := all[rnd.IntN(len(all))], ""
+		m := all[rnd.IntN(len(all))]
+		var what string
 		switch rnd.IntN(5) {
 		case 0:
 			what = "a restart"

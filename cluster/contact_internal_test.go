@@ -99,3 +99,44 @@ func TestALeaderFarAheadOfTheMedianClockIsFound(t *testing.T) {
 		}
 	}
 }
+
+// TestI15_OnlyMostVotersStopALeader: neither one that lies, nor two of five, nor
+// any number of others.
+func TestI15_OnlyMostVotersStopALeader(t *testing.T) {
+	const term = 7
+	v, n := raft.Voter, raft.Nonvoter
+	for _, tc := range []struct {
+		name    string
+		servers []raft.ServerSuffrage // the first is the leader
+		against []int
+		old     []int // contradicted in the term before
+		stops   bool
+	}{
+		{"alone", []raft.ServerSuffrage{v}, nil, nil, false},
+		{"alone with others that are no voters", []raft.ServerSuffrage{v, n, n}, []int{1, 2}, nil, false},
+		{"the other one of two", []raft.ServerSuffrage{v, v}, []int{1}, nil, false},
+		{"one of three", []raft.ServerSuffrage{v, v, v}, []int{1}, nil, false},
+		{"both others of three", []raft.ServerSuffrage{v, v, v}, []int{1, 2}, nil, true},
+		{"one of three and two that are no voters", []raft.ServerSuffrage{v, v, v, n, n}, []int{1, 3, 4}, nil, false},
+		{"one, and one in the term before", []raft.ServerSuffrage{v, v, v}, []int{1}, []int{2}, false},
+		{"two of four", []raft.ServerSuffrage{v, v, v, v}, []int{1, 2}, nil, false},
+		{"two of five", []raft.ServerSuffrage{v, v, v, v, v}, []int{1, 2}, nil, false},
+		{"three of five", []raft.ServerSuffrage{v, v, v, v, v}, []int{1, 2, 4}, nil, true},
+		{"one that was removed, of three", []raft.ServerSuffrage{v, v, v}, []int{1, 9}, nil, false},
+	} {
+		ct := &contact{asked: map[NodeID]question{}}
+		var servers []raft.Server
+		for i, s := range tc.servers {
+			servers = append(servers, raft.Server{ID: raft.ServerID(fmt.Sprintf("n%d", i)), Suffrage: s})
+		}
+		for _, i := range tc.against {
+			ct.asked[NodeID(fmt.Sprintf("n%d", i))] = question{voice: voice{term: term, since: time.Now(), differs: true}}
+		}
+		for _, i := range tc.old {
+			ct.asked[NodeID(fmt.Sprintf("n%d", i))] = question{voice: voice{term: term - 1, since: time.Now(), differs: true}}
+		}
+		if got := ct.contradicted(servers, term); got != tc.stops {
+			t.Errorf("%s: stops %v", tc.name, got)
+		}
+	}
+}

@@ -157,13 +157,13 @@ var unfinished = []string{"*.tmp", sealDir + "/*.tmp", tlsDir + "/*.tmp", tlsDir
 // again only months later, and snapshots are large.
 func (d *Dir) removeUnfinished() error {
 	for _, pattern := range unfinished {
-		found, err := filepath.Glob(d.Path(pattern))
+		found, err := d.glob(pattern)
 		if err != nil {
-			return fmt.Errorf("look for unfinished files: %w", err)
+			return err
 		}
 		for _, f := range found {
-			if err := os.RemoveAll(f); err != nil {
-				return dirError("remove", f, err)
+			if err := os.RemoveAll(d.Path(f)); err != nil {
+				return dirError("remove", d.Path(f), err)
 			}
 		}
 	}
@@ -241,17 +241,25 @@ const startAnew = "put the file back if you moved it; else replace this node: kr
 // remains returns a file that only a node with an identity writes, or "".
 func (d *Dir) remains() (string, error) {
 	for _, pattern := range []string{raftDB, snapDir + "/*", sealDir + "/*", nodeKeyFile, peersFile} {
-		found, err := filepath.Glob(d.Path(pattern))
+		found, err := d.glob(pattern)
 		if err != nil {
-			return "", dirError("read", d.Path(pattern), err)
+			return "", err
 		}
 		if len(found) > 0 {
-			if rel, err := filepath.Rel(d.path, found[0]); err == nil {
-				return filepath.ToSlash(rel), nil
-			}
+			return found[0], nil
 		}
 	}
 	return "", nil
+}
+
+// glob returns the files of the data directory that match, relative to it. The
+// path of the directory is no part of the pattern: it may have brackets in it.
+func (d *Dir) glob(pattern string) ([]string, error) {
+	found, err := fs.Glob(os.DirFS(d.path), pattern)
+	if err != nil {
+		return nil, dirError("read", d.Path(pattern), err)
+	}
+	return found, nil
 }
 
 func (d *Dir) decodeNode(raw []byte) error {

@@ -258,3 +258,30 @@ func TestUnfinishedFilesAreRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// The path of a data directory is a name and no pattern.
+func TestADirectoryWithBracketsInItsNameIsOneLikeOthers(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"data[1]", "data[", "da*ta?", `da\ta`} {
+		path := filepath.Join(t.TempDir(), name)
+		d, err := cluster.OpenDir(path, rand.Reader)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if err := errors.Join(d.Close(), os.WriteFile(filepath.Join(path, "seal", "record.pb.tmp"), nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if d, err = cluster.OpenDir(path, rand.Reader); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if _, err := os.Stat(filepath.Join(path, "seal", "record.pb.tmp")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: an unfinished file stays: %v", name, err)
+		}
+		if err := errors.Join(d.Close(), os.WriteFile(filepath.Join(path, "seal", "record.pb"), nil, 0o600), os.Remove(filepath.Join(path, "node.json"))); err != nil {
+			t.Fatal(err)
+		}
+		if _, err = cluster.OpenDir(path, rand.Reader); !errs.Is(err, errs.StateCorrupt) {
+			t.Errorf("%s: a new identity beside the remains of another: %v", name, err)
+		}
+	}
+}
