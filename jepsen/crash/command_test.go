@@ -111,8 +111,8 @@ func initCommandAt(t *testing.T, f steps.Fate, at int) []steps.Step {
 	default:
 		cmd := exec.Command(binary, w.initArgs("again")...)
 		var stderr bytes.Buffer
-		cmd.Env, cmd.Stderr = environment(), &stderr
-		_ = cmd.Run() // its status is compared
+		cmd.Env, cmd.Stdout, cmd.Stderr = environment(), &bytes.Buffer{}, &stderr // not /dev/null, where shares would be lost
+		_ = cmd.Run()                                                             // its status is compared
 		situationtest.Exit(w, "crash/init-answer-lost", cmd.ProcessState.ExitCode(), stderr.String())
 		w.must(n.proc.Close())
 		w.must(emptied(n.data()))
