@@ -490,13 +490,17 @@ func (s *store) vote() (term uint64, candidate []byte, err error) {
 	return binary.BigEndian.Uint64(v), v[8:], nil
 }
 
-// Close ends the decorator and closes the database. A call that hangs is given
-// up: closing below it would wait for it.
+// Close ends the decorator and closes the database. A call that still runs is
+// waited for: a store that is given up keeps its file open and locked. One that
+// is older than storeDeadline hangs, and closing below it would wait for ever.
 func (s *store) Close() error {
 	var err error
 	s.closeOnce.Do(func() {
 		s.cancel()
 		<-s.monitor
+		for age := s.busy.oldest(); age > 0 && age <= storeDeadline; age = s.busy.oldest() {
+			pause(context.Background(), s.clk, storeDeadline/1000)
+		}
 		if s.busy.oldest() > 0 {
 			err = errors.New("raft log store: closed while a call hangs")
 			return

@@ -154,6 +154,24 @@ func TestI3_ACallThatDoesNotReturnIsAnError(t *testing.T) {
 	})
 }
 
+func TestCloseWaitsForACallThatIsOnlySlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hw := &broken{op: opStore, after: 1, hang: make(chan struct{})}
+		var failed causes
+		s := newStore(memory{raft.NewInmemStore()}, clock.System{}, hw, failed.add)
+		stored := make(chan error, 1)
+		go func() { stored <- s.StoreLog(entry(1)) }()
+		synctest.Wait()
+		time.AfterFunc(storeDeadline/2, func() { close(hw.hang) })
+		if err := s.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+		if err := <-stored; err != nil || len(failed.get()) != 0 {
+			t.Errorf("the slow call: %v; the node was told %v", err, failed.get())
+		}
+	})
+}
+
 func TestI4_AVoteIsOneValue(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "raft.db")
 	open := func() *store {
