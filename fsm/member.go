@@ -77,7 +77,10 @@ func (t *tx) createJoinToken(k *fsmpb.JoinToken) (done, error) {
 	case k.GetRegion() != "" && checkName(k.GetRegion()) != nil:
 		return done{}, errs.New(errs.InvalidArgument, "the region is not a name",
 			errs.Hint("1 to %d of a-z, 0-9 and '-', beginning with a letter; as in the node's configuration", hierarchy.MaxNameBytes))
-	case k.GetExpireTimeMs() <= t.timeMS || k.GetExpireTimeMs() > t.timeMS+MaxTokenLifeMS:
+	case k.GetExpireTimeMs() <= t.timeMS:
+		return done{}, errs.New(errs.InvalidArgument, "the join token's lifetime ended before the token was made",
+			errs.Hint("give a longer lifetime; if it was long, compare the clocks of the nodes"))
+	case k.GetExpireTimeMs() > t.timeMS+MaxTokenLifeMS:
 		return done{}, errs.New(errs.InvalidArgument, "a join token lives for at most 30 days", errs.Hint("give a shorter lifetime"))
 	case t.tokens >= MaxJoinTokens:
 		return done{}, limit("join tokens", MaxJoinTokens)
