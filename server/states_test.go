@@ -202,7 +202,16 @@ func TestJoiningAndInitialising(t *testing.T) {
 		return out.(*kryptonv1.CreateJoinTokenResponse).GetToken()
 	}
 	join("cluster/join-token-malformed", fresh, "kjoin1-nonsense")
-	short := token(w, 1)
+	// It must not end before it is made, however slow that is.
+	var short string
+	for ttl := uint32(1); short == ""; ttl *= 2 {
+		out, err := w.call(t, 0, "operator", "Cluster.CreateJoinToken", &kryptonv1.CreateJoinTokenRequest{TtlSeconds: ttl})
+		if r, ok := out.(*kryptonv1.CreateJoinTokenResponse); ok && err == nil {
+			short = r.GetToken()
+		} else if codeOf(err) != errs.InvalidArgument || !strings.Contains(refusalOf(err).Msg, "ended before") {
+			t.Fatal(err)
+		}
+	}
 	used := token(w, 60)
 	late := w.start("n5")
 	w.members = append(w.members, late)
