@@ -70,3 +70,19 @@ func TestWhoIsRevokedGetsNoOtherCertificate(t *testing.T) {
 	clk.in = func() { m.contact.Store(int64(node.ContactLimit + 1)) }
 	wants(t, issue(), errs.NotServing)
 }
+
+// TestANodeThatDiffersSaysSo instead of asking for a leader that it hears.
+func TestANodeThatDiffersSaysSo(t *testing.T) {
+	_, m := cluster1(t)
+	issue := func() error {
+		return m.do(governor(), gate.IssueCertificate, node.ObjectCluster, func(ctx context.Context, tok gate.Token) error {
+			_, _, err := m.IssueCaller(ctx, tok, auth.RoleAuditor, "", "a", m.key.Public(), 0)
+			return err
+		})
+	}
+	check(t, issue())
+	m.contact.Store(int64(node.ContactLimit + 1))
+	wants(t, issue(), errs.NotServing)
+	m.differs = errs.New(errs.StateCorrupt, "the state of this node differs")
+	wants(t, issue(), errs.StateCorrupt)
+}

@@ -233,6 +233,7 @@ type member struct {
 	losesAt atomic.Int64 // at which call of LastContact the contact is lost; 0: never
 	behind  atomic.Bool  // does not apply
 	applied int          // commands; under w.mu
+	differs error        // what Differs says
 
 	mu      sync.Mutex
 	pinned  *seal.Fingerprint
@@ -345,7 +346,7 @@ func (l link) NodeID() cluster.NodeID   { return l.m.id }
 func (l link) Signer() crypto.Signer    { return l.m.key }
 func (l link) LeaderID() cluster.NodeID { return l.m.w.members[0].id }
 
-func (l link) Differs() error { return nil }
+func (l link) Differs() error { return l.m.differs }
 
 func (l link) LastContact() time.Duration {
 	if l.m.losesAt.Load() > 0 && l.m.losesAt.Add(-1) == 0 {
