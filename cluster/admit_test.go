@@ -275,3 +275,24 @@ func TestAJoinIsNoErrorInTheLog(t *testing.T) {
 		t.Error("the log prints types instead of values")
 	}
 }
+
+// A node that has just started has applied nothing, and does not take that for
+// word about its peers: an answer that is final would end what they forward.
+func TestI8_ANodeThatIsBehindDoesNotCallItsPeersStrangers(t *testing.T) {
+	t.Parallel()
+	all := three(t)
+	for _, m := range all {
+		m.stop()
+	}
+	alone, peer := all[0], all[1]
+	alone.start()
+	err := alone.c.Intercept(limited(t), peer.c.NodeID(), peer.c.KeyHash(), clusterpb.Peer_Propose_FullMethodName)
+	if !errs.Is(wire.FromStatus(err), errs.NoLeader) {
+		t.Errorf("a peer is told %v", err)
+	}
+	stranger := [32]byte{1}
+	err = alone.c.Intercept(limited(t), "stranger", stranger, clusterpb.Peer_Propose_FullMethodName)
+	if !errs.Is(wire.FromStatus(err), errs.Unauthenticated) {
+		t.Errorf("a stranger is told %v", err)
+	}
+}
