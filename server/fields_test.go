@@ -232,9 +232,9 @@ func (g *ground) badly(t *testing.T, table map[string][]binding, who, method str
 
 // sends sends a request once and reports whether it was refused and something
 // changed.
-func (g *ground) sends(t *testing.T, table map[string][]binding, who, method string, m proto.Message) (changed bool) {
+func (g *ground) sends(t *testing.T, table map[string][]binding, who, method string, m proto.Message) bool {
 	t.Helper()
-	before := registry(t, g.members[0].state.View())
+	before := g.members[0].state.View()
 	m = withRequestID(proto.Clone(m))
 	raw, err := proto.Marshal(m)
 	if err != nil {
@@ -276,7 +276,7 @@ func (g *ground) sends(t *testing.T, table map[string][]binding, who, method str
 			return false
 		}
 	}
-	return said.Code != errs.Unspecified && !bytes.Equal(before, registry(t, g.members[0].state.View()))
+	return said.Code != errs.Unspecified && changed(t, before, g.members[0].state.View())
 }
 
 // fromKrypton reports whether an error carries our details.
