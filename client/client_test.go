@@ -388,7 +388,7 @@ func TestTheSDKImportsLittle(t *testing.T) {
 	}
 	const self = "github.com/openkcm/krypton-cluster/"
 	allowed := []string{
-		self + "client", self + "api/", self + "internal/errs", self + "internal/clock",
+		self + "client", self + "api/", self + "internal/errs", self + "internal/clock", self + "internal/answer",
 		"google.golang.org/", "golang.org/x/net", "golang.org/x/sys", "golang.org/x/text",
 	}
 next:

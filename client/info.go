@@ -2,16 +2,10 @@ package client
 
 import (
 	"encoding/hex"
-	"strconv"
 
 	"google.golang.org/grpc"
-)
 
-// Headers of every response.
-const (
-	headerCorrelation = "krypton-correlation-id"
-	headerNode        = "krypton-node"
-	headerIndex       = "krypton-index"
+	"github.com/openkcm/krypton-cluster/internal/answer"
 )
 
 // Info is what is known about a call besides its result.
@@ -43,18 +37,20 @@ func (cl *call) report() {
 	if cl.info == nil {
 		return
 	}
-	first := func(key string) string {
-		if v := cl.header.Get(key); len(v) > 0 {
-			return v[0]
-		}
-		return ""
-	}
-	*cl.info = Info{CorrelationID: first(headerCorrelation), RequestID: cl.requestID, Node: first(headerNode), Attempts: cl.attempts}
+	said, _ := cl.said()
+	*cl.info = Info{CorrelationID: said.Correlation, RequestID: cl.requestID, Node: said.Node, Index: said.Index, Attempts: cl.attempts}
 	if cl.info.CorrelationID == "" {
 		h := hex.EncodeToString(cl.traceID[:])
 		cl.info.CorrelationID = h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 	}
-	if i, err := strconv.ParseUint(first(headerIndex), 10, 64); err == nil {
-		cl.info.Index = i
+}
+
+// said returns what the node that answered last said beside its answer; false
+// when none did.
+func (cl *call) said() (answer.Info, bool) {
+	v := cl.header.Get(answer.Header)
+	if len(v) == 0 {
+		return answer.Info{}, false
 	}
+	return answer.Parse(v[0])
 }

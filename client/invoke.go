@@ -286,7 +286,8 @@ func (cl *call) attempt(ctx context.Context, nd *node, reply any, limit time.Dur
 		c.lat[cl.kind].add(took)
 		return nil
 	}
-	f := readFailure(err, nd.addr, actx.Err() != nil && ctx.Err() == nil, len(cl.header.Get(headerNode)) > 0)
+	_, answered := cl.said()
+	f := readFailure(err, nd.addr, actx.Err() != nil && ctx.Err() == nil, answered)
 	f.unsent = !f.definite && !sent.Load()
 	switch {
 	case ctx.Err() != nil && !f.definite: // the caller's own end, no fault of the node

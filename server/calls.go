@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"runtime/debug"
-	"strconv"
 	"sync"
 	"time"
 
@@ -23,6 +22,7 @@ import (
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/internal/answer"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/corr"
 	"github.com/openkcm/krypton-cluster/internal/errs"
@@ -277,10 +277,8 @@ func (c *calls) begin(ctx context.Context) (context.Context, corr.ID, error) {
 }
 
 func (c *calls) setHeader(ctx context.Context, id corr.ID) {
-	values := [...]string{string(id), c.nodeID, strconv.FormatUint(c.machine.View().Index(), 10)}
-	if err := grpc.SetHeader(ctx, metadata.MD{
-		gateway.CorrelationHeader: values[0:1], gateway.NodeHeader: values[1:2], gateway.IndexHeader: values[2:3],
-	}); err != nil {
+	said := answer.Format(answer.Info{Correlation: string(id), Node: c.nodeID, Index: c.machine.View().Index()})
+	if err := grpc.SetHeader(ctx, metadata.MD{answer.Header: {said}}); err != nil {
 		c.log.DebugContext(ctx, "response headers were not set", slog.Any("error", err))
 	}
 }
@@ -301,7 +299,7 @@ func (c *calls) unknown(_ any, stream grpc.ServerStream) error {
 	if err != nil {
 		return wire.ToStatus(err).Err()
 	}
-	if herr := stream.SetHeader(metadata.Pairs(gateway.CorrelationHeader, string(id), gateway.NodeHeader, c.nodeID)); herr != nil {
+	if herr := stream.SetHeader(metadata.Pairs(answer.Header, answer.Format(answer.Info{Correlation: string(id), Node: c.nodeID}))); herr != nil {
 		c.log.DebugContext(ctx, "response headers were not set", slog.Any("error", herr))
 	}
 	err = errs.New(errs.Unimplemented, "this node does not know the method", errs.Hint("it may be older than the client"))

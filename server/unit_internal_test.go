@@ -26,6 +26,7 @@ import (
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/internal/answer"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/corr"
 	"github.com/openkcm/krypton-cluster/internal/errs"
@@ -347,7 +348,7 @@ func TestAPanicIsOneFailedCall(t *testing.T) {
 	if e := errs.From(wire.FromStatus(err)); e.Code != errs.Internal || strings.Contains(e.Error(), "SECRET") {
 		t.Fatalf("a panic became %v", err)
 	}
-	if id := stream.header.Get("krypton-correlation-id"); len(id) != 1 || !strings.Contains(log.String(), id[0]) {
+	if id := saidOf(stream).Correlation; id == "" || !strings.Contains(log.String(), id) {
 		t.Errorf("I3: the correlation id %v is not in the log %s", id, log)
 	}
 	if strings.Contains(log.String(), "SECRET") {
@@ -369,7 +370,7 @@ func TestI3_AnErrorWithoutACodeKeepsItsTextInTheLog(t *testing.T) {
 	_, err := c.answer(ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/made/up"}, func(context.Context, any) (any, error) {
 		return nil, errors.New("file /etc/x is broken")
 	})
-	if strings.Contains(err.Error(), "/etc/x") || !strings.Contains(log.String(), "/etc/x") || !strings.Contains(log.String(), stream.header.Get("krypton-correlation-id")[0]) {
+	if strings.Contains(err.Error(), "/etc/x") || !strings.Contains(log.String(), "/etc/x") || saidOf(stream).Correlation == "" || !strings.Contains(log.String(), saidOf(stream).Correlation) {
 		t.Fatalf("error %v, log %s", err, log)
 	}
 	if diff := cmp.Diff(map[string]float64{"other INTERNAL": 1}, counts(t, c)); diff != "" {
@@ -524,4 +525,14 @@ func FuzzPlaces(f *testing.F) {
 			t.Errorf("%q was read as %q", s, p.after)
 		}
 	})
+}
+
+// saidOf returns what the node said beside its answer.
+func saidOf(stream *inprocStream) answer.Info {
+	v := stream.header.Get(answer.Header)
+	if len(v) != 1 {
+		return answer.Info{}
+	}
+	said, _ := answer.Parse(v[0])
+	return said
 }

@@ -46,6 +46,7 @@ import (
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/client"
+	"github.com/openkcm/krypton-cluster/internal/answer"
 	"github.com/openkcm/krypton-cluster/internal/corr"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/wire"
@@ -268,11 +269,7 @@ func (n *node) intercept(ctx context.Context, req any, info *grpc.UnaryServerInf
 	if err == nil {
 		err = hook(&n.c.after)
 	}
-	_ = grpc.SetHeader(ctx, metadata.Pairs(
-		"krypton-correlation-id", string(id),
-		"krypton-node", n.id.ID,
-		"krypton-index", fmt.Sprint(n.c.reg.indexNow()),
-	))
+	_ = grpc.SetHeader(ctx, metadata.Pairs(answer.Header, answer.Format(answer.Info{Correlation: string(id), Node: n.id.ID, Index: n.c.reg.indexNow()})))
 	if err != nil {
 		if s, ok := err.(interface{ GRPCStatus() *grpcStatus }); ok {
 			return nil, s.GRPCStatus().Err()

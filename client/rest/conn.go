@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"strconv"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/openkcm/krypton-cluster/client"
+	"github.com/openkcm/krypton-cluster/internal/answer"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -95,10 +97,9 @@ func lost(ctx context.Context, err error) error {
 // headers hands over what a node says beside its answer, as gRPC does.
 func headers(h http.Header, opts []grpc.CallOption) {
 	md := metadata.MD{}
-	for _, name := range []string{headerCorrelation, headerNode, headerIndex} {
-		if v := h.Get(name); v != "" {
-			md.Set(name, v)
-		}
+	if h.Get(headerNode) != "" && h.Get(headerCorrelation) != "" {
+		index, _ := strconv.ParseUint(h.Get(headerIndex), 10, 64) // 0 is "not said"
+		md.Set(answer.Header, answer.Format(answer.Info{Correlation: h.Get(headerCorrelation), Node: h.Get(headerNode), Index: index}))
 	}
 	for _, o := range opts {
 		if o, ok := o.(grpc.HeaderCallOption); ok {

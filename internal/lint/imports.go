@@ -24,6 +24,7 @@ var Layers = map[string]int{
 	"internal/cmd/bench":  LayerChaos, // measures real binaries beside what they are made of
 	"internal/pages":      LayerTool,
 	"internal/errs/...":   0,
+	"internal/answer":     0,
 	"internal/clock":      0,
 	"internal/invariants": 0,
 	"internal/corr":       0,
@@ -213,7 +214,7 @@ func PurityRule(g Graph, root string) []string {
 
 // ClientClosure finds what the SDK would pull into a program that uses it:
 // only the standard library, grpc, protobuf, what these import, api,
-// internal/errs and internal/clock (which imports only the standard library) are allowed.
+// internal/errs, internal/clock and internal/answer (which import only the standard library) are allowed.
 func ClientClosure(g Graph) []string {
 	client := Module + "/client"
 	if _, ok := g[client]; !ok {
@@ -221,7 +222,7 @@ func ClientClosure(g Graph) []string {
 	}
 	roots := []string{
 		"google.golang.org/grpc", "google.golang.org/protobuf/proto", "google.golang.org/genproto/googleapis/rpc/errdetails",
-		Module + "/internal/errs/wire", Module + "/internal/clock",
+		Module + "/internal/errs/wire", Module + "/internal/clock", Module + "/internal/answer",
 	}
 	for p := range g {
 		if within(p, []string{Module + "/api", "google.golang.org/grpc", "google.golang.org/protobuf", Module + "/internal/errs"}) {

@@ -33,6 +33,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"strconv"
 	"sync"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -44,6 +45,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/internal/answer"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/wire"
 	"github.com/openkcm/krypton-cluster/server/gateway/gatewaypb"
@@ -201,10 +203,14 @@ func copyHeaders(ctx context.Context, w http.ResponseWriter) {
 	if !ok {
 		return
 	}
-	for _, name := range []string{CorrelationHeader, NodeHeader, IndexHeader} {
-		if v := md.HeaderMD.Get(name); len(v) > 0 {
-			w.Header().Set(name, v[len(v)-1])
-		}
+	v := md.HeaderMD.Get(answer.Header)
+	if len(v) == 0 {
+		return
+	}
+	if said, ok := answer.Parse(v[len(v)-1]); ok {
+		w.Header().Set(CorrelationHeader, said.Correlation)
+		w.Header().Set(NodeHeader, said.Node)
+		w.Header().Set(IndexHeader, strconv.FormatUint(said.Index, 10))
 	}
 }
 

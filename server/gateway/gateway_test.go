@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/internal/answer"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/wire"
 	"github.com/openkcm/krypton-cluster/server/gateway"
@@ -35,7 +36,7 @@ func (r *recorder) Invoke(ctx context.Context, method string, args, _ any, opts 
 	r.md, _ = metadata.FromOutgoingContext(ctx)
 	for _, o := range opts {
 		if h, ok := o.(grpc.HeaderCallOption); ok {
-			*h.HeaderAddr = metadata.Pairs(gateway.CorrelationHeader, "id", gateway.NodeHeader, "n", gateway.IndexHeader, "7", "x-internal", "secret")
+			*h.HeaderAddr = metadata.Pairs(answer.Header, "id n 7", "x-internal", "secret")
 		}
 	}
 	return r.err
