@@ -54,6 +54,7 @@ var Layers = map[string]int{
 	"internal/devcluster": 6, // only for `krypton dev` and jepsen
 	"client/...":          LayerClient,
 	"jepsen/...":          LayerChaos,
+	"deploy/compat/...":   LayerChaos, // starts whole nodes on what older releases wrote
 }
 
 // layerOf returns the layer of the package at dir.
