@@ -127,6 +127,11 @@ func TestMakeTargets(t *testing.T) {
 	report(t, lint.MakeRule(tracked(t)))
 }
 
+func TestProofsInTheReadmeExist(t *testing.T) {
+	t.Parallel()
+	report(t, lint.ProofRule(os.DirFS(root), "README.md"))
+}
+
 func TestNoPathsOfOneMachine(t *testing.T) {
 	t.Parallel()
 	report(t, lint.MachinePathRule(tracked(t)))

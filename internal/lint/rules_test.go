@@ -1,6 +1,7 @@
 package lint_test
 
 import (
+	"bytes"
 	"io/fs"
 	"strings"
 	"testing"
@@ -293,4 +294,20 @@ func TestI2_MachinePathRule(t *testing.T) {
 		"b.sh": w + "x\n", "go.sum": "h1:" + "/" + tm + "=",
 	})
 	want(t, lint.MachinePathRule(root, append(files, "deleted.md")), "a.md:1", "a.md:3", "b.sh:1")
+}
+
+func TestI2_ProofRule(t *testing.T) {
+	t.Parallel()
+	root := fstest.MapFS{
+		"README.md":   {Data: []byte("[TestThere](a/a_test.go) [TestGone](a/a_test.go) [TestNowhere](b/b_test.go) [a text](c.md)\n")},
+		"a/a_test.go": {Data: []byte("package a\n\nfunc TestThere(t *testing.T) {}\n\n// func TestGone(\n")},
+	}
+	got := lint.ProofRule(root, "README.md")
+	if len(got) != 2 || !strings.Contains(got[0], "no test TestGone") || !strings.Contains(got[1], "TestNowhere") {
+		t.Errorf("%q", got)
+	}
+	root["README.md"] = &fstest.MapFile{Data: bytes.Repeat([]byte("line\n"), 61)}
+	if got := lint.ProofRule(root, "README.md"); len(got) != 1 || !strings.Contains(got[0], "61 lines") {
+		t.Errorf("%q", got)
+	}
 }
