@@ -36,7 +36,7 @@ type Kind string
 // The kinds.
 const (
 	Ciphertext Kind = "ciphertext" // of Encrypt
-	DataKey    Kind = "data-key"   // wrapped; Plaintext is the key
+	DataKey    Kind = "data-key"   // wrapped; Content is the key
 	Stream     Kind = "stream"     // of client/stream
 )
 
@@ -52,12 +52,12 @@ type Expected struct {
 
 // Item is one thing that has to open, and what is in it.
 type Item struct {
-	Kind      Kind              `json:"kind"`
-	Resource  string            `json:"resource,omitempty"`
-	Context   map[string]string `json:"context,omitempty"`
-	AAD       []byte            `json:"aad,omitempty"`
-	Bytes     []byte            `json:"bytes"`
-	Plaintext []byte            `json:"plaintext"`
+	Kind     Kind              `json:"kind"`
+	Resource string            `json:"resource,omitempty"`
+	Context  map[string]string `json:"context,omitempty"`
+	AAD      []byte            `json:"aad,omitempty"`
+	Bytes    []byte            `json:"bytes"`
+	Content  []byte            `json:"content"` // what comes when it opens
 }
 
 // Version is one line of versions.txt.

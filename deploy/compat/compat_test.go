@@ -68,7 +68,7 @@ func TestI1_WhatEveryRecordedReleaseWroteOpens(t *testing.T) {
 			kinds := map[compat.Kind]int{}
 			for i, item := range want.Items {
 				got, err := n.open(t, want, item)
-				if err != nil || !bytes.Equal(got, item.Plaintext) {
+				if err != nil || !bytes.Equal(got, item.Content) {
 					t.Errorf("item %d, %s: %v", i, item.Kind, err)
 				}
 				kinds[item.Kind]++
@@ -254,7 +254,7 @@ func (r *running) open(t *testing.T, want *compat.Expected, item compat.Item) (o
 			return err
 		})
 	case compat.DataKey:
-		out, _, err = r.unwrap(t, want, target, item.Bytes)
+		out, _, err = r.unwrap(t.Context(), t, want, target, item.Bytes)
 	case compat.Stream:
 		d, derr := stream.NewDecryptor(t.Context(), unwrapper{r, t, want, target}, stream.Options{
 			Scope: client.Scope{Service: target.Name(), Resource: item.Resource, Context: item.Context}, AAD: item.AAD,
@@ -269,10 +269,10 @@ func (r *running) open(t *testing.T, want *compat.Expected, item compat.Item) (o
 	return out, err
 }
 
-func (r *running) unwrap(t *testing.T, want *compat.Expected, target node.Target, wrapped []byte) (out []byte, version string, err error) {
+func (r *running) unwrap(ctx context.Context, t *testing.T, want *compat.Expected, target node.Target, wrapped []byte) (out []byte, version string, err error) {
 	t.Helper()
 	err = r.do(t, want.Tenant, gate.UnwrapDataKey, target, func(tok gate.Token) error {
-		key, used, err := r.node.UnwrapDataKey(t.Context(), tok, target, wrapped)
+		key, used, err := r.node.UnwrapDataKey(ctx, tok, target, wrapped)
 		if err != nil {
 			return err
 		}
@@ -291,8 +291,8 @@ type unwrapper struct {
 	target node.Target
 }
 
-func (u unwrapper) UnwrapDataKey(_ context.Context, _ client.Scope, wrapped []byte, _ ...grpc.CallOption) (client.DataKey, error) {
-	key, version, err := u.r.unwrap(u.t, u.want, u.target, wrapped)
+func (u unwrapper) UnwrapDataKey(ctx context.Context, _ client.Scope, wrapped []byte, _ ...grpc.CallOption) (client.DataKey, error) {
+	key, version, err := u.r.unwrap(ctx, u.t, u.want, u.target, wrapped)
 	return client.DataKey{Plaintext: client.NewSecret(key), KeyVersion: version}, err
 }
 
@@ -335,4 +335,21 @@ func TestParseRefusesWhatItDoesNotKnow(t *testing.T) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
+}
+
+// FuzzParse: whatever stands in the file, it is a list of lines or an error.
+func FuzzParse(f *testing.F) {
+	f.Add(strings.Repeat("a", 40) + " 1.tar.gz the first\n# comment\n")
+	f.Add("x")
+	f.Fuzz(func(t *testing.T, text string) {
+		got, err := compat.Parse(text)
+		if err != nil {
+			return
+		}
+		for _, v := range got {
+			if len(v.Commit) != 40 || filepath.Base(v.Archive) != v.Archive || v.What == "" {
+				t.Errorf("%q became %+v", text, v)
+			}
+		}
+	})
 }

@@ -54,7 +54,7 @@ func main() {
 	flag.Parse()
 	if err := run(*binary, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "record:", err)
-		os.Exit(1)
+		os.Exit(1) //nolint:forbidigo // This is main.
 	}
 }
 
@@ -108,12 +108,12 @@ func fill(ctx context.Context, c *devcluster.Cluster) (_ *compat.Expected, err e
 			if err != nil {
 				return err
 			}
-			out.Items = append(out.Items, compat.Item{Kind: compat.Ciphertext, Resource: s.Resource, Context: s.Context, Bytes: sealed, Plaintext: []byte(text)})
+			out.Items = append(out.Items, compat.Item{Kind: compat.Ciphertext, Resource: s.Resource, Context: s.Context, Bytes: sealed, Content: []byte(text)})
 			key, err := app.GenerateDataKey(ctx, s, 48)
 			if err != nil {
 				return err
 			}
-			out.Items = append(out.Items, compat.Item{Kind: compat.DataKey, Resource: s.Resource, Context: s.Context, Bytes: key.Wrapped, Plaintext: bytes.Clone(key.Plaintext.Bytes())})
+			out.Items = append(out.Items, compat.Item{Kind: compat.DataKey, Resource: s.Resource, Context: s.Context, Bytes: key.Wrapped, Content: bytes.Clone(key.Plaintext.Bytes())})
 			for _, size := range []int{stream.Segment64KiB, stream.Segment1MiB} {
 				var file bytes.Buffer
 				plain := []byte(text)
@@ -130,7 +130,7 @@ func fill(ctx context.Context, c *devcluster.Cluster) (_ *compat.Expected, err e
 				if err := w.Close(); err != nil {
 					return err
 				}
-				out.Items = append(out.Items, compat.Item{Kind: compat.Stream, Resource: s.Resource, Context: s.Context, AAD: []byte("file")[:4*(i%2)], Bytes: file.Bytes(), Plaintext: plain})
+				out.Items = append(out.Items, compat.Item{Kind: compat.Stream, Resource: s.Resource, Context: s.Context, AAD: []byte("file")[:4*(i%2)], Bytes: file.Bytes(), Content: plain})
 			}
 		}
 		return nil
@@ -159,7 +159,7 @@ func fill(ctx context.Context, c *devcluster.Cluster) (_ *compat.Expected, err e
 // pack writes the archive. What the node makes again by itself, and the space it
 // keeps back on the disk, is left out.
 func pack(dir string, want *compat.Expected, out string) (err error) {
-	f, err := os.OpenFile(out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644) // I2
+	f, err := os.OpenFile(out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) // I2
 	if err != nil {
 		return err
 	}
@@ -202,4 +202,3 @@ func pack(dir string, want *compat.Expected, out string) (err error) {
 	}
 	return errors.Join(t.Close(), z.Close())
 }
-
