@@ -214,7 +214,7 @@ func start(t *testing.T, root string) *running {
 }
 
 // do runs fn as the workload of the archive's tenant.
-func (r *running) do(t *testing.T, tenant string, act gate.Act, target node.Target, fn func(gate.Token) error) error {
+func (r *running) do(ctx context.Context, t *testing.T, tenant string, act gate.Act, target node.Target, fn func(gate.Token) error) error {
 	t.Helper()
 	name, err := hierarchy.ParseName(tenant)
 	if err != nil {
@@ -234,7 +234,7 @@ func (r *running) do(t *testing.T, tenant string, act gate.Act, target node.Targ
 	if err != nil {
 		t.Fatal(err)
 	}
-	return r.gate.Do(t.Context(), gate.Request{Principal: who, Act: act, Object: target.Name(), Correlation: id}, fn)
+	return r.gate.Do(ctx, gate.Request{Principal: who, Act: act, Object: target.Name(), Correlation: id}, fn)
 }
 
 func (r *running) open(t *testing.T, want *compat.Expected, item compat.Item) (out []byte, err error) {
@@ -249,7 +249,7 @@ func (r *running) open(t *testing.T, want *compat.Expected, item compat.Item) (o
 	}
 	switch item.Kind {
 	case compat.Ciphertext:
-		err = r.do(t, want.Tenant, gate.Decrypt, target, func(tok gate.Token) error {
+		err = r.do(t.Context(), t, want.Tenant, gate.Decrypt, target, func(tok gate.Token) error {
 			out, _, err = r.node.Decrypt(t.Context(), tok, target, item.Bytes)
 			return err
 		})
@@ -271,7 +271,7 @@ func (r *running) open(t *testing.T, want *compat.Expected, item compat.Item) (o
 
 func (r *running) unwrap(ctx context.Context, t *testing.T, want *compat.Expected, target node.Target, wrapped []byte) (out []byte, version string, err error) {
 	t.Helper()
-	err = r.do(t, want.Tenant, gate.UnwrapDataKey, target, func(tok gate.Token) error {
+	err = r.do(ctx, t, want.Tenant, gate.UnwrapDataKey, target, func(tok gate.Token) error {
 		key, used, err := r.node.UnwrapDataKey(ctx, tok, target, wrapped)
 		if err != nil {
 			return err
