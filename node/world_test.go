@@ -27,6 +27,7 @@ import (
 	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/leaktest"
 	"github.com/openkcm/krypton-cluster/keystore"
 	"github.com/openkcm/krypton-cluster/keystore/local"
 	"github.com/openkcm/krypton-cluster/memsec"
@@ -34,11 +35,7 @@ import (
 	"github.com/openkcm/krypton-cluster/seal"
 )
 
-// memguard keeps one goroutine of its own for the life of the process.
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/awnumar/memguard/core.NewCoffer.func1"),
-		goleak.IgnoreAnyFunction("github.com/awnumar/memguard/core.init.0.func1"))
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, leaktest.Known()...) }
 
 var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 

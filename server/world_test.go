@@ -38,6 +38,7 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/wire"
+	"github.com/openkcm/krypton-cluster/internal/leaktest"
 	"github.com/openkcm/krypton-cluster/keystore"
 	"github.com/openkcm/krypton-cluster/keystore/local"
 	"github.com/openkcm/krypton-cluster/memsec"
@@ -55,9 +56,7 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 	}
-	// memguard re-keys its enclaves from a goroutine of its own, which lives as
-	// long as the process.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/awnumar/memguard/core.NewCoffer.func1"))
+	goleak.VerifyTestMain(m, leaktest.Known()...)
 }
 
 // patience is longer than anything that a test waits for should take; it is

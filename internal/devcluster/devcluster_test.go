@@ -21,6 +21,7 @@ import (
 	"github.com/openkcm/krypton-cluster/client"
 	"github.com/openkcm/krypton-cluster/internal/devcluster"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/leaktest"
 )
 
 // binary is the program under test, built once.
@@ -48,9 +49,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	code := m.Run()
-	// memguard re-keys its enclaves for as long as the process lives.
-	coffer := goleak.IgnoreAnyFunction("github.com/awnumar/memguard/core.NewCoffer.func1")
-	if err := goleak.Find(coffer); code == 0 && err != nil {
+	if err := goleak.Find(leaktest.Known()...); code == 0 && err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

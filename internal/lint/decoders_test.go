@@ -30,7 +30,7 @@ type decoder struct {
 // project's own tools and tests.
 //
 //nolint:gochecknoglobals // Immutable.
-var notProduct = []string{"api", "build", "docs", "jepsen", "tools", "internal/cmd", "internal/devcluster", "internal/lint", "internal/pages"}
+var notProduct = []string{"api", "build", "docs", "jepsen", "tools", "internal/cmd", "internal/devcluster", "internal/leaktest", "internal/lint", "internal/pages"}
 
 // TestEveryDecoderHasAFuzzTarget: what reads bytes or text from outside is reached
 // from a fuzz target of its own package, by the names of the functions that are

@@ -23,6 +23,7 @@ var Layers = map[string]int{
 	"internal/cmd/...":    LayerTool,
 	"internal/cmd/bench":  LayerChaos, // measures real binaries beside what they are made of
 	"internal/pages":      LayerTool,
+	"internal/leaktest":   LayerTool,
 	"internal/errs/...":   0,
 	"internal/answer":     0,
 	"internal/clock":      0,
