@@ -86,7 +86,8 @@ func environment(role string) []string {
 			env = append(env, kv)
 		}
 	}
-	return append(env, roleVar+"="+role)
+	// A program under the race detector waits for a second before it exits.
+	return append(env, roleVar+"="+role, "GORACE=atexit_sleep_ms=0")
 }
 
 func start(t *testing.T, role, dir string, fate steps.Fate, at int) *steps.Process {

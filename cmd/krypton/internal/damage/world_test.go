@@ -285,7 +285,7 @@ func (p *place) launch(prefix ...string) *node {
 	p.t.Helper()
 	args := append(append(append([]string(nil), p.enter...), prefix...), prepared.binary, "server", "--config", p.conf)
 	n := &node{p: p, cmd: exec.CommandContext(context.Background(), args[0], args[1:]...), out: &output{}, done: make(chan struct{})}
-	n.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + p.dir}, p.env...)
+	n.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + p.dir, "GORACE=atexit_sleep_ms=0"}, p.env...) // no second of waiting at every exit
 	n.cmd.Stdout, n.cmd.Stderr = io.Discard, n.out
 	n.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: p.user}
 	if err := n.cmd.Start(); err != nil {

@@ -59,6 +59,7 @@ func krypton(ctx context.Context, home string, args ...string) *exec.Cmd {
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + home, "XDG_CONFIG_HOME=" + filepath.Join(home, "config"),
 		"TMPDIR=" + filepath.Join(home, "tmp"), playVar + "=1",
+		"GORACE=atexit_sleep_ms=0", // else every command waits for a second before it exits
 	}
 	cmd.WaitDelay = 10 * time.Second
 	return cmd
