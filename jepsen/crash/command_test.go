@@ -31,10 +31,11 @@ func TestInitCommand(t *testing.T) {
 		return
 	}
 	counted.Add(int64(len(all)))
+	test := t.Name()
 	for _, f := range []steps.Fate{steps.Kill, steps.Term} {
 		t.Run(f.String(), func(t *testing.T) {
 			t.Parallel()
-			for _, at := range choose(f, len(all)) {
+			for _, at := range choose(test, f, all) {
 				t.Run(fmt.Sprintf("%03d", at), func(t *testing.T) {
 					t.Parallel()
 					initCommandAt(t, f, at)

@@ -6,11 +6,12 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"math/rand/v2"
+	"hash/fnv"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sort"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -21,8 +22,6 @@ import (
 
 var (
 	everyStep = flag.Bool("crash.all", false, "die at every step, not at a sample")
-	sample    = flag.Int("crash.sample", 1, "steps per scenario and fate, besides the power cut after the answer")
-	seed      = flag.Uint64("crash.seed", uint64(time.Now().UnixNano()), "seed of the sample")
 	only      = flag.Int("crash.step", 0, "die at this step only")
 	showLogs  = flag.Bool("crash.logs", false, "show the logs of the nodes")
 	workers   = flag.Int("crash.workers", 8, "worlds at once")
@@ -34,6 +33,15 @@ var binary string
 func TestMain(m *testing.M) {
 	steps.Shim()
 	flag.Parse()
+	// Worlds wait for elections most of the time; -crash.workers says how many there
+	// are at once, and not how many processors.
+	parallel := false
+	flag.Visit(func(f *flag.Flag) { parallel = parallel || f.Name == "test.parallel" })
+	if !parallel {
+		if err := flag.Set("test.parallel", "64"); err != nil {
+			panic(err)
+		}
+	}
 	os.Exit(run(m))
 }
 
@@ -45,16 +53,13 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	binary = filepath.Join(dir, "krypton")
-	build := exec.Command("go", "build", "-o", binary, "github.com/openkcm/krypton-cluster/cmd/krypton")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	build := exec.Command("go", "build", "-trimpath", "-o", binary, "github.com/openkcm/krypton-cluster/cmd/krypton")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // with the flags of scripts/build, so that nothing is compiled twice
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build krypton: %v\n%s", err, out)
 		return 1
 	}
 	slots = make(chan struct{}, *workers)
-	if !*everyStep {
-		fmt.Printf("crash.seed=%d\n", *seed)
-	}
 	code := m.Run()
 	for _, o := range []*once{&autoNode, &sharesNode} {
 		if o.made != nil {
@@ -109,11 +114,22 @@ var allFates = []steps.Fate{steps.Kill, steps.PowerCut, steps.Term}
 func (s scenario) test(t *testing.T) {
 	t.Helper()
 	t.Parallel()
-	kinds := s.record(t)
+	// The world of the sample that dies after the answer, under the hardest fate, is
+	// also the one that says which steps there are.
+	var all []steps.Step
+	if *everyStep || *only > 0 {
+		all = s.record(t)
+	} else {
+		all = s.die(t, steps.PowerCut, never)
+	}
 	if t.Failed() {
 		return
 	}
-	counted.Add(int64(len(kinds)))
+	if len(all) == 0 {
+		t.Fatal("there is no step")
+	}
+	counted.Add(int64(len(all)))
+	test := t.Name()
 	fates := s.fates
 	if fates == nil {
 		fates = allFates
@@ -121,10 +137,10 @@ func (s scenario) test(t *testing.T) {
 	for _, f := range fates {
 		t.Run(f.String(), func(t *testing.T) {
 			t.Parallel()
-			for _, at := range choose(f, len(kinds)) {
+			for _, at := range choose(test, f, all) {
 				t.Run(fmt.Sprintf("%03d", at), func(t *testing.T) {
 					t.Parallel()
-					s.die(t, f, at)
+					_ = s.die(t, f, at)
 				})
 			}
 		})
@@ -135,8 +151,9 @@ func (s scenario) test(t *testing.T) {
 const never = 9999
 
 // choose returns the steps to die at: all of them and three more, because two
-// runs are not the same to the last step, or a sample.
-func choose(f steps.Fate, n int) []int {
+// runs are not the same to the last step, or a sample of one.
+func choose(test string, f steps.Fate, recorded []steps.Step) []int {
+	n := len(recorded)
 	switch {
 	case *only > 0:
 		return []int{*only}
@@ -147,21 +164,38 @@ func choose(f steps.Fate, n int) []int {
 		}
 		return append(all, never)
 	}
-	r := rand.New(rand.NewPCG(*seed, uint64(f)))
-	// What was acknowledged is looked at under the hardest fate, always.
-	pick := map[int]bool{}
-	if f == steps.PowerCut {
-		pick[never] = true
+	return []int{drawn(test, f, recorded)}
+}
+
+// kind is what is lost when the program dies before a step.
+func kind(s steps.Step) string {
+	switch s.Call {
+	case "fsync", "fdatasync":
+		return "content, which is not on disk"
+	case "create", "rename", "link", "unlink", "mkdir", "chmod", "fchmod":
+		return "name"
 	}
-	for range *sample {
-		pick[1+r.IntN(n)] = true
+	if s.Path == "socket" || s.Path == "output" {
+		return "answer"
 	}
-	var out []int
-	for k := range pick {
-		out = append(out, k)
+	return "content"
+}
+
+// drawn returns the step of the sample. It is the same in every run with the same
+// steps, so that who sees a failure has it again. The fates of one scenario die
+// before steps of different kinds, and the scenarios begin with different ones: a
+// sample of the numbers would be of writes to the log for the most part.
+func drawn(test string, f steps.Fate, recorded []steps.Step) int {
+	of := map[string][]int{}
+	for i, s := range recorded {
+		of[kind(s)] = append(of[kind(s)], i+1)
 	}
-	sort.Ints(out)
-	return out
+	kinds := slices.Sorted(maps.Keys(of))
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(test)) // never fails
+	from := int(h.Sum32() >> 1)
+	in := of[kinds[(from+int(f))%len(kinds)]]
+	return in[from/len(kinds)%len(in)]
 }
 
 // record lets the operation come to its end and returns its steps.
@@ -203,8 +237,8 @@ func (s scenario) dies() string {
 	return s.victim
 }
 
-// die lets the victim die at one step, and looks.
-func (s scenario) die(t *testing.T, f steps.Fate, at int) {
+// die lets the victim die at one step, and looks. It returns the steps before.
+func (s scenario) die(t *testing.T, f steps.Fate, at int) []steps.Step {
 	t.Helper()
 	slots <- struct{}{}
 	defer func() { <-slots }()
@@ -217,7 +251,7 @@ func (s scenario) die(t *testing.T, f steps.Fate, at int) {
 		v.proc.Arm(at, f)
 		err = s.attempt(t, w, v, f)
 	}
-	v.proc.Disarm()
+	got := v.proc.Disarm()
 	switch step, hit := v.proc.At(); {
 	case hit:
 		t.Logf("%s before %v; the caller got: %v", f, step, err)
@@ -238,6 +272,7 @@ func (s scenario) die(t *testing.T, f steps.Fate, at int) {
 	}
 	s.after(w, err == nil && !s.boot)
 	w.finish()
+	return got
 }
 
 // attempt is the operation, during which the victim may die. If it is another

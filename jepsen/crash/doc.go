@@ -7,8 +7,9 @@
 // done three times: with kill -9, with a power cut that leaves only what was
 // synced, and with SIGTERM.
 //
-// `go test` looks at a sample of the steps, chosen by a seed that it prints;
-// `make crash` looks at all.
+// `go test` looks at a sample, which is the same in every run: each scenario dies
+// once under each fate, before steps of different kinds, and once after its answer.
+// `make crash` looks at all steps.
 //
 // # Invariants
 //
