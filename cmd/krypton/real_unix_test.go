@@ -159,7 +159,8 @@ func address(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv(args[0], a.GRPC)
 }
 
-// until polls: a process that has just started has nothing to subscribe to.
+// until polls: a process that has just started has nothing to subscribe to. Each
+// question is a process of its own, which takes the processor from what is waited for.
 func until(ts *testscript.TestScript, _ bool, args []string) {
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
@@ -176,7 +177,7 @@ func until(ts *testscript.TestScript, _ bool, args []string) {
 		if got == want {
 			return
 		}
-		if (clock.System{}).Sleep(ctx, 50*time.Millisecond) != nil {
+		if (clock.System{}).Sleep(ctx, 150*time.Millisecond) != nil {
 			ts.Fatalf("exit status %d for 20 s, want %d", got, want)
 		}
 	}

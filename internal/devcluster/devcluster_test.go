@@ -42,8 +42,8 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	binary = filepath.Join(dir, "krypton")
-	build := exec.Command("go", "build", "-o", binary, "github.com/openkcm/krypton-cluster/cmd/krypton")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	build := exec.Command("go", "build", "-trimpath", "-o", binary, "github.com/openkcm/krypton-cluster/cmd/krypton")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // with the flags of scripts/build, so that nothing is compiled twice
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build krypton: %v\n%s", err, out)
 		return 1
