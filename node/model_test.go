@@ -10,6 +10,7 @@ import (
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/invariants"
 	"github.com/openkcm/krypton-cluster/node"
 )
 
@@ -89,6 +90,9 @@ func (d *dumb) opens(b dumbBlob, s hierarchy.Name, r hierarchy.ResourceID) errs.
 
 func TestRandomHistoriesAgreeWithADumbModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
+		if invariants.Race && (rapid.Bool().Draw(rt, "leave out") || rapid.Bool().Draw(rt, "too")) {
+			return // one call at a time: scripts/ci has them all without the detector
+		}
 		hold := rapid.SampledFrom([]option{withHold(0), withHold(1 << 40)}).Draw(rt, "hold")
 		w, a := cluster1(t, hold)
 		b := w.add(t, options{l2Hold: 1 << 40})

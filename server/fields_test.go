@@ -25,6 +25,7 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
 	"github.com/openkcm/krypton-cluster/internal/errs/wire"
+	"github.com/openkcm/krypton-cluster/internal/invariants"
 	"github.com/openkcm/krypton-cluster/node"
 )
 
@@ -330,6 +331,12 @@ func methods(t testing.TB, table map[string]valid) (out []string) {
 func TestEveryFieldOfEveryMethodTakesAnything(t *testing.T) {
 	g := newGround(t)
 	table, forms := validRequests(g), httpTable(t)
+	// Under the race detector every fourth value, other ones in each field: what the
+	// detector may find does not lie in the value. scripts/ci has all without it.
+	stride := 1
+	if invariants.Race {
+		stride = 4
+	}
 	var n atomic.Int64
 	one := func(t *testing.T, method string) {
 		t.Helper()
@@ -337,7 +344,10 @@ func TestEveryFieldOfEveryMethodTakesAnything(t *testing.T) {
 		g.badly(t, forms, base.who, method, base.req)
 		fields := base.req.ProtoReflect().Descriptor().Fields()
 		for i := range fields.Len() {
-			for _, v := range oddValues(base.req.ProtoReflect(), fields.Get(i)) {
+			for k, v := range oddValues(base.req.ProtoReflect(), fields.Get(i)) {
+				if (k+i)%stride != 0 {
+					continue
+				}
 				m := proto.Clone(base.req)
 				m.ProtoReflect().Set(fields.Get(i), v)
 				if !waits(method, m) {
@@ -362,7 +372,7 @@ func TestEveryFieldOfEveryMethodTakesAnything(t *testing.T) {
 	for _, method := range acts {
 		one(t, method)
 	}
-	if n.Load() < 3000 {
+	if n.Load() < int64(3000/stride) {
 		t.Errorf("only %d requests: fields are not found", n.Load())
 	}
 	g.noTrace(t)
