@@ -17,7 +17,9 @@ PKGS ?= ./...
 FUZZTIME ?= 30s
 # Flags for `make bench`, for example BENCHFLAGS='-only unary -rounds 9'.
 BENCHFLAGS ?=
-export TESTFLAGS PKGS FUZZTIME
+# FULL=1 gives `make model` every configuration.
+FULL ?=
+export TESTFLAGS PKGS FUZZTIME FULL
 
 .PHONY: help
 help: ## list the targets
@@ -66,6 +68,10 @@ demo: ## three real nodes: kill the leader, rotate, destroy, and check what must
 .PHONY: crash
 crash: ## the program dies at every step of init, join, unseal, rotate, ... and comes back; minutes
 	@$(RUN) scripts/crash
+
+.PHONY: model
+model: ## check the models of serving leases; with FULL set, every configuration: half an hour, 9 GiB
+	@$(RUN) scripts/model
 
 .PHONY: bench
 bench: ## what Krypton costs beyond what cannot be avoided: a table of ratios, pass|miss
