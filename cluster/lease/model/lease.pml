@@ -57,6 +57,7 @@
  *   NOEST      grants before the epoch entry is applied
  *   RAFTAPPLIED reports what is committed, not what is applied
  *   NOGATE     serves what is not complete
+ *   LATEEST    established some time after Apply of the epoch entry, not in it
  *   FLAP       leadership lost and won again passes unnoticed
  *   FLAPLATE   the table is dropped at the own epoch entry, not at the first entry of a higher term
  *   CONFTERM   Confirm carries the voter's present term, not the established one
@@ -108,6 +109,9 @@ byte lease[3];                                /* node: ticks for which it may st
 byte phase[3]; byte to[3]; byte reqTerm[3]; byte age[3]; byte report[3]; bit reqInc[3]; byte confirmed[3]; byte grantIdx[3];
 byte late[3]; byte lateTo[3]; byte lateReport[3]; /* a Renew of incarnation 0 that its node's crash left under way */
 byte crashes;
+#ifdef BUG_LATEEST
+byte pending[3];                              /* leader: its epoch entry, applied and not yet acted on */
+#endif
 #ifdef BUG_VERIFYLEADER
 byte inflight[3];                             /* leader: set of voters whose answer to a heartbeat is under way */
 #endif
@@ -225,9 +229,9 @@ inline won_leadership(n,v) {
 #else
 #define OLDERWAIT(n) WAIT
 #endif
-inline establish(n) {
+inline establish(n,k) {
   drop_table(n);
-  est[n]=1; estTerm[n]=ENTRY(n,applied[n]); epoch[n]=applied[n]; won[n] = won[n] & (15-BIT(estTerm[n]));
+  est[n]=1; estTerm[n]=ENTRY(n,k); epoch[n]=k; won[n] = won[n] & (15-BIT(estTerm[n]));
 #ifndef BUG_NOWAIT
   if :: FLOOR < MAXLEN ->
      if :: HOLDS(0) && n!=0 -> older[LX(n,0)]=OLDERWAIT(n) :: else fi;
@@ -238,7 +242,13 @@ inline establish(n) {
 }
 #define APPLY(n) :: d_step { (applied[n] < commit[n]) -> applied[n]++; \
      if :: DROPS(n) -> drop_table(n) :: else fi; \
-     if :: ESTABLISHES(n) -> establish(n) :: else fi; check() }
+     if :: ESTABLISHES(n) -> ONEPOCH(n) :: else fi; check() }
+#ifdef BUG_LATEEST
+#define ONEPOCH(n) pending[n]=applied[n]; won[n] = won[n] & (15-BIT(ENTRY(n,applied[n])))
+#define ESTABLISH(n) :: d_step { (pending[n] != 0) -> establish(n,pending[n]); pending[n]=0 }
+#else
+#define ONEPOCH(n) establish(n,applied[n])
+#endif
 
 #define WRITE(l) :: d_step { (leader[l] && est[l] && length[l] < MAXLEN && commit[l]==length[l]) -> length[l]++; ENTRY(l,length[l])=term[l] }
 
@@ -421,6 +431,9 @@ init {
   do
   RAFT_STEPS
   EACH(APPLY) EACH(WRITE)
+#ifdef BUG_LATEEST
+  EACH(ESTABLISH)
+#endif
   FENCES(2) FENCES(3)
 #if MAXLEN > 3
   FENCES(4)

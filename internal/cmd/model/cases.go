@@ -58,6 +58,7 @@ var cases = []testCase{
 	{model: "lease", defines: []string{"BUG_VERIFYLEADER", "LEASE=1"}, kind: bug, breaks: s1, long: true},
 	{model: "lease", defines: []string{"BUG_STAR", "LEASE=1"}, kind: bug, breaks: s1},
 	{model: "lease", defines: []string{"BUG_RESTORETABLE", "CRASH=1", "LEASE=1"}, kind: bug, breaks: s1, long: true},
+	{model: "lease", defines: []string{"BUG_LATEEST", "MAXTERM=3", "MAXLEN=4", "LEASE=1"}, kind: bug, breaks: s1, long: true},
 	{model: "lease", defines: []string{"BUG_NOEST", "LEASE=1"}, kind: bug, breaks: s1},
 	{model: "lease", defines: []string{"BUG_NOWAIT"}, kind: bug, breaks: s1},
 	{model: "lease", defines: []string{"BUG_NONVOTER"}, kind: bug, breaks: s1},
@@ -81,7 +82,7 @@ var cases = []testCase{
 	{model: "lease", defines: []string{"CRASH=1"}, kind: exhaustive, slow: true, memory: 7 * gib},
 	{model: "lease", defines: []string{"HOLD=6", "LEASE=1"}, kind: exhaustive, slow: true, memory: 7 * gib},
 	{model: "lease", defines: []string{"MAXTERM=3"}, kind: exhaustive, slow: true},
-	{model: "lease", defines: []string{"MAXLEN=4", "LEASE=1"}, kind: exhaustive, slow: true},
+	{model: "lease", defines: []string{"MAXTERM=3", "MAXLEN=4", "LEASE=1"}, kind: exhaustive, slow: true, memory: 7 * gib},
 	{model: "lease", defines: []string{"CRASH=1", "LEASE=1"}, kind: exhaustive, slow: true},
 	{model: "lease", defines: []string{"LEASE=3"}, kind: exhaustive, slow: true},
 
