@@ -26,24 +26,29 @@
  * REDUCTIONS. These add behaviour, so what holds here holds without them:
  *   - a node knows the complete index the moment a leader does;
  *   - everyone who may serve does, at once (`served`);
- *   - a voter's confirmation that was possible when the request arrived is
- *     taken then, and may be used at any later time;
+ *   - a voter confirms a request as soon as it can: when the request arrives, or
+ *     when it reaches that term; the leader may use that at any later time;
+ *   - a request to a leader that is not established yet, which would wait there, is
+ *     sent when it is: the same request, only younger;
  *   - a leader never notices that it lost the leadership: only the flap rule ends
  *     its table. Noticing would only take steps away from it;
  *   - a holder takes a grant of any term, whatever terms it has heard of.
- * These remove only what nothing can depend on any more:
- *   - a request is not lost: it stays on its way until the next one replaces it;
+ * These take away only what nothing can depend on any more:
+ *   - a request that is lost stays on its way until the next one replaces it;
  *   - of a report, and of a grant in the table, what says nothing about an
  *     entry above FLOOR is forgotten: entries up to FLOOR are complete;
  *   - a leader keeps no entry about itself; it has applied what it completes.
  * BOUNDS, within which the search is exhaustive: three voters, MAXTERM terms,
  * MAXLEN entries, LEASE ticks, the nodes of HOLD (a bit mask) take leases, CRASH
- * crashes.
+ * crashes or restores.
  *
  * TAIL (LEASE > STRICT; not built, docs/leases.md "What comes later"): a lease is
  * good for everything for STRICT ticks, and then, until LEASE, only for what may
  * be served without a strict lease. Fences and acknowledgements wait for the strict part;
  * `over` waits for all of it.
+ *
+ * SHORTWAIT (not built): every voter stamps what it confirms, and a new leader waits
+ * only as long as the stamps of the two voters that elected it run.
  *
  * SEEDED BUGS. -DBUG_X takes one protection away; each must be found:
  *   NOWAIT     a new leader does not wait for the leases of older terms
@@ -64,10 +69,11 @@
  *   NOINC      reports are keyed by node only                        (CRASH)
  *   INCORDER   a late message of an old incarnation counts as a new one (CRASH)
  *   RESTORE    the state machine goes back and the lease is kept      (CRASH)
+ *   RESTORETABLE  a snapshot replaces the state and the leader's table is kept (CRASH)
  *   PERSIST    the lease outlives the process                         (CRASH)
  *   SELFCONF   a leader's own confirmation is not stamped             (SHORTWAIT)
  *   TAILSTRICT, TAILNOSTAR, ONEMAX, LOWERED                           (tail)
- * -DREACH, -DREACH2 assert that something good never happens, so an error shows
+ * -DREACH, -DREACHFLAP, -DREACHCRASH, -DREACH2 assert that something good never happens, so an error shows
  * that it does: the search is not empty.
  */
 #ifndef HOLD
