@@ -70,7 +70,7 @@ crash: ## the program dies at every step of init, join, unseal, rotate, ... and 
 	@$(RUN) scripts/crash
 
 .PHONY: model
-model: ## check the models of serving leases; with FULL set, every configuration: half an hour, 9 GiB
+model: ## check the models of serving leases; with FULL set, every configuration: half an hour, 16 GiB
 	@$(RUN) scripts/model
 
 .PHONY: bench

@@ -82,7 +82,7 @@ var cases = []testCase{
 	{model: "lease", defines: []string{"CRASH=1"}, kind: exhaustive, slow: true, memory: 7 * gib},
 	{model: "lease", defines: []string{"HOLD=6", "LEASE=1"}, kind: exhaustive, slow: true, memory: 7 * gib},
 	{model: "lease", defines: []string{"MAXTERM=3"}, kind: exhaustive, slow: true},
-	{model: "lease", defines: []string{"MAXTERM=3", "MAXLEN=4", "LEASE=1"}, kind: exhaustive, slow: true, memory: 7 * gib},
+	{model: "lease", defines: []string{"MAXTERM=3", "MAXLEN=4", "LEASE=1"}, kind: exhaustive, slow: true, memory: 9 * gib},
 	{model: "lease", defines: []string{"CRASH=1", "LEASE=1"}, kind: exhaustive, slow: true},
 	{model: "lease", defines: []string{"LEASE=3"}, kind: exhaustive, slow: true},
 
