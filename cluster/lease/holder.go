@@ -1,0 +1,167 @@
+package lease
+
+import (
+	"time"
+
+	"github.com/openkcm/krypton-cluster/internal/invariants"
+)
+
+// HolderConfig is what a [Holder] never changes.
+type HolderConfig struct {
+	History History
+	// Boot is the count of this process's starts, durable before the first request.
+	Boot uint64
+	// Renew is the time between two requests (R).
+	Renew time.Duration
+}
+
+// Holder asks for grants and knows whether this node may serve.
+//
+// The caller tells it of every command after the command has become visible and
+// what derives from the old state is gone, and publishes [Holder.Lease] whenever
+// that may have changed. It holds nothing that is worth keeping over a restart, and
+// nothing of it may be kept: a lease that survives its process belongs to a view
+// that does not.
+type Holder struct {
+	cfg      HolderConfig
+	inc      Incarnation
+	applied  Entry
+	complete uint64
+	maxTerm  uint64
+	removed  bool
+	differs  bool
+
+	inUse Lease
+	waits waiting
+	nonce Nonce
+	asked []asked // unanswered, oldest first
+
+	// Of the present stream to the leader.
+	sent     bool    // whether a request was sent on it
+	last     Reading // when
+	reported uint64  // last command that was reported on it
+	fence    uint64  // last command that the leader said somebody waits for
+}
+
+// asked is a request: when it was made, before it was sent.
+type asked struct {
+	nonce Nonce
+	start Reading
+}
+
+// NewHolder returns a holder without a lease, whose view is empty.
+func NewHolder(cfg HolderConfig) *Holder {
+	return &Holder{cfg: cfg, inc: Incarnation{Boot: cfg.Boot}}
+}
+
+// Incarnation returns the present one.
+func (h *Holder) Incarnation() Incarnation { return h.inc }
+
+// Complete returns the last change that this node heard to be complete.
+func (h *Holder) Complete() uint64 { return h.complete }
+
+// Lease returns the lease in use. It may have run out: whoever uses it asks
+// [Lease.Usable].
+func (h *Holder) Lease() Lease { return h.inUse }
+
+// Applied notes a command that is visible to this node's readers. A grant that
+// waited for it comes into use.
+func (h *Holder) Applied(now Reading, e Entry) {
+	if e.Index <= h.applied.Index {
+		invariants.Violated("lease", "entry %d after entry %d in incarnation %s", e.Index, h.applied.Index, h.inc)
+	}
+	h.applied = e
+	h.reach(now)
+}
+
+// Restore says that the state machine is about to be given a snapshot: leases and
+// requests are void from now on, and a new incarnation begins, whose view has
+// nothing (I8). The caller publishes the lease before it touches the view, and
+// says with [Holder.Applied] what the snapshot ended with.
+func (h *Holder) Restore() {
+	h.inc.Restores++
+	h.applied, h.complete = Entry{}, 0
+	h.void()
+	h.Connect()
+}
+
+// Remove says that this node's view has its removal: it never serves again.
+func (h *Holder) Remove() {
+	h.removed = true
+	h.void()
+}
+
+// Differ says that this node's state at some index is not the leader's: it has no
+// lease until [Holder.Agree] (I10).
+func (h *Holder) Differ() {
+	h.differs = true
+	h.void()
+}
+
+// Agree says that the states were compared again and are the same.
+func (h *Holder) Agree() { h.differs = false }
+
+func (h *Holder) void() {
+	h.inUse, h.waits, h.asked = Lease{}, waiting{}, h.asked[:0]
+}
+
+// Connect says that a new stream to a leader stands, of this or of another one.
+// Nothing was reported on it: the next message is due at once. Leases stay: they
+// were given and run out by themselves.
+func (h *Holder) Connect() {
+	h.sent, h.reported, h.fence = false, 0, 0
+}
+
+// Grant takes a grant, at the time at which it came (I7). agrees says how the
+// leader's chain at the grant's index compares with this node's at that index;
+// unknown if the view does not have it yet, it is then compared when it does.
+func (h *Holder) Grant(now Reading, g Grant, agrees Agreement) Refusal {
+	switch {
+	case g.History != h.cfg.History:
+		return RefusedHistory
+	case h.removed:
+		return RefusedRemoved
+	case g.Inc != h.inc:
+		return RefusedUnknown
+	case g.Term < h.maxTerm:
+		return RefusedLowerTerm
+	case g.Lease <= 0 || g.Lease > MaxLease:
+		return RefusedLength
+	}
+	start, ok := h.answered(g.Nonce)
+	if !ok {
+		return RefusedUnknown
+	}
+	h.maxTerm = g.Term
+	h.Completed(g.Complete)
+	if agrees == Differs {
+		h.Differ()
+	}
+	if h.differs {
+		return RefusedStateDiffers
+	}
+	h.install(now, waiting{
+		lease: Lease{Start: start, Span: HolderSpan(g.Lease), Term: g.Term, Index: g.Index},
+		chain: g.Chain,
+	})
+	return RefusalNone
+}
+
+// answered returns when the request with this nonce was made, and forgets it and
+// those before it.
+func (h *Holder) answered(n Nonce) (Reading, bool) {
+	for i, a := range h.asked {
+		if a.nonce == n {
+			h.asked = append(h.asked[:0], h.asked[i+1:]...)
+			return a.start, true
+		}
+	}
+	return Reading{}, false
+}
+
+// Completed notes that the change index is complete, whoever said so: that stays
+// true in every term.
+func (h *Holder) Completed(index uint64) { h.complete = max(h.complete, index) }
+
+// Fence notes that somebody waits for the command index to be applied here.
+func (h *Holder) Fence(index uint64) { h.fence = max(h.fence, index) }
