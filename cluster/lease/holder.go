@@ -82,7 +82,7 @@ func (h *Holder) Restore() {
 	h.inc.Restores++
 	h.applied, h.complete = Entry{}, 0
 	h.void()
-	h.Connect()
+	h.Connect() // it reports anew, as another incarnation
 }
 
 // Remove says that this node's view has its removal: it never serves again.
@@ -92,29 +92,27 @@ func (h *Holder) Remove() {
 }
 
 // Differ says that this node's state at some index is not the leader's: it has no
-// lease until [Holder.Agree] (I10).
+// lease from it (I10), until [Holder.Connect] or a grant whose chain agrees.
 func (h *Holder) Differ() {
 	h.differs = true
 	h.void()
 }
-
-// Agree says that the states were compared again and are the same.
-func (h *Holder) Agree() { h.differs = false }
 
 func (h *Holder) void() {
 	h.inUse, h.waits, h.asked = Lease{}, waiting{}, h.asked[:0]
 }
 
 // Connect says that a new stream to a leader stands, of this or of another one.
-// Nothing was reported on it: the next message is due at once. Leases stay: they
-// were given and run out by themselves.
+// Nothing was reported on it: the next message is due at once. Nor were states
+// compared. Leases stay: they were given and run out by themselves.
 func (h *Holder) Connect() {
-	h.sent, h.reported, h.fence = false, 0, 0
+	h.sent, h.reported, h.fence, h.differs = false, 0, 0, false
 }
 
 // Grant takes a grant, at the time at which it came (I7). agrees says how the
-// leader's chain at the grant's index compares with this node's at that index;
-// unknown if the view does not have it yet, it is then compared when it does.
+// leader's chain at the grant's index compares with this node's at that index, as
+// far as the caller remembers that; if it is the view's last or a later one, the
+// chains are compared here.
 func (h *Holder) Grant(now Reading, g Grant, agrees Agreement) Refusal {
 	switch {
 	case g.History != h.cfg.History:
@@ -134,8 +132,15 @@ func (h *Holder) Grant(now Reading, g Grant, agrees Agreement) Refusal {
 	}
 	h.maxTerm = g.Term
 	h.Completed(g.Complete)
-	if agrees == Differs {
+	if g.Index == h.applied.Index && agrees == AgreementUnknown {
+		agrees = compare(h.applied.Chain, g.Chain)
+	}
+	switch agrees {
+	case Differs:
 		h.Differ()
+	case Agrees:
+		h.differs = false
+	case AgreementUnknown:
 	}
 	if h.differs {
 		return RefusedStateDiffers
@@ -160,7 +165,7 @@ func (h *Holder) answered(n Nonce) (Reading, bool) {
 }
 
 // Completed notes that the change index is complete, whoever said so: that stays
-// true in every term.
+// true in every term of this history.
 func (h *Holder) Completed(index uint64) { h.complete = max(h.complete, index) }
 
 // Fence notes that somebody waits for the command index to be applied here.

@@ -8,6 +8,10 @@ const (
 	// A round costs a message to every voter and serves every request that waits.
 	RoundSpacing = 20 * time.Millisecond
 
+	// RoundRetry is the time after which requests that are in a round already are
+	// put to the voters again, because a question or an answer may be lost.
+	RoundRetry = 250 * time.Millisecond
+
 	// MaxGrants is how many grants of one holder a leader keeps apart. A holder
 	// asks every 250 ms or more seldom and a lease of 8 s is the longest default,
 	// so that 33 are in use. Beyond, the newest grants share an entry that has the

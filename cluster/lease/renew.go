@@ -57,7 +57,7 @@ func (l *Leader) Renew(now Reading, from NodeID, r Renew, c Checks) Refusal {
 	s.differs = r.Differs || c.State == Differs
 	if s.differs {
 		// I10: a state that is not this leader's proves nothing about a change.
-		s.open, s.next = request{}, request{}
+		l.tab.cancel(i)
 		return RefusedStateDiffers
 	}
 	l.tab.report(i, r.Inc, r.Applied)
@@ -67,7 +67,7 @@ func (l *Leader) Renew(now Reading, from NodeID, r Renew, c Checks) Refusal {
 	if s.standing != current {
 		return RefusedRemoved
 	}
-	s.next = request{nonce: r.Nonce, inc: r.Inc}
+	l.tab.ask(i, request{nonce: r.Nonce, inc: r.Inc})
 	return RefusalNone
 }
 

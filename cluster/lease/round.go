@@ -35,21 +35,24 @@ func distinct(voters []NodeID) []NodeID {
 // false: no request waits for one.
 func (l *Leader) NextRound(now Reading) (time.Duration, bool) {
 	at := l.clock.tick(now)
-	if l.term == 0 || l.stuck || !slices.ContainsFunc(l.tab.slots, func(s slot) bool { return s.next.nonce != 0 && s.open.nonce == 0 }) {
+	if l.term == 0 || l.stuck || l.tab.open+l.tab.ready == 0 {
 		return 0, false
 	}
 	if !l.rounds.any {
 		return 0, true
 	}
-	return max(l.rounds.began+RoundSpacing-at, 0), true
+	spacing := RoundSpacing
+	if l.tab.ready == 0 {
+		spacing = RoundRetry // whoever asked waits for answers already
+	}
+	return max(l.rounds.began+spacing-at, 0), true
 }
 
 // Begin begins a round for all requests that have come: the caller sends the
 // question to all voters but itself. voters are those of the latest configuration
 // in this node's log, committed or not, and own is this node's current term, both
 // read now, after the requests came. This node counts iff it is a voter and in
-// exactly the established term (I2). It returns false if nothing waits, the last
-// round began less than [RoundSpacing] ago, or the leader is stuck.
+// exactly the established term (I2). It returns false if [Leader.NextRound] says to wait.
 //
 // Grants are appended to dst: a cluster of one voter needs no answers.
 func (l *Leader) Begin(now Reading, voters []NodeID, own uint64, dst []Granted) ([]Granted, Confirm, bool) {
@@ -65,12 +68,7 @@ func (l *Leader) Begin(now Reading, voters []NodeID, own uint64, dst []Granted) 
 		answered[v] = r.answered[v]
 	}
 	r.answered = answered
-	for i := range l.tab.slots {
-		if s := &l.tab.slots[i]; s.open.nonce == 0 && s.next.nonce != 0 {
-			s.open, s.next = s.next, request{}
-			s.open.round = r.last
-		}
-	}
+	l.tab.admit(r.last)
 	q := Confirm{History: l.cfg.History, Round: r.last, Term: l.term}
 	dst = l.Confirmed(now, l.cfg.Self, Confirmed{History: q.History, Round: q.Round, Term: own}, dst)
 	return dst, q, true
@@ -118,8 +116,7 @@ func (l *Leader) grant(at time.Duration, dst []Granted) []Granted {
 		if s.open.nonce == 0 || s.open.round > l.rounds.quorum {
 			continue
 		}
-		req := s.open
-		s.open = request{}
+		req := l.tab.take(i)
 		l.tab.grant(i, l.applied.Index, at)
 		dst = append(dst, Granted{s.node, Grant{
 			History: l.cfg.History, Term: l.term, Inc: req.inc, Nonce: req.nonce,

@@ -37,6 +37,8 @@ type table struct {
 	self NodeID
 	of   map[NodeID]int
 
+	open, ready int // how many requests are in a round, and how many can be in the next one
+
 	slots []slot
 	low   []uint64        // watermark
 	wake  []time.Duration // when time alone may raise it
@@ -56,10 +58,9 @@ type slot struct {
 	reported uint64
 	grants   []granted // by index and by time
 
-	open request // in a round
-	next request // to be in the next one
-
-	differs bool // its state is not the leader's
+	open    request // in a round
+	next    request // to be in the next one
+	differs bool    // its state is not the leader's
 }
 
 // granted is the last grant with index, or, in a full ring, with index and above.
@@ -86,7 +87,7 @@ func (t *table) setMembers(members []Member) {
 		t.slots[i].standing = current
 		if m.Removed {
 			t.slots[i].standing = removed
-			t.slots[i].open, t.slots[i].next = request{}, request{}
+			t.cancel(i)
 		}
 	}
 	for i := len(t.slots) - 1; i >= 0; i-- {
@@ -100,7 +101,7 @@ func (t *table) forget(i int) {
 	if s.standing != purged {
 		return
 	}
-	s.open, s.next = request{}, request{}
+	t.cancel(i)
 	if s.before || len(s.grants) != 0 {
 		return
 	}
@@ -128,7 +129,7 @@ func (t *table) report(i int, inc Incarnation, applied uint64) {
 	s := &t.slots[i]
 	if inc.Compare(s.inc) > 0 {
 		s.inc, s.reported, s.grants = inc, 0, s.grants[:0]
-		s.open, s.next = request{}, request{}
+		t.cancel(i)
 	}
 	// Right for any incarnation: whoever has applied a change of this epoch lived
 	// after the epoch began, and what was asked for since then no earlier leader
@@ -136,6 +137,54 @@ func (t *table) report(i int, inc Incarnation, applied uint64) {
 	s.beforeReported = max(s.beforeReported, applied)
 	s.reported = max(s.reported, applied)
 	t.note(i)
+}
+
+// ask keeps a request for the next round, in place of one that waits for it.
+func (t *table) ask(i int, r request) {
+	s := &t.slots[i]
+	if s.next.nonce == 0 && s.open.nonce == 0 {
+		t.ready++
+	}
+	s.next = r
+}
+
+// cancel forgets a member's requests.
+func (t *table) cancel(i int) {
+	s := &t.slots[i]
+	switch {
+	case s.open.nonce != 0:
+		t.open--
+	case s.next.nonce != 0:
+		t.ready--
+	}
+	s.open, s.next = request{}, request{}
+}
+
+// admit puts what waits into a round, one request of each member: an earlier one
+// that is not answered yet stays, or a member that asks faster than the voters
+// answer would never be served.
+func (t *table) admit(round uint64) {
+	for i := range t.slots {
+		s := &t.slots[i]
+		if s.next.nonce == 0 || s.open.nonce != 0 {
+			continue
+		}
+		s.open, s.next = s.next, request{}
+		s.open.round = round
+		t.open, t.ready = t.open+1, t.ready-1
+	}
+}
+
+// take takes a request out of its round.
+func (t *table) take(i int) request {
+	s := &t.slots[i]
+	r := s.open
+	s.open = request{}
+	t.open--
+	if s.next.nonce != 0 {
+		t.ready++
+	}
+	return r
 }
 
 // grant notes that a member is given a grant now (I5).
