@@ -24,22 +24,15 @@ func (l *Leader) Advance(now Reading) Progress {
 		return Progress{}
 	}
 	l.tab.expire(at)
+	low, wake := l.tab.lowest(l.applied.Index)
 	// What is below the epoch is complete with the epoch: earlier leaders' grants
 	// are one entry, without indexes.
-	if i := min(l.applied.Index, l.tab.lowest()); i >= l.epoch {
+	if i := min(l.applied.Index, low); i >= l.epoch {
 		l.complete = max(l.complete, i)
 	}
 	p := Progress{Complete: l.complete}
-	if l.complete < l.applied.Index {
-		next := forever
-		for i, low := range l.tab.low {
-			if low < l.applied.Index {
-				next = min(next, l.tab.wake[i])
-			}
-		}
-		if next != forever {
-			p.Next = max(next-at, 1)
-		}
+	if wake != forever {
+		p.Next = max(wake-at, 1)
 	}
 	return p
 }

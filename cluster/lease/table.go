@@ -236,13 +236,18 @@ func (t *table) expire(now time.Duration) {
 	}
 }
 
-// lowest returns the least watermark.
-func (t *table) lowest() uint64 {
-	low := all
-	for _, v := range t.low {
+// lowest returns the least watermark, and the first time that may raise one that
+// is below index.
+func (t *table) lowest(index uint64) (low uint64, wake time.Duration) {
+	low, wake = all, forever
+	wakes := t.wake[:len(t.low)]
+	for i, v := range t.low {
 		low = min(low, v)
+		if v < index {
+			wake = min(wake, wakes[i])
+		}
 	}
-	return low
+	return low, wake
 }
 
 // until returns the time after which the slot keeps index waiting no more,
