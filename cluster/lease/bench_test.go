@@ -67,6 +67,7 @@ func sizes(b *testing.B, f func(b *testing.B, n int)) {
 // reports comes (from a tenth of the holders), and what is complete is found out.
 func BenchmarkFence(b *testing.B) {
 	sizes(b, func(b *testing.B, n int) {
+		b.Helper()
 		w := newBusy(b, n)
 		batch := max(n/10, 1)
 		b.ReportAllocs()
@@ -87,6 +88,7 @@ func BenchmarkFence(b *testing.B) {
 // BenchmarkAdvance is what a batch of events costs for all holders.
 func BenchmarkAdvance(b *testing.B) {
 	sizes(b, func(b *testing.B, n int) {
+		b.Helper()
 		w := newBusy(b, n)
 		w.l.Applied(at(w.now), lease.Entry{Index: w.index + 1, Term: 2}) // somebody waits
 		b.ReportAllocs()
@@ -99,6 +101,7 @@ func BenchmarkAdvance(b *testing.B) {
 // BenchmarkReport is one holder's report.
 func BenchmarkReport(b *testing.B) {
 	sizes(b, func(b *testing.B, n int) {
+		b.Helper()
 		w := newBusy(b, n)
 		b.ReportAllocs()
 		for b.Loop() {
@@ -110,6 +113,7 @@ func BenchmarkReport(b *testing.B) {
 // BenchmarkRound is a round that serves all holders, with their requests.
 func BenchmarkRound(b *testing.B) {
 	sizes(b, func(b *testing.B, n int) {
+		b.Helper()
 		w := newBusy(b, n)
 		b.ReportAllocs()
 		for b.Loop() {

@@ -31,7 +31,7 @@ const steps = 250
 // change leaders while it does. KRYPTON_LEASE_SCHEDULES says how many; make sim sets it.
 func TestExplorer(t *testing.T) {
 	t.Parallel()
-	number := 6000
+	number := schedules
 	if v := os.Getenv("KRYPTON_LEASE_SCHEDULES"); v != "" {
 		n, err := strconv.Atoi(v)
 		if err != nil || n <= 0 {

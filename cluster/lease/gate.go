@@ -15,7 +15,7 @@ func (s *ReadSet) Note(gate, mod uint64) {
 }
 
 // Index returns the change that must be complete before an answer leaves.
-func (s ReadSet) Index() uint64 { return s.high }
+func (s *ReadSet) Index() uint64 { return s.high }
 
 // Answer is what an operation is about to say.
 type Answer uint8

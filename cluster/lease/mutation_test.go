@@ -68,7 +68,7 @@ func (m mutation) confirmed(voter, leader *server, q lease.Confirm, a lease.Conf
 // renew is what becomes of a member's message on the way. Incarnations without an
 // order are random numbers: whichever comes is the newest.
 func (m mutation) renew(from *server, r lease.Renew) lease.Renew {
-	switch m { //nolint:exhaustive // the others change other things
+	switch m {
 	case incarnationsIgnored:
 		r.Inc = lease.Incarnation{Boot: 1}
 	case incarnationsUnordered:
@@ -83,7 +83,7 @@ func (m mutation) renew(from *server, r lease.Renew) lease.Renew {
 
 // grant is what becomes of a grant on the way.
 func (m mutation) grant(to *server, g lease.Grant) lease.Grant {
-	switch m { //nolint:exhaustive // the others change other things
+	switch m {
 	case noGrantIndex:
 		g.Index, g.Chain = 0, lease.Chain{}
 	case incarnationsIgnored, incarnationsUnordered:

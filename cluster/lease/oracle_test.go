@@ -196,7 +196,9 @@ func remaining(ws []lease.Waiting) map[lease.NodeID]time.Duration {
 	return out
 }
 
-type fataler interface{ Fatalf(format string, args ...any) }
+type fataler interface {
+	Fatalf(format string, args ...any)
+}
 
 // established returns a leader of term 2 whose epoch has the given index, at time 0.
 func established(t fataler, self lease.NodeID, d time.Duration, index uint64, nodes ...lease.NodeID) *lease.Leader {

@@ -2,6 +2,7 @@ package lease_test
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/openkcm/krypton-cluster/cluster/lease"
@@ -147,7 +148,7 @@ func (w *world) lead(s *server) {
 
 func (w *world) append(s *server, e logEntry) int {
 	e.term = s.term
-	s.log = append(s.log[:len(s.log):len(s.log)], e)
+	s.log = append(slices.Clip(s.log), e)
 	s.noteMark()
 	return s.last()
 }

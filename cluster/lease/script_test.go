@@ -18,8 +18,10 @@ import (
 // read the difference.
 func TestScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata/scripts", func(t *testing.T, path string) {
+		t.Helper()
 		s := &script{holders: map[string]*lease.Holder{}}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			t.Helper()
 			s.out.Reset()
 			s.run(t, d)
 			if s.out.Len() == 0 {
@@ -34,7 +36,6 @@ func TestScripts(t *testing.T) {
 type script struct {
 	now     lease.Reading
 	leader  *lease.Leader
-	members []lease.Member
 	holders map[string]*lease.Holder
 	out     strings.Builder
 }

@@ -33,6 +33,12 @@ func (w *world) someLeader() *server {
 // reach reports whether two servers hear each other.
 func (w *world) reach(a, b *server) bool { return w.cut>>a.n&1 == w.cut>>b.n&1 }
 
+// some is a random set of servers, rather small.
+func (w *world) some() uint8 {
+	m := uint8(w.src.n(1 << len(w.servers)))
+	return m & uint8(w.src.n(1<<len(w.servers)))
+}
+
 // split cuts the network in two, often with a leader on the smaller side, or heals it.
 func (w *world) split() {
 	if w.cut != 0 {
@@ -41,7 +47,7 @@ func (w *world) split() {
 			w.snapshot(w.any())
 		}
 	} else {
-		w.cut = 1<<w.someLeader().n | uint8(w.src.n(1<<len(w.servers)))&uint8(w.src.n(1<<len(w.servers)))
+		w.cut = 1<<w.someLeader().n | w.some()
 		if w.src.n(3) == 0 {
 			w.cut = 1 << w.any().n
 		}
@@ -318,7 +324,7 @@ func (w *world) notice(s *server) {
 // tick lets time go on; often to just before, or just after, the end of a lease.
 func (w *world) tick() {
 	steps := [...]time.Duration{time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond, 260 * time.Millisecond, 900 * time.Millisecond}
-	d := time.Duration(0)
+	var d time.Duration
 	switch c := w.src.n(len(steps) + 5); {
 	case c < len(steps):
 		d = steps[c]

@@ -90,7 +90,7 @@ func (t *table) setMembers(members []Member) {
 			t.cancel(i)
 		}
 	}
-	for i := len(t.slots) - 1; i >= 0; i-- {
+	for i := range slices.Backward(t.slots) {
 		t.forget(i)
 	}
 }

@@ -44,6 +44,7 @@ var Layers = map[string]int{
 	"audit/...":              2,
 	"gate/...":               2,
 	"fsm/...":                2,
+	"cluster/lease":          2, // the protocol alone, without what carries it
 	"config":                 2,
 
 	"keystore/local/...": 3,
