@@ -26,13 +26,18 @@ func TestI1_NoReadingShortensAWait(t *testing.T) {
 		l := established(t, "n1", d, 5, "n1", "n2")
 		var now, most lease.Reading
 		for range rapid.IntRange(1, 60).Draw(t, "readings") {
-			now.Raw += time.Duration(rapid.Int64Range(0, int64(second)).Draw(t, "raw"))
-			now.Boot += time.Duration(rapid.Int64Range(0, int64(second)).Draw(t, "boot"))
+			step := rapid.Int64Range(0, int64(second))
+			both := time.Duration(step.Draw(t, "both"))
+			now.Raw, now.Boot = now.Raw+both, now.Boot+both
+			if rapid.IntRange(0, 3).Draw(t, "apart") == 0 {
+				now.Raw += time.Duration(step.Draw(t, "raw"))
+				now.Boot += time.Duration(step.Draw(t, "boot"))
+			}
 			seen := now
 			seen.Wall = time.Duration(rapid.Int64().Draw(t, "wall"))
 			if rapid.IntRange(0, 3).Draw(t, "late") == 0 { // read before the lock was taken
-				seen.Raw -= time.Duration(rapid.Int64Range(0, int64(second)).Draw(t, "raw before"))
-				seen.Boot -= time.Duration(rapid.Int64Range(0, int64(second)).Draw(t, "boot before"))
+				before := time.Duration(step.Draw(t, "before"))
+				seen.Raw, seen.Boot = seen.Raw-before, seen.Boot-before
 			}
 			most.Raw, most.Boot = max(most.Raw, seen.Raw), max(most.Boot, seen.Boot)
 			p := l.Advance(seen)

@@ -64,6 +64,10 @@ type Member struct {
 
 // Expect says that this node proposed the command of an epoch with this nonce. The
 // latest counts; requests are kept from now on until it is applied.
+//
+// The caller proposes one whenever this node leads a term that is not the
+// established one: also if it never saw that it did not lead in between. Without,
+// an idle leader asks about its old term for ever and gives no grant.
 func (l *Leader) Expect(nonce EpochNonce) { l.expected, l.expects = nonce, true }
 
 // Epoch is a command LeaseEpoch that was applied, and the state just after it.

@@ -157,6 +157,11 @@ func TestI5_WatermarksSayWhatSnapshotsSay(t *testing.T) {
 			"tick": func(t *rapid.T) {
 				o.now += time.Duration(rapid.Int64Range(0, int64(d)).Draw(t, "time"))
 			},
+			"tick to the edge": func(t *rapid.T) {
+				if next := l.Advance(at()).Next; next > 0 {
+					o.now += next - time.Duration(rapid.IntRange(0, 1).Draw(t, "before"))
+				}
+			},
 			"": func(t *rapid.T) {
 				p := l.Advance(at())
 				// An index between two commands is complete with the lower one or earlier.
