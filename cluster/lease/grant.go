@@ -33,13 +33,13 @@ type waiting struct {
 // are at most two: the one in use and one that waits. The one in use stays until
 // the other's index is reached and is replaced by it whole (I7).
 //
-// Of two that wait the one with the lower index stays, while it lasts: a view that
-// lags behind would never reach an index that moves on with every grant.
+// Of two that wait the first stays, while it lasts: its index is the lower one, and
+// a view that lags behind would never reach one that moves on with every grant.
 func (h *Holder) install(now Reading, w waiting) {
 	switch {
 	case h.applied.Index >= w.lease.Index:
 		h.use(now, w.lease)
-	case !h.waits.lease.Usable(now), w.lease.Index < h.waits.lease.Index:
+	case !h.waits.lease.Usable(now):
 		h.waits = w
 	case w.lease.Index == h.waits.lease.Index && w.lease.Remaining(now) > h.waits.lease.Remaining(now):
 		h.waits = w
