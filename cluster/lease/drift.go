@@ -27,7 +27,7 @@ type sample struct {
 // note takes the two clocks: mine after a message came, theirs before it was sent.
 func (a *audit) note(inc Incarnation, mine, theirs time.Duration) {
 	now := sample{true, mine, theirs}
-	if !a.recent.set || a.boot != inc.Boot || mine < a.recent.mine || theirs < a.recent.theirs {
+	if !a.recent.set || a.boot != inc.Boot {
 		*a = audit{boot: inc.Boot, recent: now}
 		return
 	}

@@ -10,12 +10,13 @@ func ForgetEarlier(l *Leader, id NodeID) {
 }
 
 // Sizes returns what a leader keeps of others: members, requests that wait for an
-// epoch, and the longest ring of grants.
-func Sizes(l *Leader) (members, queue, grants int) {
+// epoch, nodes of which it knows what they said of themselves, and the longest
+// ring of grants.
+func Sizes(l *Leader) (members, queue, seen, grants int) {
 	for _, s := range l.tab.slots {
 		grants = max(grants, len(s.grants))
 	}
-	return len(l.tab.slots), len(l.queue), grants
+	return len(l.tab.slots), len(l.queue), len(l.seen), grants
 }
 
 // Asked returns how many requests a holder remembers.

@@ -498,7 +498,7 @@ func TestI11_NobodyMakesAnythingLong(t *testing.T) {
 				full++
 			}
 		}
-		if _, queue, _ := lease.Sizes(l); queue != lease.MaxQueued || full != 100 {
+		if _, queue, _, _ := lease.Sizes(l); queue != lease.MaxQueued || full != 100 {
 			t.Errorf("%d wait, %d refused", queue, full)
 		}
 		if r := l.Renew(at(0), "0", lease.Renew{History: history, Nonce: 2}, lease.Checks{}); r != lease.RefusalNone {
@@ -511,8 +511,20 @@ func TestI11_NobodyMakesAnythingLong(t *testing.T) {
 		for i := range 1000 {
 			l.Renew(at(0), lease.NodeID(fmt.Sprint(i)), lease.Renew{History: history, Inc: lease.Incarnation{Boot: 1}, Nonce: 1}, lease.Checks{})
 		}
-		if members, _, _ := lease.Sizes(l); members != 1 {
-			t.Errorf("%d members", members)
+		if members, _, seen, _ := lease.Sizes(l); members != 1 || seen != 0 {
+			t.Errorf("%d members, %d seen", members, seen)
+		}
+	})
+	t.Run("members that come and go", func(t *testing.T) {
+		t.Parallel()
+		l := established(t, "n1", second, 5, "n1")
+		for i := range 1000 {
+			id := lease.NodeID(fmt.Sprint(i))
+			l.SetMembers([]lease.Member{{ID: "n1"}, {ID: id}})
+			l.Renew(at(0), id, lease.Renew{History: history, Inc: lease.Incarnation{Boot: 1}, Nonce: 1}, lease.Checks{})
+		}
+		if members, _, seen, _ := lease.Sizes(l); members != 2 || seen != 1 {
+			t.Errorf("%d members, %d seen", members, seen)
 		}
 	})
 	t.Run("grants", func(t *testing.T) {
@@ -529,7 +541,7 @@ func TestI11_NobodyMakesAnythingLong(t *testing.T) {
 			}
 			first[10+i] = now
 		}
-		if _, _, grants := lease.Sizes(l); grants != lease.MaxGrants {
+		if _, _, _, grants := lease.Sizes(l); grants != lease.MaxGrants {
 			t.Errorf("%d grants", grants)
 		}
 		// No change waits shorter than for the last grant before it.
