@@ -54,5 +54,5 @@
 // # Source
 //
 // Gray and Cheriton, Leases (1989); Ongaro, Consensus (2014), chapter 6.4;
-// docs/leases.md, and the Promela models beside this file.
+// docs/leases.md, whose rules the models in the directory model check.
 package lease
