@@ -131,8 +131,11 @@ func (l *Leader) Applied(now Reading, e Entry) (ended bool) {
 	return ended
 }
 
-// Restored notes that the state machine was given a snapshot that ends with e. It
-// may be older than what was applied. An epoch ends: whoever gave the snapshot led.
+// Restored notes that the state machine was given a snapshot that ends with e, in
+// the critical section in which it becomes visible. It may be older than what was
+// applied. An epoch ends: whoever gave the snapshot led, and the snapshot may jump
+// over the very commands by which [Leader.Applied] would notice (I3). The caller
+// calls [Leader.Lost] already before it begins to load.
 func (l *Leader) Restored(now Reading, e Entry) (ended bool) {
 	l.clock.tick(now)
 	ended = l.term != 0

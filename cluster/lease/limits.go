@@ -46,8 +46,8 @@ const (
 )
 
 // Pace returns the least time between two messages of one kind on one stream, with
-// this many holders: a leader with 1,000 of them spends at most a core's twentieth
-// part on telling everybody everything. Only the latest value is sent.
+// this many holders: a leader sends at most 20,000 of a kind per second to all of
+// them together. Only the latest value is sent.
 func Pace(holders int) time.Duration {
 	return max(time.Millisecond, time.Duration(max(holders, 0))*50*time.Microsecond)
 }

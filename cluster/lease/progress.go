@@ -70,6 +70,7 @@ type HolderStatus struct {
 	Reported uint64        // last command that it said to have applied
 	Leased   time.Duration // how long it may hold a lease, at most; zero: it holds none
 	Earlier  time.Duration // how long it may hold a lease of an earlier leader, at most
+	Differs  bool          // its state is not the leader's
 	Drift    Drift
 }
 
@@ -79,7 +80,7 @@ func (l *Leader) Holders(now Reading) []HolderStatus {
 	out := make([]HolderStatus, 0, len(l.tab.slots))
 	for i := range l.tab.slots {
 		s := &l.tab.slots[i]
-		h := HolderStatus{Node: s.node, Removed: s.standing != current, Inc: s.inc, Reported: s.reported}
+		h := HolderStatus{Node: s.node, Removed: s.standing != current, Inc: s.inc, Reported: s.reported, Differs: s.differs}
 		if n := l.seen[s.node]; n != nil {
 			h.Drift = n.audit.drift
 		}

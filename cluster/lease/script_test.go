@@ -167,8 +167,8 @@ func (s *script) runLeader(a arguments) {
 		}
 	case "holders":
 		for _, h := range l.Holders(s.now) {
-			s.say("%s: removed %t, incarnation %v, reported %d, leased %v, earlier %v, clock ahead %v in %v",
-				h.Node, h.Removed, h.Inc, h.Reported, h.Leased, h.Earlier, h.Drift.Ahead, h.Drift.Over)
+			s.say("%s: removed %t, incarnation %v, reported %d, leased %v, earlier %v, differs %t, clock ahead %v in %v",
+				h.Node, h.Removed, h.Inc, h.Reported, h.Leased, h.Earlier, h.Differs, h.Drift.Ahead, h.Drift.Over)
 		}
 	case "busy":
 		l.Busy(a.duration("oldest"))
