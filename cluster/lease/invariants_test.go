@@ -3,14 +3,12 @@ package lease_test
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
 	"pgregory.net/rapid"
 
 	"github.com/openkcm/krypton-cluster/cluster/lease"
-	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
 const second = time.Second
@@ -57,30 +55,6 @@ func TestI1_MarginsAreRoundedToTheSafeSide(t *testing.T) {
 		}
 		if l := lease.LeaderSpan(d); 100*l < 101*d || 100*(l-1) >= 101*d {
 			t.Errorf("a leader waits %v for %v", l, d)
-		}
-	})
-}
-
-func TestI1_AHolderCountsByTheClockThatSaysMost(t *testing.T) {
-	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		step := rapid.Int64Range(-int64(second), int64(10*second))
-		a := at(time.Hour)
-		b := lease.Reading{
-			Raw:  a.Raw + time.Duration(step.Draw(t, "raw")),
-			Boot: a.Boot + time.Duration(step.Draw(t, "boot")),
-			Wall: a.Wall + time.Duration(step.Draw(t, "wall")),
-		}
-		long, short := b.Longest(a), b.Shortest(a)
-		if long < 0 || long < b.Raw-a.Raw || long < b.Boot-a.Boot || long < b.Wall-a.Wall {
-			t.Errorf("longest %v", long)
-		}
-		if short < 0 || short > max(b.Raw-a.Raw, 0) || short > max(b.Boot-a.Boot, 0) {
-			t.Errorf("shortest %v", short)
-		}
-		l := lease.Lease{Start: a, Span: second}
-		if l.Usable(b) != (long < second) || l.Usable(b) != (l.Remaining(b) > 0) {
-			t.Errorf("usable %t after %v of a second, %v remain", l.Usable(b), long, l.Remaining(b))
 		}
 	})
 }
@@ -305,186 +279,6 @@ func TestI6_AnOlderIncarnationIsRefused(t *testing.T) {
 
 // TestI7_AHolderServesUnderOneGrant: whatever comes, the lease is one grant whole,
 // whose index the view has.
-func TestI7_AHolderServesUnderOneGrant(t *testing.T) {
-	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		h := lease.NewHolder(lease.HolderConfig{History: history, Boot: 1, Renew: 250 * time.Millisecond})
-		var now time.Duration
-		var applied, maxTerm uint64
-		starts := map[lease.Nonce]time.Duration{}
-		valid := map[lease.Lease]bool{}
-		var best lease.Lease // what was in use
-		t.Repeat(map[string]func(*rapid.T){
-			"ask": func(*rapid.T) {
-				if n := h.Renew(at(now), lease.Mark{}).Nonce; n != 0 {
-					starts[n] = now
-				}
-			},
-			"tick":  func(t *rapid.T) { now += time.Duration(rapid.Int64Range(0, int64(second)).Draw(t, "time")) },
-			"apply": func(*rapid.T) { applied++; h.Applied(at(now), lease.Entry{Index: applied, Term: 1}) },
-			"restore": func(t *rapid.T) {
-				if rapid.IntRange(0, 9).Draw(t, "often") == 0 {
-					h.Restore()
-					clear(starts)
-					clear(valid)
-					applied, best = 0, lease.Lease{}
-				}
-			},
-			"grant": func(t *rapid.T) {
-				n := lease.Nonce(rapid.Uint64Range(0, 20).Draw(t, "nonce"))
-				if len(starts) > 0 {
-					for s := range starts {
-						n = max(n, s)
-					}
-					n -= min(n, lease.Nonce(rapid.IntRange(0, 2).Draw(t, "older")))
-				}
-				g := lease.Grant{
-					History: history, Term: rapid.Uint64Range(1, 4).Draw(t, "term"), Inc: h.Incarnation(), Nonce: n,
-					Index: rapid.Uint64Range(0, applied+3).Draw(t, "index"), Lease: time.Duration(rapid.Int64Range(1, int64(3*second)).Draw(t, "length")),
-				}
-				start, ok := starts[n]
-				ref := h.Grant(at(now), g, lease.AgreementUnknown)
-				if (ref == lease.RefusalNone) != (ok && g.Term >= maxTerm) {
-					t.Fatalf("%+v of %d, term heard %d: %v", g, start, maxTerm, ref)
-				}
-				if ref != lease.RefusalNone {
-					return
-				}
-				maxTerm = g.Term
-				for s := range starts {
-					if s <= n {
-						delete(starts, s)
-					}
-				}
-				valid[lease.Lease{Start: at(start), Span: lease.HolderSpan(g.Lease), Term: g.Term, Index: g.Index}] = true
-			},
-			"": func(t *rapid.T) {
-				l := h.Lease()
-				if l == (lease.Lease{}) {
-					return
-				}
-				if !valid[l] || l.Index > applied {
-					t.Fatalf("serves under %+v with a view at %d", l, applied)
-				}
-				if best.Usable(at(now)) && l.Remaining(at(now)) < best.Remaining(at(now)) {
-					t.Fatalf("%+v replaced %+v, which lasts longer", l, best)
-				}
-				best = l
-			},
-		})
-	})
-}
-
-func TestI8_ARestoredViewHasNoLease(t *testing.T) {
-	t.Parallel()
-	h := lease.NewHolder(lease.HolderConfig{History: history, Boot: 7, Renew: second})
-	h.Applied(at(0), lease.Entry{Index: 5, Term: 1})
-	grant := func(n lease.Nonce, index uint64) lease.Refusal {
-		return h.Grant(at(0), lease.Grant{
-			History: history, Term: 1, Inc: h.Incarnation(), Nonce: n, Index: index, Lease: 10 * second, Complete: 5,
-		}, lease.AgreementUnknown)
-	}
-	grant(h.Renew(at(0), lease.Mark{}).Nonce, 5)
-	now := at(second)
-	waits := h.Renew(now, lease.Mark{}).Nonce
-	grant(waits, 9) // waits for 9
-	unanswered := h.Renew(at(2*second), lease.Mark{}).Nonce
-	if !h.Lease().Usable(now) || h.Complete() != 5 {
-		t.Fatal("no lease to begin with")
-	}
-	before := h.Incarnation()
-	h.Restore()
-	if h.Incarnation().Compare(before) <= 0 {
-		t.Errorf("incarnation %v after %v", h.Incarnation(), before)
-	}
-	if r := grant(unanswered, 5); r != lease.RefusedUnknown {
-		t.Errorf("what was asked before is %v", r)
-	}
-	h.Applied(now, lease.Entry{Index: 20, Term: 1}) // the one that waited is void, too
-	if h.Lease() != (lease.Lease{}) || h.Complete() != 0 {
-		t.Errorf("lease %+v, complete %d", h.Lease(), h.Complete())
-	}
-}
-
-func TestI9_NothingLeavesBeforeItIsComplete(t *testing.T) {
-	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		var read, newest lease.ReadSet
-		high, changed := uint64(0), false
-		for range rapid.IntRange(0, 5).Draw(t, "objects") {
-			gate, mod := rapid.Uint64Range(0, 9).Draw(t, "gate"), rapid.Uint64Range(1, 12).Draw(t, "mod")
-			read.Note(gate, mod)
-			if gate == 0 {
-				gate = mod
-			}
-			high = max(high, gate)
-			if rapid.IntRange(0, 4).Draw(t, "change") == 0 { // by an entry that the first view did not have
-				gate, changed = 20, true
-			}
-			newest.Note(gate, mod)
-		}
-		if read.Index() != high {
-			t.Fatalf("index %d, want %d", read.Index(), high)
-		}
-		complete := rapid.Uint64Range(0, 12).Draw(t, "complete")
-		l := lease.Lease{Span: rapid.SampledFrom([]time.Duration{0, second}).Draw(t, "span")}
-		for _, a := range []lease.Answer{lease.AnswerUnspecified, lease.AnswerSuccess, lease.AnswerRefusal} {
-			may := a != lease.AnswerUnspecified && high <= complete
-			if got := lease.Gate(a, read, complete) == lease.Serve; got != may {
-				t.Errorf("answer %d: serve %t, index %d, complete %d", a, got, high, complete)
-			}
-			may = may && l.Span > 0 && !changed
-			if got := lease.Final(a, l, lease.Reading{}, read, newest, complete) == lease.Serve; got != may {
-				t.Errorf("answer %d at last: serve %t, index %d, complete %d, lease %v, changed %t", a, got, high, complete, l.Span, changed)
-			}
-		}
-		if lease.Gate(lease.AnswerNothing, read, complete) != lease.Serve || lease.Final(lease.AnswerNothing, lease.Lease{}, at(0), read, newest, 0) != lease.Serve {
-			t.Error("an answer that tells nothing waits")
-		}
-	})
-}
-
-func TestI10_StatesThatDifferGiveNoLease(t *testing.T) {
-	t.Parallel()
-	five, other := lease.Chain{5}, lease.Chain{6}
-	for _, tc := range []struct {
-		name        string
-		own, theirs lease.Chain
-		index       uint64
-		agrees      lease.Agreement
-		want        lease.Refusal
-	}{
-		{"the same", five, five, 5, lease.AgreementUnknown, lease.RefusalNone},
-		{"another", five, other, 5, lease.AgreementUnknown, lease.RefusedStateDiffers},
-		{"not known", five, lease.Chain{}, 5, lease.AgreementUnknown, lease.RefusalNone},
-		{"compared by the caller: another", five, other, 4, lease.Differs, lease.RefusedStateDiffers},
-		{"compared by the caller: the same", five, other, 4, lease.Agrees, lease.RefusalNone},
-	} {
-		h := lease.NewHolder(lease.HolderConfig{History: history, Boot: 1, Renew: second})
-		h.Applied(at(0), lease.Entry{Index: 5, Term: 1, Chain: tc.own})
-		n := h.Renew(at(0), lease.Mark{}).Nonce
-		g := lease.Grant{History: history, Term: 1, Inc: h.Incarnation(), Nonce: n, Index: tc.index, Chain: tc.theirs, Lease: second}
-		if r := h.Grant(at(0), g, tc.agrees); r != tc.want {
-			t.Errorf("%s: %v", tc.name, r)
-		}
-		if usable := h.Lease().Usable(at(0)); usable != (tc.want == lease.RefusalNone) {
-			t.Errorf("%s: usable %t", tc.name, usable)
-		}
-		if differs := h.Renew(at(0), lease.Mark{}).Differs; differs != (tc.want == lease.RefusedStateDiffers) {
-			t.Errorf("%s: tells the leader %t", tc.name, differs)
-		}
-	}
-	// The leader's side: a member that differs gets nothing, and its report counts for nothing.
-	l := established(t, "n1", second, 5, "n1", "n2")
-	r := lease.Renew{History: history, Inc: lease.Incarnation{Boot: 1}, Applied: 5, Nonce: 1}
-	if ref := l.Renew(at(0), "n2", r, lease.Checks{State: lease.Differs}); ref != lease.RefusedStateDiffers {
-		t.Error(ref)
-	}
-	if out, _, ok := l.Begin(at(0), []lease.NodeID{"n1"}, 2, nil); ok || l.Advance(at(0)).Complete != 0 {
-		t.Errorf("granted %v", out)
-	}
-}
-
 // TestI11_NobodyMakesAnythingLong floods a leader and a holder.
 func TestI11_NobodyMakesAnythingLong(t *testing.T) {
 	t.Parallel()
@@ -591,29 +385,4 @@ func TestI12_AStuckLeaderGivesNoGrant(t *testing.T) {
 	if p := l.Advance(at(0)); p.Complete != 5 {
 		t.Errorf("%+v", p)
 	}
-}
-
-func TestI13_TimersThatCannotWorkAreRefused(t *testing.T) {
-	t.Parallel()
-	for _, tm := range []lease.Timing{lease.LAN(), lease.WAN()} {
-		if err := tm.Check(); err != nil {
-			t.Errorf("%+v: %v", tm, err)
-		}
-	}
-	rapid.Check(t, func(t *rapid.T) {
-		d := func(what string) time.Duration {
-			return time.Duration(rapid.Int64Range(int64(20*time.Millisecond), int64(20*second)).Draw(t, what))
-		}
-		tm := lease.Timing{Heartbeat: d("heartbeat"), Renew: d("renew"), Lease: d("lease"), Grant: d("grant")}
-		err := tm.Check()
-		if works := 99*tm.Lease/100 > tm.Renew+4*tm.Heartbeat+tm.Grant+1; works && err != nil {
-			t.Errorf("%+v: %v", tm, err)
-		}
-		if err == nil && lease.HolderSpan(tm.Lease) <= tm.Needed() {
-			t.Errorf("%+v passes", tm)
-		}
-		if err != nil && (!errs.Is(err, errs.InvalidConfig) || !strings.Contains(err.Error(), "too short")) {
-			t.Errorf("%v", err)
-		}
-	})
 }

@@ -1,7 +1,6 @@
 package lease_test
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/openkcm/krypton-cluster/cluster/lease"
@@ -35,160 +34,13 @@ func (w *world) someLeader() *server {
 func (w *world) reach(a, b *server) bool { return w.cut>>a.n&1 == w.cut>>b.n&1 }
 
 // some is a random set of servers, rather small.
-func (w *world) some() uint8 {
-	m := uint8(w.src.n(1 << len(w.servers)))
-	return m & uint8(w.src.n(1<<len(w.servers)))
-}
-
 // split cuts the network in two, often with a leader on the smaller side, or heals it.
-func (w *world) split() {
-	if w.cut != 0 {
-		w.cut = 0
-		if w.src.n(2) == 0 {
-			w.snapshot(w.any())
-		}
-	} else {
-		w.cut = 1<<w.someLeader().n | w.some()
-		if w.src.n(3) == 0 {
-			w.cut = 1 << w.any().n
-		}
-	}
-	w.logf("the network is cut: %05b", w.cut)
-}
-
 // deposed lets c win an election of which l may have heard, and l go on with x on
 // its side of a cut, until c's own wait is over.
-func (w *world) deposed(l, c, x *server) {
-	if w.src.n(2) == 0 {
-		w.leases(l)
-	} else {
-		w.ask(w.any(), l)
-		w.carry()
-		w.begin(l)
-	}
-	w.now += time.Duration(w.src.n(300)) * time.Millisecond
-	w.campaign(c)
-	for _, v := range w.servers {
-		if w.src.n(2) == 0 {
-			w.vote(v, c)
-		}
-	}
-	w.lead(c)
-	w.propose(c)
-	w.cut = 1<<l.n | 1<<x.n
-	if len(w.servers) > 3 && w.src.n(2) == 0 {
-		w.cut |= 1 << w.any().n
-	}
-	w.logf("the network is cut: %05b", w.cut)
-	w.sync(c)
-	w.now += time.Duration(w.src.n(300)) * time.Millisecond
-	w.leases(l)
-	w.write(c)
-	w.sync(c)
-	w.sync(c)
-	w.untilNext(c)
-}
-
 // untilNext passes the time after which a leader wants to look again.
-func (w *world) untilNext(l *server) {
-	next := l.leader.Advance(w.reading(l)).Next
-	rate := min(l.rates[0], l.rates[1])
-	if next == 0 || rate == 0 || !l.up {
-		return
-	}
-	d := next*1000/time.Duration(rate) + time.Microsecond
-	w.now += d
-	w.logf("%v pass", d)
-	w.advance(l)
-}
-
 // reborn lets x get ahead of its leader, report, crash and come back with less.
-func (w *world) reborn(l, x *server) {
-	w.write(l)
-	for _, v := range w.servers {
-		w.replicate(l, v, l.last())
-	}
-	w.advanceCommit(l)
-	w.replicate(l, x, l.last())
-	for range w.src.n(6) {
-		w.applyNext(x)
-	}
-	w.ask(x, l)
-	if w.src.n(2) == 0 {
-		w.carry()
-	}
-	w.crash(x)
-	w.start(x)
-	w.replicate(l, x, l.last())
-	for range w.src.n(6) {
-		w.applyNext(x)
-	}
-	w.leases(l)
-	for range len(w.net) / 2 {
-		w.deliver(w.src.n(max(len(w.net), 1)))
-		w.judge()
-	}
-	for range 1 + w.src.n(3) {
-		w.applyNext(l)
-		w.judge()
-	}
-}
-
 // overtaken lets another leader come and go while l hears nothing, cut short anywhere.
-func (w *world) overtaken(l *server) {
-	w.cut = 1 << l.n
-	w.logf("the network is cut: %05b", w.cut)
-	if w.src.n(2) == 0 {
-		w.now += w.length + w.length/40
-	}
-	c := w.any()
-	w.election(c)
-	w.quiet()
-	w.write(c)
-	w.sync(c)
-	if w.src.n(2) == 0 {
-		w.leases(c)
-	}
-	w.cut = 0
-	if w.src.n(2) == 0 {
-		w.snapshot(l)
-		return
-	}
-	w.campaign(l)
-	for _, v := range w.servers {
-		w.vote(v, l)
-	}
-	w.lead(l)
-	w.leases(l)
-	w.untilNext(c)
-}
-
 // island goes on with both sides of a cut network.
-func (w *world) island() {
-	if w.cut == 0 {
-		if w.src.n(2) == 0 {
-			w.split()
-		} else {
-			w.deposed(w.someLeader(), w.any(), w.any())
-		}
-		return
-	}
-	switch w.src.n(8) {
-	case 0:
-		w.split()
-	case 1, 2, 3:
-		for _, s := range w.servers {
-			if _, _, ok := s.leader.Established(); ok && s.up && w.src.n(2) == 0 {
-				w.leases(s)
-			}
-		}
-	case 4:
-		w.election(w.any())
-	default:
-		w.tick()
-	}
-}
-
 // bent is what a schedule does more of than others.
 type bend int
 
@@ -445,46 +297,6 @@ func (w *world) membership(s *server) {
 }
 
 // retire removes a member, purges it and goes on without it, cut short anywhere.
-func (w *world) retire(l, v *server) {
-	voters, _, _ := l.configuration()
-	if voters&(1<<v.n) != 0 || !l.leads || !l.up {
-		return
-	}
-	w.quiet()
-	if w.src.n(2) == 0 {
-		w.cut = 1 << v.n
-		w.logf("the network is cut: %05b", w.cut)
-	}
-	for range 2 + w.src.n(3) {
-		w.retireStep(l, v)
-		w.sync(l)
-		w.leases(l)
-	}
-	if w.src.n(2) == 0 {
-		w.cut = 1 << v.n
-	}
-	c := w.any()
-	w.election(c)
-	w.write(c)
-	w.quiet()
-}
-
-func (w *world) retireStep(l, v *server) {
-	switch {
-	case !l.up || !l.leads || w.once(l, purgeMember, v):
-	case !w.once(l, removeMember, v):
-		w.logf("%s proposes to remove %s", l.id, v.id)
-		w.append(l, logEntry{kind: removeMember, node: v.n})
-	default:
-		for i := 1; i <= l.applied; i++ {
-			if e := l.at(i); e.kind == removeMember && e.node == v.n && (l.leader.Complete() >= uint64(i) || w.mut.is(purgeTooEarly)) {
-				w.logf("%s proposes to purge %s", l.id, v.id)
-				w.append(l, logEntry{kind: purgeMember, node: v.n})
-			}
-		}
-	}
-}
-
 func (w *world) write(l *server) {
 	if l.up && l.leads {
 		i := w.append(l, logEntry{kind: write})
@@ -581,87 +393,6 @@ func (w *world) quiet() {
 }
 
 // rest ends all faults and lets time pass. It returns what is not as it should be.
-func (w *world) rest() string {
-	w.calm, w.cut, w.net = true, 0, nil
-	for _, s := range w.servers {
-		if !s.up {
-			w.start(s)
-		}
-		w.notice(s)
-	}
-	why := ""
-	for range 150 {
-		l := w.foremost()
-		if !l.leads {
-			w.campaign(l)
-			for _, v := range w.servers {
-				w.vote(v, l)
-			}
-			w.lead(l)
-		}
-		for _, s := range w.servers {
-			if s != l {
-				w.notice(s)
-				w.replicate(l, s, l.last())
-			}
-		}
-		w.advanceCommit(l)
-		for _, s := range w.servers {
-			for range l.last() {
-				w.applyNext(s)
-			}
-			w.ask(s, l)
-		}
-		w.propose(l)
-		w.carry()
-		w.begin(l)
-		w.carry()
-		w.carry()
-		w.tell(l)
-		w.carry()
-		w.now += 100 * time.Millisecond
-		if why = w.unwell(l); why == "" || w.wrong != "" {
-			return w.wrong
-		}
-	}
-	return why
-}
-
 // foremost is who can win an election: the voter with the latest log, and the
 // highest term, so that one campaign is enough.
-func (w *world) foremost() *server {
-	var best *server
-	var term uint64
-	for _, s := range w.servers {
-		term = max(term, s.term)
-		voters, _, _ := s.configuration()
-		if voters&(1<<s.n) == 0 {
-			continue
-		}
-		if best == nil || s.lastTerm() > best.lastTerm() || s.lastTerm() == best.lastTerm() && s.last() > best.last() {
-			best = s
-		}
-	}
-	if !best.leads || best.term < term {
-		w.follow(best, max(term, best.term))
-	}
-	return best
-}
-
 // unwell says who has no lease, or that a change is not complete, or not known to be.
-func (w *world) unwell(l *server) string {
-	if _, _, ok := l.leader.Established(); !ok {
-		return "nobody has an epoch"
-	}
-	if got := l.leader.Complete(); got != uint64(l.applied) {
-		return fmt.Sprintf("%d of %d is complete", got, l.applied)
-	}
-	for _, m := range l.members(l.applied, w.founder) {
-		for _, s := range w.servers {
-			if s.id == m.ID && !m.Removed && (!s.shown.Usable(w.reading(s)) || s.heard != uint64(l.applied)) {
-				return fmt.Sprintf("%s cannot serve: %v left, heard %d of %d", s.id, s.shown.Remaining(w.reading(s)), s.heard, l.applied)
-			}
-		}
-	}
-	return ""
-}
