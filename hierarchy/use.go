@@ -74,9 +74,17 @@ func CanWrap(s VersionState, st Standing, above Ancestors) Refusal {
 // CanUnwrap reports whether a version in state s may open what it protected.
 // With [GrantRecovery] a compromised version, and one under a compromised
 // parent, may too.
+//
+// A PRE_ACTIVE version protects nothing yet, in this state. What it did protect
+// was wrapped by a node that already knows it as the primary, and would be refused
+// here for as long as this node is one entry behind: a rotation would show. So it
+// opens. It is no parent of anything, and does not wrap.
 func CanUnwrap(s VersionState, above Ancestors, g Grant) Refusal {
 	if r := above.allow(g); r != NotRefused {
 		return r
+	}
+	if s == PreActive {
+		return NotRefused
 	}
 	return s.unwraps(g)
 }

@@ -28,7 +28,7 @@ func TestI8_WrapAndUnwrapOverEveryCombination(t *testing.T) {
 		}
 		for _, g := range grants {
 			n++
-			want := opens(s, g) && up(g)
+			want := (opens(s, g) || s == hierarchy.PreActive) && up(g)
 			if r := hierarchy.CanUnwrap(s, above, g); (r == hierarchy.NotRefused) != want {
 				t.Fatalf("CanUnwrap(%s, %v, %d) = %s, want allowed=%v", s, what, g, r, want)
 			}
@@ -65,6 +65,7 @@ func TestRefusalsOfUseSayWhichSideIsInTheWay(t *testing.T) {
 		{hierarchy.CanWrap(hierarchy.Active, hierarchy.StandingNone, ok), hierarchy.RefusedNotPrimary},
 		{hierarchy.CanWrap(hierarchy.Deprecated, hierarchy.StandingPrimary, ok), hierarchy.RefusedDeprecated},
 		{hierarchy.CanWrap(hierarchy.PreActive, hierarchy.StandingPrimary, ok), hierarchy.RefusedNotActive},
+		{hierarchy.CanUnwrap(hierarchy.PreActive, ok, hierarchy.GrantNone), hierarchy.NotRefused}, // a node that is behind in a rotation
 		{hierarchy.CanUnwrap(hierarchy.Disabled, ok, hierarchy.GrantRecovery), hierarchy.RefusedDisabled},
 		{hierarchy.CanUnwrap(hierarchy.Compromised, ok, hierarchy.GrantNone), hierarchy.RefusedCompromised},
 		{hierarchy.CanUnwrap(hierarchy.DestroyScheduled, ok, hierarchy.GrantRecovery), hierarchy.RefusedDestroyPending},

@@ -7,7 +7,7 @@ import "time"
 // invalid and allows nothing.
 //
 //	                                    wrap   unwrap          KMIP 1.4 State
-//	PRE_ACTIVE         made, unused     no     no              Pre-Active
+//	PRE_ACTIVE         made, unused     no     (2)             Pre-Active
 //	ACTIVE             in use           (1)    yes             Active
 //	DEPRECATED         old              no     yes             Deactivated
 //	DISABLED           switched off     no     no              Deactivated (Compromised if ever compromised)
@@ -15,7 +15,8 @@ import "time"
 //	DESTROY_SCHEDULED  to be destroyed  no     no              Deactivated (Compromised if ever compromised)
 //	DESTROYED          tombstone        no     no              Destroyed (Destroyed Compromised if ever compromised)
 //
-// (1) the primary, or the version that a resource is pinned to. KMIP has no state
+// (1) the primary, or the version that a resource is pinned to. (2) what a node
+// that is ahead has wrapped, see [CanUnwrap]; never as a parent. KMIP has no state
 // that can be left again like DISABLED and DESTROY_SCHEDULED; Deactivated is the
 // nearest that does not promise too much use, and KMIP clients that may process
 // with a Deactivated object are refused by the states above.

@@ -100,6 +100,36 @@ func TestARotationDoesNotReachANewObjectOfTheSameName(t *testing.T) {
 	}
 }
 
+// A node that has the first entry of a rotation opens what one that has both
+// wraps: the rotation shows nowhere.
+func TestANodeThatIsOneEntryBehindInARotationOpensWhatTheOthersWrap(t *testing.T) {
+	for _, o := range []node.Object{object("acme", "pay"), object("acme", "")} {
+		w, a := cluster1(t)
+		b := w.add(t, options{})
+		w.join(b)
+		check(t, b.TryAuto(t.Context()))
+		a.hooks(func(c *fsmpb.Command) error {
+			b.behind.Store(c.GetSetPrimary() != nil)
+			return nil
+		}, nil)
+		check(t, a.rotate(w.request(), o))
+		a.hooks(nil, nil)
+		if v := b.machine.View(); v.Index() >= a.machine.View().Index() {
+			t.Fatalf("the node is at %d, so nothing is shown", v.Index())
+		}
+		ct, _, err := a.encrypt(target("acme", "pay"), []byte("x"))
+		check(t, err)
+		got, used, err := b.decrypt(target("acme", "pay"), ct)
+		check(t, err)
+		if string(got) != "x" || o.Service != "" && used.Name != o.VersionName(2) {
+			t.Errorf("%q by %+v", got, used)
+		}
+		if _, used, err := b.encrypt(target("acme", "pay"), nil); err != nil || used.Name != object("acme", "pay").VersionName(1) {
+			t.Errorf("the node wraps under %+v, %v", used, err)
+		}
+	}
+}
+
 func TestConcurrentRotationsAllHappen(t *testing.T) {
 	w, a := cluster1(t)
 	b := w.add(t, options{})
