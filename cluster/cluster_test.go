@@ -100,7 +100,7 @@ func TestI6_AWriteIsNotAnsweredBeforeItIsVisibleWhereItWasAsked(t *testing.T) {
 	release := sync.OnceFunc(func() { close(hold) })
 	var held atomic.Bool
 	b := newMember(t, "b", func(c *cluster.Config) {
-		c.Machine = fsm.New(fsm.Options{Publish: func(_, _ uint64, swap func()) {
+		c.Machine = fsm.New(fsm.Options{Publish: func(_ fsm.Published, swap func()) {
 			if held.Load() {
 				<-hold
 			}

@@ -69,8 +69,8 @@ func TestI11_ALeaderIsInContactOnlyOnceItHasReplayedItsLog(t *testing.T) {
 	var until atomic.Uint64 // the index at which replay is held; 0: it is not
 	hold := make(chan struct{})
 	a := newMember(t, "solo", func(c *cluster.Config) {
-		c.Machine = fsm.New(fsm.Options{Publish: func(index, _ uint64, swap func()) {
-			if index == until.Load() {
+		c.Machine = fsm.New(fsm.Options{Publish: func(p fsm.Published, swap func()) {
+			if p.View.Index() == until.Load() {
 				<-hold
 			}
 			swap()
@@ -145,7 +145,7 @@ func TestI11_AViewBehindTheLeadersIsNotInContact(t *testing.T) {
 	release := sync.OnceFunc(func() { close(hold) })
 	var held atomic.Bool
 	b := newMember(t, "b", func(c *cluster.Config) {
-		c.Machine = fsm.New(fsm.Options{Publish: func(_, _ uint64, swap func()) {
+		c.Machine = fsm.New(fsm.Options{Publish: func(_ fsm.Published, swap func()) {
 			if held.Load() {
 				<-hold
 			}

@@ -36,7 +36,7 @@ func TestASlowMemberDelaysAWriteByTheSettleTimeAndNoMore(t *testing.T) {
 	defer release()
 	var held atomic.Bool
 	b := newMember(t, "b", func(c *cluster.Config) {
-		c.Machine = fsm.New(fsm.Options{Publish: func(_, _ uint64, swap func()) {
+		c.Machine = fsm.New(fsm.Options{Publish: func(_ fsm.Published, swap func()) {
 			if held.Load() {
 				<-hold
 			}

@@ -27,23 +27,24 @@ type done struct {
 	uid     []byte
 }
 
-// run executes cmd on the state in v and leaves the outcome in v. Only an error
-// after which the node must stop is returned as one.
-func (m *Machine) run(v *View, cmd *fsmpb.Command, raw []byte) (*fsmpb.Result, error) {
+// run executes cmd on the state in v and leaves the outcome in v; an epoch that it
+// began is returned beside. Only an error after which the node must stop is
+// returned as one.
+func (m *Machine) run(v *View, cmd *fsmpb.Command, raw []byte) (*fsmpb.Result, Epoch, error) {
 	index := v.index
-	if e := checkEnvelope(cmd); e != nil {
-		return refusal(index, e), nil
+	if e := checkEnvelope(cmd, v.cluster); e != nil {
+		return refusal(index, e), Epoch{}, nil
 	}
 	v.timeMS = max(v.timeMS, cmd.GetTimeUnixMs())
 	if v.cluster == nil && cmd.GetGenesis() == nil {
-		return refusal(index, errs.New(errs.FailedState, "the cluster is not initialised", errs.Hint("run krypton init first"))), nil
+		return refusal(index, errs.New(errs.FailedState, "the cluster is not initialised", errs.Hint("run krypton init first"))), Epoch{}, nil
 	}
 
 	base := v.meta
 	t := m.begin(v, base, cmd, raw)
 	if res := t.recall(); res != nil {
 		t.txn.Abort()
-		return res, nil
+		return res, Epoch{}, nil
 	}
 	var d done
 	err := t.callerRevoked()
@@ -57,7 +58,7 @@ func (m *Machine) run(v *View, cmd *fsmpb.Command, raw []byte) (*fsmpb.Result, e
 		res := &fsmpb.Result{Index: index, Object: d.object, Version: d.version, Uid: bytes.Clone(d.uid)}
 		t.remember(res)
 		t.commit(v)
-		return res, nil
+		return res, t.epoch, nil
 	}
 
 	// Whatever the command did before it was refused is gone with the
@@ -65,7 +66,7 @@ func (m *Machine) run(v *View, cmd *fsmpb.Command, raw []byte) (*fsmpb.Result, e
 	t.txn.Abort()
 	var e *errs.Error
 	if !errors.As(err, &e) {
-		return nil, err
+		return nil, Epoch{}, err
 	}
 	res := refusal(index, e)
 	if isFact(e.Code) && v.cluster != nil {
@@ -75,7 +76,7 @@ func (m *Machine) run(v *View, cmd *fsmpb.Command, raw []byte) (*fsmpb.Result, e
 		}
 		t.commit(v)
 	}
-	return res, nil
+	return res, Epoch{}, nil
 }
 
 // commit leaves the outcome of the command in v.
@@ -90,9 +91,9 @@ func (m *Machine) begin(v *View, base meta, cmd *fsmpb.Command, raw []byte) *tx 
 	return &tx{meta: base, db: db, txn: db.Txn(true), cmd: cmd, raw: raw, opts: m.opts}
 }
 
-// checkEnvelope refuses what no command may carry. Nothing of such a command
-// counts, its time neither.
-func checkEnvelope(cmd *fsmpb.Command) *errs.Error {
+// checkEnvelope refuses what no command may carry in that cluster. Nothing of such
+// a command counts, its time neither.
+func checkEnvelope(cmd *fsmpb.Command, c *fsmpb.Cluster) *errs.Error {
 	p := cmd.GetPrincipal()
 	switch {
 	case cmd.GetTimeUnixMs() <= 0 || cmd.GetTimeUnixMs() > maxTimeMS:
@@ -105,6 +106,10 @@ func checkEnvelope(cmd *fsmpb.Command) *errs.Error {
 		return errs.New(errs.InvalidArgument, "the serial number of the caller's certificate is too long")
 	case cmd.GetRequestId() != "" && len(cmd.GetRequestDigest()) != sha256.Size:
 		return errs.New(errs.InvalidArgument, "a command with a request id needs the digest of its request")
+	case cmd.GetSkippable() && max(c.GetFormatVersion(), cmd.GetGenesis().GetFormatVersion()) >= FormatLeases:
+		// All that this release knows matter to a data operation or to who is a
+		// member: a release that skipped one would gate by another state (I18).
+		return errs.New(errs.InvalidArgument, "no command of this kind may be skipped by a release that does not know it")
 	}
 	return nil
 }
@@ -157,6 +162,8 @@ func (t *tx) execute() (done, error) {
 		return t.tick()
 	case *fsmpb.Command_RaiseFormat:
 		return t.raiseFormat(b.RaiseFormat)
+	case *fsmpb.Command_LeaseEpoch:
+		return t.leaseEpoch(b.LeaseEpoch)
 	}
 	return done{}, fmt.Errorf("%w: %T", errNoBody, t.cmd.GetBody())
 }

@@ -90,8 +90,13 @@ func (t *tx) mergeChain(vs []*fsmpb.Version, was, is hierarchy.Chain, added *fsm
 			Pins:             n.Pins,
 			ReleasedTimeMs:   ms(n.ReleasedAt),
 		}
-		if i < len(vs) && onlyPins(was.Versions[i], n) {
-			w.ModIndex = v.GetModIndex()
+		if i < len(vs) {
+			if onlyPins(was.Versions[i], n) {
+				w.ModIndex = v.GetModIndex()
+			}
+			w.GateIndex = t.versionGate(v, w)
+		} else {
+			w.GateIndex = t.versionGate(nil, w)
 		}
 		if n.State == hierarchy.Destroyed && v.GetState() != fsmpb.VersionState_VERSION_STATE_DESTROYED {
 			w.DestroyTimeMs = t.timeMS
@@ -179,7 +184,7 @@ func copyTenant(t *fsmpb.Tenant) *fsmpb.Tenant {
 		Name: t.GetName(), Uid: t.GetUid(), State: t.GetState(), SuspendCauses: t.GetSuspendCauses(), Binding: t.GetBinding(),
 		L2Uid: t.GetL2Uid(), L2Blob: t.GetL2Blob(), L2IvkUid: t.GetL2IvkUid(), Primary: t.GetPrimary(), Versions: t.GetVersions(),
 		CreateTimeMs: t.GetCreateTimeMs(), DestroyTimeMs: t.GetDestroyTimeMs(), ModIndex: t.GetModIndex(),
-		RotationPaused: t.GetRotationPaused(),
+		RotationPaused: t.GetRotationPaused(), GateIndex: t.GetGateIndex(),
 	}
 }
 
@@ -187,7 +192,7 @@ func copyService(s *fsmpb.Service) *fsmpb.Service {
 	return &fsmpb.Service{
 		Tenant: s.GetTenant(), Name: s.GetName(), Uid: s.GetUid(), State: s.GetState(), SuspendCauses: s.GetSuspendCauses(),
 		Primary: s.GetPrimary(), Versions: s.GetVersions(), CreateTimeMs: s.GetCreateTimeMs(), DestroyTimeMs: s.GetDestroyTimeMs(),
-		ModIndex: s.GetModIndex(), TenantUid: s.GetTenantUid(), RotationPaused: s.GetRotationPaused(),
+		ModIndex: s.GetModIndex(), TenantUid: s.GetTenantUid(), RotationPaused: s.GetRotationPaused(), GateIndex: s.GetGateIndex(),
 	}
 }
 
@@ -205,6 +210,6 @@ func copyCluster(c *fsmpb.Cluster) *fsmpb.Cluster {
 		KeyspaceId: c.GetKeyspaceId(), ClusterId: c.GetClusterId(), Name: c.GetName(), Fingerprint: c.GetFingerprint(),
 		FormatVersion: c.GetFormatVersion(), Settings: c.GetSettings(), SealRecord: c.GetSealRecord(), Persons: c.GetPersons(),
 		Rules: c.GetRules(), Hold: c.GetHold(), InternalKeys: c.GetInternalKeys(), InternalKeyPrimary: c.GetInternalKeyPrimary(),
-		ModIndex: c.GetModIndex(), Genesis: c.GetGenesis(),
+		ModIndex: c.GetModIndex(), Genesis: c.GetGenesis(), LeaseMs: c.GetLeaseMs(),
 	}
 }

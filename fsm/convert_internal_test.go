@@ -76,9 +76,9 @@ func TestAVersionSurvivesTheWayThroughHierarchy(t *testing.T) {
 	was := toChain([]*fsmpb.Version{v}, 1, false, 0)
 	is := toChain([]*fsmpb.Version{v}, 1, false, 0)
 	is.Versions[0].State = hierarchy.Deprecated
-	tx := &tx{meta: meta{index: 9}}
+	tx := &tx{meta: meta{index: 9, cluster: &fsmpb.Cluster{FormatVersion: FormatLeases}}}
 	want := proto.CloneOf(v)
-	want.State, want.ModIndex = fsmpb.VersionState_VERSION_STATE_DEPRECATED, 9
+	want.State, want.ModIndex, want.GateIndex = fsmpb.VersionState_VERSION_STATE_DEPRECATED, 9, 9
 	if got := tx.mergeChain([]*fsmpb.Version{v}, was, is, nil)[0]; !proto.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}

@@ -22,12 +22,16 @@ const (
 	// MaxFormatVersion is the highest format version of a cluster that this
 	// program understands. Members announce it. What each brought stands in
 	// docs/formats.md.
-	MaxFormatVersion = 2
+	MaxFormatVersion = 3
 
 	// FormatRevocations is the format version of a cluster from which on
 	// certificates can be revoked and commands say with which one they were asked
 	// for: a release before it would stop at such a command.
 	FormatRevocations = 2
+
+	// FormatLeases is the format version of a cluster from which on objects have
+	// gate indexes and leaders begin epochs of serving leases.
+	FormatLeases = 3
 
 	// maxDepth bounds nesting, so that hostile bytes cannot exhaust the stack.
 	maxDepth = 32

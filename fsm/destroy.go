@@ -15,7 +15,7 @@ func (t *tx) destroy(o owner) {
 		s := copyService(o.service)
 		s.State, s.SuspendCauses = fsmpb.ObjectState_OBJECT_STATE_DESTROYED, nil
 		s.DestroyTimeMs, s.ModIndex, s.Versions = t.timeMS, t.index, versions
-		t.putService(s)
+		t.putService(o.service, s)
 		if t.hasResources(s) {
 			put(t, tableReap, reapRow{uid: string(s.GetUid()), kind: uidService})
 		}
@@ -25,7 +25,7 @@ func (t *tx) destroy(o owner) {
 	tn.State, tn.SuspendCauses = fsmpb.ObjectState_OBJECT_STATE_DESTROYED, nil
 	tn.DestroyTimeMs, tn.ModIndex, tn.Versions = t.timeMS, t.index, versions
 	tn.L2Blob = nil
-	t.putTenant(tn)
+	t.putTenant(o.tenant, tn)
 	if t.hasServices(tn) {
 		put(t, tableReap, reapRow{uid: string(tn.GetUid()), kind: uidTenant})
 	}

@@ -27,6 +27,8 @@
 //   - I15: an internal secret stays, with its name and its public part; wrapping it again changes nothing else. No log makes another CA of the cluster's.
 //   - I16: an internal key version is added by the leader's own housekeeping only, and takes nothing from those before it.
 //   - I17: a revoked certificate stays revoked until it would have expired, and nothing that is asked for with it changes the state after its revocation.
+//   - I18: from [FormatLeases] on, a data operation decides alike in two states in which the gate indexes of what it reads are the same, but for which version is the primary; and no command that a release may skip moves one.
+//   - I19: an epoch of leases changes no object, is begun by the leader's own housekeeping only, and is never remembered as a request.
 //
 // # Concurrency
 //

@@ -26,7 +26,7 @@ func (m *Machine) DryRun(cmd *fsmpb.Command) *fsmpb.Result {
 	if before.cluster == nil && cmd.GetGenesis() == nil {
 		return refusal(before.index, errs.New(errs.FailedState, "the cluster is not initialised", errs.Hint("run krypton init first")))
 	}
-	if e := checkEnvelope(cmd); e != nil {
+	if e := checkEnvelope(cmd, before.cluster); e != nil {
 		return refusal(before.index, e)
 	}
 	next := before.meta

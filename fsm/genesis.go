@@ -77,6 +77,7 @@ func (t *tx) genesis(g *fsmpb.Genesis) (done, error) {
 		InternalKeyPrimary: 1,
 		ModIndex:           t.index,
 		Genesis:            raw,
+		LeaseMs:            g.GetLeaseMs(),
 	}
 	was := toChain(nil, 0, false, t.window())
 	is, r := was.Rotate(uidOf(ivk.GetUid()), at(t.timeMS), hierarchy.TriggerPerson)
@@ -98,7 +99,7 @@ func (t *tx) genesis(g *fsmpb.Genesis) (done, error) {
 		t.storeSecret(s)
 		t.secrets++
 	}
-	put(t, tableMembers, t.newMember(g.GetFirstMember()))
+	t.putMember(t.newMember(g.GetFirstMember()))
 	t.members++
 	return done{object: "cluster", uid: g.GetClusterId()}, nil
 }
@@ -118,6 +119,9 @@ func checkGenesis(g *fsmpb.Genesis) error {
 	if err := checkPersons(g.GetPersons(), g.GetRules()); err != nil {
 		return err
 	}
+	if err := checkLease(g); err != nil {
+		return err
+	}
 	switch m := g.GetFirstMember(); {
 	case len(g.GetSealRecord()) > MaxSealRecordBytes:
 		return invalid("the seal record is too large")
@@ -132,6 +136,23 @@ func checkGenesis(g *fsmpb.Genesis) error {
 	default:
 		return checkMember(m)
 	}
+}
+
+// founded checks what stays as the genesis said, and returns the public parts of
+// its secrets, by name.
+func founded(c *fsmpb.Cluster) (publics map[string][]byte, err error) {
+	var g fsmpb.Genesis
+	if err := proto.Unmarshal(c.GetGenesis(), &g); err != nil {
+		return nil, corrupt("its genesis does not decode")
+	}
+	if checkLease(&g) != nil || g.GetLeaseMs() != c.GetLeaseMs() {
+		return nil, corrupt("its leases do not last as long as its genesis says")
+	}
+	publics = make(map[string][]byte, len(g.GetSecrets()))
+	for _, s := range g.GetSecrets() {
+		publics[s.GetName()] = s.GetPublic()
+	}
+	return publics, nil
 }
 
 func checkSettings(s *fsmpb.Settings) error {

@@ -14,7 +14,7 @@ import (
 func TestTheLargestObjectsFitIntoASnapshot(t *testing.T) {
 	v := filled(&fsmpb.Version{})
 	v.Number, v.Uid, v.ParentUid, v.Blob = 1<<31, make([]byte, 16), make([]byte, 16), make([]byte, MaxVersionBytes)
-	v.CreateTimeMs, v.SupersededTimeMs, v.DestroyTimeMs, v.ReleasedTimeMs, v.ModIndex, v.Pins = maxTimeMS, maxTimeMS, maxTimeMS, maxTimeMS, 1<<63, 1<<31
+	v.CreateTimeMs, v.SupersededTimeMs, v.DestroyTimeMs, v.ReleasedTimeMs, v.ModIndex, v.GateIndex, v.Pins = maxTimeMS, maxTimeMS, maxTimeMS, maxTimeMS, 1<<63, 1<<63, 1<<31
 	vs := make([]*fsmpb.Version, hierarchy.MaxVersions)
 	for i := range vs {
 		vs[i] = v

@@ -156,6 +156,13 @@ func (l *loader) timely(modIndex uint64, times ...int64) bool {
 	return modIndex > 0 && modIndex <= l.index
 }
 
+// gateable reports whether a gate index lies where it can: it moves with mod_index
+// or stays, and there is none before [FormatLeases].
+func (l *loader) gateable(obj gated) bool {
+	g := obj.GetGateIndex()
+	return g <= obj.GetModIndex() && (g == 0 || l.cluster.GetFormatVersion() >= FormatLeases)
+}
+
 func (l *loader) loadCluster(c *fsmpb.Cluster) error {
 	fingerprint := Fingerprint(c.GetGenesis())
 	switch {
@@ -172,7 +179,7 @@ func (l *loader) loadCluster(c *fsmpb.Cluster) error {
 		return corrupt("its cluster has a time or index that cannot be")
 	}
 	var err error
-	if l.born, err = born(c.GetGenesis()); err != nil {
+	if l.born, err = founded(c); err != nil {
 		return err
 	}
 	l.cluster = c
@@ -237,7 +244,7 @@ func (l *loader) loadVersions(vs []*fsmpb.Version, primary uint32, own uidOwner,
 			return corrupt("a version forgot that it was compromised")
 		case s == hierarchy.PreActive && v.GetNumber() == primary:
 			return corrupt("a primary version was never activated")
-		case !l.timely(v.GetModIndex(), v.GetCreateTimeMs(), v.GetSupersededTimeMs(), v.GetDestroyTimeMs(), v.GetReleasedTimeMs()):
+		case !l.timely(v.GetModIndex(), v.GetCreateTimeMs(), v.GetSupersededTimeMs(), v.GetDestroyTimeMs(), v.GetReleasedTimeMs()) || !l.gateable(v):
 			return corrupt("a version has a time or index that cannot be")
 		case parent == nil && len(v.GetParentUid()) != 0, parent != nil && !parent(v.GetParentUid()):
 			return corrupt("a version has no parent")
@@ -294,7 +301,7 @@ func (l *loader) loadTenant(t *fsmpb.Tenant, replaced bool) error {
 		return corrupt("a tenant has no valid name, binding or internal key")
 	case (len(t.GetL2Blob()) == 0) != destroyed || len(t.GetL2Blob()) > MaxBlobBytes || (destroyed && !allDestroyed(t.GetVersions())):
 		return corrupt("a tenant has material where none belongs, or none where some does")
-	case !l.timely(t.GetModIndex(), t.GetCreateTimeMs(), t.GetDestroyTimeMs()):
+	case !l.timely(t.GetModIndex(), t.GetCreateTimeMs(), t.GetDestroyTimeMs()) || !l.gateable(t):
 		return corrupt("a tenant has a time or index that cannot be")
 	}
 	if err := l.loadObject(t.GetState(), t.GetSuspendCauses(), t.GetDestroyTimeMs(), replaced); err != nil {
@@ -327,7 +334,7 @@ func (l *loader) loadService(s *fsmpb.Service, replaced bool) error {
 		return corrupt("a service has no valid name or tenant")
 	case destroyed && !allDestroyed(s.GetVersions()):
 		return corrupt("a destroyed service has material")
-	case !l.timely(s.GetModIndex(), s.GetCreateTimeMs(), s.GetDestroyTimeMs()):
+	case !l.timely(s.GetModIndex(), s.GetCreateTimeMs(), s.GetDestroyTimeMs()) || !l.gateable(s):
 		return corrupt("a service has a time or index that cannot be")
 	}
 	if err := l.loadObject(s.GetState(), s.GetSuspendCauses(), s.GetDestroyTimeMs(), replaced); err != nil {
@@ -411,7 +418,7 @@ func (l *loader) loadMember(m *fsmpb.Member) error {
 	}
 	l.keys[string(sum)] = true
 	l.members++
-	put(&l.tx, tableMembers, m)
+	l.putMember(m)
 	return nil
 }
 
@@ -428,7 +435,7 @@ func (l *loader) loadToken(k *fsmpb.JoinToken) error {
 
 func (l *loader) loadRequest(r *fsmpb.Request) error {
 	if r.GetRequestId() == "" || len(r.GetDigest()) != sha256.Size || r.GetResult() == nil || r.GetResult().GetReplayed() ||
-		!l.timely(max(r.GetResult().GetIndex(), 1), r.GetTimeMs()) {
+		r.GetResult().GetTerm() != 0 || !l.timely(max(r.GetResult().GetIndex(), 1), r.GetTimeMs()) {
 		return corrupt("a remembered request is not valid")
 	}
 	put(&l.tx, tableRequests, r)
@@ -467,7 +474,8 @@ func (l *loader) finish() (*View, error) {
 		return nil, corrupt("an internal secret of the genesis is gone")
 	}
 	for _, v := range l.cluster.GetInternalKeys() {
-		usable := hierarchy.CanUnwrap(hierarchy.VersionState(v.GetState()), hierarchy.AboveInternal(), hierarchy.GrantNone) == hierarchy.NotRefused
+		under := hierarchy.AboveTenantKey(hierarchy.ObjectActive, hierarchy.VersionState(v.GetState()))
+		usable := hierarchy.CanUnwrap(hierarchy.Active, under, hierarchy.GrantNone) == hierarchy.NotRefused
 		if !usable && l.ivks[string(v.GetUid())] {
 			return nil, corrupt("something is wrapped under an internal key version that cannot unwrap")
 		}

@@ -21,11 +21,31 @@ type Options struct {
 	// another cluster is then an error. Zero: not pinned.
 	Fingerprint [32]byte
 
-	// Publish, if set, is called once per command with a function that makes
-	// the new view visible, and must call it exactly once before it returns. It
-	// is where a leader holds its lease mutex: the swap is a pointer store, all
-	// work of the command is done by then. It runs on the goroutine of Apply.
-	Publish func(index, term uint64, swap func())
+	// Publish, if set, is called once per command and once per snapshot that was
+	// restored, with a function that makes the new view visible, and must call it
+	// exactly once before it returns. It is where a leader holds its lease mutex:
+	// the swap is a pointer store, all work of the command is done by then. It runs
+	// on the goroutine of Apply.
+	Publish func(p Published, swap func())
+
+	// Restoring, if set, is called by [Machine.Restore] before it reads anything:
+	// whatever was promised of the present state ends here. The state stays as it
+	// was until Publish is called, and for good if the snapshot is refused. It runs
+	// on the goroutine of Restore.
+	Restoring func()
+}
+
+// Published is what [Options.Publish] is told of the state that it makes visible.
+type Published struct {
+	// View is the new state. Its index and term are those of the command, or of
+	// the last one in the snapshot.
+	View *View
+	// Epoch is the epoch of leases that the command began, if it began one: a
+	// [fsmpb.LeaseEpoch] that was done. A node that replays its log, or that another
+	// one leads, is told too; who asked knows the nonce.
+	Epoch Epoch
+	// Restored: it comes from a snapshot. Its index may be lower than the one before.
+	Restored bool
 }
 
 // Machine is the replicated state machine. Apply, Restore and Snapshot are
@@ -127,24 +147,28 @@ func (m *Machine) apply(index, term uint64, raw []byte) (*fsmpb.Result, error) {
 	next.commands++
 
 	var res *fsmpb.Result
+	var began Epoch
 	after := &View{state: before.state, meta: next, next: make(chan struct{})}
 	if skip {
 		res = &fsmpb.Result{Index: index}
-	} else if res, err = m.run(after, cmd, raw); err != nil {
+	} else if res, began, err = m.run(after, cmd, raw); err != nil {
 		return nil, err
 	}
-	m.publish(before, after)
+	if !res.GetReplayed() {
+		res.Term = term // not before it was remembered: it is never stored
+	}
+	m.publish(before, Published{View: after, Epoch: began})
 	return res, nil
 }
 
-// publish makes after visible and wakes whoever waits on before.
-func (m *Machine) publish(before, after *View) {
+// publish makes the new view visible and wakes whoever waits on before.
+func (m *Machine) publish(before *View, p Published) {
 	if m.opts.Publish == nil {
-		m.view.Store(after)
+		m.view.Store(p.View)
 	} else {
-		m.opts.Publish(after.index, after.term, func() { m.view.Store(after) })
-		if m.view.Load() != after {
-			invariants.Violated("fsm", "the publisher did not publish index %d", after.index)
+		m.opts.Publish(p, func() { m.view.Store(p.View) })
+		if m.view.Load() != p.View {
+			invariants.Violated("fsm", "the publisher did not publish index %d", p.View.index)
 		}
 	}
 	close(before.next)

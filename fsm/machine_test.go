@@ -300,8 +300,9 @@ func TestWaitReturnsWhenTheIndexIsPublished(t *testing.T) {
 func TestPublishHappensOncePerCommandAndInsideTheHook(t *testing.T) {
 	var indexes []uint64
 	var m *fsm.Machine
-	m = fsm.New(fsm.Options{Publish: func(index, term uint64, swap func()) {
-		if m.View().Index() != index-1 || term != 1 {
+	m = fsm.New(fsm.Options{Publish: func(p fsm.Published, swap func()) {
+		index := p.View.Index()
+		if m.View().Index() != index-1 || p.View.Term() != 1 || p.Restored || p.Epoch != (fsm.Epoch{}) {
 			t.Errorf("before the swap of %d the view has index %d", index, m.View().Index())
 		}
 		swap()
@@ -518,7 +519,7 @@ func TestADryRunForecastsAndChangesNothing(t *testing.T) {
 
 func TestDryRunsAndCommandsDoNotWaitForEachOther(t *testing.T) {
 	var w *world
-	m := fsm.New(fsm.Options{Publish: func(_, _ uint64, swap func()) {
+	m := fsm.New(fsm.Options{Publish: func(_ fsm.Published, swap func()) {
 		// In the middle of a command: a dry run that waited for it would never return.
 		if w.view().Initialized() {
 			w.m.DryRun(tick())

@@ -140,7 +140,7 @@ func (t *tx) addMember(c *fsmpb.AddMember) (done, error) {
 		CreateTimeMs: k.GetCreateTimeMs(), CreatedBy: k.GetCreatedBy(), CreatedWith: k.GetCreatedWith(), ModIndex: t.index,
 	}
 	put(t, tableTokens, used)
-	put(t, tableMembers, t.newMember(m))
+	t.putMember(t.newMember(m))
 	t.members++
 	return done{object: nodeName(m.GetId())}, nil
 }
@@ -204,7 +204,7 @@ func (t *tx) updateMember(c *fsmpb.UpdateMember) (done, error) {
 	}
 	if sumOf(m) != sumOf(old) { // a node that announces itself again changes nothing
 		m.ModIndex = t.index
-		put(t, tableMembers, m)
+		t.putMember(m)
 	}
 	return done{object: nodeName(m.GetId())}, nil
 }
@@ -234,7 +234,7 @@ func (t *tx) removeMember(c *fsmpb.RemoveMember) (done, error) {
 	}
 	m := copyMember(old)
 	m.Removed, m.Voter, m.ModIndex = true, false, t.index
-	put(t, tableMembers, m)
+	t.putMember(m)
 	return done{object: nodeName(m.GetId())}, nil
 }
 
@@ -246,7 +246,7 @@ func (t *tx) purgeMember(c *fsmpb.PurgeMember) (done, error) {
 	case !m.GetRemoved():
 		return done{}, errs.New(errs.FailedState, "the node is still a member", errs.Hint("remove it first"))
 	}
-	put(t, tableMembers, &fsmpb.Member{
+	t.putMember(&fsmpb.Member{
 		Id: m.GetId(), Name: m.GetName(), PublicKey: m.GetPublicKey(), Removed: true, Purged: true, ModIndex: t.index,
 	})
 	return done{object: nodeName(m.GetId())}, nil

@@ -191,7 +191,7 @@ func TestTheHoldIsAFactOfTheCluster(t *testing.T) {
 	if w.view().Hold().GetHeld() || fsm.New(fsm.Options{}).View().Hold().GetHeld() {
 		t.Error("held from the beginning")
 	}
-	hold := func(held bool) *fsmpb.Command {
+	hold := func(held bool) *fsmpb.Command { // by a person
 		return &fsmpb.Command{
 			Principal: &fsmpb.Principal{Name: "alice"},
 			Body:      &fsmpb.Command_SetHold{SetHold: &fsmpb.SetHold{Held: held, Reason: "suspected theft"}},
@@ -211,9 +211,6 @@ func TestTheHoldIsAFactOfTheCluster(t *testing.T) {
 }
 
 func TestTheFormatVersionIsRaisedOnlyToWhatEveryMemberSupports(t *testing.T) {
-	raise := func(v uint32) *fsmpb.Command {
-		return &fsmpb.Command{Body: &fsmpb.Command_RaiseFormat{RaiseFormat: &fsmpb.RaiseFormat{Version: v}}}
-	}
 	w := newWorld(t, func(g *fsmpb.Genesis) { g.FormatVersion, g.FirstMember.MaxFormat = 1, 1 })
 	raisable := func(want uint32, wantOK bool) {
 		t.Helper()

@@ -165,14 +165,14 @@ func (t *tx) storeChain(o owner, is hierarchy.Chain, added *fsmpb.Version) owner
 		s := copyService(o.service)
 		s.Versions, s.Primary, s.RotationPaused = versions, primary, is.Paused
 		s.ModIndex = t.index
+		t.putService(o.service, s)
 		o.service = s
-		t.putService(s)
 	case ofTenant:
 		tn := copyTenant(o.tenant)
 		tn.Versions, tn.Primary, tn.RotationPaused = versions, primary, is.Paused
 		tn.ModIndex = t.index
+		t.putTenant(o.tenant, tn)
 		o.tenant = tn
-		t.putTenant(tn)
 	case ofCluster:
 		c := copyCluster(o.cluster)
 		c.InternalKeys, c.InternalKeyPrimary = versions, primary
@@ -183,14 +183,22 @@ func (t *tx) storeChain(o owner, is hierarchy.Chain, added *fsmpb.Version) owner
 	return o
 }
 
-// putTenant stores a tenant and when time will change it.
-func (t *tx) putTenant(tn *fsmpb.Tenant) {
+// putTenant stores a tenant, its gate index and when time will change it. was is
+// what it replaces, nil for a new one.
+func (t *tx) putTenant(was, tn *fsmpb.Tenant) {
+	tn.GateIndex = t.tenantGate(was, tn)
 	put(t, tableTenants, tn)
 	t.setDue(tn.GetUid(), uidTenant, t.tenantDue(tn))
 }
 
-// putService stores a service and when time will change it.
-func (t *tx) putService(s *fsmpb.Service) {
+// putService stores a service, its gate index and when time will change it. was
+// is what it replaces, nil for a new one.
+func (t *tx) putService(was, s *fsmpb.Service) {
+	s.GateIndex = t.serviceGate(was, s)
+	t.storeService(s)
+}
+
+func (t *tx) storeService(s *fsmpb.Service) {
 	put(t, tableServices, s)
 	t.setDue(s.GetUid(), uidService, t.serviceDue(s))
 }

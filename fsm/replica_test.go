@@ -81,8 +81,14 @@ func checkInvariants(t tb, v *fsm.View) {
 		}
 		uids[string(uid)] = by
 	}
+	gated := func(of string, g, mod uint64) {
+		if g > mod || g != 0 && v.Cluster().GetFormatVersion() < fsm.FormatLeases {
+			t.Fatalf("I18: %s has the gate index %d and mod_index %d", of, g, mod)
+		}
+	}
 	chain := func(vs []*fsmpb.Version, primary uint32, of string) {
 		for i, ver := range vs {
+			gated("a version of "+of, ver.GetGateIndex(), ver.GetModIndex())
 			claim(ver.GetUid(), of)
 			gone := ver.GetState() == fsmpb.VersionState_VERSION_STATE_DESTROYED
 			if gone != (len(ver.GetBlob()) == 0) {
@@ -112,6 +118,7 @@ func checkInvariants(t tb, v *fsm.View) {
 		if gone != (len(tn.GetL2Blob()) == 0) {
 			t.Fatalf("I7: tenant %s in state %v has an L2 of %d bytes", tn.GetName(), tn.GetState(), len(tn.GetL2Blob()))
 		}
+		gated(tn.GetName(), tn.GetGateIndex(), tn.GetModIndex())
 		claim(tn.GetUid(), tn.GetName())
 		claim(tn.GetL2Uid(), tn.GetName())
 		chain(tn.GetVersions(), tn.GetPrimary(), tn.GetName())
@@ -119,6 +126,7 @@ func checkInvariants(t tb, v *fsm.View) {
 			t.Fatalf("tenant %s is under no internal key", tn.GetName())
 		}
 		for _, s := range v.Services(tn, "", 1000) {
+			gated(s.GetName(), s.GetGateIndex(), s.GetModIndex())
 			claim(s.GetUid(), s.GetName())
 			chain(s.GetVersions(), s.GetPrimary(), s.GetName())
 			pins := make(map[uint32]uint32)

@@ -109,10 +109,12 @@ func unpinned(r hierarchy.Refusal) string {
 }
 
 // storePin stores a changed pin. A pin moves the resource's mod_index; the end
-// of a pin removes the resource, so it moves the service's instead.
+// of a pin removes the resource, so it moves the service's instead, and its gate
+// index.
 func (t *tx) storePin(p pinned, is hierarchy.Chain, pin hierarchy.Pin, id string, earlier []uint32) {
 	s := copyService(p.service)
 	s.Versions = t.mergeChain(p.service.GetVersions(), t.chainOf(p.owner), is, nil)
+	s.GateIndex = t.gate(p.service, pin.Version == 0)
 	if pin.Version == 0 {
 		s.ModIndex = t.index
 		drop(t, tableResources, p.res)
@@ -128,7 +130,7 @@ func (t *tx) storePin(p pinned, is hierarchy.Chain, pin hierarchy.Pin, id string
 			PinnedTimeMs: ms(pin.PinnedAt),
 		})
 	}
-	t.putService(s)
+	t.storeService(s)
 }
 
 func (t *tx) donePin(p pinned, id string, version uint32) done {

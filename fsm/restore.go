@@ -23,9 +23,13 @@ import (
 // enemy had written it, so that no snapshot can break the machine. That it is
 // the state of this cluster only its MAC proves; see [Machine.RestoreProof].
 //
-// The caller voids everything that depends on the old state first; the index
-// may go back. An error has the code STATE_CORRUPT, except for one of r.
+// Options.Restoring is called first: the index may go back, so whatever depends
+// on the old state is void, also when the snapshot is refused. An error has the
+// code STATE_CORRUPT, except for one of r.
 func (m *Machine) Restore(r io.Reader) error {
+	if m.opts.Restoring != nil {
+		m.opts.Restoring()
+	}
 	v, proof, err := read(r)
 	if err != nil {
 		return fmt.Errorf("restore snapshot: %w", err)
@@ -35,8 +39,7 @@ func (m *Machine) Restore(r io.Reader) error {
 		return fmt.Errorf("restore snapshot: %w", err)
 	}
 	m.proof.Store(&proof)
-	m.view.Store(v)
-	close(before.next)
+	m.publish(before, Published{View: v, Restored: true})
 	m.stopped = nil // no lock: it belongs to the goroutine that applies, and this is it
 	return nil
 }

@@ -3,8 +3,6 @@ package fsm
 import (
 	"bytes"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
@@ -57,17 +55,4 @@ func (t *tx) storeSecret(s *fsmpb.Secret) {
 	put(t, tableSecrets, &fsmpb.Secret{
 		Name: s.GetName(), IvkUid: s.GetIvkUid(), Blob: s.GetBlob(), Public: s.GetPublic(), ModIndex: t.index,
 	})
-}
-
-// born returns the public parts of the secrets of an encoded genesis, by name.
-func born(genesis []byte) (publics map[string][]byte, err error) {
-	var g fsmpb.Genesis
-	if err := proto.Unmarshal(genesis, &g); err != nil {
-		return nil, corrupt("its genesis does not decode")
-	}
-	publics = make(map[string][]byte, len(g.GetSecrets()))
-	for _, s := range g.GetSecrets() {
-		publics[s.GetName()] = s.GetPublic()
-	}
-	return publics, nil
 }

@@ -59,6 +59,7 @@ func everything(t tb) *world {
 		alice, _ := person("alice", "governor")
 		g.Persons = []*fsmpb.Person{alice}
 		g.Rules = []*fsmpb.IntentRule{{Act: 7, Role: "governor", Signatures: 1, RequesterCounts: true}}
+		g.LeaseMs = 8000
 	})
 	for _, name := range []string{"gone", "acme", "beta"} {
 		w.ok(w.createTenant(name))
@@ -89,8 +90,9 @@ func everything(t tb) *world {
 	w.ok(changeObject("acme", "payments", suspend, "unlink"))
 	c := changeObject("acme", "payments", resume, "unlink")
 	w.ok(w.signedBy(c, w.ordered(c), alice))
-	w.ok(&fsmpb.Command{Body: &fsmpb.Command_SetHold{SetHold: &fsmpb.SetHold{Held: true, Reason: "drill"}}})
+	w.ok(hold(true))
 	w.ok(w.revoke(1))
+	w.ok(begin(0))
 	return w
 }
 
@@ -443,8 +445,9 @@ func TestTheLayoutIsTheDocumentedOne(t *testing.T) {
 const goldenDir = "testdata/snapshot/v1"
 
 // goldenDirs has those of every format version. Those of version 2 have
-// revocations.
-var goldenDirs = []string{goldenDir, "testdata/snapshot/v2"}
+// revocations, those of version 3 gate indexes and the duration
+// of leases.
+var goldenDirs = []string{goldenDir, "testdata/snapshot/v2", "testdata/snapshot/v3"}
 
 // TestGoldenSnapshotsOpen opens snapshots that were written when a format
 // version was made. They are never written again: a change that cannot open them

@@ -27,6 +27,8 @@ type meta struct {
 	nonces   int            // used nonces
 	revoked  int            // revoked certificates
 
+	membersAt uint64 // index of the last change of a member
+
 	// revokedAt is the index of the last revocation; see [View.RevokedAt].
 	revokedAt uint64
 }
@@ -120,6 +122,8 @@ type tx struct {
 	cmd  *fsmpb.Command
 	raw  []byte // the bytes of cmd
 	opts Options
+
+	epoch Epoch // what the command began, if it did
 }
 
 func put[T any](t *tx, table string, obj T) {

@@ -35,7 +35,7 @@ func (w *world) drawNumber(t *rapid.T, tenant, service string) uint32 {
 // kinds holds every kind of command as often as it is to be drawn.
 var kinds = []string{
 	"tenant", "service", "service", "add", "add", "add", "primary", "primary", "primary", "rollback", "version", "version", "version",
-	"object", "destroy", "pin", "pin", "unpin", "unpin back", "ivk", "rewrap", "rewrap", "secret", "token", "join", "member", "revoke", "revoke", "tick", "tick",
+	"object", "destroy", "pin", "pin", "unpin", "unpin back", "ivk", "rewrap", "rewrap", "secret", "token", "join", "member", "revoke", "revoke", "hold", "epoch", "tick", "tick",
 }
 
 // drawCommand draws a command that is well formed and may or may not be
@@ -46,7 +46,7 @@ func (w *world) drawCommand(t *rapid.T) *fsmpb.Command {
 	_, haveService := w.view().Service(tenant, service)
 	var cmd *fsmpb.Command
 	kind := draw(t, "kind", kinds...)
-	if !haveTenant && kind != "tick" && kind != "revoke" {
+	if !haveTenant && kind != "tick" && kind != "revoke" && kind != "hold" && kind != "epoch" {
 		kind = "tenant"
 	}
 	of := service
@@ -110,6 +110,10 @@ func (w *world) drawCommand(t *rapid.T) *fsmpb.Command {
 		if n := rapid.IntRange(0, 6).Draw(t, "by"); n < 6 {
 			cmd.CallerSerial = serialOf(n)
 		}
+	case "hold":
+		cmd = hold(rapid.Bool().Draw(t, "held"))
+	case "epoch":
+		cmd = begin(rapid.IntRange(0, 3).Draw(t, "node"))
 	default:
 		cmd = tick()
 	}

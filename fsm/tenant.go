@@ -110,7 +110,7 @@ func (t *tx) createTenant(c *fsmpb.CreateTenant) (done, error) {
 		put(t, tableTombs, old)
 	}
 	t.tenants++
-	t.putTenant(&fsmpb.Tenant{
+	t.putTenant(nil, &fsmpb.Tenant{
 		Name:         c.GetName(),
 		Uid:          c.GetUid(),
 		State:        fsmpb.ObjectState_OBJECT_STATE_ACTIVE,
@@ -163,7 +163,7 @@ func (t *tx) createService(c *fsmpb.CreateService) (done, error) {
 		put(t, tableSvcTombs, old)
 	}
 	t.services++
-	t.putService(&fsmpb.Service{
+	t.putService(nil, &fsmpb.Service{
 		Tenant:       c.GetTenant(),
 		Name:         c.GetName(),
 		Uid:          c.GetUid(),
@@ -234,11 +234,11 @@ func (t *tx) changeObject(c *fsmpb.ChangeObject) (done, error) {
 	if o.kind == ofService {
 		s := copyService(o.service)
 		s.State, s.SuspendCauses, s.DestroyTimeMs, s.ModIndex = state, causes, destroyMS, t.index
-		t.putService(s)
+		t.putService(o.service, s)
 	} else {
 		tn := copyTenant(o.tenant)
 		tn.State, tn.SuspendCauses, tn.DestroyTimeMs, tn.ModIndex = state, causes, destroyMS, t.index
-		t.putTenant(tn)
+		t.putTenant(o.tenant, tn)
 	}
 	return done{object: o.name(), uid: o.uid()}, nil
 }

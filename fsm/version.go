@@ -242,6 +242,6 @@ func (t *tx) rewrapTenant(c *fsmpb.RewrapTenant) (done, error) {
 	}
 	tn := copyTenant(o.tenant)
 	tn.L2Blob, tn.L2IvkUid = c.GetL2Blob(), c.GetToIvkUid()
-	t.putTenant(tn)
+	t.putTenant(o.tenant, tn)
 	return done{object: o.name(), uid: tn.GetUid()}, nil
 }

@@ -316,6 +316,24 @@ func (w *world) revoke(n int) *fsmpb.Command {
 	}
 }
 
+func hold(held bool) *fsmpb.Command {
+	return &fsmpb.Command{Body: &fsmpb.Command_SetHold{SetHold: &fsmpb.SetHold{Held: held, Reason: "drill"}}}
+}
+
+func raise(to uint32) *fsmpb.Command {
+	return &fsmpb.Command{Body: &fsmpb.Command_RaiseFormat{RaiseFormat: &fsmpb.RaiseFormat{Version: to}}}
+}
+
+// begin begins an epoch of leases of a node.
+func begin(n int) *fsmpb.Command {
+	return &fsmpb.Command{Body: &fsmpb.Command_LeaseEpoch{LeaseEpoch: &fsmpb.LeaseEpoch{Leader: nodeID(n), Nonce: blob("epoch nonce", 100)[:16]}}}
+}
+
+// ofFormat founds a cluster of an older format version, by a node of this release.
+func ofFormat(version uint32) func(*fsmpb.Genesis) {
+	return func(g *fsmpb.Genesis) { g.FormatVersion = version }
+}
+
 // asked gives a command a request id, and a digest that stands for its content.
 func asked(id string, cmd *fsmpb.Command) *fsmpb.Command {
 	sum := sha256.Sum256([]byte(cmd.String()))

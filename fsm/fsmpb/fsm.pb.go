@@ -322,7 +322,8 @@ type Command struct {
 	// Format of the command, 1 today. A node stops at a format it does not know.
 	Format uint32 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
 	// A node that does not know the body may skip the command instead of
-	// stopping. Such a command must not change anything a data operation reads.
+	// stopping. Such a command must not change anything a data operation reads. No
+	// body of today is one: from format version 3 on they are refused with it.
 	Skippable bool `protobuf:"varint,2,opt,name=skippable,proto3" json:"skippable,omitempty"`
 	// Unix time in milliseconds, set by the leader when it proposes. It never
 	// goes back: Apply uses the largest time seen so far.
@@ -375,6 +376,7 @@ type Command struct {
 	//	*Command_RaiseFormat
 	//	*Command_RollbackResource
 	//	*Command_RevokeCertificate
+	//	*Command_LeaseEpoch
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -699,6 +701,15 @@ func (x *Command) GetRevokeCertificate() *RevokeCertificate {
 	return nil
 }
 
+func (x *Command) GetLeaseEpoch() *LeaseEpoch {
+	if x != nil {
+		if x, ok := x.Body.(*Command_LeaseEpoch); ok {
+			return x.LeaseEpoch
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -791,6 +802,10 @@ type Command_RevokeCertificate struct {
 	RevokeCertificate *RevokeCertificate `protobuf:"bytes,41,opt,name=revoke_certificate,json=revokeCertificate,proto3,oneof"` // from format version 2 on
 }
 
+type Command_LeaseEpoch struct {
+	LeaseEpoch *LeaseEpoch `protobuf:"bytes,42,opt,name=lease_epoch,json=leaseEpoch,proto3,oneof"` // from format version 3 on
+}
+
 func (*Command_Genesis) isCommand_Body() {}
 
 func (*Command_CreateTenant) isCommand_Body() {}
@@ -834,6 +849,8 @@ func (*Command_RaiseFormat) isCommand_Body() {}
 func (*Command_RollbackResource) isCommand_Body() {}
 
 func (*Command_RevokeCertificate) isCommand_Body() {}
+
+func (*Command_LeaseEpoch) isCommand_Body() {}
 
 // Principal is an authenticated caller: who vouches for it, what it is, and its
 // name there.
@@ -1222,6 +1239,9 @@ type Genesis struct {
 	FirstMember   *Member   `protobuf:"bytes,9,opt,name=first_member,json=firstMember,proto3" json:"first_member,omitempty"`
 	FormatVersion uint32    `protobuf:"varint,10,opt,name=format_version,json=formatVersion,proto3" json:"format_version,omitempty"`
 	Name          string    `protobuf:"bytes,11,opt,name=name,proto3" json:"name,omitempty"`
+	// How long a serving lease lasts, in milliseconds, 1,000 to 60,000; 0: 3,000. It
+	// never changes. From format version 3 on.
+	LeaseMs       uint32 `protobuf:"varint,12,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1333,6 +1353,13 @@ func (x *Genesis) GetName() string {
 	return ""
 }
 
+func (x *Genesis) GetLeaseMs() uint32 {
+	if x != nil {
+		return x.LeaseMs
+	}
+	return 0
+}
+
 // Version is one version of a key: of a tenant (L2.1), of a service (L3) or of
 // the internal key (IVK). blob is empty once DESTROYED. A command gives number,
 // uid, blob and parent_uid; Apply sets the rest and ignores what a command says.
@@ -1351,8 +1378,11 @@ type Version struct {
 	ModIndex         uint64                 `protobuf:"varint,11,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`
 	Pins             uint32                 `protobuf:"varint,12,opt,name=pins,proto3" json:"pins,omitempty"`                                             // resources pinned to it now; bookkeeping, does not move mod_index
 	ReleasedTimeMs   int64                  `protobuf:"varint,13,opt,name=released_time_ms,json=releasedTimeMs,proto3" json:"released_time_ms,omitempty"` // when the last pinned resource let it go; 0: none did
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Gate index: when it was made, or last changed its state but by SetPrimary. 0:
+	// mod_index counts. From format version 3 on, like the other two.
+	GateIndex     uint64 `protobuf:"varint,14,opt,name=gate_index,json=gateIndex,proto3" json:"gate_index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Version) Reset() {
@@ -1476,6 +1506,13 @@ func (x *Version) GetReleasedTimeMs() int64 {
 	return 0
 }
 
+func (x *Version) GetGateIndex() uint64 {
+	if x != nil {
+		return x.GateIndex
+	}
+	return 0
+}
+
 // Binding names the customer key (L1) of a tenant.
 type Binding struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1561,6 +1598,7 @@ type Tenant struct {
 	DestroyTimeMs  int64                  `protobuf:"varint,12,opt,name=destroy_time_ms,json=destroyTimeMs,proto3" json:"destroy_time_ms,omitempty"`
 	ModIndex       uint64                 `protobuf:"varint,13,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`                   // a re-wrap does not move it: no data operation can tell
 	RotationPaused bool                   `protobuf:"varint,14,opt,name=rotation_paused,json=rotationPaused,proto3" json:"rotation_paused,omitempty"` // a rollback paused the rotation schedule
+	GateIndex      uint64                 `protobuf:"varint,15,opt,name=gate_index,json=gateIndex,proto3" json:"gate_index,omitempty"`                // when it was made, or last changed state, binding or L2; 0: mod_index counts
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1693,6 +1731,13 @@ func (x *Tenant) GetRotationPaused() bool {
 	return false
 }
 
+func (x *Tenant) GetGateIndex() uint64 {
+	if x != nil {
+		return x.GateIndex
+	}
+	return 0
+}
+
 type Service struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Tenant         string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
@@ -1707,6 +1752,7 @@ type Service struct {
 	ModIndex       uint64                 `protobuf:"varint,10,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`
 	TenantUid      []byte                 `protobuf:"bytes,11,opt,name=tenant_uid,json=tenantUid,proto3" json:"tenant_uid,omitempty"`
 	RotationPaused bool                   `protobuf:"varint,12,opt,name=rotation_paused,json=rotationPaused,proto3" json:"rotation_paused,omitempty"` // a rollback paused the rotation schedule
+	GateIndex      uint64                 `protobuf:"varint,13,opt,name=gate_index,json=gateIndex,proto3" json:"gate_index,omitempty"`                // when it was made, last changed state, or a pin under it last ended; 0: mod_index counts
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1823,6 +1869,13 @@ func (x *Service) GetRotationPaused() bool {
 		return x.RotationPaused
 	}
 	return false
+}
+
+func (x *Service) GetGateIndex() uint64 {
+	if x != nil {
+		return x.GateIndex
+	}
+	return 0
 }
 
 // Resource exists only while versions are pinned for it.
@@ -2647,7 +2700,8 @@ func (x *CreateService) GetVersion() *Version {
 }
 
 // AddVersion adds the next version of a tenant (L2.1) or service (L3) key. It is
-// PRE_ACTIVE: it protects nothing, so it opens nothing, until SetPrimary.
+// PRE_ACTIVE until SetPrimary: it protects nothing, and opens what a node that is
+// one entry ahead has wrapped under it.
 type AddVersion struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Object        *ObjectRef             `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
@@ -3792,6 +3846,61 @@ func (x *RaiseFormat) GetVersion() uint32 {
 	return 0
 }
 
+// LeaseEpoch says that a node leads and is about to grant serving leases: what it
+// counts begins with this entry. It changes no object. Only the leader's own
+// housekeeping makes one, and it is never remembered as a request.
+type LeaseEpoch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Leader        string                 `protobuf:"bytes,1,opt,name=leader,proto3" json:"leader,omitempty"` // node id
+	Nonce         []byte                 `protobuf:"bytes,2,opt,name=nonce,proto3" json:"nonce,omitempty"`   // 16 random bytes, by which the leader knows its own entry
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseEpoch) Reset() {
+	*x = LeaseEpoch{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseEpoch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseEpoch) ProtoMessage() {}
+
+func (x *LeaseEpoch) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseEpoch.ProtoReflect.Descriptor instead.
+func (*LeaseEpoch) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *LeaseEpoch) GetLeader() string {
+	if x != nil {
+		return x.Leader
+	}
+	return ""
+}
+
+func (x *LeaseEpoch) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
 // Result is the answer of Apply. A refusal is a result, not an error: it is a
 // replicated fact.
 type Result struct {
@@ -3804,13 +3913,14 @@ type Result struct {
 	Version       uint32                 `protobuf:"varint,6,opt,name=version,proto3" json:"version,omitempty"` // version number it made or changed
 	Uid           []byte                 `protobuf:"bytes,7,opt,name=uid,proto3" json:"uid,omitempty"`
 	Replayed      bool                   `protobuf:"varint,8,opt,name=replayed,proto3" json:"replayed,omitempty"` // answered from the table of remembered requests; never stored
+	Term          uint64                 `protobuf:"varint,9,opt,name=term,proto3" json:"term,omitempty"`         // term of the command's entry; 0 if replayed; never stored
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3822,7 +3932,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3835,7 +3945,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Result) GetReason() string {
@@ -3894,6 +4004,13 @@ func (x *Result) GetReplayed() bool {
 	return false
 }
 
+func (x *Result) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
 // Request is one remembered request.
 type Request struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3910,7 +4027,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3922,7 +4039,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3935,7 +4052,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Request) GetPrincipal() *Principal {
@@ -3998,7 +4115,7 @@ type UsedNonce struct {
 
 func (x *UsedNonce) Reset() {
 	*x = UsedNonce{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4010,7 +4127,7 @@ func (x *UsedNonce) String() string {
 func (*UsedNonce) ProtoMessage() {}
 
 func (x *UsedNonce) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4023,7 +4140,7 @@ func (x *UsedNonce) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsedNonce.ProtoReflect.Descriptor instead.
 func (*UsedNonce) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{42}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *UsedNonce) GetNonce() []byte {
@@ -4056,14 +4173,15 @@ type Cluster struct {
 	InternalKeys       []*Version             `protobuf:"bytes,11,rep,name=internal_keys,json=internalKeys,proto3" json:"internal_keys,omitempty"`
 	InternalKeyPrimary uint32                 `protobuf:"varint,12,opt,name=internal_key_primary,json=internalKeyPrimary,proto3" json:"internal_key_primary,omitempty"`
 	ModIndex           uint64                 `protobuf:"varint,13,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`
-	Genesis            []byte                 `protobuf:"bytes,14,opt,name=genesis,proto3" json:"genesis,omitempty"` // the encoded genesis message itself
+	Genesis            []byte                 `protobuf:"bytes,14,opt,name=genesis,proto3" json:"genesis,omitempty"`                 // the encoded genesis message itself
+	LeaseMs            uint32                 `protobuf:"varint,15,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"` // that of the genesis
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4075,7 +4193,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4088,7 +4206,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Cluster) GetKeyspaceId() []byte {
@@ -4189,6 +4307,13 @@ func (x *Cluster) GetGenesis() []byte {
 	return nil
 }
 
+func (x *Cluster) GetLeaseMs() uint32 {
+	if x != nil {
+		return x.LeaseMs
+	}
+	return 0
+}
+
 // SnapshotHeader opens every snapshot; the layout around it is in
 // docs/formats.md.
 type SnapshotHeader struct {
@@ -4208,7 +4333,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4220,7 +4345,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4233,7 +4358,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{44}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -4323,7 +4448,7 @@ type SnapshotItem struct {
 
 func (x *SnapshotItem) Reset() {
 	*x = SnapshotItem{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4335,7 +4460,7 @@ func (x *SnapshotItem) String() string {
 func (*SnapshotItem) ProtoMessage() {}
 
 func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4348,7 +4473,7 @@ func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotItem.ProtoReflect.Descriptor instead.
 func (*SnapshotItem) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{45}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *SnapshotItem) GetObject() isSnapshotItem_Object {
@@ -4523,7 +4648,7 @@ var File_fsm_fsmpb_fsm_proto protoreflect.FileDescriptor
 
 const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
-	"\x13fsm/fsmpb/fsm.proto\x12\x0ekrypton.fsm.v1\"\xfb\x0e\n" +
+	"\x13fsm/fsmpb/fsm.proto\x12\x0ekrypton.fsm.v1\"\xba\x0f\n" +
 	"\aCommand\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1c\n" +
 	"\tskippable\x18\x02 \x01(\bR\tskippable\x12 \n" +
@@ -4565,7 +4690,9 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x04tick\x18& \x01(\v2\x14.krypton.fsm.v1.TickH\x00R\x04tick\x12@\n" +
 	"\fraise_format\x18' \x01(\v2\x1b.krypton.fsm.v1.RaiseFormatH\x00R\vraiseFormat\x12O\n" +
 	"\x11rollback_resource\x18( \x01(\v2 .krypton.fsm.v1.RollbackResourceH\x00R\x10rollbackResource\x12R\n" +
-	"\x12revoke_certificate\x18) \x01(\v2!.krypton.fsm.v1.RevokeCertificateH\x00R\x11revokeCertificateB\x06\n" +
+	"\x12revoke_certificate\x18) \x01(\v2!.krypton.fsm.v1.RevokeCertificateH\x00R\x11revokeCertificate\x12=\n" +
+	"\vlease_epoch\x18* \x01(\v2\x1a.krypton.fsm.v1.LeaseEpochH\x00R\n" +
+	"leaseEpochB\x06\n" +
 	"\x04body\"K\n" +
 	"\tPrincipal\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x12\n" +
@@ -4593,7 +4720,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\bSettings\x12,\n" +
 	"\x12rollback_window_ms\x18\x01 \x01(\x03R\x10rollbackWindowMs\x12&\n" +
 	"\x0fdestroy_wait_ms\x18\x02 \x01(\x03R\rdestroyWaitMs\x12\x16\n" +
-	"\x06voters\x18\x03 \x01(\rR\x06voters\"\xe8\x03\n" +
+	"\x06voters\x18\x03 \x01(\rR\x06voters\"\x83\x04\n" +
 	"\aGenesis\x12\x1f\n" +
 	"\vkeyspace_id\x18\x01 \x01(\fR\n" +
 	"keyspaceId\x12\x1d\n" +
@@ -4609,7 +4736,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\ffirst_member\x18\t \x01(\v2\x16.krypton.fsm.v1.MemberR\vfirstMember\x12%\n" +
 	"\x0eformat_version\x18\n" +
 	" \x01(\rR\rformatVersion\x12\x12\n" +
-	"\x04name\x18\v \x01(\tR\x04name\"\xdd\x03\n" +
+	"\x04name\x18\v \x01(\tR\x04name\x12\x19\n" +
+	"\blease_ms\x18\f \x01(\rR\aleaseMs\"\xfc\x03\n" +
 	"\aVersion\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\fR\x03uid\x122\n" +
@@ -4625,13 +4753,15 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	" \x01(\x03R\rdestroyTimeMs\x12\x1b\n" +
 	"\tmod_index\x18\v \x01(\x04R\bmodIndex\x12\x12\n" +
 	"\x04pins\x18\f \x01(\rR\x04pins\x12(\n" +
-	"\x10released_time_ms\x18\r \x01(\x03R\x0ereleasedTimeMs\"v\n" +
+	"\x10released_time_ms\x18\r \x01(\x03R\x0ereleasedTimeMs\x12\x1d\n" +
+	"\n" +
+	"gate_index\x18\x0e \x01(\x04R\tgateIndex\"v\n" +
 	"\aBinding\x12\x1a\n" +
 	"\bkeystore\x18\x01 \x01(\tR\bkeystore\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x1f\n" +
 	"\vkey_version\x18\x03 \x01(\tR\n" +
 	"keyVersion\x12\x1c\n" +
-	"\tarchetype\x18\x04 \x01(\tR\tarchetype\"\xec\x03\n" +
+	"\tarchetype\x18\x04 \x01(\tR\tarchetype\"\x8b\x04\n" +
 	"\x06Tenant\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\fR\x03uid\x121\n" +
@@ -4648,7 +4778,9 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x0ecreate_time_ms\x18\v \x01(\x03R\fcreateTimeMs\x12&\n" +
 	"\x0fdestroy_time_ms\x18\f \x01(\x03R\rdestroyTimeMs\x12\x1b\n" +
 	"\tmod_index\x18\r \x01(\x04R\bmodIndex\x12'\n" +
-	"\x0frotation_paused\x18\x0e \x01(\bR\x0erotationPaused\"\xa3\x03\n" +
+	"\x0frotation_paused\x18\x0e \x01(\bR\x0erotationPaused\x12\x1d\n" +
+	"\n" +
+	"gate_index\x18\x0f \x01(\x04R\tgateIndex\"\xc2\x03\n" +
 	"\aService\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -4663,7 +4795,9 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	" \x01(\x04R\bmodIndex\x12\x1d\n" +
 	"\n" +
 	"tenant_uid\x18\v \x01(\fR\ttenantUid\x12'\n" +
-	"\x0frotation_paused\x18\f \x01(\bR\x0erotationPaused\"\xe4\x01\n" +
+	"\x0frotation_paused\x18\f \x01(\bR\x0erotationPaused\x12\x1d\n" +
+	"\n" +
+	"gate_index\x18\r \x01(\x04R\tgateIndex\"\xe4\x01\n" +
 	"\bResource\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x0e\n" +
@@ -4826,7 +4960,11 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"revocation\"\x06\n" +
 	"\x04Tick\"'\n" +
 	"\vRaiseFormat\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\rR\aversion\"\xc4\x01\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\":\n" +
+	"\n" +
+	"LeaseEpoch\x12\x16\n" +
+	"\x06leader\x18\x01 \x01(\tR\x06leader\x12\x14\n" +
+	"\x05nonce\x18\x02 \x01(\fR\x05nonce\"\xd8\x01\n" +
 	"\x06Result\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x12\n" +
@@ -4835,7 +4973,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x06object\x18\x05 \x01(\tR\x06object\x12\x18\n" +
 	"\aversion\x18\x06 \x01(\rR\aversion\x12\x10\n" +
 	"\x03uid\x18\a \x01(\fR\x03uid\x12\x1a\n" +
-	"\breplayed\x18\b \x01(\bR\breplayed\"\xea\x01\n" +
+	"\breplayed\x18\b \x01(\bR\breplayed\x12\x12\n" +
+	"\x04term\x18\t \x01(\x04R\x04term\"\xea\x01\n" +
 	"\aRequest\x127\n" +
 	"\tprincipal\x18\x01 \x01(\v2\x19.krypton.fsm.v1.PrincipalR\tprincipal\x12\x1d\n" +
 	"\n" +
@@ -4847,7 +4986,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x04kind\x18\a \x01(\tR\x04kind\"G\n" +
 	"\tUsedNonce\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12$\n" +
-	"\x0eexpire_time_ms\x18\x02 \x01(\x03R\fexpireTimeMs\"\xb2\x04\n" +
+	"\x0eexpire_time_ms\x18\x02 \x01(\x03R\fexpireTimeMs\"\xcd\x04\n" +
 	"\aCluster\x12\x1f\n" +
 	"\vkeyspace_id\x18\x01 \x01(\fR\n" +
 	"keyspaceId\x12\x1d\n" +
@@ -4866,7 +5005,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\rinternal_keys\x18\v \x03(\v2\x17.krypton.fsm.v1.VersionR\finternalKeys\x120\n" +
 	"\x14internal_key_primary\x18\f \x01(\rR\x12internalKeyPrimary\x12\x1b\n" +
 	"\tmod_index\x18\r \x01(\x04R\bmodIndex\x12\x18\n" +
-	"\agenesis\x18\x0e \x01(\fR\agenesis\"\xab\x02\n" +
+	"\agenesis\x18\x0e \x01(\fR\agenesis\x12\x19\n" +
+	"\blease_ms\x18\x0f \x01(\rR\aleaseMs\"\xab\x02\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12#\n" +
 	"\rapplied_index\x18\x02 \x01(\x04R\fappliedIndex\x12!\n" +
@@ -4945,7 +5085,7 @@ func file_fsm_fsmpb_fsm_proto_rawDescGZIP() []byte {
 }
 
 var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(KeyAlgorithm)(0),         // 0: krypton.fsm.v1.KeyAlgorithm
 	(VersionState)(0),         // 1: krypton.fsm.v1.VersionState
@@ -4992,12 +5132,13 @@ var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(*RevokeCertificate)(nil), // 42: krypton.fsm.v1.RevokeCertificate
 	(*Tick)(nil),              // 43: krypton.fsm.v1.Tick
 	(*RaiseFormat)(nil),       // 44: krypton.fsm.v1.RaiseFormat
-	(*Result)(nil),            // 45: krypton.fsm.v1.Result
-	(*Request)(nil),           // 46: krypton.fsm.v1.Request
-	(*UsedNonce)(nil),         // 47: krypton.fsm.v1.UsedNonce
-	(*Cluster)(nil),           // 48: krypton.fsm.v1.Cluster
-	(*SnapshotHeader)(nil),    // 49: krypton.fsm.v1.SnapshotHeader
-	(*SnapshotItem)(nil),      // 50: krypton.fsm.v1.SnapshotItem
+	(*LeaseEpoch)(nil),        // 45: krypton.fsm.v1.LeaseEpoch
+	(*Result)(nil),            // 46: krypton.fsm.v1.Result
+	(*Request)(nil),           // 47: krypton.fsm.v1.Request
+	(*UsedNonce)(nil),         // 48: krypton.fsm.v1.UsedNonce
+	(*Cluster)(nil),           // 49: krypton.fsm.v1.Cluster
+	(*SnapshotHeader)(nil),    // 50: krypton.fsm.v1.SnapshotHeader
+	(*SnapshotItem)(nil),      // 51: krypton.fsm.v1.SnapshotItem
 }
 var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	6,  // 0: krypton.fsm.v1.Command.principal:type_name -> krypton.fsm.v1.Principal
@@ -5024,59 +5165,60 @@ var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	44, // 21: krypton.fsm.v1.Command.raise_format:type_name -> krypton.fsm.v1.RaiseFormat
 	31, // 22: krypton.fsm.v1.Command.rollback_resource:type_name -> krypton.fsm.v1.RollbackResource
 	42, // 23: krypton.fsm.v1.Command.revoke_certificate:type_name -> krypton.fsm.v1.RevokeCertificate
-	0,  // 24: krypton.fsm.v1.PublicKey.algorithm:type_name -> krypton.fsm.v1.KeyAlgorithm
-	7,  // 25: krypton.fsm.v1.Person.key:type_name -> krypton.fsm.v1.PublicKey
-	9,  // 26: krypton.fsm.v1.Genesis.persons:type_name -> krypton.fsm.v1.Person
-	10, // 27: krypton.fsm.v1.Genesis.rules:type_name -> krypton.fsm.v1.IntentRule
-	11, // 28: krypton.fsm.v1.Genesis.settings:type_name -> krypton.fsm.v1.Settings
-	13, // 29: krypton.fsm.v1.Genesis.internal_key:type_name -> krypton.fsm.v1.Version
-	18, // 30: krypton.fsm.v1.Genesis.secrets:type_name -> krypton.fsm.v1.Secret
-	19, // 31: krypton.fsm.v1.Genesis.first_member:type_name -> krypton.fsm.v1.Member
-	1,  // 32: krypton.fsm.v1.Version.state:type_name -> krypton.fsm.v1.VersionState
-	1,  // 33: krypton.fsm.v1.Version.state_before:type_name -> krypton.fsm.v1.VersionState
-	2,  // 34: krypton.fsm.v1.Tenant.state:type_name -> krypton.fsm.v1.ObjectState
-	14, // 35: krypton.fsm.v1.Tenant.binding:type_name -> krypton.fsm.v1.Binding
-	13, // 36: krypton.fsm.v1.Tenant.versions:type_name -> krypton.fsm.v1.Version
-	2,  // 37: krypton.fsm.v1.Service.state:type_name -> krypton.fsm.v1.ObjectState
-	13, // 38: krypton.fsm.v1.Service.versions:type_name -> krypton.fsm.v1.Version
-	14, // 39: krypton.fsm.v1.CreateTenant.binding:type_name -> krypton.fsm.v1.Binding
-	13, // 40: krypton.fsm.v1.CreateTenant.version:type_name -> krypton.fsm.v1.Version
-	22, // 41: krypton.fsm.v1.ChangeObject.object:type_name -> krypton.fsm.v1.ObjectRef
-	3,  // 42: krypton.fsm.v1.ChangeObject.event:type_name -> krypton.fsm.v1.ObjectEvent
-	13, // 43: krypton.fsm.v1.CreateService.version:type_name -> krypton.fsm.v1.Version
-	22, // 44: krypton.fsm.v1.AddVersion.object:type_name -> krypton.fsm.v1.ObjectRef
-	13, // 45: krypton.fsm.v1.AddVersion.version:type_name -> krypton.fsm.v1.Version
-	22, // 46: krypton.fsm.v1.SetPrimary.object:type_name -> krypton.fsm.v1.ObjectRef
-	22, // 47: krypton.fsm.v1.ChangeVersion.object:type_name -> krypton.fsm.v1.ObjectRef
-	4,  // 48: krypton.fsm.v1.ChangeVersion.event:type_name -> krypton.fsm.v1.VersionEvent
-	13, // 49: krypton.fsm.v1.AddInternalKey.version:type_name -> krypton.fsm.v1.Version
-	18, // 50: krypton.fsm.v1.PutSecret.secret:type_name -> krypton.fsm.v1.Secret
-	20, // 51: krypton.fsm.v1.CreateJoinToken.token:type_name -> krypton.fsm.v1.JoinToken
-	19, // 52: krypton.fsm.v1.AddMember.member:type_name -> krypton.fsm.v1.Member
-	19, // 53: krypton.fsm.v1.UpdateMember.member:type_name -> krypton.fsm.v1.Member
-	41, // 54: krypton.fsm.v1.RevokeCertificate.revocation:type_name -> krypton.fsm.v1.Revocation
-	6,  // 55: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
-	45, // 56: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
-	11, // 57: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
-	9,  // 58: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
-	10, // 59: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
-	21, // 60: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
-	13, // 61: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
-	48, // 62: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
-	15, // 63: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
-	16, // 64: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
-	17, // 65: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
-	18, // 66: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
-	19, // 67: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
-	20, // 68: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
-	46, // 69: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
-	47, // 70: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
-	41, // 71: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
-	72, // [72:72] is the sub-list for method output_type
-	72, // [72:72] is the sub-list for method input_type
-	72, // [72:72] is the sub-list for extension type_name
-	72, // [72:72] is the sub-list for extension extendee
-	0,  // [0:72] is the sub-list for field type_name
+	45, // 24: krypton.fsm.v1.Command.lease_epoch:type_name -> krypton.fsm.v1.LeaseEpoch
+	0,  // 25: krypton.fsm.v1.PublicKey.algorithm:type_name -> krypton.fsm.v1.KeyAlgorithm
+	7,  // 26: krypton.fsm.v1.Person.key:type_name -> krypton.fsm.v1.PublicKey
+	9,  // 27: krypton.fsm.v1.Genesis.persons:type_name -> krypton.fsm.v1.Person
+	10, // 28: krypton.fsm.v1.Genesis.rules:type_name -> krypton.fsm.v1.IntentRule
+	11, // 29: krypton.fsm.v1.Genesis.settings:type_name -> krypton.fsm.v1.Settings
+	13, // 30: krypton.fsm.v1.Genesis.internal_key:type_name -> krypton.fsm.v1.Version
+	18, // 31: krypton.fsm.v1.Genesis.secrets:type_name -> krypton.fsm.v1.Secret
+	19, // 32: krypton.fsm.v1.Genesis.first_member:type_name -> krypton.fsm.v1.Member
+	1,  // 33: krypton.fsm.v1.Version.state:type_name -> krypton.fsm.v1.VersionState
+	1,  // 34: krypton.fsm.v1.Version.state_before:type_name -> krypton.fsm.v1.VersionState
+	2,  // 35: krypton.fsm.v1.Tenant.state:type_name -> krypton.fsm.v1.ObjectState
+	14, // 36: krypton.fsm.v1.Tenant.binding:type_name -> krypton.fsm.v1.Binding
+	13, // 37: krypton.fsm.v1.Tenant.versions:type_name -> krypton.fsm.v1.Version
+	2,  // 38: krypton.fsm.v1.Service.state:type_name -> krypton.fsm.v1.ObjectState
+	13, // 39: krypton.fsm.v1.Service.versions:type_name -> krypton.fsm.v1.Version
+	14, // 40: krypton.fsm.v1.CreateTenant.binding:type_name -> krypton.fsm.v1.Binding
+	13, // 41: krypton.fsm.v1.CreateTenant.version:type_name -> krypton.fsm.v1.Version
+	22, // 42: krypton.fsm.v1.ChangeObject.object:type_name -> krypton.fsm.v1.ObjectRef
+	3,  // 43: krypton.fsm.v1.ChangeObject.event:type_name -> krypton.fsm.v1.ObjectEvent
+	13, // 44: krypton.fsm.v1.CreateService.version:type_name -> krypton.fsm.v1.Version
+	22, // 45: krypton.fsm.v1.AddVersion.object:type_name -> krypton.fsm.v1.ObjectRef
+	13, // 46: krypton.fsm.v1.AddVersion.version:type_name -> krypton.fsm.v1.Version
+	22, // 47: krypton.fsm.v1.SetPrimary.object:type_name -> krypton.fsm.v1.ObjectRef
+	22, // 48: krypton.fsm.v1.ChangeVersion.object:type_name -> krypton.fsm.v1.ObjectRef
+	4,  // 49: krypton.fsm.v1.ChangeVersion.event:type_name -> krypton.fsm.v1.VersionEvent
+	13, // 50: krypton.fsm.v1.AddInternalKey.version:type_name -> krypton.fsm.v1.Version
+	18, // 51: krypton.fsm.v1.PutSecret.secret:type_name -> krypton.fsm.v1.Secret
+	20, // 52: krypton.fsm.v1.CreateJoinToken.token:type_name -> krypton.fsm.v1.JoinToken
+	19, // 53: krypton.fsm.v1.AddMember.member:type_name -> krypton.fsm.v1.Member
+	19, // 54: krypton.fsm.v1.UpdateMember.member:type_name -> krypton.fsm.v1.Member
+	41, // 55: krypton.fsm.v1.RevokeCertificate.revocation:type_name -> krypton.fsm.v1.Revocation
+	6,  // 56: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
+	46, // 57: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
+	11, // 58: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
+	9,  // 59: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
+	10, // 60: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
+	21, // 61: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
+	13, // 62: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
+	49, // 63: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
+	15, // 64: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
+	16, // 65: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
+	17, // 66: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
+	18, // 67: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
+	19, // 68: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
+	20, // 69: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
+	47, // 70: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
+	48, // 71: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
+	41, // 72: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
+	73, // [73:73] is the sub-list for method output_type
+	73, // [73:73] is the sub-list for method input_type
+	73, // [73:73] is the sub-list for extension type_name
+	73, // [73:73] is the sub-list for extension extendee
+	0,  // [0:73] is the sub-list for field type_name
 }
 
 func init() { file_fsm_fsmpb_fsm_proto_init() }
@@ -5107,8 +5249,9 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Command_RaiseFormat)(nil),
 		(*Command_RollbackResource)(nil),
 		(*Command_RevokeCertificate)(nil),
+		(*Command_LeaseEpoch)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[45].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[46].OneofWrappers = []any{
 		(*SnapshotItem_Cluster)(nil),
 		(*SnapshotItem_Tenant)(nil),
 		(*SnapshotItem_Service)(nil),
@@ -5126,7 +5269,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fsm_fsmpb_fsm_proto_rawDesc), len(file_fsm_fsmpb_fsm_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   46,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
