@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
+	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
@@ -465,6 +466,14 @@ func TestProfilesAreValidRaftTimers(t *testing.T) {
 		if tm.contact*2 > tm.heartbeat {
 			t.Errorf("%q: fewer than two questions per heartbeat timeout", p)
 		}
+		// A leader is replaced within about four heartbeat timeouts, and its lease holders
+		// serve until then.
+		if d := p.Lease(); d < 6*tm.heartbeat || d < fsm.MinLeaseMS*time.Millisecond || d > fsm.MaxLeaseMS*time.Millisecond {
+			t.Errorf("%q: leases last for %s, with a heartbeat timeout of %s", p, d, tm.heartbeat)
+		}
+	}
+	if lan, wan := ProfileLAN.Lease(), ProfileWAN.Lease(); lan != fsm.DefaultLeaseMS*time.Millisecond || Profile("").Lease() != lan || wan != 8*time.Second {
+		t.Errorf("leases last for %s and %s", lan, wan)
 	}
 	if _, err := Profile("fast").timers(); !errs.Is(err, errs.InvalidConfig) {
 		t.Errorf("an unknown profile: %v", err)

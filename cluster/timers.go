@@ -15,6 +15,19 @@ const (
 	ProfileWAN Profile = "wan" // voters in different regions
 )
 
+// Lease returns how long serving leases last in a cluster that is founded with the
+// profile: long enough that a leader is replaced before they end. In a network of
+// a few milliseconds 0 to 0.5 % of the failovers that were measured took longer
+// than 3 s, and 1.4 to 5 % longer than 2 s; between regions about none took longer
+// than 8 s, and 6 to 13 % longer than 4 s. It is fixed when a cluster is founded
+// ([fsm.View.LeaseDuration]), so another profile later changes nothing.
+func (p Profile) Lease() time.Duration {
+	if p == ProfileWAN {
+		return 8 * time.Second
+	}
+	return 3 * time.Second
+}
+
 // timers are those of Raft and of the rounds beside it.
 type timers struct {
 	heartbeat time.Duration // also election and leader lease timeout

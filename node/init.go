@@ -285,6 +285,7 @@ func (n *Node) genesis(p InitPlan, b *newborn, persons []*fsmpb.Person) (*fsmpb.
 		Secrets:       []*fsmpb.Secret{b.callerSec, b.nodeSec},
 		FirstMember:   n.cluster.Member(),
 		FormatVersion: fsm.MaxFormatVersion,
+		LeaseMs:       uint32(n.cfg.Lease.Milliseconds()), //nolint:gosec // Checked when the genesis is applied; at most 60,000.
 	}
 	raw, err := fsm.EncodeGenesis(g)
 	return g, raw, err

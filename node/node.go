@@ -102,7 +102,7 @@ type Cluster interface {
 	Differs() error
 }
 
-// Config is what a node is made of. All fields are needed; L2Hold may be 0.
+// Config is what a node is made of. All fields are needed; L2Hold and Lease may be 0.
 type Config struct {
 	// RecordPath is where the seal record is kept: seal/record.pb of the data
 	// directory. The directory exists.
@@ -116,6 +116,9 @@ type Config struct {
 	// L2Hold is how long a tenant key stays unwrapped after its last use; 0: only
 	// while an operation needs it.
 	L2Hold time.Duration
+	// Lease is how long serving leases last in a cluster that this node founds, 1 s
+	// to 60 s; 0: [fsm.DefaultLeaseMS].
+	Lease  time.Duration
 	Clock  clock.Clock
 	Rand   io.Reader // safe for concurrent use, as crypto/rand.Reader is
 	Logger *slog.Logger

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/cluster"
 	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/memsec"
@@ -56,6 +57,9 @@ func TestInitAutoUnsealsAndHandsOutCertificates(t *testing.T) {
 		t.Errorf("%s, %d shares, %d persons", m.State(), len(out.ShareTexts), out.Persons)
 	}
 	check(t, m.ServingErr())
+	if got := m.machine.View().LeaseDuration(); got != cluster.ProfileWAN.Lease() {
+		t.Errorf("leases last for %s, want what the profile says", got)
+	}
 	if len(out.Certificates) != 2 || out.Certificates[0].Role != auth.RoleGovernor || out.Certificates[1].Role != auth.RoleCustodian {
 		t.Errorf("certificates: %v", out.Certificates)
 	}

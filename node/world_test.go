@@ -277,7 +277,7 @@ func (m *member) boot(t testing.TB) {
 	t.Cleanup(func() { _ = m.stores.Close() })
 	m.Node = must[*node.Node](t)(node.New(node.Config{
 		RecordPath: filepath.Join(m.dir, "record.pb"), Pinned: m.pin, Machine: m.machine, Keystores: m.stores, Gate: m.gate,
-		L2Hold: m.hold, Clock: w.clock, Rand: w.rand, Logger: discard(),
+		L2Hold: m.hold, Lease: cluster.ProfileWAN.Lease(), Clock: w.clock, Rand: w.rand, Logger: discard(),
 	}))
 	m.Attach(m.link())
 	n := m.Node

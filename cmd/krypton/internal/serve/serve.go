@@ -159,7 +159,8 @@ func (p parts) run(ctx context.Context) (err error) {
 			f, ok := p.dir.Fingerprint()
 			return f, ok
 		},
-		Machine: p.machine, Keystores: p.stores, Gate: p.gate, L2Hold: p.cfg.Limits.L2Hold, Clock: p.clock, Rand: rand.Reader, Logger: p.log,
+		Machine: p.machine, Keystores: p.stores, Gate: p.gate, L2Hold: p.cfg.Limits.L2Hold,
+		Lease: cluster.Profile(p.cfg.Cluster.Profile).Lease(), Clock: p.clock, Rand: rand.Reader, Logger: p.log,
 	})
 	if err != nil {
 		return err
