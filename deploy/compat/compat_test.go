@@ -78,6 +78,19 @@ func TestI1_WhatEveryRecordedReleaseWroteOpens(t *testing.T) {
 					t.Errorf("item %d, %s, with another context: %v", i, item.Kind, err)
 				}
 			}
+			// The formats of then are raised, and what the registry had before stays as it was.
+			for end := time.Now().Add(30 * time.Second); n.machine.View().Cluster().GetFormatVersion() != fsm.MaxFormatVersion; {
+				if time.Now().After(end) {
+					t.Fatalf("the format version is still %d", n.machine.View().Cluster().GetFormatVersion())
+				}
+				select {
+				case <-n.machine.View().Superseded():
+				case <-time.After(20 * time.Millisecond):
+				}
+			}
+			if got, err := n.open(t, want, want.Items[0]); err != nil || !bytes.Equal(got, want.Items[0].Content) {
+				t.Errorf("after the format version was raised: %v", err)
+			}
 			for _, k := range []compat.Kind{compat.Ciphertext, compat.DataKey, compat.Stream} {
 				if kinds[k] < 3 {
 					t.Errorf("%d items of kind %s", kinds[k], k)
