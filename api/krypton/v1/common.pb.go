@@ -97,7 +97,7 @@ type VersionState int32
 
 const (
 	VersionState_VERSION_STATE_UNSPECIFIED VersionState = 0
-	// Does nothing yet.
+	// Wraps nothing yet: a rotation is on its way.
 	VersionState_VERSION_STATE_PRE_ACTIVE VersionState = 1
 	// Unwraps; wraps if it is the primary or pinned.
 	VersionState_VERSION_STATE_ACTIVE VersionState = 2
