@@ -12,6 +12,7 @@ import (
 
 var (
 	_ clock.Clock = clock.System{}
+	_ clock.Clock = clock.Simple{}
 	_ clock.Clock = (*clock.Fake)(nil)
 )
 
@@ -103,4 +104,41 @@ func TestFakeSleepEndsWithItsContext(t *testing.T) {
 		t.Errorf("an ended context is not seen: %v", err)
 	}
 	f.Advance(2 * time.Hour) // the sleeper that left must not be in the way
+}
+
+func TestI3_ReadingsOfOneMachineGrow(t *testing.T) {
+	t.Parallel()
+	for _, c := range []clock.Clock{clock.System{}, clock.Simple{}} {
+		before := c.Read()
+		for range 1000 {
+			now := c.Read()
+			if now.Raw < before.Raw || now.Boot < before.Boot {
+				t.Fatalf("%T: %+v after %+v", c, now, before)
+			}
+			before = now
+		}
+		if off := time.Since(time.Unix(0, int64(before.Wall))); off.Abs() > time.Minute {
+			t.Errorf("%T: the wall clock is off by %v", c, off)
+		}
+	}
+}
+
+func TestSimpleReadsTheBubblesTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var c clock.Simple
+		before := c.Read()
+		time.Sleep(time.Hour)
+		now := c.Read()
+		if now.Raw-before.Raw != time.Hour || now.Boot-before.Boot != time.Hour || now.Wall-before.Wall != time.Hour {
+			t.Errorf("%+v after %+v", now, before)
+		}
+	})
+}
+
+func BenchmarkSystemRead(b *testing.B) {
+	var c clock.System
+	for b.Loop() {
+		_ = c.Read()
+	}
 }
