@@ -34,23 +34,30 @@ func TestI12_WhomOnlyAPeerNamedMayAskWhatStrangersMayKnow(t *testing.T) {
 	}
 	open := map[string]bool{
 		"Health": true, "Members": true,
-		"Propose": false, "Prepare": false, "Contact": false, "Announce": false, "Admit": false, "Settle": false, "IssueCertificate": false,
+		"Lease": false, "Propose": false, "Prepare": false, "Announce": false, "Admit": false, "IssueCertificate": false,
 	}
 	leader := newMember(t, "leader")
 	leader.bootstrap()
 	member := newMember(t, "member")
 	member.join(leader.invite(wanted{}))
+	var methods []string
 	for _, m := range clusterpb.Peer_ServiceDesc.Methods {
-		want, ok := open[m.MethodName]
+		methods = append(methods, m.MethodName)
+	}
+	for _, s := range clusterpb.Peer_ServiceDesc.Streams {
+		methods = append(methods, s.StreamName)
+	}
+	for _, name := range methods {
+		want, ok := open[name]
 		if !ok {
-			t.Errorf("%s: decide whether a sender that the view does not have may call it", m.MethodName)
+			t.Errorf("%s: decide whether a sender that the view does not have may call it", name)
 		}
-		method := "/" + clusterpb.Peer_ServiceDesc.ServiceName + "/" + m.MethodName
+		method := "/" + clusterpb.Peer_ServiceDesc.ServiceName + "/" + name
 		if err := a.c.Intercept(limited(t), ghost.c.NodeID(), ghost.c.KeyHash(), method); (err == nil) != want {
-			t.Errorf("%s by a node that is only on the list: %v", m.MethodName, err)
+			t.Errorf("%s by a node that is only on the list: %v", name, err)
 		}
 		if err := leader.c.Intercept(limited(t), member.c.NodeID(), member.c.KeyHash(), method); err != nil {
-			t.Errorf("%s by a member: %v", m.MethodName, err)
+			t.Errorf("%s by a member: %v", name, err)
 		}
 	}
 }

@@ -55,12 +55,7 @@ func TestI15_ANodeWhoseLogWasEditedDoesNotServe(t *testing.T) {
 	b.stop()
 	edit(t, b)
 	asked := new(atomic.Int64)
-	b.wrap = func(ask cluster.ContactAsk) cluster.ContactAsk {
-		return func(ctx context.Context, to cluster.NodeID, req *clusterpb.ContactRequest) (*clusterpb.ContactResponse, error) {
-			asked.Add(1)
-			return ask(ctx, to, req)
-		}
-	}
+	b.wrap = onWire{up: func(*clusterpb.LeaseRequest) bool { asked.Add(1); return true }}.wrap
 	b.start()
 	b.eventually("it knows", func() bool { return b.c.Differs() != nil })
 	situationtest.Error(t, "stored/log-edited", b.c.Differs())
@@ -130,20 +125,17 @@ func TestI15_NothingThatHappensToASoundClusterIsADifference(t *testing.T) {
 	}
 	lossy := new(atomic.Uint64)
 	for _, m := range all {
-		m.wrap = func(ask cluster.ContactAsk) cluster.ContactAsk {
-			return func(ctx context.Context, to cluster.NodeID, req *clusterpb.ContactRequest) (*clusterpb.ContactResponse, error) {
-				resp, err := ask(ctx, to, req)
-				switch n := lossy.Add(1); {
-				case n%7 == 0:
-					return nil, context.DeadlineExceeded
-				case n%5 == 0: // the answer lies somewhere while much is applied
-					late, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
-					<-late.Done()
-					cancel()
-				}
-				return resp, err
+		m.wrap = onWire{down: func(*clusterpb.LeaseResponse) bool {
+			switch n := lossy.Add(1); {
+			case n%7 == 0:
+				return false
+			case n%5 == 0: // the answer lies somewhere while much is applied
+				late, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+				<-late.Done()
+				cancel()
 			}
-		}
+			return true
+		}}.wrap
 	}
 	n := 0
 	// load makes changes at several members at once; some may be refused.

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"github.com/openkcm/krypton-cluster/cluster/lease"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/internal/atomicfile"
 	"github.com/openkcm/krypton-cluster/internal/clock"
@@ -160,20 +161,19 @@ type Cluster struct {
 	adapter   *adapter
 	chains    chains
 	peers     *peers
-	contact   *contact
+	leases    *leases
 	leaders   *leaders
 	advertise string
 
 	peerServer *grpc.Server
 	joinServer *grpc.Server
 
-	proposals  *inflight // raft.Apply and Barrier, for the watchdog
-	stamp      atomic.Int64
-	transfers  *inflight     // transfers of leadership that refuse commands, for the watchdog
-	suspect    chan struct{} // such a transfer was met
-	caught     atomic.Uint64 // term in which this leader has applied all of the terms before
-	nudge      chan struct{} // the reconciler has something to look at
-	settleTime time.Duration
+	proposals *inflight // raft.Apply and Barrier, for the watchdog
+	stamp     atomic.Int64
+	transfers *inflight     // transfers of leadership that refuse commands, for the watchdog
+	suspect   chan struct{} // such a transfer was met
+	caught    atomic.Uint64 // term in which this leader has applied all of the terms before
+	nudge     chan struct{} // the reconciler has something to look at
 
 	failed    chan struct{} // closed with cause
 	failOnce  sync.Once
@@ -209,13 +209,12 @@ func Open(cfg Config) (*Cluster, error) {
 	}
 	c := &Cluster{
 		cfg: cfg, id: cfg.Dir.NodeID(), timers: tm, clk: cfg.Clock, machine: cfg.Machine,
-		log:        cfg.Log.With(slog.String("node", string(cfg.Dir.NodeID()))),
-		proposals:  newInflight(cfg.Clock),
-		transfers:  newInflight(cfg.Clock),
-		suspect:    make(chan struct{}, 1),
-		nudge:      make(chan struct{}, 1),
-		settleTime: settleTime,
-		failed:     make(chan struct{}),
+		log:       cfg.Log.With(slog.String("node", string(cfg.Dir.NodeID()))),
+		proposals: newInflight(cfg.Clock),
+		transfers: newInflight(cfg.Clock),
+		suspect:   make(chan struct{}, 1),
+		nudge:     make(chan struct{}, 1),
+		failed:    make(chan struct{}),
 	}
 	c.base, c.cancel = context.WithCancel(context.Background())
 	if err := c.open(); err != nil {
@@ -245,7 +244,7 @@ func (c *Cluster) open() (err error) {
 	}
 	c.leaders = newLeaders(c)
 	c.peers = newPeers(c)
-	c.contact = newContact(c)
+	c.leases = newLeases(c)
 	c.newServers()
 	if c.store, err = openStore(c.cfg.Dir.Path(raftDB), c.clk, c.fail); err != nil {
 		return err
@@ -328,6 +327,7 @@ func (c *Cluster) checkStored(snaps raft.SnapshotStore) error {
 	for _, s := range list {
 		f.name(s.Configuration)
 		reach = max(reach, s.Index)
+		c.store.reached(lease.Mark{Term: s.Term, Index: s.Index})
 	}
 	_, noRecord := os.Lstat(c.cfg.Dir.Path(sealRecord))
 	corrupt := func(what string) error {
@@ -489,7 +489,9 @@ func (c *Cluster) Run(ctx context.Context) error {
 		}
 	})
 	g.Go(func() error { return c.port.serve(ctx) })
-	g.Go(func() error { return c.contact.run(ctx) })
+	g.Go(func() error { return c.leases.grant(ctx) })
+	g.Go(func() error { return c.leases.hold(ctx) })
+	g.Go(func() error { return c.leases.push(ctx) })
 	g.Go(func() error { return c.leaders.run(ctx) })
 	g.Go(func() error { return c.watchMembers(ctx) })
 	g.Go(func() error { return c.reconcile(ctx) })

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"time"
 
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
@@ -85,10 +84,6 @@ func (c *Cluster) SendLarge(ctx context.Context, address string, keyHash [32]byt
 	return status.Code(err).String()
 }
 
-// SetSettleTime changes how long this node, as leader, waits for members to
-// apply a caller's command.
-func (c *Cluster) SetSettleTime(d time.Duration) { c.settleTime = d }
-
 // AsPeer runs f with a client of a member's peer service.
 func (c *Cluster) AsPeer(ctx context.Context, to NodeID, f func(clusterpb.PeerClient) error) error {
 	p, err := c.peers.ready(ctx, to)
@@ -118,15 +113,11 @@ func (c *Cluster) Trusts(keyHash [32]byte) bool {
 	return ok
 }
 
-// ContactAsk asks the leader the question of contact.
-type ContactAsk = func(context.Context, NodeID, *clusterpb.ContactRequest) (*clusterpb.ContactResponse, error)
+// LeaseStream is a member's end of its stream to the leader.
+type LeaseStream = leaseStream
 
-// WrapContact stands between this node's questions and the network. It is called
-// before Run.
-func (c *Cluster) WrapContact(wrap func(ContactAsk) ContactAsk) { c.contact.ask = wrap(c.contact.ask) }
-
-// Told notes contact as an answer of the leader does.
-func (c *Cluster) Told(at time.Time, index uint64) { c.contact.told(at, index) }
+// WrapLeases stands between this node and its streams. It is called before Run.
+func (c *Cluster) WrapLeases(wrap func(LeaseStream) LeaseStream) { c.leases.through = wrap }
 
 // Never is the time since a contact that never was.
 const Never = never

@@ -187,7 +187,7 @@ func (l *leaders) refresh() {
 
 // replace puts v into a channel of one place that only the holder of the lock
 // sends to.
-func replace(ch chan Leadership, v Leadership) {
+func replace[T any](ch chan T, v T) {
 	select {
 	case <-ch:
 	default:

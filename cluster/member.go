@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"time"
 
 	"github.com/hashicorp/raft"
 	"google.golang.org/grpc"
@@ -91,7 +92,22 @@ func (c *Cluster) Bootstrap(ctx context.Context, tok gate.Token, genesis *fsmpb.
 		return nil, ErrInitialised() // an earlier bootstrap was completed meanwhile
 	}
 	cl := c.machine.View().Cluster()
-	return &fsmpb.Result{Index: c.machine.View().Index(), Object: "cluster", Uid: cl.GetClusterId()}, c.adopt()
+	if err := c.adopt(); err != nil {
+		return nil, err
+	}
+	c.awaitLease(ctx)
+	return &fsmpb.Result{Index: c.machine.View().Index(), Object: "cluster", Uid: cl.GetClusterId()}, nil
+}
+
+// awaitLease gives a node that founded a cluster the moment that its first lease
+// takes, so that it serves when its founder hears of it. Founding is done already:
+// without a lease the node says so itself.
+func (c *Cluster) awaitLease(ctx context.Context) {
+	for range 100 {
+		if c.LeaseErr() == nil || !pause(ctx, c.clk, 10*time.Millisecond) {
+			return
+		}
+	}
 }
 
 // ErrInitialised is the answer to whoever wants to make a cluster of a node that

@@ -143,14 +143,6 @@ func (p *peers) ready(ctx context.Context, id NodeID) (clusterpb.PeerClient, err
 	}
 }
 
-func (p *peers) contact(ctx context.Context, id NodeID, req *clusterpb.ContactRequest) (*clusterpb.ContactResponse, error) {
-	cc, err := p.conn(id)
-	if err != nil {
-		return nil, err
-	}
-	return clusterpb.NewPeerClient(cc).Contact(ctx, req)
-}
-
 // retain closes the connections to whoever is not in keep.
 func (p *peers) retain(keep func(NodeID) bool) {
 	p.mu.Lock()

@@ -146,7 +146,7 @@ func (c *Cluster) attempt(ctx context.Context, cmd *fsmpb.Command) (*fsmpb.Resul
 	now := c.Leadership()
 	switch {
 	case now.IsLeader:
-		return c.commitSettled(ctx, cmd, "")
+		return c.commitFenced(ctx, cmd, "")
 	case now.LeaderID == "":
 		return nil, errNoLeader(nil)
 	}
@@ -184,56 +184,83 @@ func errIndeterminate(cause error) error {
 		errs.Hint("retry with the same request id"), errs.Cause(cause))
 }
 
-// commit makes cmd an entry of the log; via is the member that forwarded it. It
-// returns the result of Apply on this node, which leads.
-func (c *Cluster) commit(ctx context.Context, cmd *fsmpb.Command, via NodeID) (*fsmpb.Result, error) {
-	if !c.IsLeader() {
-		return nil, errNoLeader(nil)
-	}
-	if err := c.soundClock(); err != nil {
+// commitFenced commits a caller's command and returns once it is complete: no
+// node answers from the state before it any more, and every node that answers has
+// it (docs/leases.md). That holds for a command that changed nothing too, and for
+// one that is answered from the memory of requests: its answer tells state.
+//
+// A member that is gone keeps it waiting until its lease has run out. When this
+// node loses leadership meanwhile, it is not known whether the command stays.
+func (c *Cluster) commitFenced(ctx context.Context, cmd *fsmpb.Command, via NodeID) (*fsmpb.Result, error) {
+	index, res, err := c.commit(ctx, cmd, via)
+	if err != nil {
 		return nil, err
 	}
+	if c.machine.View().Cluster().GetFormatVersion() < fsm.FormatLeases {
+		return res, nil // an older release is among the members: nobody has a lease
+	}
+	if err := c.leases.fence(ctx, index); err != nil {
+		return nil, err
+	}
+	return res, nil
+}
+
+// commit makes cmd an entry of the log; via is the member that forwarded it. It
+// returns the index of the entry and the result of Apply on this node, which leads.
+func (c *Cluster) commit(ctx context.Context, cmd *fsmpb.Command, via NodeID) (uint64, *fsmpb.Result, error) {
+	if !c.IsLeader() {
+		return 0, nil, errNoLeader(nil)
+	}
 	cmd = copyCommand(cmd)
-	cmd.TimeUnixMs, cmd.Proposer, cmd.ViaNode = c.now(), string(c.id), string(via) // I5
+	if cmd.GetLeaseEpoch() != nil {
+		// It comes before any voter told its time, so it must not move the cluster's.
+		cmd.TimeUnixMs = c.machine.View().TimeMS()
+	} else if err := c.soundClock(); err != nil {
+		return 0, nil, err
+	} else {
+		cmd.TimeUnixMs = c.now()
+	}
+	cmd.Proposer, cmd.ViaNode = string(c.id), string(via) // I5
 	if !understood(cmd.ProtoReflect()) {
 		// Committed, it would stop every node of this release.
-		return nil, errs.New(errs.InvalidArgument, "the command has parts that the leader does not know",
+		return 0, nil, errs.New(errs.InvalidArgument, "the command has parts that the leader does not know",
 			errs.Hint("the receiving node is newer than the leader; upgrade all nodes"))
 	}
 	data, err := fsm.EncodeCommand(cmd)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	if len(data) > MaxEntry {
-		return nil, errTooLarge()
+		return 0, nil, errTooLarge()
 	}
 	var res any
+	var index uint64
 	err = c.await(ctx, func() error {
 		defer c.proposals.begin()()
 		f := c.raft.Apply(data, enqueueTime)
 		err := f.Error()
-		res = f.Response()
+		res, index = f.Response(), f.Index()
 		return err
 	})
 	switch {
 	case err == nil:
 	case errors.Is(err, raft.ErrLeadershipTransferInProgress):
 		c.suspectTransfer()
-		return nil, errNoLeader(err)
+		return 0, nil, errNoLeader(err)
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrEnqueueTimeout):
-		return nil, errNoLeader(err)
+		return 0, nil, errNoLeader(err)
 	case ctx.Err() != nil:
-		return nil, errs.From(ctx.Err())
+		return 0, nil, errs.From(ctx.Err())
 	default:
-		return nil, errIndeterminate(err)
+		return 0, nil, errIndeterminate(err)
 	}
 	switch r := res.(type) {
 	case *fsmpb.Result:
-		return r, nil
+		return index, r, nil
 	case error:
-		return nil, errIndeterminate(r)
+		return 0, nil, errIndeterminate(r)
 	}
-	return nil, errIndeterminate(nil)
+	return 0, nil, errIndeterminate(nil)
 }
 
 // understood reports whether m and all messages in it have only fields and enum
@@ -289,7 +316,7 @@ func (c *Cluster) now() int64 {
 
 // internal commits housekeeping of the leader. A refusal is an error.
 func (c *Cluster) internal(ctx context.Context, cmd *fsmpb.Command, via NodeID) (*fsmpb.Result, error) {
-	res, err := c.commit(ctx, cmd, via)
+	_, res, err := c.commit(ctx, cmd, via)
 	if err != nil {
 		return nil, err
 	}

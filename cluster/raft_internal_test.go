@@ -307,6 +307,7 @@ func TestI7_ThePlanFollowsTheMembersAndAvoidsTwoVoters(t *testing.T) {
 		voter, removed    bool
 		in, votes, behind bool
 		deaf              bool // does not know the leader yet
+		leased            bool // may still hold a lease
 	}
 	for _, tc := range []struct {
 		name string
@@ -334,15 +335,16 @@ func TestI7_ThePlanFollowsTheMembersAndAvoidsTwoVoters(t *testing.T) {
 		{"removal comes first", []m{{id: "a", voter: true, in: true, votes: true}, {id: "b", removed: true, in: true, votes: true}, {id: "c", voter: true, in: true, votes: true}}, stepRemove, "b"},
 		{"two are left of three", []m{{id: "a", voter: true, in: true, votes: true}, {id: "b", removed: true}, {id: "c", voter: true, in: true, votes: true}}, stepDemote, "c"},
 		{"purge after removal", []m{{id: "a", voter: true, in: true, votes: true}, {id: "b", removed: true}}, stepPurge, "b"},
+		{"no purge while it may hold a lease", []m{{id: "a", voter: true, in: true, votes: true}, {id: "b", removed: true, leased: true}}, stepNone, ""},
 		{"the leader is removed", []m{{id: "a", removed: true, in: true, votes: true}, {id: "b", voter: true, in: true, votes: true}}, stepYield, "a"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var members []*fsmpb.Member
 			var servers []raft.Server
-			behind, deaf := map[NodeID]bool{}, map[NodeID]bool{}
+			behind, deaf, leased := map[NodeID]bool{}, map[NodeID]bool{}, map[NodeID]bool{}
 			for _, x := range tc.all {
 				members = append(members, &fsmpb.Member{Id: x.id, Voter: x.voter, Removed: x.removed})
-				behind[NodeID(x.id)], deaf[NodeID(x.id)] = x.behind, x.deaf
+				behind[NodeID(x.id)], deaf[NodeID(x.id)], leased[NodeID(x.id)] = x.behind, x.deaf, x.leased
 				s := raft.Server{ID: raft.ServerID(x.id), Suffrage: raft.Nonvoter}
 				if x.votes {
 					s.Suffrage = raft.Voter
@@ -351,7 +353,8 @@ func TestI7_ThePlanFollowsTheMembersAndAvoidsTwoVoters(t *testing.T) {
 					servers = append(servers, s)
 				}
 			}
-			got, id := plan("a", members, servers, func(id NodeID) bool { return !deaf[id] }, func(id NodeID) bool { return !behind[id] })
+			got, id := plan("a", members, servers, func(id NodeID) bool { return !deaf[id] }, func(id NodeID) bool { return !behind[id] },
+				func(m *fsmpb.Member) bool { return !leased[NodeID(m.GetId())] })
 			if got != tc.step || id != tc.id {
 				t.Fatalf("plan = %s %s, want %s %s", got, id, tc.step, tc.id)
 			}
@@ -463,7 +466,7 @@ func TestProfilesAreValidRaftTimers(t *testing.T) {
 		if err := raft.ValidateConfig(rc); err != nil {
 			t.Errorf("%q: %v", p, err)
 		}
-		if tm.contact*2 > tm.heartbeat {
+		if tm.renew*2 > tm.heartbeat {
 			t.Errorf("%q: fewer than two questions per heartbeat timeout", p)
 		}
 		// A leader is replaced within about four heartbeat timeouts, and its lease holders

@@ -75,7 +75,8 @@ const (
 
 // plan decides the next step from the member entries and the Raft configuration.
 // known says which members that are no servers yet answer, ready which non-voters
-// have caught up. It is a function of its arguments only, so that its rules are
+// have caught up, over whether a removal is complete, so that the removed member
+// has no lease any more and may be forgotten. It is a function of its arguments only, so that its rules are
 // tested as a table.
 //
 // A member becomes a server when it knows this leader: it learns the keys of the
@@ -84,7 +85,7 @@ const (
 // A cluster of two voters stops when either fails, and is worse than one voter
 // in every way. So the second voter is made only when a third is ready to follow
 // at once, and two voters whose third is gone become one.
-func plan(self NodeID, members []*fsmpb.Member, servers []raft.Server, known, ready func(NodeID) bool) (step, NodeID) {
+func plan(self NodeID, members []*fsmpb.Member, servers []raft.Server, known, ready func(NodeID) bool, over func(*fsmpb.Member) bool) (step, NodeID) {
 	suffrage := make(map[NodeID]raft.ServerSuffrage, len(servers))
 	for _, s := range servers {
 		suffrage[NodeID(s.ID)] = s.Suffrage
@@ -102,7 +103,9 @@ func plan(self NodeID, members []*fsmpb.Member, servers []raft.Server, known, re
 		case m.GetRemoved() && in:
 			return stepRemove, id
 		case m.GetRemoved():
-			purge = id
+			if over(m) {
+				purge = id
+			}
 		case !in && known(id):
 			return stepAdd, id
 		case !in:
@@ -145,7 +148,7 @@ func (c *Cluster) reconcileOnce(ctx context.Context) (more bool, err error) {
 	term := c.Term()
 	ready := func(id NodeID) bool { return c.caughtUp(ctx, id, term) }
 	known := func(id NodeID) bool { return c.answers(ctx, id) }
-	next, id := plan(c.id, view.Members(), conf.Configuration().Servers, known, ready)
+	next, id := plan(c.id, view.Members(), conf.Configuration().Servers, known, ready, c.removalComplete)
 	ctx, cancel := context.WithTimeout(ctx, changeTime)
 	defer cancel()
 	change := func(f func(raft.ServerID) raft.IndexFuture) error {
@@ -256,7 +259,7 @@ func (c *Cluster) tick(ctx context.Context) error {
 			continue
 		}
 		due, ok := c.machine.View().NextDue()
-		if _, told := c.contact.ahead(); !ok || due > c.wall() || !told {
+		if _, told := c.leases.ahead(); !ok || due > c.wall() || !told {
 			continue // Nothing due, or not known yet whether this clock is right.
 		}
 		bound, cancel := context.WithTimeout(ctx, changeTime)

@@ -39,6 +39,7 @@ func (c *Cluster) serverOptions(message int, streams uint32) []grpc.ServerOption
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 15 * time.Second, Timeout: 5 * time.Second}),
 		grpc.WaitForHandlers(true),
 		grpc.UnaryInterceptor(c.intercept),
+		grpc.StreamInterceptor(c.interceptStream),
 	}
 }
 
@@ -84,27 +85,46 @@ func (c *Cluster) mayCall(ctx context.Context, conn *peerConn, method string) er
 // errors leave as statuses, and a panic ends the call and not the node's other
 // work.
 func (c *Cluster) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
+	_, join := info.Server.(*joinService)
+	err = c.answering(ctx, info.FullMethod, join, func() error {
+		resp, err = handle(ctx, req)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
+
+// interceptStream is intercept for streams.
+func (c *Cluster) interceptStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+	_, join := srv.(*joinService)
+	return c.answering(stream.Context(), info.FullMethod, join, func() error { return handle(srv, stream) })
+}
+
+// answering runs one call of a member, or of a joining node, and returns its error
+// as a status.
+func (c *Cluster) answering(ctx context.Context, method string, join bool, call func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			c.log.LogAttrs(ctx, slog.LevelError, "panic in a call between nodes", slog.String("method", info.FullMethod),
+			c.log.LogAttrs(ctx, slog.LevelError, "panic in a call between nodes", slog.String("method", method),
 				slog.String("panic", fmt.Sprint(p)), slog.String("stack", string(debug.Stack())))
-			resp, err = nil, wire.ToStatus(errs.New(errs.Internal, "internal error")).Err()
+			err = wire.ToStatus(errs.New(errs.Internal, "internal error")).Err()
 		}
 	}()
 	conn, ok := sender(ctx)
 	if !ok {
-		return nil, wire.ToStatus(errs.New(errs.Unauthenticated, "the connection has no identity")).Err()
+		return wire.ToStatus(errs.New(errs.Unauthenticated, "the connection has no identity")).Err()
 	}
-	if _, join := info.Server.(*joinService); !join {
-		if err := c.mayCall(ctx, conn, info.FullMethod); err != nil {
-			return nil, wire.ToStatus(err).Err()
+	if !join {
+		if err := c.mayCall(ctx, conn, method); err != nil {
+			return wire.ToStatus(err).Err()
 		}
 	}
-	resp, err = handle(ctx, req)
-	if err != nil {
-		return nil, wire.ToStatus(err).Err()
+	if err := call(); err != nil {
+		return wire.ToStatus(err).Err()
 	}
-	return resp, nil
+	return nil
 }
 
 // peerService answers members; see [Cluster.mayCall] for who they are.
@@ -129,7 +149,7 @@ func (s *peerService) Propose(ctx context.Context, req *clusterpb.ProposeRequest
 	if err := mayForward(cmd, via); err != nil {
 		return nil, err
 	}
-	res, err := s.c.commitSettled(ctx, cmd, via)
+	res, err := s.c.commitFenced(ctx, cmd, via)
 	if err != nil {
 		return nil, err
 	}
@@ -155,19 +175,6 @@ func (s *peerService) Health(context.Context, *clusterpb.HealthRequest) (*cluste
 		DiskFreeBytes: h.Space.DataFree, DiskTotalBytes: h.Space.DataTotal, AuditFreeBytes: h.Space.AuditFree,
 		MemoryUsedBytes: h.Memory.Used, MemoryLimitBytes: h.Memory.Limit, Hardened: h.Memory.Hardened,
 	}, nil
-}
-
-// Contact implements [clusterpb.PeerServer].
-func (s *peerService) Contact(ctx context.Context, req *clusterpb.ContactRequest) (*clusterpb.ContactResponse, error) {
-	return s.c.contact.answer(from(ctx), req)
-}
-
-// Settle implements [clusterpb.PeerServer].
-func (s *peerService) Settle(ctx context.Context, req *clusterpb.SettleRequest) (*clusterpb.SettleResponse, error) {
-	if err := s.c.machine.Wait(ctx, req.GetIndex()); err != nil {
-		return nil, err
-	}
-	return &clusterpb.SettleResponse{}, nil
 }
 
 // Announce implements [clusterpb.PeerServer].

@@ -21,6 +21,7 @@ import (
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
 
+	"github.com/openkcm/krypton-cluster/cluster/lease"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
@@ -87,6 +88,8 @@ type store struct {
 	writes *inflight // calls that store entries, for the watchdog
 
 	found found // by verify
+
+	end atomic.Pointer[lease.Mark] // the highest entry that this log ever had, as far as this process knows
 
 	running atomic.Bool   // Raft has its own goroutines now, see SetUint64
 	stop    chan struct{} // closed by fail
@@ -248,6 +251,7 @@ func (s *store) verify() error {
 		if l.Index != i {
 			return fmt.Errorf("entry %d says it is entry %d", i, l.Index)
 		}
+		s.reached(lease.Mark{Term: l.Term, Index: l.Index})
 		if l.Type == raft.LogConfiguration {
 			s.found.name(raft.DecodeConfiguration(l.Data)) // it panics on what it cannot read; see guarded
 		}
@@ -388,7 +392,30 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 		}
 		sealed[i] = sealEntry(l)
 	}
-	return s.call(opStore, func() error { return s.below.StoreLogs(sealed) })
+	if err := s.call(opStore, func() error { return s.below.StoreLogs(sealed) }); err != nil {
+		return err
+	}
+	if last := logs[len(logs)-1]; len(logs) > 0 {
+		s.reached(lease.Mark{Term: last.Term, Index: last.Index})
+	}
+	return nil
+}
+
+// reached notes an entry, or the end of a snapshot, that this node has on disk.
+// Raft stores entries one call after the other.
+func (s *store) reached(m lease.Mark) {
+	if m.Compare(s.mark()) > 0 {
+		s.end.Store(&m)
+	}
+}
+
+// mark returns the highest entry that this node's log ever had. Entries that were
+// replaced by those of a later leader do not make it lower: that one's are higher.
+func (s *store) mark() lease.Mark {
+	if m := s.end.Load(); m != nil {
+		return *m
+	}
+	return lease.Mark{}
 }
 
 // IsMonotonic implements [raft.MonotonicLogStore]: when the leader sends a

@@ -3,6 +3,7 @@ package cluster
 import (
 	"time"
 
+	"github.com/openkcm/krypton-cluster/cluster/lease"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -31,7 +32,8 @@ func (p Profile) Lease() time.Duration {
 // timers are those of Raft and of the rounds beside it.
 type timers struct {
 	heartbeat time.Duration // also election and leader lease timeout
-	contact   time.Duration // between two questions of a member to the leader
+	renew     time.Duration // between two requests of a member for a lease
+	grant     time.Duration // from such a request to the grant, when all is well
 	reconcile time.Duration // longest time between two looks at the members
 }
 
@@ -39,11 +41,12 @@ type timers struct {
 // lease timeout are equal: a shorter lease timeout protects nothing, since it
 // is stamped when an answer arrives, and turns pauses of a leader into elections.
 func (p Profile) timers() (timers, error) {
+	lan, wan := lease.LAN(), lease.WAN()
 	switch p {
 	case ProfileLAN, "":
-		return timers{heartbeat: 500 * time.Millisecond, contact: 150 * time.Millisecond, reconcile: time.Second}, nil
+		return timers{heartbeat: lan.Heartbeat, renew: lan.Renew, grant: lan.Grant, reconcile: time.Second}, nil
 	case ProfileWAN:
-		return timers{heartbeat: time.Second, contact: 250 * time.Millisecond, reconcile: 2 * time.Second}, nil
+		return timers{heartbeat: wan.Heartbeat, renew: wan.Renew, grant: wan.Grant, reconcile: 2 * time.Second}, nil
 	}
 	return timers{}, errs.New(errs.InvalidConfig, "unknown cluster profile", errs.Hint("cluster.profile is lan or wan"))
 }

@@ -50,7 +50,7 @@ type member struct {
 	c       *cluster.Cluster
 	gate    *gate.Gate
 	hooks   *hooks
-	wrap    func(cluster.ContactAsk) cluster.ContactAsk // before Run, if any
+	wrap    func(cluster.LeaseStream) cluster.LeaseStream // before Run, if any
 	cancel  context.CancelFunc
 	done    chan error
 	stopped bool
@@ -134,7 +134,7 @@ func (m *member) tryStart() error {
 	m.dir, m.machine, m.hooks = dir, fsm.New(fsm.Options{Fingerprint: pin}), &hooks{}
 	cfg := cluster.Config{
 		Dir: dir, Machine: m.machine, Hooks: m.hooks, Listen: "127.0.0.1:0",
-		Self:  cluster.Self{Name: m.name, Region: "eu", Zone: "a", GRPCAddress: "127.0.0.1:1", RESTAddress: "127.0.0.1:2", Version: "v0", MaxFormat: 1},
+		Self:  cluster.Self{Name: m.name, Region: "eu", Zone: "a", GRPCAddress: "127.0.0.1:1", RESTAddress: "127.0.0.1:2", Version: "v0", MaxFormat: fsm.MaxFormatVersion},
 		Clock: clock.System{}, Rand: rand.Reader, Log: testLog(m.name),
 		// Tests hold steps of a leader for as long as a busy machine takes.
 		StuckAfter: time.Minute,
@@ -153,7 +153,7 @@ func (m *member) tryStart() error {
 		return err
 	}
 	if m.wrap != nil {
-		m.c.WrapContact(m.wrap)
+		m.c.WrapLeases(m.wrap)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cancel, m.done, m.stopped = cancel, make(chan error, 1), false
@@ -220,7 +220,7 @@ func (m *member) as(ctx context.Context, act gate.Act, f func(gate.Token) error)
 func (m *member) genesis() *fsmpb.Command {
 	first := m.c.Member()
 	return &fsmpb.Command{Body: &fsmpb.Command_Genesis{Genesis: &fsmpb.Genesis{
-		KeyspaceId: uid(), ClusterId: uid(), Name: "prod", FormatVersion: 1, FirstMember: first, SealRecord: []byte("record"),
+		KeyspaceId: uid(), ClusterId: uid(), Name: "prod", FormatVersion: first.GetMaxFormat(), FirstMember: first, SealRecord: []byte("record"),
 		Settings:    &fsmpb.Settings{RollbackWindowMs: 86400000, DestroyWaitMs: 86400000, Voters: 3},
 		InternalKey: &fsmpb.Version{Number: 1, Uid: uid(), Blob: []byte("wrapped")},
 	}}}

@@ -55,6 +55,9 @@ type Machine struct {
 	view  atomic.Pointer[View]
 	proof atomic.Pointer[Proof]
 
+	watch     func(p Published, swap func())
+	restoring func()
+
 	// stopped is the first error of Apply. A machine that could not apply a
 	// command has not the state of its index, so it applies nothing after it.
 	// Only the goroutine that applies touches it.
@@ -69,6 +72,13 @@ func New(opts Options) *Machine {
 	return m
 }
 
+// Watch sets, before the first command, what is told of every new state within
+// Options.Publish, and before every restore within Options.Restoring, on the same
+// terms. It is for who gets a machine and did not make it.
+func (m *Machine) Watch(publish func(p Published, swap func()), restoring func()) {
+	m.watch, m.restoring = publish, restoring
+}
+
 // View returns the present state: an immutable snapshot, at the price of one
 // atomic load. It never returns nil.
 func (m *Machine) View() *View { return m.view.Load() }
@@ -76,9 +86,12 @@ func (m *Machine) View() *View { return m.view.Load() }
 // Applied returns the log index and term of the last command that was applied
 // and published, and the state chain there. All zero: none.
 func (m *Machine) Applied() (index, term uint64, chain [32]byte) {
-	v := m.View()
-	return v.index, v.term, v.chain
+	return m.View().Applied()
 }
+
+// Applied returns the log index and term of the last command in the view, and the
+// state chain there. All zero: none.
+func (v *View) Applied() (index, term uint64, chain [32]byte) { return v.index, v.term, v.chain }
 
 // Wait returns once a command of an index >= index is published, or with the
 // error of ctx. Only commands count: a log index of another kind of entry is
@@ -163,10 +176,17 @@ func (m *Machine) apply(index, term uint64, raw []byte) (*fsmpb.Result, error) {
 
 // publish makes the new view visible and wakes whoever waits on before.
 func (m *Machine) publish(before *View, p Published) {
+	swap := func() { m.view.Store(p.View) }
+	if watch := m.watch; watch != nil {
+		below := swap
+		swap = func() { watch(p, below) }
+	}
 	if m.opts.Publish == nil {
-		m.view.Store(p.View)
+		swap()
 	} else {
-		m.opts.Publish(p, func() { m.view.Store(p.View) })
+		m.opts.Publish(p, swap)
+	}
+	if m.opts.Publish != nil || m.watch != nil {
 		if m.view.Load() != p.View {
 			invariants.Violated("fsm", "the publisher did not publish index %d", p.View.index)
 		}

@@ -30,6 +30,9 @@ func (m *Machine) Restore(r io.Reader) error {
 	if m.opts.Restoring != nil {
 		m.opts.Restoring()
 	}
+	if m.restoring != nil {
+		m.restoring()
+	}
 	v, proof, err := read(r)
 	if err != nil {
 		return fmt.Errorf("restore snapshot: %w", err)

@@ -56,6 +56,10 @@ type choice struct {
 	tenant  *fsmpb.Tenant
 	service *fsmpb.Service
 	version *fsmpb.Version // nil: there is none
+
+	// gate is the index of the last change of what was read; 0: what was looked for
+	// is not there, of which any change may be the reason.
+	gate uint64
 }
 
 // name returns the version's name.
@@ -122,14 +126,17 @@ func chooseWrap(v *fsm.View, t Target) (choice, error) {
 	if err != nil {
 		return c, err
 	}
+	var pinned *fsmpb.Resource
 	number, standing := c.service.GetPrimary(), hierarchy.StandingPrimary
 	if t.Resource != "" {
 		if pin, ok := v.Resource(c.service, string(t.Resource)); ok && pin.GetVersion() != 0 {
-			number, standing = pin.GetVersion(), hierarchy.StandingPinned
+			number, standing, pinned = pin.GetVersion(), hierarchy.StandingPinned, pin
 		}
 	}
 	var ok bool
-	if c.version, ok = fsm.VersionAt(c.service.GetVersions(), number); !ok {
+	c.version, ok = fsm.VersionAt(c.service.GetVersions(), number)
+	c.gate = v.GateIndex(fsm.ReadSet{Tenant: c.tenant, Service: c.service, Version: c.version, Resource: pinned})
+	if !ok {
 		return c, errs.New(errs.FailedState, "the service has no primary version", errs.Hint("rotate it: krypton key rotate"))
 	}
 	if r := hierarchy.CanWrap(hierarchy.VersionState(c.version.GetState()), standing, aboveServiceKey(v, c.tenant, c.service, c.version)); r != hierarchy.NotRefused {
@@ -150,6 +157,7 @@ func chooseUnwrap(v *fsm.View, t Target, uid hierarchy.UID) (choice, error) {
 	if c.version, ok = fsm.VersionByUID(c.service.GetVersions(), uid[:]); !ok {
 		return c, errs.DoesNotOpen(errForeignVersion)
 	}
+	c.gate = v.GateIndex(fsm.ReadSet{Tenant: c.tenant, Service: c.service, Version: c.version})
 	if r := hierarchy.CanUnwrap(hierarchy.VersionState(c.version.GetState()), aboveServiceKey(v, c.tenant, c.service, c.version), hierarchy.GrantNone); r != hierarchy.NotRefused {
 		return c, c.refuse(r)
 	}
@@ -157,21 +165,28 @@ func chooseUnwrap(v *fsm.View, t Target, uid hierarchy.UID) (choice, error) {
 }
 
 // serve runs one data operation. It chooses the key from the newest view, does
-// the work, and then chooses again: only if the node still serves and the choice
-// is still the same does the result leave. So an operation that a change
-// overtook never answers from the state before it (I3).
+// the work, and then looks again: only if the node still has a lease, the choice
+// is still the same, and what it was made by is complete, does the result leave.
+// So an operation that a change overtook never answers from the state before it
+// (I3), and no answer shows a change that another node does not show yet. A refusal
+// that tells what the registry says is such an answer too.
 func serve[T any](ctx context.Context, n *Node, tok gate.Token, choose func(*fsm.View) (choice, error),
 	work func(k *serviceKey) (T, error), wipe func(T),
 ) (out T, used Used, err error) {
 	var zero T
 	var why error
 	for round := range maxRounds {
-		u, view, err := n.serving()
+		u, st, err := n.starting()
 		if err != nil {
 			return zero, Used{}, err
 		}
-		c, err := choose(view)
+		c, err := choose(st.View)
 		if err != nil {
+			if again, gated := n.refuse(ctx, st.View, c); gated != nil {
+				return zero, c.used(), gated
+			} else if again {
+				continue
+			}
 			return zero, c.used(), err
 		}
 		used := Used{}
@@ -194,20 +209,15 @@ func serve[T any](ctx context.Context, n *Node, tok gate.Token, choose func(*fsm
 			return zero, used, err
 		}
 		// From here on the result exists. It leaves by one of two doors only.
-		_, now, err := n.serving()
-		if err != nil {
+		again, err := n.gated(ctx, st.View, c.gate, func(v *fsm.View) (uint64, bool) {
+			now, err := choose(v)
+			return now.gate, err == nil && now.same(c)
+		})
+		switch {
+		case err != nil:
 			wipe(out)
 			return zero, used, err
-		}
-		if now == view {
-			return out, used, nil
-		}
-		again, err := choose(now)
-		if err != nil {
-			wipe(out)
-			return zero, used, err
-		}
-		if again.same(c) {
+		case !again:
 			return out, used, nil
 		}
 		wipe(out)
@@ -216,6 +226,15 @@ func serve[T any](ctx context.Context, n *Node, tok gate.Token, choose func(*fsm
 		why = errs.New(errs.ChangeInProgress, "the key keeps changing while it is used", errs.Hint("retry"))
 	}
 	return zero, Used{}, why
+}
+
+// refuse returns nil and false when a refusal that was found in view may be told.
+func (n *Node) refuse(ctx context.Context, view *fsm.View, c choice) (again bool, err error) {
+	gate := c.gate
+	if gate == 0 {
+		gate = view.Index()
+	}
+	return n.gated(ctx, view, gate, func(*fsm.View) (uint64, bool) { return 0, false })
 }
 
 // GenerateDataKey makes a data key of length bytes and wraps it. The caller owns
@@ -293,10 +312,13 @@ func (n *Node) RewrapDataKey(ctx context.Context, tok gate.Token, t Target, wrap
 		func(v *fsm.View) (choice, error) {
 			// Both ends are checked on every view: the version it came from may
 			// have been disabled since it was opened.
-			if c, err := chooseUnwrap(v, t, h.KeyVersion); err != nil {
-				return c, err
+			from, err := chooseUnwrap(v, t, h.KeyVersion)
+			if err != nil {
+				return from, err
 			}
-			return chooseWrap(v, t)
+			to, err := chooseWrap(v, t)
+			to.gate = max(to.gate, from.gate)
+			return to, err
 		},
 		func(k *serviceKey) ([]byte, error) { return k.wrap(n, t, key) },
 		func([]byte) {})

@@ -90,10 +90,10 @@ func (n *Node) obeyHold(ctx context.Context, v *fsm.View) {
 }
 
 // forgetHold ends what a restart began: the registry of this node has applied the
-// hold that it kept, and knows of none now. Contact with a leader alone would not
-// do: a node hears from its leader before it has applied what it missed.
+// hold that it kept, and knows of none now. Its lease says that this is not an old
+// state.
 func (n *Node) forgetHold(ctx context.Context) {
-	if n.heldAt.Load() == 0 || n.cluster.LastContact() > ContactLimit {
+	if n.heldAt.Load() == 0 || n.cluster.LeaseErr() != nil {
 		return
 	}
 	n.holding.Lock()

@@ -66,10 +66,6 @@ import (
 )
 
 const (
-	// ContactLimit is how long ago a node may have heard from the leader and
-	// still serve.
-	ContactLimit = time.Second
-
 	// sweepEvery is how often keys that are no longer needed are wiped, besides
 	// at every change of the registry.
 	sweepEvery = 5 * time.Second
@@ -94,12 +90,16 @@ type Cluster interface {
 	PrepareOn(ctx context.Context, id string, request []byte) ([]byte, error)
 	// LeaderID returns the leader, or "".
 	LeaderID() cluster.NodeID
-	// LastContact returns how long ago this node last heard from a leader that
-	// had a majority behind it then.
+	// Standing returns what this node may answer from, never nil.
+	Standing() *cluster.Standing
+	// LeaseErr returns why this node has no lease that it may serve under, or nil.
+	LeaseErr() error
+	// AwaitComplete returns once this node has heard that no node acts on the state
+	// before that change any more, or with the error of ctx.
+	AwaitComplete(ctx context.Context, index uint64) error
+	// LastContact returns how long ago this node asked for the newest lease that it
+	// could use: its view has every change that was acknowledged before.
 	LastContact() time.Duration
-	// Differs returns why this node must not serve although it hears its leader, or
-	// nil.
-	Differs() error
 }
 
 // Config is what a node is made of. All fields are needed; L2Hold and Lease may be 0.

@@ -177,10 +177,11 @@ func preparedObject(cmd *fsmpb.Command) (string, error) {
 // prepare makes the key material that a command needs. The uids of every parent
 // used are in it, so that the state machine notices when one moved.
 func (n *Node) prepare(ctx context.Context, cmd *fsmpb.Command) (made, error) {
-	u, v, err := n.serving()
+	u, st, err := n.serving()
 	if err != nil {
 		return made{}, err
 	}
+	v := st.View
 	ctx, tr := withTrace(ctx)
 	var version *fsmpb.Version
 	for range maxRounds {
@@ -205,9 +206,10 @@ func (n *Node) prepare(ctx context.Context, cmd *fsmpb.Command) (made, error) {
 			break
 		}
 		// Sealed or swept meanwhile: the next look says which.
-		if u, v, err = n.serving(); err != nil {
+		if u, st, err = n.serving(); err != nil {
 			return made{}, err
 		}
+		v = st.View
 	}
 	if wiped(err) {
 		err = errs.New(errs.ChangeInProgress, "the keys above keep changing while a key is made", errs.Hint("retry"))

@@ -52,7 +52,7 @@ func TestWhoIsRevokedGetsNoOtherCertificate(t *testing.T) {
 	w.commit(&fsmpb.Command{Format: fsm.CommandFormat, Body: &fsmpb.Command_RevokeCertificate{RevokeCertificate: &fsmpb.RevokeCertificate{
 		Revocation: &fsmpb.Revocation{Serial: []byte(serial), ExpireTimeMs: clk.Now().Add(time.Hour).UnixMilli()},
 	}}})
-	m.contact.Store(int64(node.ContactLimit / 2))
+	m.contact.Store(int64(leaseSpan / 2))
 	pauses := 0
 	clk.in = func() {
 		if pauses++; pauses == 3 {
@@ -67,7 +67,7 @@ func TestWhoIsRevokedGetsNoOtherCertificate(t *testing.T) {
 	// One that does not hear its leader again does not sign either.
 	serial = "another one"
 	check(t, issue())
-	clk.in = func() { m.contact.Store(int64(node.ContactLimit + 1)) }
+	clk.in = func() { m.contact.Store(int64(leaseSpan + 1)) }
 	wants(t, issue(), errs.NotServing)
 }
 
@@ -81,7 +81,7 @@ func TestANodeThatDiffersSaysSo(t *testing.T) {
 		})
 	}
 	check(t, issue())
-	m.contact.Store(int64(node.ContactLimit + 1))
+	m.contact.Store(int64(leaseSpan + 1))
 	wants(t, issue(), errs.NotServing)
 	m.differs = errs.New(errs.StateCorrupt, "the state of this node differs")
 	wants(t, issue(), errs.StateCorrupt)

@@ -41,10 +41,11 @@ func (n *Node) sealCA(name string, ca *pki.CA, keyspace hierarchy.KeyspaceID, iv
 // its view might sign for a member or a tenant that is gone, or never was (I1).
 // The caller destroys it: a CA's key is in memory for one signature.
 func (n *Node) openCA(ctx context.Context, name string) (*pki.CA, error) {
-	u, v, err := n.serving()
+	u, st, err := n.serving()
 	if err != nil {
 		return nil, err
 	}
+	v := st.View
 	s, ok := v.Secret(name)
 	if !ok {
 		return nil, errs.New(errs.FailedState, "the cluster has no "+name)

@@ -1,6 +1,11 @@
 package node
 
 import (
+	"context"
+	"time"
+
+	"github.com/openkcm/krypton-cluster/cluster"
+	"github.com/openkcm/krypton-cluster/cluster/lease"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/memsec"
@@ -23,17 +28,17 @@ type proof struct {
 	has bool
 }
 
-// serving returns the keys and the view to serve a data operation from, or says
-// why this node may not serve now (I1).
-func (n *Node) serving() (*unsealed, *fsm.View, error) {
+// look returns the keys and what to serve a data operation from, or says why this
+// node may not serve now, whatever lease it has (I1).
+func (n *Node) look() (*unsealed, *cluster.Standing, error) {
 	u := n.open.Load()
 	if u == nil {
 		return nil, nil, n.whySealed()
 	}
-	v := n.machine.View()
+	st := n.cluster.Standing()
 	s := u.standing.Load()
-	if s == nil || s.view != v {
-		s = n.stand(u, v, s)
+	if s == nil || s.view != st.View {
+		s = n.stand(u, st.View, s)
 		if !errs.Is(s.proved, errs.Sealed) { // that is no finding: sealed in this moment, or no memory
 			u.standing.Store(s)
 		}
@@ -41,14 +46,89 @@ func (n *Node) serving() (*unsealed, *fsm.View, error) {
 	if s.err != nil {
 		return nil, nil, s.err
 	}
-	if n.cluster.LastContact() > ContactLimit {
-		if err := n.cluster.Differs(); err != nil {
-			return nil, nil, err
-		}
-		return nil, nil, errs.New(errs.NotServing, "this node has not heard from the leader for more than "+ContactLimit.String(),
-			errs.Hint("retry on another node; `krypton status` shows which ones serve"))
+	return u, st, nil
+}
+
+// starting is serving with a look at the clock that is cheap and may be wrong: for
+// the beginning of an operation that asks serving at its end.
+func (n *Node) starting() (*unsealed, *cluster.Standing, error) {
+	u, st, err := n.look()
+	if err == nil && !st.Likely(time.Duration(n.clock.Now().UnixNano())) {
+		err = n.noLease()
 	}
-	return u, v, nil
+	return u, st, err
+}
+
+// serving returns the keys and what to serve from at this moment, or says why this
+// node may not (I1). The standing is loaded before the clock is read: a pause in
+// between can only end the lease.
+func (n *Node) serving() (*unsealed, *cluster.Standing, error) {
+	u, st, err := n.look()
+	if err == nil && !st.Usable(n.clock.Read()) {
+		err = n.noLease()
+	}
+	return u, st, err
+}
+
+// noLease says why there is no lease. One may have come in this moment: what was
+// looked at had none.
+func (n *Node) noLease() error {
+	if err := n.cluster.LeaseErr(); err != nil {
+		return err
+	}
+	return errs.New(errs.NotServing, "this node had no serving lease", errs.Hint("retry"))
+}
+
+// GateWait is how long an answer waits for a change of what it tells of, before it
+// says that a change is in progress. A change that all nodes follow is complete in
+// a few round trips; one that a dead node keeps waiting takes as long as its lease.
+const GateWait = lease.GateWait
+
+// gated returns nil if what was found in view may be told (lease I9): this node has
+// a lease, its view is still that one or says the same, and what it says is complete.
+// It waits for the last for up to [GateWait]. The gate is the index of the last
+// change of what was found. again means that another view says something else.
+//
+// This is the instant at which an operation happens. Nothing may come between its
+// return and the answer but the way out.
+func (n *Node) gated(ctx context.Context, view *fsm.View, gate uint64, look func(*fsm.View) (uint64, bool)) (again bool, err error) {
+	var since time.Time // zero: nothing was waited for yet
+	for {
+		_, st, err := n.serving()
+		if err != nil {
+			return false, err
+		}
+		if st.View != view {
+			now, same := look(st.View)
+			if !same {
+				return true, nil
+			}
+			view, gate = st.View, now
+		}
+		if gate <= st.Complete {
+			return false, nil
+		}
+		if since.IsZero() {
+			since = n.clock.Now()
+		}
+		if err := n.awaitComplete(ctx, GateWait-n.clock.Since(since), gate); err != nil {
+			return false, err
+		}
+	}
+}
+
+// awaitComplete waits for that long for the change to be complete.
+func (n *Node) awaitComplete(ctx context.Context, wait time.Duration, index uint64) error {
+	bound, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	switch {
+	case n.cluster.AwaitComplete(bound, index) == nil:
+		return nil
+	case ctx.Err() != nil:
+		return errs.From(ctx.Err())
+	}
+	return errs.New(errs.ChangeInProgress, "what the answer would tell is being changed, and not all nodes follow yet",
+		errs.Hint("retry; it takes no longer than a serving lease"))
 }
 
 // stand finds out where the node stands in that view. before is what it found

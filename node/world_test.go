@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -227,10 +228,14 @@ type member struct {
 	hold    time.Duration
 
 	contact atomic.Int64 // what LastContact says
-	losesAt atomic.Int64 // at which call of LastContact the contact is lost; 0: never
-	behind  atomic.Bool  // does not apply
-	applied int          // commands; under w.mu
-	differs error        // what Differs says
+	losesAt atomic.Int64 // at which call of Standing the lease is lost; 0: never
+
+	standing   atomic.Pointer[cluster.Standing] // the last one
+	incomplete atomic.Uint64                    // first change that is not complete; 0: all are
+	finish     func()                           // called by who waits for it
+	behind     atomic.Bool                      // does not apply
+	applied    int                              // commands; under w.mu
+	differs    error                            // what LeaseErr says
 
 	mu      sync.Mutex
 	pinned  *seal.Fingerprint
@@ -343,14 +348,57 @@ func (l link) NodeID() cluster.NodeID   { return l.m.id }
 func (l link) Signer() crypto.Signer    { return l.m.key }
 func (l link) LeaderID() cluster.NodeID { return l.m.w.members[0].id }
 
-func (l link) Differs() error { return l.m.differs }
+// leaseSpan is how long ago a member may have heard from the leader and still have
+// a lease.
+const leaseSpan = time.Second
 
-func (l link) LastContact() time.Duration {
-	if l.m.losesAt.Load() > 0 && l.m.losesAt.Add(-1) == 0 {
-		l.m.contact.Store(1 << 62)
+// Standing allocates only when something changed, like the real one.
+func (l link) Standing() *cluster.Standing {
+	m := l.m
+	if m.losesAt.Load() > 0 && m.losesAt.Add(-1) == 0 {
+		m.contact.Store(1 << 62)
 	}
-	return time.Duration(l.m.contact.Load())
+	v, complete := m.machine.View(), m.machine.View().Index()
+	if at := m.incomplete.Load(); at != 0 {
+		complete = at - 1
+	}
+	leased := time.Duration(m.contact.Load()) <= leaseSpan
+	if s := m.standing.Load(); s != nil && s.View == v && s.Complete == complete && leased == (s.Remaining(m.w.clock.Read()) > 0) {
+		return s
+	}
+	var span time.Duration
+	if leased {
+		span = math.MaxInt64
+	}
+	s := cluster.NewStanding(v, complete, clock.Reading{}, span)
+	m.standing.Store(s)
+	return s
 }
+
+func (l link) LeaseErr() error {
+	if time.Duration(l.m.contact.Load()) <= leaseSpan {
+		return nil
+	}
+	if l.m.differs != nil {
+		return l.m.differs
+	}
+	return errs.New(errs.NotServing, "no lease")
+}
+
+// AwaitComplete waits for news that never come, unless finish makes them come.
+func (l link) AwaitComplete(ctx context.Context, index uint64) error {
+	for l.m.incomplete.Load() != 0 && l.m.incomplete.Load() <= index {
+		if f := l.m.finish; f != nil {
+			f()
+			continue
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return nil
+}
+
+func (l link) LastContact() time.Duration { return time.Duration(l.m.contact.Load()) }
 
 func (l link) Member() *fsmpb.Member {
 	spki, err := x509.MarshalPKIXPublicKey(l.m.key.Public())

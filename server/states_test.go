@@ -303,7 +303,7 @@ func TestWithoutAQuorum(t *testing.T) {
 		}
 		return nil
 	})
-	w.is(t, "cluster/no-contact", left, "workload/acme", "Crypto.Encrypt", encryptRequest(), prompt)
+	w.is(t, "cluster/no-lease", left, "workload/acme", "Crypto.Encrypt", encryptRequest(), prompt)
 	w.is(t, "cluster/no-leader", left, "governor", "Services.SuspendService", suspend, election)
 	// It has waited once; the next caller is told at once.
 	until(t, "nobody has led for ten heartbeats", func() error {

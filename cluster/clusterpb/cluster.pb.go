@@ -252,7 +252,8 @@ type HealthResponse struct {
 	LastIndex        uint64                 `protobuf:"varint,7,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`          // last entry in the node's log
 	AppliedIndex     uint64                 `protobuf:"varint,8,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"` // last command that readers of the node can see
 	LeaderId         string                 `protobuf:"bytes,9,opt,name=leader_id,json=leaderId,proto3" json:"leader_id,omitempty"`
-	ContactMs        int64                  `protobuf:"varint,10,opt,name=contact_ms,json=contactMs,proto3" json:"contact_ms,omitempty"`               // since the node heard from a leader with a majority; -1: not since it started
+	ContactMs        int64                  `protobuf:"varint,10,opt,name=contact_ms,json=contactMs,proto3" json:"contact_ms,omitempty"`               // since a time at which the node's view had all that was acknowledged; -1: not since it started
+	LeaseMs          int64                  `protobuf:"varint,19,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`                     // what is left of its lease; 0: none
 	WallMs           int64                  `protobuf:"varint,11,opt,name=wall_ms,json=wallMs,proto3" json:"wall_ms,omitempty"`                        // the node's wall clock, Unix time in milliseconds
 	DiskFreeBytes    uint64                 `protobuf:"varint,12,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"` // of the data directory; 0: unknown
 	DiskTotalBytes   uint64                 `protobuf:"varint,13,opt,name=disk_total_bytes,json=diskTotalBytes,proto3" json:"disk_total_bytes,omitempty"`
@@ -365,6 +366,13 @@ func (x *HealthResponse) GetContactMs() int64 {
 	return 0
 }
 
+func (x *HealthResponse) GetLeaseMs() int64 {
+	if x != nil {
+		return x.LeaseMs
+	}
+	return 0
+}
+
 func (x *HealthResponse) GetWallMs() int64 {
 	if x != nil {
 		return x.WallMs
@@ -421,30 +429,29 @@ func (x *HealthResponse) GetMaxFormat() uint32 {
 	return 0
 }
 
-type ContactRequest struct {
+// LeaseRequest is what a member says; either part may be missing.
+type LeaseRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`                   // the asker's current term, read after the answer before this question
-	Echo          uint64                 `protobuf:"varint,2,opt,name=echo,proto3" json:"echo,omitempty"`                   // nonce of that answer; 0: there was none
-	WallMs        int64                  `protobuf:"varint,3,opt,name=wall_ms,json=wallMs,proto3" json:"wall_ms,omitempty"` // the asker's wall clock, Unix time in milliseconds
-	Differs       bool                   `protobuf:"varint,4,opt,name=differs,proto3" json:"differs,omitempty"`             // the chain in that answer is not the asker's
+	Renew         *Renew                 `protobuf:"bytes,1,opt,name=renew,proto3" json:"renew,omitempty"`
+	Confirmed     *Confirmed             `protobuf:"bytes,2,opt,name=confirmed,proto3" json:"confirmed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ContactRequest) Reset() {
-	*x = ContactRequest{}
+func (x *LeaseRequest) Reset() {
+	*x = LeaseRequest{}
 	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ContactRequest) String() string {
+func (x *LeaseRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ContactRequest) ProtoMessage() {}
+func (*LeaseRequest) ProtoMessage() {}
 
-func (x *ContactRequest) ProtoReflect() protoreflect.Message {
+func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -456,68 +463,56 @@ func (x *ContactRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ContactRequest.ProtoReflect.Descriptor instead.
-func (*ContactRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use LeaseRequest.ProtoReflect.Descriptor instead.
+func (*LeaseRequest) Descriptor() ([]byte, []int) {
 	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{6}
 }
 
-func (x *ContactRequest) GetTerm() uint64 {
+func (x *LeaseRequest) GetRenew() *Renew {
 	if x != nil {
-		return x.Term
+		return x.Renew
 	}
-	return 0
+	return nil
 }
 
-func (x *ContactRequest) GetEcho() uint64 {
+func (x *LeaseRequest) GetConfirmed() *Confirmed {
 	if x != nil {
-		return x.Echo
+		return x.Confirmed
 	}
-	return 0
+	return nil
 }
 
-func (x *ContactRequest) GetWallMs() int64 {
-	if x != nil {
-		return x.WallMs
-	}
-	return 0
-}
-
-func (x *ContactRequest) GetDiffers() bool {
-	if x != nil {
-		return x.Differs
-	}
-	return false
-}
-
-type ContactResponse struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	Nonce     uint64                 `protobuf:"varint,1,opt,name=nonce,proto3" json:"nonce,omitempty"`         // the asker's next question carries it
-	Confirmed bool                   `protobuf:"varint,2,opt,name=confirmed,proto3" json:"confirmed,omitempty"` // a majority of the voters has confirmed the leader in its term
-	// Milliseconds, rounded up, since a time after which a majority of the voters
-	// was in the leader's term.
-	QuorumAgeMs int64 `protobuf:"varint,3,opt,name=quorum_age_ms,json=quorumAgeMs,proto3" json:"quorum_age_ms,omitempty"`
-	// Last command that the leader had applied. The asker is in contact only once
-	// it has applied it too.
-	AppliedIndex  uint64 `protobuf:"varint,4,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
-	Chain         []byte `protobuf:"bytes,5,opt,name=chain,proto3" json:"chain,omitempty"` // state chain there, 32 bytes; empty before the first command
+// Renew asks for a lease that counts from when it was sent.
+type Renew struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nonce         uint64                 `protobuf:"varint,1,opt,name=nonce,proto3" json:"nonce,omitempty"`                                   // the grant carries it; 0: only a report
+	Boot          uint64                 `protobuf:"varint,2,opt,name=boot,proto3" json:"boot,omitempty"`                                     // incarnation: starts of the process on this data directory
+	Restores      uint64                 `protobuf:"varint,3,opt,name=restores,proto3" json:"restores,omitempty"`                             // and snapshots restored since
+	AppliedIndex  uint64                 `protobuf:"varint,4,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"` // last command that readers of the member can see
+	Chain         []byte                 `protobuf:"bytes,5,opt,name=chain,proto3" json:"chain,omitempty"`                                    // state chain there, 32 bytes; empty before the first command
+	LogTerm       uint64                 `protobuf:"varint,6,opt,name=log_term,json=logTerm,proto3" json:"log_term,omitempty"`                // last entry of the member's log
+	LogIndex      uint64                 `protobuf:"varint,7,opt,name=log_index,json=logIndex,proto3" json:"log_index,omitempty"`
+	History       []byte                 `protobuf:"bytes,8,opt,name=history,proto3" json:"history,omitempty"`                          // 16 bytes; new when the past of the log changes, as after a restore
+	BoottimeNs    int64                  `protobuf:"varint,9,opt,name=boottime_ns,json=boottimeNs,proto3" json:"boottime_ns,omitempty"` // the member's CLOCK_BOOTTIME when it sent this
+	Differs       bool                   `protobuf:"varint,10,opt,name=differs,proto3" json:"differs,omitempty"`                        // the chain of the last grant is not the member's
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ContactResponse) Reset() {
-	*x = ContactResponse{}
+func (x *Renew) Reset() {
+	*x = Renew{}
 	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ContactResponse) String() string {
+func (x *Renew) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ContactResponse) ProtoMessage() {}
+func (*Renew) ProtoMessage() {}
 
-func (x *ContactResponse) ProtoReflect() protoreflect.Message {
+func (x *Renew) ProtoReflect() protoreflect.Message {
 	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -529,44 +524,441 @@ func (x *ContactResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ContactResponse.ProtoReflect.Descriptor instead.
-func (*ContactResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use Renew.ProtoReflect.Descriptor instead.
+func (*Renew) Descriptor() ([]byte, []int) {
 	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{7}
 }
 
-func (x *ContactResponse) GetNonce() uint64 {
+func (x *Renew) GetNonce() uint64 {
 	if x != nil {
 		return x.Nonce
 	}
 	return 0
 }
 
-func (x *ContactResponse) GetConfirmed() bool {
+func (x *Renew) GetBoot() uint64 {
 	if x != nil {
-		return x.Confirmed
-	}
-	return false
-}
-
-func (x *ContactResponse) GetQuorumAgeMs() int64 {
-	if x != nil {
-		return x.QuorumAgeMs
+		return x.Boot
 	}
 	return 0
 }
 
-func (x *ContactResponse) GetAppliedIndex() uint64 {
+func (x *Renew) GetRestores() uint64 {
+	if x != nil {
+		return x.Restores
+	}
+	return 0
+}
+
+func (x *Renew) GetAppliedIndex() uint64 {
 	if x != nil {
 		return x.AppliedIndex
 	}
 	return 0
 }
 
-func (x *ContactResponse) GetChain() []byte {
+func (x *Renew) GetChain() []byte {
 	if x != nil {
 		return x.Chain
 	}
 	return nil
+}
+
+func (x *Renew) GetLogTerm() uint64 {
+	if x != nil {
+		return x.LogTerm
+	}
+	return 0
+}
+
+func (x *Renew) GetLogIndex() uint64 {
+	if x != nil {
+		return x.LogIndex
+	}
+	return 0
+}
+
+func (x *Renew) GetHistory() []byte {
+	if x != nil {
+		return x.History
+	}
+	return nil
+}
+
+func (x *Renew) GetBoottimeNs() int64 {
+	if x != nil {
+		return x.BoottimeNs
+	}
+	return 0
+}
+
+func (x *Renew) GetDiffers() bool {
+	if x != nil {
+		return x.Differs
+	}
+	return false
+}
+
+// Confirmed is a voter's answer to Confirm.
+type Confirmed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Round         uint64                 `protobuf:"varint,1,opt,name=round,proto3" json:"round,omitempty"`
+	Term          uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`                   // the voter's current term, read when it handled the question
+	WallMs        int64                  `protobuf:"varint,3,opt,name=wall_ms,json=wallMs,proto3" json:"wall_ms,omitempty"` // the voter's wall clock then, Unix time in milliseconds
+	History       []byte                 `protobuf:"bytes,4,opt,name=history,proto3" json:"history,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Confirmed) Reset() {
+	*x = Confirmed{}
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Confirmed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Confirmed) ProtoMessage() {}
+
+func (x *Confirmed) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Confirmed.ProtoReflect.Descriptor instead.
+func (*Confirmed) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Confirmed) GetRound() uint64 {
+	if x != nil {
+		return x.Round
+	}
+	return 0
+}
+
+func (x *Confirmed) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *Confirmed) GetWallMs() int64 {
+	if x != nil {
+		return x.WallMs
+	}
+	return 0
+}
+
+func (x *Confirmed) GetHistory() []byte {
+	if x != nil {
+		return x.History
+	}
+	return nil
+}
+
+// LeaseResponse is what the leader says. Only the newest of each part counts, so
+// parts that were not sent yet are replaced and not queued.
+type LeaseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Grant         *Grant                 `protobuf:"bytes,1,opt,name=grant,proto3" json:"grant,omitempty"`
+	Confirm       *Confirm               `protobuf:"bytes,2,opt,name=confirm,proto3" json:"confirm,omitempty"`
+	Refused       *LeaseRefused          `protobuf:"bytes,3,opt,name=refused,proto3" json:"refused,omitempty"`
+	Complete      uint64                 `protobuf:"varint,4,opt,name=complete,proto3" json:"complete,omitempty"`                             // every serving node has this command, and nobody serves an older state
+	FencePending  uint64                 `protobuf:"varint,5,opt,name=fence_pending,json=fencePending,proto3" json:"fence_pending,omitempty"` // a command that waits for members to report it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseResponse) Reset() {
+	*x = LeaseResponse{}
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseResponse) ProtoMessage() {}
+
+func (x *LeaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseResponse.ProtoReflect.Descriptor instead.
+func (*LeaseResponse) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *LeaseResponse) GetGrant() *Grant {
+	if x != nil {
+		return x.Grant
+	}
+	return nil
+}
+
+func (x *LeaseResponse) GetConfirm() *Confirm {
+	if x != nil {
+		return x.Confirm
+	}
+	return nil
+}
+
+func (x *LeaseResponse) GetRefused() *LeaseRefused {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+func (x *LeaseResponse) GetComplete() uint64 {
+	if x != nil {
+		return x.Complete
+	}
+	return 0
+}
+
+func (x *LeaseResponse) GetFencePending() uint64 {
+	if x != nil {
+		return x.FencePending
+	}
+	return 0
+}
+
+// Grant is a serving lease.
+type Grant struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nonce         uint64                 `protobuf:"varint,1,opt,name=nonce,proto3" json:"nonce,omitempty"`                             // of the Renew
+	Term          uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`                               // in which the leader was established
+	Index         uint64                 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`                             // the member may serve once it has applied it
+	Chain         []byte                 `protobuf:"bytes,4,opt,name=chain,proto3" json:"chain,omitempty"`                              // the leader's state chain there
+	DurationMs    int64                  `protobuf:"varint,5,opt,name=duration_ms,json=durationMs,proto3" json:"duration_ms,omitempty"` // from when the member sent its Renew
+	History       []byte                 `protobuf:"bytes,6,opt,name=history,proto3" json:"history,omitempty"`
+	Boot          uint64                 `protobuf:"varint,7,opt,name=boot,proto3" json:"boot,omitempty"` // incarnation of the Renew
+	Restores      uint64                 `protobuf:"varint,8,opt,name=restores,proto3" json:"restores,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Grant) Reset() {
+	*x = Grant{}
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Grant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Grant) ProtoMessage() {}
+
+func (x *Grant) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Grant.ProtoReflect.Descriptor instead.
+func (*Grant) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Grant) GetNonce() uint64 {
+	if x != nil {
+		return x.Nonce
+	}
+	return 0
+}
+
+func (x *Grant) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *Grant) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Grant) GetChain() []byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+func (x *Grant) GetDurationMs() int64 {
+	if x != nil {
+		return x.DurationMs
+	}
+	return 0
+}
+
+func (x *Grant) GetHistory() []byte {
+	if x != nil {
+		return x.History
+	}
+	return nil
+}
+
+func (x *Grant) GetBoot() uint64 {
+	if x != nil {
+		return x.Boot
+	}
+	return 0
+}
+
+func (x *Grant) GetRestores() uint64 {
+	if x != nil {
+		return x.Restores
+	}
+	return 0
+}
+
+// Confirm asks whether the voter is in the leader's term.
+type Confirm struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Round         uint64                 `protobuf:"varint,1,opt,name=round,proto3" json:"round,omitempty"`
+	Term          uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"` // in which the leader was established
+	History       []byte                 `protobuf:"bytes,3,opt,name=history,proto3" json:"history,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Confirm) Reset() {
+	*x = Confirm{}
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Confirm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Confirm) ProtoMessage() {}
+
+func (x *Confirm) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Confirm.ProtoReflect.Descriptor instead.
+func (*Confirm) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Confirm) GetRound() uint64 {
+	if x != nil {
+		return x.Round
+	}
+	return 0
+}
+
+func (x *Confirm) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *Confirm) GetHistory() []byte {
+	if x != nil {
+		return x.History
+	}
+	return nil
+}
+
+// LeaseRefused says why a Renew got no grant.
+type LeaseRefused struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nonce         uint64                 `protobuf:"varint,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	Reason        uint32                 `protobuf:"varint,2,opt,name=reason,proto3" json:"reason,omitempty"` // number of the refusal in package lease
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseRefused) Reset() {
+	*x = LeaseRefused{}
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseRefused) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseRefused) ProtoMessage() {}
+
+func (x *LeaseRefused) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseRefused.ProtoReflect.Descriptor instead.
+func (*LeaseRefused) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *LeaseRefused) GetNonce() uint64 {
+	if x != nil {
+		return x.Nonce
+	}
+	return 0
+}
+
+func (x *LeaseRefused) GetReason() uint32 {
+	if x != nil {
+		return x.Reason
+	}
+	return 0
 }
 
 // NodeInfo is what a node says about itself. Its id and key are not in it: the
@@ -587,7 +979,7 @@ type NodeInfo struct {
 
 func (x *NodeInfo) Reset() {
 	*x = NodeInfo{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[8]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -599,7 +991,7 @@ func (x *NodeInfo) String() string {
 func (*NodeInfo) ProtoMessage() {}
 
 func (x *NodeInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[8]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -612,7 +1004,7 @@ func (x *NodeInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeInfo.ProtoReflect.Descriptor instead.
 func (*NodeInfo) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{8}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *NodeInfo) GetName() string {
@@ -671,86 +1063,6 @@ func (x *NodeInfo) GetMaxFormat() uint32 {
 	return 0
 }
 
-type SettleRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *SettleRequest) Reset() {
-	*x = SettleRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[9]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *SettleRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*SettleRequest) ProtoMessage() {}
-
-func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[9]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
-func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{9}
-}
-
-func (x *SettleRequest) GetIndex() uint64 {
-	if x != nil {
-		return x.Index
-	}
-	return 0
-}
-
-type SettleResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *SettleResponse) Reset() {
-	*x = SettleResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[10]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *SettleResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*SettleResponse) ProtoMessage() {}
-
-func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[10]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
-func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{10}
-}
-
 type AnnounceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Info          *NodeInfo              `protobuf:"bytes,1,opt,name=info,proto3" json:"info,omitempty"`
@@ -760,7 +1072,7 @@ type AnnounceRequest struct {
 
 func (x *AnnounceRequest) Reset() {
 	*x = AnnounceRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[11]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -772,7 +1084,7 @@ func (x *AnnounceRequest) String() string {
 func (*AnnounceRequest) ProtoMessage() {}
 
 func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[11]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -785,7 +1097,7 @@ func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{11}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AnnounceRequest) GetInfo() *NodeInfo {
@@ -803,7 +1115,7 @@ type AnnounceResponse struct {
 
 func (x *AnnounceResponse) Reset() {
 	*x = AnnounceResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[12]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -815,7 +1127,7 @@ func (x *AnnounceResponse) String() string {
 func (*AnnounceResponse) ProtoMessage() {}
 
 func (x *AnnounceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[12]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -828,7 +1140,7 @@ func (x *AnnounceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceResponse.ProtoReflect.Descriptor instead.
 func (*AnnounceResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{12}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 type JoinRequest struct {
@@ -842,7 +1154,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[13]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -854,7 +1166,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[13]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -867,7 +1179,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{13}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *JoinRequest) GetNodeId() string {
@@ -906,7 +1218,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[14]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -918,7 +1230,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[14]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -931,7 +1243,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{14}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *JoinResponse) GetFingerprint() []byte {
@@ -981,7 +1293,7 @@ type Trusted struct {
 
 func (x *Trusted) Reset() {
 	*x = Trusted{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[15]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -993,7 +1305,7 @@ func (x *Trusted) String() string {
 func (*Trusted) ProtoMessage() {}
 
 func (x *Trusted) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[15]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1006,7 +1318,7 @@ func (x *Trusted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trusted.ProtoReflect.Descriptor instead.
 func (*Trusted) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{15}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Trusted) GetNodeId() string {
@@ -1041,7 +1353,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[16]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1053,7 +1365,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[16]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1066,7 +1378,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{16}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Certificate) GetChain() [][]byte {
@@ -1095,7 +1407,7 @@ type AdmitRequest struct {
 
 func (x *AdmitRequest) Reset() {
 	*x = AdmitRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[17]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1107,7 +1419,7 @@ func (x *AdmitRequest) String() string {
 func (*AdmitRequest) ProtoMessage() {}
 
 func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[17]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1120,7 +1432,7 @@ func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitRequest.ProtoReflect.Descriptor instead.
 func (*AdmitRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{17}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AdmitRequest) GetNodeId() string {
@@ -1160,7 +1472,7 @@ type AdmitResponse struct {
 
 func (x *AdmitResponse) Reset() {
 	*x = AdmitResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[18]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1172,7 +1484,7 @@ func (x *AdmitResponse) String() string {
 func (*AdmitResponse) ProtoMessage() {}
 
 func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[18]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1185,7 +1497,7 @@ func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitResponse.ProtoReflect.Descriptor instead.
 func (*AdmitResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{18}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AdmitResponse) GetIndex() uint64 {
@@ -1203,7 +1515,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[19]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1527,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[19]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1540,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{19}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 type MembersResponse struct {
@@ -1240,7 +1552,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[20]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1252,7 +1564,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[20]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1265,7 +1577,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{20}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *MembersResponse) GetMembers() []*Trusted {
@@ -1287,7 +1599,7 @@ type IssueCertificateRequest struct {
 
 func (x *IssueCertificateRequest) Reset() {
 	*x = IssueCertificateRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[21]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1299,7 +1611,7 @@ func (x *IssueCertificateRequest) String() string {
 func (*IssueCertificateRequest) ProtoMessage() {}
 
 func (x *IssueCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[21]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1312,7 +1624,7 @@ func (x *IssueCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCertificateRequest.ProtoReflect.Descriptor instead.
 func (*IssueCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{21}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *IssueCertificateRequest) GetNodeId() string {
@@ -1338,7 +1650,7 @@ type IssueCertificateResponse struct {
 
 func (x *IssueCertificateResponse) Reset() {
 	*x = IssueCertificateResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[22]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1350,7 +1662,7 @@ func (x *IssueCertificateResponse) String() string {
 func (*IssueCertificateResponse) ProtoMessage() {}
 
 func (x *IssueCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[22]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1363,7 +1675,7 @@ func (x *IssueCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCertificateResponse.ProtoReflect.Descriptor instead.
 func (*IssueCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{22}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *IssueCertificateResponse) GetCertificate() *Certificate {
@@ -1386,7 +1698,7 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\arequest\x18\x01 \x01(\fR\arequest\"-\n" +
 	"\x0fPrepareResponse\x12\x1a\n" +
 	"\bresponse\x18\x01 \x01(\fR\bresponse\"\x0f\n" +
-	"\rHealthRequest\"\xdb\x04\n" +
+	"\rHealthRequest\"\xf6\x04\n" +
 	"\x0eHealthResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
@@ -1402,7 +1714,8 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\tleader_id\x18\t \x01(\tR\bleaderId\x12\x1d\n" +
 	"\n" +
 	"contact_ms\x18\n" +
-	" \x01(\x03R\tcontactMs\x12\x17\n" +
+	" \x01(\x03R\tcontactMs\x12\x19\n" +
+	"\blease_ms\x18\x13 \x01(\x03R\aleaseMs\x12\x17\n" +
 	"\awall_ms\x18\v \x01(\x03R\x06wallMs\x12&\n" +
 	"\x0fdisk_free_bytes\x18\f \x01(\x04R\rdiskFreeBytes\x12(\n" +
 	"\x10disk_total_bytes\x18\r \x01(\x04R\x0ediskTotalBytes\x12(\n" +
@@ -1411,18 +1724,51 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\x12memory_limit_bytes\x18\x10 \x01(\x03R\x10memoryLimitBytes\x12\x1a\n" +
 	"\bhardened\x18\x11 \x01(\bR\bhardened\x12\x1d\n" +
 	"\n" +
-	"max_format\x18\x12 \x01(\rR\tmaxFormat\"k\n" +
-	"\x0eContactRequest\x12\x12\n" +
-	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x12\n" +
-	"\x04echo\x18\x02 \x01(\x04R\x04echo\x12\x17\n" +
-	"\awall_ms\x18\x03 \x01(\x03R\x06wallMs\x12\x18\n" +
-	"\adiffers\x18\x04 \x01(\bR\adiffers\"\xa4\x01\n" +
-	"\x0fContactResponse\x12\x14\n" +
-	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\x12\x1c\n" +
-	"\tconfirmed\x18\x02 \x01(\bR\tconfirmed\x12\"\n" +
-	"\rquorum_age_ms\x18\x03 \x01(\x03R\vquorumAgeMs\x12#\n" +
+	"max_format\x18\x12 \x01(\rR\tmaxFormat\"|\n" +
+	"\fLeaseRequest\x12/\n" +
+	"\x05renew\x18\x01 \x01(\v2\x19.krypton.cluster.v1.RenewR\x05renew\x12;\n" +
+	"\tconfirmed\x18\x02 \x01(\v2\x1d.krypton.cluster.v1.ConfirmedR\tconfirmed\"\x95\x02\n" +
+	"\x05Renew\x12\x14\n" +
+	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\x12\x12\n" +
+	"\x04boot\x18\x02 \x01(\x04R\x04boot\x12\x1a\n" +
+	"\brestores\x18\x03 \x01(\x04R\brestores\x12#\n" +
 	"\rapplied_index\x18\x04 \x01(\x04R\fappliedIndex\x12\x14\n" +
-	"\x05chain\x18\x05 \x01(\fR\x05chain\"\xec\x01\n" +
+	"\x05chain\x18\x05 \x01(\fR\x05chain\x12\x19\n" +
+	"\blog_term\x18\x06 \x01(\x04R\alogTerm\x12\x1b\n" +
+	"\tlog_index\x18\a \x01(\x04R\blogIndex\x12\x18\n" +
+	"\ahistory\x18\b \x01(\fR\ahistory\x12\x1f\n" +
+	"\vboottime_ns\x18\t \x01(\x03R\n" +
+	"boottimeNs\x12\x18\n" +
+	"\adiffers\x18\n" +
+	" \x01(\bR\adiffers\"h\n" +
+	"\tConfirmed\x12\x14\n" +
+	"\x05round\x18\x01 \x01(\x04R\x05round\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x17\n" +
+	"\awall_ms\x18\x03 \x01(\x03R\x06wallMs\x12\x18\n" +
+	"\ahistory\x18\x04 \x01(\fR\ahistory\"\xf4\x01\n" +
+	"\rLeaseResponse\x12/\n" +
+	"\x05grant\x18\x01 \x01(\v2\x19.krypton.cluster.v1.GrantR\x05grant\x125\n" +
+	"\aconfirm\x18\x02 \x01(\v2\x1b.krypton.cluster.v1.ConfirmR\aconfirm\x12:\n" +
+	"\arefused\x18\x03 \x01(\v2 .krypton.cluster.v1.LeaseRefusedR\arefused\x12\x1a\n" +
+	"\bcomplete\x18\x04 \x01(\x04R\bcomplete\x12#\n" +
+	"\rfence_pending\x18\x05 \x01(\x04R\ffencePending\"\xc8\x01\n" +
+	"\x05Grant\x12\x14\n" +
+	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x14\n" +
+	"\x05index\x18\x03 \x01(\x04R\x05index\x12\x14\n" +
+	"\x05chain\x18\x04 \x01(\fR\x05chain\x12\x1f\n" +
+	"\vduration_ms\x18\x05 \x01(\x03R\n" +
+	"durationMs\x12\x18\n" +
+	"\ahistory\x18\x06 \x01(\fR\ahistory\x12\x12\n" +
+	"\x04boot\x18\a \x01(\x04R\x04boot\x12\x1a\n" +
+	"\brestores\x18\b \x01(\x04R\brestores\"M\n" +
+	"\aConfirm\x12\x14\n" +
+	"\x05round\x18\x01 \x01(\x04R\x05round\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x18\n" +
+	"\ahistory\x18\x03 \x01(\fR\ahistory\"<\n" +
+	"\fLeaseRefused\x12\x14\n" +
+	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\rR\x06reason\"\xec\x01\n" +
 	"\bNodeInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12!\n" +
@@ -1432,10 +1778,7 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\x04zone\x18\x06 \x01(\tR\x04zone\x12\x18\n" +
 	"\aversion\x18\a \x01(\tR\aversion\x12\x1d\n" +
 	"\n" +
-	"max_format\x18\b \x01(\rR\tmaxFormat\"%\n" +
-	"\rSettleRequest\x12\x14\n" +
-	"\x05index\x18\x01 \x01(\x04R\x05index\"\x10\n" +
-	"\x0eSettleResponse\"C\n" +
+	"max_format\x18\b \x01(\rR\tmaxFormat\"C\n" +
 	"\x0fAnnounceRequest\x120\n" +
 	"\x04info\x18\x01 \x01(\v2\x1c.krypton.cluster.v1.NodeInfoR\x04info\"\x12\n" +
 	"\x10AnnounceResponse\"u\n" +
@@ -1474,16 +1817,15 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\"]\n" +
 	"\x18IssueCertificateResponse\x12A\n" +
-	"\vcertificate\x18\x01 \x01(\v2\x1f.krypton.cluster.v1.CertificateR\vcertificate2\x8c\x06\n" +
+	"\vcertificate\x18\x01 \x01(\v2\x1f.krypton.cluster.v1.CertificateR\vcertificate2\xb9\x05\n" +
 	"\x04Peer\x12R\n" +
 	"\aPropose\x12\".krypton.cluster.v1.ProposeRequest\x1a#.krypton.cluster.v1.ProposeResponse\x12R\n" +
 	"\aPrepare\x12\".krypton.cluster.v1.PrepareRequest\x1a#.krypton.cluster.v1.PrepareResponse\x12O\n" +
-	"\x06Health\x12!.krypton.cluster.v1.HealthRequest\x1a\".krypton.cluster.v1.HealthResponse\x12R\n" +
-	"\aContact\x12\".krypton.cluster.v1.ContactRequest\x1a#.krypton.cluster.v1.ContactResponse\x12U\n" +
+	"\x06Health\x12!.krypton.cluster.v1.HealthRequest\x1a\".krypton.cluster.v1.HealthResponse\x12P\n" +
+	"\x05Lease\x12 .krypton.cluster.v1.LeaseRequest\x1a!.krypton.cluster.v1.LeaseResponse(\x010\x01\x12U\n" +
 	"\bAnnounce\x12#.krypton.cluster.v1.AnnounceRequest\x1a$.krypton.cluster.v1.AnnounceResponse\x12L\n" +
 	"\x05Admit\x12 .krypton.cluster.v1.AdmitRequest\x1a!.krypton.cluster.v1.AdmitResponse\x12R\n" +
-	"\aMembers\x12\".krypton.cluster.v1.MembersRequest\x1a#.krypton.cluster.v1.MembersResponse\x12O\n" +
-	"\x06Settle\x12!.krypton.cluster.v1.SettleRequest\x1a\".krypton.cluster.v1.SettleResponse\x12m\n" +
+	"\aMembers\x12\".krypton.cluster.v1.MembersRequest\x1a#.krypton.cluster.v1.MembersResponse\x12m\n" +
 	"\x10IssueCertificate\x12+.krypton.cluster.v1.IssueCertificateRequest\x1a,.krypton.cluster.v1.IssueCertificateResponse2Q\n" +
 	"\x04Join\x12I\n" +
 	"\x04Join\x12\x1f.krypton.cluster.v1.JoinRequest\x1a .krypton.cluster.v1.JoinResponseB@Z>github.com/openkcm/krypton-cluster/cluster/clusterpb;clusterpbb\x06proto3"
@@ -1500,7 +1842,7 @@ func file_cluster_clusterpb_cluster_proto_rawDescGZIP() []byte {
 	return file_cluster_clusterpb_cluster_proto_rawDescData
 }
 
-var file_cluster_clusterpb_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_cluster_clusterpb_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_cluster_clusterpb_cluster_proto_goTypes = []any{
 	(*ProposeRequest)(nil),           // 0: krypton.cluster.v1.ProposeRequest
 	(*ProposeResponse)(nil),          // 1: krypton.cluster.v1.ProposeResponse
@@ -1508,61 +1850,67 @@ var file_cluster_clusterpb_cluster_proto_goTypes = []any{
 	(*PrepareResponse)(nil),          // 3: krypton.cluster.v1.PrepareResponse
 	(*HealthRequest)(nil),            // 4: krypton.cluster.v1.HealthRequest
 	(*HealthResponse)(nil),           // 5: krypton.cluster.v1.HealthResponse
-	(*ContactRequest)(nil),           // 6: krypton.cluster.v1.ContactRequest
-	(*ContactResponse)(nil),          // 7: krypton.cluster.v1.ContactResponse
-	(*NodeInfo)(nil),                 // 8: krypton.cluster.v1.NodeInfo
-	(*SettleRequest)(nil),            // 9: krypton.cluster.v1.SettleRequest
-	(*SettleResponse)(nil),           // 10: krypton.cluster.v1.SettleResponse
-	(*AnnounceRequest)(nil),          // 11: krypton.cluster.v1.AnnounceRequest
-	(*AnnounceResponse)(nil),         // 12: krypton.cluster.v1.AnnounceResponse
-	(*JoinRequest)(nil),              // 13: krypton.cluster.v1.JoinRequest
-	(*JoinResponse)(nil),             // 14: krypton.cluster.v1.JoinResponse
-	(*Trusted)(nil),                  // 15: krypton.cluster.v1.Trusted
-	(*Certificate)(nil),              // 16: krypton.cluster.v1.Certificate
-	(*AdmitRequest)(nil),             // 17: krypton.cluster.v1.AdmitRequest
-	(*AdmitResponse)(nil),            // 18: krypton.cluster.v1.AdmitResponse
-	(*MembersRequest)(nil),           // 19: krypton.cluster.v1.MembersRequest
-	(*MembersResponse)(nil),          // 20: krypton.cluster.v1.MembersResponse
-	(*IssueCertificateRequest)(nil),  // 21: krypton.cluster.v1.IssueCertificateRequest
-	(*IssueCertificateResponse)(nil), // 22: krypton.cluster.v1.IssueCertificateResponse
-	(*fsmpb.Command)(nil),            // 23: krypton.fsm.v1.Command
-	(*fsmpb.Result)(nil),             // 24: krypton.fsm.v1.Result
+	(*LeaseRequest)(nil),             // 6: krypton.cluster.v1.LeaseRequest
+	(*Renew)(nil),                    // 7: krypton.cluster.v1.Renew
+	(*Confirmed)(nil),                // 8: krypton.cluster.v1.Confirmed
+	(*LeaseResponse)(nil),            // 9: krypton.cluster.v1.LeaseResponse
+	(*Grant)(nil),                    // 10: krypton.cluster.v1.Grant
+	(*Confirm)(nil),                  // 11: krypton.cluster.v1.Confirm
+	(*LeaseRefused)(nil),             // 12: krypton.cluster.v1.LeaseRefused
+	(*NodeInfo)(nil),                 // 13: krypton.cluster.v1.NodeInfo
+	(*AnnounceRequest)(nil),          // 14: krypton.cluster.v1.AnnounceRequest
+	(*AnnounceResponse)(nil),         // 15: krypton.cluster.v1.AnnounceResponse
+	(*JoinRequest)(nil),              // 16: krypton.cluster.v1.JoinRequest
+	(*JoinResponse)(nil),             // 17: krypton.cluster.v1.JoinResponse
+	(*Trusted)(nil),                  // 18: krypton.cluster.v1.Trusted
+	(*Certificate)(nil),              // 19: krypton.cluster.v1.Certificate
+	(*AdmitRequest)(nil),             // 20: krypton.cluster.v1.AdmitRequest
+	(*AdmitResponse)(nil),            // 21: krypton.cluster.v1.AdmitResponse
+	(*MembersRequest)(nil),           // 22: krypton.cluster.v1.MembersRequest
+	(*MembersResponse)(nil),          // 23: krypton.cluster.v1.MembersResponse
+	(*IssueCertificateRequest)(nil),  // 24: krypton.cluster.v1.IssueCertificateRequest
+	(*IssueCertificateResponse)(nil), // 25: krypton.cluster.v1.IssueCertificateResponse
+	(*fsmpb.Command)(nil),            // 26: krypton.fsm.v1.Command
+	(*fsmpb.Result)(nil),             // 27: krypton.fsm.v1.Result
 }
 var file_cluster_clusterpb_cluster_proto_depIdxs = []int32{
-	23, // 0: krypton.cluster.v1.ProposeRequest.command:type_name -> krypton.fsm.v1.Command
-	24, // 1: krypton.cluster.v1.ProposeResponse.result:type_name -> krypton.fsm.v1.Result
-	8,  // 2: krypton.cluster.v1.AnnounceRequest.info:type_name -> krypton.cluster.v1.NodeInfo
-	8,  // 3: krypton.cluster.v1.JoinRequest.info:type_name -> krypton.cluster.v1.NodeInfo
-	15, // 4: krypton.cluster.v1.JoinResponse.members:type_name -> krypton.cluster.v1.Trusted
-	16, // 5: krypton.cluster.v1.JoinResponse.certificate:type_name -> krypton.cluster.v1.Certificate
-	8,  // 6: krypton.cluster.v1.AdmitRequest.info:type_name -> krypton.cluster.v1.NodeInfo
-	15, // 7: krypton.cluster.v1.MembersResponse.members:type_name -> krypton.cluster.v1.Trusted
-	16, // 8: krypton.cluster.v1.IssueCertificateResponse.certificate:type_name -> krypton.cluster.v1.Certificate
-	0,  // 9: krypton.cluster.v1.Peer.Propose:input_type -> krypton.cluster.v1.ProposeRequest
-	2,  // 10: krypton.cluster.v1.Peer.Prepare:input_type -> krypton.cluster.v1.PrepareRequest
-	4,  // 11: krypton.cluster.v1.Peer.Health:input_type -> krypton.cluster.v1.HealthRequest
-	6,  // 12: krypton.cluster.v1.Peer.Contact:input_type -> krypton.cluster.v1.ContactRequest
-	11, // 13: krypton.cluster.v1.Peer.Announce:input_type -> krypton.cluster.v1.AnnounceRequest
-	17, // 14: krypton.cluster.v1.Peer.Admit:input_type -> krypton.cluster.v1.AdmitRequest
-	19, // 15: krypton.cluster.v1.Peer.Members:input_type -> krypton.cluster.v1.MembersRequest
-	9,  // 16: krypton.cluster.v1.Peer.Settle:input_type -> krypton.cluster.v1.SettleRequest
-	21, // 17: krypton.cluster.v1.Peer.IssueCertificate:input_type -> krypton.cluster.v1.IssueCertificateRequest
-	13, // 18: krypton.cluster.v1.Join.Join:input_type -> krypton.cluster.v1.JoinRequest
-	1,  // 19: krypton.cluster.v1.Peer.Propose:output_type -> krypton.cluster.v1.ProposeResponse
-	3,  // 20: krypton.cluster.v1.Peer.Prepare:output_type -> krypton.cluster.v1.PrepareResponse
-	5,  // 21: krypton.cluster.v1.Peer.Health:output_type -> krypton.cluster.v1.HealthResponse
-	7,  // 22: krypton.cluster.v1.Peer.Contact:output_type -> krypton.cluster.v1.ContactResponse
-	12, // 23: krypton.cluster.v1.Peer.Announce:output_type -> krypton.cluster.v1.AnnounceResponse
-	18, // 24: krypton.cluster.v1.Peer.Admit:output_type -> krypton.cluster.v1.AdmitResponse
-	20, // 25: krypton.cluster.v1.Peer.Members:output_type -> krypton.cluster.v1.MembersResponse
-	10, // 26: krypton.cluster.v1.Peer.Settle:output_type -> krypton.cluster.v1.SettleResponse
-	22, // 27: krypton.cluster.v1.Peer.IssueCertificate:output_type -> krypton.cluster.v1.IssueCertificateResponse
-	14, // 28: krypton.cluster.v1.Join.Join:output_type -> krypton.cluster.v1.JoinResponse
-	19, // [19:29] is the sub-list for method output_type
-	9,  // [9:19] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	26, // 0: krypton.cluster.v1.ProposeRequest.command:type_name -> krypton.fsm.v1.Command
+	27, // 1: krypton.cluster.v1.ProposeResponse.result:type_name -> krypton.fsm.v1.Result
+	7,  // 2: krypton.cluster.v1.LeaseRequest.renew:type_name -> krypton.cluster.v1.Renew
+	8,  // 3: krypton.cluster.v1.LeaseRequest.confirmed:type_name -> krypton.cluster.v1.Confirmed
+	10, // 4: krypton.cluster.v1.LeaseResponse.grant:type_name -> krypton.cluster.v1.Grant
+	11, // 5: krypton.cluster.v1.LeaseResponse.confirm:type_name -> krypton.cluster.v1.Confirm
+	12, // 6: krypton.cluster.v1.LeaseResponse.refused:type_name -> krypton.cluster.v1.LeaseRefused
+	13, // 7: krypton.cluster.v1.AnnounceRequest.info:type_name -> krypton.cluster.v1.NodeInfo
+	13, // 8: krypton.cluster.v1.JoinRequest.info:type_name -> krypton.cluster.v1.NodeInfo
+	18, // 9: krypton.cluster.v1.JoinResponse.members:type_name -> krypton.cluster.v1.Trusted
+	19, // 10: krypton.cluster.v1.JoinResponse.certificate:type_name -> krypton.cluster.v1.Certificate
+	13, // 11: krypton.cluster.v1.AdmitRequest.info:type_name -> krypton.cluster.v1.NodeInfo
+	18, // 12: krypton.cluster.v1.MembersResponse.members:type_name -> krypton.cluster.v1.Trusted
+	19, // 13: krypton.cluster.v1.IssueCertificateResponse.certificate:type_name -> krypton.cluster.v1.Certificate
+	0,  // 14: krypton.cluster.v1.Peer.Propose:input_type -> krypton.cluster.v1.ProposeRequest
+	2,  // 15: krypton.cluster.v1.Peer.Prepare:input_type -> krypton.cluster.v1.PrepareRequest
+	4,  // 16: krypton.cluster.v1.Peer.Health:input_type -> krypton.cluster.v1.HealthRequest
+	6,  // 17: krypton.cluster.v1.Peer.Lease:input_type -> krypton.cluster.v1.LeaseRequest
+	14, // 18: krypton.cluster.v1.Peer.Announce:input_type -> krypton.cluster.v1.AnnounceRequest
+	20, // 19: krypton.cluster.v1.Peer.Admit:input_type -> krypton.cluster.v1.AdmitRequest
+	22, // 20: krypton.cluster.v1.Peer.Members:input_type -> krypton.cluster.v1.MembersRequest
+	24, // 21: krypton.cluster.v1.Peer.IssueCertificate:input_type -> krypton.cluster.v1.IssueCertificateRequest
+	16, // 22: krypton.cluster.v1.Join.Join:input_type -> krypton.cluster.v1.JoinRequest
+	1,  // 23: krypton.cluster.v1.Peer.Propose:output_type -> krypton.cluster.v1.ProposeResponse
+	3,  // 24: krypton.cluster.v1.Peer.Prepare:output_type -> krypton.cluster.v1.PrepareResponse
+	5,  // 25: krypton.cluster.v1.Peer.Health:output_type -> krypton.cluster.v1.HealthResponse
+	9,  // 26: krypton.cluster.v1.Peer.Lease:output_type -> krypton.cluster.v1.LeaseResponse
+	15, // 27: krypton.cluster.v1.Peer.Announce:output_type -> krypton.cluster.v1.AnnounceResponse
+	21, // 28: krypton.cluster.v1.Peer.Admit:output_type -> krypton.cluster.v1.AdmitResponse
+	23, // 29: krypton.cluster.v1.Peer.Members:output_type -> krypton.cluster.v1.MembersResponse
+	25, // 30: krypton.cluster.v1.Peer.IssueCertificate:output_type -> krypton.cluster.v1.IssueCertificateResponse
+	17, // 31: krypton.cluster.v1.Join.Join:output_type -> krypton.cluster.v1.JoinResponse
+	23, // [23:32] is the sub-list for method output_type
+	14, // [14:23] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_cluster_clusterpb_cluster_proto_init() }
@@ -1576,7 +1924,7 @@ func file_cluster_clusterpb_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cluster_clusterpb_cluster_proto_rawDesc), len(file_cluster_clusterpb_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

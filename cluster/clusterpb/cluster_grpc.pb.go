@@ -29,11 +29,10 @@ const (
 	Peer_Propose_FullMethodName          = "/krypton.cluster.v1.Peer/Propose"
 	Peer_Prepare_FullMethodName          = "/krypton.cluster.v1.Peer/Prepare"
 	Peer_Health_FullMethodName           = "/krypton.cluster.v1.Peer/Health"
-	Peer_Contact_FullMethodName          = "/krypton.cluster.v1.Peer/Contact"
+	Peer_Lease_FullMethodName            = "/krypton.cluster.v1.Peer/Lease"
 	Peer_Announce_FullMethodName         = "/krypton.cluster.v1.Peer/Announce"
 	Peer_Admit_FullMethodName            = "/krypton.cluster.v1.Peer/Admit"
 	Peer_Members_FullMethodName          = "/krypton.cluster.v1.Peer/Members"
-	Peer_Settle_FullMethodName           = "/krypton.cluster.v1.Peer/Settle"
 	Peer_IssueCertificate_FullMethodName = "/krypton.cluster.v1.Peer/IssueCertificate"
 )
 
@@ -50,10 +49,10 @@ type PeerClient interface {
 	Prepare(ctx context.Context, in *PrepareRequest, opts ...grpc.CallOption) (*PrepareResponse, error)
 	// Health tells what the asked node can say about itself.
 	Health(ctx context.Context, in *HealthRequest, opts ...grpc.CallOption) (*HealthResponse, error)
-	// Contact is what every member asks the leader a few times a second. The
-	// question confirms the leader, if the asker is a voter in its term; the answer
-	// says how long ago a majority did, and what the asker must have applied.
-	Contact(ctx context.Context, in *ContactRequest, opts ...grpc.CallOption) (*ContactResponse, error)
+	// Lease is the stream of one member to the leader over which it holds its
+	// serving lease (docs/leases.md). The leader asks voters over the same streams
+	// to confirm its term. A node that is not the established leader ends it.
+	Lease(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[LeaseRequest, LeaseResponse], error)
 	// Announce tells the leader the caller's addresses, release and highest format.
 	Announce(ctx context.Context, in *AnnounceRequest, opts ...grpc.CallOption) (*AnnounceResponse, error)
 	// Admit forwards a join request to the leader.
@@ -61,8 +60,6 @@ type PeerClient interface {
 	// Members names the members that the asked node knows, for a node whose
 	// knowledge is older than the present leader's membership.
 	Members(ctx context.Context, in *MembersRequest, opts ...grpc.CallOption) (*MembersResponse, error)
-	// Settle returns once the asked member has applied the command of an index.
-	Settle(ctx context.Context, in *SettleRequest, opts ...grpc.CallOption) (*SettleResponse, error)
 	// IssueCertificate asks an unsealed member for the API certificate of a member.
 	IssueCertificate(ctx context.Context, in *IssueCertificateRequest, opts ...grpc.CallOption) (*IssueCertificateResponse, error)
 }
@@ -105,15 +102,18 @@ func (c *peerClient) Health(ctx context.Context, in *HealthRequest, opts ...grpc
 	return out, nil
 }
 
-func (c *peerClient) Contact(ctx context.Context, in *ContactRequest, opts ...grpc.CallOption) (*ContactResponse, error) {
+func (c *peerClient) Lease(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[LeaseRequest, LeaseResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(ContactResponse)
-	err := c.cc.Invoke(ctx, Peer_Contact_FullMethodName, in, out, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[0], Peer_Lease_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	return out, nil
+	x := &grpc.GenericClientStream[LeaseRequest, LeaseResponse]{ClientStream: stream}
+	return x, nil
 }
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peer_LeaseClient = grpc.BidiStreamingClient[LeaseRequest, LeaseResponse]
 
 func (c *peerClient) Announce(ctx context.Context, in *AnnounceRequest, opts ...grpc.CallOption) (*AnnounceResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -145,16 +145,6 @@ func (c *peerClient) Members(ctx context.Context, in *MembersRequest, opts ...gr
 	return out, nil
 }
 
-func (c *peerClient) Settle(ctx context.Context, in *SettleRequest, opts ...grpc.CallOption) (*SettleResponse, error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(SettleResponse)
-	err := c.cc.Invoke(ctx, Peer_Settle_FullMethodName, in, out, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
 func (c *peerClient) IssueCertificate(ctx context.Context, in *IssueCertificateRequest, opts ...grpc.CallOption) (*IssueCertificateResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(IssueCertificateResponse)
@@ -178,10 +168,10 @@ type PeerServer interface {
 	Prepare(context.Context, *PrepareRequest) (*PrepareResponse, error)
 	// Health tells what the asked node can say about itself.
 	Health(context.Context, *HealthRequest) (*HealthResponse, error)
-	// Contact is what every member asks the leader a few times a second. The
-	// question confirms the leader, if the asker is a voter in its term; the answer
-	// says how long ago a majority did, and what the asker must have applied.
-	Contact(context.Context, *ContactRequest) (*ContactResponse, error)
+	// Lease is the stream of one member to the leader over which it holds its
+	// serving lease (docs/leases.md). The leader asks voters over the same streams
+	// to confirm its term. A node that is not the established leader ends it.
+	Lease(grpc.BidiStreamingServer[LeaseRequest, LeaseResponse]) error
 	// Announce tells the leader the caller's addresses, release and highest format.
 	Announce(context.Context, *AnnounceRequest) (*AnnounceResponse, error)
 	// Admit forwards a join request to the leader.
@@ -189,8 +179,6 @@ type PeerServer interface {
 	// Members names the members that the asked node knows, for a node whose
 	// knowledge is older than the present leader's membership.
 	Members(context.Context, *MembersRequest) (*MembersResponse, error)
-	// Settle returns once the asked member has applied the command of an index.
-	Settle(context.Context, *SettleRequest) (*SettleResponse, error)
 	// IssueCertificate asks an unsealed member for the API certificate of a member.
 	IssueCertificate(context.Context, *IssueCertificateRequest) (*IssueCertificateResponse, error)
 	mustEmbedUnimplementedPeerServer()
@@ -212,8 +200,8 @@ func (UnimplementedPeerServer) Prepare(context.Context, *PrepareRequest) (*Prepa
 func (UnimplementedPeerServer) Health(context.Context, *HealthRequest) (*HealthResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Health not implemented")
 }
-func (UnimplementedPeerServer) Contact(context.Context, *ContactRequest) (*ContactResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method Contact not implemented")
+func (UnimplementedPeerServer) Lease(grpc.BidiStreamingServer[LeaseRequest, LeaseResponse]) error {
+	return status.Error(codes.Unimplemented, "method Lease not implemented")
 }
 func (UnimplementedPeerServer) Announce(context.Context, *AnnounceRequest) (*AnnounceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Announce not implemented")
@@ -223,9 +211,6 @@ func (UnimplementedPeerServer) Admit(context.Context, *AdmitRequest) (*AdmitResp
 }
 func (UnimplementedPeerServer) Members(context.Context, *MembersRequest) (*MembersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Members not implemented")
-}
-func (UnimplementedPeerServer) Settle(context.Context, *SettleRequest) (*SettleResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method Settle not implemented")
 }
 func (UnimplementedPeerServer) IssueCertificate(context.Context, *IssueCertificateRequest) (*IssueCertificateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method IssueCertificate not implemented")
@@ -305,23 +290,12 @@ func _Peer_Health_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	return interceptor(ctx, in, info, handler)
 }
 
-func _Peer_Contact_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(ContactRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(PeerServer).Contact(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: Peer_Contact_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(PeerServer).Contact(ctx, req.(*ContactRequest))
-	}
-	return interceptor(ctx, in, info, handler)
+func _Peer_Lease_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(PeerServer).Lease(&grpc.GenericServerStream[LeaseRequest, LeaseResponse]{ServerStream: stream})
 }
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peer_LeaseServer = grpc.BidiStreamingServer[LeaseRequest, LeaseResponse]
 
 func _Peer_Announce_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(AnnounceRequest)
@@ -377,24 +351,6 @@ func _Peer_Members_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
-func _Peer_Settle_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(SettleRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(PeerServer).Settle(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: Peer_Settle_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(PeerServer).Settle(ctx, req.(*SettleRequest))
-	}
-	return interceptor(ctx, in, info, handler)
-}
-
 func _Peer_IssueCertificate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(IssueCertificateRequest)
 	if err := dec(in); err != nil {
@@ -433,10 +389,6 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Peer_Health_Handler,
 		},
 		{
-			MethodName: "Contact",
-			Handler:    _Peer_Contact_Handler,
-		},
-		{
 			MethodName: "Announce",
 			Handler:    _Peer_Announce_Handler,
 		},
@@ -449,15 +401,18 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Peer_Members_Handler,
 		},
 		{
-			MethodName: "Settle",
-			Handler:    _Peer_Settle_Handler,
-		},
-		{
 			MethodName: "IssueCertificate",
 			Handler:    _Peer_IssueCertificate_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Lease",
+			Handler:       _Peer_Lease_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "cluster/clusterpb/cluster.proto",
 }
 

@@ -31,12 +31,6 @@ const (
 	service   = tenant + "/services/" + serviceID
 	shortName = tenantID + "/" + serviceID // as the command line takes it
 
-	// settle bounds how long after an acknowledged change a node may still act on
-	// the old state: without serving leases a node serves nothing once it has not
-	// heard from the leader for 1 s; the rest is for a busy machine.
-	settle = 3 * time.Second
-	pause  = 10 * time.Millisecond // between two looks
-
 	// minOps is how many operations have to end between the kill and the end of
 	// the load.
 	minOps = 1200
@@ -73,6 +67,7 @@ func (d *demo) steps() []step {
 		{"the killed node returns, unseals itself and decrypts", d.comeBack},
 		{"rotate: new data under version 2, old data still opens", d.rotate},
 		{"roll back: new data under version 1, all data opens", d.rollBack},
+		{"disable a key while all nodes use it: nobody serves it after", d.withdraw},
 		{"nobody both governs and uses keys", d.separation},
 		{"destroy version 2: what it protected opens nowhere", d.destroyVersion},
 		{"the audit trail has the destruction, and its chain holds", d.audit},

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
 // secret has bytes that look different in every encoding, and + and / in base64.
@@ -91,9 +93,9 @@ func TestI1_TheFirstStepThatFailsEndsTheRun(t *testing.T) {
 }
 
 func TestTheResultGoesToTheTargetOrToTheTerminal(t *testing.T) {
-	fields := findings{fileMB: 8, opsAtKill: 1234, afterRotate: "yes", afterDestroy: "no"}.fields(14)
+	fields := findings{fileMB: 8, opsAtKill: 1234, afterRotate: "yes", afterDestroy: "no", withdrawn: true}.fields(15)
 	want := []string{
-		"steps=14", "file_mb=8", "ops_during_kill=1234", "sdk_failed=0", "served_after_ack=n/a",
+		"steps=15", "file_mb=8", "ops_during_kill=1234", "sdk_failed=0", "served_after_ack=0",
 		"opens_after_rotate=yes", "opens_after_destroy=no",
 	}
 	if diff := cmp.Diff(want, fields); diff != "" {
@@ -110,7 +112,7 @@ func TestTheResultGoesToTheTargetOrToTheTerminal(t *testing.T) {
 		t.Fatalf("wrote %q: %v", got, err)
 	}
 	t.Setenv("RESULT_FIELDS", "")
-	for held, line := range map[bool]string{true: "RESULT demo pass steps=14 ", false: "RESULT demo fail steps=14 "} {
+	for held, line := range map[bool]string{true: "RESULT demo pass steps=15 ", false: "RESULT demo fail steps=15 "} {
 		out.Reset()
 		if err := report(&out, fields, held, 2*time.Second); err != nil || !strings.HasPrefix(out.String(), line) || !strings.HasSuffix(out.String(), " seconds=2\n") {
 			t.Errorf("printed %q: %v", out.String(), err)
@@ -144,5 +146,34 @@ func TestTheDemoIsRunInTheRepository(t *testing.T) {
 	t.Chdir(t.TempDir())
 	if root, err := repository(); err == nil {
 		t.Fatalf("found %s", root)
+	}
+}
+
+func TestAnAnswerIsStaleOnlyInTheEpochInWhichItBeganAndEnded(t *testing.T) {
+	refused := errs.New(errs.FailedState, "disabled")
+	enabled, disabled, between := &epoch{number: 1}, &epoch{number: 3, disabled: true}, &epoch{number: 2, between: true}
+	for _, tc := range []struct {
+		name          string
+		before, after *epoch
+		err           error
+		stale         int64
+		counted       int
+		fails         bool
+	}{
+		{"enabled and opens", enabled, enabled, nil, 0, 1, false},
+		{"enabled and refused", enabled, enabled, refused, 1, 1, false},
+		{"disabled and refused", disabled, disabled, refused, 0, 1, false},
+		{"disabled and opens", disabled, disabled, nil, 1, 1, false},
+		{"a change is on its way", between, between, nil, 0, 0, false},
+		{"a change began meanwhile", enabled, between, refused, 0, 0, false},
+		{"a change was acknowledged meanwhile", between, disabled, nil, 0, 0, false},
+		{"an error that is neither", enabled, enabled, errs.New(errs.Internal, "x"), 0, 1, true},
+	} {
+		h := &hammer{done: make([]int, 1)}
+		h.grown = sync.NewCond(&h.mu)
+		h.judge(0, tc.before, tc.after, tc.err)
+		if h.stale.Load() != tc.stale || h.done[0] != tc.counted || (h.first != nil) != tc.fails {
+			t.Errorf("%s: stale %d, counted %d, %v", tc.name, h.stale.Load(), h.done[0], h.first)
+		}
 	}
 }

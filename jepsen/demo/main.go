@@ -40,6 +40,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -130,6 +131,16 @@ type findings struct {
 	failed       int
 	afterRotate  string
 	afterDestroy string
+
+	staleAfterAck int
+	withdrawn     bool // staleAfterAck was counted
+}
+
+func (f findings) servedAfterAck() string {
+	if !f.withdrawn {
+		return "unknown"
+	}
+	return strconv.Itoa(f.staleAfterAck)
 }
 
 func (f findings) fields(steps int) []string {
@@ -138,9 +149,7 @@ func (f findings) fields(steps int) []string {
 		fmt.Sprintf("file_mb=%d", f.fileMB),
 		fmt.Sprintf("ops_during_kill=%d", f.opsAtKill),
 		fmt.Sprintf("sdk_failed=%d", f.failed),
-		// Needs serving leases: until they are there, a node may serve the state
-		// before a change for as long as its last contact counts (node.ContactLimit).
-		"served_after_ack=n/a",
+		"served_after_ack=" + f.servedAfterAck(),
 		"opens_after_rotate=" + f.afterRotate,
 		"opens_after_destroy=" + f.afterDestroy,
 	}

@@ -83,9 +83,9 @@ func clusterStates() Group {
 			Next: "krypton unseal sends a share",
 		},
 		{
-			ID: "cluster/no-contact", When: "a node has not heard from the leader for longer than it may serve",
+			ID: "cluster/no-lease", When: "a node has no serving lease: its last one ran out, and no leader with a majority behind it gave another",
 			Code: errs.NotServing,
-			Says: "this node has not heard from the leader for more than {time}",
+			Says: "this node has no serving lease: {reason}",
 			Next: "retry on another node; `krypton status` shows which ones serve",
 		},
 		{

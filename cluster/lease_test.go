@@ -1,7 +1,6 @@
 package cluster_test
 
 import (
-	"context"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -14,53 +13,90 @@ import (
 	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
-	"github.com/openkcm/krypton-cluster/internal/errs/wire"
 )
+
+// onWire stands between a member and its stream to the leader. A function that
+// returns false loses the message; one that waits delays it and what comes after.
+type onWire struct {
+	up   func(*clusterpb.LeaseRequest) bool
+	down func(*clusterpb.LeaseResponse) bool
+}
+
+type wired struct {
+	cluster.LeaseStream
+
+	w onWire
+}
+
+func (w onWire) wrap(s cluster.LeaseStream) cluster.LeaseStream { return wired{s, w} }
+
+func (w wired) Send(m *clusterpb.LeaseRequest) error {
+	if w.w.up != nil && !w.w.up(m) {
+		return nil
+	}
+	return w.LeaseStream.Send(m)
+}
+
+func (w wired) Recv() (*clusterpb.LeaseResponse, error) {
+	for {
+		m, err := w.LeaseStream.Recv()
+		if err != nil || w.w.down == nil || w.w.down(m) {
+			return m, err
+		}
+	}
+}
+
+// leased waits until every member has a lease.
+func leased(all ...*member) {
+	for _, m := range all {
+		m.t.Helper()
+		m.eventually("a lease", func() bool { return m.c.LeaseErr() == nil })
+	}
+}
 
 // A process that is stopped finds the leader's answer in its socket when it goes
 // on. However old that is, it must not count as new.
-func TestI11_AnAnswerThatLayInABufferIsAsOldAsItsQuestion(t *testing.T) {
+func TestI11_AGrantThatLayInABufferIsAsOldAsItsRequest(t *testing.T) {
 	t.Parallel()
 	a := newMember(t, "a")
 	a.bootstrap()
 	var hold atomic.Bool
-	release, held, after := make(chan struct{}), make(chan time.Time, 1), make(chan struct{})
+	release, held := make(chan struct{}), make(chan time.Time, 1)
+	var asked atomic.Int64 // when the last request was made
 	b := &member{t: t, name: "b", path: t.TempDir() + "/data"}
-	asked := 0 // while held; only the goroutine that asks
-	b.wrap = func(ask cluster.ContactAsk) cluster.ContactAsk {
-		return func(ctx context.Context, leader cluster.NodeID, req *clusterpb.ContactRequest) (*clusterpb.ContactResponse, error) {
-			if !hold.Load() {
-				return ask(ctx, leader, req)
+	b.wrap = onWire{
+		up: func(m *clusterpb.LeaseRequest) bool {
+			if m.GetRenew().GetNonce() != 0 {
+				asked.Store(time.Now().UnixNano())
 			}
-			if asked++; asked > 1 { // what was answered late has been noted now
-				if asked == 2 {
-					close(after)
-				}
-				<-ctx.Done()
-				return nil, ctx.Err()
+			return !hold.Load() || len(held) == 0
+		},
+		down: func(m *clusterpb.LeaseResponse) bool {
+			if m.GetGrant() == nil || !hold.Load() {
+				return true
 			}
-			start := time.Now()
-			resp, err := ask(ctx, leader, req)
-			if err != nil || !resp.GetConfirmed() {
-				t.Errorf("the answer says nothing: %v, %v", resp, err)
+			select {
+			case held <- time.Unix(0, asked.Load()):
+				<-release
+			default:
 			}
-			held <- start
-			<-release
-			return resp, err
-		}
-	}
+			return true
+		},
+	}.wrap
 	b.start()
 	t.Cleanup(b.stop)
 	b.join(a.invite(wanted{}))
-	b.eventually("in contact", func() bool { return b.c.LastContact() < time.Second })
+	leased(b)
 	hold.Store(true)
 	start := <-held
+	held <- start
 	b.eventually("a second passed", func() bool { return time.Since(start) > time.Second })
 	close(release)
-	<-after
-	if got := b.c.LastContact(); got < time.Second {
-		t.Fatalf("in contact %s ago, by an answer to a question of %s ago", got, time.Since(start))
+	b.eventually("the grant came", func() bool { return b.c.LastContact() > time.Second })
+	if got := b.c.LastContact(); got < time.Since(start)-100*time.Millisecond {
+		t.Fatalf("in contact %s ago, by a grant that was asked for %s ago", got, time.Since(start))
 	}
+	b.eventually("the lease ends", func() bool { return b.c.LeaseErr() != nil })
 }
 
 func TestI11_ALeaderIsInContactOnlyOnceItHasReplayedItsLog(t *testing.T) {
@@ -103,16 +139,6 @@ func TestI11_ALeaderIsInContactOnlyOnceItHasReplayedItsLog(t *testing.T) {
 	defer release()
 	a.eventually("leads with all of its log committed", func() bool { return a.c.IsLeader() && a.c.Stats().CommitIndex >= last.Load() })
 	b.eventually("hears the leader", func() bool { return b.c.LeaderID() == a.c.NodeID() })
-	b.eventually("the leader answers questions", func() bool {
-		err := b.c.AsPeer(limited(t), a.c.NodeID(), func(p clusterpb.PeerClient) error {
-			_, err := p.Contact(limited(t), &clusterpb.ContactRequest{Term: b.c.Term()})
-			return err
-		})
-		if err == nil {
-			t.Fatal("it answers as if it had replayed its log")
-		}
-		return errs.Is(wire.FromStatus(err), errs.NoLeader)
-	})
 	start := time.Now()
 	for end := time.After(500 * time.Millisecond); ; { // several times as long as it takes to find a majority of one
 		if d := a.c.LastContact(); d != cluster.Never {
@@ -157,8 +183,8 @@ func TestI11_AViewBehindTheLeadersIsNotInContact(t *testing.T) {
 	b.applied(a.write("x", 0).GetIndex())
 	b.eventually("in contact", func() bool { return b.c.LastContact() < time.Second })
 	held.Store(true)
-	a.write("x", 1)
-	b.eventually("out of contact", func() bool { return b.c.LastContact() > time.Second })
+	go func() { _, _ = a.propose(limited(t), gate.SealCluster, write("x", 1)) }() // waits for b
+	b.eventually("without a lease", func() bool { return b.c.LeaseErr() != nil })
 	if d := a.c.LastContact(); d > time.Second {
 		t.Fatalf("the leader itself is out of contact for %s", d)
 	}
@@ -166,41 +192,99 @@ func TestI11_AViewBehindTheLeadersIsNotInContact(t *testing.T) {
 	b.eventually("in contact again", func() bool { return b.c.LastContact() < time.Second })
 }
 
-// A question that lay in a buffer carries the nonce of an answer that is not the
-// last one, or none.
-func TestI11_AQuestionWithoutTheLastNonceConfirmsNobody(t *testing.T) {
+func TestI16_WhoeverHasALeaseHasWhatWasAcknowledged(t *testing.T) {
 	t.Parallel()
-	var stale atomic.Bool
-	all := make([]*member, 3)
-	for i := range all {
-		all[i] = &member{t: t, name: fmt.Sprintf("node-%d", i), path: t.TempDir() + "/data"}
-		all[i].wrap = func(ask cluster.ContactAsk) cluster.ContactAsk {
-			return func(ctx context.Context, leader cluster.NodeID, req *clusterpb.ContactRequest) (*clusterpb.ContactResponse, error) {
-				if stale.Load() && req.GetEcho() > 0 {
-					req.Echo--
+	all := three(t)
+	leased(all...)
+	var acked atomic.Uint64
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	var looks atomic.Int64
+	for _, m := range all {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
 				}
-				return ask(ctx, leader, req)
+				floor := acked.Load()
+				s := m.c.Standing()
+				if s.Usable(clock.System{}.Read()) {
+					looks.Add(1)
+					if s.View.Index() < floor {
+						t.Errorf("%s may serve from %d after %d was acknowledged", m.name, s.View.Index(), floor)
+						return
+					}
+					if s.Complete > s.View.Index() {
+						t.Errorf("%s: %d is complete, and its view ends at %d", m.name, s.Complete, s.View.Index())
+						return
+					}
+				}
 			}
-		}
-		all[i].start()
-		t.Cleanup(all[i].stop)
+		})
 	}
-	all[0].bootstrap()
-	for _, m := range all[1:] {
-		m.join(all[0].invite(wanted{voter: true}))
+	for i := range 60 {
+		res := all[i%len(all)].write("fence", i)
+		acked.Store(res.GetIndex())
 	}
-	all[0].voters(3)
-	for _, m := range all {
-		m.eventually("in contact", func() bool { return m.c.LastContact() < time.Second })
+	close(stop)
+	wg.Wait()
+	if looks.Load() < 1000 {
+		t.Errorf("only %d looks at a usable lease: the test shows little", looks.Load())
 	}
-	stale.Store(true)
-	for _, m := range all {
-		m.eventually("out of contact", func() bool { return m.c.LastContact() > time.Second })
+}
+
+func TestI16_ADeadMemberDelaysAChangeUntilItsLeaseIsOverAndNoFurther(t *testing.T) {
+	t.Parallel()
+	all := three(t)
+	leased(all...)
+	leader, others := leaderOf(t, all)
+	leader.write("warm", 0)
+	others[0].stop()
+	start := time.Now()
+	leader.write("dead", 1)
+	first := time.Since(start)
+	start = time.Now()
+	leader.write("dead", 2)
+	if second := time.Since(start); second > time.Second {
+		t.Errorf("the change after the first (%s) takes %s", first, second)
 	}
-	stale.Store(false)
-	for _, m := range all {
-		m.eventually("in contact again", func() bool { return m.c.LastContact() < time.Second })
+	if first < time.Second {
+		t.Errorf("a change was acknowledged after %s while a member that is not heard from may have a lease", first)
 	}
+}
+
+func TestI16_AMemberThatDoesNotApplyServesNothingOnceTheChangeIsAcknowledged(t *testing.T) {
+	t.Parallel()
+	a := newMember(t, "a")
+	a.bootstrap()
+	hold := make(chan struct{})
+	release := sync.OnceFunc(func() { close(hold) })
+	defer release()
+	var held atomic.Bool
+	b := newMember(t, "b", func(c *cluster.Config) {
+		c.Machine = fsm.New(fsm.Options{Publish: func(_ fsm.Published, swap func()) {
+			if held.Load() {
+				<-hold
+			}
+			swap()
+		}})
+	})
+	b.join(a.invite(wanted{}))
+	b.applied(a.write("x", 0).GetIndex())
+	leased(a, b)
+	held.Store(true)
+	res := a.write("slow", 1)
+	if b.machine.View().Index() >= res.GetIndex() {
+		t.Fatal("the member was not slow, so the test shows nothing")
+	}
+	if b.c.Standing().Usable(clock.System{}.Read()) {
+		t.Error("it may serve the state before")
+	}
+	release()
+	b.applied(res.GetIndex())
+	leased(b)
 }
 
 func TestALeaderTicksOnlyOnceAMajorityToldItsTime(t *testing.T) {
@@ -210,14 +294,12 @@ func TestALeaderTicksOnlyOnceAMajorityToldItsTime(t *testing.T) {
 	for i := range all {
 		all[i] = &member{t: t, name: fmt.Sprintf("node-%d", i), path: t.TempDir() + "/data"}
 		all[i].change = []func(*cluster.Config){func(c *cluster.Config) { c.TickInterval = 20 * time.Millisecond }}
-		all[i].wrap = func(ask cluster.ContactAsk) cluster.ContactAsk {
-			return func(ctx context.Context, leader cluster.NodeID, req *clusterpb.ContactRequest) (*clusterpb.ContactResponse, error) {
-				if mute.Load() {
-					return nil, errs.New(errs.Unavailable, "mute")
-				}
-				return ask(ctx, leader, req)
+		all[i].wrap = onWire{up: func(up *clusterpb.LeaseRequest) bool {
+			if mute.Load() {
+				up.Confirmed = nil
 			}
-		}
+			return true
+		}}.wrap
 		all[i].start()
 		t.Cleanup(all[i].stop)
 	}
@@ -252,24 +334,17 @@ func TestALeaderTicksOnlyOnceAMajorityToldItsTime(t *testing.T) {
 	leader.eventually("ticks", expired)
 }
 
-func TestI11_AViewThatWentBackIsNotInContact(t *testing.T) {
-	t.Parallel()
-	a := newMember(t, "a") // not started as a cluster, so that nothing else tells it
-	a.c.Told(time.Now(), a.machine.View().Index())
-	if d := a.c.LastContact(); d > time.Second {
-		t.Fatalf("told just now, in contact %s ago", d)
-	}
-	a.c.Told(time.Now(), a.machine.View().Index()+1)
-	if d := a.c.LastContact(); d != cluster.Never {
-		t.Fatalf("in contact %s ago without what it was told to have", d)
-	}
-}
-
 // ahead is a machine whose wall clock was set wrong.
 type ahead struct {
 	clock.System
 
 	by time.Duration
+}
+
+func (a ahead) Read() clock.Reading {
+	r := a.System.Read()
+	r.Wall += a.by
+	return r
 }
 
 func (a ahead) Now() time.Time                  { return time.Now().Add(a.by) }

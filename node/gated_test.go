@@ -1,0 +1,73 @@
+package node_test
+
+import (
+	"testing"
+
+	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/node"
+)
+
+// TestI3_NoAnswerTellsOfAChangeThatIsNotComplete: until then another node may still
+// answer by the state before, and whoever asks both would see time go back.
+func TestI3_NoAnswerTellsOfAChangeThatIsNotComplete(t *testing.T) {
+	w, m := cluster1(t)
+	at := target("acme", "pay")
+	ct, _, err := m.encrypt(at, []byte("x"))
+	check(t, err)
+	pay := node.Object{Tenant: "acme", Service: "pay"}
+	check(t, m.changeVersion(w.request(), pay, 1, disable, 0))
+	m.incomplete.Store(m.machine.View().Index())
+	// A refusal tells state like a success.
+	_, _, err = m.decrypt(at, ct)
+	wants(t, err, errs.ChangeInProgress)
+	asked := 0
+	m.finish = func() {
+		if asked++; asked == 2 {
+			m.incomplete.Store(0)
+		}
+	}
+	_, _, err = m.decrypt(at, ct)
+	wants(t, err, errs.FailedState)
+	if asked != 2 {
+		t.Errorf("it waited %d times", asked)
+	}
+
+	// So does the absence of something.
+	m.finish = nil
+	m.incomplete.Store(m.machine.View().Index())
+	_, _, err = m.decrypt(target("acme", "nothing"), ct)
+	wants(t, err, errs.ChangeInProgress)
+	m.incomplete.Store(0)
+	_, _, err = m.decrypt(target("acme", "nothing"), ct)
+	wants(t, err, errs.NotFound)
+
+	// And enabling it again shows only when that is complete.
+	check(t, m.changeVersion(w.request(), pay, 1, enable, 0))
+	m.incomplete.Store(m.machine.View().Index())
+	_, _, err = m.decrypt(at, ct)
+	wants(t, err, errs.ChangeInProgress)
+	m.incomplete.Store(0)
+	pt, _, err := m.decrypt(at, ct)
+	if err != nil || string(pt) != "x" {
+		t.Errorf("%q, %v", pt, err)
+	}
+}
+
+// TestARotationKeepsNobodyWaiting: which version wraps while the pointer moves is
+// either.
+func TestARotationKeepsNobodyWaiting(t *testing.T) {
+	w, m := cluster1(t)
+	at := target("acme", "pay")
+	ct, _, err := m.encrypt(at, []byte("x"))
+	check(t, err)
+	check(t, m.rotate(w.request(), node.Object{Tenant: "acme", Service: "pay"}))
+	m.incomplete.Store(m.machine.View().Index())
+	if pt, _, err := m.decrypt(at, ct); err != nil || string(pt) != "x" {
+		t.Errorf("decrypt: %q, %v", pt, err)
+	}
+	_, used, err := m.encrypt(at, []byte("y"))
+	check(t, err)
+	if used.Name != "tenants/acme/services/pay/versions/2" {
+		t.Errorf("wrapped by %s", used.Name)
+	}
+}
