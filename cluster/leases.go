@@ -203,8 +203,10 @@ func (l *leases) restoring() {
 	if l.holder == nil {
 		return
 	}
+	l.leader.Lost() // the snapshot may jump over the commands by which an end is noticed
 	l.holder.Restore()
 	l.heard.forget()
+	l.fences.fail(errIndeterminate(nil))
 	l.standing.Store(&Standing{View: l.c.machine.View()})
 	wake(l.holding)
 }
