@@ -18,11 +18,12 @@
 //   - I8: a member whose removal this node has applied is refused: new connections and calls at once, open Raft streams within a second.
 //   - I9: a leader whose storage, state machine or oldest command is stuck stops instead of leading.
 //   - I10: a join token admits one node, to the cluster that made it, before it expires.
-//   - I11: a node is in contact as of a time at which its view had all that any leader had acknowledged; delay and pauses make contact older, never newer.
-//   - I12: whom this node's view does not have gets a connection at most, and is forgotten in contact; only the view gives a say.
+//   - I11: a lease counts from before it was asked for, and is used only with a view that has all that its leader had applied; delay and pauses shorten it, never lengthen it.
+//   - I12: whom this node's view does not have gets a connection at most, and is forgotten once a leader gave this node a lease; only the view gives a say.
 //   - I13: what a caller's act cannot make is not proposed for a caller and not forwarded.
 //   - I14: a snapshot whose MAC cannot be made because the node is sealed is not written.
 //   - I15: a node whose state at an entry is another one than its leader's does not serve, and a leader that most voters contradict stops.
+//   - I16: whoever has a lease has every change that was acknowledged, and a change is acknowledged only when whoever has not applied it has no lease.
 //
 // # Concurrency
 //
@@ -34,7 +35,8 @@
 // # Failure
 //
 // No leader or no majority: changes are refused, reads of the view go on, and
-// [Cluster.LastContact] grows. A leader whose clock is a minute ahead of the
+// leases run out ([Cluster.Standing]). A member that died keeps the first change
+// after it waiting until its lease has ended. A leader whose clock is a minute ahead of the
 // other voters' commits nothing. A sealed node's log grows. Broken storage or a command that this program
 // does not understand: Run returns the cause and the node must end, because a
 // replica that goes on after either may acknowledge what it does not have.

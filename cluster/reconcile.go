@@ -376,7 +376,7 @@ func (c *Cluster) keepKnown(ctx context.Context) error {
 }
 
 // settleTrust drops whom the view does not have, from the list and from the peer
-// port; this node is in contact.
+// port; this node has just had a lease.
 func (c *Cluster) settleTrust() error {
 	dropped, err := c.trust.settle()
 	if dropped {

@@ -40,7 +40,7 @@ type trusted struct {
 // Who is on the list only may be dialled, may speak Raft, and may ask what
 // forUnproven names, because a node could not catch up otherwise. Any member
 // could have put it there; so it gets nothing else, and it is dropped as soon as
-// this node is in contact, when the view has every member there is (I12).
+// this node had a lease, when the view has every member there is (I12).
 type trust struct {
 	machine *fsm.Machine
 	path    string
@@ -194,8 +194,8 @@ func (t *trust) learn(more []trusted) error {
 	return t.keep(t.current())
 }
 
-// settle makes the list what the view says and nothing else, for a node in
-// contact. It reports whether there was anybody whom the view never had; the
+// settle makes the list what the view says and nothing else, for a node that has
+// just had a lease. It reports whether there was anybody whom the view never had; the
 // connections of removed members end as [Cluster.watchMembers] says.
 func (t *trust) settle() (dropped bool, err error) {
 	t.saving.Lock()

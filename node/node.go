@@ -1,6 +1,6 @@
 // Package node is the life of one node: sealed, unsealed, serving.
 //
-//	            record of the seal             MasterKey open, snapshot proved         heard from the leader
+//	            record of the seal             MasterKey open, snapshot proved          serving lease
 //	uninitialised ---------------> sealed ------------------------------> unsealed <------------------> serving
 //	                                 ^                                        |
 //	                                 +------- seal, hold, stop, purge --------+
@@ -11,9 +11,9 @@
 //
 // # Invariants
 //
-//   - I1: a node that is sealed, held, removed, has an unproved snapshot, or heard from no leader for [ContactLimit] serves no data operation and signs no certificate, and says which.
+//   - I1: a node that is sealed, held, removed, has an unproved snapshot, or has no serving lease serves no data operation and signs no certificate, and says which.
 //   - I2: every method that does something for a caller takes a token of the gate for exactly that act and object; keys made for a peer have a record of the node that made them.
-//   - I3: no data operation answers from a state older than the one in view when its work was done: the choice of the key is made again before the result leaves.
+//   - I3: no data operation answers from a state older than the one in view when its work was done, nor tells a change that is not complete: lease, choice of the key and completeness are looked at again before the result leaves.
 //   - I4: keys unwrapped for one MasterKey never outlive it in memory: sealing wipes the keyring, and waits for what was being unwrapped, before it answers.
 //   - I5: callers that wait for one key share one unwrapping, and thus one call to the customer's keystore; a failure is not remembered.
 //   - I6: key material is made where it is wrapped; a command holds ciphertext and uids only, and a peer that makes it can add nothing else.
@@ -30,10 +30,10 @@
 //
 // # Failure
 //
-// Everything that cannot be proved closes: see I1. Until serving leases replace
-// it, the proof of a current view is contact with the leader within
-// [ContactLimit], which bounds how old an answer can be and does not make it
-// zero (docs/threat-model.md). When protected memory is exhausted, keys that
+// Everything that cannot be proved closes: see I1. The proof of a current view
+// is a serving lease (docs/leases.md): whoever has one has every change that was
+// acknowledged, unless clocks err by more than 1 % or do not count a pause of their
+// machine (docs/threat-model.md). When protected memory is exhausted, keys that
 // nobody is using are wiped and unwrapped again later: the node gets slower, and
 // only when nothing is left to wipe does it refuse.
 //

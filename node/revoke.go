@@ -66,16 +66,17 @@ func (n *Node) RevokeCertificate(ctx context.Context, tok gate.Token, r Request,
 	return rev, nil // a retry after the certificate expired
 }
 
-// freshPause is between two looks at the contact of [Node.stillTrusted]: a node
-// hears its leader every 150 ms.
+// freshPause is between two looks of [Node.stillTrusted]: a node asks for a lease
+// every 250 ms, or 500 ms.
 const freshPause = 10 * time.Millisecond
 
 // stillTrusted returns once this node's view has every change that was
 // acknowledged before the call, and the caller's certificate is not revoked in it.
-// What is served from a view that is a second old ends with that second. What is
-// signed from one lives for 30 days under another serial number, which nobody
-// would think of revoking. An entry in the log for each certificate was rejected:
-// it is as slow and fills the log.
+// A usable lease says as much, as far as the clocks of machines are right. That is
+// enough for an answer. What is signed lives for 30 days under another serial
+// number, which nobody would think of revoking: so this waits for a lease that was
+// asked for after the call, which no clock's rate and no pause can make older. An
+// entry in the log for each certificate was rejected: it is as slow and fills the log.
 func (n *Node) stillTrusted(ctx context.Context, tok gate.Token) error {
 	start := n.clock.Now()
 	for {
