@@ -78,7 +78,7 @@ var cases = []testCase{
 	{model: "lease", defines: []string{"STRICT=1", "BUG_TAILSTRICT"}, kind: bug, breaks: s3},
 
 	// Larger, of what is built.
-	{model: "lease", defines: []string{"HOLD=6"}, kind: sampled, slow: true, memory: 6 * gib},
+	{model: "lease", defines: []string{"HOLD=6", "MAXTERM=1"}, kind: exhaustive, slow: true},
 	{model: "lease", defines: []string{"CRASH=1"}, kind: exhaustive, slow: true, memory: 7 * gib},
 	{model: "lease", defines: []string{"HOLD=6", "LEASE=1"}, kind: exhaustive, slow: true, memory: 7 * gib},
 	{model: "lease", defines: []string{"MAXTERM=3"}, kind: exhaustive, slow: true},
