@@ -43,7 +43,9 @@ func (l *leases) hold(ctx context.Context) error {
 func (l *leases) holdWith(ctx context.Context, leader NodeID) {
 	l.connect()
 	if leader == "" {
-		<-ctx.Done()
+		// Nobody says that there is a leader if it is the one that was known before:
+		// what is told is what differs, and a moment without one may be missed.
+		_ = pause(ctx, l.clk, l.c.timers.heartbeat)
 		return
 	}
 	if leader == l.c.id {
