@@ -77,7 +77,6 @@ func (l *leases) lead(ctx context.Context) time.Duration {
 		l.asked = asked{question.Round, now.Wall}
 	}
 	contradicted := established && l.leader.Contradicted(voters)
-	before := l.leader.Complete()
 	next := c.timers.renew
 	if at := l.settle(now, c.machine.View()); at > 0 {
 		next = min(next, at)
@@ -88,8 +87,10 @@ func (l *leases) lead(ctx context.Context) time.Duration {
 	}
 	l.deliver(now, grants)
 	down := &clusterpb.LeaseResponse{}
-	if complete > before {
-		down.Complete = complete
+	if complete > l.heralded {
+		// Compared with what members were told, and not with what this call found: a
+		// command may be complete at once when this leader applies it.
+		down.Complete, l.heralded = complete, complete
 	}
 	if pending := min(wanted, c.machine.View().Index()); established && pending > max(complete, l.told) {
 		down.FencePending, l.told = pending, pending
@@ -213,7 +214,6 @@ func (c *Cluster) barrier() error {
 // fence returns once the change index, which this leader committed, is complete,
 // or with Indeterminate when this node may not lead any more.
 func (l *leases) fence(ctx context.Context, index uint64) error {
-	wake(l.leading)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop := context.AfterFunc(l.c.base, cancel) //nolint:contextcheck // Close ends every wait.

@@ -1,6 +1,7 @@
 package cluster_test
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -382,4 +383,59 @@ func TestALeaderWhoseClockIsFarAheadStampsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	all[1].write("after", 1)
+}
+
+// A command may be complete at the moment at which its leader applies it, when the
+// members were faster. They must hear of it then, and not with their next lease.
+func TestI16_MembersHearThatAChangeIsCompleteHoweverItCameToBe(t *testing.T) {
+	t.Parallel()
+	var held atomic.Bool
+	hold := make(chan struct{})
+	release := sync.OnceFunc(func() { close(hold) })
+	a := newMember(t, "a", func(c *cluster.Config) {
+		c.Machine = fsm.New(fsm.Options{Publish: func(_ fsm.Published, swap func()) {
+			if held.Load() {
+				<-hold
+			}
+			swap()
+		}})
+	})
+	defer release()
+	a.bootstrap()
+	var index, sent, answered atomic.Uint64 // the change; the request that reports it; the last that was granted
+	var mute atomic.Bool
+	b := &member{t: t, name: "b", path: t.TempDir() + "/data"}
+	b.wrap = onWire{
+		up: func(m *clusterpb.LeaseRequest) bool {
+			if mute.Load() {
+				return false
+			}
+			if r := m.GetRenew(); r.GetNonce() != 0 && index.Load() != 0 && r.GetAppliedIndex() >= index.Load() {
+				sent.CompareAndSwap(0, r.GetNonce())
+			}
+			return true
+		},
+		down: func(m *clusterpb.LeaseResponse) bool {
+			answered.Store(max(answered.Load(), m.GetGrant().GetNonce()))
+			return true
+		},
+	}.wrap
+	b.start()
+	t.Cleanup(b.stop)
+	b.join(a.invite(wanted{}))
+	b.applied(a.write("x", 0).GetIndex())
+	leased(a, b)
+	held.Store(true)
+	before := b.machine.View().Index()
+	go func() { _, _ = a.propose(limited(t), gate.SealCluster, write("x", 1)) }()
+	b.eventually("applies before its leader does", func() bool { return b.machine.View().Index() > before })
+	index.Store(b.machine.View().Index())
+	b.eventually("the leader has its report", func() bool { return sent.Load() != 0 && answered.Load() >= sent.Load() })
+	mute.Store(true) // no further grant, which says what is complete too
+	release()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := b.c.AwaitComplete(ctx, index.Load()); err != nil {
+		t.Errorf("the member never hears that the change is complete: %v", err)
+	}
 }

@@ -78,10 +78,11 @@ type leases struct {
 	// through stands between this node and its streams; tests lose and delay there.
 	through func(leaseStream) leaseStream
 
-	epochs atomic.Bool // one is being proposed
-	told   uint64      // last command for which members were told that somebody waits
-	pushed uint64      // last command that was pushed to followers; of push only
-	logged uint64      // term whose epoch the log has; of lead only
+	epochs   atomic.Bool // one is being proposed
+	told     uint64      // last command for which members were told that somebody waits
+	heralded uint64      // last change of which members were told that it is complete
+	pushed   uint64      // last command that was pushed to followers; of push only
+	logged   uint64      // term whose epoch the log has; of lead only
 
 	leading chan struct{} // wakes who does the leader's work; one slot
 	holding chan struct{} // wakes who renews; one slot
@@ -100,6 +101,7 @@ func newLeases(c *Cluster) *leases {
 		through: func(s leaseStream) leaseStream { return s },
 		leading: make(chan struct{}, 1), holding: make(chan struct{}, 1), poke: make(chan struct{}, 1),
 	}
+	l.fences.joined = l.leading
 	l.standing.Store(&Standing{View: c.machine.View()})
 	c.machine.Watch(l.publish, l.restoring)
 	return l
@@ -179,7 +181,7 @@ func (l *leases) follow(now lease.Reading, p fsm.Published) {
 		Nonce: lease.EpochNonce(p.Epoch.Nonce), Members: members(p.View), Heard: l.holder.Complete(),
 	}):
 		clear(l.voices)
-		l.told = 0
+		l.told, l.heralded = 0, 0
 		l.holder.Connect() // this node's own request was refused while it led no epoch
 	case at != l.members:
 		l.leader.SetMembers(members(p.View))

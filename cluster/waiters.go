@@ -15,6 +15,8 @@ import (
 // and nobody else: with a thousand callers, waking all of them for each change
 // would cost more than the change.
 type waiters struct {
+	joined chan<- struct{} // of one slot, filled once somebody waits; nil: nobody is told
+
 	mu      sync.Mutex
 	reached uint64
 	heap    waiterHeap
@@ -37,6 +39,9 @@ func (w *waiters) wait(ctx context.Context, index uint64) error {
 	me := &waiter{index: index, done: make(chan error, 1)}
 	heap.Push(&w.heap, me)
 	w.mu.Unlock()
+	if w.joined != nil {
+		wake(w.joined) // not before: whoever is woken looks who waits
+	}
 	select {
 	case err := <-me.done:
 		return err
