@@ -110,6 +110,9 @@ const (
 	Whole            Phase = 1 // the operation in one record, written before its reply
 	Intent           Phase = 2 // written before a change is tried; has no outcome
 	Outcome          Phase = 3 // written after the change and before its reply
+	// Correction comes after a record that said more than came true: the answer it
+	// speaks of did not leave. It has the correlation id and the attempt of that one.
+	Correction Phase = 4
 )
 
 // String returns the phase as records write it.
@@ -121,6 +124,8 @@ func (p Phase) String() string {
 		return "intent"
 	case Outcome:
 		return "outcome"
+	case Correction:
+		return "correction"
 	case PhaseUnspecified:
 	}
 	return "unspecified"

@@ -139,7 +139,7 @@ func genRecord(t *rapid.T) audit.Record {
 		Seq: rapid.Uint64Min(1).Draw(t, "seq"), TimeMs: rapid.Int64().Draw(t, "time"),
 		Prev: [32]byte(rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "prev")), Node: text("node", audit.MaxNode),
 		Class: rapid.SampledFrom([]audit.Class{audit.Data, audit.Control}).Draw(t, "class"),
-		Phase: rapid.SampledFrom([]audit.Phase{audit.Whole, audit.Intent, audit.Outcome}).Draw(t, "phase"),
+		Phase: rapid.SampledFrom([]audit.Phase{audit.Whole, audit.Intent, audit.Outcome, audit.Correction}).Draw(t, "phase"),
 		Act:   text("act", audit.MaxAct), Outcome: errs.Outcome(rapid.IntRange(0, 6).Draw(t, "outcome")),
 		Correlation: corr.ID(text("correlation", 36)), Attempt: rapid.Uint32().Draw(t, "attempt"),
 		Object: text("object", audit.MaxObject), Principal: text("principal", audit.MaxPrincipal), Role: text("role", audit.MaxRole),

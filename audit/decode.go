@@ -50,7 +50,7 @@ func decode(line []byte, k keep) (Record, error) {
 	p.lit(`"`)
 	r.Node = p.text("node", MaxNode)
 	r.Class = closed(&p, "class", Data, Control)
-	r.Phase = closed(&p, "phase", Whole, Intent, Outcome)
+	r.Phase = closed(&p, "phase", Whole, Intent, Outcome, Correction)
 	r.Act = p.text("act", MaxAct)
 	if p.key("outcome") {
 		r.Outcome = value(&p, errs.OutcomeOK, errs.OutcomeDenied, errs.OutcomeRefused, errs.OutcomeFailed, errs.OutcomeUnknown, errs.OutcomePending)

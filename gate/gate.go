@@ -14,6 +14,7 @@
 //   - I5: a workload reaches only its own tenant, under every policy, and cannot tell a foreign object from none.
 //   - I6: every denial is recorded; failed authentications only as fast as a fixed rate, the rest as a count.
 //   - I7: a policy that fails denies.
+//   - I8: what [Token.Last] asks is asked after the record and before the reply; when it refuses, a correcting record follows and nothing is told.
 //
 // # Concurrency
 //
@@ -129,9 +130,10 @@ func (g *Gate) EnterNode(ctx context.Context, act Act, object string) (Token, er
 }
 
 // Do runs fn between authorization and record: authorize, record the intent of a
-// control operation, run, record the outcome, return. It returns fn's error, or
-// the error that kept fn from running or its outcome from being recorded; on any
-// error the caller must give out nothing that fn made.
+// control operation, run, record the outcome, ask what [Token.Last] left to ask,
+// return. It returns fn's error, or the error that kept fn from running, its
+// outcome from being recorded, or its answer from leaving; on any error the caller
+// must give out nothing that fn made.
 //
 // A panic of fn is recorded as failed, and goes on.
 func (g *Gate) Do(ctx context.Context, req Request, fn func(Token) error) error {

@@ -479,6 +479,58 @@ func TestI2_NoReplyWithoutItsRecord(t *testing.T) {
 	}
 }
 
+func TestI8_TheLastQuestionComesBetweenRecordAndReply(t *testing.T) {
+	t.Parallel()
+	no := errs.New(errs.NotServing, "no lease", errs.Cause(errors.New("the clock jumped")))
+	for name, tc := range map[string]struct {
+		ends, last error
+		fails      bool // the sink, at the correction
+		want       error
+		code       errs.Code
+		records    []string
+	}{
+		"success that may leave":      {nil, nil, false, nil, errs.Unspecified, []string{"whole ok OK 9 "}},
+		"success that may not leave":  {nil, no, false, no, errs.NotServing, []string{"whole ok OK 9 ", "correction failed NOT_SERVING 0 the clock jumped"}},
+		"refusal that may not leave":  {errs.New(errs.FailedState, "x"), no, false, no, errs.NotServing, []string{"whole refused FAILED_STATE 9 ", "correction failed NOT_SERVING 0 the clock jumped"}},
+		"refusal that may leave":      {no, nil, false, no, errs.NotServing, []string{"whole failed NOT_SERVING 9 the clock jumped"}},
+		"correction without a record": {nil, no, true, nil, errs.AuditUnavailable, []string{"whole ok OK 9 "}},
+	} {
+		h := newHarness(t, gate.RolePolicy{})
+		req := request(auth.RoleWorkload, gate.Decrypt)
+		req.Attempt = 2
+		err := h.gate.Do(t.Context(), req, func(tok gate.Token) error {
+			tok.Describe(gate.Details{BytesOut: 9})
+			tok.Last(func() error { t.Errorf("%s: the first question counts", name); return nil })
+			tok.Last(func() error {
+				if n := len(h.sink.Records()); n != 1 {
+					t.Errorf("%s: %d records when the last question is asked", name, n)
+				}
+				if tc.fails {
+					h.sink.FailAfter(0)
+				}
+				return tc.last
+			})
+			return tc.ends
+		})
+		if errs.Of(err) != tc.code && (err != nil || tc.code != errs.Unspecified) || tc.want != nil && !errors.Is(err, tc.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+		var got []string
+		for _, r := range h.sink.Records() {
+			got = append(got, fmt.Sprintf("%s %s %s %d %s", r.Phase, r.Outcome, r.Code, r.BytesOut, r.Cause))
+			if r.Correlation != id || r.Attempt != 2 || r.Object != req.Object || r.Principal != req.Principal.String() {
+				t.Errorf("%s: %+v", name, r)
+			}
+		}
+		if diff := cmp.Diff(tc.records, got); diff != "" {
+			t.Errorf("%s: records (-want +got):\n%s", name, diff)
+		}
+		if h.gate.InFlight() != 0 {
+			t.Errorf("%s: a token is in flight", name)
+		}
+	}
+}
+
 func TestRecordSaysHowItEnded(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, gate.RolePolicy{})

@@ -35,6 +35,7 @@ type op struct {
 	role      string
 	start     time.Time
 	details   Details
+	last      func() error // nil: nothing is asked
 	finished  atomic.Bool
 	mark      *mark // only in builds with the tag invariants
 }
@@ -104,9 +105,16 @@ func (t Token) Attempt() uint32 { return t.must().req.Attempt }
 // counts. It must not run at the same time as another Describe or Finish.
 func (t Token) Describe(d Details) { t.must().details = d }
 
+// Last sets the question whether the answer may still leave, which Finish asks once
+// the outcome is recorded (I8). The record may have waited for a disk, and what the
+// answer was found by may have ended meanwhile. nil: nothing is asked. The last call
+// counts; it must not run at the same time as another method of the token. check
+// must not use the token and must not wait.
+func (t Token) Last(check func() error) { t.must().last = check }
+
 // Finish records the outcome: err is what the caller will get, nil for success.
 // Only if Finish returns nil may a reply go out; its own error goes out in place
-// of err (I2). It takes no context, because a caller that gave up must still be
+// of err (I2, I8). It takes no context, because a caller that gave up must still be
 // recorded. A second Finish stops the program.
 func (t Token) Finish(err error) error {
 	o := t.must()
@@ -133,7 +141,7 @@ func (t Token) Finish(err error) error {
 	}
 	rerr := o.gate.cfg.Sink.Append(r)
 	if rerr == nil {
-		return nil
+		return o.ask()
 	}
 	if r.Class == audit.Control && (r.Outcome == errs.OutcomeOK || r.Outcome == errs.OutcomeUnknown || r.Outcome == errs.OutcomePending) {
 		// "It did nothing" would be a lie: the change may stand.
@@ -141,6 +149,25 @@ func (t Token) Finish(err error) error {
 			errs.Hint("ask another node with the same request id"), errs.Cause(rerr))
 	}
 	return rerr
+}
+
+// ask asks the last question and corrects the record when the answer is no.
+func (o *op) ask() error {
+	if o.last == nil {
+		return nil
+	}
+	err := o.last()
+	if err == nil {
+		return nil
+	}
+	r := o.record()
+	r.Phase, r.BytesOut = audit.Correction, 0
+	r.LatencyUs = micros(o.gate.cfg.Clock.Since(o.start))
+	r.Outcome, r.Code, r.Cause = errs.OutcomeOf(err), errs.Of(err), causeOf(err)
+	if rerr := o.gate.cfg.Sink.Append(r); rerr != nil {
+		return rerr
+	}
+	return err
 }
 
 // run calls fn and records how it ended, also when it panics.

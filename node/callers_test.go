@@ -141,6 +141,9 @@ func (m *member) encrypt(t node.Target, plaintext []byte) (out []byte, used node
 		out, used, err = m.Encrypt(ctx, tok, t, plaintext)
 		return err
 	})
+	if err != nil {
+		out = nil
+	}
 	return out, used, err
 }
 
@@ -158,6 +161,9 @@ func (m *member) decrypt(t node.Target, ciphertext []byte) (out []byte, used nod
 		out, used, err = m.Decrypt(ctx, tok, t, ciphertext)
 		return err
 	})
+	if err != nil && len(bytes.Trim(out, "\x00")) == 0 { // wiped by the node
+		out = nil
+	}
 	return out, used, err
 }
 
@@ -172,6 +178,9 @@ func (m *member) generate(t node.Target, length int) (plain, wrapped []byte, use
 		plain, err = bytesOf(key)
 		return err
 	})
+	if err != nil {
+		plain, wrapped = nil, nil
+	}
 	return plain, wrapped, used, err
 }
 
@@ -186,6 +195,9 @@ func (m *member) unwrap(t node.Target, wrapped []byte) (plain []byte, used node.
 		plain, err = bytesOf(key)
 		return err
 	})
+	if err != nil {
+		plain = nil
+	}
 	return plain, used, err
 }
 
@@ -194,6 +206,9 @@ func (m *member) rewrap(t node.Target, wrapped []byte) (out []byte, used, before
 		out, used, before, err = m.RewrapDataKey(ctx, tok, t, wrapped)
 		return err
 	})
+	if err != nil {
+		out = nil
+	}
 	return out, used, before, err
 }
 

@@ -165,11 +165,12 @@ func chooseUnwrap(v *fsm.View, t Target, uid hierarchy.UID) (choice, error) {
 }
 
 // serve runs one data operation. It chooses the key from the newest view, does
-// the work, and then looks again: only if the node still has a lease, the choice
-// is still the same, and what it was made by is complete, does the result leave.
-// So an operation that a change overtook never answers from the state before it
-// (I3), and no answer shows a change that another node does not show yet. A refusal
-// that tells what the registry says is such an answer too.
+// the work, and then looks again: only if the choice is still the same, and what it
+// was made by is complete, is there a result. It looks a last time when the result
+// is recorded: only if the node still has a lease and the choice is still the same
+// does it leave. So an operation that a change overtook never answers from the
+// state before it (I3), and no answer shows a change that another node does not show
+// yet. A refusal that tells what the registry says is such an answer too.
 func serve[T any](ctx context.Context, n *Node, tok gate.Token, choose func(*fsm.View) (choice, error),
 	work func(k *serviceKey) (T, error), wipe func(T),
 ) (out T, used Used, err error) {
@@ -182,7 +183,7 @@ func serve[T any](ctx context.Context, n *Node, tok gate.Token, choose func(*fsm
 		}
 		c, err := choose(st.View)
 		if err != nil {
-			if again, gated := n.refuse(ctx, st.View, c); gated != nil {
+			if again, gated := n.refuse(ctx, tok, st.View, c, choose); gated != nil {
 				return zero, c.used(), gated
 			} else if again {
 				continue
@@ -209,7 +210,7 @@ func serve[T any](ctx context.Context, n *Node, tok gate.Token, choose func(*fsm
 			return zero, used, err
 		}
 		// From here on the result exists. It leaves by one of two doors only.
-		again, err := n.gated(ctx, st.View, c.gate, func(v *fsm.View) (uint64, bool) {
+		gate, again, err := n.gated(ctx, st.View, c.gate, func(v *fsm.View) (uint64, bool) {
 			now, err := choose(v)
 			return now.gate, err == nil && now.same(c)
 		})
@@ -218,6 +219,17 @@ func serve[T any](ctx context.Context, n *Node, tok gate.Token, choose func(*fsm
 			wipe(out)
 			return zero, used, err
 		case !again:
+			made := out
+			tok.Last(func() error {
+				err := n.leaves(st.View, func(v *fsm.View) bool {
+					now, err := choose(v)
+					return err == nil && now.same(c) && now.gate == gate
+				})
+				if err != nil {
+					wipe(made)
+				}
+				return err
+			})
 			return out, used, nil
 		}
 		wipe(out)
@@ -229,12 +241,21 @@ func serve[T any](ctx context.Context, n *Node, tok gate.Token, choose func(*fsm
 }
 
 // refuse returns nil and false when a refusal that was found in view may be told.
-func (n *Node) refuse(ctx context.Context, view *fsm.View, c choice) (again bool, err error) {
+func (n *Node) refuse(ctx context.Context, tok gate.Token, view *fsm.View, c choice, choose func(*fsm.View) (choice, error)) (again bool, err error) {
 	gate := c.gate
 	if gate == 0 {
 		gate = view.Index()
 	}
-	return n.gated(ctx, view, gate, func(*fsm.View) (uint64, bool) { return 0, false })
+	_, again, err = n.gated(ctx, view, gate, func(*fsm.View) (uint64, bool) { return 0, false })
+	if err == nil && !again {
+		tok.Last(func() error {
+			return n.leaves(view, func(v *fsm.View) bool {
+				now, err := choose(v)
+				return err != nil && now.gate == c.gate
+			})
+		})
+	}
+	return again, err
 }
 
 // GenerateDataKey makes a data key of length bytes and wraps it. The caller owns

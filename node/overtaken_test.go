@@ -5,6 +5,8 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/node"
@@ -156,11 +158,11 @@ func TestI3_AResultThatMayNotLeaveIsWiped(t *testing.T) {
 		looks int64 // how often the operation asks whether the node serves
 		op    func() ([]byte, error)
 	}{
-		{"encrypt", 2, func() ([]byte, error) { out, _, err := m.encrypt(tg, []byte("y")); return out, err }},
-		{"decrypt", 2, func() ([]byte, error) { out, _, err := m.decrypt(tg, ct); return out, err }},
-		{"generate", 2, func() ([]byte, error) { plain, out, _, err := m.generate(tg, 0); return append(plain, out...), err }},
-		{"unwrap", 2, func() ([]byte, error) { out, _, err := m.unwrap(tg, wrapped); return out, err }},
-		{"rewrap", 4, func() ([]byte, error) { out, _, _, err := m.rewrap(tg, wrapped); return out, err }},
+		{"encrypt", 3, func() ([]byte, error) { out, _, err := m.encrypt(tg, []byte("y")); return out, err }},
+		{"decrypt", 3, func() ([]byte, error) { out, _, err := m.decrypt(tg, ct); return out, err }},
+		{"generate", 3, func() ([]byte, error) { plain, out, _, err := m.generate(tg, 0); return append(plain, out...), err }},
+		{"unwrap", 3, func() ([]byte, error) { out, _, err := m.unwrap(tg, wrapped); return out, err }},
+		{"rewrap", 5, func() ([]byte, error) { out, _, _, err := m.rewrap(tg, wrapped); return out, err }},
 	} {
 		for at := int64(1); at <= c.looks+1; at++ {
 			before := memsec.Report()
@@ -181,4 +183,113 @@ func TestI3_AResultThatMayNotLeaveIsWiped(t *testing.T) {
 			}
 		}
 	}
+}
+
+// What comes between the record and the way out counts too: a record that waited for
+// its disk says that an answer left, and a second one that it did not.
+func TestI3_WhatComesWhileAnAnswerIsRecordedWins(t *testing.T) {
+	pay, tg := object("acme", "pay"), target("acme", "pay")
+	for name, c := range map[string]struct {
+		do   func(w *world, m *member) error
+		code errs.Code // unspecified: the answer leaves
+	}{
+		"disable":    {func(w *world, m *member) error { return m.changeVersion(w.request(), pay, 1, disable, 0) }, errs.ChangeInProgress},
+		"suspend":    {func(w *world, m *member) error { return m.changeObject(w.request(), object("acme", ""), suspend, 0) }, errs.ChangeInProgress},
+		"there and back": {func(w *world, m *member) error {
+			if err := m.changeVersion(w.request(), pay, 1, disable, 0); err != nil {
+				return err
+			}
+			return m.changeVersion(w.request(), pay, 1, enable, 0)
+		}, errs.ChangeInProgress},
+		"lost lease": {func(_ *world, m *member) error { m.contact.Store(1 << 62); return nil }, errs.NotServing},
+		"seal":       {func(_ *world, m *member) error { return m.sealNode() }, errs.Sealed},
+		"another service": {func(w *world, m *member) error { return m.changeObject(w.request(), object("acme", "log"), suspend, 0) }, errs.Unspecified},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, op := range []string{"encrypt", "generate", "decrypt", "unwrap", "rewrap"} {
+				w, m := cluster1(t)
+				ct, _, err := m.encrypt(tg, []byte("x"))
+				check(t, err)
+				_, wrapped, _, err := m.generate(tg, 0)
+				check(t, err)
+				act, out := "", []byte(nil)
+				before := len(m.sink.Records())
+				m.sinkHook(func() {
+					m.sinkHook(nil)
+					if err := c.do(w, m); err != nil {
+						t.Errorf("%s: %v", name, err)
+					}
+				})
+				switch op {
+				case "encrypt":
+					act = "crypto.encrypt"
+					out, _, err = m.encrypt(tg, []byte("y"))
+				case "generate":
+					act = "crypto.generate_data_key"
+					out, _, _, err = m.generate(tg, 0)
+				case "decrypt":
+					act = "crypto.decrypt"
+					out, _, err = m.decrypt(tg, ct)
+				case "unwrap":
+					act = "crypto.unwrap_data_key"
+					out, _, err = m.unwrap(tg, wrapped)
+				case "rewrap":
+					act = "crypto.rewrap_data_key"
+					out, _, _, err = m.rewrap(tg, wrapped)
+				}
+				var got []string
+				var ids []string
+				for _, r := range m.sink.Records()[before:] {
+					if r.Act == act {
+						got = append(got, r.Phase.String()+" "+r.Outcome.String()+" "+r.Code.String())
+						ids = append(ids, string(r.Correlation))
+					}
+				}
+				want := []string{"whole ok OK"}
+				if c.code == errs.Unspecified {
+					check(t, err)
+				} else {
+					wants(t, err, c.code)
+					want = append(want, "correction failed "+c.code.String())
+					if len(out) != 0 {
+						t.Errorf("%s: %d bytes leave", op, len(out))
+					}
+				}
+				if diff := cmp.Diff(want, got); diff != "" {
+					t.Errorf("%s: records (-want +got):\n%s", op, diff)
+				}
+				if len(ids) == 2 && ids[0] != ids[1] {
+					t.Errorf("%s: the correction is of another call", op)
+				}
+			}
+		})
+	}
+}
+
+// A refusal tells state too, and leaves by the same door.
+func TestI3_ARefusalThatIsOvertakenDoesNotLeave(t *testing.T) {
+	pay, tg := object("acme", "pay"), target("acme", "pay")
+	w, m := cluster1(t)
+	ct, _, err := m.encrypt(tg, []byte("x"))
+	check(t, err)
+	check(t, m.changeVersion(w.request(), pay, 1, disable, 0))
+	m.sinkHook(func() {
+		m.sinkHook(nil)
+		check(t, m.changeVersion(w.request(), pay, 1, enable, 0))
+	})
+	_, _, err = m.decrypt(tg, ct)
+	wants(t, err, errs.ChangeInProgress)
+	// What is not there stays so, whatever else changes.
+	m.sinkHook(func() {
+		m.sinkHook(nil)
+		check(t, m.changeObject(w.request(), object("acme", "log"), suspend, 0))
+	})
+	_, _, err = m.decrypt(target("acme", "nothing"), ct)
+	wants(t, err, errs.NotFound)
+	m.sinkHook(func() {
+		m.sinkHook(nil)
+		m.contact.Store(1 << 62)
+	})
+	_, _, err = m.decrypt(target("acme", "nothing"), ct)
+	wants(t, err, errs.NotServing)
 }

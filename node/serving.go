@@ -84,35 +84,35 @@ func (n *Node) noLease() error {
 // a few round trips; one that a dead node keeps waiting takes as long as its lease.
 const GateWait = lease.GateWait
 
-// gated returns nil if what was found in view may be told (lease I9): this node has
-// a lease, its view is still that one or says the same, and what it says is complete.
-// It waits for the last for up to [GateWait]. The gate is the index of the last
-// change of what was found. again means that another view says something else.
+// gated returns once what was found in view may be told (lease I9), as far as that
+// can be known before the record: this node has a lease, its view is still that one
+// or says the same, and what it says is complete. It waits for the last for up to
+// [GateWait]. now is the gate, the index of the last change of what was found.
+// again means that another view says something else.
 //
-// This is the instant at which an operation happens. Nothing may come between its
-// return and the answer but the way out.
-func (n *Node) gated(ctx context.Context, view *fsm.View, gate uint64, look func(*fsm.View) (uint64, bool)) (again bool, err error) {
+// It is one of two questions. The other is [Node.leaves], after the record.
+func (n *Node) gated(ctx context.Context, view *fsm.View, gate uint64, look func(*fsm.View) (uint64, bool)) (now uint64, again bool, err error) {
 	var since time.Time // zero: nothing was waited for yet
 	for {
-		_, st, err := n.serving()
+		_, st, err := n.starting()
 		if err != nil {
-			return false, err
+			return 0, false, err
 		}
 		if st.View != view {
 			now, same := look(st.View)
 			if !same {
-				return true, nil
+				return 0, true, nil
 			}
 			view, gate = st.View, now
 		}
 		if gate <= st.Complete {
-			return false, nil
+			return gate, false, nil
 		}
 		if since.IsZero() {
 			since = n.clock.Now()
 		}
 		if err := n.awaitComplete(ctx, GateWait-n.clock.Since(since), gate); err != nil {
-			return false, err
+			return 0, false, err
 		}
 	}
 }
@@ -127,8 +127,34 @@ func (n *Node) awaitComplete(ctx context.Context, wait time.Duration, index uint
 	case ctx.Err() != nil:
 		return errs.From(ctx.Err())
 	}
+	return errChanging()
+}
+
+// errChanging says that an answer would show what another node does not show yet.
+func errChanging() error {
 	return errs.New(errs.ChangeInProgress, "what the answer would tell is being changed, and not all nodes follow yet",
-		errs.Hint("retry; it takes no longer than a serving lease"))
+		errs.Hint("wait a moment and retry; it takes no longer than a serving lease"))
+}
+
+// errOvertaken says that a change came between an answer and its way out.
+func errOvertaken() error {
+	return errs.New(errs.ChangeInProgress, "what the answer was made by was changed before it could leave",
+		errs.Hint("retry: the next answer is by the state after the change"))
+}
+
+// leaves returns nil if an answer may leave now: this node has a lease by every
+// clock of the machine, and nothing has changed by which the answer was found. It is
+// asked once the record is written, and nothing comes after it but the way out.
+//
+// This is the instant at which an operation happens. view is what the answer was
+// found in; same reports whether a later one says the same, by the same gate: then
+// it is complete still.
+func (n *Node) leaves(view *fsm.View, same func(*fsm.View) bool) error {
+	_, st, err := n.serving()
+	if err == nil && st.View != view && !same(st.View) {
+		err = errOvertaken()
+	}
+	return err
 }
 
 // stand finds out where the node stands in that view. before is what it found
