@@ -13,6 +13,7 @@ import (
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/internal/clock"
+	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -286,6 +287,21 @@ func TestI16_AMemberThatDoesNotApplyServesNothingOnceTheChangeIsAcknowledged(t *
 	release()
 	b.applied(res.GetIndex())
 	leased(b)
+}
+
+// TestANodeWithoutALeaseSaysWhoHasOne: its callers need not guess.
+func TestANodeWithoutALeaseSaysWhoHasOne(t *testing.T) {
+	t.Parallel()
+	var lost atomic.Bool
+	a := newMember(t, "a")
+	a.bootstrap()
+	b := newMember(t, "b")
+	b.c.WrapLeases(onWire{down: func(*clusterpb.LeaseResponse) bool { return !lost.Load() }}.wrap)
+	b.join(a.invite(wanted{}))
+	leased(a, b)
+	lost.Store(true)
+	b.eventually("the end of the lease", func() bool { return b.c.LeaseErr() != nil })
+	situationtest.Error(t, "cluster/no-lease-from-the-leader", b.c.LeaseErr())
 }
 
 func TestALeaderTicksOnlyOnceAMajorityToldItsTime(t *testing.T) {

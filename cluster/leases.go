@@ -279,8 +279,11 @@ func (c *Cluster) LeaseErr() error {
 	case leader != "":
 		why = "the leader, node " + string(leader) + ", gave none"
 	}
-	return errs.New(errs.NotServing, "this node has no serving lease: "+why,
-		errs.Hint("retry on another node; `krypton status` shows which ones serve"))
+	hint := "retry on another node; `krypton status` shows which ones serve"
+	if at := c.LeaderAddress(); at != "" && !c.IsLeader() {
+		hint = "retry on another node: the leader is at " + at
+	}
+	return errs.New(errs.NotServing, "this node has no serving lease: "+why, errs.Hint("%s", hint))
 }
 
 // timing returns the timers that leases of length d depend on.

@@ -50,7 +50,12 @@ func (n *Node) commit(ctx context.Context, tok gate.Token, r Request, cmd *fsmpb
 		res := n.machine.DryRun(cmd)
 		return res, fsm.Err(res)
 	}
-	return n.cluster.Propose(ctx, tok, cmd)
+	res, err := n.cluster.Propose(ctx, tok, cmd)
+	if errs.Is(err, errs.Aborted) {
+		// What the state machine says is for whoever prepares; callers prepare nothing.
+		err = errs.From(err).With(errs.Hint("read the object again, then retry"))
+	}
+	return res, err
 }
 
 // commitMade prepares the key material of a command, where a node that can is

@@ -235,7 +235,7 @@ func serve[T any](ctx context.Context, n *Node, tok gate.Token, choose func(*fsm
 		wipe(out)
 	}
 	if why == nil {
-		why = errs.New(errs.ChangeInProgress, "the key keeps changing while it is used", errs.Hint("retry"))
+		why = errs.New(errs.ChangeInProgress, "the key keeps changing while it is used", errs.Hint("wait a moment and retry"))
 	}
 	return zero, Used{}, why
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
 	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/node"
 )
@@ -133,7 +134,7 @@ func TestI3_EndlessChangeEnds(t *testing.T) {
 	}
 	w.rand.at(12, again)
 	_, _, err := m.encrypt(target("acme", "pay"), nil)
-	wants(t, err, errs.ChangeInProgress)
+	situationtest.Error(t, "cluster/key-keeps-changing", err)
 }
 
 // The right to serve ends between the work and the answer: the result is wiped,
@@ -278,7 +279,7 @@ func TestI3_ARefusalThatIsOvertakenDoesNotLeave(t *testing.T) {
 		check(t, m.changeVersion(w.request(), pay, 1, enable, 0))
 	})
 	_, _, err = m.decrypt(tg, ct)
-	wants(t, err, errs.ChangeInProgress)
+	situationtest.Error(t, "cluster/answer-overtaken", err)
 	// What is not there stays so, whatever else changes.
 	m.sinkHook(func() {
 		m.sinkHook(nil)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
 	"github.com/openkcm/krypton-cluster/node"
 )
 
@@ -93,7 +94,7 @@ func TestARotationDoesNotReachANewObjectOfTheSameName(t *testing.T) {
 		m.hooks(nil, nil)
 		return nil
 	})
-	wants(t, m.rotate(w.request(), o), errs.Aborted)
+	situationtest.Error(t, "cluster/parent-moved", m.rotate(w.request(), o))
 	s, _ := m.machine.View().Service("acme", "pay")
 	if s.GetPrimary() != 1 || len(s.GetVersions()) != 2 {
 		t.Errorf("the new service was rotated: %v", s)

@@ -76,7 +76,7 @@ func (n *Node) noLease() error {
 	if err := n.cluster.LeaseErr(); err != nil {
 		return err
 	}
-	return errs.New(errs.NotServing, "this node had no serving lease", errs.Hint("retry"))
+	return errs.New(errs.NotServing, "this node had no serving lease when the answer was to leave", errs.Hint("retry"))
 }
 
 // GateWait is how long an answer waits for a change of what it tells of, before it

@@ -21,6 +21,7 @@ import (
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/client"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
@@ -274,6 +275,49 @@ func TestMembersAndOperationsThatAreNotThere(t *testing.T) {
 	w.is(t, "cluster/token-lives-too-long", 0, "operator", "Cluster.CreateJoinToken", &kryptonv1.CreateJoinTokenRequest{TtlSeconds: 24*3600 + 1}, prompt)
 }
 
+// TestAChangeThatWaitsForADeadNode: until its lease is over nobody shows the change,
+// and whoever asks is told so; everything else is served.
+func TestAChangeThatWaitsForADeadNode(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 3)
+	w.init(kryptonv1.SealMode_SEAL_MODE_AUTO)
+	w.tenant("acme", "pay")
+	w.tenant("beta", "pay")
+	leader := w.leader()
+	until(t, "everybody serves", func() error {
+		for i := range w.members {
+			if _, err := w.ask(t, i, "workload/acme", "Crypto.Encrypt", encryptRequest()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	w.members[(leader+1)%3].close()
+	done := make(chan error, 1)
+	go func() {
+		_, err := w.ask(t, leader, "governor", "Services.SuspendService", &kryptonv1.SuspendServiceRequest{Name: pay})
+		done <- err
+	}()
+	until(t, "the change is on its way", func() error {
+		if s, ok := w.members[leader].state.View().Service("acme", "pay"); !ok || s.GetState() != fsmpb.ObjectState_OBJECT_STATE_SUSPENDED {
+			return errs.New(errs.NotFound, "not yet")
+		}
+		return nil
+	})
+	w.is(t, "cluster/change-in-progress", leader, "workload/acme", "Crypto.Encrypt", encryptRequest(), prompt)
+	other := &kryptonv1.EncryptRequest{Service: "tenants/beta/services/pay", Plaintext: []byte("x")}
+	if _, err := w.ask(t, leader, "workload/beta", "Crypto.Encrypt", other); err != nil {
+		t.Errorf("what is not being changed is not served: %v", err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	_, err := w.ask(t, leader, "workload/acme", "Crypto.Encrypt", encryptRequest())
+	if codeOf(err) != errs.FailedState {
+		t.Errorf("once the change is acknowledged: %v", err)
+	}
+}
+
 // TestWithoutAQuorum: changes are refused within a bound and by name, data is
 // not served, names and states are; what was asked for is there or not, and its
 // id finds out.
@@ -282,12 +326,7 @@ func TestWithoutAQuorum(t *testing.T) {
 	w := newWorld(t, 3)
 	w.init(kryptonv1.SealMode_SEAL_MODE_AUTO)
 	w.tenant("acme", "pay")
-	leader := 0
-	for i, m := range w.members {
-		if m.c.IsLeader() {
-			leader = i
-		}
-	}
+	leader := w.leader()
 	left := (leader + 1) % 3
 	until(t, "the workload is known on the node that is left", func() error {
 		_, err := w.call(t, left, "workload/acme", "Crypto.Encrypt", encryptRequest())

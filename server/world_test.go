@@ -482,6 +482,22 @@ func (w *world) tenant(name, service string) {
 	w.issue("workload", name, 0)
 }
 
+// leader returns the number of the member that leads.
+func (w *world) leader() int {
+	w.t.Helper()
+	at := 0
+	until(w.t, "a leader", func() error {
+		for i, m := range w.members {
+			if m.c.IsLeader() {
+				at = i
+				return nil
+			}
+		}
+		return errs.New(errs.NoLeader, "nobody leads")
+	})
+	return at
+}
+
 // tlsConfig is a caller's; person "" has no certificate.
 func (w *world) tlsConfig(certs ...tls.Certificate) *tls.Config {
 	pool := x509.NewCertPool()

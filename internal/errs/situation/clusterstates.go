@@ -89,6 +89,36 @@ func clusterStates() Group {
 			Next: "retry on another node; `krypton status` shows which ones serve",
 		},
 		{
+			ID: "cluster/no-lease-from-the-leader", When: "a node has no serving lease and knows a leader",
+			Code: errs.NotServing,
+			Says: "this node has no serving lease: the leader, node {id}, gave none",
+			Next: "retry on another node: the leader is at {address}",
+		},
+		{
+			ID: "cluster/change-in-progress", When: "an answer would tell of a change that another node does not show yet, and that takes longer than an answer waits",
+			Code: errs.ChangeInProgress,
+			Says: "what the answer would tell is being changed, and not all nodes follow yet",
+			Next: "wait a moment and retry; it takes no longer than a serving lease",
+		},
+		{
+			ID: "cluster/answer-overtaken", When: "the key that an answer was made by was changed while the answer was recorded",
+			Code: errs.ChangeInProgress,
+			Says: "what the answer was made by was changed before it could leave",
+			Next: "retry: the next answer is by the state after the change",
+		},
+		{
+			ID: "cluster/key-keeps-changing", When: "a key is changed again each time that an operation uses it",
+			Code: errs.ChangeInProgress,
+			Says: "the key keeps changing while it is used",
+			Next: "wait a moment and retry",
+		},
+		{
+			ID: "cluster/parent-moved", When: "an object moves while a change of it is prepared, and again each time that the change is prepared anew",
+			Code: errs.Aborted,
+			Says: "{what} moved while the change was being prepared",
+			Next: "read the object again, then retry",
+		},
+		{
 			ID: "cluster/no-leader", When: "there is no quorum, or an election takes longer than a change waits",
 			Code: errs.NoLeader,
 			Says: "no leader can be reached",
