@@ -194,16 +194,16 @@ func TestI3_WhatComesWhileAnAnswerIsRecordedWins(t *testing.T) {
 		do   func(w *world, m *member) error
 		code errs.Code // unspecified: the answer leaves
 	}{
-		"disable":    {func(w *world, m *member) error { return m.changeVersion(w.request(), pay, 1, disable, 0) }, errs.ChangeInProgress},
-		"suspend":    {func(w *world, m *member) error { return m.changeObject(w.request(), object("acme", ""), suspend, 0) }, errs.ChangeInProgress},
+		"disable": {func(w *world, m *member) error { return m.changeVersion(w.request(), pay, 1, disable, 0) }, errs.ChangeInProgress},
+		"suspend": {func(w *world, m *member) error { return m.changeObject(w.request(), object("acme", ""), suspend, 0) }, errs.ChangeInProgress},
 		"there and back": {func(w *world, m *member) error {
 			if err := m.changeVersion(w.request(), pay, 1, disable, 0); err != nil {
 				return err
 			}
 			return m.changeVersion(w.request(), pay, 1, enable, 0)
 		}, errs.ChangeInProgress},
-		"lost lease": {func(_ *world, m *member) error { m.contact.Store(1 << 62); return nil }, errs.NotServing},
-		"seal":       {func(_ *world, m *member) error { return m.sealNode() }, errs.Sealed},
+		"lost lease":      {func(_ *world, m *member) error { m.contact.Store(1 << 62); return nil }, errs.NotServing},
+		"seal":            {func(_ *world, m *member) error { return m.sealNode() }, errs.Sealed},
 		"another service": {func(w *world, m *member) error { return m.changeObject(w.request(), object("acme", "log"), suspend, 0) }, errs.Unspecified},
 	} {
 		t.Run(name, func(t *testing.T) {
