@@ -121,15 +121,18 @@ func TestI2_TheVerdictFollowsTheGoals(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		results []result
+		found   []finding
 		fields  string
 		verdict string
 	}{
-		{"all met", measured(t, 3, met, met), "goals_met=2/2", "pass"},
-		{"one missed", measured(t, 3, met, missed), "goals_met=1/2", "miss"},
-		{"nothing measured", nil, "goals_met=0/0", "miss"},
+		{"all met", measured(t, 3, met, met), nil, "goals_met=2/2", "pass"},
+		{"one missed", measured(t, 3, met, missed), nil, "goals_met=1/2", "miss"},
+		{"a drill met", measured(t, 3, met), []finding{{met: true}}, "goals_met=2/2", "pass"},
+		{"a drill missed", measured(t, 3, met), []finding{{met: true}, {}}, "goals_met=2/3", "miss"},
+		{"nothing measured", nil, nil, "goals_met=0/0", "miss"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if fields, verdict := summary(c.results); fields != c.fields || verdict != c.verdict {
+			if fields, verdict := summary(c.results, c.found); fields != c.fields || verdict != c.verdict {
 				t.Errorf("%s %s, want %s %s", verdict, fields, c.verdict, c.fields)
 			}
 			var out strings.Builder
@@ -168,13 +171,72 @@ func TestI3_SidesTakeTurns(t *testing.T) {
 
 func TestEveryGoalHasANameAReasonAndABaseline(t *testing.T) {
 	seen := map[string]bool{}
-	for _, p := range pairs() {
+	for _, p := range append(pairs(), fencePairs()...) {
 		if p.name == "" || p.baseline == "" || p.why == "" || p.goal <= 0 || p.open == nil || seen[p.name] {
 			t.Errorf("incomplete or twice: %+v", p.name)
 		}
 		seen[p.name] = true
 	}
-	if len(seen) < 20 {
+	for _, d := range drills() {
+		if d.name == "" || d.goal == "" || d.why == "" || d.run == nil || seen[d.name] {
+			t.Errorf("incomplete or twice: %+v", d.name)
+		}
+		seen[d.name] = true
+	}
+	if len(seen) < 27 {
 		t.Errorf("%d goals", len(seen))
+	}
+}
+
+func TestAnOperationOfSeveralTakesTheirTimeTogether(t *testing.T) {
+	of := func(each time.Duration) loop {
+		return func(_ context.Context, d time.Duration) (tally, error) { return tally{int64(d / each), d}, nil }
+	}
+	got, err := together(of(time.Millisecond), 2, of(500*time.Microsecond))(t.Context(), 10*time.Second)
+	if err != nil || got.ops != 4000 || got.took != 10*time.Second {
+		t.Errorf("%+v, %v; want 4000 operations of 2.5 ms in 10 s", got, err)
+	}
+}
+
+func TestTheSilenceOfANodeIsFound(t *testing.T) {
+	at := func(ms int) time.Time { return time.Unix(100, 0).Add(time.Duration(ms) * time.Millisecond) }
+	answers := []time.Time{at(10), at(20), at(400), at(410), at(990)}
+	for _, c := range []struct {
+		name     string
+		from, to int
+		want     time.Duration
+		rate     float64
+	}{
+		{"between answers", 0, 1000, 580 * time.Millisecond, 5},
+		{"before the first", 30, 410, 370 * time.Millisecond, 1 / 0.38},
+		{"after the last", 405, 900, 490 * time.Millisecond, 1 / 0.495},
+		{"no answer at all", 500, 900, 400 * time.Millisecond, 0},
+	} {
+		if got := longest(answers, at(c.from), at(c.to)); got != c.want {
+			t.Errorf("%s: %s without an answer, want %s", c.name, got, c.want)
+		}
+		if got := rate(answers, at(c.from), at(c.to)); got < c.rate-1e-9 || got > c.rate+1e-9 {
+			t.Errorf("%s: %v per second, want %v", c.name, got, c.rate)
+		}
+	}
+}
+
+func TestBookkeepingIsReadAsTheBenchmarkSaysIt(t *testing.T) {
+	const said = `goos: linux
+BenchmarkFence/holders=3-4         	 3000	       812.0 ns/op	       0 B/op	       0 allocs/op
+BenchmarkFence/holders=100-4       	  300	      4021 ns/op	       0 B/op	       0 allocs/op
+BenchmarkFence/holders=1000        	   30	     40210 ns/op	       0 B/op	       %s allocs/op
+PASS
+`
+	good := strings.Replace(said, "%s", "0", 1)
+	f, err := readBookkeeping([]byte(good))
+	if err != nil || !f.met || !strings.Contains(f.said, "1000 holders: 40210 ns") {
+		t.Errorf("%+v, %v", f, err)
+	}
+	if f, err = readBookkeeping([]byte(strings.Replace(said, "%s", "2", 1))); err != nil || f.met {
+		t.Errorf("two allocations are met: %+v, %v", f, err)
+	}
+	if _, err := readBookkeeping([]byte(good[:200])); err == nil {
+		t.Error("a benchmark that tells of less is no finding")
 	}
 }

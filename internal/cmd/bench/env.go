@@ -47,6 +47,8 @@ type env struct {
 	registry *registry
 	cluster  *devcluster.Cluster
 	echo     *echoProcess
+	voters   map[uint32]*voters // in this process, by format version
+	trio     *devcluster.Cluster
 	closed   bool
 }
 
@@ -55,7 +57,7 @@ func newEnv(out io.Writer, binary string) (*env, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &env{out: out, root: root, binary: binary, built: binary != ""}
+	e := &env{out: out, root: root, binary: binary, built: binary != "", voters: map[uint32]*voters{}}
 	if !e.built {
 		e.binary = filepath.Join(root, "bin", "krypton")
 	}
@@ -73,8 +75,13 @@ func (e *env) close() error {
 	if e.echo != nil {
 		all = append(all, e.echo.close())
 	}
-	if e.cluster != nil {
-		all = append(all, e.cluster.Close())
+	for _, c := range []*devcluster.Cluster{e.cluster, e.trio} {
+		if c != nil {
+			all = append(all, c.Close())
+		}
+	}
+	for _, v := range e.voters {
+		all = append(all, v.close())
 	}
 	return errors.Join(append(all, os.RemoveAll(e.dir))...)
 }
@@ -85,23 +92,46 @@ func (e *env) node(ctx context.Context) (*devcluster.Node, error) {
 	if e.cluster != nil {
 		return e.cluster.Nodes()[0], nil
 	}
-	if !e.built {
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", e.binary, "./cmd/krypton") //nolint:gosec // Our own program.
-		cmd.Dir = e.root
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("go build: %w\n%s", err, out)
-		}
-		e.built = true
+	if err := e.build(ctx); err != nil {
+		return nil, err
 	}
-	c, err := devcluster.Start(ctx, devcluster.Options{
+	var err error
+	e.cluster, err = devcluster.Start(ctx, devcluster.Options{
 		Binary: e.binary, Nodes: 1, Tenant: tenantID, Service: serviceID, SegmentMiB: segmentMiB, Output: e.out,
 	})
 	if err != nil {
 		return nil, err
 	}
-	e.cluster = c
-	return c.Nodes()[0], nil
+	return e.cluster.Nodes()[0], nil
+}
+
+// processes returns a cluster of three nodes, each a process of its own.
+func (e *env) processes(ctx context.Context) (*devcluster.Cluster, error) {
+	if e.trio != nil {
+		return e.trio, nil
+	}
+	if err := e.build(ctx); err != nil {
+		return nil, err
+	}
+	var err error
+	e.trio, err = devcluster.Start(ctx, devcluster.Options{
+		Binary: e.binary, Nodes: 3, Tenant: tenantID, Service: serviceID, SegmentMiB: segmentMiB, Output: e.out,
+	})
+	return e.trio, err
+}
+
+// build makes the program, once.
+func (e *env) build(ctx context.Context) error {
+	if !e.built {
+		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", e.binary, "./cmd/krypton") //nolint:gosec // Our own program.
+		cmd.Dir = e.root
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("go build: %w\n%s", err, out)
+		}
+		e.built = true
+	}
+	return nil
 }
 
 // echoes returns the echo, with the node's certificate.
@@ -118,16 +148,19 @@ func (e *env) echoes(ctx context.Context) (*echoProcess, error) {
 }
 
 // callerTLS is how the workload calls the node and the echo.
-func (e *env) callerTLS() (*tls.Config, error) {
-	who, ok := e.cluster.Person(auth.RoleWorkload)
+func (e *env) callerTLS() (*tls.Config, error) { return tlsOf(e.cluster, auth.RoleWorkload) }
+
+// tlsOf is how somebody in that role calls the nodes of a cluster.
+func tlsOf(c *devcluster.Cluster, role auth.Role) (*tls.Config, error) {
+	who, ok := c.Person(role)
 	if !ok {
-		return nil, errors.New("there is no workload")
+		return nil, fmt.Errorf("there is no %s", role)
 	}
 	cert, err := tls.LoadX509KeyPair(who.CertFile, who.KeyFile)
 	if err != nil {
 		return nil, err
 	}
-	pem, err := os.ReadFile(e.cluster.CAFile())
+	pem, err := os.ReadFile(c.CAFile())
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +173,13 @@ func (e *env) callerTLS() (*tls.Config, error) {
 
 // dial connects a plain gRPC client to a server with the node's certificate.
 func (e *env) dial(addr string) (*grpc.ClientConn, error) {
-	cfg, err := e.callerTLS()
+	return dialAs(e.cluster, auth.RoleWorkload, addr)
+}
+
+// dialAs connects a plain gRPC client in a role: it has one attempt, and no
+// deadline but the caller's.
+func dialAs(c *devcluster.Cluster, role auth.Role, addr string) (*grpc.ClientConn, error) {
+	cfg, err := tlsOf(c, role)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,9 @@
 // which the baseline does 100. Absolute figures are printed for information and
 // prove nothing: the machine may have been doing something else.
 //
+// What happens once and not again and again, such as the death of a node, is a
+// drill: it says what was found, and whether what the protocol promises was kept.
+//
 // The node is a real process with all that a node has switched on; the echo it
 // is compared with is another process with the same certificates, messages and
 // gRPC options; this process is the caller of both. docs/performance.md says how
@@ -18,13 +21,13 @@
 // # Invariants
 //
 //   - I1: an operation that fails, of a subject or of a baseline, fails the run: a refusal is fast and proves nothing.
-//   - I2: the verdict is pass only if every goal was measured and met; a goal that was missed is "miss", anything else that goes wrong is "fail".
+//   - I2: the verdict is pass only if every goal was measured and met, of a drill too; a goal that was missed is "miss", anything else that goes wrong is "fail".
 //   - I3: a subject and its baseline are measured equally often, equally long, and in alternating order.
 //   - I4: it leaves no process and no file behind but bin/krypton and what it was asked to write.
 //
 // # Concurrency
 //
-// Pairs are measured one after the other. A side may have many callers; all have
+// Pairs are measured one after the other, drills after them. A side may have many callers; all have
 // ended when its slice ends.
 //
 // # Failure
@@ -51,7 +54,7 @@ import (
 	"time"
 )
 
-// limit ends a run that hangs. A run takes about three minutes.
+// limit ends a run that hangs. A run takes about four minutes.
 const limit = 8 * time.Minute
 
 func main() {
@@ -96,20 +99,35 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	began := time.Now()
-	results, err := measure(ctx, e, chosen(pairs(), pick), *rounds)
+	results, found, err := all(ctx, e, pick, *rounds)
 	if err = errors.Join(err, e.close()); err != nil { //nolint:contextcheck // Cleans up although ctx may have ended.
 		return err
 	}
 	table(out, results)
+	statements(out, found)
 	if *markdown != "" {
-		if err := os.WriteFile(*markdown, []byte(markdownTable(results)), 0o600); err != nil {
+		if err := os.WriteFile(*markdown, []byte(markdownTable(results)+statementsMarkdown(found)), 0o600); err != nil {
 			return err
 		}
 	}
-	return report(out, results, time.Since(began))
+	return report(out, results, found, time.Since(began))
 }
 
-// pairs are all goals, in the order of the table.
+// all measures what is picked. The clusters in this process come after what would
+// count their processor time and their allocations as its own.
+func all(ctx context.Context, e *env, pick *regexp.Regexp, rounds int) (results []result, found []finding, err error) {
+	for _, group := range [][]pair{pairs(), fencePairs()} {
+		some, err := measure(ctx, e, chosen(group, pick), rounds)
+		if err != nil {
+			return nil, nil, err
+		}
+		results = append(results, some...)
+	}
+	found, err = drilled(ctx, e, chosenDrills(pick))
+	return results, found, err
+}
+
+// pairs are the goals that need no cluster in this process, in the order of the table.
 func pairs() []pair {
 	var all []pair
 	for _, group := range [][]pair{envelopePairs(), machinePairs(), auditPairs(), unaryPairs(), doorPairs(), changePairs()} {

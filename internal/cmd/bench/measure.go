@@ -134,7 +134,7 @@ func measure(ctx context.Context, e *env, all []pair, rounds int) (results []res
 			}
 		}
 	}
-	for round := range rounds {
+	for round := 0; round < rounds && len(all) > 0; round++ {
 		for i := range results {
 			if err := results[i].round(ctx, matches[i], round); err != nil {
 				return nil, fmt.Errorf("%s: %w", results[i].name, err)

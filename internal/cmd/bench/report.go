@@ -55,6 +55,9 @@ func (r *result) cells() []string {
 }
 
 func table(out io.Writer, results []result) {
+	if len(results) == 0 {
+		return
+	}
 	fmt.Fprintln(out)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, strings.Join(columns, "\t"))
@@ -93,30 +96,37 @@ type line struct {
 	CPUMicros    float64   `json:"cpu_us_per_op,omitempty"`
 	BaselineCPU  float64   `json:"baseline_cpu_us_per_op,omitempty"`
 	OpsPerSecond float64   `json:"ops_per_second"`
+	Found        string    `json:"found,omitempty"` // of a drill, which has nothing of the rest but its goal
 }
 
 // summary is how many goals were met, and the verdict (I2).
-func summary(results []result) (fields, verdict string) {
+func summary(results []result, found []finding) (fields, verdict string) {
 	met := 0
 	for _, r := range results {
 		if r.met() {
 			met++
 		}
 	}
+	for _, f := range found {
+		if f.met {
+			met++
+		}
+	}
+	all := len(results) + len(found)
 	verdict = "pass"
-	if met < len(results) || met == 0 {
+	if met < all || met == 0 {
 		verdict = "miss"
 	}
-	return fmt.Sprintf("goals_met=%d/%d", met, len(results)), verdict
+	return fmt.Sprintf("goals_met=%d/%d", met, all), verdict
 }
 
 // report hands the result to scripts/target, or prints it itself when it was not
 // started by that. The error is [errMissed] when a goal was.
-func report(out io.Writer, results []result, took time.Duration) error {
-	fields, verdict := summary(results)
+func report(out io.Writer, results []result, found []finding, took time.Duration) error {
+	fields, verdict := summary(results, found)
 	if path := os.Getenv("RESULT_FIELDS"); path == "" {
 		fmt.Fprintf(out, "RESULT bench %s %s seconds=%d\n", verdict, fields, int(took.Seconds()))
-	} else if err := hand(results, path, fields, verdict); err != nil {
+	} else if err := hand(results, found, path, fields, verdict); err != nil {
 		return err
 	}
 	if verdict != "pass" {
@@ -127,15 +137,18 @@ func report(out io.Writer, results []result, took time.Duration) error {
 
 // hand writes the files that scripts/target reads, and the goals in full beside
 // the result.
-func hand(results []result, path, fields, verdict string) error {
-	lines := make([]line, len(results))
-	for i, r := range results {
+func hand(results []result, found []finding, path, fields, verdict string) error {
+	lines := make([]line, 0, len(results)+len(found))
+	for _, r := range results {
 		ops := float64(r.subject.ops)
-		lines[i] = line{
+		lines = append(lines, line{
 			Goal: r.name, Baseline: r.pair.baseline, AtLeast: r.goal, Ratio: r.ratio(), Rounds: r.ratios, Met: r.met(), Why: r.why,
 			AllocsPerOp: r.used.allocs / ops, BytesPerOp: r.used.bytes / ops,
 			CPUMicros: r.used.cpu / ops * 1e6, BaselineCPU: r.usedBase.cpu / float64(r.baseline.ops) * 1e6, OpsPerSecond: r.subject.rate(),
-		}
+		})
+	}
+	for _, f := range found {
+		lines = append(lines, line{Goal: f.name + ": " + f.goal, Why: f.why, Met: f.met, Found: f.said})
 	}
 	raw, err := json.MarshalIndent(lines, "", "  ")
 	if err != nil {
