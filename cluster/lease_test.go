@@ -455,3 +455,16 @@ func TestI16_MembersHearThatAChangeIsCompleteHoweverItCameToBe(t *testing.T) {
 		t.Errorf("the member never hears that the change is complete: %v", err)
 	}
 }
+
+// Nobody can give a cluster that is older than leases another length for them.
+func TestAClusterOlderThanLeasesServesWithWhateverProfileItHas(t *testing.T) {
+	t.Parallel()
+	a := newMember(t, "a", func(c *cluster.Config) { c.Profile = cluster.ProfileWAN })
+	a.bootstrap()
+	if d := a.machine.View().LeaseDuration(); d >= cluster.ProfileWAN.Lease() {
+		t.Fatalf("leases of %s are long enough, so the test shows nothing", d)
+	}
+	leased(a)
+	a.restart()
+	leased(a)
+}

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -131,7 +132,16 @@ func (l *leases) begin(v *fsm.View) bool {
 		return false
 	}
 	timing := l.c.timers.leases(v.LeaseDuration())
-	if err := timing.Check(); err != nil {
+	switch err := timing.Check(); {
+	case err == nil:
+	case v.Cluster().GetLeaseMs() == 0:
+		// The genesis is older than leases, and nobody can give the cluster another
+		// length: a pause at failovers is better than a node that never starts.
+		l.c.spawn(func() {
+			l.c.log.LogAttrs(l.c.base, slog.LevelWarn, "leases of this cluster are short for its profile, because it was founded before there were leases: reads may pause while a leader is replaced",
+				slog.Duration("lease", timing.Lease), slog.Duration("needed", timing.Needed()))
+		})
+	default:
 		l.c.spawn(func() { l.c.fail(err) }) // it writes a log
 		return false
 	}
