@@ -176,6 +176,7 @@ func serve[T any](ctx context.Context, n *Node, tok gate.Token, choose func(*fsm
 ) (out T, used Used, err error) {
 	var zero T
 	var why error
+	choose = trusted(tok, choose)
 	for round := range maxRounds {
 		u, st, err := n.starting()
 		if err != nil {
@@ -238,6 +239,19 @@ func serve[T any](ctx context.Context, n *Node, tok gate.Token, choose func(*fsm
 		why = errs.New(errs.ChangeInProgress, "the key keeps changing while it is used", errs.Hint("wait a moment and retry"))
 	}
 	return zero, Used{}, why
+}
+
+// trusted is choose for whoever asks: a certificate that is revoked in a view is
+// refused by it. The door looked at a view that may have been older than a lease, and
+// calls may take long behind it. Like every other answer, the result leaves only if
+// the caller is trusted still, and the refusal once the revocation is complete.
+func trusted(tok gate.Token, choose func(*fsm.View) (choice, error)) func(*fsm.View) (choice, error) {
+	return func(v *fsm.View) (choice, error) {
+		if r, gone := v.Revoked([]byte(tok.Serial())); gone {
+			return choice{gate: v.GateIndex(fsm.ReadSet{Revoked: r})}, fsm.ErrCallerRevoked()
+		}
+		return choose(v)
+	}
 }
 
 // refuse returns nil and false when a refusal that was found in view may be told.

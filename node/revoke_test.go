@@ -86,3 +86,39 @@ func TestANodeThatDiffersSaysSo(t *testing.T) {
 	m.differs = errs.New(errs.StateCorrupt, "the state of this node differs")
 	wants(t, issue(), errs.StateCorrupt)
 }
+
+// TestI3_ARevocationOvertakesWhatItsHolderAskedFor, however long the door is behind.
+func TestI3_ARevocationOvertakesWhatItsHolderAskedFor(t *testing.T) {
+	w, m := cluster1(t)
+	at, serial := target("acme", "pay"), "serial of a thief"
+	ct, _, err := m.encrypt(at, []byte("x"))
+	check(t, err)
+	decrypt := func() (out []byte, err error) {
+		ctx := corr.With(t.Context(), must[corr.ID](t)(corr.New(rand.Reader)))
+		req := gate.Request{Principal: workload("acme"), Serial: serial, Act: gate.Decrypt, Object: at.Name()}
+		err = m.gate.Do(ctx, req, func(tok gate.Token) error {
+			var err error
+			out, _, err = m.Decrypt(ctx, tok, at, ct)
+			return err
+		})
+		return out, err
+	}
+	if out, err := decrypt(); err != nil || string(out) != "x" {
+		t.Fatalf("%q, %v", out, err)
+	}
+	w.commit(&fsmpb.Command{Format: fsm.CommandFormat, Body: &fsmpb.Command_RevokeCertificate{RevokeCertificate: &fsmpb.RevokeCertificate{
+		Revocation: &fsmpb.Revocation{Serial: []byte(serial), ExpireTimeMs: w.clock.Now().Add(time.Hour).UnixMilli()},
+	}}})
+	m.incomplete.Store(m.machine.View().Index())
+	_, err = decrypt()
+	wants(t, err, errs.ChangeInProgress)
+	m.incomplete.Store(0)
+	out, err := decrypt()
+	wants(t, err, errs.Unauthenticated)
+	if len(out) != 0 {
+		t.Errorf("%q leaves", out)
+	}
+	if _, _, err := m.decrypt(at, ct); err != nil {
+		t.Errorf("another caller: %v", err)
+	}
+}
