@@ -246,8 +246,9 @@ func serve[T any](ctx context.Context, n *Node, tok gate.Token, choose func(*fsm
 // calls may take long behind it. Like every other answer, the result leaves only if
 // the caller is trusted still, and the refusal once the revocation is complete.
 func trusted(tok gate.Token, choose func(*fsm.View) (choice, error)) func(*fsm.View) (choice, error) {
+	serial := []byte(tok.Serial()) // now: the last look comes when the token is finished
 	return func(v *fsm.View) (choice, error) {
-		if r, gone := v.Revoked([]byte(tok.Serial())); gone {
+		if r, gone := v.Revoked(serial); gone {
 			return choice{gate: v.GateIndex(fsm.ReadSet{Revoked: r})}, fsm.ErrCallerRevoked()
 		}
 		return choose(v)
