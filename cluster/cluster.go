@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -281,6 +282,26 @@ func (c *Cluster) startRaft() error {
 	}
 	c.transport = newRaftTransport(c.id, c.port, c.clk, logger)
 	c.adapter = newAdapter(c)
+	err = guarded(func() (err error) {
+		c.raft, err = raft.NewRaft(c.raftConfig(logger), c.adapter, cache, c.store, snaps, c.transport)
+		return err
+	})
+	if err != nil {
+		c.raft = nil
+		if e, ok := errors.AsType[*errs.Error](errors.Join(c.store.failed(), c.adapter.refused)); ok {
+			return e
+		}
+		return errs.New(errs.StateCorrupt, fmt.Sprintf("the Raft state under %s cannot be loaded: %s", c.cfg.Dir.Path(raftDir), err),
+			errs.Hint("%s", startAnew), errs.Cause(err))
+	}
+	c.store.running.Store(true)
+	c.transport.serve(c.raft)
+	c.leaders.observe(c.raft)
+	return c.checkPin()
+}
+
+// raftConfig is how Raft is set up.
+func (c *Cluster) raftConfig(logger hclog.Logger) *raft.Config {
 	rc := raft.DefaultConfig()
 	rc.LocalID = raft.ServerID(c.id)
 	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = c.timers.heartbeat, c.timers.heartbeat, c.timers.heartbeat
@@ -297,21 +318,7 @@ func (c *Cluster) startRaft() error {
 	if c.cfg.TrailingLogs > 0 {
 		rc.TrailingLogs = c.cfg.TrailingLogs
 	}
-	err = guarded(func() (err error) {
-		c.raft, err = raft.NewRaft(rc, c.adapter, cache, c.store, snaps, c.transport)
-		return err
-	})
-	if err != nil {
-		c.raft = nil
-		if e, ok := errors.AsType[*errs.Error](errors.Join(c.store.failed(), c.adapter.refused)); ok {
-			return e
-		}
-		return errs.New(errs.StateCorrupt, fmt.Sprintf("the Raft state under %s cannot be loaded: %s", c.cfg.Dir.Path(raftDir), err),
-			errs.Hint("%s", startAnew), errs.Cause(err))
-	}
-	c.store.running.Store(true)
-	c.leaders.observe(c.raft)
-	return c.checkPin()
+	return rc
 }
 
 // checkStored compares what lies in the data directory with itself: a log that
@@ -489,28 +496,33 @@ func (c *Cluster) Run(ctx context.Context) error {
 		}
 	})
 	g.Go(func() error { return c.port.serve(ctx) })
-	g.Go(func() error { return c.leases.grant(ctx) })
-	g.Go(func() error { return c.leases.hold(ctx) })
-	g.Go(func() error { return c.leases.push(ctx) })
-	g.Go(func() error { return c.leaders.run(ctx) })
 	g.Go(func() error { return c.watchMembers(ctx) })
-	g.Go(func() error { return c.reconcile(ctx) })
-	g.Go(func() error { return c.tick(ctx) })
 	g.Go(func() error { return c.keepKnown(ctx) })
-	g.Go(func() error {
-		return probe(ctx, c.clk, c.suspect, c.transfers, func(ctx context.Context) error {
-			return c.await(ctx, func() error { return c.raft.Barrier(enqueueTime).Error() })
-		})
-	})
-	g.Go(func() error {
-		return watch(ctx, c.clk, c.cfg.StuckAfter, c.IsLeader,
-			watched{"a command", c.proposals}, watched{"the log store", c.store.writes}, watched{"the state machine", c.adapter.calls},
-			watched{"a transfer of leadership", c.transfers})
-	})
+	for _, duty := range c.duties() {
+		g.Go(func() error { return duty(ctx) })
+	}
 	if err = g.Wait(); err != nil {
 		c.fail(err)
 	}
 	return err
+}
+
+// duties is what a member does all the time over Raft and over [peers], and with
+// nothing else. Each ends with ctx, or with the reason for which the node must stop.
+func (c *Cluster) duties() []func(context.Context) error {
+	return []func(context.Context) error{
+		c.leases.grant, c.leases.hold, c.leases.push, c.leaders.run, c.reconcile, c.tick,
+		func(ctx context.Context) error {
+			return probe(ctx, c.clk, c.suspect, c.transfers, func(ctx context.Context) error {
+				return c.await(ctx, func() error { return c.raft.Barrier(enqueueTime).Error() })
+			})
+		},
+		func(ctx context.Context) error {
+			return watch(ctx, c.clk, c.cfg.StuckAfter, c.IsLeader,
+				watched{"a command", c.proposals}, watched{"the log store", c.store.writes}, watched{"the state machine", c.adapter.calls},
+				watched{"a transfer of leadership", c.transfers})
+		},
+	}
 }
 
 // beginRun notes that Run runs; Close waits for the channel.

@@ -76,12 +76,21 @@ func sender(ctx context.Context) (*peerConn, bool) {
 type peers struct {
 	c *Cluster
 
+	// ready returns a client of a member to whom a connection stands. A call that
+	// fails before it is ready was certainly not sent. It is connected; simulations
+	// reach members without a network.
+	ready func(ctx context.Context, id NodeID) (clusterpb.PeerClient, error)
+
 	mu     sync.Mutex
 	closed bool
 	conns  map[NodeID]*grpc.ClientConn
 }
 
-func newPeers(c *Cluster) *peers { return &peers{c: c, conns: map[NodeID]*grpc.ClientConn{}} }
+func newPeers(c *Cluster) *peers {
+	p := &peers{c: c, conns: map[NodeID]*grpc.ClientConn{}}
+	p.ready = p.connected
+	return p
+}
 
 func (p *peers) conn(id NodeID) (*grpc.ClientConn, error) {
 	p.mu.Lock()
@@ -117,9 +126,8 @@ func clientOptions(dial func(context.Context, string) (net.Conn, error)) []grpc.
 	}
 }
 
-// ready returns a client of a member to whom a connection stands. A call that
-// fails before it is ready was certainly not sent.
-func (p *peers) ready(ctx context.Context, id NodeID) (clusterpb.PeerClient, error) {
+// connected connects to a member, unless a connection stands.
+func (p *peers) connected(ctx context.Context, id NodeID) (clusterpb.PeerClient, error) {
 	cc, err := p.conn(id)
 	if err != nil {
 		return nil, err

@@ -38,6 +38,9 @@ type raftTransport struct {
 	closed    bool
 	in        map[NodeID]*inbound
 	heartbeat func(raft.RPC)
+	raft      applying // nil before Raft runs
+
+	arrivals arrivals
 
 	done chan struct{}
 	wg   sync.WaitGroup
@@ -53,7 +56,7 @@ var errSender = errors.New("the message names another sender than its connection
 
 func newRaftTransport(self NodeID, p *port, clk clock.Clock, log hclog.Logger) *raftTransport {
 	t := &raftTransport{
-		self: self, log: log, consume: make(chan raft.RPC),
+		self: self, log: log, consume: make(chan raft.RPC), arrivals: newArrivals(),
 		in: map[NodeID]*inbound{}, done: make(chan struct{}),
 	}
 	t.out = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
@@ -152,15 +155,24 @@ func (t *raftTransport) forward(id NodeID, in *inbound) {
 				refuse(rpc)
 				continue
 			}
-			select {
-			case t.consume <- rpc:
-			case <-t.done:
-				return
-			}
+			t.arrivals.hand(t.runs(), rpc, t.consume, t.done)
 		case <-t.done:
 			return
 		}
 	}
+}
+
+// serve says whose messages these are. Before, nobody takes them.
+func (t *raftTransport) serve(r applying) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.raft = r
+}
+
+func (t *raftTransport) runs() applying {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.raft
 }
 
 // checked returns the handler of heartbeats from the member.
