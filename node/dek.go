@@ -57,8 +57,9 @@ type choice struct {
 	service *fsmpb.Service
 	version *fsmpb.Version // nil: there is none
 
-	// gate is the index of the last change of what was read; 0: what was looked for
-	// is not there, of which any change may be the reason.
+	// gate is the index of the last change of what was read. What is not there has
+	// none: the registry forgets no name and no version, so that it never was, in no
+	// state up to this one, and nobody can have shown it.
 	gate uint64
 }
 
@@ -110,10 +111,11 @@ func (c choice) same(o choice) bool {
 func find(v *fsm.View, t Target) (c choice, err error) {
 	var ok bool
 	c.cluster = v.Cluster()
-	if c.tenant, ok = v.Tenant(string(t.Tenant)); !ok {
-		return c, gate.NoSuchObject()
+	if c.tenant, ok = v.Tenant(string(t.Tenant)); ok {
+		c.service, ok = v.ServiceOf(c.tenant, string(t.Service))
 	}
-	if c.service, ok = v.ServiceOf(c.tenant, string(t.Service)); !ok {
+	c.gate = v.GateIndex(fsm.ReadSet{Tenant: c.tenant, Service: c.service})
+	if !ok {
 		return c, gate.NoSuchObject()
 	}
 	return c, nil
@@ -257,11 +259,7 @@ func trusted(tok gate.Token, choose func(*fsm.View) (choice, error)) func(*fsm.V
 
 // refuse returns nil and false when a refusal that was found in view may be told.
 func (n *Node) refuse(ctx context.Context, tok gate.Token, view *fsm.View, c choice, choose func(*fsm.View) (choice, error)) (again bool, err error) {
-	gate := c.gate
-	if gate == 0 {
-		gate = view.Index()
-	}
-	_, again, err = n.gated(ctx, view, gate, func(*fsm.View) (uint64, bool) { return 0, false })
+	_, again, err = n.gated(ctx, view, c.gate, func(*fsm.View) (uint64, bool) { return 0, false })
 	if err == nil && !again {
 		tok.Last(func() error {
 			return n.leaves(view, func(v *fsm.View) bool {

@@ -3,6 +3,8 @@ package node_test
 import (
 	"testing"
 
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/node"
 )
@@ -32,15 +34,7 @@ func TestI3_NoAnswerTellsOfAChangeThatIsNotComplete(t *testing.T) {
 		t.Errorf("it waited %d times", asked)
 	}
 
-	// So does the absence of something.
 	m.finish = nil
-	m.incomplete.Store(m.machine.View().Index())
-	_, _, err = m.decrypt(target("acme", "nothing"), ct)
-	wants(t, err, errs.ChangeInProgress)
-	m.incomplete.Store(0)
-	_, _, err = m.decrypt(target("acme", "nothing"), ct)
-	wants(t, err, errs.NotFound)
-
 	// And enabling it again shows only when that is complete.
 	check(t, m.changeVersion(w.request(), pay, 1, enable, 0))
 	m.incomplete.Store(m.machine.View().Index())
@@ -51,6 +45,42 @@ func TestI3_NoAnswerTellsOfAChangeThatIsNotComplete(t *testing.T) {
 	if err != nil || string(pt) != "x" {
 		t.Errorf("%q, %v", pt, err)
 	}
+}
+
+// TestWhatNeverWasIsToldWhateverIsBeingChanged: no state up to the newest had it. If
+// that waited for all changes to be complete, then under steady changes nobody would
+// ever hear that a name is wrong.
+func TestWhatNeverWasIsToldWhateverIsBeingChanged(t *testing.T) {
+	w, m := cluster1(t)
+	at := target("acme", "pay")
+	ct, _, err := m.encrypt(at, []byte("x"))
+	check(t, err)
+	must[*fsmpb.Service](t)(m.createService(w.request(), "acme", "hr"))
+	n := 0
+	m.finish = func() { // a change is complete, and the next one is there already
+		event := []fsmpb.ObjectEvent{suspend, resume}[n%2]
+		n++
+		check(t, m.changeObject(w.request(), object("acme", "log"), event, 0))
+		m.incomplete.Store(m.machine.View().Index())
+	}
+	m.finish()
+	for _, name := range []node.Target{target("acme", "nothing"), target("nobody", "pay")} {
+		_, _, err = m.decrypt(name, ct)
+		wants(t, err, errs.NotFound)
+	}
+	_, _, err = m.decrypt(target("acme", "hr"), ct) // of another service
+	wants(t, err, errs.Integrity)
+
+	// What it was looked for in may be new itself.
+	m.finish = nil
+	w.tenant(m, "beta")
+	v, _ := m.machine.View().Tenant("beta")
+	m.incomplete.Store(fsm.GateIndex(v))
+	_, _, err = m.decrypt(target("beta", "nothing"), ct)
+	wants(t, err, errs.ChangeInProgress)
+	m.incomplete.Store(0)
+	_, _, err = m.decrypt(target("beta", "nothing"), ct)
+	wants(t, err, errs.NotFound)
 }
 
 // TestARotationKeepsNobodyWaiting: which version wraps while the pointer moves is
