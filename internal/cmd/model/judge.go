@@ -13,13 +13,12 @@ type kind int
 
 const (
 	exhaustive kind = iota + 1 // no error in the full state space
-	sampled                    // no error in a part of it, found by a bit per state
 	bug                        // the assertion that the seeded bug breaks
 	goal                       // that something good is reached; its assertion says that it is not
 )
 
 func (k kind) String() string {
-	return [...]string{"?", "exhaustive", "sampled", "bug", "goal"}[k]
+	return [...]string{"?", "exhaustive", "bug", "goal"}[k]
 }
 
 // outcome is what one run of the verifier printed.
@@ -29,7 +28,6 @@ type outcome struct {
 	states     int64  // stored
 	depth      int    // reached
 	full       bool   // the full state space was the aim, with assertions
-	bits       bool   // one bit per state was the aim, with assertions
 	cut        string // why the search is not complete
 	violated   string // the assertion that broke
 }
@@ -62,9 +60,7 @@ func parse(text string) outcome {
 			o.states = int64(f)
 		}
 	}
-	assertions := strings.Contains(text, "assertion violations\t+")
-	o.full = assertions && strings.Contains(text, "Full statespace search for:")
-	o.bits = assertions && strings.Contains(text, "Bit statespace search for:")
+	o.full = strings.Contains(text, "assertion violations\t+") && strings.Contains(text, "Full statespace search for:")
 	for _, why := range incomplete {
 		if strings.Contains(text, why) {
 			o.cut = why
@@ -83,16 +79,14 @@ func judge(c testCase, o outcome) error {
 		return errors.New("the verifier printed no errors line")
 	}
 	switch c.kind {
-	case exhaustive, sampled:
+	case exhaustive:
 		switch {
 		case o.errors != 0:
 			return fmt.Errorf("%d errors: %s", o.errors, o.violated)
 		case o.cut != "":
 			return fmt.Errorf("the search is not complete: %s", o.cut)
-		case c.kind == exhaustive && !o.full:
+		case !o.full:
 			return errors.New("not a search of the full state space with assertions")
-		case c.kind == sampled && !o.bits:
-			return errors.New("not a search of bits with assertions")
 		case o.states == 0:
 			return errors.New("no states")
 		}
@@ -119,7 +113,6 @@ type summary struct {
 	errors         int
 	incomplete     int // exhaustive searches that are not
 	exhaustive     int
-	sampled        int
 	caught, bugs   int
 	reached, goals int
 	failed         []string
@@ -136,9 +129,6 @@ func sum(results []result) summary {
 			if r.err != nil && r.o.errors == 0 {
 				s.incomplete++
 			}
-		case sampled:
-			s.sampled++
-			s.errors += r.o.errors
 		case bug:
 			s.bugs++
 			if r.err == nil {
@@ -165,13 +155,13 @@ func (s summary) complete() string {
 }
 
 func (s summary) fields() string {
-	return fmt.Sprintf("states=%d\nerrors=%d\ncomplete=%s\nbugs_caught=%d/%d\ngoals_reached=%d/%d\nexhaustive=%d\nsampled=%d\n",
-		s.states, s.errors, s.complete(), s.caught, s.bugs, s.reached, s.goals, s.exhaustive, s.sampled)
+	return fmt.Sprintf("states=%d\nerrors=%d\ncomplete=%s\nbugs_caught=%d/%d\ngoals_reached=%d/%d\nexhaustive=%d\n",
+		s.states, s.errors, s.complete(), s.caught, s.bugs, s.reached, s.goals, s.exhaustive)
 }
 
 func (s summary) line() string {
-	return fmt.Sprintf("%d exhaustive searches, %d states, %d errors, complete: %s; %d of %d seeded bugs caught; %d of %d goals reached; %d sampled searches",
-		s.exhaustive, s.states, s.errors, s.complete(), s.caught, s.bugs, s.reached, s.goals, s.sampled)
+	return fmt.Sprintf("%d exhaustive searches, %d states, %d errors, complete: %s; %d of %d seeded bugs caught; %d of %d goals reached",
+		s.exhaustive, s.states, s.errors, s.complete(), s.caught, s.bugs, s.reached, s.goals)
 }
 
 // verdict is nil only if every case shows what it must and there is one of each kind that a tier needs.

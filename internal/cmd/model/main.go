@@ -12,7 +12,7 @@
 //   - I1: an exhaustive search passes only if the verifier says that it searched the full state space with assertions on, ended it, and found no error.
 //   - I2: a seeded bug or a goal counts only if the verifier names the assertion that it must break.
 //   - I3: the verifier's exit status decides nothing: it is 0 also when an error was found or the search was not complete.
-//   - I4: a sampled search never counts as complete.
+//   - I4: a search with a bit per state never counts as complete.
 //   - I5: every seeded bug that a model names is in the full tier.
 //
 // # Concurrency

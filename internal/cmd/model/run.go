@@ -125,19 +125,13 @@ func search(ctx context.Context, o options, c testCase) (string, error) {
 	switch c.kind {
 	case exhaustive:
 		flags = append([]string{"-O2"}, flags...)
-	case sampled:
-		flags = append([]string{"-O2", "-DBITSTATE"}, flags...)
 	case bug, goal:
 		flags = append([]string{c.optimise()}, flags...)
 	}
 	if text, err := command(ctx, dir, "gcc", flags...); err != nil {
 		return "", fmt.Errorf("gcc: %w: %s", err, firstLine(text))
 	}
-	pan := []string{fmt.Sprintf("-m%d", depth), "-n", "-w22"}
-	if c.kind == sampled {
-		pan = []string{fmt.Sprintf("-m%d", depth), "-n", "-w35", "-k3"} // 4 GiB of bits
-	}
-	text, err := command(ctx, dir, "./pan", pan...)
+	text, err := command(ctx, dir, "./pan", fmt.Sprintf("-m%d", depth), "-n", "-w22")
 	if err != nil {
 		text += "\npan: " + err.Error()
 	}
