@@ -76,13 +76,12 @@ func (n *Node) IssueNode(ctx context.Context, id string, publicKey []byte) (leaf
 		}
 		ctx = corr.With(ctx, c)
 	}
-	v := n.machine.View()
-	m, ok := v.Member(id)
-	if !ok || m.GetRemoved() || string(m.GetPublicKey()) != string(publicKey) {
-		return nil, nil, errs.New(errs.Denied, "certificates are only for members, under the key of their member entry")
+	m, err := memberWith(n.machine.View(), id, publicKey)
+	if err != nil {
+		return nil, nil, err
 	}
 	err = n.gate.DoNode(ctx, gate.NodeIssueCertificate, NodeName(id), func(gate.Token) error {
-		leaf, nodeCA, err = n.issueMember(ctx, v, m)
+		leaf, nodeCA, err = n.issueMember(ctx, m)
 		return err
 	})
 	if err != nil {
@@ -91,7 +90,16 @@ func (n *Node) IssueNode(ctx context.Context, id string, publicKey []byte) (leaf
 	return leaf, nodeCA, nil
 }
 
-func (n *Node) issueMember(ctx context.Context, v *fsm.View, m *fsmpb.Member) (leaf, nodeCA *x509.Certificate, err error) {
+// memberWith returns a present member, if that is its key.
+func memberWith(v *fsm.View, id string, publicKey []byte) (*fsmpb.Member, error) {
+	m, ok := v.Member(id)
+	if !ok || m.GetRemoved() || string(m.GetPublicKey()) != string(publicKey) {
+		return nil, errs.New(errs.Denied, "certificates are only for members, under the key of their member entry")
+	}
+	return m, nil
+}
+
+func (n *Node) issueMember(ctx context.Context, m *fsmpb.Member) (leaf, nodeCA *x509.Certificate, err error) {
 	pub, err := pki.ParsePublicKey(m.GetPublicKey())
 	if err != nil {
 		return nil, nil, err
@@ -101,7 +109,16 @@ func (n *Node) issueMember(ctx context.Context, v *fsm.View, m *fsmpb.Member) (l
 		return nil, nil, err
 	}
 	defer ca.Destroy()
-	domain, err := trustDomain(v.Cluster())
+	// Asked of the view that there is a lease for: the one in which the member was
+	// found may be from before its removal was acknowledged.
+	_, st, err := n.serving()
+	if err != nil {
+		return nil, nil, err
+	}
+	if m, err = memberWith(st.View, m.GetId(), m.GetPublicKey()); err != nil {
+		return nil, nil, err
+	}
+	domain, err := trustDomain(st.View.Cluster())
 	if err != nil {
 		return nil, nil, err
 	}

@@ -290,6 +290,29 @@ func TestADamagedRecordIsRefusedAtTheStart(t *testing.T) {
 	wants(t, err, errs.StateCorrupt)
 }
 
+// TestI1_ARemovedMemberGetsNoCertificateFromANodeThatWasBehind: it knew the member
+// while it had no lease, and has one by the time at which it signs.
+func TestI1_ARemovedMemberGetsNoCertificateFromANodeThatWasBehind(t *testing.T) {
+	w, m := cluster1(t)
+	b := w.add(t, options{})
+	w.join(b)
+	spki := must[[]byte](t)(x509.MarshalPKIXPublicKey(b.key.Public()))
+	_, _, err := m.IssueNode(t.Context(), string(b.id), spki)
+	check(t, err)
+	m.behind.Store(true)
+	m.contact.Store(1 << 62)
+	check(t, fsm.Err(w.commit(&fsmpb.Command{Format: fsm.CommandFormat, Body: &fsmpb.Command_RemoveMember{
+		RemoveMember: &fsmpb.RemoveMember{Id: string(b.id)},
+	}})))
+	m.sinkHook(func() {
+		m.sinkHook(nil)
+		m.follow()
+		m.contact.Store(0)
+	})
+	_, _, err = m.IssueNode(t.Context(), string(b.id), spki)
+	wants(t, err, errs.Denied)
+}
+
 func TestCertificatesAreForWhoExists(t *testing.T) {
 	w, m := cluster1(t)
 	other := person(t, "x").PublicKey
