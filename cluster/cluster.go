@@ -454,6 +454,11 @@ func (c *Cluster) fail(err error) {
 	c.failOnce.Do(func() {
 		c.failCause = err
 		close(c.failed)
+		if c.leases != nil {
+			// Nobody finds out any more what is complete. A call that went on waiting
+			// would keep the node from ending, and a leader that does not end from being replaced.
+			c.leases.fences.end(errIndeterminate(err))
+		}
 		c.log.LogAttrs(c.base, slog.LevelError, "this node must stop", slog.Any("error", err))
 		if c.cfg.OnFatal != nil {
 			go c.cfg.OnFatal(err)

@@ -468,3 +468,46 @@ func TestAClusterOlderThanLeasesServesWithWhateverProfileItHas(t *testing.T) {
 	a.restart()
 	leased(a)
 }
+
+// What a leader that must stop had not completed is not waited for: the wait would
+// keep the process, and with it the leader, from ending.
+func TestNobodyWaitsForALeaderThatMustStop(t *testing.T) {
+	t.Parallel()
+	a := newMember(t, "a")
+	a.bootstrap()
+	hold := make(chan struct{})
+	release := sync.OnceFunc(func() { close(hold) })
+	var held atomic.Bool
+	b := newMember(t, "b", func(c *cluster.Config) {
+		c.Machine = fsm.New(fsm.Options{Publish: func(_ fsm.Published, swap func()) {
+			if held.Load() {
+				<-hold
+			}
+			swap()
+		}})
+	})
+	defer release()
+	b.join(a.invite(wanted{}))
+	b.applied(a.write("x", 0).GetIndex())
+	leased(a, b)
+	held.Store(true)
+	before := a.machine.View()
+	answer := make(chan error, 1)
+	go func() {
+		_, err := a.propose(limited(t), gate.SealCluster, write("x", 1))
+		answer <- err
+	}()
+	<-before.Superseded()
+	if err := a.c.ApplyRaw([]byte("no command")); err == nil {
+		t.Fatal("the leader takes what is no command")
+	}
+	<-a.c.Failed()
+	select {
+	case err := <-answer:
+		if !errs.Is(err, errs.Indeterminate) {
+			t.Errorf("a change that was not complete: %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("a change waits for a leader that must stop")
+	}
+}

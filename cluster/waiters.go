@@ -19,6 +19,7 @@ type waiters struct {
 
 	mu      sync.Mutex
 	reached uint64
+	ended   error // of whoever waits and would wait; nil: it goes on
 	heap    waiterHeap
 }
 
@@ -29,12 +30,16 @@ type waiter struct {
 }
 
 // wait returns nil once index is reached, the error with which the waiters were
-// failed meanwhile, or that of ctx.
+// failed meanwhile or ended, or that of ctx.
 func (w *waiters) wait(ctx context.Context, index uint64) error {
 	w.mu.Lock()
 	if index <= w.reached {
 		w.mu.Unlock()
 		return nil
+	}
+	if err := w.ended; err != nil {
+		w.mu.Unlock()
+		return err
 	}
 	me := &waiter{index: index, done: make(chan error, 1)}
 	heap.Push(&w.heap, me)
@@ -74,6 +79,14 @@ func (w *waiters) fail(err error) {
 	for w.heap.Len() > 0 {
 		w.answer(err)
 	}
+}
+
+// end answers everybody who waits with err, and from now on whoever would wait.
+func (w *waiters) end(err error) {
+	w.mu.Lock()
+	w.ended = err
+	w.mu.Unlock()
+	w.fail(err)
 }
 
 // forget sets what is reached back to nothing.

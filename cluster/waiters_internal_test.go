@@ -69,3 +69,23 @@ func TestWaitersWakeInTheOrderOfWhatTheyWaitFor(t *testing.T) {
 		}
 	})
 }
+
+func TestNobodyWaitsForWhatEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var w waiters
+		w.reach(3)
+		over, early := errors.New("over"), make(chan error, 1)
+		go func() { early <- w.wait(t.Context(), 5) }()
+		synctest.Wait()
+		w.end(over)
+		if err := <-early; !errors.Is(err, over) {
+			t.Errorf("who waited: %v", err)
+		}
+		if err := w.wait(t.Context(), 4); !errors.Is(err, over) {
+			t.Errorf("who comes later: %v", err)
+		}
+		if err := w.wait(t.Context(), 3); err != nil {
+			t.Errorf("for what was reached before: %v", err)
+		}
+	})
+}
