@@ -19,6 +19,13 @@ type Info struct {
 	Node string
 	// Index is the log index up to which that node had applied changes.
 	Index uint64
+	// Operation is the name of the change that the call made, operations/{request id}:
+	// GetOperation and WaitOperation of the Cluster service tell how far it has come.
+	// Empty for reads, and when nothing was committed.
+	Operation string
+	// Stale says that the node had no serving lease, so another one may know better.
+	// Only reads of the registry are answered then.
+	Stale bool
 	// Attempts is how often the call was sent.
 	Attempts int
 }
@@ -33,12 +40,26 @@ type captureOption struct {
 	info *Info
 }
 
+// Async is a call option for changes: the call returns once the change is committed
+// and cannot be lost any more, and not only when no node acts on the state before it.
+// [Info.Operation] names the operation that tells when that is. It has no effect on
+// other calls, and not on the first half of a rotation.
+func Async() grpc.CallOption { return asyncOption{} }
+
+type asyncOption struct{ grpc.EmptyCallOption }
+
+// asyncHeader is what tells a node so, with the value "1".
+const asyncHeader = "krypton-async"
+
 func (cl *call) report() {
 	if cl.info == nil {
 		return
 	}
 	said, _ := cl.said()
-	*cl.info = Info{CorrelationID: said.Correlation, RequestID: cl.requestID, Node: said.Node, Index: said.Index, Attempts: cl.attempts}
+	*cl.info = Info{CorrelationID: said.Correlation, RequestID: cl.requestID, Node: said.Node, Index: said.Index, Stale: said.Stale, Attempts: cl.attempts}
+	if said.Operation != "" {
+		cl.info.Operation = "operations/" + said.Operation
+	}
 	if cl.info.CorrelationID == "" {
 		h := hex.EncodeToString(cl.traceID[:])
 		cl.info.CorrelationID = h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]

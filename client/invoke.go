@@ -79,6 +79,7 @@ type call struct {
 	req    proto.Message
 	opts   []grpc.CallOption
 	info   *Info // the caller's, or nil
+	async  bool  // see [Async]
 
 	requestID string
 	traceID   [16]byte
@@ -98,8 +99,12 @@ func (c *Client) newCall(method string, args any, opts []grpc.CallOption) (*call
 	}
 	cl := &call{c: c, method: method, kind: kindOf(method, req), req: req}
 	for _, o := range opts {
-		if i, ok := o.(captureOption); ok {
-			cl.info = i.info
+		switch o := o.(type) {
+		case captureOption:
+			cl.info = o.info
+			continue
+		case asyncOption:
+			cl.async = true
 			continue
 		}
 		cl.opts = append(cl.opts, o)
@@ -331,8 +336,11 @@ func (c *Client) mismatch(addr string, conn Conn, err error) *errs.Error {
 }
 
 // outgoing adds the trace context that carries the correlation id (I5), unless
-// the caller has one.
+// the caller has one, and the wish not to wait.
 func (cl *call) outgoing(ctx context.Context) context.Context {
+	if cl.async {
+		ctx = metadata.AppendToOutgoingContext(ctx, asyncHeader, "1")
+	}
 	if md, ok := metadata.FromOutgoingContext(ctx); ok && len(md.Get("traceparent")) > 0 {
 		return ctx
 	}
@@ -355,8 +363,9 @@ func (cl *call) final(f *failure) error {
 		}
 		return f.err
 	}
-	if f.definite && f.err.Code.Row().Outcome == errs.OutcomeRefused {
-		// The node looked the request id up and refused the call itself.
+	if f.definite && (f.err.Code.Row().Outcome == errs.OutcomeRefused || f.err.Code == errs.NotComplete) {
+		// The node looked the request id up and refused the call itself, or knows that
+		// the change is committed.
 		return f.err
 	}
 	return cl.indeterminate(f)

@@ -44,6 +44,7 @@ type attempt struct {
 	req   proto.Message
 	trace string
 	limit time.Duration // time the attempt was given
+	async []string
 }
 
 type wireTo struct {
@@ -53,7 +54,7 @@ type wireTo struct {
 
 func (w wireTo) Invoke(ctx context.Context, _ string, args, _ any, _ ...grpc.CallOption) error {
 	md, _ := metadata.FromOutgoingContext(ctx)
-	at := attempt{addr: w.addr, after: time.Since(w.s.start), req: proto.Clone(args.(proto.Message)), trace: md.Get("traceparent")[0]}
+	at := attempt{addr: w.addr, after: time.Since(w.s.start), req: proto.Clone(args.(proto.Message)), trace: md.Get("traceparent")[0], async: md.Get("krypton-async")}
 	if d, ok := ctx.Deadline(); ok {
 		at.limit = time.Until(d)
 	}
@@ -357,6 +358,7 @@ func TestI4_AnUnknownOutcomeIsSaidToBeUnknown(t *testing.T) {
 		{"then no connection", func(context.Context) error { return refused() }, errs.Indeterminate},
 		{"then not serving", func(ctx context.Context) error { return said(ctx, errs.NotServing) }, errs.Indeterminate},
 		{"then sealed", func(ctx context.Context) error { return said(ctx, errs.Sealed) }, errs.Indeterminate},
+		{"then committed and not complete", func(ctx context.Context) error { return said(ctx, errs.NotComplete) }, errs.NotComplete},
 		{"then refused under the same request id", func(ctx context.Context) error { return said(ctx, errs.StaleEtag) }, errs.StaleEtag},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -379,6 +381,34 @@ func TestI4_AnUnknownOutcomeIsSaidToBeUnknown(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestAChangeThatIsNotCompleteIsWaitedFor under its request id, and only by callers
+// that did not say that they will not wait.
+func TestAChangeThatIsNotCompleteIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &script{answer: func(ctx context.Context, at attempt) error {
+			if at.n < 3 {
+				return said(ctx, errs.NotComplete)
+			}
+			return nil
+		}}
+		if err := rotate(within(t, 10*time.Second), s.client(t, 2)); err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range s.log {
+			if a.req.(*kryptonv1.RotateTenantRequest).GetRequestId() != s.log[0].req.(*kryptonv1.RotateTenantRequest).GetRequestId() || a.async != nil {
+				t.Errorf("attempt %+v", a)
+			}
+		}
+		s = &script{answer: func(context.Context, attempt) error { return nil }}
+		if err := rotate(within(t, 10*time.Second), s.client(t, 2), Async()); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(s.log[0].async, []string{"1"}) {
+			t.Errorf("attempt %+v", s.log[0])
+		}
+	})
 }
 
 func TestI4_AMutationThatWasNeverSentDidNothing(t *testing.T) {

@@ -62,7 +62,7 @@ func (l *leases) lead(ctx context.Context) time.Duration {
 	c := l.c
 	busy := max(c.proposals.oldest(), c.store.writes.oldest(), c.adapter.calls.oldest())
 	now := lease.Reading(l.clk.Read())
-	wanted := l.fences.last()
+	wanted := l.wanted()
 	l.mu.Lock()
 	if l.leader == nil {
 		l.mu.Unlock()
@@ -186,6 +186,24 @@ func (l *leases) beginEpoch(ctx context.Context) {
 	})
 }
 
+// wanted returns the last change that members should follow now, rather than when
+// they would anyway.
+func (l *leases) wanted() uint64 { return max(l.fences.last(), l.newest.Load()) }
+
+// hurry makes members follow a change.
+func (l *leases) hurry(index uint64) {
+	for {
+		last := l.newest.Load()
+		if last >= index {
+			return
+		}
+		if l.newest.CompareAndSwap(last, index) {
+			wake(l.leading)
+			return
+		}
+	}
+}
+
 // push tells followers what is committed while somebody waits for them to apply
 // it. Raft tells them with the entries that follow only; a barrier is one. One is
 // on its way at a time, for all changes that wait.
@@ -196,7 +214,7 @@ func (l *leases) push(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		if index := l.fences.last(); index <= l.pushed {
+		if index := l.wanted(); index <= l.pushed {
 			continue
 		} else if l.c.IsLeader() {
 			l.pushed = index

@@ -76,6 +76,10 @@ type leases struct {
 	fences   waiters // for changes to be complete, while this node leads
 	heard    waiters // for this node to hear that they are
 
+	// newest is the last change of a caller that this node committed. Members follow it
+	// at once whether or not the caller waits for them.
+	newest atomic.Uint64
+
 	// through stands between this node and its streams; tests lose and delay there.
 	through func(leaseStream) leaseStream
 

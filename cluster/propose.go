@@ -49,7 +49,12 @@ func PrincipalOf(tok gate.Token, self NodeID) *fsmpb.Principal {
 }
 
 // Propose commits cmd for the caller behind tok and returns its result once it
-// is visible in this node's view (I6). On a follower the leader does it.
+// is visible in this node's view (I6) and, unless until is [Committed], complete: no
+// node answers from the state before it any more, and every node that answers has it
+// (docs/leases.md). That holds for a command that changed nothing too, for a refusal,
+// and for one that is answered from the memory of requests: its answer tells state.
+// A member that is gone keeps it waiting until its lease has run out. On a follower
+// the leader does it.
 //
 // Principal, correlation id, format, time, proposer and via_node of cmd are set
 // here and by the leader (I5); cmd itself is not changed. A refusal is both: the
@@ -58,11 +63,12 @@ func PrincipalOf(tok gate.Token, self NodeID) *fsmpb.Principal {
 // tries again when it does not know what became of it, because the same
 // request id never acts twice.
 //
-// Errors: TooLarge; NoLeader: nothing happened, retry later; Indeterminate,
+// Errors: NotComplete: it is committed, and not complete before the deadline of ctx,
+// which says who is pending and is returned shortly before that; TooLarge; NoLeader: nothing happened, retry later; Indeterminate,
 // DeadlineExceeded and Canceled: it may have happened, the same request id finds
 // out; InvalidArgument for a command that is no caller's (I13); Unavailable: the
 // leader's clock is wrong.
-func (c *Cluster) Propose(ctx context.Context, tok gate.Token, cmd *fsmpb.Command) (*fsmpb.Result, error) {
+func (c *Cluster) Propose(ctx context.Context, tok gate.Token, cmd *fsmpb.Command, until Until) (*fsmpb.Result, error) {
 	principal, correlation := PrincipalOf(tok, c.id), string(tok.Correlation())
 	if err := forCallers(cmd); err != nil {
 		return nil, err
@@ -76,7 +82,7 @@ func (c *Cluster) Propose(ctx context.Context, tok gate.Token, cmd *fsmpb.Comman
 	if proto.Size(cmd) > MaxEntry-stampRoom {
 		return nil, errTooLarge()
 	}
-	return c.submit(ctx, cmd)
+	return c.submit(ctx, cmd, until)
 }
 
 func copyCommand(cmd *fsmpb.Command) *fsmpb.Command {
@@ -91,19 +97,23 @@ func errTooLarge() error {
 }
 
 // submit tries until cmd has a result, the wait is over, or it cannot have one.
-func (c *Cluster) submit(ctx context.Context, cmd *fsmpb.Command) (*fsmpb.Result, error) {
+func (c *Cluster) submit(ctx context.Context, cmd *fsmpb.Command, until Until) (*fsmpb.Result, error) {
 	changes, stop := c.leaders.subscribe()
 	defer stop()
 	start := c.clk.Now()
 	var doubt error
 	for {
-		res, err := c.attempt(ctx, cmd)
+		index, res, err := c.attempt(ctx, cmd)
 		switch {
 		case err == nil:
-			if err := c.machine.Wait(ctx, res.GetIndex()); err != nil {
+			refused := fsm.Err(res)
+			switch err := c.machine.Wait(ctx, res.GetIndex()); {
+			case err == nil:
+				return res, c.settled(ctx, until, refused, index, cmd.GetRequestId())
+			case refused != nil:
 				return nil, errs.From(err)
 			}
-			return res, fsm.Err(res)
+			return nil, c.errNotComplete(context.WithoutCancel(ctx), cmd.GetRequestId(), index)
 		case errs.Is(err, errs.Indeterminate):
 			doubt = err
 			if cmd.GetRequestId() == "" {
@@ -140,25 +150,25 @@ func (c *Cluster) submit(ctx context.Context, cmd *fsmpb.Command) (*fsmpb.Result
 	}
 }
 
-// attempt commits cmd here or at the leader, once. NoLeader and Unavailable mean
-// that it was certainly not sent.
-func (c *Cluster) attempt(ctx context.Context, cmd *fsmpb.Command) (*fsmpb.Result, error) {
+// attempt commits cmd here or at the leader, once, and returns the index of its
+// entry and its result. NoLeader and Unavailable mean that it was certainly not sent.
+func (c *Cluster) attempt(ctx context.Context, cmd *fsmpb.Command) (uint64, *fsmpb.Result, error) {
 	now := c.Leadership()
 	switch {
 	case now.IsLeader:
-		return c.commitFenced(ctx, cmd, "")
+		return c.commitForCaller(ctx, cmd, "")
 	case now.LeaderID == "":
-		return nil, errNoLeader(nil)
+		return 0, nil, errNoLeader(nil)
 	}
 	p, err := c.peers.ready(ctx, now.LeaderID)
 	if err != nil {
-		return nil, errNoLeader(err)
+		return 0, nil, errNoLeader(err)
 	}
 	resp, err := p.Propose(ctx, &clusterpb.ProposeRequest{Command: cmd})
 	if err != nil {
-		return nil, sent(ctx, err)
+		return 0, nil, sent(ctx, err)
 	}
-	return resp.GetResult(), nil
+	return max(resp.GetIndex(), resp.GetResult().GetIndex()), resp.GetResult(), nil
 }
 
 // sent reads the error of a call that may have reached the leader: what the
@@ -184,25 +194,13 @@ func errIndeterminate(cause error) error {
 		errs.Hint("retry with the same request id"), errs.Cause(cause))
 }
 
-// commitFenced commits a caller's command and returns once it is complete: no
-// node answers from the state before it any more, and every node that answers has
-// it (docs/leases.md). That holds for a command that changed nothing too, and for
-// one that is answered from the memory of requests: its answer tells state.
-//
-// A member that is gone keeps it waiting until its lease has run out. When this
-// node loses leadership meanwhile, it is not known whether the command stays.
-func (c *Cluster) commitFenced(ctx context.Context, cmd *fsmpb.Command, via NodeID) (*fsmpb.Result, error) {
+// commitForCaller is commit for what members should follow at once.
+func (c *Cluster) commitForCaller(ctx context.Context, cmd *fsmpb.Command, via NodeID) (uint64, *fsmpb.Result, error) {
 	index, res, err := c.commit(ctx, cmd, via)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		c.leases.hurry(index)
 	}
-	if c.machine.View().Cluster().GetFormatVersion() < fsm.FormatLeases {
-		return res, nil // an older release is among the members: nobody has a lease
-	}
-	if err := c.leases.fence(ctx, index); err != nil {
-		return nil, err
-	}
-	return res, nil
+	return index, res, err
 }
 
 // commit makes cmd an entry of the log; via is the member that forwarded it. It

@@ -149,11 +149,11 @@ func (s *peerService) Propose(ctx context.Context, req *clusterpb.ProposeRequest
 	if err := mayForward(cmd, via); err != nil {
 		return nil, err
 	}
-	res, err := s.c.commitFenced(ctx, cmd, via)
+	index, res, err := s.c.commitForCaller(ctx, cmd, via)
 	if err != nil {
 		return nil, err
 	}
-	return &clusterpb.ProposeResponse{Result: res}, nil
+	return &clusterpb.ProposeResponse{Result: res, Index: index}, nil
 }
 
 // Prepare implements [clusterpb.PeerServer].

@@ -368,6 +368,12 @@ func (p *simPeer) Propose(ctx context.Context, in *clusterpb.ProposeRequest, _ .
 	})
 }
 
+func (p *simPeer) Completion(ctx context.Context, in *clusterpb.CompletionRequest, _ ...grpc.CallOption) (*clusterpb.CompletionResponse, error) {
+	return simUnary(ctx, p, func(ctx context.Context) (*clusterpb.CompletionResponse, error) {
+		return (&peerService{c: p.to.c}).Completion(ctx, in)
+	})
+}
+
 func (p *simPeer) Health(ctx context.Context, in *clusterpb.HealthRequest, _ ...grpc.CallOption) (*clusterpb.HealthResponse, error) {
 	return simUnary(ctx, p, func(ctx context.Context) (*clusterpb.HealthResponse, error) {
 		return (&peerService{c: p.to.c}).Health(ctx, in)

@@ -191,7 +191,7 @@ func (l *simLife) submit(ctx context.Context, request string, cmd *fsmpb.Command
 	sum := sha256.Sum256([]byte(request))
 	cmd.RequestId, cmd.RequestDigest, cmd.Format = request, sum[:], fsm.CommandFormat
 	cmd.Principal = &fsmpb.Principal{Issuer: "ca", Kind: "operator", Name: "olivia"}
-	return l.c.submit(ctx, cmd)
+	return l.c.submit(ctx, cmd, Complete)
 }
 
 // insist has a change made, whatever that takes.

@@ -239,7 +239,7 @@ func (m *member) bootstrap() {
 
 func (m *member) propose(ctx context.Context, act gate.Act, cmd *fsmpb.Command) (res *fsmpb.Result, err error) {
 	err = m.as(ctx, act, func(tok gate.Token) error {
-		res, err = m.c.Propose(ctx, tok, cmd)
+		res, err = m.c.Propose(ctx, tok, cmd, cluster.Complete)
 		return err
 	})
 	return res, err

@@ -29,6 +29,8 @@ type Request struct {
 	ETag uint64
 	// ValidateOnly checks everything and changes nothing.
 	ValidateOnly bool
+	// Until says when the change is answered; zero: once it is complete.
+	Until cluster.Until
 }
 
 // command makes the command of one step of the request. Who asks, and under
@@ -50,7 +52,7 @@ func (n *Node) commit(ctx context.Context, tok gate.Token, r Request, cmd *fsmpb
 		res := n.machine.DryRun(cmd)
 		return res, fsm.Err(res)
 	}
-	res, err := n.cluster.Propose(ctx, tok, cmd)
+	res, err := n.cluster.Propose(ctx, tok, cmd, r.Until)
 	if errs.Is(err, errs.Aborted) {
 		// What the state machine says is for whoever prepares; callers prepare nothing.
 		err = errs.From(err).With(errs.Hint("read the object again, then retry"))
@@ -185,7 +187,14 @@ func (n *Node) Rotate(ctx context.Context, tok gate.Token, r Request, o Object) 
 	}
 	cmd := r.command(0)
 	cmd.Body = &fsmpb.Command_AddVersion{AddVersion: &fsmpb.AddVersion{Object: o.ref(), Etag: r.ETag}}
-	res, err := n.commitMade(ctx, tok, r, cmd)
+	// Complete, whatever the caller waits for: no node may meet what is wrapped under
+	// a version that it does not know.
+	first := r
+	first.Until = cluster.Complete
+	res, err := n.commitMade(ctx, tok, first, cmd)
+	if errs.Is(err, errs.NotComplete) {
+		err = errs.From(err).With(errs.Hint("the new version is there and not in use yet: try again with request id %s to finish", r.ID))
+	}
 	if err != nil || r.ValidateOnly {
 		return err
 	}

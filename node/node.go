@@ -80,8 +80,9 @@ type Cluster interface {
 	// Member returns this node's member entry for a genesis.
 	Member() *fsmpb.Member
 	// Propose commits a command on the leader and returns once this node has
-	// applied it. A refusal is an error.
-	Propose(ctx context.Context, tok gate.Token, cmd *fsmpb.Command) (*fsmpb.Result, error)
+	// applied it and, unless until says otherwise, no node acts on the state before
+	// it. A refusal is an error.
+	Propose(ctx context.Context, tok gate.Token, cmd *fsmpb.Command, until cluster.Until) (*fsmpb.Result, error)
 	// Bootstrap founds a cluster with this node as its one voter.
 	Bootstrap(ctx context.Context, tok gate.Token, genesis *fsmpb.Command) (*fsmpb.Result, error)
 	// Peers returns the ids of the other members, best first.

@@ -411,7 +411,7 @@ func (l link) Member() *fsmpb.Member {
 	}
 }
 
-func (l link) Propose(_ context.Context, tok gate.Token, cmd *fsmpb.Command) (*fsmpb.Result, error) {
+func (l link) Propose(_ context.Context, tok gate.Token, cmd *fsmpb.Command, _ cluster.Until) (*fsmpb.Result, error) {
 	cmd = proto.CloneOf(cmd)
 	cmd.Principal, cmd.CorrelationId = cluster.PrincipalOf(tok, l.m.id), string(tok.Correlation())
 	l.m.mu.Lock()

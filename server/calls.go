@@ -91,15 +91,29 @@ type identity struct {
 	refused   error  // why the certificate is not accepted
 }
 
-type identityKey struct{}
+// call is one call from its door to its answer. It is used by one goroutine.
+type call struct {
+	identity
 
-func identityOf(ctx context.Context) identity {
-	id, _ := ctx.Value(identityKey{}).(identity)
-	return id
+	async     bool   // the caller wants changes to be answered once they are committed
+	operation string // request id of the change that the call makes; empty: it makes none
+	stale     bool   // the answer is from a registry that may be behind
 }
 
+type callKey struct{}
+
+// callOf returns the call that ctx belongs to.
+func callOf(ctx context.Context) *call {
+	if c, ok := ctx.Value(callKey{}).(*call); ok {
+		return c
+	}
+	return &call{}
+}
+
+func identityOf(ctx context.Context) identity { return callOf(ctx).identity }
+
 func withIdentity(ctx context.Context, id identity) context.Context {
-	return context.WithValue(ctx, identityKey{}, id)
+	return context.WithValue(ctx, callKey{}, &call{identity: id})
 }
 
 // verifiedCache remembers verified certificates, so that a call costs a lookup
@@ -216,7 +230,7 @@ func (c *calls) answer(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 				slog.String("correlation_id", string(id)), slog.String("stack", string(debug.Stack())))
 			err = errs.New(errs.Internal, "internal error", errs.Hint("look for the correlation id in the node's log"))
 		}
-		c.setHeader(ctx, id)
+		c.setHeader(ctx, id, err)
 		if err != nil {
 			out, err = nil, c.status(ctx, info.FullMethod, id, err)
 		}
@@ -262,6 +276,10 @@ func (c *calls) strangers(ctx context.Context, id corr.ID, err error) error {
 //nolint:gochecknoglobals // Immutable.
 var noHeaders = metadata.MD{}
 
+// asyncHeader is what a caller over gRPC sends to have a change answered once it is
+// committed: "1". Over HTTP it is Prefer: respond-async (RFC 7240).
+const asyncHeader = "krypton-async"
+
 // begin gives the call its correlation id and takes away every header: what is
 // not there cannot be believed (I1).
 func (c *calls) begin(ctx context.Context) (context.Context, corr.ID, error) {
@@ -272,12 +290,21 @@ func (c *calls) begin(ctx context.Context) (context.Context, corr.ID, error) {
 			return ctx, "", err
 		}
 	}
+	if v := metadata.ValueFromIncomingContext(ctx, asyncHeader); len(v) == 1 && v[0] == "1" {
+		callOf(ctx).async = true
+	}
 	ctx = metadata.NewIncomingContext(ctx, noHeaders)
 	return corr.With(ctx, id), id, nil
 }
 
-func (c *calls) setHeader(ctx context.Context, id corr.ID) {
-	said := answer.Format(answer.Info{Correlation: string(id), Node: c.nodeID, Index: c.machine.View().Index()})
+func (c *calls) setHeader(ctx context.Context, id corr.ID, err error) {
+	is, op := callOf(ctx), ""
+	if err == nil || errs.Is(err, errs.NotComplete) {
+		op = is.operation
+	}
+	said := answer.Format(answer.Info{
+		Correlation: string(id), Node: c.nodeID, Index: c.machine.View().Index(), Operation: op, Stale: is.stale && err == nil,
+	})
 	if err := grpc.SetHeader(ctx, metadata.MD{answer.Header: {said}}); err != nil {
 		c.log.DebugContext(ctx, "response headers were not set", slog.Any("error", err))
 	}

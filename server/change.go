@@ -1,12 +1,14 @@
 package server
 
 import (
+	"context"
 	"crypto/sha256"
 
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/openkcm/krypton-cluster/cluster"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/node"
 )
@@ -17,6 +19,21 @@ const (
 	fieldETag         = protoreflect.Name("etag")
 	fieldValidateOnly = protoreflect.Name("validate_only")
 )
+
+// mutation is [calls.request] for what is committed as an operation, which the answer
+// names: a caller that did not want to wait for it finds it under that name.
+func (c *calls) mutation(ctx context.Context, m proto.Message) (node.Request, error) {
+	r, err := c.request(m)
+	if err != nil || r.ValidateOnly {
+		return r, err
+	}
+	is := callOf(ctx)
+	is.operation = r.ID
+	if is.async {
+		r.Until = cluster.Committed
+	}
+	return r, nil
+}
 
 // request reads what every change carries: request id, etag and validate_only,
 // by their names, so that no handler can forget one.

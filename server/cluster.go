@@ -190,7 +190,7 @@ func (s clusterServer) CreateJoinToken(ctx context.Context, r *kryptonv1.CreateJ
 	case life > maxTokenLife:
 		return nil, errs.New(errs.InvalidArgument, "the join token would live too long", errs.Hint("ttl_seconds is at most %d; 0 means %d", maxTokenLife/time.Second, defaultTokenLife/time.Second))
 	}
-	req, err := s.request(r)
+	req, err := s.mutation(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -236,7 +236,7 @@ func (s clusterServer) changeNode(ctx context.Context, act gate.Act, m interface
 	if err != nil {
 		return nil, err
 	}
-	req, err := s.request(m)
+	req, err := s.mutation(ctx, m)
 	if err != nil {
 		return nil, err
 	}
@@ -319,10 +319,11 @@ func operationID(name string) (string, error) {
 	return u.String(), nil
 }
 
-// operation finds what became of a change of the same caller. A rotation is two
-// entries of the log, and done with the second: an interrupted one is found as
-// not done, and the same request id finishes it.
-func (s clusterServer) operation(v *fsm.View, p *fsmpb.Principal, id string) (*kryptonv1.Operation, error) {
+// operation finds what became of a change of the same caller, from the memory of
+// requests: so any node answers, and the next leader too. A rotation is two entries
+// of the log, and done with the second: an interrupted one is found as not done, and
+// the same request id finishes it. complete is a change that the caller knows to be.
+func (s clusterServer) operation(ctx context.Context, v *fsm.View, p *fsmpb.Principal, id string, complete uint64) (*kryptonv1.Operation, error) {
 	first, ok := v.Request(p, id, 0)
 	if !ok {
 		return nil, gate.NoSuchObject()
@@ -335,10 +336,24 @@ func (s clusterServer) operation(v *fsm.View, p *fsmpb.Principal, id string) (*k
 		}
 	}
 	res := last.GetResult()
-	return &kryptonv1.Operation{
-		Name: operationPrefix + id, Done: done, Reason: res.GetReason(), Message: res.GetMessage(), Hint: res.GetHint(),
+	out := &kryptonv1.Operation{
+		Name: operationPrefix + id, Reason: res.GetReason(), Message: res.GetMessage(), Hint: res.GetHint(),
 		Target: res.GetObject(), CreateTime: stamp(first.GetTimeMs()), Index: res.GetIndex(),
-	}, nil
+	}
+	// A refusal changed nothing that anybody could not follow.
+	how := cluster.Completion{Complete: true}
+	if res.GetReason() == "" && res.GetIndex() > complete {
+		how = s.cluster.Completion(ctx, res.GetIndex())
+	}
+	out.Complete = how.Complete
+	out.Done = done && how.Complete
+	for _, n := range how.Pending {
+		out.PendingNodes = append(out.PendingNodes, node.NodeName(string(n.Node)))
+	}
+	if !how.Latest.IsZero() {
+		out.CompleteByTime = timestamppb.New(how.Latest)
+	}
+	return out, nil
 }
 
 // kindAddVersion is how the registry calls the first entry of a rotation; only
@@ -353,14 +368,14 @@ func (s clusterServer) GetOperation(ctx context.Context, r *kryptonv1.GetOperati
 	}
 	var out *kryptonv1.Operation
 	err = s.do(ctx, gate.GetOperation, operationPrefix+id, func(tok gate.Token) (err error) {
-		out, err = s.operation(s.machine.View(), cluster.PrincipalOf(tok, cluster.NodeID(s.nodeID)), id)
+		out, err = s.operation(ctx, s.machine.View(), cluster.PrincipalOf(tok, cluster.NodeID(s.nodeID)), id, 0)
 		return err
 	})
 	return out, err
 }
 
-// WaitOperation implements kryptonv1.ClusterServer. It waits until this node
-// has seen the change, or the call's deadline passed.
+// WaitOperation implements kryptonv1.ClusterServer. It waits until this node has
+// seen the change and the change is complete, or the call's deadline passed.
 func (s clusterServer) WaitOperation(ctx context.Context, r *kryptonv1.WaitOperationRequest) (*kryptonv1.Operation, error) {
 	id, err := operationID(r.GetName())
 	if err != nil {
@@ -375,13 +390,20 @@ func (s clusterServer) WaitOperation(ctx context.Context, r *kryptonv1.WaitOpera
 	out := &kryptonv1.Operation{Name: operationPrefix + id}
 	err = s.do(ctx, gate.WaitOperation, operationPrefix+id, func(tok gate.Token) error {
 		p := cluster.PrincipalOf(tok, cluster.NodeID(s.nodeID))
-		for {
+		for complete := uint64(0); ; {
 			v := s.machine.View()
-			if op, err := s.operation(v, p, id); err == nil {
+			if op, err := s.operation(ctx, v, p, id, complete); err == nil {
 				out = op
 			}
 			if out.GetDone() {
 				return nil
+			}
+			if out.GetIndex() != 0 && !out.GetComplete() {
+				if s.cluster.WaitComplete(wait, out.GetIndex()) == nil {
+					complete = out.GetIndex()
+					continue
+				}
+				return nil // with what was known when the wait began
 			}
 			select {
 			case <-v.Superseded():

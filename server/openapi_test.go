@@ -109,13 +109,18 @@ func conforms(op *openapi3.Operation, req *http.Request, a httpAnswer) error {
 	if err := fits(jsonSchema(answer.Value.Content), a.body); err != nil {
 		return fmt.Errorf("%s does not fit the file: %w: %s", kind, err, a.body)
 	}
-	for name := range answer.Value.Headers {
-		if a.header.Get(name) == "" {
+	for name, h := range answer.Value.Headers {
+		if h.Value.Required && a.header.Get(name) == "" {
 			return fmt.Errorf("%s has no header %s", kind, name)
 		}
 	}
 	if a.status != http.StatusOK {
 		return nil
+	}
+	for name := range a.header {
+		if name = strings.ToLower(name); strings.HasPrefix(name, "krypton-") && answer.Value.Headers[name] == nil {
+			return fmt.Errorf("%s has a header %s, which is not in the file", kind, name)
+		}
 	}
 	values := req.URL.Query()
 	for _, p := range op.Parameters {

@@ -42,7 +42,7 @@ func (s accessServer) RevokeCertificate(ctx context.Context, r *kryptonv1.Revoke
 		}
 		target.Serial, target.NotAfter, target.Name, target.Role = []byte(v.Serial), v.NotAfter, v.Name, v.Principal.Role
 	}
-	req, err := s.request(r)
+	req, err := s.mutation(ctx, r)
 	if err != nil {
 		return nil, err
 	}

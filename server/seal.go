@@ -110,7 +110,7 @@ func (s sealServer) SealNode(ctx context.Context, r *kryptonv1.SealNodeRequest) 
 	if strings.ContainsFunc(r.GetReason(), unicode.IsControl) {
 		return nil, errs.New(errs.InvalidArgument, "the reason has a control character", errs.Hint("write it as one line of text"))
 	}
-	req, err := s.request(r)
+	req, err := s.mutation(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -125,6 +125,7 @@ func (s sealServer) SealNode(ctx context.Context, r *kryptonv1.SealNodeRequest) 
 		})
 		return out, err
 	}
+	callOf(ctx).operation = "" // this node seals by itself, which no other waits for
 	err = s.do(ctx, gate.SealNode, node.ObjectSeal, func(tok gate.Token) (err error) {
 		if err := s.node.Seal(ctx, tok); err != nil {
 			return err
@@ -137,7 +138,7 @@ func (s sealServer) SealNode(ctx context.Context, r *kryptonv1.SealNodeRequest) 
 
 // ReleaseHold implements kryptonv1.SealServer.
 func (s sealServer) ReleaseHold(ctx context.Context, r *kryptonv1.ReleaseHoldRequest) (*kryptonv1.SealStatus, error) {
-	req, err := s.request(r)
+	req, err := s.mutation(ctx, r)
 	if err != nil {
 		return nil, err
 	}

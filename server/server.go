@@ -324,7 +324,9 @@ func (s *Server) restHandler(ctx context.Context) (http.Handler, error) {
 			gateway.WriteDescription(w)
 			return
 		}
-		h.ServeHTTP(w, r.WithContext(withIdentity(corr.With(r.Context(), id), who)))
+		ctx := withIdentity(corr.With(r.Context(), id), who)
+		callOf(ctx).async = gateway.RespondAsync(r.Header)
+		h.ServeHTTP(w, r.WithContext(ctx))
 	}), nil
 }
 

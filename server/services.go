@@ -35,7 +35,7 @@ func (s servicesServer) CreateService(ctx context.Context, r *kryptonv1.CreateSe
 	if err != nil {
 		return nil, inField("service_id", err)
 	}
-	req, err := s.request(r)
+	req, err := s.mutation(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +115,7 @@ func (s servicesServer) change(ctx context.Context, act gate.Act, m named, fn fu
 	if err != nil {
 		return nil, err
 	}
-	req, err := s.request(m)
+	req, err := s.mutation(ctx, m)
 	if err != nil {
 		return nil, err
 	}
@@ -223,7 +223,7 @@ func (s servicesServer) changeVersion(ctx context.Context, m named, e fsmpb.Vers
 	if err != nil {
 		return nil, err
 	}
-	req, err := s.request(m)
+	req, err := s.mutation(ctx, m)
 	if err != nil {
 		return nil, err
 	}
@@ -337,7 +337,7 @@ func (s servicesServer) changeResource(ctx context.Context, act gate.Act, m name
 	if err != nil {
 		return nil, err
 	}
-	req, err := s.request(m)
+	req, err := s.mutation(ctx, m)
 	if err != nil {
 		return nil, err
 	}

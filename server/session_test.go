@@ -25,6 +25,7 @@ import (
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/auth/pki"
+	"github.com/openkcm/krypton-cluster/cluster"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/internal/corr"
@@ -281,7 +282,7 @@ func (w *world) propose(act gate.Act, object string, cmd *fsmpb.Command) error {
 		return err
 	}
 	return w.members[0].gate.Do(limited(w.t), gate.Request{Principal: gov, Act: act, Object: object, Correlation: call}, func(tok gate.Token) error {
-		_, err := w.members[0].c.Propose(limited(w.t), tok, cmd)
+		_, err := w.members[0].c.Propose(limited(w.t), tok, cmd, cluster.Complete)
 		return err
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,12 +18,14 @@ import (
 	"github.com/google/uuid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/client"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/internal/answer"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
@@ -315,6 +318,96 @@ func TestAChangeThatWaitsForADeadNode(t *testing.T) {
 	_, err := w.ask(t, leader, "workload/acme", "Crypto.Encrypt", encryptRequest())
 	if codeOf(err) != errs.FailedState {
 		t.Errorf("once the change is acknowledged: %v", err)
+	}
+}
+
+// TestAChangeThatNobodyWaitsFor: through both doors, it is answered at once, with the
+// object and the name of the operation, which tells on every node who is pending and
+// until when; and waiting for it ends when it is complete. A deadline before that
+// gets an error that says that the change is committed.
+func TestAChangeThatNobodyWaitsFor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 3)
+	w.init(kryptonv1.SealMode_SEAL_MODE_AUTO)
+	w.tenant("acme", "pay")
+	leader := w.leader()
+	dead, other := (leader+1)%3, (leader+2)%3
+	until(t, "everybody serves", func() error {
+		for i := range w.members {
+			if _, err := w.ask(t, i, "workload/acme", "Crypto.Encrypt", encryptRequest()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	w.members[dead].close()
+	pending := "nodes/" + string(w.members[dead].c.NodeID())
+
+	// Over gRPC, from a node that does not lead.
+	begin := time.Now()
+	ctx := metadata.AppendToOutgoingContext(limited(t), "krypton-async", "1")
+	var header metadata.MD
+	id := uuid.NewString()
+	out, err := kryptonv1.NewServicesClient(w.grpc(other, "governor")).SuspendService(ctx, &kryptonv1.SuspendServiceRequest{Name: pay, RequestId: id}, grpc.Header(&header))
+	if err != nil || out.GetState() != kryptonv1.ObjectState_OBJECT_STATE_SUSPENDED {
+		t.Fatalf("%v, %v", out, err)
+	}
+	if took := time.Since(begin); took > time.Second {
+		t.Errorf("it took %v", took)
+	}
+	said, ok := answer.Parse(header.Get(answer.Header)[0])
+	if !ok || said.Operation != id {
+		t.Errorf("the answer says %+v", said)
+	}
+	name := "operations/" + id
+	for _, i := range []int{leader, other} {
+		var op *kryptonv1.Operation
+		until(t, "only the dead node is pending", func() error {
+			got, err := w.ask(t, i, "governor", "Cluster.GetOperation", &kryptonv1.GetOperationRequest{Name: name})
+			if err != nil {
+				return err
+			}
+			if op = got.(*kryptonv1.Operation); len(op.GetPendingNodes()) > 1 {
+				return errs.New(errs.ChangeInProgress, "more are pending")
+			}
+			return nil
+		})
+		if op.GetDone() || op.GetComplete() || !slices.Equal(op.GetPendingNodes(), []string{pending}) || op.GetCompleteByTime() == nil || op.GetTarget() != pay {
+			t.Errorf("node %d says %v", i, op)
+		}
+	}
+
+	// A caller with too little time is told that it is committed.
+	short, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
+	defer cancel()
+	_, err = kryptonv1.NewServicesClient(w.grpc(other, "governor")).ResumeService(short, &kryptonv1.ResumeServiceRequest{Name: pay}, grpc.Header(&header))
+	situationtest.Error(t, "cluster/change-not-complete", wire.FromStatus(err))
+	if said, _ := answer.Parse(header.Get(answer.Header)[0]); said.Operation == "" || !strings.Contains(errs.From(wire.FromStatus(err)).Hint, said.Operation) {
+		t.Errorf("the header says %+v, the error %v", said, err)
+	}
+
+	// Over HTTP.
+	hr, ok := w.request(t, other, httpTable(t)["krypton.v1.Services.SuspendService"], &kryptonv1.SuspendServiceRequest{Name: pay})
+	if !ok {
+		t.Fatal("no path")
+	}
+	hr.Header.Set("Prefer", "wait=1, Respond-Async")
+	begin = time.Now()
+	a := w.do(t, "governor", "h2", hr)
+	if took := time.Since(begin); a.status != http.StatusOK || took > time.Second {
+		t.Errorf("status %d after %v: %s", a.status, took, a.body)
+	}
+	if !strings.HasPrefix(a.header.Get("krypton-operation"), "operations/") {
+		t.Errorf("headers %v", a.header)
+	}
+
+	// Waiting ends with the lease of the dead node.
+	got, err := w.ask(t, other, "governor", "Cluster.WaitOperation", &kryptonv1.WaitOperationRequest{Name: a.header.Get("krypton-operation")})
+	if op, ok := got.(*kryptonv1.Operation); err != nil || !ok || !op.GetDone() || !op.GetComplete() || len(op.GetPendingNodes()) != 0 {
+		t.Errorf("%v, %v", got, err)
+	}
+	if _, err := w.ask(t, other, "workload/acme", "Crypto.Encrypt", encryptRequest()); codeOf(err) != errs.FailedState {
+		t.Errorf("after that: %v", err)
 	}
 }
 

@@ -38,7 +38,7 @@ func (s tenantsServer) CreateTenant(ctx context.Context, r *kryptonv1.CreateTena
 		return nil, errs.New(errs.InvalidArgument, "the binding names a keystore or a key with too long a name",
 			errs.Hint("a keystore has at most %d bytes, a key %d", fsm.MaxKeystoreBytes, fsm.MaxKeyRefBytes))
 	}
-	req, err := s.request(r)
+	req, err := s.mutation(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +107,7 @@ func (s tenantsServer) change(ctx context.Context, act gate.Act, m interface {
 	if err != nil {
 		return nil, err
 	}
-	req, err := s.request(m)
+	req, err := s.mutation(ctx, m)
 	if err != nil {
 		return nil, err
 	}

@@ -26,7 +26,11 @@ const (
 	headerCorrelation = "krypton-correlation-id"
 	headerNode        = "krypton-node"
 	headerIndex       = "krypton-index"
+	headerOperation   = "krypton-operation" // operations/{id}
+	headerStale       = "krypton-stale"
 	headerTrace       = "traceparent"
+
+	metadataAsync = "krypton-async" // what package client says, for Prefer: respond-async
 )
 
 const (

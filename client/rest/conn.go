@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"strconv"
+	"strings"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -99,7 +100,10 @@ func headers(h http.Header, opts []grpc.CallOption) {
 	md := metadata.MD{}
 	if h.Get(headerNode) != "" && h.Get(headerCorrelation) != "" {
 		index, _ := strconv.ParseUint(h.Get(headerIndex), 10, 64) // 0 is "not said"
-		md.Set(answer.Header, answer.Format(answer.Info{Correlation: h.Get(headerCorrelation), Node: h.Get(headerNode), Index: index}))
+		md.Set(answer.Header, answer.Format(answer.Info{
+			Correlation: h.Get(headerCorrelation), Node: h.Get(headerNode), Index: index,
+			Operation: strings.TrimPrefix(h.Get(headerOperation), "operations/"), Stale: h.Get(headerStale) == "1",
+		}))
 	}
 	for _, o := range opts {
 		if o, ok := o.(grpc.HeaderCallOption); ok {

@@ -121,6 +121,9 @@ func (c *conn) form(ctx context.Context, r rule, path string, m protoreflect.Mes
 		for _, v := range md.Get(headerTrace) {
 			hr.Header.Add(headerTrace, v)
 		}
+		if len(md.Get(metadataAsync)) > 0 {
+			hr.Header.Set("Prefer", "respond-async")
+		}
 	}
 	return hr, nil
 }

@@ -76,6 +76,7 @@ func (x *ProposeRequest) GetCommand() *fsmpb.Command {
 type ProposeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Result        *fsmpb.Result          `protobuf:"bytes,1,opt,name=result,proto3" json:"result,omitempty"`
+	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"` // of the entry; the result may be that of an earlier one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -117,6 +118,170 @@ func (x *ProposeResponse) GetResult() *fsmpb.Result {
 	return nil
 }
 
+func (x *ProposeResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+type CompletionRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	Wait          bool                   `protobuf:"varint,2,opt,name=wait,proto3" json:"wait,omitempty"` // answer only once it is complete
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompletionRequest) Reset() {
+	*x = CompletionRequest{}
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompletionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompletionRequest) ProtoMessage() {}
+
+func (x *CompletionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompletionRequest.ProtoReflect.Descriptor instead.
+func (*CompletionRequest) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *CompletionRequest) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *CompletionRequest) GetWait() bool {
+	if x != nil {
+		return x.Wait
+	}
+	return false
+}
+
+type CompletionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Complete      bool                   `protobuf:"varint,1,opt,name=complete,proto3" json:"complete,omitempty"`
+	Pending       []*Waiting             `protobuf:"bytes,2,rep,name=pending,proto3" json:"pending,omitempty"` // who keeps it from that; empty while the leader has just begun
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompletionResponse) Reset() {
+	*x = CompletionResponse{}
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompletionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompletionResponse) ProtoMessage() {}
+
+func (x *CompletionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompletionResponse.ProtoReflect.Descriptor instead.
+func (*CompletionResponse) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *CompletionResponse) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
+}
+
+func (x *CompletionResponse) GetPending() []*Waiting {
+	if x != nil {
+		return x.Pending
+	}
+	return nil
+}
+
+// Waiting is a member that may still act on the state before a change.
+type Waiting struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	RemainingMs   int64                  `protobuf:"varint,2,opt,name=remaining_ms,json=remainingMs,proto3" json:"remaining_ms,omitempty"` // for this long at most
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Waiting) Reset() {
+	*x = Waiting{}
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Waiting) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Waiting) ProtoMessage() {}
+
+func (x *Waiting) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Waiting.ProtoReflect.Descriptor instead.
+func (*Waiting) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Waiting) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *Waiting) GetRemainingMs() int64 {
+	if x != nil {
+		return x.RemainingMs
+	}
+	return 0
+}
+
 type PrepareRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Request       []byte                 `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"` // at most 1 MiB
@@ -126,7 +291,7 @@ type PrepareRequest struct {
 
 func (x *PrepareRequest) Reset() {
 	*x = PrepareRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[2]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -138,7 +303,7 @@ func (x *PrepareRequest) String() string {
 func (*PrepareRequest) ProtoMessage() {}
 
 func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[2]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -151,7 +316,7 @@ func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRequest.ProtoReflect.Descriptor instead.
 func (*PrepareRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{2}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *PrepareRequest) GetRequest() []byte {
@@ -170,7 +335,7 @@ type PrepareResponse struct {
 
 func (x *PrepareResponse) Reset() {
 	*x = PrepareResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[3]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -182,7 +347,7 @@ func (x *PrepareResponse) String() string {
 func (*PrepareResponse) ProtoMessage() {}
 
 func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[3]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -195,7 +360,7 @@ func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareResponse.ProtoReflect.Descriptor instead.
 func (*PrepareResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{3}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PrepareResponse) GetResponse() []byte {
@@ -213,7 +378,7 @@ type HealthRequest struct {
 
 func (x *HealthRequest) Reset() {
 	*x = HealthRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[4]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -225,7 +390,7 @@ func (x *HealthRequest) String() string {
 func (*HealthRequest) ProtoMessage() {}
 
 func (x *HealthRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[4]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -238,7 +403,7 @@ func (x *HealthRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthRequest.ProtoReflect.Descriptor instead.
 func (*HealthRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{4}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{7}
 }
 
 type HealthResponse struct {
@@ -268,7 +433,7 @@ type HealthResponse struct {
 
 func (x *HealthResponse) Reset() {
 	*x = HealthResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[5]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -280,7 +445,7 @@ func (x *HealthResponse) String() string {
 func (*HealthResponse) ProtoMessage() {}
 
 func (x *HealthResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[5]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -293,7 +458,7 @@ func (x *HealthResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthResponse.ProtoReflect.Descriptor instead.
 func (*HealthResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{5}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *HealthResponse) GetNodeId() string {
@@ -440,7 +605,7 @@ type LeaseRequest struct {
 
 func (x *LeaseRequest) Reset() {
 	*x = LeaseRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[6]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -452,7 +617,7 @@ func (x *LeaseRequest) String() string {
 func (*LeaseRequest) ProtoMessage() {}
 
 func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[6]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -465,7 +630,7 @@ func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRequest.ProtoReflect.Descriptor instead.
 func (*LeaseRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{6}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *LeaseRequest) GetRenew() *Renew {
@@ -501,7 +666,7 @@ type Renew struct {
 
 func (x *Renew) Reset() {
 	*x = Renew{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[7]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -513,7 +678,7 @@ func (x *Renew) String() string {
 func (*Renew) ProtoMessage() {}
 
 func (x *Renew) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[7]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -526,7 +691,7 @@ func (x *Renew) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renew.ProtoReflect.Descriptor instead.
 func (*Renew) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{7}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Renew) GetNonce() uint64 {
@@ -612,7 +777,7 @@ type Confirmed struct {
 
 func (x *Confirmed) Reset() {
 	*x = Confirmed{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[8]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -624,7 +789,7 @@ func (x *Confirmed) String() string {
 func (*Confirmed) ProtoMessage() {}
 
 func (x *Confirmed) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[8]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -637,7 +802,7 @@ func (x *Confirmed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Confirmed.ProtoReflect.Descriptor instead.
 func (*Confirmed) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{8}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Confirmed) GetRound() uint64 {
@@ -683,7 +848,7 @@ type LeaseResponse struct {
 
 func (x *LeaseResponse) Reset() {
 	*x = LeaseResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[9]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -695,7 +860,7 @@ func (x *LeaseResponse) String() string {
 func (*LeaseResponse) ProtoMessage() {}
 
 func (x *LeaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[9]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -708,7 +873,7 @@ func (x *LeaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseResponse.ProtoReflect.Descriptor instead.
 func (*LeaseResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{9}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *LeaseResponse) GetGrant() *Grant {
@@ -763,7 +928,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[10]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -775,7 +940,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[10]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -788,7 +953,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{10}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Grant) GetNonce() uint64 {
@@ -859,7 +1024,7 @@ type Confirm struct {
 
 func (x *Confirm) Reset() {
 	*x = Confirm{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[11]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -871,7 +1036,7 @@ func (x *Confirm) String() string {
 func (*Confirm) ProtoMessage() {}
 
 func (x *Confirm) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[11]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -884,7 +1049,7 @@ func (x *Confirm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Confirm.ProtoReflect.Descriptor instead.
 func (*Confirm) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{11}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Confirm) GetRound() uint64 {
@@ -919,7 +1084,7 @@ type LeaseRefused struct {
 
 func (x *LeaseRefused) Reset() {
 	*x = LeaseRefused{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[12]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -931,7 +1096,7 @@ func (x *LeaseRefused) String() string {
 func (*LeaseRefused) ProtoMessage() {}
 
 func (x *LeaseRefused) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[12]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -944,7 +1109,7 @@ func (x *LeaseRefused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRefused.ProtoReflect.Descriptor instead.
 func (*LeaseRefused) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{12}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LeaseRefused) GetNonce() uint64 {
@@ -979,7 +1144,7 @@ type NodeInfo struct {
 
 func (x *NodeInfo) Reset() {
 	*x = NodeInfo{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[13]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -991,7 +1156,7 @@ func (x *NodeInfo) String() string {
 func (*NodeInfo) ProtoMessage() {}
 
 func (x *NodeInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[13]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1004,7 +1169,7 @@ func (x *NodeInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeInfo.ProtoReflect.Descriptor instead.
 func (*NodeInfo) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{13}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *NodeInfo) GetName() string {
@@ -1072,7 +1237,7 @@ type AnnounceRequest struct {
 
 func (x *AnnounceRequest) Reset() {
 	*x = AnnounceRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[14]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1084,7 +1249,7 @@ func (x *AnnounceRequest) String() string {
 func (*AnnounceRequest) ProtoMessage() {}
 
 func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[14]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1097,7 +1262,7 @@ func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{14}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AnnounceRequest) GetInfo() *NodeInfo {
@@ -1115,7 +1280,7 @@ type AnnounceResponse struct {
 
 func (x *AnnounceResponse) Reset() {
 	*x = AnnounceResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[15]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1127,7 +1292,7 @@ func (x *AnnounceResponse) String() string {
 func (*AnnounceResponse) ProtoMessage() {}
 
 func (x *AnnounceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[15]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1140,7 +1305,7 @@ func (x *AnnounceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceResponse.ProtoReflect.Descriptor instead.
 func (*AnnounceResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{15}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 type JoinRequest struct {
@@ -1154,7 +1319,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[16]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1166,7 +1331,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[16]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1179,7 +1344,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{16}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *JoinRequest) GetNodeId() string {
@@ -1218,7 +1383,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[17]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1230,7 +1395,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[17]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1243,7 +1408,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{17}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *JoinResponse) GetFingerprint() []byte {
@@ -1293,7 +1458,7 @@ type Trusted struct {
 
 func (x *Trusted) Reset() {
 	*x = Trusted{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[18]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1305,7 +1470,7 @@ func (x *Trusted) String() string {
 func (*Trusted) ProtoMessage() {}
 
 func (x *Trusted) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[18]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1318,7 +1483,7 @@ func (x *Trusted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trusted.ProtoReflect.Descriptor instead.
 func (*Trusted) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{18}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Trusted) GetNodeId() string {
@@ -1353,7 +1518,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[19]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1365,7 +1530,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[19]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,7 +1543,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{19}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Certificate) GetChain() [][]byte {
@@ -1407,7 +1572,7 @@ type AdmitRequest struct {
 
 func (x *AdmitRequest) Reset() {
 	*x = AdmitRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[20]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1419,7 +1584,7 @@ func (x *AdmitRequest) String() string {
 func (*AdmitRequest) ProtoMessage() {}
 
 func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[20]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1432,7 +1597,7 @@ func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitRequest.ProtoReflect.Descriptor instead.
 func (*AdmitRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{20}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AdmitRequest) GetNodeId() string {
@@ -1472,7 +1637,7 @@ type AdmitResponse struct {
 
 func (x *AdmitResponse) Reset() {
 	*x = AdmitResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[21]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1484,7 +1649,7 @@ func (x *AdmitResponse) String() string {
 func (*AdmitResponse) ProtoMessage() {}
 
 func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[21]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1497,7 +1662,7 @@ func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitResponse.ProtoReflect.Descriptor instead.
 func (*AdmitResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{21}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AdmitResponse) GetIndex() uint64 {
@@ -1515,7 +1680,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[22]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1527,7 +1692,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[22]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1540,7 +1705,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{22}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{25}
 }
 
 type MembersResponse struct {
@@ -1552,7 +1717,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[23]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1564,7 +1729,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[23]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1577,7 +1742,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{23}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *MembersResponse) GetMembers() []*Trusted {
@@ -1599,7 +1764,7 @@ type IssueCertificateRequest struct {
 
 func (x *IssueCertificateRequest) Reset() {
 	*x = IssueCertificateRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[24]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1611,7 +1776,7 @@ func (x *IssueCertificateRequest) String() string {
 func (*IssueCertificateRequest) ProtoMessage() {}
 
 func (x *IssueCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[24]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1624,7 +1789,7 @@ func (x *IssueCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCertificateRequest.ProtoReflect.Descriptor instead.
 func (*IssueCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{24}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *IssueCertificateRequest) GetNodeId() string {
@@ -1650,7 +1815,7 @@ type IssueCertificateResponse struct {
 
 func (x *IssueCertificateResponse) Reset() {
 	*x = IssueCertificateResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[25]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1662,7 +1827,7 @@ func (x *IssueCertificateResponse) String() string {
 func (*IssueCertificateResponse) ProtoMessage() {}
 
 func (x *IssueCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[25]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1675,7 +1840,7 @@ func (x *IssueCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCertificateResponse.ProtoReflect.Descriptor instead.
 func (*IssueCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{25}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *IssueCertificateResponse) GetCertificate() *Certificate {
@@ -1691,9 +1856,19 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\n" +
 	"\x1fcluster/clusterpb/cluster.proto\x12\x12krypton.cluster.v1\x1a\x13fsm/fsmpb/fsm.proto\"C\n" +
 	"\x0eProposeRequest\x121\n" +
-	"\acommand\x18\x01 \x01(\v2\x17.krypton.fsm.v1.CommandR\acommand\"A\n" +
+	"\acommand\x18\x01 \x01(\v2\x17.krypton.fsm.v1.CommandR\acommand\"W\n" +
 	"\x0fProposeResponse\x12.\n" +
-	"\x06result\x18\x01 \x01(\v2\x16.krypton.fsm.v1.ResultR\x06result\"*\n" +
+	"\x06result\x18\x01 \x01(\v2\x16.krypton.fsm.v1.ResultR\x06result\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\"=\n" +
+	"\x11CompletionRequest\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x12\n" +
+	"\x04wait\x18\x02 \x01(\bR\x04wait\"g\n" +
+	"\x12CompletionResponse\x12\x1a\n" +
+	"\bcomplete\x18\x01 \x01(\bR\bcomplete\x125\n" +
+	"\apending\x18\x02 \x03(\v2\x1b.krypton.cluster.v1.WaitingR\apending\"E\n" +
+	"\aWaiting\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12!\n" +
+	"\fremaining_ms\x18\x02 \x01(\x03R\vremainingMs\"*\n" +
 	"\x0ePrepareRequest\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\fR\arequest\"-\n" +
 	"\x0fPrepareResponse\x12\x1a\n" +
@@ -1817,9 +1992,11 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\"]\n" +
 	"\x18IssueCertificateResponse\x12A\n" +
-	"\vcertificate\x18\x01 \x01(\v2\x1f.krypton.cluster.v1.CertificateR\vcertificate2\xb9\x05\n" +
+	"\vcertificate\x18\x01 \x01(\v2\x1f.krypton.cluster.v1.CertificateR\vcertificate2\x96\x06\n" +
 	"\x04Peer\x12R\n" +
-	"\aPropose\x12\".krypton.cluster.v1.ProposeRequest\x1a#.krypton.cluster.v1.ProposeResponse\x12R\n" +
+	"\aPropose\x12\".krypton.cluster.v1.ProposeRequest\x1a#.krypton.cluster.v1.ProposeResponse\x12[\n" +
+	"\n" +
+	"Completion\x12%.krypton.cluster.v1.CompletionRequest\x1a&.krypton.cluster.v1.CompletionResponse\x12R\n" +
 	"\aPrepare\x12\".krypton.cluster.v1.PrepareRequest\x1a#.krypton.cluster.v1.PrepareResponse\x12O\n" +
 	"\x06Health\x12!.krypton.cluster.v1.HealthRequest\x1a\".krypton.cluster.v1.HealthResponse\x12P\n" +
 	"\x05Lease\x12 .krypton.cluster.v1.LeaseRequest\x1a!.krypton.cluster.v1.LeaseResponse(\x010\x01\x12U\n" +
@@ -1842,75 +2019,81 @@ func file_cluster_clusterpb_cluster_proto_rawDescGZIP() []byte {
 	return file_cluster_clusterpb_cluster_proto_rawDescData
 }
 
-var file_cluster_clusterpb_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_cluster_clusterpb_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_cluster_clusterpb_cluster_proto_goTypes = []any{
 	(*ProposeRequest)(nil),           // 0: krypton.cluster.v1.ProposeRequest
 	(*ProposeResponse)(nil),          // 1: krypton.cluster.v1.ProposeResponse
-	(*PrepareRequest)(nil),           // 2: krypton.cluster.v1.PrepareRequest
-	(*PrepareResponse)(nil),          // 3: krypton.cluster.v1.PrepareResponse
-	(*HealthRequest)(nil),            // 4: krypton.cluster.v1.HealthRequest
-	(*HealthResponse)(nil),           // 5: krypton.cluster.v1.HealthResponse
-	(*LeaseRequest)(nil),             // 6: krypton.cluster.v1.LeaseRequest
-	(*Renew)(nil),                    // 7: krypton.cluster.v1.Renew
-	(*Confirmed)(nil),                // 8: krypton.cluster.v1.Confirmed
-	(*LeaseResponse)(nil),            // 9: krypton.cluster.v1.LeaseResponse
-	(*Grant)(nil),                    // 10: krypton.cluster.v1.Grant
-	(*Confirm)(nil),                  // 11: krypton.cluster.v1.Confirm
-	(*LeaseRefused)(nil),             // 12: krypton.cluster.v1.LeaseRefused
-	(*NodeInfo)(nil),                 // 13: krypton.cluster.v1.NodeInfo
-	(*AnnounceRequest)(nil),          // 14: krypton.cluster.v1.AnnounceRequest
-	(*AnnounceResponse)(nil),         // 15: krypton.cluster.v1.AnnounceResponse
-	(*JoinRequest)(nil),              // 16: krypton.cluster.v1.JoinRequest
-	(*JoinResponse)(nil),             // 17: krypton.cluster.v1.JoinResponse
-	(*Trusted)(nil),                  // 18: krypton.cluster.v1.Trusted
-	(*Certificate)(nil),              // 19: krypton.cluster.v1.Certificate
-	(*AdmitRequest)(nil),             // 20: krypton.cluster.v1.AdmitRequest
-	(*AdmitResponse)(nil),            // 21: krypton.cluster.v1.AdmitResponse
-	(*MembersRequest)(nil),           // 22: krypton.cluster.v1.MembersRequest
-	(*MembersResponse)(nil),          // 23: krypton.cluster.v1.MembersResponse
-	(*IssueCertificateRequest)(nil),  // 24: krypton.cluster.v1.IssueCertificateRequest
-	(*IssueCertificateResponse)(nil), // 25: krypton.cluster.v1.IssueCertificateResponse
-	(*fsmpb.Command)(nil),            // 26: krypton.fsm.v1.Command
-	(*fsmpb.Result)(nil),             // 27: krypton.fsm.v1.Result
+	(*CompletionRequest)(nil),        // 2: krypton.cluster.v1.CompletionRequest
+	(*CompletionResponse)(nil),       // 3: krypton.cluster.v1.CompletionResponse
+	(*Waiting)(nil),                  // 4: krypton.cluster.v1.Waiting
+	(*PrepareRequest)(nil),           // 5: krypton.cluster.v1.PrepareRequest
+	(*PrepareResponse)(nil),          // 6: krypton.cluster.v1.PrepareResponse
+	(*HealthRequest)(nil),            // 7: krypton.cluster.v1.HealthRequest
+	(*HealthResponse)(nil),           // 8: krypton.cluster.v1.HealthResponse
+	(*LeaseRequest)(nil),             // 9: krypton.cluster.v1.LeaseRequest
+	(*Renew)(nil),                    // 10: krypton.cluster.v1.Renew
+	(*Confirmed)(nil),                // 11: krypton.cluster.v1.Confirmed
+	(*LeaseResponse)(nil),            // 12: krypton.cluster.v1.LeaseResponse
+	(*Grant)(nil),                    // 13: krypton.cluster.v1.Grant
+	(*Confirm)(nil),                  // 14: krypton.cluster.v1.Confirm
+	(*LeaseRefused)(nil),             // 15: krypton.cluster.v1.LeaseRefused
+	(*NodeInfo)(nil),                 // 16: krypton.cluster.v1.NodeInfo
+	(*AnnounceRequest)(nil),          // 17: krypton.cluster.v1.AnnounceRequest
+	(*AnnounceResponse)(nil),         // 18: krypton.cluster.v1.AnnounceResponse
+	(*JoinRequest)(nil),              // 19: krypton.cluster.v1.JoinRequest
+	(*JoinResponse)(nil),             // 20: krypton.cluster.v1.JoinResponse
+	(*Trusted)(nil),                  // 21: krypton.cluster.v1.Trusted
+	(*Certificate)(nil),              // 22: krypton.cluster.v1.Certificate
+	(*AdmitRequest)(nil),             // 23: krypton.cluster.v1.AdmitRequest
+	(*AdmitResponse)(nil),            // 24: krypton.cluster.v1.AdmitResponse
+	(*MembersRequest)(nil),           // 25: krypton.cluster.v1.MembersRequest
+	(*MembersResponse)(nil),          // 26: krypton.cluster.v1.MembersResponse
+	(*IssueCertificateRequest)(nil),  // 27: krypton.cluster.v1.IssueCertificateRequest
+	(*IssueCertificateResponse)(nil), // 28: krypton.cluster.v1.IssueCertificateResponse
+	(*fsmpb.Command)(nil),            // 29: krypton.fsm.v1.Command
+	(*fsmpb.Result)(nil),             // 30: krypton.fsm.v1.Result
 }
 var file_cluster_clusterpb_cluster_proto_depIdxs = []int32{
-	26, // 0: krypton.cluster.v1.ProposeRequest.command:type_name -> krypton.fsm.v1.Command
-	27, // 1: krypton.cluster.v1.ProposeResponse.result:type_name -> krypton.fsm.v1.Result
-	7,  // 2: krypton.cluster.v1.LeaseRequest.renew:type_name -> krypton.cluster.v1.Renew
-	8,  // 3: krypton.cluster.v1.LeaseRequest.confirmed:type_name -> krypton.cluster.v1.Confirmed
-	10, // 4: krypton.cluster.v1.LeaseResponse.grant:type_name -> krypton.cluster.v1.Grant
-	11, // 5: krypton.cluster.v1.LeaseResponse.confirm:type_name -> krypton.cluster.v1.Confirm
-	12, // 6: krypton.cluster.v1.LeaseResponse.refused:type_name -> krypton.cluster.v1.LeaseRefused
-	13, // 7: krypton.cluster.v1.AnnounceRequest.info:type_name -> krypton.cluster.v1.NodeInfo
-	13, // 8: krypton.cluster.v1.JoinRequest.info:type_name -> krypton.cluster.v1.NodeInfo
-	18, // 9: krypton.cluster.v1.JoinResponse.members:type_name -> krypton.cluster.v1.Trusted
-	19, // 10: krypton.cluster.v1.JoinResponse.certificate:type_name -> krypton.cluster.v1.Certificate
-	13, // 11: krypton.cluster.v1.AdmitRequest.info:type_name -> krypton.cluster.v1.NodeInfo
-	18, // 12: krypton.cluster.v1.MembersResponse.members:type_name -> krypton.cluster.v1.Trusted
-	19, // 13: krypton.cluster.v1.IssueCertificateResponse.certificate:type_name -> krypton.cluster.v1.Certificate
-	0,  // 14: krypton.cluster.v1.Peer.Propose:input_type -> krypton.cluster.v1.ProposeRequest
-	2,  // 15: krypton.cluster.v1.Peer.Prepare:input_type -> krypton.cluster.v1.PrepareRequest
-	4,  // 16: krypton.cluster.v1.Peer.Health:input_type -> krypton.cluster.v1.HealthRequest
-	6,  // 17: krypton.cluster.v1.Peer.Lease:input_type -> krypton.cluster.v1.LeaseRequest
-	14, // 18: krypton.cluster.v1.Peer.Announce:input_type -> krypton.cluster.v1.AnnounceRequest
-	20, // 19: krypton.cluster.v1.Peer.Admit:input_type -> krypton.cluster.v1.AdmitRequest
-	22, // 20: krypton.cluster.v1.Peer.Members:input_type -> krypton.cluster.v1.MembersRequest
-	24, // 21: krypton.cluster.v1.Peer.IssueCertificate:input_type -> krypton.cluster.v1.IssueCertificateRequest
-	16, // 22: krypton.cluster.v1.Join.Join:input_type -> krypton.cluster.v1.JoinRequest
-	1,  // 23: krypton.cluster.v1.Peer.Propose:output_type -> krypton.cluster.v1.ProposeResponse
-	3,  // 24: krypton.cluster.v1.Peer.Prepare:output_type -> krypton.cluster.v1.PrepareResponse
-	5,  // 25: krypton.cluster.v1.Peer.Health:output_type -> krypton.cluster.v1.HealthResponse
-	9,  // 26: krypton.cluster.v1.Peer.Lease:output_type -> krypton.cluster.v1.LeaseResponse
-	15, // 27: krypton.cluster.v1.Peer.Announce:output_type -> krypton.cluster.v1.AnnounceResponse
-	21, // 28: krypton.cluster.v1.Peer.Admit:output_type -> krypton.cluster.v1.AdmitResponse
-	23, // 29: krypton.cluster.v1.Peer.Members:output_type -> krypton.cluster.v1.MembersResponse
-	25, // 30: krypton.cluster.v1.Peer.IssueCertificate:output_type -> krypton.cluster.v1.IssueCertificateResponse
-	17, // 31: krypton.cluster.v1.Join.Join:output_type -> krypton.cluster.v1.JoinResponse
-	23, // [23:32] is the sub-list for method output_type
-	14, // [14:23] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	29, // 0: krypton.cluster.v1.ProposeRequest.command:type_name -> krypton.fsm.v1.Command
+	30, // 1: krypton.cluster.v1.ProposeResponse.result:type_name -> krypton.fsm.v1.Result
+	4,  // 2: krypton.cluster.v1.CompletionResponse.pending:type_name -> krypton.cluster.v1.Waiting
+	10, // 3: krypton.cluster.v1.LeaseRequest.renew:type_name -> krypton.cluster.v1.Renew
+	11, // 4: krypton.cluster.v1.LeaseRequest.confirmed:type_name -> krypton.cluster.v1.Confirmed
+	13, // 5: krypton.cluster.v1.LeaseResponse.grant:type_name -> krypton.cluster.v1.Grant
+	14, // 6: krypton.cluster.v1.LeaseResponse.confirm:type_name -> krypton.cluster.v1.Confirm
+	15, // 7: krypton.cluster.v1.LeaseResponse.refused:type_name -> krypton.cluster.v1.LeaseRefused
+	16, // 8: krypton.cluster.v1.AnnounceRequest.info:type_name -> krypton.cluster.v1.NodeInfo
+	16, // 9: krypton.cluster.v1.JoinRequest.info:type_name -> krypton.cluster.v1.NodeInfo
+	21, // 10: krypton.cluster.v1.JoinResponse.members:type_name -> krypton.cluster.v1.Trusted
+	22, // 11: krypton.cluster.v1.JoinResponse.certificate:type_name -> krypton.cluster.v1.Certificate
+	16, // 12: krypton.cluster.v1.AdmitRequest.info:type_name -> krypton.cluster.v1.NodeInfo
+	21, // 13: krypton.cluster.v1.MembersResponse.members:type_name -> krypton.cluster.v1.Trusted
+	22, // 14: krypton.cluster.v1.IssueCertificateResponse.certificate:type_name -> krypton.cluster.v1.Certificate
+	0,  // 15: krypton.cluster.v1.Peer.Propose:input_type -> krypton.cluster.v1.ProposeRequest
+	2,  // 16: krypton.cluster.v1.Peer.Completion:input_type -> krypton.cluster.v1.CompletionRequest
+	5,  // 17: krypton.cluster.v1.Peer.Prepare:input_type -> krypton.cluster.v1.PrepareRequest
+	7,  // 18: krypton.cluster.v1.Peer.Health:input_type -> krypton.cluster.v1.HealthRequest
+	9,  // 19: krypton.cluster.v1.Peer.Lease:input_type -> krypton.cluster.v1.LeaseRequest
+	17, // 20: krypton.cluster.v1.Peer.Announce:input_type -> krypton.cluster.v1.AnnounceRequest
+	23, // 21: krypton.cluster.v1.Peer.Admit:input_type -> krypton.cluster.v1.AdmitRequest
+	25, // 22: krypton.cluster.v1.Peer.Members:input_type -> krypton.cluster.v1.MembersRequest
+	27, // 23: krypton.cluster.v1.Peer.IssueCertificate:input_type -> krypton.cluster.v1.IssueCertificateRequest
+	19, // 24: krypton.cluster.v1.Join.Join:input_type -> krypton.cluster.v1.JoinRequest
+	1,  // 25: krypton.cluster.v1.Peer.Propose:output_type -> krypton.cluster.v1.ProposeResponse
+	3,  // 26: krypton.cluster.v1.Peer.Completion:output_type -> krypton.cluster.v1.CompletionResponse
+	6,  // 27: krypton.cluster.v1.Peer.Prepare:output_type -> krypton.cluster.v1.PrepareResponse
+	8,  // 28: krypton.cluster.v1.Peer.Health:output_type -> krypton.cluster.v1.HealthResponse
+	12, // 29: krypton.cluster.v1.Peer.Lease:output_type -> krypton.cluster.v1.LeaseResponse
+	18, // 30: krypton.cluster.v1.Peer.Announce:output_type -> krypton.cluster.v1.AnnounceResponse
+	24, // 31: krypton.cluster.v1.Peer.Admit:output_type -> krypton.cluster.v1.AdmitResponse
+	26, // 32: krypton.cluster.v1.Peer.Members:output_type -> krypton.cluster.v1.MembersResponse
+	28, // 33: krypton.cluster.v1.Peer.IssueCertificate:output_type -> krypton.cluster.v1.IssueCertificateResponse
+	20, // 34: krypton.cluster.v1.Join.Join:output_type -> krypton.cluster.v1.JoinResponse
+	25, // [25:35] is the sub-list for method output_type
+	15, // [15:25] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_cluster_clusterpb_cluster_proto_init() }
@@ -1924,7 +2107,7 @@ func file_cluster_clusterpb_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cluster_clusterpb_cluster_proto_rawDesc), len(file_cluster_clusterpb_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

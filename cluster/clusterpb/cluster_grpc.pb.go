@@ -27,6 +27,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Peer_Propose_FullMethodName          = "/krypton.cluster.v1.Peer/Propose"
+	Peer_Completion_FullMethodName       = "/krypton.cluster.v1.Peer/Completion"
 	Peer_Prepare_FullMethodName          = "/krypton.cluster.v1.Peer/Prepare"
 	Peer_Health_FullMethodName           = "/krypton.cluster.v1.Peer/Health"
 	Peer_Lease_FullMethodName            = "/krypton.cluster.v1.Peer/Lease"
@@ -43,8 +44,12 @@ const (
 // Peer is what members ask each other.
 type PeerClient interface {
 	// Propose asks the leader to commit a command that a person or a program gave
-	// to another node. The leader sets time, proposer and via_node itself.
+	// to another node. The leader sets time, proposer and via_node itself. It answers
+	// once the command is committed, which is before it is complete.
 	Propose(ctx context.Context, in *ProposeRequest, opts ...grpc.CallOption) (*ProposeResponse, error)
+	// Completion asks the leader how far a change has come, or to answer once it is
+	// complete: no node acts on the state before it any more.
+	Completion(ctx context.Context, in *CompletionRequest, opts ...grpc.CallOption) (*CompletionResponse, error)
 	// Prepare carries a task for a preparer and its answer, opaque to this package.
 	Prepare(ctx context.Context, in *PrepareRequest, opts ...grpc.CallOption) (*PrepareResponse, error)
 	// Health tells what the asked node can say about itself.
@@ -76,6 +81,16 @@ func (c *peerClient) Propose(ctx context.Context, in *ProposeRequest, opts ...gr
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ProposeResponse)
 	err := c.cc.Invoke(ctx, Peer_Propose_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerClient) Completion(ctx context.Context, in *CompletionRequest, opts ...grpc.CallOption) (*CompletionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CompletionResponse)
+	err := c.cc.Invoke(ctx, Peer_Completion_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -162,8 +177,12 @@ func (c *peerClient) IssueCertificate(ctx context.Context, in *IssueCertificateR
 // Peer is what members ask each other.
 type PeerServer interface {
 	// Propose asks the leader to commit a command that a person or a program gave
-	// to another node. The leader sets time, proposer and via_node itself.
+	// to another node. The leader sets time, proposer and via_node itself. It answers
+	// once the command is committed, which is before it is complete.
 	Propose(context.Context, *ProposeRequest) (*ProposeResponse, error)
+	// Completion asks the leader how far a change has come, or to answer once it is
+	// complete: no node acts on the state before it any more.
+	Completion(context.Context, *CompletionRequest) (*CompletionResponse, error)
 	// Prepare carries a task for a preparer and its answer, opaque to this package.
 	Prepare(context.Context, *PrepareRequest) (*PrepareResponse, error)
 	// Health tells what the asked node can say about itself.
@@ -193,6 +212,9 @@ type UnimplementedPeerServer struct{}
 
 func (UnimplementedPeerServer) Propose(context.Context, *ProposeRequest) (*ProposeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Propose not implemented")
+}
+func (UnimplementedPeerServer) Completion(context.Context, *CompletionRequest) (*CompletionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Completion not implemented")
 }
 func (UnimplementedPeerServer) Prepare(context.Context, *PrepareRequest) (*PrepareResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Prepare not implemented")
@@ -250,6 +272,24 @@ func _Peer_Propose_Handler(srv interface{}, ctx context.Context, dec func(interf
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(PeerServer).Propose(ctx, req.(*ProposeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Peer_Completion_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CompletionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Completion(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Completion_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Completion(ctx, req.(*CompletionRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -379,6 +419,10 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Propose",
 			Handler:    _Peer_Propose_Handler,
+		},
+		{
+			MethodName: "Completion",
+			Handler:    _Peer_Completion_Handler,
 		},
 		{
 			MethodName: "Prepare",

@@ -1,6 +1,6 @@
-// Package answer is what a node says beside an answer over gRPC: correlation id, its own id, and its log index.
+// Package answer is what a node says beside an answer over gRPC: correlation id, its own id, its log index, and what is special about the answer.
 //
-// Three facts travel in one header. Each header of an answer is encoded, sent,
+// These facts travel in one header. Each header of an answer is encoded, sent,
 // decoded and kept in a map by both sides: three of them were a fifth of what a
 // small data operation costs beyond a bare call. Over HTTP/JSON they are three
 // headers, which people and proxies read.
@@ -36,19 +36,38 @@ type Info struct {
 	Node        string // id of the node, as in nodes/{id}
 	// Index is the log index up to which the node had applied changes; 0: not said.
 	Index uint64
+	// Operation is the request id of the change that this answers, as in
+	// operations/{id}; empty: it answers none.
+	Operation string
+	// Stale: the node had no serving lease, so another node may know better. Only
+	// reads of the registry are answered then.
+	Stale bool
 }
 
-// maxHeader bounds what is read: ids have 36 and 32 characters, an index 20.
+const (
+	operationWord = " operation="
+	staleWord     = " stale"
+)
+
+// maxHeader bounds what is read: ids have 36, 32 and 36 characters, an index 20.
 const maxHeader = 256
 
-// Format returns the value of the header: "CORRELATION NODE INDEX".
+// Format returns the value of the header:
+// "CORRELATION NODE INDEX[ operation=REQUEST][ stale]".
 func Format(i Info) string {
 	b := make([]byte, 0, len(i.Correlation)+len(i.Node)+22)
 	b = append(b, i.Correlation...)
 	b = append(b, ' ')
 	b = append(b, i.Node...)
 	b = append(b, ' ')
-	return string(strconv.AppendUint(b, i.Index, 10))
+	b = strconv.AppendUint(b, i.Index, 10)
+	if i.Operation != "" {
+		b = append(append(b, operationWord...), i.Operation...)
+	}
+	if i.Stale {
+		b = append(b, staleWord...)
+	}
+	return string(b)
 }
 
 // Parse reads the value of the header.
@@ -56,11 +75,17 @@ func Parse(s string) (i Info, ok bool) {
 	if len(s) > maxHeader {
 		return Info{}, false
 	}
+	s, i.Stale = strings.CutSuffix(s, staleWord)
+	s, op, changes := strings.Cut(s, operationWord)
 	id, rest, found := strings.Cut(s, " ")
 	node, index, found2 := strings.Cut(rest, " ")
 	n, err := strconv.ParseUint(index, 10, 64)
+	if changes && (op == "" || strings.Contains(op, " ")) {
+		return Info{}, false
+	}
 	if !found || !found2 || err != nil || id == "" || node == "" || strconv.FormatUint(n, 10) != index {
 		return Info{}, false
 	}
-	return Info{Correlation: id, Node: node, Index: n}, true
+	i.Correlation, i.Node, i.Index, i.Operation = id, node, n, op
+	return i, true
 }

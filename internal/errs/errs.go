@@ -76,6 +76,7 @@ const (
 	DeadlineExceeded
 	Canceled
 	Unimplemented
+	NotComplete
 
 	codeEnd // one past the last code; not a code
 )

@@ -41,7 +41,7 @@ const (
 	OutcomeRefused             // the call was understood and refused; nothing changed
 	OutcomeFailed              // the service could not do it; nothing changed
 	OutcomeUnknown             // it is not known whether something changed
-	OutcomePending             // the call waits for people
+	OutcomePending             // the call waits: for people, or for nodes that do not follow a change yet
 )
 
 // String returns the outcome as audit records write it.
@@ -127,6 +127,7 @@ var table = [codeEnd]Row{
 	DeadlineExceeded:      {"DEADLINE_EXCEEDED", code.Code_DEADLINE_EXCEEDED, 504, ExitUnavailable, RetryAfterDelay, OutcomeUnknown, "The call's deadline passed; a change may or may not have been committed."},
 	Canceled:              {"CANCELED", code.Code_CANCELLED, 499, ExitInterrupted, RetryNever, OutcomeUnknown, "The caller gave up; a change may or may not have been committed."},
 	Unimplemented:         {"UNIMPLEMENTED", code.Code_UNIMPLEMENTED, 501, ExitUsage, RetryNever, OutcomeRefused, "This node does not know the method; it may be older than the client."},
+	NotComplete:           {"NOT_COMPLETE", code.Code_DEADLINE_EXCEEDED, 504, ExitPending, RetryAfterDelay, OutcomePending, "The change is committed and stays; not every node follows it yet."},
 }
 
 // Valid reports whether c is one of the codes.

@@ -34,6 +34,7 @@ import (
 	"net/url"
 	"regexp"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -61,10 +62,27 @@ const (
 	CorrelationHeader = "krypton-correlation-id"
 	NodeHeader        = "krypton-node"
 	IndexHeader       = "krypton-index"
+	OperationHeader   = "krypton-operation" // operations/{id} of the change that was made
+	StaleHeader       = "krypton-stale"     // "1": from a node without a serving lease
 )
 
-// Traceparent is the one header of a request that is read (I1).
+// Traceparent is one of the two headers of a request that are read (I1). The other
+// is Prefer, see [RespondAsync].
 const Traceparent = "traceparent"
+
+// RespondAsync reports whether a caller prefers not to wait until a change is
+// complete: Prefer: respond-async (RFC 7240).
+func RespondAsync(h http.Header) bool {
+	for _, line := range h.Values("Prefer") {
+		for one := range strings.SplitSeq(line, ",") {
+			one, _, _ = strings.Cut(one, ";")
+			if strings.EqualFold(strings.TrimSpace(one), "respond-async") {
+				return true
+			}
+		}
+	}
+	return false
+}
 
 // DescriptionPath is where a GET finds the OpenAPI file.
 const DescriptionPath = "/v1/openapi.json"
@@ -211,6 +229,12 @@ func copyHeaders(ctx context.Context, w http.ResponseWriter) {
 		w.Header().Set(CorrelationHeader, said.Correlation)
 		w.Header().Set(NodeHeader, said.Node)
 		w.Header().Set(IndexHeader, strconv.FormatUint(said.Index, 10))
+		if said.Operation != "" {
+			w.Header().Set(OperationHeader, "operations/"+said.Operation)
+		}
+		if said.Stale {
+			w.Header().Set(StaleHeader, "1")
+		}
 	}
 }
 

@@ -345,7 +345,8 @@ type Operation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// operations/{request id}
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Done bool   `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`
+	// It is committed and complete, or was refused.
+	Done bool `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`
 	// Name of the error code; empty when it went well.
 	Reason  string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
@@ -354,9 +355,16 @@ type Operation struct {
 	Target     string                 `protobuf:"bytes,6,opt,name=target,proto3" json:"target,omitempty"`
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// Log index of the change.
-	Index         uint64 `protobuf:"varint,8,opt,name=index,proto3" json:"index,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Index uint64 `protobuf:"varint,8,opt,name=index,proto3" json:"index,omitempty"`
+	// No node acts on the state before it any more.
+	Complete bool `protobuf:"varint,9,opt,name=complete,proto3" json:"complete,omitempty"`
+	// Nodes, nodes/{id}, that may still act on the state before it: they have a serving lease
+	// and have not followed yet. Empty when it is complete, and while no leader knows.
+	PendingNodes []string `protobuf:"bytes,10,rep,name=pending_nodes,json=pendingNodes,proto3" json:"pending_nodes,omitempty"`
+	// When it is complete at the latest, whatever the pending nodes do.
+	CompleteByTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=complete_by_time,json=completeByTime,proto3" json:"complete_by_time,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Operation) Reset() {
@@ -445,6 +453,27 @@ func (x *Operation) GetIndex() uint64 {
 	return 0
 }
 
+func (x *Operation) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
+}
+
+func (x *Operation) GetPendingNodes() []string {
+	if x != nil {
+		return x.PendingNodes
+	}
+	return nil
+}
+
+func (x *Operation) GetCompleteByTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CompleteByTime
+	}
+	return nil
+}
+
 var File_krypton_v1_common_proto protoreflect.FileDescriptor
 
 const file_krypton_v1_common_proto_rawDesc = "" +
@@ -467,7 +496,7 @@ const file_krypton_v1_common_proto_rawDesc = "" +
 	"createTime\x12=\n" +
 	"\fdestroy_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\vdestroyTime\x12\x16\n" +
 	"\x06parent\x18\n" +
-	" \x01(\tR\x06parent\"\xe4\x01\n" +
+	" \x01(\tR\x06parent\"\xeb\x02\n" +
 	"\tOperation\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04done\x18\x02 \x01(\bR\x04done\x12\x16\n" +
@@ -477,7 +506,11 @@ const file_krypton_v1_common_proto_rawDesc = "" +
 	"\x06target\x18\x06 \x01(\tR\x06target\x12;\n" +
 	"\vcreate_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12\x14\n" +
-	"\x05index\x18\b \x01(\x04R\x05index*\xa0\x01\n" +
+	"\x05index\x18\b \x01(\x04R\x05index\x12\x1a\n" +
+	"\bcomplete\x18\t \x01(\bR\bcomplete\x12#\n" +
+	"\rpending_nodes\x18\n" +
+	" \x03(\tR\fpendingNodes\x12D\n" +
+	"\x10complete_by_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x0ecompleteByTime*\xa0\x01\n" +
 	"\vObjectState\x12\x1c\n" +
 	"\x18OBJECT_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13OBJECT_STATE_ACTIVE\x10\x01\x12\x1a\n" +
@@ -522,11 +555,12 @@ var file_krypton_v1_common_proto_depIdxs = []int32{
 	5, // 2: krypton.v1.KeyVersion.create_time:type_name -> google.protobuf.Timestamp
 	5, // 3: krypton.v1.KeyVersion.destroy_time:type_name -> google.protobuf.Timestamp
 	5, // 4: krypton.v1.Operation.create_time:type_name -> google.protobuf.Timestamp
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	5, // 5: krypton.v1.Operation.complete_by_time:type_name -> google.protobuf.Timestamp
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_krypton_v1_common_proto_init() }

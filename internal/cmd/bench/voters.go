@@ -137,7 +137,7 @@ func (v *voters) form(ctx context.Context, format uint32) error {
 		if err := v.as(ctx, person(), gate.CreateJoinToken, func(ctx context.Context, tok gate.Token) error {
 			_, err := first.c.Propose(ctx, tok, &fsmpb.Command{Body: &fsmpb.Command_CreateJoinToken{CreateJoinToken: &fsmpb.CreateJoinToken{
 				Token: &fsmpb.JoinToken{Hash: hash[:], ExpireTimeMs: time.Now().Add(time.Hour).UnixMilli(), Voter: true},
-			}}})
+			}}}, cluster.Complete)
 			return err
 		}); err != nil {
 			return err
@@ -231,7 +231,7 @@ func (v *voters) write(ctx context.Context, tok gate.Token) error {
 	for {
 		_, err := v.leader().c.Propose(ctx, tok, &fsmpb.Command{Body: &fsmpb.Command_SetHold{
 			SetHold: &fsmpb.SetHold{Held: true, Reason: "bench"},
-		}})
+		}}, cluster.Complete)
 		if err == nil || ctx.Err() != nil || !errs.Is(err, errs.NoLeader) && !errs.Is(err, errs.Indeterminate) {
 			return err
 		}

@@ -101,6 +101,12 @@ func clusterStates() Group {
 			Next: "wait a moment and retry; it takes no longer than a serving lease",
 		},
 		{
+			ID: "cluster/change-not-complete", When: "a change is committed, and a node that may still act on the state before it is not heard from before the call's deadline",
+			Code: errs.NotComplete,
+			Says: "the change is committed, and node {name} may still act on the state before it, until {time} at the latest",
+			Next: "it stays; wait for it: krypton operation wait {id}",
+		},
+		{
 			ID: "cluster/answer-overtaken", When: "the key that an answer was made by was changed while the answer was recorded",
 			Code: errs.ChangeInProgress,
 			Says: "what the answer was made by was changed before it could leave",

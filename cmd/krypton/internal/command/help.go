@@ -36,8 +36,10 @@ func (c *Command) exits() []int {
 	case Local:
 	case Socket:
 		out = append(out, errs.ExitState, errs.ExitUnavailable)
-	case Reads, Acts:
+	case Reads:
 		out = append(out, errs.ExitNotFound, errs.ExitDenied, errs.ExitState, errs.ExitUnavailable, errs.ExitSealed)
+	case Acts:
+		out = append(out, errs.ExitNotFound, errs.ExitDenied, errs.ExitState, errs.ExitUnavailable, errs.ExitSealed, errs.ExitPending)
 	case Uses:
 		out = append(out, errs.ExitNotFound, errs.ExitDenied, errs.ExitState, errs.ExitUnavailable, errs.ExitSealed, errs.ExitIntegrity)
 	}

@@ -87,6 +87,10 @@ func sharedFlags() []cli.Flag {
 	}
 }
 
+func asyncFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "async", Usage: "return once the change is committed, before every node follows it; see krypton operation wait"}
+}
+
 func outputFlag() cli.Flag {
 	return &cli.StringFlag{Name: "output", Usage: "`FORMAT` of the result: table or json", DefaultText: "table"}
 }
@@ -110,7 +114,9 @@ func (c *Command) shared() []cli.Flag {
 		return []cli.Flag{outputFlag()}
 	case Socket:
 		return sharedFlags()
-	case Reads, Acts:
+	case Acts:
+		return slices.Concat(connectionFlags(), []cli.Flag{contextFlag()}, sharedFlags(), []cli.Flag{asyncFlag()})
+	case Reads:
 		return slices.Concat(connectionFlags(), []cli.Flag{contextFlag()}, sharedFlags())
 	case Uses:
 		return slices.Concat(connectionFlags(), sharedFlags())
@@ -297,7 +303,13 @@ func call[Req, Resp proto.Message](ctx context.Context, in *Invocation, f method
 	defer in.meter.watch(nil)
 	ctx, cancel := in.deadline(ctx)
 	defer cancel()
+	if in.c.Bool("async") {
+		opts = append(opts, client.Async())
+	}
 	resp, err := f(ctx, req, append(opts, client.Capture(&in.info))...)
+	if op := strings.TrimPrefix(in.info.Operation, "operations/"); err == nil && op != "" && in.c.Bool("async") {
+		in.note("committed; nodes may act on the state before for a moment: krypton operation wait %s", op)
+	}
 	if err != nil {
 		return none, wire.FromStatus(err) // the administration socket has no client to do it
 	}

@@ -176,6 +176,11 @@ func operationSheet(o *kryptonv1.Operation) string {
 	s.add("hint", o.GetHint())
 	s.add("created", when(o.GetCreateTime()))
 	s.add("index", fmt.Sprint(o.GetIndex()))
+	s.add("complete", yesNo(o.GetComplete()))
+	s.add("pending nodes", strings.Join(o.GetPendingNodes(), ", "))
+	if o.GetCompleteByTime() != nil {
+		s.add("complete by", when(o.GetCompleteByTime()))
+	}
 	return s.text()
 }
 

@@ -339,7 +339,11 @@ func (in *Invocation) saveIssued(ctx context.Context, req *kryptonv1.IssueCertif
 
 // operationError is the error that an operation ended with, or that it has not.
 func operationError(op *kryptonv1.Operation) error {
-	if !op.GetDone() {
+	switch {
+	case op.GetDone():
+	case op.GetIndex() != 0 && !op.GetComplete():
+		return errs.New(errs.NotComplete, "the change is committed, and nodes may still act on the state before it", errs.Hint("wait with krypton operation wait"))
+	default:
 		return errs.New(errs.ApprovalPending, "the change is not done", errs.Hint("wait with krypton operation wait"))
 	}
 	if op.GetReason() == "" {

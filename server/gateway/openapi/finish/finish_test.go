@@ -75,6 +75,7 @@ func TestOneMethod(t *testing.T) {
 				"description": "It was done.", "content": obj{"application/json": obj{"schema": ref("EncryptResponse")}},
 				"headers": obj{
 					"krypton-correlation-id": header("krypton-correlation-id"), "krypton-node": header("krypton-node"), "krypton-index": header("krypton-index"),
+					"krypton-operation": header("krypton-operation"), "krypton-stale": header("krypton-stale"),
 				},
 			},
 			"default": obj{"$ref": "#/components/responses/Error"},

@@ -33,13 +33,20 @@ func servers() []obj {
 }
 
 func headers() obj {
-	text := func(description, example string) obj {
+	sometimes := func(description, example string) obj {
 		return obj{"description": description, "schema": obj{"type": "string"}, "example": example}
+	}
+	text := func(description, example string) obj {
+		h := sometimes(description, example)
+		h["required"] = true
+		return h
 	}
 	return obj{
 		"krypton-correlation-id": text("Names the call in the audit trail and in logs. Made from the trace id of `traceparent`, if that was sent.", "0af76519-16cd-43dd-8448-eb211c80319c"),
 		"krypton-node":           text("Id of the node that answers.", "0f8b4a3c2d1e4f5a6b7c8d9e0f1a2b3c"),
 		"krypton-index":          text("Log index up to which the node had applied changes when it answered.", "42"),
+		"krypton-operation":      sometimes("Name of the change that was made, for `GET /v1/operations/{id}`; only of changes. With `Prefer: respond-async` a change is answered once it is committed, and this tells when it is complete.", "operations/0190a3c4-1f2e-7c3d-9a4b-5c6d7e8f9a0b"),
+		"krypton-stale":          sometimes("`1`: the node had no serving lease when it answered this read, so another node may know better. Absent otherwise.", "1"),
 	}
 }
 
@@ -56,6 +63,7 @@ func errorResponse() obj {
 	e := errs.DoesNotOpen(nil)
 	h := answerHeaders()
 	delete(h, "krypton-index")
+	delete(h, "krypton-stale")
 	return obj{
 		"description": "It was not done; with INDETERMINATE it may have been. The status is `code` of the body.",
 		"headers":     h,

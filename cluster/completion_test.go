@@ -1,0 +1,105 @@
+package cluster_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/openkcm/krypton-cluster/cluster"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
+)
+
+// ask proposes a change under a request id.
+func (m *member) ask(ctx context.Context, id string, until cluster.Until) (res *fsmpb.Result, err error) {
+	m.t.Helper()
+	err = m.as(ctx, gate.SealCluster, func(tok gate.Token) error {
+		res, err = m.c.Propose(ctx, tok, write(id, 1), until)
+		return err
+	})
+	return res, err
+}
+
+// TestI17_ACommittedChangeIsNamedWithWhoItWaitsFor on the leader and on a follower,
+// and the wait ends when the lease of the dead node does, not before.
+func TestI17_ACommittedChangeIsNamedWithWhoItWaitsFor(t *testing.T) {
+	t.Parallel()
+	all := three(t)
+	leased(all...)
+	leader, others := leaderOf(t, all)
+	dead, alive := others[0], others[1]
+	leader.write("warm", 0)
+	dead.stop()
+
+	// Asynchronous: at once, from either.
+	start := time.Now()
+	res, err := alive.ask(limited(t), "async", cluster.Committed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("a change that nobody waits for takes %v", took)
+	}
+	for _, m := range []*member{leader, alive} {
+		var how cluster.Completion
+		m.eventually("everybody else to follow", func() bool {
+			how = m.c.Completion(limited(t), res.GetIndex())
+			return len(how.Pending) <= 1
+		})
+		if how.Complete || len(how.Pending) != 1 || how.Pending[0].Node != dead.c.NodeID() || how.Pending[0].Name != dead.name {
+			t.Errorf("%s: %+v", m.c.NodeID(), how)
+		}
+		if left := time.Until(how.Latest); left <= 0 || left > 4*time.Second {
+			t.Errorf("%s: complete in %v", m.c.NodeID(), left)
+		}
+	}
+
+	// A deadline before the end of the lease: committed, by name.
+	short, cancel := context.WithTimeout(t.Context(), 600*time.Millisecond)
+	defer cancel()
+	_, err = alive.ask(short, "short", cluster.Complete)
+	situationtest.Error(t, "cluster/change-not-complete", err)
+	if short.Err() != nil {
+		t.Error("the answer comes after the deadline")
+	}
+	if !strings.Contains(errs.From(err).Hint, "short-1") {
+		t.Errorf("the hint does not name the request: %v", err)
+	}
+
+	// Waiting for it ends, and it is complete then.
+	if err := alive.c.WaitComplete(limited(t), res.GetIndex()); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range []*member{leader, alive} {
+		if how := m.c.Completion(limited(t), res.GetIndex()); !how.Complete || len(how.Pending) != 0 {
+			t.Errorf("%s: %+v", m.c.NodeID(), how)
+		}
+	}
+	if took := time.Since(start); took < time.Second {
+		t.Errorf("complete after %v, while the dead node may have a lease", took)
+	}
+}
+
+// TestI17_TheNextLeaderAnswersForTheChangesOfTheLast: a caller of a follower does
+// not notice that the leader died while its change was not complete.
+func TestI17_TheNextLeaderAnswersForTheChangesOfTheLast(t *testing.T) {
+	t.Parallel()
+	all := three(t)
+	leased(all...)
+	leader, others := leaderOf(t, all)
+	others[0].write("warm", 0)
+	res, err := others[0].ask(limited(t), "orphan", cluster.Committed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leader.stop()
+	if err := others[0].c.WaitComplete(limited(t), res.GetIndex()); err != nil {
+		t.Fatal(err)
+	}
+	if how := others[1].c.Completion(limited(t), res.GetIndex()); !how.Complete {
+		others[1].eventually("completion", func() bool { return others[1].c.Completion(limited(t), res.GetIndex()).Complete })
+	}
+}
