@@ -24,13 +24,16 @@ type adapter struct {
 	pin     func() error
 	calls   *inflight
 	chains  *chains
-	stopped atomic.Bool
-	pinned  bool  // only the goroutine of Apply
-	refused error // by Restore, at the start
+	// restored, if set, is called when the state is that of a snapshot.
+	restored func()
+	stopped  atomic.Bool
+	pinned   bool  // only the goroutine of Apply
+	refused  error // by Restore, at the start
 }
 
 func newAdapter(c *Cluster) *adapter {
-	return &adapter{machine: c.machine, mac: c.cfg.MAC, fail: c.fail, pin: c.checkPin, calls: newInflight(c.clk), chains: &c.chains}
+	return &adapter{machine: c.machine, mac: c.cfg.MAC, fail: c.fail, pin: c.checkPin, calls: newInflight(c.clk), chains: &c.chains,
+		restored: func() { c.store.restored(nil) }}
 }
 
 var (
@@ -100,6 +103,9 @@ func (a *adapter) Restore(r io.ReadCloser) error {
 		return fmt.Errorf("restore snapshot: %w", err)
 	}
 	a.refused = nil
+	if a.restored != nil {
+		a.restored()
+	}
 	a.chains.forget()
 	index, _, chain := a.machine.Applied()
 	a.chains.note(index, chain)

@@ -266,10 +266,11 @@ func (c *Cluster) open() (err error) {
 
 func (c *Cluster) startRaft() error {
 	logger := newRaftLog(c.log, c.clk)
-	snaps, err := raft.NewFileSnapshotStoreWithLogger(c.cfg.Dir.Path(raftDir), 2, logger)
+	files, err := raft.NewFileSnapshotStoreWithLogger(c.cfg.Dir.Path(raftDir), 2, logger)
 	if err != nil {
 		return dirError("use", c.cfg.Dir.Path(snapDir), err)
 	}
+	snaps := snapshots{files, func(m lease.Mark) { c.store.kept.Store(&m) }}
 	if err := c.checkStored(snaps); err != nil {
 		return err
 	}
@@ -295,6 +296,7 @@ func (c *Cluster) startRaft() error {
 			errs.Hint("%s", startAnew), errs.Cause(err))
 	}
 	c.store.running.Store(true)
+	c.store.restored(snapshotOf(c.raft))
 	c.transport.serve(c.raft)
 	c.leaders.observe(c.raft)
 	return c.checkPin()
@@ -319,6 +321,18 @@ func (c *Cluster) raftConfig(logger hclog.Logger) *raft.Config {
 		rc.TrailingLogs = c.cfg.TrailingLogs
 	}
 	return rc
+}
+
+// snapshotOf returns the end of the snapshot that Raft started from, nil if there
+// was none.
+func snapshotOf(r *raft.Raft) *lease.Mark {
+	stats := r.Stats()
+	index, errIndex := strconv.ParseUint(stats["last_snapshot_index"], 10, 64)
+	term, errTerm := strconv.ParseUint(stats["last_snapshot_term"], 10, 64)
+	if errIndex != nil || errTerm != nil || index == 0 {
+		return nil
+	}
+	return &lease.Mark{Term: term, Index: index}
 }
 
 // checkStored compares what lies in the data directory with itself: a log that

@@ -89,6 +89,9 @@ type store struct {
 
 	found found // by verify
 
+	kept atomic.Pointer[lease.Mark] // end of the newest snapshot on disk
+	base atomic.Pointer[lease.Mark] // end of the snapshot that the state came from
+
 	end atomic.Pointer[lease.Mark] // the highest entry that this log ever had, as far as this process knows
 
 	running atomic.Bool   // Raft has its own goroutines now, see SetUint64
@@ -364,16 +367,40 @@ func (s *store) index(op storeOp, f func() (uint64, error)) (uint64, error) {
 // GetLog implements [raft.LogStore].
 func (s *store) GetLog(index uint64, log *raft.Log) error {
 	got := new(raft.Log)
-	if err := s.call(opGet, func() error {
+	err := s.call(opGet, func() error {
 		if err := s.below.GetLog(index, got); err != nil {
 			return err
 		}
 		return unsealEntry(got)
-	}); err != nil {
+	})
+	if base := s.base.Load(); errors.Is(err, raft.ErrLogNotFound) && base != nil && base.Index == index {
+		*log = raft.Log{Index: base.Index, Term: base.Term, Type: raft.LogNoop}
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	*log = *got
 	return nil
+}
+
+// restored says that the state comes from the newest snapshot on disk, or, at the
+// start, from the one that ends with m.
+//
+// The entry at its end is answered for from then on, although it is not in the log.
+// Raft compares the entry before those that it is sent with the end of its
+// snapshot only while no later entry is there. Else it asks the log, and an answer
+// "not found" makes the leader send its snapshot again; the installation empties
+// the log and keeps the number of its last entry, so that nothing fits any more:
+// such a member never follows again. It happens when a member stops just after the
+// first entries behind a snapshot, before the leader heard that it has them.
+func (s *store) restored(m *lease.Mark) {
+	if m == nil {
+		m = s.kept.Load()
+	}
+	if m != nil {
+		s.base.Store(m)
+	}
 }
 
 // StoreLog implements [raft.LogStore].
@@ -395,8 +422,8 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 	if err := s.call(opStore, func() error { return s.below.StoreLogs(sealed) }); err != nil {
 		return err
 	}
-	if last := logs[len(logs)-1]; len(logs) > 0 {
-		s.reached(lease.Mark{Term: last.Term, Index: last.Index})
+	for _, l := range logs {
+		s.reached(lease.Mark{Term: l.Term, Index: l.Index})
 	}
 	return nil
 }
