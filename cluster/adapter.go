@@ -32,8 +32,10 @@ type adapter struct {
 }
 
 func newAdapter(c *Cluster) *adapter {
-	return &adapter{machine: c.machine, mac: c.cfg.MAC, fail: c.fail, pin: c.checkPin, calls: newInflight(c.clk), chains: &c.chains,
-		restored: func() { c.store.restored(nil) }}
+	return &adapter{
+		machine: c.machine, mac: c.cfg.MAC, fail: c.fail, pin: c.checkPin, calls: newInflight(c.clk), chains: &c.chains,
+		restored: func() { c.store.restored(nil) },
+	}
 }
 
 var (

@@ -31,7 +31,9 @@ func TestAMemberWithEntriesBehindASnapshotFollowsALeaderThatDoesNotKnowOfThem(t 
 			t.Fatal(err)
 		}
 		st := newStore(memory{raft.NewInmemStore()}, clock.System{}, nil, func(err error) { t.Error(err) })
-		entry := func(i uint64) *raft.Log { return &raft.Log{Index: i, Term: 3, Type: raft.LogCommand, Data: []byte("x")} }
+		entry := func(i uint64) *raft.Log {
+			return &raft.Log{Index: i, Term: 3, Type: raft.LogCommand, Data: []byte("x")}
+		}
 		if err := st.StoreLogs([]*raft.Log{entry(74), entry(75), entry(76)}); err != nil {
 			t.Fatal(err)
 		}
