@@ -184,11 +184,11 @@ func (cl *call) run(ctx context.Context, reply any) error {
 				if cl.hopeless(tries, stuck, slow) {
 					return cl.final(lastAnswered)
 				}
-				delay = c.backoff(delays)
+				delay = c.backoff(delays, f.most())
 				delays++
 			}
 		case stepDelay:
-			delay = c.backoff(delays)
+			delay = c.backoff(delays, f.most())
 			delays++
 		case stepStop, stepUnspecified:
 			return cl.final(last)
@@ -230,11 +230,13 @@ func (cl *call) hopeless(tries map[*node]int, stuck, slow map[*node]bool) bool {
 var errOutOfTime = errors.New("out of time")
 
 // pause waits for the delay and, beyond the first try on each node, for the
-// retry budget.
+// retry budget. What passes by itself within the time of a lease costs no budget:
+// every caller meets it at once, the nodes are well, and the delays are load enough
+// off them. An empty budget would make calls fail that only had to wait.
 func (cl *call) pause(ctx context.Context, deadline time.Time, nd *node, f *failure, delay time.Duration) error {
 	c := cl.c
 	wait := delay
-	if delay > 0 {
+	if delay > 0 && (!f.definite || !passes(f.err.Code)) {
 		for {
 			more, ok := c.budget.take()
 			if ok {
@@ -305,7 +307,12 @@ func (cl *call) attempt(ctx context.Context, nd *node, reply any, limit time.Dur
 		}
 		c.reached.Store(true)
 		nd.answered(now, false, 0)
-		if f.err.Code.Row().Retry == errs.RetryOtherNode {
+		switch {
+		case passes(f.err.Code):
+			if f.err.Code == errs.NotServing {
+				nd.passing(now)
+			}
+		case f.err.Code.Row().Retry == errs.RetryOtherNode:
 			nd.failed(now, c.jitter.float())
 		}
 	case f.unsent && f.err.Code.Row().Retry == errs.RetryNever: // refused on this side, no fault of the node

@@ -10,11 +10,17 @@ const (
 	// minAttempt is the shortest time an attempt of a read or data operation gets.
 	minAttempt = 250 * time.Millisecond
 
-	// minMutation is the shortest time an attempt of a mutation gets. A mutation
-	// is answered only when no node can act on the old state any more, which
-	// takes up to a failover and a lease (3 s on a LAN, 8 s across regions) when a
-	// node has just died; asking another node earlier would only start the wait again.
-	minMutation = 12 * time.Second
+	// minMutation is the shortest time an attempt of a mutation gets. A mutation is
+	// answered only when no node can act on the old state any more, which takes up to a
+	// failover and a lease (3 s on a LAN, 8 s across regions) when a node has just died.
+	// An attempt need not last so long: a node that is well says NOT_COMPLETE before the
+	// attempt ends, and the next attempt, under the same request id, waits for the rest.
+	// A node that is not well, such as a stopped process, costs this much.
+	minMutation = 2 * time.Second
+
+	// minUnsafe is the shortest time an attempt gets of a call that may not be sent
+	// again: giving it up early would leave the caller with the question what it did.
+	minUnsafe = 12 * time.Second
 
 	// attemptFactor times the recent p99 is what an attempt gets at least.
 	attemptFactor = 5
@@ -63,8 +69,10 @@ func (c *Client) attemptTimeout(k kind, timedOut int) time.Duration {
 		switch k {
 		case kindData, kindRead:
 			d = max(minAttempt, attemptFactor*c.lat[k].get())
-		case kindMutation, kindUnsafe:
+		case kindMutation:
 			d = max(minMutation, attemptFactor*c.lat[k].get())
+		case kindUnsafe:
+			d = max(minUnsafe, attemptFactor*c.lat[k].get())
 		case kindWait, kindUnspecified, kindEnd:
 			d = maxAttempt
 		}

@@ -103,6 +103,16 @@ func (n *node) failed(now time.Time, jitter float64) {
 	}
 }
 
+// passing makes calls avoid the node for a moment: it is well, and said that it
+// cannot answer now. It says so again for as long as that lasts, so the time does not grow.
+func (n *node) passing(now time.Time) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if t := now.Add(minPenalty); t.After(n.until) {
+		n.until = t
+	}
+}
+
 // suspect replaces the connection after an attempt that began at start timed
 // out on it without any answer on the node since: a powered-off node leaves a
 // connection that looks alive for as long as the kernel retransmits.

@@ -20,6 +20,11 @@ const (
 	minDelay = 25 * time.Millisecond
 	maxDelay = 1 * time.Second
 
+	// maxPassing is the longest delay after an answer that says "not now": a call
+	// whose deadline is the length of a lease and two seconds must find out in time
+	// that it has passed.
+	maxPassing = 250 * time.Millisecond
+
 	// sameNodeTries bounds the retries at once on the same node of one call.
 	sameNodeTries = 3
 )
@@ -151,6 +156,20 @@ func needsPeople(c errs.Code) bool {
 	return c == errs.Sealed || c == errs.AuditUnavailable || c == errs.StateCorrupt
 }
 
+// passes reports whether a node that answered so is well, and what keeps it from
+// answering ends by itself within the time of a serving lease.
+func passes(c errs.Code) bool {
+	return c == errs.NotServing || c == errs.ChangeInProgress || c == errs.NotComplete
+}
+
+// most returns the longest delay before the next attempt.
+func (f failure) most() time.Duration {
+	if f.definite && passes(f.err.Code) {
+		return maxPassing
+	}
+	return maxDelay
+}
+
 // jitter draws random numbers that need to be spread, not secret, from the
 // client's source.
 type jitter struct {
@@ -179,8 +198,8 @@ func (j *jitter) float() float64 {
 func (j *jitter) intn(n int) int { return min(int(j.float()*float64(n)), n-1) }
 
 // backoff returns the delay before round n (from 0), between half and all of an
-// exponential that ends at maxDelay.
-func (c *Client) backoff(n int) time.Duration {
-	d := min(minDelay<<min(n, 10), maxDelay)
+// exponential that ends at most.
+func (c *Client) backoff(n int, most time.Duration) time.Duration {
+	d := min(minDelay<<min(n, 10), most)
 	return d/2 + time.Duration(c.jitter.float()*float64(d/2))
 }

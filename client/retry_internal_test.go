@@ -411,6 +411,73 @@ func TestAChangeThatIsNotCompleteIsWaitedFor(t *testing.T) {
 	})
 }
 
+// TestWhatPassesByItselfFailsNoCall: while every node says "not now" for the time of a
+// lease, all callers at once, with hardly any budget for retries, wait it out.
+func TestWhatPassesByItselfFailsNoCall(t *testing.T) {
+	const lease = 3 * time.Second
+	for _, code := range []errs.Code{errs.ChangeInProgress, errs.NotServing} {
+		t.Run(code.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &script{answer: func(ctx context.Context, at attempt) error {
+					if at.after >= lease {
+						return nil
+					}
+					if code == errs.ChangeInProgress { // after the wait of its gate
+						time.Sleep(200 * time.Millisecond)
+					}
+					return said(ctx, code)
+				}}
+				c := s.client(t, 3, func(o *Options) { o.RetryBudget = 1 })
+				var wg sync.WaitGroup
+				for range 200 {
+					wg.Go(func() {
+						ctx, cancel := context.WithTimeout(t.Context(), lease+2*time.Second)
+						defer cancel()
+						if err := get(ctx, c); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+				wg.Wait()
+				if took := time.Since(s.start); took > lease+time.Second {
+					t.Errorf("the last call ended after %v", took)
+				}
+			})
+		})
+	}
+}
+
+// TestANodeWithoutALeaseIsAskedAgainSoon: it is well, and its penalty does not grow.
+func TestANodeWithoutALeaseIsAskedAgainSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		without := true
+		s := &script{answer: func(ctx context.Context, at attempt) error {
+			if at.addr == "a" && without {
+				return said(ctx, errs.NotServing)
+			}
+			return nil
+		}}
+		c := s.client(t, 2)
+		for range 200 {
+			if err := get(within(t, time.Second), c); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		without = false
+		time.Sleep(150 * time.Millisecond)
+		before := len(s.log)
+		for range 40 {
+			if err := get(within(t, time.Second), c); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !slices.Contains((&script{log: s.log[before:]}).addrs(), "a") {
+			t.Error("a node that has its lease again is still avoided")
+		}
+	})
+}
+
 func TestI4_AMutationThatWasNeverSentDidNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &script{answer: func(context.Context, attempt) error { return refused() }}

@@ -1,10 +1,12 @@
 package node_test
 
 import (
+	"context"
 	"testing"
 
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/node"
 )
@@ -81,6 +83,20 @@ func TestWhatNeverWasIsToldWhateverIsBeingChanged(t *testing.T) {
 	m.incomplete.Store(0)
 	_, _, err = m.decrypt(target("beta", "nothing"), ct)
 	wants(t, err, errs.NotFound)
+}
+
+// TestNotYetArrivesBeforeTheCallersDeadline: a caller that hears nothing takes the
+// node for dead.
+func TestNotYetArrivesBeforeTheCallersDeadline(t *testing.T) {
+	w, m := cluster1(t, withClock(clock.System{}))
+	check(t, m.changeObject(w.request(), node.Object{Tenant: "acme", Service: "pay"}, suspend, 0))
+	m.incomplete.Store(m.machine.View().Index())
+	ctx, cancel := context.WithTimeout(t.Context(), node.GateWait)
+	defer cancel()
+	wants(t, m.encryptCtx(ctx, target("acme", "pay")), errs.ChangeInProgress)
+	if ctx.Err() != nil {
+		t.Error("the answer comes after the deadline")
+	}
 }
 
 // TestARotationKeepsNobodyWaiting: which version wraps while the pointer moves is

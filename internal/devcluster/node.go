@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -214,6 +215,22 @@ func (n *Node) Kill() {
 	if p := n.process(); p != nil {
 		p.kill()
 	}
+}
+
+// Pause stops the process as a debugger or an overloaded hypervisor does (SIGSTOP):
+// it answers nobody, its connections stay, and it does not know. [Node.Resume] ends
+// that.
+func (n *Node) Pause() error { return n.signal(syscall.SIGSTOP) }
+
+// Resume lets a paused process go on.
+func (n *Node) Resume() error { return n.signal(syscall.SIGCONT) }
+
+func (n *Node) signal(s syscall.Signal) error {
+	p := n.process()
+	if p == nil || p.ended() {
+		return errs.New(errs.FailedState, "node "+n.name+" does not run")
+	}
+	return p.cmd.Process.Signal(s)
 }
 
 // Stop asks the process to end (SIGTERM) and kills it after 10 s or when ctx
