@@ -15,6 +15,8 @@ TESTFLAGS ?=
 PKGS ?= ./...
 # How long `make fuzz` runs each target.
 FUZZTIME ?= 30s
+# Flags for `make sim`, for example SIMFLAGS=-seed=7.
+SIMFLAGS ?=
 # Flags for `make bench`, for example BENCHFLAGS='-only unary -rounds 9'.
 BENCHFLAGS ?=
 # FULL=1 gives `make model` every configuration.
@@ -72,6 +74,10 @@ crash: ## the program dies at every step of init, join, unseal, rotate, ... and 
 .PHONY: model
 model: ## check the models of serving leases; with FULL set, every configuration: half an hour, 16 GiB
 	@$(RUN) scripts/model
+
+.PHONY: sim
+sim: ## clusters with real Raft in simulated time: thousands of faults, every answer checked, every protection taken away once
+	@$(RUN) go run ./internal/cmd/sim $(SIMFLAGS)
 
 .PHONY: bench
 bench: ## what Krypton costs beyond what cannot be avoided: a table of ratios, pass|miss

@@ -255,10 +255,14 @@ func (w *simWorld) lateGrants() {
 	if l == nil || m == nil || l == m {
 		return
 	}
-	slow := w.net.delay(w.between(300, 2500), [2]int{l.node.n, m.node.n})
-	time.Sleep(w.between(500, 2500))
+	slow := w.net.delay(w.between(300, 1500), [2]int{l.node.n, m.node.n})
+	time.Sleep(w.between(500, 1500))
 	mend := w.net.cut(w.ways(m.node.n, true, true)...)
-	time.Sleep(w.between(500, 7000))
+	if w.rnd.IntN(3) == 0 {
+		time.Sleep(w.between(500, 7000))
+	} else { // until its leases have just run out
+		time.Sleep(w.between(3040, 3500))
+	}
 	slow()
 	mend()
 	time.Sleep(w.between(0, 500))
@@ -296,8 +300,8 @@ func (w *simWorld) transfer(l, to *simLife) *simLife {
 	return to
 }
 
-// thereAndBack hands leadership over and back, fast or with the shell of the first
-// leader standing still, so that it notices nothing of it.
+// thereAndBack hands leadership over and back, fast or while the goroutine that
+// gives grants gets no time, so that it notices nothing of it.
 func (w *simWorld) thereAndBack(unnoticed bool) {
 	l := w.leader()
 	if l == nil {
@@ -309,27 +313,30 @@ func (w *simWorld) thereAndBack(unnoticed bool) {
 		}
 		return
 	}
-	wake := l.stall.close()
+	wake := l.nap.close()
 	defer wake()
+	lags := w.rnd.IntN(2) == 0
+	if lags { // nor does it apply anything until some time after
+		l.upTo.Store(l.c.machine.View().Index())
+		defer l.lag.close()()
+	}
 	to := w.transfer(l, nil)
 	if to == nil {
 		return
 	}
-	time.Sleep(w.between(1000, 4500)) // the other one gives grants
-	var other *simLife
-	if _, others := w.sides(to); len(others) > 0 {
-		other = others[w.rnd.IntN(len(others))]
+	time.Sleep(w.between(2000, 4500)) // the other one gives grants
+	if _, others := w.sides(to); len(others) > 0 && !lags {
+		if other := others[w.rnd.IntN(len(others))]; other != l {
+			// One of them hears nothing from the first leader any more, and keeps its grant.
+			defer w.net.cut(both([]*simLife{other}, []*simLife{l})...)()
+		}
 	}
-	if other != nil && other != l {
-		// One of them hears nothing from the first leader any more, and keeps its grant.
-		defer w.net.cut(both([]*simLife{other}, []*simLife{l})...)()
+	if w.transfer(to, l) == nil {
+		return
 	}
-	back := w.transfer(to, l)
-	time.Sleep(w.between(0, 300))
+	time.Sleep(w.between(0, 800))
 	wake()
-	if back != nil && other != nil {
-		time.Sleep(w.between(500, 4000))
-	}
+	time.Sleep(w.between(500, 3000))
 }
 
 // deafTransfer hands leadership over while the old leader hears nothing from the
@@ -347,7 +354,8 @@ func (w *simWorld) deafTransfer() {
 	for _, v := range voters {
 		deaf = append(deaf, [2]int{v.node.n, l.node.n})
 	}
-	mendEars := w.net.cut(deaf...)
+	// Who does not vote hears the old leader only, or it would learn of the new term there.
+	mendEars := w.net.cut(append(deaf, both(voters, others)...)...)
 	time.Sleep(2 * time.Millisecond)
 	w.transfer(l, voters[w.rnd.IntN(len(voters))])
 	mend := w.net.cut(both(voters, append(others, l))...)
@@ -437,6 +445,9 @@ func (w *simWorld) again(from, to *simLife, req any, data []byte) {
 		}
 		copied := *r
 		resp := make(chan raft.RPCResponse, 1)
+		if first, err := to.node.log.FirstIndex(); simMutation() == "lease-over-restore" && (err != nil || first == 0 || first > r.LastLogIndex+1) {
+			return // Raft would end there, before anybody reads
+		}
 		w.count(func(s *simStats) { s.Overtaken++ })
 		to.trans.arrivals.hand(to.c.raft, raft.RPC{Command: &copied, RespChan: resp, Reader: bytes.NewReader(data)}, to.trans.consume, to.ended)
 		mend := w.net.cut([2]int{from.node.n, to.node.n}) // what comes next takes its time
