@@ -134,6 +134,20 @@ func (n *Node) awaitComplete(ctx context.Context, wait time.Duration, index uint
 	return errChanging()
 }
 
+// Shown returns nil once a read of the registry may show what was changed last at
+// index: when that is complete, for which it waits up to [GateWait]. stale: this node
+// has no lease, so it cannot tell, and what it shows may be old.
+func (n *Node) Shown(ctx context.Context, index uint64) (stale bool, err error) {
+	st := n.cluster.Standing()
+	switch {
+	case !st.Usable(n.clock.Read()):
+		return true, nil
+	case index <= st.Complete:
+		return false, nil
+	}
+	return false, n.awaitComplete(ctx, GateWait, index)
+}
+
 // errChanging says that an answer would show what another node does not show yet.
 func errChanging() error {
 	return errs.New(errs.ChangeInProgress, "what the answer would tell is being changed, and not all nodes follow yet",

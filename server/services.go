@@ -74,7 +74,7 @@ func (s servicesServer) GetService(ctx context.Context, r *kryptonv1.GetServiceR
 	var out *kryptonv1.Service
 	err = s.do(ctx, gate.GetService, p.String(), func(gate.Token) (err error) {
 		out, err = s.service(p)
-		return err
+		return s.shown(ctx, out, err)
 	})
 	return out, err
 }
@@ -94,14 +94,14 @@ func (s servicesServer) ListServices(ctx context.Context, r *kryptonv1.ListServi
 		v := s.machine.View()
 		t, ok := v.Tenant(string(p.Tenant))
 		if !ok {
-			return gate.NoSuchObject()
+			return s.shown(ctx, out, gate.NoSuchObject())
 		}
 		out.Services, out.NextPageToken = collect(pg, func(after string, limit int) []*fsmpb.Service { return v.Services(t, after, limit) },
 			func(x *fsmpb.Service) (string, kryptonv1.ObjectState) {
 				return x.GetName(), kryptonv1.ObjectState(x.GetState())
 			},
 			func(x *fsmpb.Service) *kryptonv1.Service { return serviceToAPI(x, t, s.window()) })
-		return nil
+		return s.shown(ctx, out, nil)
 	})
 	if err != nil {
 		return nil, err
@@ -212,7 +212,7 @@ func (s servicesServer) GetVersion(ctx context.Context, r *kryptonv1.GetVersionR
 	var out *kryptonv1.KeyVersion
 	err = s.do(ctx, gate.GetVersion, object, func(gate.Token) (err error) {
 		out, err = s.version(p)
-		return err
+		return s.shown(ctx, out, err)
 	})
 	return out, err
 }
@@ -295,7 +295,7 @@ func (s servicesServer) GetResource(ctx context.Context, r *kryptonv1.GetResourc
 	var out *kryptonv1.Resource
 	err = s.do(ctx, gate.GetResource, p.String(), func(gate.Token) (err error) {
 		out, err = s.resource(p)
-		return err
+		return s.shown(ctx, out, err)
 	})
 	return out, err
 }
@@ -315,7 +315,7 @@ func (s servicesServer) ListResources(ctx context.Context, r *kryptonv1.ListReso
 		v := s.machine.View()
 		svc, ok := v.Service(string(p.Tenant), string(p.Service))
 		if !ok {
-			return gate.NoSuchObject()
+			return s.shown(ctx, out, gate.NoSuchObject())
 		}
 		out.Resources, out.NextPageToken = collect(pg, func(after string, limit int) []*fsmpb.Resource { return v.Resources(svc, after, limit) },
 			func(x *fsmpb.Resource) (string, kryptonv1.ObjectState) {
@@ -324,7 +324,7 @@ func (s servicesServer) ListResources(ctx context.Context, r *kryptonv1.ListReso
 			func(x *fsmpb.Resource) *kryptonv1.Resource {
 				return resourceToAPI(hierarchy.ResourcePath(p.Tenant, p.Service, hierarchy.ResourceID(x.GetId())), x)
 			})
-		return nil
+		return s.shown(ctx, out, nil)
 	})
 	if err != nil {
 		return nil, err

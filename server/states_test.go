@@ -308,6 +308,13 @@ func TestAChangeThatWaitsForADeadNode(t *testing.T) {
 		return nil
 	})
 	w.is(t, "cluster/change-in-progress", leader, "workload/acme", "Crypto.Encrypt", encryptRequest(), prompt)
+	// Reads show no change that another node does not show; what is not being changed they do.
+	w.is(t, "cluster/change-in-progress", leader, "governor", "Services.GetService", &kryptonv1.GetServiceRequest{Name: pay}, prompt)
+	w.is(t, "cluster/change-in-progress", leader, "governor", "Services.ListServices", &kryptonv1.ListServicesRequest{Parent: "tenants/acme"}, prompt)
+	w.is(t, "cluster/change-in-progress", leader, "governor", "Services.GetService", &kryptonv1.GetServiceRequest{Name: "tenants/acme/services/nothing"}, prompt)
+	if _, err := w.ask(t, leader, "governor", "Services.ListServices", &kryptonv1.ListServicesRequest{Parent: "tenants/beta"}); err != nil {
+		t.Errorf("a list of what is not being changed: %v", err)
+	}
 	other := &kryptonv1.EncryptRequest{Service: "tenants/beta/services/pay", Plaintext: []byte("x")}
 	if _, err := w.ask(t, leader, "workload/beta", "Crypto.Encrypt", other); err != nil {
 		t.Errorf("what is not being changed is not served: %v", err)
@@ -447,6 +454,13 @@ func TestWithoutAQuorum(t *testing.T) {
 	w.is(t, "cluster/no-leader", left, "governor", "Services.SuspendService", suspend, prompt)
 	if _, err := w.ask(t, left, "governor", "Tenants.GetTenant", &kryptonv1.GetTenantRequest{Name: "tenants/acme"}); err != nil {
 		t.Errorf("a node without a quorum does not show names and states: %v", err)
+	}
+	hr, ok := w.request(t, left, httpTable(t)["krypton.v1.Tenants.GetTenant"], &kryptonv1.GetTenantRequest{Name: "tenants/acme"})
+	if !ok {
+		t.Fatal("no path")
+	}
+	if a := w.do(t, "governor", "h2", hr); a.status != http.StatusOK || a.header.Get("krypton-stale") != "1" {
+		t.Errorf("it does not say that what it shows may be old: %d, %v", a.status, a.header)
 	}
 	w.is(t, "cluster/transfer-without-a-leader", left, "operator", "Cluster.TransferLeadership", &kryptonv1.TransferLeadershipRequest{}, prompt)
 	w.is(t, "cluster/unknown-operation", left, "governor", "Cluster.GetOperation", &kryptonv1.GetOperationRequest{Name: "operations/" + id}, prompt)

@@ -62,7 +62,7 @@ func (s tenantsServer) GetTenant(ctx context.Context, r *kryptonv1.GetTenantRequ
 	var out *kryptonv1.Tenant
 	err = s.do(ctx, gate.GetTenant, p.String(), func(gate.Token) (err error) {
 		out, err = s.tenant(p.Tenant)
-		return err
+		return s.shown(ctx, out, err)
 	})
 	return out, err
 }
@@ -89,7 +89,7 @@ func (s tenantsServer) ListTenants(ctx context.Context, r *kryptonv1.ListTenants
 				return t.GetName(), kryptonv1.ObjectState(t.GetState())
 			},
 			func(t *fsmpb.Tenant) *kryptonv1.Tenant { return tenantToAPI(t, s.window()) })
-		return nil
+		return s.shown(ctx, out, nil)
 	})
 	if err != nil {
 		return nil, err

@@ -525,7 +525,10 @@ func (w *world) grpc(i int, person string) *grpc.ClientConn {
 		return cc.(*grpc.ClientConn)
 	}
 	cc := w.dial(i, w.tlsConfig(w.certOf(person)...))
-	w.conns.Store(key, cc)
+	if first, ok := w.conns.LoadOrStore(key, cc); ok { // another goroutine was quicker
+		_ = cc.Close()
+		return first.(*grpc.ClientConn)
+	}
 	return cc
 }
 
