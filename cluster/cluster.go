@@ -52,9 +52,15 @@ type Health struct {
 	LeaderID     NodeID // empty: it knows none
 	MaxFormat    uint32 // highest format that it supports
 
-	// Contact is the age of its last contact with a leader, see
-	// [Cluster.LastContact]; negative: none since it started.
+	// Contact is how long ago it asked for the newest lease that it could use, see
+	// [Cluster.LastContact]; negative: it had none since it started.
 	Contact time.Duration
+	// Lease is what is left of its serving lease, 0: it has none; and LeaseRefusal
+	// why the leader gave it none last, empty: it did or said nothing.
+	Lease        time.Duration
+	LeaseRefusal string
+	// Leases is what it knows of everybody's, if it is a leader that gives them.
+	Leases *LeaseReport
 	// Wall is its wall clock when it answered, and ClockOffset by how much that
 	// was ahead of the asker's. The offset is wrong by at most half of the time
 	// that the question took; one within this error is 0.

@@ -54,6 +54,7 @@ func (l *leases) resign() {
 	}
 	l.mu.Unlock()
 	l.fences.fail(errIndeterminate(nil))
+	l.waited.drop()
 }
 
 // lead does what is due on the leader and returns after how long to look again,
@@ -354,6 +355,9 @@ func (l *leases) renew(now lease.Reading, id NodeID, link *downlink, r lease.Ren
 		refusal = l.leader.Renew(now, lease.NodeID(id), r, lease.Checks{State: state, Log: own})
 	}
 	wake(l.leading)
+	if refusal != lease.RefusalNone {
+		l.counts.byLeader[refusal]++
+	}
 	switch {
 	case link == nil:
 		l.refusal = refusalText(refusal)

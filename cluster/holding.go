@@ -233,6 +233,9 @@ func (l *leases) obey(m *clusterpb.LeaseResponse, answers chan *clusterpb.Confir
 func (l *leases) take(now lease.Reading, g lease.Grant) {
 	agrees := l.c.agreement(g.Index, g.Chain)
 	refusal := l.holder.Grant(now, g, agrees)
+	if refusal != lease.RefusalNone {
+		l.counts.byHolder[refusal]++
+	}
 	switch refusal { //nolint:exhaustive // The others are about one message only.
 	case lease.RefusedStateDiffers:
 		l.refused(refusal)

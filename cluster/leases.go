@@ -70,10 +70,12 @@ type leases struct {
 	voices  map[NodeID]time.Duration // by how much this leader's wall clock is ahead of a voter's, at least
 	asked   asked                    // the round whose answers tell the time
 	refusal string                   // why the leader gave no grant last
+	counts  refusals                 // of this node, as leader and as holder
 	differs uint64                   // index at which this node's state is not its leader's; 0: none known
 
 	standing atomic.Pointer[Standing]
 	fences   waiters // for changes to be complete, while this node leads
+	waited   fenceTimer
 	heard    waiters // for this node to hear that they are
 
 	// newest is the last change of a caller that this node committed. Members follow it
@@ -146,7 +148,7 @@ func (l *leases) begin(v *fsm.View) bool {
 				slog.Duration("lease", timing.Lease), slog.Duration("needed", timing.Needed()))
 		})
 	default:
-		l.c.spawn(func() { l.c.fail(err) }) // it writes a log
+		l.c.spawn(func() { l.c.fail(errTimers(l.c.cfg.Profile, err)) }) // it writes a log
 		return false
 	}
 	l.history = historyOf(v)
@@ -176,6 +178,7 @@ func (l *leases) publish(p fsm.Published, swap func()) {
 	swap()
 	if ended {
 		l.fences.fail(errIndeterminate(nil))
+		l.waited.drop()
 	}
 	l.follow(now, p)
 	if m, ok := p.View.Member(string(l.c.id)); ok && m.GetRemoved() {
@@ -223,6 +226,7 @@ func (l *leases) restoring() {
 	l.holder.Restore()
 	l.heard.forget()
 	l.fences.fail(errIndeterminate(nil))
+	l.waited.drop()
 	l.standing.Store(&Standing{View: l.c.machine.View()})
 	wake(l.holding)
 }
@@ -235,6 +239,7 @@ func (l *leases) settle(now lease.Reading, v *fsm.View) time.Duration {
 	l.holder.Completed(p.Complete)
 	l.present(v)
 	l.fences.reach(p.Complete)
+	l.waited.reach(p.Complete, l.clk.Now())
 	return p.Next
 }
 
@@ -311,27 +316,23 @@ type Lease struct {
 	Remaining time.Duration // of this node's lease; 0: it has none
 	Complete  uint64        // last change of which this node knows that it is complete
 	Refusal   string        // why the leader gave none last; empty: it did
-	// Of a leader that gives leases; zero elsewhere.
-	Term    uint64
-	Pending []lease.Waiting // who keeps the last change from being complete
-	Holders []lease.HolderStatus
+
+	Report   *LeaseReport // of a leader that gives leases; nil elsewhere
+	Refusals []RefusalCount
+	Fences   FenceTimes
 }
 
 // Lease returns what this node knows of leases.
 func (c *Cluster) Lease() Lease {
 	l, now := c.leases, c.clk.Read()
 	s := c.Standing()
-	out := Lease{Duration: s.View.LeaseDuration(), Remaining: s.Remaining(now), Complete: s.Complete}
+	out := Lease{Duration: s.View.LeaseDuration(), Remaining: s.Remaining(now), Complete: s.Complete, Fences: l.waited.read()}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	out.Refusal = l.refusal
-	if l.leader == nil {
-		return out
-	}
-	if term, _, ok := l.leader.Established(); ok {
-		out.Term = term
-		out.Pending = l.leader.Pending(lease.Reading(now), s.View.Index())
-		out.Holders = l.leader.Holders(lease.Reading(now))
+	out.Refusal, out.Refusals = l.refusal, l.counts.list()
+	if l.leader != nil {
+		// The index is read under the lock: a report can name no later command.
+		out.Report = l.report(lease.Reading(now), l.standing.Load().View.Index())
 	}
 	return out
 }

@@ -198,6 +198,7 @@ func errIndeterminate(cause error) error {
 func (c *Cluster) commitForCaller(ctx context.Context, cmd *fsmpb.Command, via NodeID) (uint64, *fsmpb.Result, error) {
 	index, res, err := c.commit(ctx, cmd, via)
 	if err == nil {
+		c.leases.waited.begin(index, c.clk.Now())
 		c.leases.hurry(index)
 	}
 	return index, res, err

@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"cmp"
+	"fmt"
 	"time"
 
 	"github.com/openkcm/krypton-cluster/cluster/lease"
@@ -35,6 +37,14 @@ type timers struct {
 	renew     time.Duration // between two requests of a member for a lease
 	grant     time.Duration // from such a request to the grant, when all is well
 	reconcile time.Duration // longest time between two looks at the members
+}
+
+// errTimers is for a node whose profile cannot work with the cluster's leases: its
+// reads would pause at every failover, and it would look healthy until then.
+func errTimers(p Profile, why error) error {
+	e := errs.From(why)
+	return errs.New(errs.InvalidConfig, fmt.Sprintf("cluster.profile %s does not fit the leases of this cluster: %s", cmp.Or(p, ProfileLAN), e.Msg),
+		errs.Hint("set cluster.profile to what the cluster was founded with: the length of its leases is fixed; or found a new cluster with cluster.profile %s", cmp.Or(p, ProfileLAN)), errs.Cause(why))
 }
 
 // timers returns the timers of the profile. Heartbeat, election and leader

@@ -51,6 +51,7 @@ func (c *calls) clusterInfo() *kryptonv1.ClusterInfo {
 		Fingerprint: hex.EncodeToString(cl.GetFingerprint()), Term: c.cluster.Term(), AppliedIndex: v.Index(),
 		FormatVersion: cl.GetFormatVersion(), VotersWanted: cl.GetSettings().GetVoters(), Held: v.Hold().GetHeld(),
 		InternalKeyVersion: cl.GetInternalKeyPrimary(),
+		LeaseDuration:      durationpb.New(v.LeaseDuration()),
 		RollbackWindow:     durationpb.New(time.Duration(cl.GetSettings().GetRollbackWindowMs()) * time.Millisecond),
 		DestroyWait:        durationpb.New(time.Duration(cl.GetSettings().GetDestroyWaitMs()) * time.Millisecond),
 	}
@@ -71,8 +72,9 @@ func (s clusterServer) GetCluster(ctx context.Context, _ *kryptonv1.GetClusterRe
 }
 
 // describe shows one member. The Raft configuration says what it is, the member
-// entry what it is wanted to be.
-func (s clusterServer) describe(ctx context.Context, m *fsmpb.Member) *kryptonv1.Node {
+// entry what it is wanted to be. The report is what the member said of everybody's
+// leases, nil if it does not lead.
+func (s clusterServer) describe(ctx context.Context, m *fsmpb.Member) (*kryptonv1.Node, *cluster.LeaseReport) {
 	out := &kryptonv1.Node{
 		Name: node.NodeName(m.GetId()), Id: m.GetId(), DisplayName: m.GetName(), Etag: etag(m.GetModIndex()),
 		Region: m.GetRegion(), Zone: m.GetZone(), GrpcAddress: m.GetGrpcAddress(), RestAddress: m.GetRestAddress(),
@@ -86,14 +88,14 @@ func (s clusterServer) describe(ctx context.Context, m *fsmpb.Member) *kryptonv1
 		out.Role = kryptonv1.NodeRole_NODE_ROLE_BECOMING_VOTER
 	}
 	if m.GetRemoved() {
-		return out
+		return out, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
 	h, err := s.cluster.Health(ctx, cluster.NodeID(m.GetId()))
 	if err != nil {
 		out.Health = &kryptonv1.NodeHealth{NotServingReason: "it does not answer this node"}
-		return out
+		return out, nil
 	}
 	out.Health = &kryptonv1.NodeHealth{
 		Reachable: true, Seal: sealStates[h.SealState], Serving: h.Serving, NotServingReason: whyNot(h),
@@ -105,19 +107,63 @@ func (s clusterServer) describe(ctx context.Context, m *fsmpb.Member) *kryptonv1
 	if h.Contact >= 0 {
 		out.Health.ContactAge = durationpb.New(h.Contact)
 	}
-	return out
+	out.Health.LeaseRefusal = h.LeaseRefusal
+	if h.Lease > 0 {
+		out.Health.LeaseRemaining = durationpb.New(h.Lease)
+	}
+	if r := h.Leases; r != nil {
+		leads := &kryptonv1.LeaderLeases{Term: r.Term, CompleteIndex: r.Complete, Fences: uint32(r.Fences)} //nolint:gosec // Callers of one node are fewer.
+		for _, w := range r.Waits {
+			leads.Waits = append(leads.Waits, &kryptonv1.LeaseWait{Node: node.NodeName(string(w.Node)), AtMost: durationpb.New(w.Remaining)})
+		}
+		out.Health.LeaderLeases = leads
+	}
+	return out, h.Leases
 }
 
-// whyNot says in a few words why a node does not serve. It does not serve for
-// one of two reasons; its own /readyz has the whole sentence.
+// addHoldings adds to nodes what the leader of the latest of these reports knows
+// of them: a node that leads no more may not know it yet.
+func addHoldings(nodes []*kryptonv1.Node, reports ...*cluster.LeaseReport) {
+	var newest *cluster.LeaseReport
+	for _, r := range reports {
+		if r != nil && (newest == nil || r.Term > newest.Term) {
+			newest = r
+		}
+	}
+	if newest == nil {
+		return
+	}
+	known := map[string]cluster.LeaseHolder{}
+	for _, h := range newest.Holders {
+		known[string(h.ID)] = h
+	}
+	for _, n := range nodes {
+		h, ok := known[n.GetId()]
+		if n.GetHealth() == nil || !ok {
+			continue
+		}
+		holding := &kryptonv1.LeaseHolding{Lag: h.Lag, Held: durationpb.New(h.Held)}
+		if h.Drift.Over > 0 {
+			holding.ClockOver, holding.ClockAhead = durationpb.New(h.Drift.Over), durationpb.New(h.Drift.Ahead)
+		}
+		n.Health.LeaseHolding = holding
+	}
+}
+
+// whyNot says in a few words why a node does not serve; its own /readyz has the
+// whole sentence.
 func whyNot(h cluster.Health) string {
 	switch {
 	case h.Serving:
 		return ""
 	case h.SealState != node.StateUnsealed:
 		return h.SealState
+	case h.Lease > 0:
+		return "it has a lease, and its /readyz says what is missing"
+	case h.LeaseRefusal != "":
+		return "no serving lease: the leader refuses: " + h.LeaseRefusal
 	}
-	return "no contact with the leader"
+	return "no serving lease"
 }
 
 //nolint:gochecknoglobals // Immutable table.
@@ -134,15 +180,18 @@ func (s clusterServer) ListNodes(ctx context.Context, _ *kryptonv1.ListNodesRequ
 	err := s.do(ctx, gate.ListNodes, "nodes", func(gate.Token) error {
 		members := s.machine.View().Members()
 		out.Nodes = make([]*kryptonv1.Node, len(members))
+		reports := make([]*cluster.LeaseReport, len(members))
 		var g errgroup.Group
 		g.SetLimit(healthAtOnce)
 		for i, m := range members {
 			g.Go(func() error {
-				out.Nodes[i] = s.describe(ctx, m)
+				out.Nodes[i], reports[i] = s.describe(ctx, m)
 				return nil
 			})
 		}
-		return g.Wait()
+		err := g.Wait()
+		addHoldings(out.GetNodes(), reports...)
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -164,7 +213,16 @@ func (s clusterServer) node1(ctx context.Context, id string) (*kryptonv1.Node, e
 	if !ok {
 		return nil, gate.NoSuchObject()
 	}
-	return s.describe(ctx, m), nil
+	n, report := s.describe(ctx, m)
+	if leader := s.cluster.LeaderID(); report == nil && leader != "" {
+		ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+		defer cancel()
+		if h, err := s.cluster.Health(ctx, leader); err == nil {
+			report = h.Leases
+		}
+	}
+	addHoldings([]*kryptonv1.Node{n}, report)
+	return n, nil
 }
 
 // GetNode implements kryptonv1.ClusterServer.

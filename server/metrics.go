@@ -91,8 +91,7 @@ func (m *metrics) gauges(n *node.Node, c *cluster.Cluster, g *gate.Gate) {
 	gauge("krypton_cluster_term", "Raft term.", func() float64 { return float64(c.Stats().Term) })
 	gauge("krypton_cluster_applied_index", "Log index of the last applied command.", func() float64 { return float64(c.Stats().AppliedIndex) })
 	gauge("krypton_cluster_commit_index", "Log index known to be committed.", func() float64 { return float64(c.Stats().CommitIndex) })
-	gauge("krypton_cluster_leader_contact_seconds", "Time since the node heard from a leader with a majority behind it.",
-		func() float64 { return c.Stats().LastContact.Seconds() })
+	m.registry.MustRegister(leaseMetrics{c})
 	gauge("krypton_gate_in_flight", "Operations between gate and reply.", func() float64 { return float64(g.InFlight()) })
 	gauge("krypton_memsec_locked_bytes", "Bytes of locked memory in use for keys.", func() float64 { return float64(memsec.Report().LockedBytes) })
 	gauge("krypton_memsec_limit_bytes", "Bytes of memory that may be locked for keys.", func() float64 { return float64(memsec.Report().LimitBytes) })

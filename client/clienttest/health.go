@@ -24,7 +24,11 @@ func (c *Cluster) health(n *node) *kryptonv1.NodeHealth {
 		MemoryTier: "secretmem", ContactAge: durationpb.New(100 * time.Millisecond),
 		DiskFreeBytes: 60 << 30, DiskTotalBytes: 100 << 30, AuditFreeBytes: 60 << 30,
 		WallTime: timestamppb.Now(), ClockOffset: durationpb.New(0),
-		MemoryUsedBytes: 1 << 20, MemoryLimitBytes: 8 << 20, Hardened: true, MaxFormat: 1,
+		MemoryUsedBytes: 1 << 20, MemoryLimitBytes: 8 << 20, Hardened: true, MaxFormat: 3,
+		LeaseRemaining: durationpb.New(2800 * time.Millisecond), LeaseHolding: &kryptonv1.LeaseHolding{Held: durationpb.New(3 * time.Second)},
+	}
+	if n.i == 0 {
+		h.LeaderLeases = &kryptonv1.LeaderLeases{Term: 2, CompleteIndex: c.reg.index}
 	}
 	if change := n.ail.Load(); change != nil && *change != nil {
 		(*change)(h)

@@ -417,7 +417,7 @@ type HealthResponse struct {
 	LastIndex        uint64                 `protobuf:"varint,7,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`          // last entry in the node's log
 	AppliedIndex     uint64                 `protobuf:"varint,8,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"` // last command that readers of the node can see
 	LeaderId         string                 `protobuf:"bytes,9,opt,name=leader_id,json=leaderId,proto3" json:"leader_id,omitempty"`
-	ContactMs        int64                  `protobuf:"varint,10,opt,name=contact_ms,json=contactMs,proto3" json:"contact_ms,omitempty"`               // since a time at which the node's view had all that was acknowledged; -1: not since it started
+	ContactMs        int64                  `protobuf:"varint,10,opt,name=contact_ms,json=contactMs,proto3" json:"contact_ms,omitempty"`               // since the node asked for the newest lease that it could use; -1: it had none since it started
 	LeaseMs          int64                  `protobuf:"varint,19,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`                     // what is left of its lease; 0: none
 	WallMs           int64                  `protobuf:"varint,11,opt,name=wall_ms,json=wallMs,proto3" json:"wall_ms,omitempty"`                        // the node's wall clock, Unix time in milliseconds
 	DiskFreeBytes    uint64                 `protobuf:"varint,12,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"` // of the data directory; 0: unknown
@@ -427,6 +427,8 @@ type HealthResponse struct {
 	MemoryLimitBytes int64                  `protobuf:"varint,16,opt,name=memory_limit_bytes,json=memoryLimitBytes,proto3" json:"memory_limit_bytes,omitempty"` // -1: none, or unknown
 	Hardened         bool                   `protobuf:"varint,17,opt,name=hardened,proto3" json:"hardened,omitempty"`                                           // core dumps are off and debuggers are refused
 	MaxFormat        uint32                 `protobuf:"varint,18,opt,name=max_format,json=maxFormat,proto3" json:"max_format,omitempty"`
+	LeaseRefusal     string                 `protobuf:"bytes,20,opt,name=lease_refusal,json=leaseRefusal,proto3" json:"lease_refusal,omitempty"` // why the leader gave the node no lease last; empty: it did, or said nothing
+	LeaseReport      *LeaseReport           `protobuf:"bytes,21,opt,name=lease_report,json=leaseReport,proto3" json:"lease_report,omitempty"`    // of a leader that gives leases
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -594,6 +596,227 @@ func (x *HealthResponse) GetMaxFormat() uint32 {
 	return 0
 }
 
+func (x *HealthResponse) GetLeaseRefusal() string {
+	if x != nil {
+		return x.LeaseRefusal
+	}
+	return ""
+}
+
+func (x *HealthResponse) GetLeaseReport() *LeaseReport {
+	if x != nil {
+		return x.LeaseReport
+	}
+	return nil
+}
+
+// LeaseReport is what a leader that gives leases knows of them.
+type LeaseReport struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`         // of the entry with which it began
+	Complete      uint64                 `protobuf:"varint,2,opt,name=complete,proto3" json:"complete,omitempty"` // last command before which no node acts on the state
+	Fences        uint32                 `protobuf:"varint,3,opt,name=fences,proto3" json:"fences,omitempty"`     // changes of callers that wait to be complete
+	Waits         []*LeaseWait           `protobuf:"bytes,4,rep,name=waits,proto3" json:"waits,omitempty"`        // whom the last command waits for
+	Holders       []*LeaseHolder         `protobuf:"bytes,5,rep,name=holders,proto3" json:"holders,omitempty"`    // members that asked in this term
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseReport) Reset() {
+	*x = LeaseReport{}
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseReport) ProtoMessage() {}
+
+func (x *LeaseReport) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseReport.ProtoReflect.Descriptor instead.
+func (*LeaseReport) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *LeaseReport) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *LeaseReport) GetComplete() uint64 {
+	if x != nil {
+		return x.Complete
+	}
+	return 0
+}
+
+func (x *LeaseReport) GetFences() uint32 {
+	if x != nil {
+		return x.Fences
+	}
+	return 0
+}
+
+func (x *LeaseReport) GetWaits() []*LeaseWait {
+	if x != nil {
+		return x.Waits
+	}
+	return nil
+}
+
+func (x *LeaseReport) GetHolders() []*LeaseHolder {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
+// LeaseWait is a member that keeps a command from being complete.
+type LeaseWait struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	AtMostMs      int64                  `protobuf:"varint,2,opt,name=at_most_ms,json=atMostMs,proto3" json:"at_most_ms,omitempty"` // that it can do so
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseWait) Reset() {
+	*x = LeaseWait{}
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseWait) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseWait) ProtoMessage() {}
+
+func (x *LeaseWait) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseWait.ProtoReflect.Descriptor instead.
+func (*LeaseWait) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *LeaseWait) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *LeaseWait) GetAtMostMs() int64 {
+	if x != nil {
+		return x.AtMostMs
+	}
+	return 0
+}
+
+// LeaseHolder is a member as the leader sees it.
+type LeaseHolder struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Lag           uint64                 `protobuf:"varint,2,opt,name=lag,proto3" json:"lag,omitempty"`                                         // indexes that the leader has applied and the member has not reported
+	HeldMs        int64                  `protobuf:"varint,3,opt,name=held_ms,json=heldMs,proto3" json:"held_ms,omitempty"`                     // how long it may hold a lease at most
+	ClockOverMs   int64                  `protobuf:"varint,4,opt,name=clock_over_ms,json=clockOverMs,proto3" json:"clock_over_ms,omitempty"`    // time over which the clocks were compared; 0: not yet
+	ClockAheadUs  int64                  `protobuf:"varint,5,opt,name=clock_ahead_us,json=clockAheadUs,proto3" json:"clock_ahead_us,omitempty"` // by how much the member's counted more in it; negative: less
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseHolder) Reset() {
+	*x = LeaseHolder{}
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseHolder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseHolder) ProtoMessage() {}
+
+func (x *LeaseHolder) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseHolder.ProtoReflect.Descriptor instead.
+func (*LeaseHolder) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *LeaseHolder) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *LeaseHolder) GetLag() uint64 {
+	if x != nil {
+		return x.Lag
+	}
+	return 0
+}
+
+func (x *LeaseHolder) GetHeldMs() int64 {
+	if x != nil {
+		return x.HeldMs
+	}
+	return 0
+}
+
+func (x *LeaseHolder) GetClockOverMs() int64 {
+	if x != nil {
+		return x.ClockOverMs
+	}
+	return 0
+}
+
+func (x *LeaseHolder) GetClockAheadUs() int64 {
+	if x != nil {
+		return x.ClockAheadUs
+	}
+	return 0
+}
+
 // LeaseRequest is what a member says; either part may be missing.
 type LeaseRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -605,7 +828,7 @@ type LeaseRequest struct {
 
 func (x *LeaseRequest) Reset() {
 	*x = LeaseRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[9]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -617,7 +840,7 @@ func (x *LeaseRequest) String() string {
 func (*LeaseRequest) ProtoMessage() {}
 
 func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[9]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -630,7 +853,7 @@ func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRequest.ProtoReflect.Descriptor instead.
 func (*LeaseRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{9}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *LeaseRequest) GetRenew() *Renew {
@@ -666,7 +889,7 @@ type Renew struct {
 
 func (x *Renew) Reset() {
 	*x = Renew{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[10]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -678,7 +901,7 @@ func (x *Renew) String() string {
 func (*Renew) ProtoMessage() {}
 
 func (x *Renew) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[10]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -691,7 +914,7 @@ func (x *Renew) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renew.ProtoReflect.Descriptor instead.
 func (*Renew) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{10}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Renew) GetNonce() uint64 {
@@ -777,7 +1000,7 @@ type Confirmed struct {
 
 func (x *Confirmed) Reset() {
 	*x = Confirmed{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[11]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -789,7 +1012,7 @@ func (x *Confirmed) String() string {
 func (*Confirmed) ProtoMessage() {}
 
 func (x *Confirmed) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[11]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -802,7 +1025,7 @@ func (x *Confirmed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Confirmed.ProtoReflect.Descriptor instead.
 func (*Confirmed) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{11}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Confirmed) GetRound() uint64 {
@@ -848,7 +1071,7 @@ type LeaseResponse struct {
 
 func (x *LeaseResponse) Reset() {
 	*x = LeaseResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[12]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -860,7 +1083,7 @@ func (x *LeaseResponse) String() string {
 func (*LeaseResponse) ProtoMessage() {}
 
 func (x *LeaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[12]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -873,7 +1096,7 @@ func (x *LeaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseResponse.ProtoReflect.Descriptor instead.
 func (*LeaseResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{12}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LeaseResponse) GetGrant() *Grant {
@@ -928,7 +1151,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[13]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -940,7 +1163,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[13]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -953,7 +1176,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{13}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Grant) GetNonce() uint64 {
@@ -1024,7 +1247,7 @@ type Confirm struct {
 
 func (x *Confirm) Reset() {
 	*x = Confirm{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[14]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1036,7 +1259,7 @@ func (x *Confirm) String() string {
 func (*Confirm) ProtoMessage() {}
 
 func (x *Confirm) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[14]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1049,7 +1272,7 @@ func (x *Confirm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Confirm.ProtoReflect.Descriptor instead.
 func (*Confirm) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{14}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Confirm) GetRound() uint64 {
@@ -1084,7 +1307,7 @@ type LeaseRefused struct {
 
 func (x *LeaseRefused) Reset() {
 	*x = LeaseRefused{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[15]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1096,7 +1319,7 @@ func (x *LeaseRefused) String() string {
 func (*LeaseRefused) ProtoMessage() {}
 
 func (x *LeaseRefused) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[15]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1109,7 +1332,7 @@ func (x *LeaseRefused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRefused.ProtoReflect.Descriptor instead.
 func (*LeaseRefused) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{15}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LeaseRefused) GetNonce() uint64 {
@@ -1144,7 +1367,7 @@ type NodeInfo struct {
 
 func (x *NodeInfo) Reset() {
 	*x = NodeInfo{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[16]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1156,7 +1379,7 @@ func (x *NodeInfo) String() string {
 func (*NodeInfo) ProtoMessage() {}
 
 func (x *NodeInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[16]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1169,7 +1392,7 @@ func (x *NodeInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeInfo.ProtoReflect.Descriptor instead.
 func (*NodeInfo) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{16}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *NodeInfo) GetName() string {
@@ -1237,7 +1460,7 @@ type AnnounceRequest struct {
 
 func (x *AnnounceRequest) Reset() {
 	*x = AnnounceRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[17]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1249,7 +1472,7 @@ func (x *AnnounceRequest) String() string {
 func (*AnnounceRequest) ProtoMessage() {}
 
 func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[17]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1262,7 +1485,7 @@ func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{17}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AnnounceRequest) GetInfo() *NodeInfo {
@@ -1280,7 +1503,7 @@ type AnnounceResponse struct {
 
 func (x *AnnounceResponse) Reset() {
 	*x = AnnounceResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[18]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1292,7 +1515,7 @@ func (x *AnnounceResponse) String() string {
 func (*AnnounceResponse) ProtoMessage() {}
 
 func (x *AnnounceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[18]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1305,7 +1528,7 @@ func (x *AnnounceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceResponse.ProtoReflect.Descriptor instead.
 func (*AnnounceResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{18}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 type JoinRequest struct {
@@ -1319,7 +1542,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[19]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1331,7 +1554,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[19]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1344,7 +1567,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{19}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *JoinRequest) GetNodeId() string {
@@ -1383,7 +1606,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[20]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1395,7 +1618,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[20]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1408,7 +1631,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{20}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *JoinResponse) GetFingerprint() []byte {
@@ -1458,7 +1681,7 @@ type Trusted struct {
 
 func (x *Trusted) Reset() {
 	*x = Trusted{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[21]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1470,7 +1693,7 @@ func (x *Trusted) String() string {
 func (*Trusted) ProtoMessage() {}
 
 func (x *Trusted) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[21]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1483,7 +1706,7 @@ func (x *Trusted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trusted.ProtoReflect.Descriptor instead.
 func (*Trusted) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{21}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Trusted) GetNodeId() string {
@@ -1518,7 +1741,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[22]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1530,7 +1753,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[22]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1543,7 +1766,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{22}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Certificate) GetChain() [][]byte {
@@ -1572,7 +1795,7 @@ type AdmitRequest struct {
 
 func (x *AdmitRequest) Reset() {
 	*x = AdmitRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[23]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1584,7 +1807,7 @@ func (x *AdmitRequest) String() string {
 func (*AdmitRequest) ProtoMessage() {}
 
 func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[23]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1597,7 +1820,7 @@ func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitRequest.ProtoReflect.Descriptor instead.
 func (*AdmitRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{23}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AdmitRequest) GetNodeId() string {
@@ -1637,7 +1860,7 @@ type AdmitResponse struct {
 
 func (x *AdmitResponse) Reset() {
 	*x = AdmitResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[24]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1649,7 +1872,7 @@ func (x *AdmitResponse) String() string {
 func (*AdmitResponse) ProtoMessage() {}
 
 func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[24]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1662,7 +1885,7 @@ func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitResponse.ProtoReflect.Descriptor instead.
 func (*AdmitResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{24}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AdmitResponse) GetIndex() uint64 {
@@ -1680,7 +1903,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[25]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1692,7 +1915,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[25]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1705,7 +1928,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{25}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{28}
 }
 
 type MembersResponse struct {
@@ -1717,7 +1940,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[26]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1729,7 +1952,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[26]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1742,7 +1965,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{26}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *MembersResponse) GetMembers() []*Trusted {
@@ -1764,7 +1987,7 @@ type IssueCertificateRequest struct {
 
 func (x *IssueCertificateRequest) Reset() {
 	*x = IssueCertificateRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[27]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1776,7 +1999,7 @@ func (x *IssueCertificateRequest) String() string {
 func (*IssueCertificateRequest) ProtoMessage() {}
 
 func (x *IssueCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[27]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1789,7 +2012,7 @@ func (x *IssueCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCertificateRequest.ProtoReflect.Descriptor instead.
 func (*IssueCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{27}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *IssueCertificateRequest) GetNodeId() string {
@@ -1815,7 +2038,7 @@ type IssueCertificateResponse struct {
 
 func (x *IssueCertificateResponse) Reset() {
 	*x = IssueCertificateResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[28]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1827,7 +2050,7 @@ func (x *IssueCertificateResponse) String() string {
 func (*IssueCertificateResponse) ProtoMessage() {}
 
 func (x *IssueCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[28]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1840,7 +2063,7 @@ func (x *IssueCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCertificateResponse.ProtoReflect.Descriptor instead.
 func (*IssueCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{28}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *IssueCertificateResponse) GetCertificate() *Certificate {
@@ -1873,7 +2096,7 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\arequest\x18\x01 \x01(\fR\arequest\"-\n" +
 	"\x0fPrepareResponse\x12\x1a\n" +
 	"\bresponse\x18\x01 \x01(\fR\bresponse\"\x0f\n" +
-	"\rHealthRequest\"\xf6\x04\n" +
+	"\rHealthRequest\"\xdf\x05\n" +
 	"\x0eHealthResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
@@ -1899,7 +2122,25 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\x12memory_limit_bytes\x18\x10 \x01(\x03R\x10memoryLimitBytes\x12\x1a\n" +
 	"\bhardened\x18\x11 \x01(\bR\bhardened\x12\x1d\n" +
 	"\n" +
-	"max_format\x18\x12 \x01(\rR\tmaxFormat\"|\n" +
+	"max_format\x18\x12 \x01(\rR\tmaxFormat\x12#\n" +
+	"\rlease_refusal\x18\x14 \x01(\tR\fleaseRefusal\x12B\n" +
+	"\flease_report\x18\x15 \x01(\v2\x1f.krypton.cluster.v1.LeaseReportR\vleaseReport\"\xc5\x01\n" +
+	"\vLeaseReport\x12\x12\n" +
+	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x1a\n" +
+	"\bcomplete\x18\x02 \x01(\x04R\bcomplete\x12\x16\n" +
+	"\x06fences\x18\x03 \x01(\rR\x06fences\x123\n" +
+	"\x05waits\x18\x04 \x03(\v2\x1d.krypton.cluster.v1.LeaseWaitR\x05waits\x129\n" +
+	"\aholders\x18\x05 \x03(\v2\x1f.krypton.cluster.v1.LeaseHolderR\aholders\"B\n" +
+	"\tLeaseWait\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1c\n" +
+	"\n" +
+	"at_most_ms\x18\x02 \x01(\x03R\batMostMs\"\x9b\x01\n" +
+	"\vLeaseHolder\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x10\n" +
+	"\x03lag\x18\x02 \x01(\x04R\x03lag\x12\x17\n" +
+	"\aheld_ms\x18\x03 \x01(\x03R\x06heldMs\x12\"\n" +
+	"\rclock_over_ms\x18\x04 \x01(\x03R\vclockOverMs\x12$\n" +
+	"\x0eclock_ahead_us\x18\x05 \x01(\x03R\fclockAheadUs\"|\n" +
 	"\fLeaseRequest\x12/\n" +
 	"\x05renew\x18\x01 \x01(\v2\x19.krypton.cluster.v1.RenewR\x05renew\x12;\n" +
 	"\tconfirmed\x18\x02 \x01(\v2\x1d.krypton.cluster.v1.ConfirmedR\tconfirmed\"\x95\x02\n" +
@@ -2019,7 +2260,7 @@ func file_cluster_clusterpb_cluster_proto_rawDescGZIP() []byte {
 	return file_cluster_clusterpb_cluster_proto_rawDescData
 }
 
-var file_cluster_clusterpb_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_cluster_clusterpb_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_cluster_clusterpb_cluster_proto_goTypes = []any{
 	(*ProposeRequest)(nil),           // 0: krypton.cluster.v1.ProposeRequest
 	(*ProposeResponse)(nil),          // 1: krypton.cluster.v1.ProposeResponse
@@ -2030,70 +2271,76 @@ var file_cluster_clusterpb_cluster_proto_goTypes = []any{
 	(*PrepareResponse)(nil),          // 6: krypton.cluster.v1.PrepareResponse
 	(*HealthRequest)(nil),            // 7: krypton.cluster.v1.HealthRequest
 	(*HealthResponse)(nil),           // 8: krypton.cluster.v1.HealthResponse
-	(*LeaseRequest)(nil),             // 9: krypton.cluster.v1.LeaseRequest
-	(*Renew)(nil),                    // 10: krypton.cluster.v1.Renew
-	(*Confirmed)(nil),                // 11: krypton.cluster.v1.Confirmed
-	(*LeaseResponse)(nil),            // 12: krypton.cluster.v1.LeaseResponse
-	(*Grant)(nil),                    // 13: krypton.cluster.v1.Grant
-	(*Confirm)(nil),                  // 14: krypton.cluster.v1.Confirm
-	(*LeaseRefused)(nil),             // 15: krypton.cluster.v1.LeaseRefused
-	(*NodeInfo)(nil),                 // 16: krypton.cluster.v1.NodeInfo
-	(*AnnounceRequest)(nil),          // 17: krypton.cluster.v1.AnnounceRequest
-	(*AnnounceResponse)(nil),         // 18: krypton.cluster.v1.AnnounceResponse
-	(*JoinRequest)(nil),              // 19: krypton.cluster.v1.JoinRequest
-	(*JoinResponse)(nil),             // 20: krypton.cluster.v1.JoinResponse
-	(*Trusted)(nil),                  // 21: krypton.cluster.v1.Trusted
-	(*Certificate)(nil),              // 22: krypton.cluster.v1.Certificate
-	(*AdmitRequest)(nil),             // 23: krypton.cluster.v1.AdmitRequest
-	(*AdmitResponse)(nil),            // 24: krypton.cluster.v1.AdmitResponse
-	(*MembersRequest)(nil),           // 25: krypton.cluster.v1.MembersRequest
-	(*MembersResponse)(nil),          // 26: krypton.cluster.v1.MembersResponse
-	(*IssueCertificateRequest)(nil),  // 27: krypton.cluster.v1.IssueCertificateRequest
-	(*IssueCertificateResponse)(nil), // 28: krypton.cluster.v1.IssueCertificateResponse
-	(*fsmpb.Command)(nil),            // 29: krypton.fsm.v1.Command
-	(*fsmpb.Result)(nil),             // 30: krypton.fsm.v1.Result
+	(*LeaseReport)(nil),              // 9: krypton.cluster.v1.LeaseReport
+	(*LeaseWait)(nil),                // 10: krypton.cluster.v1.LeaseWait
+	(*LeaseHolder)(nil),              // 11: krypton.cluster.v1.LeaseHolder
+	(*LeaseRequest)(nil),             // 12: krypton.cluster.v1.LeaseRequest
+	(*Renew)(nil),                    // 13: krypton.cluster.v1.Renew
+	(*Confirmed)(nil),                // 14: krypton.cluster.v1.Confirmed
+	(*LeaseResponse)(nil),            // 15: krypton.cluster.v1.LeaseResponse
+	(*Grant)(nil),                    // 16: krypton.cluster.v1.Grant
+	(*Confirm)(nil),                  // 17: krypton.cluster.v1.Confirm
+	(*LeaseRefused)(nil),             // 18: krypton.cluster.v1.LeaseRefused
+	(*NodeInfo)(nil),                 // 19: krypton.cluster.v1.NodeInfo
+	(*AnnounceRequest)(nil),          // 20: krypton.cluster.v1.AnnounceRequest
+	(*AnnounceResponse)(nil),         // 21: krypton.cluster.v1.AnnounceResponse
+	(*JoinRequest)(nil),              // 22: krypton.cluster.v1.JoinRequest
+	(*JoinResponse)(nil),             // 23: krypton.cluster.v1.JoinResponse
+	(*Trusted)(nil),                  // 24: krypton.cluster.v1.Trusted
+	(*Certificate)(nil),              // 25: krypton.cluster.v1.Certificate
+	(*AdmitRequest)(nil),             // 26: krypton.cluster.v1.AdmitRequest
+	(*AdmitResponse)(nil),            // 27: krypton.cluster.v1.AdmitResponse
+	(*MembersRequest)(nil),           // 28: krypton.cluster.v1.MembersRequest
+	(*MembersResponse)(nil),          // 29: krypton.cluster.v1.MembersResponse
+	(*IssueCertificateRequest)(nil),  // 30: krypton.cluster.v1.IssueCertificateRequest
+	(*IssueCertificateResponse)(nil), // 31: krypton.cluster.v1.IssueCertificateResponse
+	(*fsmpb.Command)(nil),            // 32: krypton.fsm.v1.Command
+	(*fsmpb.Result)(nil),             // 33: krypton.fsm.v1.Result
 }
 var file_cluster_clusterpb_cluster_proto_depIdxs = []int32{
-	29, // 0: krypton.cluster.v1.ProposeRequest.command:type_name -> krypton.fsm.v1.Command
-	30, // 1: krypton.cluster.v1.ProposeResponse.result:type_name -> krypton.fsm.v1.Result
+	32, // 0: krypton.cluster.v1.ProposeRequest.command:type_name -> krypton.fsm.v1.Command
+	33, // 1: krypton.cluster.v1.ProposeResponse.result:type_name -> krypton.fsm.v1.Result
 	4,  // 2: krypton.cluster.v1.CompletionResponse.pending:type_name -> krypton.cluster.v1.Waiting
-	10, // 3: krypton.cluster.v1.LeaseRequest.renew:type_name -> krypton.cluster.v1.Renew
-	11, // 4: krypton.cluster.v1.LeaseRequest.confirmed:type_name -> krypton.cluster.v1.Confirmed
-	13, // 5: krypton.cluster.v1.LeaseResponse.grant:type_name -> krypton.cluster.v1.Grant
-	14, // 6: krypton.cluster.v1.LeaseResponse.confirm:type_name -> krypton.cluster.v1.Confirm
-	15, // 7: krypton.cluster.v1.LeaseResponse.refused:type_name -> krypton.cluster.v1.LeaseRefused
-	16, // 8: krypton.cluster.v1.AnnounceRequest.info:type_name -> krypton.cluster.v1.NodeInfo
-	16, // 9: krypton.cluster.v1.JoinRequest.info:type_name -> krypton.cluster.v1.NodeInfo
-	21, // 10: krypton.cluster.v1.JoinResponse.members:type_name -> krypton.cluster.v1.Trusted
-	22, // 11: krypton.cluster.v1.JoinResponse.certificate:type_name -> krypton.cluster.v1.Certificate
-	16, // 12: krypton.cluster.v1.AdmitRequest.info:type_name -> krypton.cluster.v1.NodeInfo
-	21, // 13: krypton.cluster.v1.MembersResponse.members:type_name -> krypton.cluster.v1.Trusted
-	22, // 14: krypton.cluster.v1.IssueCertificateResponse.certificate:type_name -> krypton.cluster.v1.Certificate
-	0,  // 15: krypton.cluster.v1.Peer.Propose:input_type -> krypton.cluster.v1.ProposeRequest
-	2,  // 16: krypton.cluster.v1.Peer.Completion:input_type -> krypton.cluster.v1.CompletionRequest
-	5,  // 17: krypton.cluster.v1.Peer.Prepare:input_type -> krypton.cluster.v1.PrepareRequest
-	7,  // 18: krypton.cluster.v1.Peer.Health:input_type -> krypton.cluster.v1.HealthRequest
-	9,  // 19: krypton.cluster.v1.Peer.Lease:input_type -> krypton.cluster.v1.LeaseRequest
-	17, // 20: krypton.cluster.v1.Peer.Announce:input_type -> krypton.cluster.v1.AnnounceRequest
-	23, // 21: krypton.cluster.v1.Peer.Admit:input_type -> krypton.cluster.v1.AdmitRequest
-	25, // 22: krypton.cluster.v1.Peer.Members:input_type -> krypton.cluster.v1.MembersRequest
-	27, // 23: krypton.cluster.v1.Peer.IssueCertificate:input_type -> krypton.cluster.v1.IssueCertificateRequest
-	19, // 24: krypton.cluster.v1.Join.Join:input_type -> krypton.cluster.v1.JoinRequest
-	1,  // 25: krypton.cluster.v1.Peer.Propose:output_type -> krypton.cluster.v1.ProposeResponse
-	3,  // 26: krypton.cluster.v1.Peer.Completion:output_type -> krypton.cluster.v1.CompletionResponse
-	6,  // 27: krypton.cluster.v1.Peer.Prepare:output_type -> krypton.cluster.v1.PrepareResponse
-	8,  // 28: krypton.cluster.v1.Peer.Health:output_type -> krypton.cluster.v1.HealthResponse
-	12, // 29: krypton.cluster.v1.Peer.Lease:output_type -> krypton.cluster.v1.LeaseResponse
-	18, // 30: krypton.cluster.v1.Peer.Announce:output_type -> krypton.cluster.v1.AnnounceResponse
-	24, // 31: krypton.cluster.v1.Peer.Admit:output_type -> krypton.cluster.v1.AdmitResponse
-	26, // 32: krypton.cluster.v1.Peer.Members:output_type -> krypton.cluster.v1.MembersResponse
-	28, // 33: krypton.cluster.v1.Peer.IssueCertificate:output_type -> krypton.cluster.v1.IssueCertificateResponse
-	20, // 34: krypton.cluster.v1.Join.Join:output_type -> krypton.cluster.v1.JoinResponse
-	25, // [25:35] is the sub-list for method output_type
-	15, // [15:25] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	9,  // 3: krypton.cluster.v1.HealthResponse.lease_report:type_name -> krypton.cluster.v1.LeaseReport
+	10, // 4: krypton.cluster.v1.LeaseReport.waits:type_name -> krypton.cluster.v1.LeaseWait
+	11, // 5: krypton.cluster.v1.LeaseReport.holders:type_name -> krypton.cluster.v1.LeaseHolder
+	13, // 6: krypton.cluster.v1.LeaseRequest.renew:type_name -> krypton.cluster.v1.Renew
+	14, // 7: krypton.cluster.v1.LeaseRequest.confirmed:type_name -> krypton.cluster.v1.Confirmed
+	16, // 8: krypton.cluster.v1.LeaseResponse.grant:type_name -> krypton.cluster.v1.Grant
+	17, // 9: krypton.cluster.v1.LeaseResponse.confirm:type_name -> krypton.cluster.v1.Confirm
+	18, // 10: krypton.cluster.v1.LeaseResponse.refused:type_name -> krypton.cluster.v1.LeaseRefused
+	19, // 11: krypton.cluster.v1.AnnounceRequest.info:type_name -> krypton.cluster.v1.NodeInfo
+	19, // 12: krypton.cluster.v1.JoinRequest.info:type_name -> krypton.cluster.v1.NodeInfo
+	24, // 13: krypton.cluster.v1.JoinResponse.members:type_name -> krypton.cluster.v1.Trusted
+	25, // 14: krypton.cluster.v1.JoinResponse.certificate:type_name -> krypton.cluster.v1.Certificate
+	19, // 15: krypton.cluster.v1.AdmitRequest.info:type_name -> krypton.cluster.v1.NodeInfo
+	24, // 16: krypton.cluster.v1.MembersResponse.members:type_name -> krypton.cluster.v1.Trusted
+	25, // 17: krypton.cluster.v1.IssueCertificateResponse.certificate:type_name -> krypton.cluster.v1.Certificate
+	0,  // 18: krypton.cluster.v1.Peer.Propose:input_type -> krypton.cluster.v1.ProposeRequest
+	2,  // 19: krypton.cluster.v1.Peer.Completion:input_type -> krypton.cluster.v1.CompletionRequest
+	5,  // 20: krypton.cluster.v1.Peer.Prepare:input_type -> krypton.cluster.v1.PrepareRequest
+	7,  // 21: krypton.cluster.v1.Peer.Health:input_type -> krypton.cluster.v1.HealthRequest
+	12, // 22: krypton.cluster.v1.Peer.Lease:input_type -> krypton.cluster.v1.LeaseRequest
+	20, // 23: krypton.cluster.v1.Peer.Announce:input_type -> krypton.cluster.v1.AnnounceRequest
+	26, // 24: krypton.cluster.v1.Peer.Admit:input_type -> krypton.cluster.v1.AdmitRequest
+	28, // 25: krypton.cluster.v1.Peer.Members:input_type -> krypton.cluster.v1.MembersRequest
+	30, // 26: krypton.cluster.v1.Peer.IssueCertificate:input_type -> krypton.cluster.v1.IssueCertificateRequest
+	22, // 27: krypton.cluster.v1.Join.Join:input_type -> krypton.cluster.v1.JoinRequest
+	1,  // 28: krypton.cluster.v1.Peer.Propose:output_type -> krypton.cluster.v1.ProposeResponse
+	3,  // 29: krypton.cluster.v1.Peer.Completion:output_type -> krypton.cluster.v1.CompletionResponse
+	6,  // 30: krypton.cluster.v1.Peer.Prepare:output_type -> krypton.cluster.v1.PrepareResponse
+	8,  // 31: krypton.cluster.v1.Peer.Health:output_type -> krypton.cluster.v1.HealthResponse
+	15, // 32: krypton.cluster.v1.Peer.Lease:output_type -> krypton.cluster.v1.LeaseResponse
+	21, // 33: krypton.cluster.v1.Peer.Announce:output_type -> krypton.cluster.v1.AnnounceResponse
+	27, // 34: krypton.cluster.v1.Peer.Admit:output_type -> krypton.cluster.v1.AdmitResponse
+	29, // 35: krypton.cluster.v1.Peer.Members:output_type -> krypton.cluster.v1.MembersResponse
+	31, // 36: krypton.cluster.v1.Peer.IssueCertificate:output_type -> krypton.cluster.v1.IssueCertificateResponse
+	23, // 37: krypton.cluster.v1.Join.Join:output_type -> krypton.cluster.v1.JoinResponse
+	28, // [28:38] is the sub-list for method output_type
+	18, // [18:28] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_cluster_clusterpb_cluster_proto_init() }
@@ -2107,7 +2354,7 @@ func file_cluster_clusterpb_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cluster_clusterpb_cluster_proto_rawDesc), len(file_cluster_clusterpb_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

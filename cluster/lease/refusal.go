@@ -23,6 +23,9 @@ const (
 	RefusedLength         Refusal = 12 // holder: no lease has this length
 )
 
+// Refusals is how many values of [Refusal] there are, none included.
+const Refusals = len(refusalNames)
+
 var refusalNames = [...]string{
 	"none", "not the leader", "another history", "not a member", "removed", "an older incarnation",
 	"log rolled back", "log ahead of the leader's", "state differs", "too many requests wait",

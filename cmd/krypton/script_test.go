@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -94,7 +95,7 @@ func commands(more map[string]scriptCommand) map[string]scriptCommand {
 //	situation ID        what that command wrote to stderr and its status are a row of docs/errors.md
 //	fault CODE METHOD   let every call of a method fail with a code
 //	down N              kill node N, from 0
-//	health N JSON       let the nodes say this of the health of node N, over what is well
+//	health N JSON       let the nodes say this of the health of node N, over what is well; null: they do not say that
 //	forge               let the node return certificates for another key
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -136,6 +137,13 @@ func TestScript(t *testing.T) {
 					said := &kryptonv1.NodeHealth{}
 					_ = protojson.Unmarshal([]byte(args[1]), said) // it did a moment ago
 					proto.Merge(h, said)
+					var fields map[string]any
+					_ = json.Unmarshal([]byte(args[1]), &fields)
+					for name, value := range fields {
+						if value == nil {
+							h.ProtoReflect().Clear(h.ProtoReflect().Descriptor().Fields().ByJSONName(name))
+						}
+					}
 				})
 			},
 			"forge": func(ts *testscript.TestScript, _ bool, _ []string) { clusterOf(ts).admin.forge = true },

@@ -94,8 +94,10 @@ type ClusterInfo struct {
 	InternalKeyVersion uint32               `protobuf:"varint,11,opt,name=internal_key_version,json=internalKeyVersion,proto3" json:"internal_key_version,omitempty"`
 	RollbackWindow     *durationpb.Duration `protobuf:"bytes,12,opt,name=rollback_window,json=rollbackWindow,proto3" json:"rollback_window,omitempty"`
 	DestroyWait        *durationpb.Duration `protobuf:"bytes,13,opt,name=destroy_wait,json=destroyWait,proto3" json:"destroy_wait,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// How long a serving lease lasts, fixed when the cluster was founded.
+	LeaseDuration *durationpb.Duration `protobuf:"bytes,14,opt,name=lease_duration,json=leaseDuration,proto3" json:"lease_duration,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClusterInfo) Reset() {
@@ -215,6 +217,13 @@ func (x *ClusterInfo) GetRollbackWindow() *durationpb.Duration {
 func (x *ClusterInfo) GetDestroyWait() *durationpb.Duration {
 	if x != nil {
 		return x.DestroyWait
+	}
+	return nil
+}
+
+func (x *ClusterInfo) GetLeaseDuration() *durationpb.Duration {
+	if x != nil {
+		return x.LeaseDuration
 	}
 	return nil
 }
@@ -387,8 +396,9 @@ type NodeHealth struct {
 	AppliedIndex     uint64 `protobuf:"varint,5,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
 	Version          string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
 	MemoryTier       string `protobuf:"bytes,7,opt,name=memory_tier,json=memoryTier,proto3" json:"memory_tier,omitempty"`
-	// How long ago the node last heard from a leader with a majority behind it;
-	// absent: it never did since it started.
+	// How long ago the node asked for the newest serving lease that it could use:
+	// it has every change that was acknowledged before. Absent: it had none since
+	// it started.
 	ContactAge *durationpb.Duration `protobuf:"bytes,8,opt,name=contact_age,json=contactAge,proto3" json:"contact_age,omitempty"`
 	// Space for the data directory and for the audit trail, in bytes; 0: unknown.
 	DiskFreeBytes  uint64 `protobuf:"varint,9,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
@@ -406,7 +416,17 @@ type NodeHealth struct {
 	// Core dumps are off and debuggers are refused.
 	Hardened bool `protobuf:"varint,16,opt,name=hardened,proto3" json:"hardened,omitempty"`
 	// Highest format of the registry that the node can read and write.
-	MaxFormat     uint32 `protobuf:"varint,17,opt,name=max_format,json=maxFormat,proto3" json:"max_format,omitempty"`
+	MaxFormat uint32 `protobuf:"varint,17,opt,name=max_format,json=maxFormat,proto3" json:"max_format,omitempty"`
+	// What is left of the node's serving lease; absent: it has none and answers no
+	// data operation.
+	LeaseRemaining *durationpb.Duration `protobuf:"bytes,18,opt,name=lease_remaining,json=leaseRemaining,proto3" json:"lease_remaining,omitempty"`
+	// Why the leader gave the node no lease last; empty: it did, or said nothing.
+	LeaseRefusal string `protobuf:"bytes,19,opt,name=lease_refusal,json=leaseRefusal,proto3" json:"lease_refusal,omitempty"`
+	// What the leader knows of the node as a holder of leases; absent: there is no
+	// leader that gives leases, or it has not heard the node.
+	LeaseHolding *LeaseHolding `protobuf:"bytes,20,opt,name=lease_holding,json=leaseHolding,proto3" json:"lease_holding,omitempty"`
+	// What the node knows of everybody's leases, if it is the leader and gives them.
+	LeaderLeases  *LeaderLeases `protobuf:"bytes,21,opt,name=leader_leases,json=leaderLeases,proto3" json:"leader_leases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -560,6 +580,234 @@ func (x *NodeHealth) GetMaxFormat() uint32 {
 	return 0
 }
 
+func (x *NodeHealth) GetLeaseRemaining() *durationpb.Duration {
+	if x != nil {
+		return x.LeaseRemaining
+	}
+	return nil
+}
+
+func (x *NodeHealth) GetLeaseRefusal() string {
+	if x != nil {
+		return x.LeaseRefusal
+	}
+	return ""
+}
+
+func (x *NodeHealth) GetLeaseHolding() *LeaseHolding {
+	if x != nil {
+		return x.LeaseHolding
+	}
+	return nil
+}
+
+func (x *NodeHealth) GetLeaderLeases() *LeaderLeases {
+	if x != nil {
+		return x.LeaderLeases
+	}
+	return nil
+}
+
+type LeaseHolding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Indexes of the log that the leader has applied and the node has not reported
+	// as applied. Changes wait for a node that holds a lease and is behind.
+	Lag uint64 `protobuf:"varint,1,opt,name=lag,proto3" json:"lag,omitempty"`
+	// How long the node may hold a lease at most, by the leader's clocks.
+	Held *durationpb.Duration `protobuf:"bytes,2,opt,name=held,proto3" json:"held,omitempty"`
+	// Time over which the node's clock was compared with the leader's, and by how
+	// much it counted more (negative: less) in that time. A difference of more than
+	// 1 % of it is more than leases allow for. Absent: not known yet.
+	ClockOver     *durationpb.Duration `protobuf:"bytes,3,opt,name=clock_over,json=clockOver,proto3" json:"clock_over,omitempty"`
+	ClockAhead    *durationpb.Duration `protobuf:"bytes,4,opt,name=clock_ahead,json=clockAhead,proto3" json:"clock_ahead,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseHolding) Reset() {
+	*x = LeaseHolding{}
+	mi := &file_krypton_v1_cluster_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseHolding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseHolding) ProtoMessage() {}
+
+func (x *LeaseHolding) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_cluster_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseHolding.ProtoReflect.Descriptor instead.
+func (*LeaseHolding) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *LeaseHolding) GetLag() uint64 {
+	if x != nil {
+		return x.Lag
+	}
+	return 0
+}
+
+func (x *LeaseHolding) GetHeld() *durationpb.Duration {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+func (x *LeaseHolding) GetClockOver() *durationpb.Duration {
+	if x != nil {
+		return x.ClockOver
+	}
+	return nil
+}
+
+func (x *LeaseHolding) GetClockAhead() *durationpb.Duration {
+	if x != nil {
+		return x.ClockAhead
+	}
+	return nil
+}
+
+type LeaderLeases struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Raft term in which the leader began to give leases.
+	Term uint64 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
+	// Last log index before which no node acts on the state any more.
+	CompleteIndex uint64 `protobuf:"varint,2,opt,name=complete_index,json=completeIndex,proto3" json:"complete_index,omitempty"`
+	// Changes that are committed and wait until that is true of them.
+	Fences uint32 `protobuf:"varint,3,opt,name=fences,proto3" json:"fences,omitempty"`
+	// Whom the last change waits for; empty: nobody.
+	Waits         []*LeaseWait `protobuf:"bytes,4,rep,name=waits,proto3" json:"waits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaderLeases) Reset() {
+	*x = LeaderLeases{}
+	mi := &file_krypton_v1_cluster_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaderLeases) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaderLeases) ProtoMessage() {}
+
+func (x *LeaderLeases) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_cluster_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaderLeases.ProtoReflect.Descriptor instead.
+func (*LeaderLeases) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *LeaderLeases) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *LeaderLeases) GetCompleteIndex() uint64 {
+	if x != nil {
+		return x.CompleteIndex
+	}
+	return 0
+}
+
+func (x *LeaderLeases) GetFences() uint32 {
+	if x != nil {
+		return x.Fences
+	}
+	return 0
+}
+
+func (x *LeaderLeases) GetWaits() []*LeaseWait {
+	if x != nil {
+		return x.Waits
+	}
+	return nil
+}
+
+type LeaseWait struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// nodes/{id}
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// How long that node can keep the change waiting at most.
+	AtMost        *durationpb.Duration `protobuf:"bytes,2,opt,name=at_most,json=atMost,proto3" json:"at_most,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseWait) Reset() {
+	*x = LeaseWait{}
+	mi := &file_krypton_v1_cluster_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseWait) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseWait) ProtoMessage() {}
+
+func (x *LeaseWait) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_cluster_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseWait.ProtoReflect.Descriptor instead.
+func (*LeaseWait) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *LeaseWait) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *LeaseWait) GetAtMost() *durationpb.Duration {
+	if x != nil {
+		return x.AtMost
+	}
+	return nil
+}
+
 type GetClusterRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -568,7 +816,7 @@ type GetClusterRequest struct {
 
 func (x *GetClusterRequest) Reset() {
 	*x = GetClusterRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[3]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -580,7 +828,7 @@ func (x *GetClusterRequest) String() string {
 func (*GetClusterRequest) ProtoMessage() {}
 
 func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[3]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -593,7 +841,7 @@ func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterRequest.ProtoReflect.Descriptor instead.
 func (*GetClusterRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{3}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{6}
 }
 
 type ListNodesRequest struct {
@@ -604,7 +852,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[4]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -616,7 +864,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[4]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -629,7 +877,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{4}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{7}
 }
 
 type ListNodesResponse struct {
@@ -641,7 +889,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[5]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -653,7 +901,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[5]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -666,7 +914,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{5}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListNodesResponse) GetNodes() []*Node {
@@ -685,7 +933,7 @@ type GetNodeRequest struct {
 
 func (x *GetNodeRequest) Reset() {
 	*x = GetNodeRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[6]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -697,7 +945,7 @@ func (x *GetNodeRequest) String() string {
 func (*GetNodeRequest) ProtoMessage() {}
 
 func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[6]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -710,7 +958,7 @@ func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeRequest.ProtoReflect.Descriptor instead.
 func (*GetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{6}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetNodeRequest) GetName() string {
@@ -735,7 +983,7 @@ type CreateJoinTokenRequest struct {
 
 func (x *CreateJoinTokenRequest) Reset() {
 	*x = CreateJoinTokenRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[7]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -747,7 +995,7 @@ func (x *CreateJoinTokenRequest) String() string {
 func (*CreateJoinTokenRequest) ProtoMessage() {}
 
 func (x *CreateJoinTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[7]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -760,7 +1008,7 @@ func (x *CreateJoinTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJoinTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateJoinTokenRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CreateJoinTokenRequest) GetTtlSeconds() uint32 {
@@ -803,7 +1051,7 @@ type CreateJoinTokenResponse struct {
 
 func (x *CreateJoinTokenResponse) Reset() {
 	*x = CreateJoinTokenResponse{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[8]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -815,7 +1063,7 @@ func (x *CreateJoinTokenResponse) String() string {
 func (*CreateJoinTokenResponse) ProtoMessage() {}
 
 func (x *CreateJoinTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[8]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -828,7 +1076,7 @@ func (x *CreateJoinTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJoinTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateJoinTokenResponse) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CreateJoinTokenResponse) GetToken() string {
@@ -857,7 +1105,7 @@ type PromoteNodeRequest struct {
 
 func (x *PromoteNodeRequest) Reset() {
 	*x = PromoteNodeRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[9]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -869,7 +1117,7 @@ func (x *PromoteNodeRequest) String() string {
 func (*PromoteNodeRequest) ProtoMessage() {}
 
 func (x *PromoteNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[9]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -882,7 +1130,7 @@ func (x *PromoteNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteNodeRequest.ProtoReflect.Descriptor instead.
 func (*PromoteNodeRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{9}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PromoteNodeRequest) GetName() string {
@@ -925,7 +1173,7 @@ type DemoteNodeRequest struct {
 
 func (x *DemoteNodeRequest) Reset() {
 	*x = DemoteNodeRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[10]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -937,7 +1185,7 @@ func (x *DemoteNodeRequest) String() string {
 func (*DemoteNodeRequest) ProtoMessage() {}
 
 func (x *DemoteNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[10]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -950,7 +1198,7 @@ func (x *DemoteNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemoteNodeRequest.ProtoReflect.Descriptor instead.
 func (*DemoteNodeRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{10}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DemoteNodeRequest) GetName() string {
@@ -993,7 +1241,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[11]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1005,7 +1253,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[11]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1018,7 +1266,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{11}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RemoveNodeRequest) GetName() string {
@@ -1060,7 +1308,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[12]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1072,7 +1320,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[12]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1085,7 +1333,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{12}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TransferLeadershipRequest) GetTarget() string {
@@ -1111,7 +1359,7 @@ type GetOperationRequest struct {
 
 func (x *GetOperationRequest) Reset() {
 	*x = GetOperationRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[13]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1123,7 +1371,7 @@ func (x *GetOperationRequest) String() string {
 func (*GetOperationRequest) ProtoMessage() {}
 
 func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[13]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1136,7 +1384,7 @@ func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationRequest.ProtoReflect.Descriptor instead.
 func (*GetOperationRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{13}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetOperationRequest) GetName() string {
@@ -1155,7 +1403,7 @@ type WaitOperationRequest struct {
 
 func (x *WaitOperationRequest) Reset() {
 	*x = WaitOperationRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[14]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1167,7 +1415,7 @@ func (x *WaitOperationRequest) String() string {
 func (*WaitOperationRequest) ProtoMessage() {}
 
 func (x *WaitOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[14]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1180,7 +1428,7 @@ func (x *WaitOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitOperationRequest.ProtoReflect.Descriptor instead.
 func (*WaitOperationRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{14}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WaitOperationRequest) GetName() string {
@@ -1195,7 +1443,7 @@ var File_krypton_v1_cluster_proto protoreflect.FileDescriptor
 const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"\x18krypton/v1/cluster.proto\x12\n" +
-	"krypton.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17krypton/v1/common.proto\x1a\x15krypton/v1/seal.proto\"\xe8\x03\n" +
+	"krypton.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17krypton/v1/common.proto\x1a\x15krypton/v1/seal.proto\"\xaa\x04\n" +
 	"\vClusterInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
 	"\vkeyspace_id\x18\x02 \x01(\tR\n" +
@@ -1212,7 +1460,8 @@ const file_krypton_v1_cluster_proto_rawDesc = "" +
 	" \x01(\bR\x04held\x120\n" +
 	"\x14internal_key_version\x18\v \x01(\rR\x12internalKeyVersion\x12B\n" +
 	"\x0frollback_window\x18\f \x01(\v2\x19.google.protobuf.DurationR\x0erollbackWindow\x12<\n" +
-	"\fdestroy_wait\x18\r \x01(\v2\x19.google.protobuf.DurationR\vdestroyWait\"\xd3\x03\n" +
+	"\fdestroy_wait\x18\r \x01(\v2\x19.google.protobuf.DurationR\vdestroyWait\x12@\n" +
+	"\x0elease_duration\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\"\xd3\x03\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12!\n" +
@@ -1230,7 +1479,7 @@ const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"\vcreate_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12.\n" +
 	"\x06health\x18\x0e \x01(\v2\x16.krypton.v1.NodeHealthR\x06health\x12\x18\n" +
-	"\aremoved\x18\x0f \x01(\bR\aremoved\"\xc1\x05\n" +
+	"\aremoved\x18\x0f \x01(\bR\aremoved\"\xa8\a\n" +
 	"\n" +
 	"NodeHealth\x12\x1c\n" +
 	"\treachable\x18\x01 \x01(\bR\treachable\x12)\n" +
@@ -1253,7 +1502,26 @@ const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"\x12memory_limit_bytes\x18\x0f \x01(\x03R\x10memoryLimitBytes\x12\x1a\n" +
 	"\bhardened\x18\x10 \x01(\bR\bhardened\x12\x1d\n" +
 	"\n" +
-	"max_format\x18\x11 \x01(\rR\tmaxFormat\"\x13\n" +
+	"max_format\x18\x11 \x01(\rR\tmaxFormat\x12B\n" +
+	"\x0flease_remaining\x18\x12 \x01(\v2\x19.google.protobuf.DurationR\x0eleaseRemaining\x12#\n" +
+	"\rlease_refusal\x18\x13 \x01(\tR\fleaseRefusal\x12=\n" +
+	"\rlease_holding\x18\x14 \x01(\v2\x18.krypton.v1.LeaseHoldingR\fleaseHolding\x12=\n" +
+	"\rleader_leases\x18\x15 \x01(\v2\x18.krypton.v1.LeaderLeasesR\fleaderLeases\"\xc5\x01\n" +
+	"\fLeaseHolding\x12\x10\n" +
+	"\x03lag\x18\x01 \x01(\x04R\x03lag\x12-\n" +
+	"\x04held\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04held\x128\n" +
+	"\n" +
+	"clock_over\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\tclockOver\x12:\n" +
+	"\vclock_ahead\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"clockAhead\"\x8e\x01\n" +
+	"\fLeaderLeases\x12\x12\n" +
+	"\x04term\x18\x01 \x01(\x04R\x04term\x12%\n" +
+	"\x0ecomplete_index\x18\x02 \x01(\x04R\rcompleteIndex\x12\x16\n" +
+	"\x06fences\x18\x03 \x01(\rR\x06fences\x12+\n" +
+	"\x05waits\x18\x04 \x03(\v2\x15.krypton.v1.LeaseWaitR\x05waits\"S\n" +
+	"\tLeaseWait\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x122\n" +
+	"\aat_most\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06atMost\"\x13\n" +
 	"\x11GetClusterRequest\"\x12\n" +
 	"\x10ListNodesRequest\";\n" +
 	"\x11ListNodesResponse\x12&\n" +
@@ -1330,66 +1598,78 @@ func file_krypton_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_krypton_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_krypton_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_krypton_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_krypton_v1_cluster_proto_goTypes = []any{
 	(NodeRole)(0),                     // 0: krypton.v1.NodeRole
 	(*ClusterInfo)(nil),               // 1: krypton.v1.ClusterInfo
 	(*Node)(nil),                      // 2: krypton.v1.Node
 	(*NodeHealth)(nil),                // 3: krypton.v1.NodeHealth
-	(*GetClusterRequest)(nil),         // 4: krypton.v1.GetClusterRequest
-	(*ListNodesRequest)(nil),          // 5: krypton.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),         // 6: krypton.v1.ListNodesResponse
-	(*GetNodeRequest)(nil),            // 7: krypton.v1.GetNodeRequest
-	(*CreateJoinTokenRequest)(nil),    // 8: krypton.v1.CreateJoinTokenRequest
-	(*CreateJoinTokenResponse)(nil),   // 9: krypton.v1.CreateJoinTokenResponse
-	(*PromoteNodeRequest)(nil),        // 10: krypton.v1.PromoteNodeRequest
-	(*DemoteNodeRequest)(nil),         // 11: krypton.v1.DemoteNodeRequest
-	(*RemoveNodeRequest)(nil),         // 12: krypton.v1.RemoveNodeRequest
-	(*TransferLeadershipRequest)(nil), // 13: krypton.v1.TransferLeadershipRequest
-	(*GetOperationRequest)(nil),       // 14: krypton.v1.GetOperationRequest
-	(*WaitOperationRequest)(nil),      // 15: krypton.v1.WaitOperationRequest
-	(*durationpb.Duration)(nil),       // 16: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),     // 17: google.protobuf.Timestamp
-	(SealState)(0),                    // 18: krypton.v1.SealState
-	(*Operation)(nil),                 // 19: krypton.v1.Operation
+	(*LeaseHolding)(nil),              // 4: krypton.v1.LeaseHolding
+	(*LeaderLeases)(nil),              // 5: krypton.v1.LeaderLeases
+	(*LeaseWait)(nil),                 // 6: krypton.v1.LeaseWait
+	(*GetClusterRequest)(nil),         // 7: krypton.v1.GetClusterRequest
+	(*ListNodesRequest)(nil),          // 8: krypton.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),         // 9: krypton.v1.ListNodesResponse
+	(*GetNodeRequest)(nil),            // 10: krypton.v1.GetNodeRequest
+	(*CreateJoinTokenRequest)(nil),    // 11: krypton.v1.CreateJoinTokenRequest
+	(*CreateJoinTokenResponse)(nil),   // 12: krypton.v1.CreateJoinTokenResponse
+	(*PromoteNodeRequest)(nil),        // 13: krypton.v1.PromoteNodeRequest
+	(*DemoteNodeRequest)(nil),         // 14: krypton.v1.DemoteNodeRequest
+	(*RemoveNodeRequest)(nil),         // 15: krypton.v1.RemoveNodeRequest
+	(*TransferLeadershipRequest)(nil), // 16: krypton.v1.TransferLeadershipRequest
+	(*GetOperationRequest)(nil),       // 17: krypton.v1.GetOperationRequest
+	(*WaitOperationRequest)(nil),      // 18: krypton.v1.WaitOperationRequest
+	(*durationpb.Duration)(nil),       // 19: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),     // 20: google.protobuf.Timestamp
+	(SealState)(0),                    // 21: krypton.v1.SealState
+	(*Operation)(nil),                 // 22: krypton.v1.Operation
 }
 var file_krypton_v1_cluster_proto_depIdxs = []int32{
-	16, // 0: krypton.v1.ClusterInfo.rollback_window:type_name -> google.protobuf.Duration
-	16, // 1: krypton.v1.ClusterInfo.destroy_wait:type_name -> google.protobuf.Duration
-	0,  // 2: krypton.v1.Node.role:type_name -> krypton.v1.NodeRole
-	17, // 3: krypton.v1.Node.create_time:type_name -> google.protobuf.Timestamp
-	3,  // 4: krypton.v1.Node.health:type_name -> krypton.v1.NodeHealth
-	18, // 5: krypton.v1.NodeHealth.seal:type_name -> krypton.v1.SealState
-	16, // 6: krypton.v1.NodeHealth.contact_age:type_name -> google.protobuf.Duration
-	17, // 7: krypton.v1.NodeHealth.wall_time:type_name -> google.protobuf.Timestamp
-	16, // 8: krypton.v1.NodeHealth.clock_offset:type_name -> google.protobuf.Duration
-	2,  // 9: krypton.v1.ListNodesResponse.nodes:type_name -> krypton.v1.Node
-	17, // 10: krypton.v1.CreateJoinTokenResponse.expire_time:type_name -> google.protobuf.Timestamp
-	4,  // 11: krypton.v1.Cluster.GetCluster:input_type -> krypton.v1.GetClusterRequest
-	5,  // 12: krypton.v1.Cluster.ListNodes:input_type -> krypton.v1.ListNodesRequest
-	7,  // 13: krypton.v1.Cluster.GetNode:input_type -> krypton.v1.GetNodeRequest
-	8,  // 14: krypton.v1.Cluster.CreateJoinToken:input_type -> krypton.v1.CreateJoinTokenRequest
-	10, // 15: krypton.v1.Cluster.PromoteNode:input_type -> krypton.v1.PromoteNodeRequest
-	11, // 16: krypton.v1.Cluster.DemoteNode:input_type -> krypton.v1.DemoteNodeRequest
-	12, // 17: krypton.v1.Cluster.RemoveNode:input_type -> krypton.v1.RemoveNodeRequest
-	13, // 18: krypton.v1.Cluster.TransferLeadership:input_type -> krypton.v1.TransferLeadershipRequest
-	14, // 19: krypton.v1.Cluster.GetOperation:input_type -> krypton.v1.GetOperationRequest
-	15, // 20: krypton.v1.Cluster.WaitOperation:input_type -> krypton.v1.WaitOperationRequest
-	1,  // 21: krypton.v1.Cluster.GetCluster:output_type -> krypton.v1.ClusterInfo
-	6,  // 22: krypton.v1.Cluster.ListNodes:output_type -> krypton.v1.ListNodesResponse
-	2,  // 23: krypton.v1.Cluster.GetNode:output_type -> krypton.v1.Node
-	9,  // 24: krypton.v1.Cluster.CreateJoinToken:output_type -> krypton.v1.CreateJoinTokenResponse
-	2,  // 25: krypton.v1.Cluster.PromoteNode:output_type -> krypton.v1.Node
-	2,  // 26: krypton.v1.Cluster.DemoteNode:output_type -> krypton.v1.Node
-	2,  // 27: krypton.v1.Cluster.RemoveNode:output_type -> krypton.v1.Node
-	1,  // 28: krypton.v1.Cluster.TransferLeadership:output_type -> krypton.v1.ClusterInfo
-	19, // 29: krypton.v1.Cluster.GetOperation:output_type -> krypton.v1.Operation
-	19, // 30: krypton.v1.Cluster.WaitOperation:output_type -> krypton.v1.Operation
-	21, // [21:31] is the sub-list for method output_type
-	11, // [11:21] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	19, // 0: krypton.v1.ClusterInfo.rollback_window:type_name -> google.protobuf.Duration
+	19, // 1: krypton.v1.ClusterInfo.destroy_wait:type_name -> google.protobuf.Duration
+	19, // 2: krypton.v1.ClusterInfo.lease_duration:type_name -> google.protobuf.Duration
+	0,  // 3: krypton.v1.Node.role:type_name -> krypton.v1.NodeRole
+	20, // 4: krypton.v1.Node.create_time:type_name -> google.protobuf.Timestamp
+	3,  // 5: krypton.v1.Node.health:type_name -> krypton.v1.NodeHealth
+	21, // 6: krypton.v1.NodeHealth.seal:type_name -> krypton.v1.SealState
+	19, // 7: krypton.v1.NodeHealth.contact_age:type_name -> google.protobuf.Duration
+	20, // 8: krypton.v1.NodeHealth.wall_time:type_name -> google.protobuf.Timestamp
+	19, // 9: krypton.v1.NodeHealth.clock_offset:type_name -> google.protobuf.Duration
+	19, // 10: krypton.v1.NodeHealth.lease_remaining:type_name -> google.protobuf.Duration
+	4,  // 11: krypton.v1.NodeHealth.lease_holding:type_name -> krypton.v1.LeaseHolding
+	5,  // 12: krypton.v1.NodeHealth.leader_leases:type_name -> krypton.v1.LeaderLeases
+	19, // 13: krypton.v1.LeaseHolding.held:type_name -> google.protobuf.Duration
+	19, // 14: krypton.v1.LeaseHolding.clock_over:type_name -> google.protobuf.Duration
+	19, // 15: krypton.v1.LeaseHolding.clock_ahead:type_name -> google.protobuf.Duration
+	6,  // 16: krypton.v1.LeaderLeases.waits:type_name -> krypton.v1.LeaseWait
+	19, // 17: krypton.v1.LeaseWait.at_most:type_name -> google.protobuf.Duration
+	2,  // 18: krypton.v1.ListNodesResponse.nodes:type_name -> krypton.v1.Node
+	20, // 19: krypton.v1.CreateJoinTokenResponse.expire_time:type_name -> google.protobuf.Timestamp
+	7,  // 20: krypton.v1.Cluster.GetCluster:input_type -> krypton.v1.GetClusterRequest
+	8,  // 21: krypton.v1.Cluster.ListNodes:input_type -> krypton.v1.ListNodesRequest
+	10, // 22: krypton.v1.Cluster.GetNode:input_type -> krypton.v1.GetNodeRequest
+	11, // 23: krypton.v1.Cluster.CreateJoinToken:input_type -> krypton.v1.CreateJoinTokenRequest
+	13, // 24: krypton.v1.Cluster.PromoteNode:input_type -> krypton.v1.PromoteNodeRequest
+	14, // 25: krypton.v1.Cluster.DemoteNode:input_type -> krypton.v1.DemoteNodeRequest
+	15, // 26: krypton.v1.Cluster.RemoveNode:input_type -> krypton.v1.RemoveNodeRequest
+	16, // 27: krypton.v1.Cluster.TransferLeadership:input_type -> krypton.v1.TransferLeadershipRequest
+	17, // 28: krypton.v1.Cluster.GetOperation:input_type -> krypton.v1.GetOperationRequest
+	18, // 29: krypton.v1.Cluster.WaitOperation:input_type -> krypton.v1.WaitOperationRequest
+	1,  // 30: krypton.v1.Cluster.GetCluster:output_type -> krypton.v1.ClusterInfo
+	9,  // 31: krypton.v1.Cluster.ListNodes:output_type -> krypton.v1.ListNodesResponse
+	2,  // 32: krypton.v1.Cluster.GetNode:output_type -> krypton.v1.Node
+	12, // 33: krypton.v1.Cluster.CreateJoinToken:output_type -> krypton.v1.CreateJoinTokenResponse
+	2,  // 34: krypton.v1.Cluster.PromoteNode:output_type -> krypton.v1.Node
+	2,  // 35: krypton.v1.Cluster.DemoteNode:output_type -> krypton.v1.Node
+	2,  // 36: krypton.v1.Cluster.RemoveNode:output_type -> krypton.v1.Node
+	1,  // 37: krypton.v1.Cluster.TransferLeadership:output_type -> krypton.v1.ClusterInfo
+	22, // 38: krypton.v1.Cluster.GetOperation:output_type -> krypton.v1.Operation
+	22, // 39: krypton.v1.Cluster.WaitOperation:output_type -> krypton.v1.Operation
+	30, // [30:40] is the sub-list for method output_type
+	20, // [20:30] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_krypton_v1_cluster_proto_init() }
@@ -1405,7 +1685,7 @@ func file_krypton_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_krypton_v1_cluster_proto_rawDesc), len(file_krypton_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -116,6 +116,12 @@ func configurations() Group {
 			Next: "a path of a socket has at most about 100 bytes; use a shorter node.data_dir",
 		},
 		{
+			ID: "config/profile-of-leases", When: "the profile of a node cannot work with the leases of its cluster: they would run out at every failover",
+			Code: errs.InvalidConfig,
+			Says: "cluster.profile {profile} does not fit the leases of this cluster: {what}",
+			Next: "set cluster.profile to what the cluster was founded with: the length of its leases is fixed; or found a new cluster with cluster.profile {profile}",
+		},
+		{
 			ID: "config/memory-limit", When: "the process may not lock as much memory as the configuration asks for",
 			Code: errs.InvalidConfig,
 			Says: "the process may lock {number} bytes of memory and needs {number} bytes",

@@ -3,6 +3,7 @@ package command
 import (
 	"crypto/x509"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -20,6 +21,10 @@ const (
 	diskWarn   = 10   // per cent of the file system
 	diskFail   = 256 << 20
 	memoryWarn = 80 // per cent of what may be locked
+	rateWarn   = 0.005
+	rateFail   = 0.01 // of time; what leases allow for
+
+	leasesFormat = 3 // format version of a cluster from which on it has leases
 )
 
 // outcome is how a check ended.
@@ -97,6 +102,7 @@ func checks() []check {
 		{"seal", "every node is unsealed, and the cluster is not held", checkSeal},
 		{"serving", "every member serves", checkServing},
 		{"quorum", "there is a leader, and one voter may fail", checkQuorum},
+		{"leases", "every unsealed member has a serving lease, the leader gives them, and clocks are exact enough for them", checkLeases},
 		{"up-to-date", "no member is behind in applying changes", checkBehind},
 		{"disk", "every member has space for data and audit trail", checkDisk},
 		{"clocks", "the clocks of the members and yours agree", checkClocks},
@@ -276,6 +282,61 @@ func checkQuorum(f facts) finding {
 		default:
 			return fine("%s leads; %d of %d voters may fail", nodeName(f.view.leader()), spare, all)
 		}
+	})
+}
+
+// clockRate returns by which part a node's clock runs faster than the leader's;
+// false: nobody knows.
+func clockRate(h *kryptonv1.NodeHealth) (float64, bool) {
+	l := h.GetLeaseHolding()
+	over := l.GetClockOver().AsDuration()
+	if over <= 0 {
+		return 0, false
+	}
+	return l.GetClockAhead().AsDuration().Seconds() / over.Seconds(), true
+}
+
+func checkLeases(f facts) finding {
+	return answering(f, func(ms []*kryptonv1.Node) finding {
+		if f.view.info.GetFormatVersion() < leasesFormat {
+			return warn("upgrade every node; the leader then raises the format version by itself", "the cluster has no leases yet, so nodes of this release serve nothing: format %d", f.view.info.GetFormatVersion())
+		}
+		l := f.view.leader()
+		if l.GetHealth().GetReachable() && l.GetHealth().GetLeaderLeases() == nil {
+			return brokenf(errs.NotServing, "a new leader gives leases within a second; if it stays so, look at its log, or hand over: krypton operator transfer", "%s leads and gives no leases", nodeName(l))
+		}
+		least, whose := time.Duration(1<<62), ""
+		fastest, drifts := 0.0, ""
+		for _, m := range ms {
+			h := m.GetHealth()
+			if h.GetSeal() != kryptonv1.SealState_SEAL_STATE_UNSEALED {
+				continue
+			}
+			if h.GetLeaseRemaining() == nil {
+				why := h.GetLeaseRefusal()
+				if why == "" {
+					why = "it did not hear from the leader"
+				}
+				return brokenf(errs.NotServing, "look at the network between it and the leader (port 8402) and at its log", "%s has no serving lease: %s", nodeName(m), why)
+			}
+			if d := h.GetLeaseRemaining().AsDuration(); d < least {
+				least, whose = d, nodeName(m)
+			}
+			if r, ok := clockRate(h); ok && math.Abs(r) > math.Abs(fastest) {
+				fastest, drifts = r, nodeName(m)
+			}
+		}
+		next := "look at the time service and the hypervisor of both machines; leases rely on 1 %, so take a machine whose clock is worse out of the cluster"
+		rate := fmt.Sprintf("the clock of %s and that of the leader run apart by %.2f %%", drifts, 100*math.Abs(fastest))
+		switch {
+		case whose == "":
+			return leftOut("no member is unsealed")
+		case math.Abs(fastest) > rateFail:
+			return brokenf(errs.FailedState, next, "%s", rate)
+		case math.Abs(fastest) > rateWarn:
+			return warn(next, "%s", rate)
+		}
+		return fine("the shortest ends in %.1f s (%s)", least.Seconds(), whose)
 	})
 }
 

@@ -23,7 +23,7 @@ func wellFacts() *facts {
 	}
 	f := &facts{
 		now: now, leaf: leaf(30 * 24 * time.Hour), me: &kryptonv1.WhoAmIResponse{Role: kryptonv1.Role_ROLE_OPERATOR, Name: "olga"},
-		view: &view{info: &kryptonv1.ClusterInfo{FormatVersion: 1}},
+		view: &view{info: &kryptonv1.ClusterInfo{FormatVersion: 3, LeaseDuration: durationpb.New(3 * time.Second)}},
 	}
 	for i, name := range []string{"n1", "n2", "n3"} {
 		addr := name + ":8400"
@@ -36,10 +36,14 @@ func wellFacts() *facts {
 			Health: &kryptonv1.NodeHealth{
 				Reachable: true, Seal: kryptonv1.SealState_SEAL_STATE_UNSEALED, Serving: true, AppliedIndex: 100, Version: "v1", MemoryTier: "mlock",
 				ContactAge: durationpb.New(0), DiskFreeBytes: 50 << 30, DiskTotalBytes: 100 << 30, AuditFreeBytes: 50 << 30,
-				WallTime: timestamppb.New(now), MemoryUsedBytes: 1 << 20, MemoryLimitBytes: 8 << 20, Hardened: true, MaxFormat: 1,
+				WallTime: timestamppb.New(now), MemoryUsedBytes: 1 << 20, MemoryLimitBytes: 8 << 20, Hardened: true, MaxFormat: 3,
+				LeaseRemaining: durationpb.New(2800 * time.Millisecond), LeaseHolding: &kryptonv1.LeaseHolding{
+					Held: durationpb.New(3 * time.Second), ClockOver: durationpb.New(time.Minute), ClockAhead: durationpb.New(-time.Millisecond),
+				},
 			},
 		})
 	}
+	f.health(0).LeaderLeases = &kryptonv1.LeaderLeases{Term: 4, CompleteIndex: 100}
 	return f
 }
 
@@ -100,8 +104,8 @@ func TestEveryCheckIsProvoked(t *testing.T) {
 		}, "seal", failure, 7, "node n2 belongs to no cluster", ""},
 		{"held", func(f *facts) { f.seal(0).Held = true }, "seal", failure, 7, "a person sealed the cluster and it stays so", ""},
 		{"does not serve", func(f *facts) {
-			f.health(1).Serving, f.health(1).NotServingReason = false, "no contact with the leader"
-		}, "serving", failure, 6, "n2 serves nothing: no contact with the leader", ""},
+			f.health(1).Serving, f.health(1).NotServingReason = false, "no serving lease"
+		}, "serving", failure, 6, "n2 serves nothing: no serving lease", ""},
 		{"unreachable", func(f *facts) { f.view.members[1].Health = &kryptonv1.NodeHealth{} }, "serving", failure, 6, "n2 does not answer the other nodes", "quorum"},
 		{"none may fail", func(f *facts) { f.health(1).Reachable = false }, "quorum", warning, 0, "2 of 3 voters answer; none may fail", "serving"},
 		{"no majority", func(f *facts) { f.health(1).Reachable, f.health(2).Reachable = false, false }, "quorum", failure, 6, "1 of 3 voters answer, which is no majority", "serving"},
@@ -112,7 +116,22 @@ func TestEveryCheckIsProvoked(t *testing.T) {
 		{"one voter", func(f *facts) {
 			f.view.members[1].Role, f.view.members[2].Role = kryptonv1.NodeRole_NODE_ROLE_NON_VOTER, kryptonv1.NodeRole_NODE_ROLE_NON_VOTER
 		}, "quorum", warning, 0, "there is one voter, which may not fail", ""},
-		{"behind", func(f *facts) { f.health(0).AppliedIndex = 5000 }, "up-to-date", warning, 0, "n2 is 4900 changes behind", ""},
+		{"behind", func(f *facts) { f.health(1).LeaseHolding.Lag = 4900 }, "up-to-date", warning, 0, "n2 is 4900 changes behind", ""},
+		{"behind, and the leader does not say", func(f *facts) {
+			f.health(1).LeaseHolding, f.health(0).AppliedIndex = nil, 5000
+		}, "up-to-date", warning, 0, "n2 is 4900 changes behind", ""},
+		{"no lease", func(f *facts) { f.health(2).LeaseRemaining = nil }, "leases", failure, 6, "n3 has no serving lease: it did not hear from the leader", ""},
+		{"lease refused", func(f *facts) {
+			f.health(2).LeaseRemaining, f.health(2).LeaseRefusal = nil, "log rolled back"
+		}, "leases", failure, 6, "n3 has no serving lease: log rolled back", ""},
+		{"leader gives none", func(f *facts) { f.health(0).LeaderLeases = nil }, "leases", failure, 6, "n1 leads and gives no leases", ""},
+		{"clock too slow", func(f *facts) {
+			f.health(1).LeaseHolding.ClockAhead = durationpb.New(-360 * time.Millisecond)
+		}, "leases", warning, 0, "the clock of n2 and that of the leader run apart by 0.60 %", ""},
+		{"clock beyond what leases allow", func(f *facts) {
+			f.health(1).LeaseHolding.ClockAhead = durationpb.New(660 * time.Millisecond)
+		}, "leases", failure, 5, "the clock of n2 and that of the leader run apart by 1.10 %", ""},
+		{"before leases", func(f *facts) { f.view.info.FormatVersion = 2 }, "leases", warning, 0, "the cluster has no leases yet, so nodes of this release serve nothing: format 2", ""},
 		{"disk full", func(f *facts) { f.health(2).DiskFreeBytes = 1 << 20 }, "disk", failure, 6, "n3 has 1.0 MiB left; a full disk stops its service", ""},
 		{"audit disk full", func(f *facts) { f.health(2).AuditFreeBytes = 1 << 20 }, "disk", failure, 6, "n3 has 1.0 MiB left; a full disk stops its service", ""},
 		{"disk nearly full", func(f *facts) { f.health(2).DiskFreeBytes = 5 << 30 }, "disk", warning, 0, "n3 has 5.0 GiB (5 %) left", ""},
@@ -120,7 +139,7 @@ func TestEveryCheckIsProvoked(t *testing.T) {
 		{"clock far off", func(f *facts) { f.health(2).ClockOffset = durationpb.New(time.Hour) }, "clocks", failure, 5, "the clock of n3 is off by 1h0m0s", ""},
 		{"own clock", func(f *facts) { f.now = f.now.Add(2 * time.Second) }, "clocks", warning, 0, "the clock of this machine is off by 2s", ""},
 		{"two releases", func(f *facts) { f.health(2).Version = "v2" }, "versions", warning, 0, "the members run v1 and v2", ""},
-		{"old release", func(f *facts) { f.view.info.FormatVersion = 2; f.health(0).MaxFormat, f.health(1).MaxFormat = 2, 2 }, "versions", failure, 5, "n3 knows formats up to 1, the registry has 2", ""},
+		{"old release", func(f *facts) { f.view.info.FormatVersion = 4; f.health(0).MaxFormat, f.health(1).MaxFormat = 4, 4 }, "versions", failure, 5, "n3 knows formats up to 3, the registry has 4", ""},
 		{"unlocked", func(f *facts) { f.health(2).MemoryTier = "none" }, "memory", warning, 0, "n3 keeps keys in memory that can be swapped out", ""},
 		{"dumps", func(f *facts) { f.health(2).Hardened = false }, "memory", warning, 0, "n3 can be dumped or debugged", ""},
 		{"memory full", func(f *facts) { f.health(2).MemoryUsedBytes = 7 << 20 }, "memory", warning, 0, "n3 uses 7.0 MiB of 8.0 MiB of locked memory", ""},

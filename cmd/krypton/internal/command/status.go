@@ -20,9 +20,10 @@ func statusCommand() *Command {
 			"and, for people, what the cluster knows of itself. Every node of --addr is asked about itself, one of them about\n" +
 			"all members. With --data-dir it asks the node of this machine over its administration socket, which needs no\n" +
 			"certificate and works before krypton init.\n\n" +
-			"CONTACT is how long ago a node heard from a leader with a majority: a node that did not for a second serves\n" +
-			"nothing. BEHIND is how many changes it has not applied yet. CLOCK is its distance from the clock of the node that\n" +
-			"answered.\n\n" +
+			"LEASE is how long a node may serve without hearing from the leader again: a node without one serves nothing. BEHIND\n" +
+			"is how many entries it has not applied that the leader has: changes wait for a node that holds a lease and is behind.\n" +
+			"CLOCK is its distance from the clock of the node that answered. Below, changes waiting are those that are committed\n" +
+			"and not acknowledged yet, and the nodes that they wait for: one that died keeps a change waiting until its lease ends.\n\n" +
 			"The exit status is 7 when a node is sealed or belongs to no cluster, 6 when one does not answer.",
 		Examples: []string{"krypton status --addr n1:8400,n2:8400,n3:8400", "krypton status --data-dir /var/lib/krypton", "krypton status --output json | jq -r .verdict.state"},
 		Flags:    []cli.Flag{&cli.StringFlag{Name: "data-dir", Usage: "ask the node whose data directory is `DIR`"}},
@@ -138,7 +139,7 @@ func (in *Invocation) statusJSON(v *view) error {
 // grid is one line for each node: the members, and those of --addr that are
 // none or are not known as such.
 func (v *view) grid() *grid {
-	g := &grid{head: []string{"NODE", "ROLE", "STATE", "SERVES", "CONTACT", "BEHIND", "DISK FREE", "CLOCK", "VERSION", "ADDRESS", "NOTE"}}
+	g := &grid{head: []string{"NODE", "ROLE", "STATE", "SERVES", "LEASE", "BEHIND", "DISK FREE", "CLOCK", "VERSION", "ADDRESS", "NOTE"}}
 	shown := map[string]bool{}
 	for _, m := range v.members {
 		shown[m.GetId()] = true
@@ -151,7 +152,7 @@ func (v *view) grid() *grid {
 		row := []string{nodeName(m), role, stateOf(a, h), "", "", "", "", "", "", m.GetGrpcAddress(), noteOf(a, h)}
 		if h.GetReachable() {
 			row[3] = yesNo(h.GetServing())
-			row[4] = contactText(h)
+			row[4] = leaseText(h)
 			row[5] = fmt.Sprint(v.behind(h))
 			row[6] = diskText(h)
 			row[7] = clockText(h)
@@ -220,11 +221,11 @@ func noteOf(a *answer, h *kryptonv1.NodeHealth) string {
 	return ""
 }
 
-func contactText(h *kryptonv1.NodeHealth) string {
-	if h.GetContactAge() == nil {
-		return "never"
+func leaseText(h *kryptonv1.NodeHealth) string {
+	if h.GetLeaseRemaining() == nil {
+		return "none"
 	}
-	return fmt.Sprintf("%.1f s", h.GetContactAge().AsDuration().Seconds())
+	return fmt.Sprintf("%.1f s", h.GetLeaseRemaining().AsDuration().Seconds())
 }
 
 func clockText(h *kryptonv1.NodeHealth) string {
@@ -278,8 +279,34 @@ func (v *view) sheet() sheet {
 	s.add("term", fmt.Sprint(v.info.GetTerm()))
 	s.add("index", fmt.Sprint(v.info.GetAppliedIndex()))
 	s.add("format", fmt.Sprint(v.info.GetFormatVersion()))
+	s.add("leases", v.leasesText())
+	if l := v.leaderLeases(); l.GetFences() > 0 {
+		s.add("changes waiting", v.waitingText(l))
+	}
 	s.add("internal key version", fmt.Sprint(v.info.GetInternalKeyVersion()))
 	s.add("rollback window", span(v.info.GetRollbackWindow().AsDuration()))
 	s.add("wait before a key is destroyed", span(v.info.GetDestroyWait().AsDuration().Round(time.Second)))
 	return s
+}
+
+// leasesText says how long leases last and who gives them.
+func (v *view) leasesText() string {
+	text := span(v.info.GetLeaseDuration().AsDuration())
+	l := v.leaderLeases()
+	if l == nil {
+		return text + ", given by nobody"
+	}
+	return fmt.Sprintf("%s, given by %s since term %d", text, nodeName(v.leader()), l.GetTerm())
+}
+
+// waitingText says how many changes wait, and for whom.
+func (v *view) waitingText(l *kryptonv1.LeaderLeases) string {
+	names := make([]string, len(l.GetWaits()))
+	for i, w := range l.GetWaits() {
+		names[i] = fmt.Sprintf("%s (at most %.1f s)", v.nameOf(w.GetNode()), w.GetAtMost().AsDuration().Seconds())
+	}
+	if len(names) == 0 {
+		return fmt.Sprint(l.GetFences())
+	}
+	return fmt.Sprintf("%d, for %s", l.GetFences(), strings.Join(names, " and "))
 }

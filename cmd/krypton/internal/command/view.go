@@ -103,8 +103,28 @@ func (v *view) anySeal() *kryptonv1.SealStatus {
 	return nil
 }
 
-// behind returns how many changes a node has not applied that another one has.
+// leaderLeases returns what the leader says of everybody's leases; nil: it was not
+// asked, or gives none.
+func (v *view) leaderLeases() *kryptonv1.LeaderLeases {
+	return v.leader().GetHealth().GetLeaderLeases()
+}
+
+// nameOf returns the display name of nodes/{id}.
+func (v *view) nameOf(name string) string {
+	for _, m := range v.members {
+		if m.GetName() == name {
+			return nodeName(m)
+		}
+	}
+	return name
+}
+
+// behind returns how many entries a node has not applied that the leader has, or,
+// if the leader did not say, that another node has.
 func (v *view) behind(h *kryptonv1.NodeHealth) uint64 {
+	if l := h.GetLeaseHolding(); l != nil {
+		return l.GetLag()
+	}
 	most := h.GetAppliedIndex()
 	for _, m := range v.members {
 		most = max(most, m.GetHealth().GetAppliedIndex())

@@ -113,6 +113,23 @@ func TestAWrongConfigurationIsOneLineAndWritesNothing(t *testing.T) {
 	}
 }
 
+// TestAProfileThatDoesNotFitTheLeasesIsRefused: with a cluster that was founded with
+// leases of 3 s, a heartbeat of 1 s would end every lease before a leader is
+// replaced. What was right before is right again.
+func TestAProfileThatDoesNotFitTheLeasesIsRefused(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	p.configure(with(p.config(), "cluster", "cluster: {profile: wan}"))
+	stderr := p.refuses("config/profile-of-leases")
+	for _, word := range []string{"cluster.profile wan", "a lease of 3s", "4 heartbeats of 1s"} {
+		if !strings.Contains(stderr, word) {
+			t.Errorf("it does not say %q:\n%s", word, stderr)
+		}
+	}
+	p.configure(with(p.config(), "cluster", "cluster: {profile: lan}"))
+	p.healthy()
+}
+
 // pair configures a certificate and a key.
 func pair(p *place, cert, key string, m os.FileMode) {
 	certFile, keyFile := filepath.Join(p.dir, "cert"), filepath.Join(p.dir, "key")
