@@ -15,19 +15,21 @@ type history struct {
 	seq     int64
 	initial []uint64
 	acked   []uint64 // by key: the last change that was acknowledged
+	primary []uint32 // by key: the last primary version that was acknowledged
 	ops     [][]porcupine.Operation
 	open    []pending
 	gaps    map[int][]gap
 }
 
 func newHistory(keys int) history {
-	return history{initial: make([]uint64, keys), acked: make([]uint64, keys), ops: make([][]porcupine.Operation, keys), gaps: map[int][]gap{}}
+	return history{initial: make([]uint64, keys), acked: make([]uint64, keys), primary: make([]uint32, keys), ops: make([][]porcupine.Operation, keys), gaps: map[int][]gap{}}
 }
 
 // invocation is the beginning of an operation.
 type invocation struct {
 	call  int64
 	floor uint64 // the last change that was acknowledged by then
+	least uint32 // the last primary version that was
 }
 
 // pending is a change of which its caller does not know what became.
@@ -44,7 +46,7 @@ func (w *simWorld) invoke(key int) invocation {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.history.seq++
-	return invocation{w.history.seq, w.history.acked[key]}
+	return invocation{w.history.seq, w.history.acked[key], w.history.primary[key]}
 }
 
 // regInput is an operation on the register that a key is: a change sets it to its
@@ -74,6 +76,10 @@ func (w *simWorld) observe(node, key int, call invocation, got observed, ok bool
 		w.stats.Stale++
 		w.violate("node %d answered by the state of entry %d of key %d; %d was acknowledged before the question", node, got.gate, key, call.floor)
 	}
+	if got.primary < call.least { // a regular register: after the acknowledgement never the version before
+		w.stats.Stale++
+		w.violate("node %d would wrap key %d under version %d; %d was acknowledged as primary before the question", node, key, got.primary, call.least)
+	}
 	if len(w.history.ops[key]) < simOpsPerKey {
 		w.record(key, 1000+node, call.call, regInput{gate: got.gate})
 	}
@@ -93,6 +99,14 @@ func (w *simWorld) acknowledge(key int, call invocation, request string, index u
 		return
 	}
 	w.violate("change %s was acknowledged at entry %d, where it is not", request, index)
+}
+
+// rotated takes the answer that a version is primary.
+func (w *simWorld) rotated(key int, version uint32) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.history.primary[key] = max(w.history.primary[key], version)
+	w.stats.Rotations++
 }
 
 // unknown notes that nobody knows what became of a change.

@@ -19,6 +19,7 @@ import (
 	"github.com/openkcm/krypton-cluster/cluster/lease"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/internal/clock"
+	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
 // simGate is open, or lets nobody through for a while.
@@ -321,6 +322,9 @@ func (n *simNode) start() {
 		case <-c.failed:
 			n.w.count(func(s *simStats) { s.Exits++ })
 			n.w.note("node %d ends: %v", n.n, c.failCause)
+			if !errs.Is(c.failCause, errs.Unavailable) { // a stuck leader, or a pause that is as long
+				n.w.violation("node %d ends: %v", n.n, c.failCause)
+			}
 			l.kill()
 		case <-l.ended:
 		}

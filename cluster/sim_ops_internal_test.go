@@ -23,6 +23,7 @@ func simMutation() string { return os.Getenv("KRYPTON_MUTATION") }
 type observed struct {
 	gate      uint64 // index of the last change of what it decided by
 	permitted bool
+	primary   uint32 // the version under which it wraps: either, while that changes
 }
 
 // simLook is what [node.Node] does to choose a key: the version that an envelope
@@ -41,6 +42,7 @@ func simLook(v *fsm.View, key int) observed {
 		gate: v.GateIndex(fsm.ReadSet{Tenant: t, Service: s, Version: one}),
 		permitted: t.GetState() == fsmpb.ObjectState_OBJECT_STATE_ACTIVE && s.GetState() == fsmpb.ObjectState_OBJECT_STATE_ACTIVE &&
 			one.GetState() == fsmpb.VersionState_VERSION_STATE_ACTIVE,
+		primary: s.GetPrimary(),
 	}
 }
 
@@ -127,6 +129,7 @@ func (w *simWorld) operate() (stop func()) {
 	for k := range w.plan.keys {
 		begin(func(r *rand.Rand) { w.write(ctx, r, k) })
 		begin(func(r *rand.Rand) { w.write(ctx, r, k) })
+		begin(func(r *rand.Rand) { w.rotate(ctx, r, k) })
 	}
 	for n := range simNodes {
 		begin(func(r *rand.Rand) { w.read(ctx, r, n) })
@@ -228,6 +231,43 @@ func (w *simWorld) write(ctx context.Context, r *rand.Rand, key int) {
 		if cmd != nil {
 			w.unknown(key, call, request)
 		}
+	}
+}
+
+// rotate rotates one key, again and again: a version is added, and once every node
+// has it, it becomes the primary. It ends when it does not know what became of a
+// step, since that may be done after the next one.
+func (w *simWorld) rotate(ctx context.Context, r *rand.Rand, key int) {
+	ref := &fsmpb.ObjectRef{Tenant: simTenant(key), Service: simService}
+	uid, parent := simUID(ref.GetTenant()+"/s"), simUID(ref.GetTenant()+" l2.1")
+	for n := uint32(2); simSleep(time.Duration(500+r.IntN(2500))*time.Millisecond, ctx.Done()); n++ {
+		for what, cmd := range []*fsmpb.Command{
+			{Body: &fsmpb.Command_AddVersion{AddVersion: &fsmpb.AddVersion{Object: ref, ObjectUid: uid, Version: &fsmpb.Version{
+				Number: n, Uid: simUID(fmt.Sprintf("%s/s %d", ref.GetTenant(), n)), ParentUid: parent, Blob: []byte("wrapped"),
+			}}}},
+			{Body: &fsmpb.Command_SetPrimary{SetPrimary: &fsmpb.SetPrimary{Object: ref, ObjectUid: uid, Number: n}}},
+		} {
+			for attempt := 0; ; attempt++ {
+				l := w.process(r.IntN(simNodes))
+				if l == nil {
+					if !simSleep(50*time.Millisecond, ctx.Done()) {
+						return
+					}
+					continue
+				}
+				bound, cancel := context.WithTimeout(ctx, 5*time.Second)
+				// A step that the state of the key refuses is tried again as another request.
+				_, err := l.submit(bound, fmt.Sprintf("rotate-%d-%d-%d-%d", key, n, what, attempt), copyCommand(cmd))
+				cancel()
+				if err == nil {
+					break
+				}
+				if !refusedByState(err) || !simSleep(500*time.Millisecond, ctx.Done()) {
+					return
+				}
+			}
+		}
+		w.rotated(key, n)
 	}
 }
 

@@ -36,6 +36,7 @@ type simStats struct {
 	Unknown   int           `json:"unknown"`   // changes of which the caller does not know what became
 	Refused   int           `json:"refused"`   // operations that observed nothing
 	Stale     int           `json:"stale"`     // answers by a state that was over before the question
+	Rotations int           `json:"rotations"`
 	Crashes   int           `json:"crashes"`
 	Exits     int           `json:"exits"` // processes that ended by themselves
 	Snapshots int           `json:"snapshots"`
@@ -52,6 +53,7 @@ func (s *simStats) add(o simStats) {
 	s.Unknown += o.Unknown
 	s.Refused += o.Refused
 	s.Stale += o.Stale
+	s.Rotations += o.Rotations
 	s.Crashes += o.Crashes
 	s.Exits += o.Exits
 	s.Snapshots += o.Snapshots

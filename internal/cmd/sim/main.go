@@ -180,6 +180,7 @@ type summary struct {
 	Unknown    int             `json:"unknown"`
 	Refused    int             `json:"refused"`
 	Stale      int             `json:"stale"`
+	Rotations  int             `json:"rotations"`
 	Crashes    int             `json:"crashes"`
 	Exits      int             `json:"exits"`
 	Snapshots  int             `json:"snapshots"`
@@ -224,8 +225,8 @@ func (s *summary) gap(share float64) time.Duration {
 }
 
 func (s *summary) print(out io.Writer, seed uint64) {
-	fmt.Fprintf(out, "%d histories from seed %d, %s of simulated time: %d failovers, %d answers checked, %d that told nothing, %d changes with unknown outcome\n",
-		s.Histories, seed, s.Simulated.Round(time.Second), s.Failovers, s.Ops, s.Refused, s.Unknown)
+	fmt.Fprintf(out, "%d histories from seed %d, %s of simulated time: %d failovers, %d answers checked, %d that told nothing, %d changes with unknown outcome, %d rotations\n",
+		s.Histories, seed, s.Simulated.Round(time.Second), s.Failovers, s.Ops, s.Refused, s.Unknown, s.Rotations)
 	fmt.Fprintf(out, "%d crashes, %d processes that ended by themselves, %d snapshots sent, %d of them overtaken, %d members that joined or left\n",
 		s.Crashes, s.Exits, s.Snapshots, s.Overtaken, s.Members)
 	names := make([]string, 0, len(s.Faults))
