@@ -50,6 +50,7 @@ type member struct {
 	c       *cluster.Cluster
 	gate    *gate.Gate
 	hooks   *hooks
+	lease   time.Duration                                 // of the cluster that it founds; 0: the default
 	wrap    func(cluster.LeaseStream) cluster.LeaseStream // before Run, if any
 	cancel  context.CancelFunc
 	done    chan error
@@ -220,7 +221,7 @@ func (m *member) as(ctx context.Context, act gate.Act, f func(gate.Token) error)
 func (m *member) genesis() *fsmpb.Command {
 	first := m.c.Member()
 	return &fsmpb.Command{Body: &fsmpb.Command_Genesis{Genesis: &fsmpb.Genesis{
-		KeyspaceId: uid(), ClusterId: uid(), Name: "prod", FormatVersion: first.GetMaxFormat(), FirstMember: first, SealRecord: []byte("record"),
+		KeyspaceId: uid(), ClusterId: uid(), Name: "prod", FormatVersion: first.GetMaxFormat(), LeaseMs: uint32(m.lease.Milliseconds()), FirstMember: first, SealRecord: []byte("record"),
 		Settings:    &fsmpb.Settings{RollbackWindowMs: 86400000, DestroyWaitMs: 86400000, Voters: 3},
 		InternalKey: &fsmpb.Version{Number: 1, Uid: uid(), Blob: []byte("wrapped")},
 	}}}
@@ -383,10 +384,17 @@ func (m *member) applied(index uint64) {
 // three starts a cluster of three voters.
 func three(t *testing.T, change ...func(*cluster.Config)) []*member {
 	t.Helper()
+	return threeWithLease(t, 0, change...)
+}
+
+// threeWithLease makes a cluster whose leases last that long; 0: the default.
+func threeWithLease(t *testing.T, lease time.Duration, change ...func(*cluster.Config)) []*member {
+	t.Helper()
 	all := make([]*member, 3)
 	for i := range all {
 		all[i] = newMember(t, fmt.Sprintf("node-%d", i), change...)
 	}
+	all[0].lease = lease
 	all[0].bootstrap()
 	for _, m := range all[1:] {
 		m.join(all[0].invite(wanted{voter: true}))

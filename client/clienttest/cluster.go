@@ -88,8 +88,9 @@ type node struct {
 	seal kryptonv1.SealServer
 	ail  atomic.Pointer[func(*kryptonv1.NodeHealth)]
 
-	mu  sync.Mutex
-	srv *grpc.Server // nil while killed
+	mu      sync.Mutex
+	srv     *grpc.Server // nil while killed
+	release func()       // of the port, while killed
 }
 
 // Start brings up a cluster that ends with the test.
@@ -135,8 +136,9 @@ func StartIn(dir string, opts Options) (*Cluster, error) {
 
 // Stop ends all nodes.
 func (c *Cluster) Stop() {
-	for i := range c.nodes {
+	for i, n := range c.nodes {
 		c.Kill(i)
+		n.letGo()
 	}
 }
 
@@ -162,13 +164,30 @@ func (c *Cluster) Kill(i int) {
 	srv := n.srv
 	n.srv = nil
 	n.mu.Unlock()
-	if srv != nil {
-		srv.Stop()
+	if srv == nil {
+		return
 	}
+	srv.Stop()
+	n.mu.Lock()
+	n.release = keepPort(n.addr)
+	n.mu.Unlock()
 }
 
 // Restart starts a killed node at its old address.
-func (c *Cluster) Restart(i int) error { return c.nodes[i].start(c.nodes[i].addr) }
+func (c *Cluster) Restart(i int) error {
+	c.nodes[i].letGo()
+	return c.nodes[i].start(c.nodes[i].addr)
+}
+
+// letGo gives the port of a killed node back.
+func (n *node) letGo() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.release != nil {
+		n.release()
+		n.release = nil
+	}
+}
 
 // CAFile is what nodes are verified with.
 func (c *Cluster) CAFile() string { return c.ca.file }

@@ -1,0 +1,5 @@
+//go:build !unix
+
+package clienttest
+
+func keepPort(string) (release func()) { return func() {} }
