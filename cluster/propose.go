@@ -120,11 +120,9 @@ func (c *Cluster) submit(ctx context.Context, cmd *fsmpb.Command, until Until) (
 				return nil, err
 			}
 		case !errs.Is(err, errs.NoLeader):
-			return nil, err
+			return nil, worst(doubt, err)
 		}
-		if doubt != nil {
-			err = doubt
-		}
+		err = worst(doubt, err)
 		wait := leaderWaits * c.timers.heartbeat
 		if c.base.Err() != nil || c.Cause() != nil || c.clk.Since(start) > wait {
 			return nil, err
@@ -142,12 +140,19 @@ func (c *Cluster) submit(ctx context.Context, cmd *fsmpb.Command, until Until) (
 		}
 		cancel()
 		if ctx.Err() != nil {
-			if doubt != nil {
-				return nil, doubt
-			}
-			return nil, errs.From(ctx.Err())
+			return nil, worst(doubt, errs.From(ctx.Err()))
 		}
 	}
+}
+
+// worst returns what a caller must hear of a command: that an earlier attempt may
+// have committed it, whatever became of a later one, or err. An error that says
+// that nothing happened is true of its own attempt only.
+func worst(doubt, err error) error {
+	if doubt != nil {
+		return doubt
+	}
+	return err
 }
 
 // attempt commits cmd here or at the leader, once, and returns the index of its
