@@ -1,7 +1,6 @@
 package lease_test
 
 import (
-	"strings"
 	"testing"
 	"time"
 
@@ -222,20 +221,58 @@ func TestI13_TimersThatCannotWorkAreRefused(t *testing.T) {
 			t.Errorf("%+v: %v", tm, err)
 		}
 	}
+	// The formula, counted in another way: D(1-eps) > R + failover + grant. Besides, a
+	// leader asks no faster than it does, and a holder remembers only so many requests.
 	rapid.Check(t, func(t *rapid.T) {
-		d := func(what string) time.Duration {
-			return time.Duration(rapid.Int64Range(int64(20*time.Millisecond), int64(20*second)).Draw(t, what))
+		d := func(what string, most time.Duration) time.Duration {
+			unit := rapid.SampledFrom([]time.Duration{1, time.Microsecond, time.Millisecond}).Draw(t, what+" in")
+			return unit * time.Duration(rapid.Int64Range(-1, int64(most/unit)).Draw(t, what))
 		}
-		tm := lease.Timing{Heartbeat: d("heartbeat"), Renew: d("renew"), Lease: d("lease"), Grant: d("grant")}
-		err := tm.Check()
-		if works := 99*tm.Lease/100 > tm.Renew+4*tm.Heartbeat+tm.Grant+1; works && err != nil {
-			t.Errorf("%+v: %v", tm, err)
+		tm := lease.Timing{Heartbeat: d("heartbeat", 16*second), Renew: d("renew", 8*second), Lease: d("lease", 61*second), Grant: d("grant", 8*second)}
+		needs := tm.Renew + 4*tm.Heartbeat + tm.Grant
+		if near := rapid.Int64Range(-3, 3).Draw(t, "near"); rapid.Bool().Draw(t, "at the border") && needs > 0 && needs < 59*second {
+			tm.Lease = (100*needs+98)/99 + time.Duration(near) // the least that is not too short, or close to it
 		}
-		if err == nil && lease.HolderSpan(tm.Lease) <= tm.Needed() {
-			t.Errorf("%+v passes", tm)
-		}
-		if err != nil && (!errs.Is(err, errs.InvalidConfig) || !strings.Contains(err.Error(), "too short")) {
-			t.Errorf("%v", err)
+		const most = time.Minute
+		within := tm.Heartbeat > 0 && tm.Heartbeat <= most && tm.Renew > 0 && tm.Renew <= most && tm.Lease > 0 && tm.Lease <= most && tm.Grant > 0 && tm.Grant <= most
+		works := within && 99*tm.Lease/100 > needs && tm.Renew >= 20*time.Millisecond && tm.Grant < 16*tm.Renew
+		if err := tm.Check(); (err == nil) != works || err != nil && !errs.Is(err, errs.InvalidConfig) {
+			t.Errorf("%+v, which works: %t: %v", tm, works, err)
 		}
 	})
+}
+
+// TestI13_ALeaseThatNeverComesIsRefused: with requests faster than a holder remembers
+// them until they are answered, every grant is one that it did not ask for.
+func TestI13_ALeaseThatNeverComesIsRefused(t *testing.T) {
+	t.Parallel()
+	gets := func(tm lease.Timing) bool {
+		h := lease.NewHolder(lease.HolderConfig{History: history, Boot: 1, Renew: tm.Renew})
+		h.Applied(at(0), lease.Entry{Index: 5, Term: 1})
+		type sent struct {
+			at    time.Duration
+			nonce lease.Nonce
+		}
+		var under []sent
+		for now := time.Duration(0); now < tm.Lease; now += tm.Renew {
+			for len(under) > 0 && under[0].at+tm.Grant <= now {
+				g := lease.Grant{History: history, Term: 1, Inc: h.Incarnation(), Nonce: under[0].nonce, Index: 5, Lease: tm.Lease}
+				under = under[1:]
+				if h.Grant(at(now), g, lease.Agrees) == lease.RefusalNone {
+					return true
+				}
+			}
+			under = append(under, sent{now, h.Renew(at(now), lease.Mark{}).Nonce})
+		}
+		return false
+	}
+	works := lease.Timing{Heartbeat: second, Renew: 50 * time.Millisecond, Lease: 20 * second, Grant: 799 * time.Millisecond}
+	never := works
+	never.Grant = 850 * time.Millisecond
+	if err := works.Check(); err != nil || !gets(works) {
+		t.Errorf("%+v: %v, a lease comes: %t", works, err, gets(works))
+	}
+	if err := never.Check(); err == nil || gets(never) {
+		t.Errorf("%+v: %v, a lease comes: %t", never, err, gets(never))
+	}
 }

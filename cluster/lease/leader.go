@@ -99,7 +99,7 @@ func (l *Leader) Establish(now Reading, e Epoch) bool {
 	queue := l.queue
 	l.queue = map[NodeID]queued{}
 	for id, q := range queue {
-		l.Renew(now, id, q.renew, q.checks)
+		l.take(q.at, id, q.renew, q.checks)
 	}
 	return true
 }

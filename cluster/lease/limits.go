@@ -41,7 +41,8 @@ const (
 	StuckAfter = 3 * time.Second
 
 	// AuditSpan is the least time over which the difference of two machines'
-	// clocks is taken. A round trip of 150 ms is an error of half a percent then.
+	// clocks is taken. A round trip that changes by 150 ms is an error of half a
+	// percent then.
 	AuditSpan = 30 * time.Second
 )
 

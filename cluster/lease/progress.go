@@ -82,7 +82,7 @@ func (l *Leader) Holders(now Reading) []HolderStatus {
 		s := &l.tab.slots[i]
 		h := HolderStatus{Node: s.node, Removed: s.standing != current, Inc: s.inc, Reported: s.reported, Differs: s.differs}
 		if n := l.seen[s.node]; n != nil {
-			h.Drift = n.audit.drift
+			h.Drift = n.audit.at(now.Boot)
 		}
 		if n := len(s.grants); n > 0 {
 			h.Leased = max(s.grants[n-1].at+l.tab.span-at, 0)

@@ -13,6 +13,7 @@ type Checks struct {
 type queued struct {
 	renew  Renew
 	checks Checks
+	at     Reading // when it came
 }
 
 // request asks for a grant.
@@ -32,8 +33,13 @@ func (l *Leader) Renew(now Reading, from NodeID, r Renew, c Checks) Refusal {
 		return RefusedHistory
 	}
 	if l.term == 0 {
-		return l.enqueue(from, r, c)
+		return l.enqueue(now, from, r, c)
 	}
+	return l.take(now, from, r, c)
+}
+
+// take is Renew within an epoch, of a message that came at the reading at.
+func (l *Leader) take(at Reading, from NodeID, r Renew, c Checks) Refusal {
 	i, ok := l.tab.of[from]
 	if !ok || l.tab.slots[i].standing == purged {
 		return RefusedNotMember
@@ -52,7 +58,7 @@ func (l *Leader) Renew(now Reading, from NodeID, r Renew, c Checks) Refusal {
 		return RefusedAhead
 	}
 	before.inc, before.log = r.Inc, r.Log
-	before.audit.note(r.Inc, now.Boot, r.Boot)
+	before.audit.note(r.Inc, sample{mine: at.Boot, theirs: r.Boot})
 	s := &l.tab.slots[i]
 	s.differs = r.Differs || c.State == Differs
 	if s.differs {
@@ -72,7 +78,7 @@ func (l *Leader) Renew(now Reading, from NodeID, r Renew, c Checks) Refusal {
 }
 
 // enqueue keeps the latest message of a member until the epoch is established.
-func (l *Leader) enqueue(from NodeID, r Renew, c Checks) Refusal {
+func (l *Leader) enqueue(now Reading, from NodeID, r Renew, c Checks) Refusal {
 	if !l.expects {
 		return RefusedNotLeader
 	}
@@ -87,7 +93,7 @@ func (l *Leader) enqueue(from NodeID, r Renew, c Checks) Refusal {
 		r.Nonce = q.renew.Nonce // a report does not take the request back
 	}
 	c.Log = Mark{} // before the epoch, a member's log may rightly end after this node's
-	l.queue[from] = queued{r, c}
+	l.queue[from] = queued{r, c, now}
 	return RefusalNone
 }
 

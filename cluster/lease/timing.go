@@ -42,7 +42,7 @@ func (t Timing) Needed() time.Duration { return t.Renew + t.Failover() + t.Grant
 
 // Check refuses timers that cannot work (I13): what a holder uses of a lease must
 // be longer than [Timing.Needed], or reads pause whenever the leader changes. The
-// error is an InvalidConfig that says which timer and by how much.
+// error is an InvalidConfig that says which timers, and what would be enough.
 func (t Timing) Check() error {
 	for _, v := range []struct {
 		name string
@@ -53,6 +53,11 @@ func (t Timing) Check() error {
 				errs.Hint("it is more than 0 and at most %v", MaxLease))
 		}
 	}
+	if t.Grant >= MaxAsked*t.Renew {
+		// Each request would be forgotten before its answer comes: no lease, ever.
+		return errs.New(errs.InvalidConfig, fmt.Sprintf("a grant takes %v and leases are renewed every %v, so that more than %d requests would be unanswered at a time", t.Grant, t.Renew, MaxAsked-1),
+			errs.Hint("renew them less often"))
+	}
 	if t.Renew < RoundSpacing {
 		return errs.New(errs.InvalidConfig, fmt.Sprintf("leases are renewed every %v", t.Renew),
 			errs.Hint("renew them every %v or less often: a leader asks the voters no faster", RoundSpacing))
@@ -60,8 +65,8 @@ func (t Timing) Check() error {
 	used, needed := HolderSpan(t.Lease), t.Needed()
 	if used <= needed {
 		return errs.New(errs.InvalidConfig,
-			fmt.Sprintf("a lease of %v is used for %v, which is %v too short: renewal %v + failover %v (4 heartbeats of %v) + grant %v = %v",
-				t.Lease, used, needed-used+1, t.Renew, t.Failover(), t.Heartbeat, t.Grant, needed),
+			fmt.Sprintf("a lease of %v is too short: it is used for %v, and that must be more than %v (renewal %v, failover of 4 heartbeats of %v, grant %v)",
+				t.Lease, used, needed, t.Renew, t.Heartbeat, t.Grant),
 			errs.Hint("make the lease longer, or the heartbeat shorter"))
 	}
 	return nil
