@@ -57,8 +57,8 @@ func (cl *call) report() {
 	}
 	said, _ := cl.said()
 	*cl.info = Info{CorrelationID: said.Correlation, RequestID: cl.requestID, Node: said.Node, Index: said.Index, Stale: said.Stale, Attempts: cl.attempts}
-	if said.Operation != "" {
-		cl.info.Operation = "operations/" + said.Operation
+	if cl.operation != "" {
+		cl.info.Operation = "operations/" + cl.operation
 	}
 	if cl.info.CorrelationID == "" {
 		h := hex.EncodeToString(cl.traceID[:])

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -86,6 +87,8 @@ type call struct {
 	header    metadata.MD // of the last attempt
 	attempts  int
 	unsure    *failure // an attempt that may have changed something (I4)
+	committed *failure // the last answer that the change is committed, and not complete
+	operation string   // request id of the change, as a node said it
 }
 
 func (c *Client) newCall(method string, args any, opts []grpc.CallOption) (*call, error) {
@@ -109,7 +112,7 @@ func (c *Client) newCall(method string, args any, opts []grpc.CallOption) (*call
 		}
 		cl.opts = append(cl.opts, o)
 	}
-	if cl.kind == kindMutation {
+	if cl.kind == kindMutation || cl.kind == kindOnce {
 		var err error
 		if cl.req, cl.requestID, err = withRequestID(req, c.opts.Rand); err != nil {
 			return nil, err
@@ -156,6 +159,9 @@ func (cl *call) run(ctx context.Context, reply any) error {
 		}
 		if f.unknown() && cl.unsure == nil {
 			cl.unsure = f
+		}
+		if f.definite && f.err.Code == errs.NotComplete {
+			cl.committed = f
 		}
 		if f.timedOut {
 			timedOut++
@@ -285,6 +291,8 @@ func (cl *call) attempt(ctx context.Context, nd *node, reply any, limit time.Dur
 	err = s.Invoke(actx, cl.method, cl.req, reply, opts...)
 	now := c.clk.Now()
 	cl.header = metadata.Join(header, trailer)
+	about, answered := cl.said()
+	cl.operation = cmp.Or(about.Operation, cl.operation)
 
 	if err == nil {
 		c.reached.Store(true)
@@ -293,7 +301,6 @@ func (cl *call) attempt(ctx context.Context, nd *node, reply any, limit time.Dur
 		c.lat[cl.kind].add(took)
 		return nil
 	}
-	_, answered := cl.said()
 	f := readFailure(err, nd.addr, actx.Err() != nil && ctx.Err() == nil, answered)
 	f.unsent = !f.definite && !sent.Load()
 	switch {
@@ -361,19 +368,22 @@ func (cl *call) outgoing(ctx context.Context) context.Context {
 
 // final returns the error that the caller gets. When an attempt of a mutation
 // may have changed something, a refusal that does not settle the matter must
-// not sound as if nothing had happened (I4).
+// not sound as if nothing had happened (I4). And once a node knew that the change is
+// committed, nothing but a refusal of the rest of it says more: not that the time is
+// over, nor that the caller is not trusted any more, which may be what the change did.
 func (cl *call) final(f *failure) error {
-	mutates := cl.kind == kindMutation || cl.kind == kindUnsafe
+	if cl.committed != nil && (!f.definite || f.err.Code.Row().Outcome != errs.OutcomeRefused) {
+		return cl.committed.err
+	}
+	mutates := cl.kind == kindMutation || cl.kind == kindOnce || cl.kind == kindUnsafe
 	if !mutates || cl.unsure == nil {
 		if mutates && f.unknown() {
 			return cl.indeterminate(f)
 		}
 		return f.err
 	}
-	if f.definite && (f.err.Code.Row().Outcome == errs.OutcomeRefused || f.err.Code == errs.NotComplete) {
-		// The node looked the request id up and refused the call itself, or knows that
-		// the change is committed.
-		return f.err
+	if f.definite && f.err.Code.Row().Outcome == errs.OutcomeRefused {
+		return f.err // the node looked the request id up and refused the call itself
 	}
 	return cl.indeterminate(f)
 }

@@ -19,7 +19,8 @@ const (
 	minMutation = 2 * time.Second
 
 	// minUnsafe is the shortest time an attempt gets of a call that may not be sent
-	// again: giving it up early would leave the caller with the question what it did.
+	// again, or whose second answer is worth less: giving it up early would leave the
+	// caller with the question what it did. It is longer than a lease.
 	minUnsafe = 12 * time.Second
 
 	// attemptFactor times the recent p99 is what an attempt gets at least.
@@ -71,7 +72,7 @@ func (c *Client) attemptTimeout(k kind, timedOut int) time.Duration {
 			d = max(minAttempt, attemptFactor*c.lat[k].get())
 		case kindMutation:
 			d = max(minMutation, attemptFactor*c.lat[k].get())
-		case kindUnsafe:
+		case kindUnsafe, kindOnce:
 			d = max(minUnsafe, attemptFactor*c.lat[k].get())
 		case kindWait, kindUnspecified, kindEnd:
 			d = maxAttempt

@@ -21,6 +21,7 @@ const (
 	kindRead             // reads state, changes nothing
 	kindWait             // reads state once something has happened
 	kindMutation         // changes state, once per request id
+	kindOnce             // as kindMutation, and only the first answer has what was made
 	kindUnsafe           // changes state and has no request id
 	kindEnd
 )
@@ -55,9 +56,18 @@ var safe = map[string]kind{
 	"/krypton.v1.Admin/GetStatus":        kindRead,
 }
 
+// once lists the methods whose answer has a secret that no second answer has: an
+// attempt that is given up has made it for nobody.
+//
+//nolint:gochecknoglobals // Immutable table.
+var once = map[string]bool{"/krypton.v1.Cluster/CreateJoinToken": true}
+
 func kindOf(method string, req proto.Message) kind {
 	if k, ok := safe[method]; ok {
 		return k
+	}
+	if once[method] {
+		return kindOnce
 	}
 	if requestIDField(req) != nil {
 		return kindMutation

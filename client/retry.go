@@ -126,7 +126,8 @@ func (f failure) unknown() bool {
 // next decides from the retry class (I3) and from whether the call may be sent
 // again at all (I1).
 func (f failure) next(k kind) step {
-	if k == kindUnsafe && f.unknown() {
+	pending := f.definite && f.err.Code.Row().Outcome == errs.OutcomePending
+	if k == kindUnsafe && (f.unknown() || pending) || k == kindOnce && pending {
 		return stepStop
 	}
 	if f.mismatch {

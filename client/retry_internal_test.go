@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/internal/answer"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/wire"
 )
@@ -28,6 +29,7 @@ import (
 // script is a network of fake nodes: answer decides each attempt.
 type script struct {
 	answer func(ctx context.Context, at attempt) error
+	says   func(at attempt) answer.Info // beside it; nil: nothing
 
 	mu    sync.Mutex
 	start time.Time
@@ -52,7 +54,7 @@ type wireTo struct {
 	addr string
 }
 
-func (w wireTo) Invoke(ctx context.Context, _ string, args, _ any, _ ...grpc.CallOption) error {
+func (w wireTo) Invoke(ctx context.Context, _ string, args, _ any, opts ...grpc.CallOption) error {
 	md, _ := metadata.FromOutgoingContext(ctx)
 	at := attempt{addr: w.addr, after: time.Since(w.s.start), req: proto.Clone(args.(proto.Message)), trace: md.Get("traceparent")[0], async: md.Get("krypton-async")}
 	if d, ok := ctx.Deadline(); ok {
@@ -62,6 +64,11 @@ func (w wireTo) Invoke(ctx context.Context, _ string, args, _ any, _ ...grpc.Cal
 	at.n = len(w.s.log) + 1
 	w.s.log = append(w.s.log, at)
 	w.s.mu.Unlock()
+	for _, o := range opts {
+		if o, ok := o.(grpc.HeaderCallOption); ok && w.s.says != nil {
+			*o.HeaderAddr = metadata.Pairs(answer.Header, answer.Format(w.s.says(at)))
+		}
+	}
 	return w.s.answer(ctx, at)
 }
 
@@ -407,6 +414,102 @@ func TestAChangeThatIsNotCompleteIsWaitedFor(t *testing.T) {
 		}
 		if !slices.Equal(s.log[0].async, []string{"1"}) {
 			t.Errorf("attempt %+v", s.log[0])
+		}
+	})
+}
+
+// TestI4_NothingHidesThatAChangeIsCommitted: a node said so, and what follows, the end
+// of the caller's time, a node without an answer, or one that does not trust the
+// caller any more, does not take it back. A refusal of what was left to do counts.
+func TestI4_NothingHidesThatAChangeIsCommitted(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		then func(ctx context.Context) error
+		want errs.Code
+	}{
+		{"no answer until the end", hang, errs.NotComplete},
+		{"a connection that ends", broken, errs.NotComplete},
+		{"no connection", func(context.Context) error { return refused() }, errs.NotComplete},
+		{"no leader", func(ctx context.Context) error { return said(ctx, errs.NoLeader) }, errs.NotComplete},
+		{"it is not known", func(ctx context.Context) error { return said(ctx, errs.Indeterminate) }, errs.NotComplete},
+		{"the caller is revoked", func(ctx context.Context) error { return said(ctx, errs.Unauthenticated) }, errs.NotComplete},
+		{"the second half is refused", func(ctx context.Context) error { return said(ctx, errs.FailedState) }, errs.FailedState},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &script{
+					answer: func(ctx context.Context, at attempt) error {
+						if at.n == 1 {
+							return said(ctx, errs.NotComplete)
+						}
+						return tt.then(ctx)
+					},
+					says: func(at attempt) answer.Info {
+						i := answer.Info{Correlation: "c", Node: at.addr, Index: 7}
+						if at.n == 1 {
+							i.Operation = "some-change"
+						}
+						return i
+					},
+				}
+				var info Info
+				err := rotate(within(t, 5*time.Second), s.client(t, 2), Capture(&info))
+				if !errs.Is(err, tt.want) || len(s.log) < 2 {
+					t.Errorf("%v after %d attempts, want %s", err, len(s.log), tt.want)
+				}
+				if info.Operation != "operations/some-change" {
+					t.Errorf("the operation is %q", info.Operation)
+				}
+			})
+		})
+	}
+}
+
+// TestWhatWasMadeOnceIsNotMadeForNobody: a token is told in one answer only, so its
+// attempt has the time of a lease, and an answer without it is not repeated. A call
+// without a request id that is committed is not sent again either.
+func TestWhatWasMadeOnceIsNotMadeForNobody(t *testing.T) {
+	token := func(ctx context.Context, c *Client) error {
+		_, err := c.Cluster().CreateJoinToken(ctx, &kryptonv1.CreateJoinTokenRequest{})
+		return err
+	}
+	synctest.Test(t, func(t *testing.T) {
+		// A dead node's lease: no answer before it has ended.
+		s := &script{answer: func(ctx context.Context, _ attempt) error {
+			MarkSent(ctx)
+			select {
+			case <-time.After(4 * time.Second):
+				return nil
+			case <-ctx.Done():
+				return said(ctx, errs.NotComplete)
+			}
+		}}
+		if err := token(within(t, 10*time.Second), s.client(t, 3)); err != nil || len(s.log) != 1 {
+			t.Errorf("%v after %d attempts", err, len(s.log))
+		}
+	})
+	for name, call := range map[string]func(context.Context, *Client) error{"once": token, "unsafe": contribute} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &script{answer: func(ctx context.Context, _ attempt) error { return said(ctx, errs.NotComplete) }}
+			if err := call(within(t, 10*time.Second), s.client(t, 3)); !errs.Is(err, errs.NotComplete) || len(s.log) != 1 {
+				t.Errorf("%s: %v after %d attempts", name, err, len(s.log))
+			}
+		})
+	}
+	// No answer at all, and the request id finds out.
+	synctest.Test(t, func(t *testing.T) {
+		s := &script{answer: func(ctx context.Context, at attempt) error {
+			if at.n == 1 {
+				return broken(ctx)
+			}
+			return nil
+		}}
+		if err := token(within(t, 10*time.Second), s.client(t, 3)); err != nil {
+			t.Error(err)
+		}
+		id := func(i int) string { return s.log[i].req.(*kryptonv1.CreateJoinTokenRequest).GetRequestId() }
+		if id(0) == "" || id(0) != id(1) {
+			t.Errorf("request ids %q and %q", id(0), id(1))
 		}
 	})
 }

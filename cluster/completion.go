@@ -3,7 +3,6 @@ package cluster
 import (
 	"cmp"
 	"context"
-	"slices"
 	"strings"
 	"time"
 
@@ -100,20 +99,22 @@ func (l *leases) completion(index uint64) (complete bool, waits []*clusterpb.Wai
 	if l.leader.Complete() >= index {
 		return true, nil
 	}
-	for _, w := range l.leader.Pending(now, index) {
+	return false, perNode(l.leader.Pending(now, index))
+}
+
+// perNode returns how long each node may keep a change waiting, from a list in the
+// order of nodes: one may do so with several incarnations, and the longest counts.
+func perNode(all []lease.Waiting) (out []*clusterpb.Waiting) {
+	for _, w := range all {
 		// Rounded up: it is a promise.
-		ms := (w.Remaining + time.Millisecond - 1) / time.Millisecond
-		waits = append(waits, &clusterpb.Waiting{NodeId: string(w.Node), RemainingMs: int64(ms)})
-	}
-	// A node may wait with more than one incarnation.
-	waits = slices.CompactFunc(waits, func(a, b *clusterpb.Waiting) bool {
-		if a.GetNodeId() != b.GetNodeId() {
-			return false
+		ms := int64((w.Remaining + time.Millisecond - 1) / time.Millisecond)
+		if n := len(out); n > 0 && out[n-1].GetNodeId() == string(w.Node) {
+			out[n-1].RemainingMs = max(out[n-1].GetRemainingMs(), ms)
+			continue
 		}
-		a.RemainingMs = max(a.GetRemainingMs(), b.GetRemainingMs())
-		return true
-	})
-	return false, waits
+		out = append(out, &clusterpb.Waiting{NodeId: string(w.Node), RemainingMs: ms})
+	}
+	return out
 }
 
 // Completion implements [clusterpb.PeerServer].
@@ -164,7 +165,12 @@ func (c *Cluster) WaitComplete(ctx context.Context, index uint64) error {
 		if c.IsLeader() {
 			err = c.leases.fence(ctx, index)
 		} else if c.Standing().Complete < index {
-			_, err = c.askCompletion(ctx, &clusterpb.CompletionRequest{Index: index, Wait: true})
+			// A leader that is stopped answers nothing and breaks off nothing, and the
+			// next one knows.
+			err = c.whileLeader(ctx, c.LeaderID(), func(ctx context.Context) error {
+				_, err := c.askCompletion(ctx, &clusterpb.CompletionRequest{Index: index, Wait: true})
+				return err
+			})
 		}
 		switch {
 		case err == nil:
@@ -183,16 +189,41 @@ func (c *Cluster) WaitComplete(ctx context.Context, index uint64) error {
 	}
 }
 
+// whileLeader runs f until it returns, with a context that ends when this node hears
+// that somebody else leads.
+func (c *Cluster) whileLeader(ctx context.Context, leader NodeID, f func(context.Context) error) error {
+	changes, stop := c.leaders.subscribe()
+	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case now := <-changes:
+			if now.LeaderID != "" && now.LeaderID != leader {
+				cancel()
+			}
+		}
+	}
+}
+
 // settled returns once a change that was committed may be answered. refused is its
 // refusal by the state machine, which tells state and is waited for whatever until
-// says; index is that of its entry, request its id.
-func (c *Cluster) settled(ctx context.Context, until Until, refused error, index uint64, request string) error {
-	if until == Committed && refused == nil {
-		return nil
-	}
+// says; index is that of its entry, visible that of the entry that this node has to
+// apply first, request its id.
+func (c *Cluster) settled(ctx context.Context, until Until, refused error, visible, index uint64, request string) error {
 	bound, cancel := c.margin(ctx)
 	defer cancel()
-	err := c.WaitComplete(bound, index)
+	err := c.machine.Wait(bound, visible)
+	switch {
+	case err == nil && until == Committed && refused == nil:
+		return nil
+	case err == nil:
+		err = c.WaitComplete(bound, index)
+	}
 	switch {
 	case err == nil:
 		return refused
@@ -201,7 +232,7 @@ func (c *Cluster) settled(ctx context.Context, until Until, refused error, index
 	case errs.Is(err, errs.Indeterminate):
 		return err // this node must stop, and another one may know
 	}
-	return c.errNotComplete(context.WithoutCancel(ctx), request, index)
+	return c.errNotComplete(ctx, request, index)
 }
 
 // margin returns ctx with an end that leaves time for an answer.
@@ -214,9 +245,14 @@ func (c *Cluster) margin(ctx context.Context) (context.Context, context.CancelFu
 	return context.WithDeadline(ctx, at.Add(-min(answerMargin, left/4)))
 }
 
-// errNotComplete says that a change is committed and not complete.
+// errNotComplete says that a change is committed and not complete. To find out for
+// whom may take half of the time that is left, or that was given to the answer.
 func (c *Cluster) errNotComplete(ctx context.Context, request string, index uint64) error {
-	ctx, cancel := context.WithTimeout(ctx, answerMargin/2)
+	limit := answerMargin / 2
+	if at, ok := ctx.Deadline(); ok {
+		limit = min(limit, at.Sub(c.clk.Now())/2)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
 	how := c.Completion(ctx, index)
 	msg := "the change is committed, and other nodes may still act on the state before it"

@@ -106,14 +106,7 @@ func (c *Cluster) submit(ctx context.Context, cmd *fsmpb.Command, until Until) (
 		index, res, err := c.attempt(ctx, cmd)
 		switch {
 		case err == nil:
-			refused := fsm.Err(res)
-			switch err := c.machine.Wait(ctx, res.GetIndex()); {
-			case err == nil:
-				return res, c.settled(ctx, until, refused, index, cmd.GetRequestId())
-			case refused != nil:
-				return nil, errs.From(err)
-			}
-			return nil, c.errNotComplete(context.WithoutCancel(ctx), cmd.GetRequestId(), index)
+			return res, c.settled(ctx, until, fsm.Err(res), res.GetIndex(), index, cmd.GetRequestId())
 		case errs.Is(err, errs.Indeterminate):
 			doubt = err
 			if cmd.GetRequestId() == "" {
@@ -169,7 +162,11 @@ func (c *Cluster) attempt(ctx context.Context, cmd *fsmpb.Command) (uint64, *fsm
 	if err != nil {
 		return 0, nil, errNoLeader(err)
 	}
-	resp, err := p.Propose(ctx, &clusterpb.ProposeRequest{Command: cmd})
+	var resp *clusterpb.ProposeResponse
+	err = c.whileLeader(ctx, now.LeaderID, func(ctx context.Context) (err error) {
+		resp, err = p.Propose(ctx, &clusterpb.ProposeRequest{Command: cmd})
+		return err
+	})
 	if err != nil {
 		return 0, nil, sent(ctx, err)
 	}

@@ -266,7 +266,9 @@ func (s clusterServer) CreateJoinToken(ctx context.Context, r *kryptonv1.CreateJ
 		hash, expires := t.Hash(), s.clock.Now().Add(life).UnixMilli()
 		if err := s.node.CreateJoinToken(ctx, tok, req, &fsmpb.JoinToken{
 			Hash: hash[:], ExpireTimeMs: expires, Voter: r.GetVoter(), Region: r.GetRegion(),
-		}); err != nil {
+		}); errs.Is(err, errs.NotComplete) {
+			return errs.From(err).With(errs.Hint("nobody has seen this token: make another one, with a new request id and more time"))
+		} else if err != nil {
 			return err
 		}
 		// A retry makes a new secret, but the first answer stands in the
