@@ -106,8 +106,7 @@ func (l *leases) completion(index uint64) (complete bool, waits []*clusterpb.Wai
 // order of nodes: one may do so with several incarnations, and the longest counts.
 func perNode(all []lease.Waiting) (out []*clusterpb.Waiting) {
 	for _, w := range all {
-		// Rounded up: it is a promise.
-		ms := int64((w.Remaining + time.Millisecond - 1) / time.Millisecond)
+		ms := atMostMS(w.Remaining)
 		if n := len(out); n > 0 && out[n-1].GetNodeId() == string(w.Node) {
 			out[n-1].RemainingMs = max(out[n-1].GetRemainingMs(), ms)
 			continue

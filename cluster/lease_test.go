@@ -3,6 +3,7 @@ package cluster_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -187,6 +188,10 @@ func TestI11_AViewBehindTheLeadersIsNotInContact(t *testing.T) {
 	held.Store(true)
 	go func() { _, _ = a.propose(limited(t), gate.SealCluster, write("x", 1)) }() // waits for b
 	b.eventually("without a lease", func() bool { return b.c.LeaseErr() != nil })
+	b.eventually("says that the leader gave one, and what it needs", func() bool {
+		err := b.c.LeaseErr()
+		return err != nil && strings.Contains(err.Error(), fmt.Sprintf("is of no use before entry %d is applied here", a.machine.View().Index()))
+	})
 	if d := a.c.LastContact(); d > time.Second {
 		t.Fatalf("the leader itself is out of contact for %s", d)
 	}

@@ -11,18 +11,18 @@ import (
 
 // LeaseReport is what a leader that gives leases knows of everybody's.
 type LeaseReport struct {
-	Term     uint64 // of the entry with which it began to give leases
-	Complete uint64 // last change before which no node acts on the state
-	Fences   int    // callers' changes that are committed and not complete, at most 4096
-	Waits    []lease.Waiting
-	Holders  []LeaseHolder // by node; only those that it heard in this term
+	Term     uint64          // of the entry with which it began to give leases
+	Complete uint64          // last change before which no node acts on the state
+	Fences   int             // callers' changes that are committed and not complete, at most 4096
+	Waits    []lease.Waiting // for whom the last of them waits
+	Holders  []LeaseHolder   // by node; only those that it heard in this term
 }
 
 // LeaseHolder is a member as a leader sees it.
 type LeaseHolder struct {
 	ID    NodeID
 	Lag   uint64        // indexes that the leader has applied and the member has not reported
-	Held  time.Duration // how long it may hold a lease, at most; 0: it holds none
+	Held  time.Duration // how long it may hold a lease, of this or an earlier leader, at most; 0: it holds none
 	Drift lease.Drift
 }
 
@@ -33,12 +33,17 @@ func (l *leases) report(now lease.Reading, index uint64) *LeaseReport {
 	if !ok {
 		return nil
 	}
-	r := &LeaseReport{Term: term, Complete: l.leader.Complete(), Fences: l.waited.count(), Waits: l.leader.Pending(now, index)}
+	r := &LeaseReport{Term: term, Complete: l.leader.Complete()}
+	var last uint64
+	if r.Fences, last = l.waited.waiting(); r.Fences > 0 {
+		// Not for the last command: for the cluster's own ones nobody hurries.
+		r.Waits = l.leader.Pending(now, last)
+	}
 	for _, h := range l.leader.Holders(now) {
 		if h.Removed || h.Inc == (lease.Incarnation{}) {
 			continue
 		}
-		one := LeaseHolder{ID: NodeID(h.Node), Held: h.Leased, Drift: h.Drift}
+		one := LeaseHolder{ID: NodeID(h.Node), Held: max(h.Leased, h.Earlier), Drift: h.Drift}
 		if one.ID != l.c.id && h.Reported < index { // what a leader reports to itself says nothing
 			one.Lag = index - h.Reported
 		}
@@ -53,16 +58,19 @@ func reportToProto(r *LeaseReport) *clusterpb.LeaseReport {
 	}
 	out := &clusterpb.LeaseReport{Term: r.Term, Complete: r.Complete, Fences: uint32(r.Fences)} //nolint:gosec // Callers of one node are fewer.
 	for _, w := range r.Waits {
-		out.Waits = append(out.Waits, &clusterpb.LeaseWait{NodeId: string(w.Node), AtMostMs: w.Remaining.Milliseconds()})
+		out.Waits = append(out.Waits, &clusterpb.LeaseWait{NodeId: string(w.Node), AtMostMs: atMostMS(w.Remaining)})
 	}
 	for _, h := range r.Holders {
 		out.Holders = append(out.Holders, &clusterpb.LeaseHolder{
-			NodeId: string(h.ID), Lag: h.Lag, HeldMs: h.Held.Milliseconds(),
+			NodeId: string(h.ID), Lag: h.Lag, HeldMs: atMostMS(h.Held),
 			ClockOverMs: h.Drift.Over.Milliseconds(), ClockAheadUs: h.Drift.Ahead.Microseconds(),
 		})
 	}
 	return out
 }
+
+// atMostMS rounds up: what is said to be the most never is less.
+func atMostMS(d time.Duration) int64 { return int64((d + time.Millisecond - 1) / time.Millisecond) }
 
 func reportFromProto(r *clusterpb.LeaseReport) *LeaseReport {
 	if r == nil {
@@ -188,14 +196,19 @@ func (f *fenceTimer) drop() {
 	f.open, f.reached = nil, 0
 }
 
-func (f *fenceTimer) count() int {
+// waiting returns how many changes are not complete, and the index of the last.
+func (f *fenceTimer) waiting() (count int, last uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.open)
+	for _, t := range f.open {
+		last = max(last, t.index)
+	}
+	return len(f.open), last
 }
 
 // took counts one. The caller holds mu.
 func (f *fenceTimer) took(d time.Duration) {
+	d = max(d, 0) // the clock was read before the lock was taken
 	f.times.Count++
 	f.times.Sum += d
 	first, _ := slices.BinarySearch(FenceBounds[:], d)

@@ -279,7 +279,9 @@ func (c *Cluster) LastContact() time.Duration {
 
 // LeaseErr returns why this node has no lease that it may serve under, or nil.
 func (c *Cluster) LeaseErr() error {
-	if c.Standing().Usable(c.clk.Read()) {
+	s := c.Standing()
+	now := c.clk.Read()
+	if s.Usable(now) {
 		return nil
 	}
 	if err := c.Differs(); err != nil {
@@ -288,11 +290,17 @@ func (c *Cluster) LeaseErr() error {
 	l := c.leases
 	l.mu.Lock()
 	refusal := l.refusal
+	var needs uint64 // what a lease that was given waits for
+	if l.holder != nil {
+		needs = l.holder.Needs(lease.Reading(now))
+	}
 	l.mu.Unlock()
 	why := "no leader is known"
 	switch leader := c.LeaderID(); {
 	case refusal != "":
 		why = "the leader refuses: " + refusal
+	case needs != 0:
+		why = fmt.Sprintf("the one that the leader gave is of no use before entry %d is applied here", needs)
 	case leader == c.id:
 		why = "this node leads and has not heard from a majority of the voters"
 	case leader != "":
@@ -305,7 +313,7 @@ func (c *Cluster) LeaseErr() error {
 	return errs.New(errs.NotServing, "this node has no serving lease: "+why, errs.Hint("%s", hint))
 }
 
-// timing returns the timers that leases of length d depend on.
+// leases returns the timers that leases of length d depend on.
 func (t timers) leases(d time.Duration) lease.Timing {
 	return lease.Timing{Heartbeat: t.heartbeat, Renew: t.renew, Lease: d, Grant: t.grant}
 }
@@ -324,8 +332,8 @@ type Lease struct {
 
 // Lease returns what this node knows of leases.
 func (c *Cluster) Lease() Lease {
-	l, now := c.leases, c.clk.Read()
-	s := c.Standing()
+	l, s := c.leases, c.Standing()
+	now := c.clk.Read() // after the standing, as whoever serves reads it
 	out := Lease{Duration: s.View.LeaseDuration(), Remaining: s.Remaining(now), Complete: s.Complete, Fences: l.waited.read()}
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -16,7 +16,7 @@ type leaseMetrics struct{ c *cluster.Cluster }
 var (
 	leaseRemaining = prometheus.NewDesc("krypton_lease_remaining_seconds", "What is left of the node's serving lease; 0: it has none and serves nothing.", nil, nil)
 	leaseTerm      = prometheus.NewDesc("krypton_lease_term", "Raft term in which this node began to give leases; 0: it gives none.", nil, nil)
-	leaseHolders   = prometheus.NewDesc("krypton_lease_holders", "Members that may hold a lease of this leader; 0 elsewhere.", nil, nil)
+	leaseHolders   = prometheus.NewDesc("krypton_lease_holders", "Members heard by this leader that may hold a lease; 0 elsewhere.", nil, nil)
 	leaseLag       = prometheus.NewDesc("krypton_lease_holder_lag", "Log indexes that this leader has applied and the member has not reported.", []string{"node"}, nil)
 	leaseClock     = prometheus.NewDesc("krypton_lease_clock_difference", "By which part the member's clock runs faster (negative: slower) than this leader's, over 30 to 50 s; leases allow for 0.01.", []string{"node"}, nil)
 	leaseRefused   = prometheus.NewDesc("krypton_lease_refusals_total", "Leases that this node did not give as leader, or did not take as holder, by reason.", []string{"by", "reason"}, nil)

@@ -64,6 +64,15 @@ func (h *Holder) Complete() uint64 { return h.complete }
 // [Lease.Usable].
 func (h *Holder) Lease() Lease { return h.inUse }
 
+// Needs returns the index that the view must reach before a grant that was given
+// can be used; 0: none waits for that.
+func (h *Holder) Needs(now Reading) uint64 {
+	if !h.waits.lease.Usable(now) {
+		return 0
+	}
+	return h.waits.lease.Index
+}
+
 // Applied notes a command that is visible to this node's readers. A grant that
 // waited for it comes into use.
 func (h *Holder) Applied(now Reading, e Entry) {

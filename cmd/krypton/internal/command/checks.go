@@ -296,6 +296,9 @@ func clockRate(h *kryptonv1.NodeHealth) (float64, bool) {
 	return l.GetClockAhead().AsDuration().Seconds() / over.Seconds(), true
 }
 
+// toTheLeader is what to look at when leases do not come.
+const toTheLeader = "look at the network between it and the leader (port 8402) and at its log"
+
 func checkLeases(f facts) finding {
 	return answering(f, func(ms []*kryptonv1.Node) finding {
 		if f.view.info.GetFormatVersion() < leasesFormat {
@@ -313,11 +316,15 @@ func checkLeases(f facts) finding {
 				continue
 			}
 			if h.GetLeaseRemaining() == nil {
-				why := h.GetLeaseRefusal()
-				if why == "" {
+				next, why := toTheLeader, h.GetLeaseRefusal()
+				switch held := h.GetLeaseHolding(); {
+				case why != "":
+				case held.GetLag() > 0 && held.GetHeld().AsDuration() > 0:
+					next, why = "look at its disk, its load and the network; it catches up by itself", fmt.Sprintf("it must apply %s first", plural(int(min(held.GetLag(), math.MaxInt32)), "change", "changes"))
+				default:
 					why = "it did not hear from the leader"
 				}
-				return brokenf(errs.NotServing, "look at the network between it and the leader (port 8402) and at its log", "%s has no serving lease: %s", nodeName(m), why)
+				return brokenf(errs.NotServing, next, "%s has no serving lease: %s", nodeName(m), why)
 			}
 			if d := h.GetLeaseRemaining().AsDuration(); d < least {
 				least, whose = d, nodeName(m)
@@ -335,6 +342,8 @@ func checkLeases(f facts) finding {
 			return brokenf(errs.FailedState, next, "%s", rate)
 		case math.Abs(fastest) > rateWarn:
 			return warn(next, "%s", rate)
+		case least < f.view.info.GetLeaseDuration().AsDuration()/2:
+			return warn(toTheLeader+"; a leader that is just being replaced is no reason to worry", "the lease of %s ends in %.1f s: it was not renewed lately", whose, least.Seconds())
 		}
 		return fine("the shortest ends in %.1f s (%s)", least.Seconds(), whose)
 	})

@@ -124,6 +124,15 @@ func TestEveryCheckIsProvoked(t *testing.T) {
 		{"lease refused", func(f *facts) {
 			f.health(2).LeaseRemaining, f.health(2).LeaseRefusal = nil, "log rolled back"
 		}, "leases", failure, 6, "n3 has no serving lease: log rolled back", ""},
+		{"behind with a lease that needs more", func(f *facts) {
+			f.health(2).LeaseRemaining, f.health(2).LeaseHolding.Lag = nil, 7
+		}, "leases", failure, 6, "n3 has no serving lease: it must apply 7 changes first", ""},
+		{"dead for the leader, and behind", func(f *facts) {
+			f.health(2).LeaseRemaining, f.health(2).LeaseHolding = nil, &kryptonv1.LeaseHolding{Lag: 7}
+		}, "leases", failure, 6, "n3 has no serving lease: it did not hear from the leader", ""},
+		{"renewed late", func(f *facts) {
+			f.health(1).LeaseRemaining = durationpb.New(900 * time.Millisecond)
+		}, "leases", warning, 0, "the lease of n2 ends in 0.9 s: it was not renewed lately", ""},
 		{"leader gives none", func(f *facts) { f.health(0).LeaderLeases = nil }, "leases", failure, 6, "n1 leads and gives no leases", ""},
 		{"clock too slow", func(f *facts) {
 			f.health(1).LeaseHolding.ClockAhead = durationpb.New(-360 * time.Millisecond)
