@@ -164,6 +164,8 @@ func (t *tx) execute() (done, error) {
 		return t.raiseFormat(b.RaiseFormat)
 	case *fsmpb.Command_LeaseEpoch:
 		return t.leaseEpoch(b.LeaseEpoch)
+	case *fsmpb.Command_PutIssuer, *fsmpb.Command_RemoveIssuer, *fsmpb.Command_BindRole, *fsmpb.Command_UnbindRole, *fsmpb.Command_SetTenantGovernors:
+		return done{}, errNoAuthority()
 	}
 	return done{}, fmt.Errorf("%w: %T", errNoBody, t.cmd.GetBody())
 }

@@ -184,7 +184,7 @@ func copyTenant(t *fsmpb.Tenant) *fsmpb.Tenant {
 		Name: t.GetName(), Uid: t.GetUid(), State: t.GetState(), SuspendCauses: t.GetSuspendCauses(), Binding: t.GetBinding(),
 		L2Uid: t.GetL2Uid(), L2Blob: t.GetL2Blob(), L2IvkUid: t.GetL2IvkUid(), Primary: t.GetPrimary(), Versions: t.GetVersions(),
 		CreateTimeMs: t.GetCreateTimeMs(), DestroyTimeMs: t.GetDestroyTimeMs(), ModIndex: t.GetModIndex(),
-		RotationPaused: t.GetRotationPaused(), GateIndex: t.GetGateIndex(),
+		RotationPaused: t.GetRotationPaused(), GateIndex: t.GetGateIndex(), Governors: t.GetGovernors(),
 	}
 }
 
@@ -210,6 +210,6 @@ func copyCluster(c *fsmpb.Cluster) *fsmpb.Cluster {
 		KeyspaceId: c.GetKeyspaceId(), ClusterId: c.GetClusterId(), Name: c.GetName(), Fingerprint: c.GetFingerprint(),
 		FormatVersion: c.GetFormatVersion(), Settings: c.GetSettings(), SealRecord: c.GetSealRecord(), Persons: c.GetPersons(),
 		Rules: c.GetRules(), Hold: c.GetHold(), InternalKeys: c.GetInternalKeys(), InternalKeyPrimary: c.GetInternalKeyPrimary(),
-		ModIndex: c.GetModIndex(), Genesis: c.GetGenesis(), LeaseMs: c.GetLeaseMs(),
+		ModIndex: c.GetModIndex(), Genesis: c.GetGenesis(), LeaseMs: c.GetLeaseMs(), AuthorityIndex: c.GetAuthorityIndex(),
 	}
 }

@@ -33,6 +33,10 @@ const (
 	// gate indexes and leaders begin epochs of serving leases.
 	FormatLeases = 3
 
+	// FormatAuthority is the format version of a cluster from which on roles come
+	// from issuers and role bindings in the registry, and tenants have governors.
+	FormatAuthority = 4
+
 	// maxDepth bounds nesting, so that hostile bytes cannot exhaust the stack.
 	maxDepth = 32
 )

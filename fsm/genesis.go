@@ -116,7 +116,7 @@ func checkGenesis(g *fsmpb.Genesis) error {
 	if err := checkSettings(g.GetSettings()); err != nil {
 		return err
 	}
-	if err := checkPersons(g.GetPersons(), g.GetRules()); err != nil {
+	if err := checkPersons(g.GetPersons(), g.GetRules(), g.GetFormatVersion()); err != nil {
 		return err
 	}
 	if err := checkLease(g); err != nil {

@@ -173,7 +173,7 @@ func (l *loader) loadCluster(c *fsmpb.Cluster) error {
 		return corrupt("its cluster has no valid ids or name")
 	case !bytes.Equal(fingerprint[:], c.GetFingerprint()):
 		return corrupt("its genesis has another fingerprint")
-	case checkSettings(c.GetSettings()) != nil || checkPersons(c.GetPersons(), c.GetRules()) != nil:
+	case checkSettings(c.GetSettings()) != nil || checkPersons(c.GetPersons(), c.GetRules(), c.GetFormatVersion()) != nil:
 		return corrupt("its settings, persons or rules are not valid")
 	case !l.timely(c.GetModIndex(), c.GetHold().GetTimeMs()) || c.GetHold() == nil || l.timeMS == 0:
 		return corrupt("its cluster has a time or index that cannot be")
@@ -460,7 +460,7 @@ func (l *loader) loadRevocation(r *fsmpb.Revocation) error {
 	}
 	put(&l.tx, tableRevoked, r)
 	l.revoked++
-	l.revokedAt = max(l.revokedAt, r.GetModIndex())
+	l.authorityAt = max(l.authorityAt, r.GetModIndex())
 	return nil
 }
 

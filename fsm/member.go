@@ -23,6 +23,8 @@ const (
 	MaxAddressBytes = 300
 	MaxReleaseBytes = 64
 	MaxReasonBytes  = 256
+
+	maxRules = 64 // rows of a cluster's rules
 )
 
 func nodeName(id string) string { return "nodes/" + id }
@@ -270,8 +272,8 @@ func (t *tx) setHold(c *fsmpb.SetHold) (done, error) {
 // persons checks the people of a genesis: distinct, with valid keys, and enough
 // of them to fulfil every rule; a rule that nobody can fulfil would lock the
 // act away for ever.
-func checkPersons(persons []*fsmpb.Person, rules []*fsmpb.IntentRule) error {
-	if len(persons) > intent.MaxSignatures*2 || len(rules) > 4*len(intent.Acts()) {
+func checkPersons(persons []*fsmpb.Person, rules []*fsmpb.IntentRule, format uint32) error {
+	if len(persons) > intent.MaxSignatures*2 || len(rules) > maxRules {
 		return invalid("too many persons or rules")
 	}
 	keys, err := signers(persons)
@@ -293,7 +295,8 @@ func checkPersons(persons []*fsmpb.Person, rules []*fsmpb.IntentRule) error {
 	}
 	for _, r := range rules {
 		role, err := auth.ParseRole(r.GetRole())
-		if err != nil || !intent.Act(min(r.GetAct(), 1<<16-1)).Valid() || r.GetSignatures() > intent.MaxRule {
+		act := intent.Act(min(r.GetAct(), 1<<16-1))
+		if err != nil || !act.Valid() || act >= intent.ActSetIssuer && format < FormatAuthority || r.GetSignatures() > intent.MaxRule {
 			return invalid("a rule names no act or role, or asks for too many signatures")
 		}
 		if int(r.GetSignatures()) > byRole[role] {

@@ -104,7 +104,7 @@ func (t *tx) revokeCertificate(c *fsmpb.RevokeCertificate) (done, error) {
 		ModIndex:     t.index,
 	})
 	t.revoked++
-	t.revokedAt = t.index
+	t.authorityMoved()
 	t.dropTokens(r.GetSerial())
 	return done{object: CertificateName(r.GetSerial())}, nil
 }
@@ -134,15 +134,6 @@ func (v *View) Revoked(serial []byte) (*fsmpb.Revocation, bool) {
 	}
 	return lookup[*fsmpb.Revocation](v.txn, tableRevoked, indexID, serial)
 }
-
-// RevokedAt tells whether anything was revoked since a certificate was looked up
-// last: while it is the same number, what was not revoked is not revoked. It
-// costs nothing, so that every call can ask.
-//
-// It is the index of the last revocation; after a restore, of the last one whose
-// certificate has not expired. Equal numbers in two views mean that between them
-// nothing was revoked but what has expired, and that is refused anyhow.
-func (v *View) RevokedAt() uint64 { return v.revokedAt }
 
 // Revocations returns up to limit revocations in the order of the serial
 // numbers, beginning after the serial number after (nil: at the beginning).

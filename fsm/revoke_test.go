@@ -13,7 +13,7 @@ import (
 
 func TestI17_ARevokedCertificateStaysRevokedUntilItWouldHaveExpired(t *testing.T) {
 	w := newWorld(t)
-	before := w.view().RevokedAt()
+	before := w.view().AuthorityAt()
 	if _, ok := w.view().Revoked(serialOf(1)); ok {
 		t.Fatal("a certificate is revoked in a new cluster")
 	}
@@ -24,7 +24,7 @@ func TestI17_ARevokedCertificateStaysRevokedUntilItWouldHaveExpired(t *testing.T
 	if !ok || r.GetRevokedBy() != "governor/gov" || r.GetRevokeTimeMs() != w.now || r.GetReason() != "left in a shop" || r.GetModIndex() != w.index {
 		t.Errorf("revocation %v", r)
 	}
-	if w.view().RevokedAt() == before {
+	if w.view().AuthorityAt() == before {
 		t.Error("nobody who remembers a certificate learns that one was revoked")
 	}
 	w.refused(errs.AlreadyExists, w.revoke(1))
@@ -218,7 +218,7 @@ func TestRevocationsWaitForTheFormatVersion(t *testing.T) {
 	if err := m.Restore(bytes.NewReader(raw)); err != nil {
 		t.Fatal(err)
 	}
-	if m.View().RevokedAt() != w.view().RevokedAt() {
+	if m.View().AuthorityAt() != w.view().AuthorityAt() {
 		t.Error("after a restore, what was not revoked before is thought to be so still")
 	}
 }

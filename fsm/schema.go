@@ -9,7 +9,9 @@ import (
 
 	"github.com/hashicorp/go-memdb"
 
+	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 )
 
 // Tables of the database. The cluster object, the counters and the position in
@@ -26,6 +28,9 @@ const (
 	tableRequests  = "requests"   // remembered requests
 	tableNonces    = "nonces"     // used nonces of signed intents
 	tableRevoked   = "revoked"    // revoked certificates that have not expired
+	tableIssuers   = "issuers"    // who vouches for callers
+	tableBindings  = "bindings"   // role bindings
+	tableKeys      = "keys"       // the public keys of role bindings; derived
 	tableUIDs      = "uids"       // every uid ever used and what it belongs to; derived
 	tableDue       = "due"        // when Tick has something to do with a tenant or service; derived
 	tableReap      = "reap"       // destroyed owners that still own something; derived
@@ -40,6 +45,10 @@ const (
 	indexIVK  = "ivk"  // objects wrapped under an internal key version
 	indexKey  = "key"  // members by SHA-256 of their public key
 	indexBy   = "by"   // remembered requests by principal and time
+
+	indexSubject  = "subject"  // role bindings by issuer and subject
+	indexIdentity = "identity" // role bindings by issuer, role, tenant and name
+	indexPower    = "power"    // role bindings of governors and custodians by role
 )
 
 // row is what the database holds: an object and, in builds with checks, the
@@ -89,6 +98,12 @@ type dueRow struct {
 type callerRow struct {
 	key string
 	n   int
+}
+
+// keyRow says in which role binding a public key stands.
+type keyRow struct {
+	id      string // [intent.KeyID]
+	binding string // uid
 }
 
 // keyOf is an index over rows of T: it says at which key a row stands, or that
@@ -175,6 +190,25 @@ func newDB() *memdb.MemDB {
 		table(tableRevoked, func(r *fsmpb.Revocation) ([]byte, bool) { return r.GetSerial(), true }, map[string]keyOf[*fsmpb.Revocation]{
 			indexDue: func(r *fsmpb.Revocation) ([]byte, bool) { return dueKey(r.GetExpireTimeMs(), r.GetSerial()), true },
 		}),
+		table(tableIssuers, issuerKeyOf, map[string]keyOf[*fsmpb.Issuer]{
+			indexUID: func(i *fsmpb.Issuer) ([]byte, bool) { return i.GetUid(), true },
+		}),
+		table(tableBindings, bindingKeyOf, map[string]keyOf[*fsmpb.RoleBinding]{
+			indexUID: func(b *fsmpb.RoleBinding) ([]byte, bool) { return b.GetUid(), true },
+			indexSubject: func(b *fsmpb.RoleBinding) ([]byte, bool) {
+				return subjectKey(b.GetIssuerUid(), b.GetSubject()), true
+			},
+			indexIdentity: func(b *fsmpb.RoleBinding) ([]byte, bool) {
+				return identityKey(b.GetIssuerUid(), b.GetRole(), b.GetTenantUid(), b.GetName()), true
+			},
+			indexDue: func(b *fsmpb.RoleBinding) ([]byte, bool) {
+				return dueKey(b.GetExpireTimeMs(), b.GetUid()), b.GetExpireTimeMs() != 0
+			},
+			indexPower: func(b *fsmpb.RoleBinding) ([]byte, bool) {
+				return appendPart(appendPart(nil, b.GetRole()), b.GetUid()), isPower(b.GetRole())
+			},
+		}),
+		table(tableKeys, func(k keyRow) ([]byte, bool) { return []byte(k.id), true }, nil),
 		table(tableUIDs, func(u uidOwner) ([]byte, bool) { return []byte(u.uid), true }, nil),
 		table(tableDue, func(d dueRow) ([]byte, bool) { return []byte(d.uid), true }, map[string]keyOf[dueRow]{
 			indexDue: func(d dueRow) ([]byte, bool) { return dueKey(d.atMS, []byte(d.uid)), true },
@@ -217,6 +251,34 @@ func resourceKey(serviceUID []byte, id string) []byte {
 	k := make([]byte, 0, len(serviceUID)+len(id))
 	k = append(k, serviceUID...)
 	return append(k, id...)
+}
+
+// ownerKey is the tenant's uid, or sixteen zero bytes, which is no uid, for what is
+// the cluster's own.
+func ownerKey(tenantUID []byte) []byte {
+	if len(tenantUID) == 0 {
+		return make([]byte, hierarchy.UIDSize)
+	}
+	return tenantUID
+}
+
+func ownedKey(tenantUID []byte, id string) []byte { return concat(ownerKey(tenantUID), []byte(id)) }
+
+func issuerKeyOf(i *fsmpb.Issuer) ([]byte, bool) { return ownedKey(i.GetTenantUid(), i.GetId()), true }
+
+func bindingKeyOf(b *fsmpb.RoleBinding) ([]byte, bool) {
+	return ownedKey(b.GetTenantUid(), b.GetId()), true
+}
+
+func subjectKey(issuerUID []byte, subject string) []byte { return concat(issuerUID, []byte(subject)) }
+
+func identityKey(issuerUID []byte, role string, tenantUID []byte, name string) []byte {
+	return concat(appendPart(concat(issuerUID), role), ownerKey(tenantUID), []byte(name))
+}
+
+// isPower reports whether a role signs intents.
+func isPower(role string) bool {
+	return role == auth.RoleGovernor.String() || role == auth.RoleCustodian.String()
 }
 
 func memberKeySum(m *fsmpb.Member) ([]byte, bool) {

@@ -109,6 +109,9 @@ func TestASnapshotHasEveryKindOfObject(t *testing.T) {
 		}
 	}
 	for i := range fields.Len() {
+		if f := fields.Get(i).Number(); f == 11 || f == 12 {
+			continue // of format version 4, which no cluster has yet
+		}
 		if !seen[string(fields.Get(i).Name())] {
 			t.Errorf("no %s in the snapshot", fields.Get(i).Name())
 		}

@@ -29,8 +29,8 @@ type meta struct {
 
 	membersAt uint64 // index of the last change of a member
 
-	// revokedAt is the index of the last revocation; see [View.RevokedAt].
-	revokedAt uint64
+	issuers     []*fsmpb.Issuer // every issuer that counts; replaced, never written to
+	authorityAt uint64          // see [View.AuthorityAt]
 }
 
 // state is the database behind a view: a root of an immutable tree, and a read

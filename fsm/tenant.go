@@ -83,6 +83,9 @@ func (t *tx) createTenant(c *fsmpb.CreateTenant) (done, error) {
 	case t.tenants >= MaxTenants:
 		return done{}, limit("tenants", MaxTenants)
 	}
+	if len(c.GetGovernors()) != 0 && t.cluster.GetFormatVersion() < FormatAuthority {
+		return done{}, errNoAuthority()
+	}
 	if err := t.ivkInForce(c.GetL2IvkUid()); err != nil {
 		return done{}, err
 	}

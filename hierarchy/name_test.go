@@ -70,22 +70,25 @@ func TestResourceIDsRefuseWhatCouldForgeALogLine(t *testing.T) {
 
 func TestEveryKindOfPathRoundTrips(t *testing.T) {
 	texts := map[hierarchy.Kind]string{
-		hierarchy.KindTenant:         "tenants/acme",
-		hierarchy.KindBinding:        "tenants/acme/binding",
-		hierarchy.KindTenantVersion:  "tenants/acme/versions/12",
-		hierarchy.KindService:        "tenants/acme/services/payments",
-		hierarchy.KindServiceVersion: "tenants/acme/services/payments/versions/18446744073709551615",
-		hierarchy.KindResource:       "tenants/acme/services/payments/resources/Orders%2F2026%20%C3%A9",
-		hierarchy.KindPolicy:         "tenants/acme/policies/base",
-		hierarchy.KindRoleBinding:    "roleBindings/b1",
-		hierarchy.KindApproval:       "approvals/a1",
-		hierarchy.KindCeremony:       "ceremonies/c1",
-		hierarchy.KindInternalKey:    "internalKeys/3",
-		hierarchy.KindInternalSecret: "internalSecrets/aws",
-		hierarchy.KindNode:           "nodes/n1",
-		hierarchy.KindOperation:      "operations/o1",
-		hierarchy.KindSeal:           "seal",
-		hierarchy.KindCluster:        "cluster",
+		hierarchy.KindTenant:            "tenants/acme",
+		hierarchy.KindBinding:           "tenants/acme/binding",
+		hierarchy.KindTenantVersion:     "tenants/acme/versions/12",
+		hierarchy.KindService:           "tenants/acme/services/payments",
+		hierarchy.KindServiceVersion:    "tenants/acme/services/payments/versions/18446744073709551615",
+		hierarchy.KindResource:          "tenants/acme/services/payments/resources/Orders%2F2026%20%C3%A9",
+		hierarchy.KindPolicy:            "tenants/acme/policies/base",
+		hierarchy.KindTenantIssuer:      "tenants/acme/issuers/k8s",
+		hierarchy.KindTenantRoleBinding: "tenants/acme/roleBindings/b1",
+		hierarchy.KindIssuer:            "issuers/builtin",
+		hierarchy.KindRoleBinding:       "roleBindings/b1",
+		hierarchy.KindApproval:          "approvals/a1",
+		hierarchy.KindCeremony:          "ceremonies/c1",
+		hierarchy.KindInternalKey:       "internalKeys/3",
+		hierarchy.KindInternalSecret:    "internalSecrets/aws",
+		hierarchy.KindNode:              "nodes/n1",
+		hierarchy.KindOperation:         "operations/o1",
+		hierarchy.KindSeal:              "seal",
+		hierarchy.KindCluster:           "cluster",
 	}
 	for _, k := range hierarchy.Kinds() {
 		text, ok := texts[k]
@@ -106,6 +109,10 @@ func TestEveryKindOfPathRoundTrips(t *testing.T) {
 		"tenants/acme/services/pay/versions/2":      hierarchy.ServiceVersionPath("acme", "pay", 2),
 		"tenants/acme/services/pay/resources/a%2Fb": hierarchy.ResourcePath("acme", "pay", "a/b"),
 		"internalKeys/9":                            hierarchy.InternalKeyPath(9),
+		"issuers/builtin":                           hierarchy.IssuerPath("", "builtin"),
+		"tenants/acme/issuers/k8s":                  hierarchy.IssuerPath("acme", "k8s"),
+		"roleBindings/b":                            hierarchy.RoleBindingPath("", "b"),
+		"tenants/acme/roleBindings/b":               hierarchy.RoleBindingPath("acme", "b"),
 		"":                                          {},
 	}
 	for want, p := range built {

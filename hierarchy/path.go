@@ -16,45 +16,51 @@ type Kind int
 
 // The kinds, each with its pattern.
 const (
-	KindUnspecified    Kind = iota
-	KindTenant              // tenants/{t}
-	KindBinding             // tenants/{t}/binding
-	KindTenantVersion       // tenants/{t}/versions/{n}: L2.1
-	KindService             // tenants/{t}/services/{s}
-	KindServiceVersion      // tenants/{t}/services/{s}/versions/{n}: L3
-	KindResource            // tenants/{t}/services/{s}/resources/{r}
-	KindPolicy              // tenants/{t}/policies/{id}
-	KindRoleBinding         // roleBindings/{id}
-	KindApproval            // approvals/{id}
-	KindCeremony            // ceremonies/{id}
-	KindInternalKey         // internalKeys/{n}: IVK version
-	KindInternalSecret      // internalSecrets/{id}
-	KindNode                // nodes/{id}
-	KindOperation           // operations/{id}
-	KindSeal                // seal
-	KindCluster             // cluster
+	KindUnspecified       Kind = iota
+	KindTenant                 // tenants/{t}
+	KindBinding                // tenants/{t}/binding
+	KindTenantVersion          // tenants/{t}/versions/{n}: L2.1
+	KindService                // tenants/{t}/services/{s}
+	KindServiceVersion         // tenants/{t}/services/{s}/versions/{n}: L3
+	KindResource               // tenants/{t}/services/{s}/resources/{r}
+	KindPolicy                 // tenants/{t}/policies/{id}
+	KindTenantIssuer           // tenants/{t}/issuers/{id}: vouches for workloads of the tenant
+	KindTenantRoleBinding      // tenants/{t}/roleBindings/{id}: of a workload
+	KindIssuer                 // issuers/{id}
+	KindRoleBinding            // roleBindings/{id}: of a person
+	KindApproval               // approvals/{id}
+	KindCeremony               // ceremonies/{id}
+	KindInternalKey            // internalKeys/{n}: IVK version
+	KindInternalSecret         // internalSecrets/{id}
+	KindNode                   // nodes/{id}
+	KindOperation              // operations/{id}
+	KindSeal                   // seal
+	KindCluster                // cluster
 	kindEnd
 )
 
 // pattern of each kind. {r} is a percent-encoded ResourceID; everything else in
 // braces is a Name, {n} a version number.
 var pattern = [kindEnd]string{
-	KindTenant:         "tenants/{t}",
-	KindBinding:        "tenants/{t}/binding",
-	KindTenantVersion:  "tenants/{t}/versions/{n}",
-	KindService:        "tenants/{t}/services/{s}",
-	KindServiceVersion: "tenants/{t}/services/{s}/versions/{n}",
-	KindResource:       "tenants/{t}/services/{s}/resources/{r}",
-	KindPolicy:         "tenants/{t}/policies/{id}",
-	KindRoleBinding:    "roleBindings/{id}",
-	KindApproval:       "approvals/{id}",
-	KindCeremony:       "ceremonies/{id}",
-	KindInternalKey:    "internalKeys/{n}",
-	KindInternalSecret: "internalSecrets/{id}",
-	KindNode:           "nodes/{id}",
-	KindOperation:      "operations/{id}",
-	KindSeal:           "seal",
-	KindCluster:        "cluster",
+	KindTenant:            "tenants/{t}",
+	KindBinding:           "tenants/{t}/binding",
+	KindTenantVersion:     "tenants/{t}/versions/{n}",
+	KindService:           "tenants/{t}/services/{s}",
+	KindServiceVersion:    "tenants/{t}/services/{s}/versions/{n}",
+	KindResource:          "tenants/{t}/services/{s}/resources/{r}",
+	KindPolicy:            "tenants/{t}/policies/{id}",
+	KindTenantIssuer:      "tenants/{t}/issuers/{id}",
+	KindTenantRoleBinding: "tenants/{t}/roleBindings/{id}",
+	KindIssuer:            "issuers/{id}",
+	KindRoleBinding:       "roleBindings/{id}",
+	KindApproval:          "approvals/{id}",
+	KindCeremony:          "ceremonies/{id}",
+	KindInternalKey:       "internalKeys/{n}",
+	KindInternalSecret:    "internalSecrets/{id}",
+	KindNode:              "nodes/{id}",
+	KindOperation:         "operations/{id}",
+	KindSeal:              "seal",
+	KindCluster:           "cluster",
 }
 
 // shape is the segments of each pattern. A name is parsed and written on every
@@ -95,7 +101,7 @@ type Path struct {
 	Kind     Kind
 	Tenant   Name
 	Service  Name
-	ID       Name          // last segment of policies, roleBindings, approvals, ceremonies, internalSecrets, nodes, operations
+	ID       Name          // last segment of policies, issuers, roleBindings, approvals, ceremonies, internalSecrets, nodes, operations
 	Version  VersionNumber // last segment of versions and internalKeys
 	Resource ResourceID    // last segment of resources; never empty
 }
@@ -229,6 +235,23 @@ func ServiceVersionPath(t, s Name, n VersionNumber) Path {
 // ResourcePath names a resource of a service.
 func ResourcePath(t, s Name, r ResourceID) Path {
 	return Path{Kind: KindResource, Tenant: t, Service: s, Resource: r}
+}
+
+// IssuerPath names an issuer: the cluster's if t is empty, else one of that tenant.
+func IssuerPath(t, id Name) Path {
+	if t == "" {
+		return Path{Kind: KindIssuer, ID: id}
+	}
+	return Path{Kind: KindTenantIssuer, Tenant: t, ID: id}
+}
+
+// RoleBindingPath names a role binding: of a person if t is empty, else of a
+// workload of that tenant.
+func RoleBindingPath(t, id Name) Path {
+	if t == "" {
+		return Path{Kind: KindRoleBinding, ID: id}
+	}
+	return Path{Kind: KindTenantRoleBinding, Tenant: t, ID: id}
 }
 
 // InternalKeyPath names an IVK version.

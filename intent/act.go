@@ -23,7 +23,8 @@ const (
 	ActRestore           Act = 14 // restore from a snapshot or backup
 	ActSetAudit          Act = 15 // change audit settings
 	ActSetQuorum         Act = 16 // change how many signatures acts need
-	actEnd               Act = 17 // one past the last act; not an act
+	ActSetIssuer         Act = 17 // register, change or remove who vouches for callers
+	actEnd               Act = 18 // one past the last act; not an act
 )
 
 // Valid reports whether a is one of the acts.
@@ -73,6 +74,8 @@ func (a Act) String() string {
 		return "set-audit"
 	case ActSetQuorum:
 		return "set-quorum"
+	case ActSetIssuer:
+		return "set-issuer"
 	case ActUnspecified, actEnd:
 	}
 	return "unspecified"

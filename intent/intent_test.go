@@ -360,7 +360,7 @@ func TestI1_OtherEncodingsAreRefused(t *testing.T) {
 	for name, change := range map[string]func(*intent.Intent){
 		"no keyspace":  func(in *intent.Intent) { in.Keyspace = hierarchy.KeyspaceID{} },
 		"zero act":     func(in *intent.Intent) { in.Act = 0 },
-		"unknown act":  func(in *intent.Intent) { in.Act = 17 },
+		"unknown act":  func(in *intent.Intent) { in.Act = 18 },
 		"no request":   func(in *intent.Intent) { in.Request = intent.Digest{} },
 		"no expiry":    func(in *intent.Intent) { in.NotAfter = 0 },
 		"negative":     func(in *intent.Intent) { in.NotAfter = -1 },
@@ -456,7 +456,7 @@ func TestActAndReasonNumbersAreStable(t *testing.T) {
 	t.Parallel()
 	wantActs := []string{
 		"genesis", "set-policy", "bind-role", "set-authority-keys", "bind-l1", "rebind-l1", "resume-after-unlink", "destroy",
-		"recovery-grant", "add-member", "reshare", "rekey", "migrate", "restore", "set-audit", "set-quorum",
+		"recovery-grant", "add-member", "reshare", "rekey", "migrate", "restore", "set-audit", "set-quorum", "set-issuer",
 	}
 	var got []string
 	for i, a := range intent.Acts() {
@@ -491,7 +491,7 @@ func TestRulesOfEveryAct(t *testing.T) {
 		intent.ActGenesis: {2, 3}, intent.ActSetAuthorityKeys: {2, 3}, intent.ActRestore: {2, 3}, intent.ActSetQuorum: {2, 3},
 		intent.ActReshare: {0, 3}, intent.ActRekey: {0, 3}, intent.ActMigrate: {0, 3},
 		intent.ActSetPolicy: {2, 0}, intent.ActBindRole: {2, 0}, intent.ActBindL1: {2, 0}, intent.ActRebindL1: {2, 0}, intent.ActResumeAfterUnlink: {2, 0},
-		intent.ActDestroy: {2, 0}, intent.ActRecoveryGrant: {2, 0}, intent.ActAddMember: {2, 0}, intent.ActSetAudit: {2, 0},
+		intent.ActDestroy: {2, 0}, intent.ActRecoveryGrant: {2, 0}, intent.ActAddMember: {2, 0}, intent.ActSetAudit: {2, 0}, intent.ActSetIssuer: {2, 0},
 	}
 	if len(want) != len(intent.Acts()) {
 		t.Fatalf("table has %d acts, want %d", len(want), len(intent.Acts()))
@@ -502,7 +502,7 @@ func TestRulesOfEveryAct(t *testing.T) {
 			t.Errorf("rule of %s is %+v, want %v", a, r, want[a])
 		}
 	}
-	for _, a := range []intent.Act{0, 17, 60000} {
+	for _, a := range []intent.Act{0, 18, 60000} {
 		if r, ok := intent.RuleOf(a, q); ok || r.Validate() == nil {
 			t.Errorf("unknown act %d has rule %+v", a, r)
 		}

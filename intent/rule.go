@@ -63,7 +63,7 @@ type Quorum struct {
 func RuleOf(act Act, q Quorum) (Rule, bool) {
 	switch act {
 	case ActSetPolicy, ActBindRole, ActBindL1, ActRebindL1, ActResumeAfterUnlink, ActDestroy,
-		ActRecoveryGrant, ActAddMember, ActSetAudit:
+		ActRecoveryGrant, ActAddMember, ActSetAudit, ActSetIssuer:
 		return Rule{Governors: q.Governors, Requester: q.Requester}, true
 	case ActReshare, ActRekey, ActMigrate:
 		return Rule{Custodians: q.Custodians, Requester: q.Requester}, true

@@ -152,7 +152,7 @@ func (c *verifiedCache) put(callers *pki.Callers, leaf *x509.Certificate, v veri
 type verified struct {
 	pki.Verified
 
-	// asked is [fsm.View.RevokedAt] of the view in which it was not revoked. While
+	// asked is [fsm.View.AuthorityAt] of the view in which it was not revoked. While
 	// the present one is equal, that needs no look into the registry.
 	asked uint64
 }
@@ -172,7 +172,7 @@ func (c *calls) identify(leaf *x509.Certificate) identity {
 	}
 	view := c.machine.View()
 	v, ok := c.verified.get(callers, leaf)
-	if ok && now.Before(v.NotAfter) && v.asked == view.RevokedAt() {
+	if ok && now.Before(v.NotAfter) && v.asked == view.AuthorityAt() {
 		return identity{principal: v.Principal, notAfter: v.NotAfter, serial: v.Serial}
 	}
 	var err error
@@ -182,7 +182,7 @@ func (c *calls) identify(leaf *x509.Certificate) identity {
 	if r, gone := view.Revoked([]byte(v.Serial)); gone {
 		return identity{refused: revoked(r)}
 	}
-	v.asked = view.RevokedAt()
+	v.asked = view.AuthorityAt()
 	c.verified.put(callers, leaf, v)
 	return identity{principal: v.Principal, notAfter: v.NotAfter, serial: v.Serial}
 }

@@ -377,6 +377,11 @@ type Command struct {
 	//	*Command_RollbackResource
 	//	*Command_RevokeCertificate
 	//	*Command_LeaseEpoch
+	//	*Command_PutIssuer
+	//	*Command_RemoveIssuer
+	//	*Command_BindRole
+	//	*Command_UnbindRole
+	//	*Command_SetTenantGovernors
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -710,6 +715,51 @@ func (x *Command) GetLeaseEpoch() *LeaseEpoch {
 	return nil
 }
 
+func (x *Command) GetPutIssuer() *PutIssuer {
+	if x != nil {
+		if x, ok := x.Body.(*Command_PutIssuer); ok {
+			return x.PutIssuer
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRemoveIssuer() *RemoveIssuer {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RemoveIssuer); ok {
+			return x.RemoveIssuer
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetBindRole() *BindRole {
+	if x != nil {
+		if x, ok := x.Body.(*Command_BindRole); ok {
+			return x.BindRole
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetUnbindRole() *UnbindRole {
+	if x != nil {
+		if x, ok := x.Body.(*Command_UnbindRole); ok {
+			return x.UnbindRole
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSetTenantGovernors() *SetTenantGovernors {
+	if x != nil {
+		if x, ok := x.Body.(*Command_SetTenantGovernors); ok {
+			return x.SetTenantGovernors
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -806,6 +856,26 @@ type Command_LeaseEpoch struct {
 	LeaseEpoch *LeaseEpoch `protobuf:"bytes,42,opt,name=lease_epoch,json=leaseEpoch,proto3,oneof"` // from format version 3 on
 }
 
+type Command_PutIssuer struct {
+	PutIssuer *PutIssuer `protobuf:"bytes,43,opt,name=put_issuer,json=putIssuer,proto3,oneof"` // from format version 4 on, like those below
+}
+
+type Command_RemoveIssuer struct {
+	RemoveIssuer *RemoveIssuer `protobuf:"bytes,44,opt,name=remove_issuer,json=removeIssuer,proto3,oneof"`
+}
+
+type Command_BindRole struct {
+	BindRole *BindRole `protobuf:"bytes,45,opt,name=bind_role,json=bindRole,proto3,oneof"`
+}
+
+type Command_UnbindRole struct {
+	UnbindRole *UnbindRole `protobuf:"bytes,46,opt,name=unbind_role,json=unbindRole,proto3,oneof"`
+}
+
+type Command_SetTenantGovernors struct {
+	SetTenantGovernors *SetTenantGovernors `protobuf:"bytes,47,opt,name=set_tenant_governors,json=setTenantGovernors,proto3,oneof"`
+}
+
 func (*Command_Genesis) isCommand_Body() {}
 
 func (*Command_CreateTenant) isCommand_Body() {}
@@ -851,6 +921,16 @@ func (*Command_RollbackResource) isCommand_Body() {}
 func (*Command_RevokeCertificate) isCommand_Body() {}
 
 func (*Command_LeaseEpoch) isCommand_Body() {}
+
+func (*Command_PutIssuer) isCommand_Body() {}
+
+func (*Command_RemoveIssuer) isCommand_Body() {}
+
+func (*Command_BindRole) isCommand_Body() {}
+
+func (*Command_UnbindRole) isCommand_Body() {}
+
+func (*Command_SetTenantGovernors) isCommand_Body() {}
 
 // Principal is an authenticated caller: who vouches for it, what it is, and its
 // name there.
@@ -1599,8 +1679,12 @@ type Tenant struct {
 	ModIndex       uint64                 `protobuf:"varint,13,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`                   // a re-wrap does not move it: no data operation can tell
 	RotationPaused bool                   `protobuf:"varint,14,opt,name=rotation_paused,json=rotationPaused,proto3" json:"rotation_paused,omitempty"` // a rollback paused the rotation schedule
 	GateIndex      uint64                 `protobuf:"varint,15,opt,name=gate_index,json=gateIndex,proto3" json:"gate_index,omitempty"`                // when it was made, or last changed state, binding or L2; 0: mod_index counts
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Uids of the role bindings of its governors, 1 to 16, in ascending order: who
+	// decides inside it. One of a binding that is gone counts for nobody. Empty in
+	// tenants made before format version 4: those with every_tenant govern them.
+	Governors     [][]byte `protobuf:"bytes,16,rep,name=governors,proto3" json:"governors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Tenant) Reset() {
@@ -1736,6 +1820,13 @@ func (x *Tenant) GetGateIndex() uint64 {
 		return x.GateIndex
 	}
 	return 0
+}
+
+func (x *Tenant) GetGovernors() [][]byte {
+	if x != nil {
+		return x.Governors
+	}
+	return nil
 }
 
 type Service struct {
@@ -2455,14 +2546,16 @@ func (x *ObjectRef) GetService() string {
 }
 
 type CreateTenant struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Uid           []byte                 `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
-	Binding       *Binding               `protobuf:"bytes,3,opt,name=binding,proto3" json:"binding,omitempty"`
-	L2Uid         []byte                 `protobuf:"bytes,4,opt,name=l2_uid,json=l2Uid,proto3" json:"l2_uid,omitempty"`
-	L2Blob        []byte                 `protobuf:"bytes,5,opt,name=l2_blob,json=l2Blob,proto3" json:"l2_blob,omitempty"`
-	L2IvkUid      []byte                 `protobuf:"bytes,6,opt,name=l2_ivk_uid,json=l2IvkUid,proto3" json:"l2_ivk_uid,omitempty"`
-	Version       *Version               `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"` // L2.1 version 1, parent_uid = l2_uid
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Uid      []byte                 `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
+	Binding  *Binding               `protobuf:"bytes,3,opt,name=binding,proto3" json:"binding,omitempty"`
+	L2Uid    []byte                 `protobuf:"bytes,4,opt,name=l2_uid,json=l2Uid,proto3" json:"l2_uid,omitempty"`
+	L2Blob   []byte                 `protobuf:"bytes,5,opt,name=l2_blob,json=l2Blob,proto3" json:"l2_blob,omitempty"`
+	L2IvkUid []byte                 `protobuf:"bytes,6,opt,name=l2_ivk_uid,json=l2IvkUid,proto3" json:"l2_ivk_uid,omitempty"`
+	Version  *Version               `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"` // L2.1 version 1, parent_uid = l2_uid
+	// Uids of role bindings; empty: the requester's. From format version 4 on.
+	Governors     [][]byte `protobuf:"bytes,8,rep,name=governors,proto3" json:"governors,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2542,6 +2635,13 @@ func (x *CreateTenant) GetL2IvkUid() []byte {
 func (x *CreateTenant) GetVersion() *Version {
 	if x != nil {
 		return x.Version
+	}
+	return nil
+}
+
+func (x *CreateTenant) GetGovernors() [][]byte {
+	if x != nil {
+		return x.Governors
 	}
 	return nil
 }
@@ -3763,9 +3863,844 @@ func (x *RevokeCertificate) GetRevocation() *Revocation {
 	return nil
 }
 
+// X509Issuer vouches by certificates.
+type X509Issuer struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Certificates [][]byte               `protobuf:"bytes,1,rep,name=certificates,proto3" json:"certificates,omitempty"` // 1 to 4 CA certificates, DER
+	// Trust domain of the URIs in its certificates. Empty: any, and a certificate
+	// never names a role by itself.
+	TrustDomain   string `protobuf:"bytes,2,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *X509Issuer) Reset() {
+	*x = X509Issuer{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *X509Issuer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*X509Issuer) ProtoMessage() {}
+
+func (x *X509Issuer) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use X509Issuer.ProtoReflect.Descriptor instead.
+func (*X509Issuer) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *X509Issuer) GetCertificates() [][]byte {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+func (x *X509Issuer) GetTrustDomain() string {
+	if x != nil {
+		return x.TrustDomain
+	}
+	return ""
+}
+
+// JWTIssuer vouches by signed tokens.
+type JWTIssuer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Url           string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`                                       // the claim iss, an https URL; its keys are found from there
+	Audiences     []string               `protobuf:"bytes,2,rep,name=audiences,proto3" json:"audiences,omitempty"`                           // 1 to 8; a token must be for one of them
+	Ca            [][]byte               `protobuf:"bytes,3,rep,name=ca,proto3" json:"ca,omitempty"`                                         // up to 4 certificates, DER, that the fetch trusts; none: the system's
+	Keys          []byte                 `protobuf:"bytes,4,opt,name=keys,proto3" json:"keys,omitempty"`                                     // a JSON Web Key Set that is used instead of a fetch; empty: fetched
+	SkewMs        uint32                 `protobuf:"varint,5,opt,name=skew_ms,json=skewMs,proto3" json:"skew_ms,omitempty"`                  // by how much the clocks may differ, at most 300,000
+	SubjectClaim  string                 `protobuf:"bytes,6,opt,name=subject_claim,json=subjectClaim,proto3" json:"subject_claim,omitempty"` // the claim that is the subject; empty: sub
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JWTIssuer) Reset() {
+	*x = JWTIssuer{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JWTIssuer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JWTIssuer) ProtoMessage() {}
+
+func (x *JWTIssuer) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JWTIssuer.ProtoReflect.Descriptor instead.
+func (*JWTIssuer) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *JWTIssuer) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *JWTIssuer) GetAudiences() []string {
+	if x != nil {
+		return x.Audiences
+	}
+	return nil
+}
+
+func (x *JWTIssuer) GetCa() [][]byte {
+	if x != nil {
+		return x.Ca
+	}
+	return nil
+}
+
+func (x *JWTIssuer) GetKeys() []byte {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *JWTIssuer) GetSkewMs() uint32 {
+	if x != nil {
+		return x.SkewMs
+	}
+	return 0
+}
+
+func (x *JWTIssuer) GetSubjectClaim() string {
+	if x != nil {
+		return x.SubjectClaim
+	}
+	return ""
+}
+
+// Issuer is an authority outside the registry that vouches for who a caller is,
+// never for what the caller may do: that is what role bindings say.
+type Issuer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// 16 bytes, never used again; made by Apply. That of `builtin` is the first half
+	// of SHA-256 of the SubjectPublicKeyInfo of the caller CA.
+	Uid []byte `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
+	// The tenant whose own it is; such a one vouches for workloads of that tenant only.
+	Tenant    string `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	TenantUid []byte `protobuf:"bytes,4,opt,name=tenant_uid,json=tenantUid,proto3" json:"tenant_uid,omitempty"`
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*Issuer_X509
+	//	*Issuer_Jwt
+	Kind  isIssuer_Kind `protobuf_oneof:"kind"`
+	Roles []string      `protobuf:"bytes,7,rep,name=roles,proto3" json:"roles,omitempty"` // the roles that it may vouch for, in the order of their numbers
+	// The tenants whose workloads it may vouch for, by uid, in ascending order. Not for a tenant's own.
+	TenantUids [][]byte `protobuf:"bytes,8,rep,name=tenant_uids,json=tenantUids,proto3" json:"tenant_uids,omitempty"`
+	AllTenants bool     `protobuf:"varint,9,opt,name=all_tenants,json=allTenants,proto3" json:"all_tenants,omitempty"`
+	// Roles for which a certificate with a URI of this program's own form needs no
+	// binding. Never governor or custodian; for others than `builtin` workload only;
+	// for tokens none.
+	UnboundRoles  []string        `protobuf:"bytes,10,rep,name=unbound_roles,json=unboundRoles,proto3" json:"unbound_roles,omitempty"`
+	CreateTimeMs  int64           `protobuf:"varint,11,opt,name=create_time_ms,json=createTimeMs,proto3" json:"create_time_ms,omitempty"`
+	ModIndex      uint64          `protobuf:"varint,12,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`
+	AuthorizedBy  []*SignedIntent `protobuf:"bytes,13,rep,name=authorized_by,json=authorizedBy,proto3" json:"authorized_by,omitempty"` // who ordered its present form
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Issuer) Reset() {
+	*x = Issuer{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Issuer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Issuer) ProtoMessage() {}
+
+func (x *Issuer) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
+func (*Issuer) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *Issuer) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Issuer) GetUid() []byte {
+	if x != nil {
+		return x.Uid
+	}
+	return nil
+}
+
+func (x *Issuer) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *Issuer) GetTenantUid() []byte {
+	if x != nil {
+		return x.TenantUid
+	}
+	return nil
+}
+
+func (x *Issuer) GetKind() isIssuer_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *Issuer) GetX509() *X509Issuer {
+	if x != nil {
+		if x, ok := x.Kind.(*Issuer_X509); ok {
+			return x.X509
+		}
+	}
+	return nil
+}
+
+func (x *Issuer) GetJwt() *JWTIssuer {
+	if x != nil {
+		if x, ok := x.Kind.(*Issuer_Jwt); ok {
+			return x.Jwt
+		}
+	}
+	return nil
+}
+
+func (x *Issuer) GetRoles() []string {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *Issuer) GetTenantUids() [][]byte {
+	if x != nil {
+		return x.TenantUids
+	}
+	return nil
+}
+
+func (x *Issuer) GetAllTenants() bool {
+	if x != nil {
+		return x.AllTenants
+	}
+	return false
+}
+
+func (x *Issuer) GetUnboundRoles() []string {
+	if x != nil {
+		return x.UnboundRoles
+	}
+	return nil
+}
+
+func (x *Issuer) GetCreateTimeMs() int64 {
+	if x != nil {
+		return x.CreateTimeMs
+	}
+	return 0
+}
+
+func (x *Issuer) GetModIndex() uint64 {
+	if x != nil {
+		return x.ModIndex
+	}
+	return 0
+}
+
+func (x *Issuer) GetAuthorizedBy() []*SignedIntent {
+	if x != nil {
+		return x.AuthorizedBy
+	}
+	return nil
+}
+
+type isIssuer_Kind interface {
+	isIssuer_Kind()
+}
+
+type Issuer_X509 struct {
+	X509 *X509Issuer `protobuf:"bytes,5,opt,name=x509,proto3,oneof"`
+}
+
+type Issuer_Jwt struct {
+	Jwt *JWTIssuer `protobuf:"bytes,6,opt,name=jwt,proto3,oneof"`
+}
+
+func (*Issuer_X509) isIssuer_Kind() {}
+
+func (*Issuer_Jwt) isIssuer_Kind() {}
+
+// BindingKey is a public key of who is bound. It stands in one binding only.
+type BindingKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           *PublicKey             `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Sign          bool                   `protobuf:"varint,2,opt,name=sign,proto3" json:"sign,omitempty"` // intents; governors and custodians only
+	Tls           bool                   `protobuf:"varint,3,opt,name=tls,proto3" json:"tls,omitempty"`   // certificates of the issuer `builtin`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BindingKey) Reset() {
+	*x = BindingKey{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BindingKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BindingKey) ProtoMessage() {}
+
+func (x *BindingKey) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BindingKey.ProtoReflect.Descriptor instead.
+func (*BindingKey) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *BindingKey) GetKey() *PublicKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *BindingKey) GetSign() bool {
+	if x != nil {
+		return x.Sign
+	}
+	return false
+}
+
+func (x *BindingKey) GetTls() bool {
+	if x != nil {
+		return x.Tls
+	}
+	return false
+}
+
+// RoleBinding gives one identity one role. It never changes: another key, expiry
+// or role is another binding.
+type RoleBinding struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Id        string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Uid       []byte                 `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"` // 16 bytes, never used again; made by Apply
+	IssuerUid []byte                 `protobuf:"bytes,3,opt,name=issuer_uid,json=issuerUid,proto3" json:"issuer_uid,omitempty"`
+	// What the credential proves, exactly. Of `builtin`: <role>/<name>, or
+	// workload/<tenant>/<name>, which Apply fills in if it is empty; of another
+	// x509 issuer: uri:<URI> or cn:<common name>; of a jwt issuer: the value of its
+	// subject claim.
+	Subject       string          `protobuf:"bytes,4,opt,name=subject,proto3" json:"subject,omitempty"`
+	Role          string          `protobuf:"bytes,5,opt,name=role,proto3" json:"role,omitempty"`
+	Name          string          `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`
+	Tenant        string          `protobuf:"bytes,7,opt,name=tenant,proto3" json:"tenant,omitempty"` // of workloads only
+	TenantUid     []byte          `protobuf:"bytes,8,opt,name=tenant_uid,json=tenantUid,proto3" json:"tenant_uid,omitempty"`
+	Platform      bool            `protobuf:"varint,9,opt,name=platform,proto3" json:"platform,omitempty"`                                // of governors: tenants, people and issuers
+	EveryTenant   bool            `protobuf:"varint,10,opt,name=every_tenant,json=everyTenant,proto3" json:"every_tenant,omitempty"`      // of governors of before format version 4: every tenant; no command sets it
+	Keys          []*BindingKey   `protobuf:"bytes,11,rep,name=keys,proto3" json:"keys,omitempty"`                                        // 1 to 4 for `builtin`, none for others
+	ExpireTimeMs  int64           `protobuf:"varint,12,opt,name=expire_time_ms,json=expireTimeMs,proto3" json:"expire_time_ms,omitempty"` // counts for nobody from then on; 0: never
+	CreateTimeMs  int64           `protobuf:"varint,13,opt,name=create_time_ms,json=createTimeMs,proto3" json:"create_time_ms,omitempty"`
+	ModIndex      uint64          `protobuf:"varint,14,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`
+	AuthorizedBy  []*SignedIntent `protobuf:"bytes,15,rep,name=authorized_by,json=authorizedBy,proto3" json:"authorized_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RoleBinding) Reset() {
+	*x = RoleBinding{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RoleBinding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RoleBinding) ProtoMessage() {}
+
+func (x *RoleBinding) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RoleBinding.ProtoReflect.Descriptor instead.
+func (*RoleBinding) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *RoleBinding) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RoleBinding) GetUid() []byte {
+	if x != nil {
+		return x.Uid
+	}
+	return nil
+}
+
+func (x *RoleBinding) GetIssuerUid() []byte {
+	if x != nil {
+		return x.IssuerUid
+	}
+	return nil
+}
+
+func (x *RoleBinding) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *RoleBinding) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *RoleBinding) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RoleBinding) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *RoleBinding) GetTenantUid() []byte {
+	if x != nil {
+		return x.TenantUid
+	}
+	return nil
+}
+
+func (x *RoleBinding) GetPlatform() bool {
+	if x != nil {
+		return x.Platform
+	}
+	return false
+}
+
+func (x *RoleBinding) GetEveryTenant() bool {
+	if x != nil {
+		return x.EveryTenant
+	}
+	return false
+}
+
+func (x *RoleBinding) GetKeys() []*BindingKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *RoleBinding) GetExpireTimeMs() int64 {
+	if x != nil {
+		return x.ExpireTimeMs
+	}
+	return 0
+}
+
+func (x *RoleBinding) GetCreateTimeMs() int64 {
+	if x != nil {
+		return x.CreateTimeMs
+	}
+	return 0
+}
+
+func (x *RoleBinding) GetModIndex() uint64 {
+	if x != nil {
+		return x.ModIndex
+	}
+	return 0
+}
+
+func (x *RoleBinding) GetAuthorizedBy() []*SignedIntent {
+	if x != nil {
+		return x.AuthorizedBy
+	}
+	return nil
+}
+
+// PutIssuer makes an issuer, or replaces what it says. Apply sets uid, tenant_uid,
+// create_time_ms, mod_index and authorized_by, which a command leaves empty. Of an
+// issuer that is there the kind stays, and its limits never exclude what is bound
+// under it. Of `builtin` only unbound_roles change.
+type PutIssuer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Issuer        *Issuer                `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Etag          uint64                 `protobuf:"varint,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutIssuer) Reset() {
+	*x = PutIssuer{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutIssuer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutIssuer) ProtoMessage() {}
+
+func (x *PutIssuer) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutIssuer.ProtoReflect.Descriptor instead.
+func (*PutIssuer) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *PutIssuer) GetIssuer() *Issuer {
+	if x != nil {
+		return x.Issuer
+	}
+	return nil
+}
+
+func (x *PutIssuer) GetEtag() uint64 {
+	if x != nil {
+		return x.Etag
+	}
+	return 0
+}
+
+// RemoveIssuer removes an issuer under which nobody is bound. `builtin` stays.
+type RemoveIssuer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tenant        string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"` // empty: one of the cluster's
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Etag          uint64                 `protobuf:"varint,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveIssuer) Reset() {
+	*x = RemoveIssuer{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveIssuer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveIssuer) ProtoMessage() {}
+
+func (x *RemoveIssuer) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveIssuer.ProtoReflect.Descriptor instead.
+func (*RemoveIssuer) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *RemoveIssuer) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *RemoveIssuer) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RemoveIssuer) GetEtag() uint64 {
+	if x != nil {
+		return x.Etag
+	}
+	return 0
+}
+
+// BindRole makes a role binding. Apply sets uid, tenant_uid, create_time_ms,
+// mod_index and authorized_by, which a command leaves empty.
+type BindRole struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Binding       *RoleBinding           `protobuf:"bytes,1,opt,name=binding,proto3" json:"binding,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BindRole) Reset() {
+	*x = BindRole{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BindRole) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BindRole) ProtoMessage() {}
+
+func (x *BindRole) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BindRole.ProtoReflect.Descriptor instead.
+func (*BindRole) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *BindRole) GetBinding() *RoleBinding {
+	if x != nil {
+		return x.Binding
+	}
+	return nil
+}
+
+// UnbindRole removes a role binding, for good.
+type UnbindRole struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tenant        string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"` // empty: of a person
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Etag          uint64                 `protobuf:"varint,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnbindRole) Reset() {
+	*x = UnbindRole{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnbindRole) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnbindRole) ProtoMessage() {}
+
+func (x *UnbindRole) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnbindRole.ProtoReflect.Descriptor instead.
+func (*UnbindRole) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *UnbindRole) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *UnbindRole) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *UnbindRole) GetEtag() uint64 {
+	if x != nil {
+		return x.Etag
+	}
+	return 0
+}
+
+// SetTenantGovernors says who governs a tenant from now on.
+type SetTenantGovernors struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tenant        string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	TenantUid     []byte                 `protobuf:"bytes,2,opt,name=tenant_uid,json=tenantUid,proto3" json:"tenant_uid,omitempty"` // refuses a re-created tenant of the same name
+	Governors     [][]byte               `protobuf:"bytes,3,rep,name=governors,proto3" json:"governors,omitempty"`                  // uids of role bindings, 1 to 16
+	Etag          uint64                 `protobuf:"varint,4,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetTenantGovernors) Reset() {
+	*x = SetTenantGovernors{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetTenantGovernors) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetTenantGovernors) ProtoMessage() {}
+
+func (x *SetTenantGovernors) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetTenantGovernors.ProtoReflect.Descriptor instead.
+func (*SetTenantGovernors) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *SetTenantGovernors) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *SetTenantGovernors) GetTenantUid() []byte {
+	if x != nil {
+		return x.TenantUid
+	}
+	return nil
+}
+
+func (x *SetTenantGovernors) GetGovernors() [][]byte {
+	if x != nil {
+		return x.Governors
+	}
+	return nil
+}
+
+func (x *SetTenantGovernors) GetEtag() uint64 {
+	if x != nil {
+		return x.Etag
+	}
+	return 0
+}
+
 // Tick does what is due at the command's time: superseded versions leave the
-// rollback window, scheduled destructions happen, remembered requests,
-// tokens and revocations expire. It touches at most 500 objects.
+// rollback window, scheduled destructions happen, remembered requests, tokens,
+// revocations and role bindings expire. It touches at most 500 objects.
 type Tick struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -3774,7 +4709,7 @@ type Tick struct {
 
 func (x *Tick) Reset() {
 	*x = Tick{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3786,7 +4721,7 @@ func (x *Tick) String() string {
 func (*Tick) ProtoMessage() {}
 
 func (x *Tick) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3799,7 +4734,7 @@ func (x *Tick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tick.ProtoReflect.Descriptor instead.
 func (*Tick) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{38}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{48}
 }
 
 type RaiseFormat struct {
@@ -3811,7 +4746,7 @@ type RaiseFormat struct {
 
 func (x *RaiseFormat) Reset() {
 	*x = RaiseFormat{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3823,7 +4758,7 @@ func (x *RaiseFormat) String() string {
 func (*RaiseFormat) ProtoMessage() {}
 
 func (x *RaiseFormat) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3836,7 +4771,7 @@ func (x *RaiseFormat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseFormat.ProtoReflect.Descriptor instead.
 func (*RaiseFormat) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{39}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RaiseFormat) GetVersion() uint32 {
@@ -3859,7 +4794,7 @@ type LeaseEpoch struct {
 
 func (x *LeaseEpoch) Reset() {
 	*x = LeaseEpoch{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3871,7 +4806,7 @@ func (x *LeaseEpoch) String() string {
 func (*LeaseEpoch) ProtoMessage() {}
 
 func (x *LeaseEpoch) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3884,7 +4819,7 @@ func (x *LeaseEpoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseEpoch.ProtoReflect.Descriptor instead.
 func (*LeaseEpoch) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *LeaseEpoch) GetLeader() string {
@@ -3920,7 +4855,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3932,7 +4867,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3945,7 +4880,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Result) GetReason() string {
@@ -4027,7 +4962,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4039,7 +4974,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4052,7 +4987,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{42}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Request) GetPrincipal() *Principal {
@@ -4115,7 +5050,7 @@ type UsedNonce struct {
 
 func (x *UsedNonce) Reset() {
 	*x = UsedNonce{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4127,7 +5062,7 @@ func (x *UsedNonce) String() string {
 func (*UsedNonce) ProtoMessage() {}
 
 func (x *UsedNonce) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4140,7 +5075,7 @@ func (x *UsedNonce) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsedNonce.ProtoReflect.Descriptor instead.
 func (*UsedNonce) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *UsedNonce) GetNonce() []byte {
@@ -4175,13 +5110,16 @@ type Cluster struct {
 	ModIndex           uint64                 `protobuf:"varint,13,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`
 	Genesis            []byte                 `protobuf:"bytes,14,opt,name=genesis,proto3" json:"genesis,omitempty"`                 // the encoded genesis message itself
 	LeaseMs            uint32                 `protobuf:"varint,15,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"` // that of the genesis
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Index of the last change of an issuer, a role binding, a revocation or the
+	// governors of a tenant. It does not move mod_index. From format version 4 on.
+	AuthorityIndex uint64 `protobuf:"varint,16,opt,name=authority_index,json=authorityIndex,proto3" json:"authority_index,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4193,7 +5131,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4206,7 +5144,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{44}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Cluster) GetKeyspaceId() []byte {
@@ -4314,6 +5252,13 @@ func (x *Cluster) GetLeaseMs() uint32 {
 	return 0
 }
 
+func (x *Cluster) GetAuthorityIndex() uint64 {
+	if x != nil {
+		return x.AuthorityIndex
+	}
+	return 0
+}
+
 // SnapshotHeader opens every snapshot; the layout around it is in
 // docs/formats.md.
 type SnapshotHeader struct {
@@ -4333,7 +5278,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4345,7 +5290,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4358,7 +5303,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{45}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -4439,6 +5384,8 @@ type SnapshotItem struct {
 	//	*SnapshotItem_Request
 	//	*SnapshotItem_UsedNonce
 	//	*SnapshotItem_Revocation
+	//	*SnapshotItem_Issuer
+	//	*SnapshotItem_RoleBinding
 	Object isSnapshotItem_Object `protobuf_oneof:"object"`
 	// Of tenants and services: destroyed, and its name was taken again.
 	Replaced      bool `protobuf:"varint,15,opt,name=replaced,proto3" json:"replaced,omitempty"`
@@ -4448,7 +5395,7 @@ type SnapshotItem struct {
 
 func (x *SnapshotItem) Reset() {
 	*x = SnapshotItem{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4460,7 +5407,7 @@ func (x *SnapshotItem) String() string {
 func (*SnapshotItem) ProtoMessage() {}
 
 func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4473,7 +5420,7 @@ func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotItem.ProtoReflect.Descriptor instead.
 func (*SnapshotItem) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{46}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *SnapshotItem) GetObject() isSnapshotItem_Object {
@@ -4573,6 +5520,24 @@ func (x *SnapshotItem) GetRevocation() *Revocation {
 	return nil
 }
 
+func (x *SnapshotItem) GetIssuer() *Issuer {
+	if x != nil {
+		if x, ok := x.Object.(*SnapshotItem_Issuer); ok {
+			return x.Issuer
+		}
+	}
+	return nil
+}
+
+func (x *SnapshotItem) GetRoleBinding() *RoleBinding {
+	if x != nil {
+		if x, ok := x.Object.(*SnapshotItem_RoleBinding); ok {
+			return x.RoleBinding
+		}
+	}
+	return nil
+}
+
 func (x *SnapshotItem) GetReplaced() bool {
 	if x != nil {
 		return x.Replaced
@@ -4624,6 +5589,14 @@ type SnapshotItem_Revocation struct {
 	Revocation *Revocation `protobuf:"bytes,10,opt,name=revocation,proto3,oneof"` // from format version 2 on
 }
 
+type SnapshotItem_Issuer struct {
+	Issuer *Issuer `protobuf:"bytes,11,opt,name=issuer,proto3,oneof"` // from format version 4 on
+}
+
+type SnapshotItem_RoleBinding struct {
+	RoleBinding *RoleBinding `protobuf:"bytes,12,opt,name=role_binding,json=roleBinding,proto3,oneof"` // from format version 4 on
+}
+
 func (*SnapshotItem_Cluster) isSnapshotItem_Object() {}
 
 func (*SnapshotItem_Tenant) isSnapshotItem_Object() {}
@@ -4644,11 +5617,15 @@ func (*SnapshotItem_UsedNonce) isSnapshotItem_Object() {}
 
 func (*SnapshotItem_Revocation) isSnapshotItem_Object() {}
 
+func (*SnapshotItem_Issuer) isSnapshotItem_Object() {}
+
+func (*SnapshotItem_RoleBinding) isSnapshotItem_Object() {}
+
 var File_fsm_fsmpb_fsm_proto protoreflect.FileDescriptor
 
 const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
-	"\x13fsm/fsmpb/fsm.proto\x12\x0ekrypton.fsm.v1\"\xba\x0f\n" +
+	"\x13fsm/fsmpb/fsm.proto\x12\x0ekrypton.fsm.v1\"\x8b\x12\n" +
 	"\aCommand\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1c\n" +
 	"\tskippable\x18\x02 \x01(\bR\tskippable\x12 \n" +
@@ -4692,7 +5669,14 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x11rollback_resource\x18( \x01(\v2 .krypton.fsm.v1.RollbackResourceH\x00R\x10rollbackResource\x12R\n" +
 	"\x12revoke_certificate\x18) \x01(\v2!.krypton.fsm.v1.RevokeCertificateH\x00R\x11revokeCertificate\x12=\n" +
 	"\vlease_epoch\x18* \x01(\v2\x1a.krypton.fsm.v1.LeaseEpochH\x00R\n" +
-	"leaseEpochB\x06\n" +
+	"leaseEpoch\x12:\n" +
+	"\n" +
+	"put_issuer\x18+ \x01(\v2\x19.krypton.fsm.v1.PutIssuerH\x00R\tputIssuer\x12C\n" +
+	"\rremove_issuer\x18, \x01(\v2\x1c.krypton.fsm.v1.RemoveIssuerH\x00R\fremoveIssuer\x127\n" +
+	"\tbind_role\x18- \x01(\v2\x18.krypton.fsm.v1.BindRoleH\x00R\bbindRole\x12=\n" +
+	"\vunbind_role\x18. \x01(\v2\x1a.krypton.fsm.v1.UnbindRoleH\x00R\n" +
+	"unbindRole\x12V\n" +
+	"\x14set_tenant_governors\x18/ \x01(\v2\".krypton.fsm.v1.SetTenantGovernorsH\x00R\x12setTenantGovernorsB\x06\n" +
 	"\x04body\"K\n" +
 	"\tPrincipal\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x12\n" +
@@ -4761,7 +5745,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x1f\n" +
 	"\vkey_version\x18\x03 \x01(\tR\n" +
 	"keyVersion\x12\x1c\n" +
-	"\tarchetype\x18\x04 \x01(\tR\tarchetype\"\x8b\x04\n" +
+	"\tarchetype\x18\x04 \x01(\tR\tarchetype\"\xa9\x04\n" +
 	"\x06Tenant\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\fR\x03uid\x121\n" +
@@ -4780,7 +5764,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\tmod_index\x18\r \x01(\x04R\bmodIndex\x12'\n" +
 	"\x0frotation_paused\x18\x0e \x01(\bR\x0erotationPaused\x12\x1d\n" +
 	"\n" +
-	"gate_index\x18\x0f \x01(\x04R\tgateIndex\"\xc2\x03\n" +
+	"gate_index\x18\x0f \x01(\x04R\tgateIndex\x12\x1c\n" +
+	"\tgovernors\x18\x10 \x03(\fR\tgovernors\"\xc2\x03\n" +
 	"\aService\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -4852,7 +5837,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\tmod_index\x18\x05 \x01(\x04R\bmodIndex\"=\n" +
 	"\tObjectRef\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x18\n" +
-	"\aservice\x18\x02 \x01(\tR\aservice\"\xe8\x01\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\"\x86\x02\n" +
 	"\fCreateTenant\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\fR\x03uid\x121\n" +
@@ -4861,7 +5846,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\al2_blob\x18\x05 \x01(\fR\x06l2Blob\x12\x1c\n" +
 	"\n" +
 	"l2_ivk_uid\x18\x06 \x01(\fR\bl2IvkUid\x121\n" +
-	"\aversion\x18\a \x01(\v2\x17.krypton.fsm.v1.VersionR\aversion\"\xb0\x01\n" +
+	"\aversion\x18\a \x01(\v2\x17.krypton.fsm.v1.VersionR\aversion\x12\x1c\n" +
+	"\tgovernors\x18\b \x03(\fR\tgovernors\"\xb0\x01\n" +
 	"\fChangeObject\x121\n" +
 	"\x06object\x18\x01 \x01(\v2\x19.krypton.fsm.v1.ObjectRefR\x06object\x121\n" +
 	"\x05event\x18\x02 \x01(\x0e2\x1b.krypton.fsm.v1.ObjectEventR\x05event\x12\x14\n" +
@@ -4957,7 +5943,81 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x11RevokeCertificate\x12:\n" +
 	"\n" +
 	"revocation\x18\x01 \x01(\v2\x1a.krypton.fsm.v1.RevocationR\n" +
-	"revocation\"\x06\n" +
+	"revocation\"S\n" +
+	"\n" +
+	"X509Issuer\x12\"\n" +
+	"\fcertificates\x18\x01 \x03(\fR\fcertificates\x12!\n" +
+	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\"\x9d\x01\n" +
+	"\tJWTIssuer\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12\x1c\n" +
+	"\taudiences\x18\x02 \x03(\tR\taudiences\x12\x0e\n" +
+	"\x02ca\x18\x03 \x03(\fR\x02ca\x12\x12\n" +
+	"\x04keys\x18\x04 \x01(\fR\x04keys\x12\x17\n" +
+	"\askew_ms\x18\x05 \x01(\rR\x06skewMs\x12#\n" +
+	"\rsubject_claim\x18\x06 \x01(\tR\fsubjectClaim\"\xcd\x03\n" +
+	"\x06Issuer\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
+	"\x03uid\x18\x02 \x01(\fR\x03uid\x12\x16\n" +
+	"\x06tenant\x18\x03 \x01(\tR\x06tenant\x12\x1d\n" +
+	"\n" +
+	"tenant_uid\x18\x04 \x01(\fR\ttenantUid\x120\n" +
+	"\x04x509\x18\x05 \x01(\v2\x1a.krypton.fsm.v1.X509IssuerH\x00R\x04x509\x12-\n" +
+	"\x03jwt\x18\x06 \x01(\v2\x19.krypton.fsm.v1.JWTIssuerH\x00R\x03jwt\x12\x14\n" +
+	"\x05roles\x18\a \x03(\tR\x05roles\x12\x1f\n" +
+	"\vtenant_uids\x18\b \x03(\fR\n" +
+	"tenantUids\x12\x1f\n" +
+	"\vall_tenants\x18\t \x01(\bR\n" +
+	"allTenants\x12#\n" +
+	"\runbound_roles\x18\n" +
+	" \x03(\tR\funboundRoles\x12$\n" +
+	"\x0ecreate_time_ms\x18\v \x01(\x03R\fcreateTimeMs\x12\x1b\n" +
+	"\tmod_index\x18\f \x01(\x04R\bmodIndex\x12A\n" +
+	"\rauthorized_by\x18\r \x03(\v2\x1c.krypton.fsm.v1.SignedIntentR\fauthorizedByB\x06\n" +
+	"\x04kind\"_\n" +
+	"\n" +
+	"BindingKey\x12+\n" +
+	"\x03key\x18\x01 \x01(\v2\x19.krypton.fsm.v1.PublicKeyR\x03key\x12\x12\n" +
+	"\x04sign\x18\x02 \x01(\bR\x04sign\x12\x10\n" +
+	"\x03tls\x18\x03 \x01(\bR\x03tls\"\xe2\x03\n" +
+	"\vRoleBinding\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
+	"\x03uid\x18\x02 \x01(\fR\x03uid\x12\x1d\n" +
+	"\n" +
+	"issuer_uid\x18\x03 \x01(\fR\tissuerUid\x12\x18\n" +
+	"\asubject\x18\x04 \x01(\tR\asubject\x12\x12\n" +
+	"\x04role\x18\x05 \x01(\tR\x04role\x12\x12\n" +
+	"\x04name\x18\x06 \x01(\tR\x04name\x12\x16\n" +
+	"\x06tenant\x18\a \x01(\tR\x06tenant\x12\x1d\n" +
+	"\n" +
+	"tenant_uid\x18\b \x01(\fR\ttenantUid\x12\x1a\n" +
+	"\bplatform\x18\t \x01(\bR\bplatform\x12!\n" +
+	"\fevery_tenant\x18\n" +
+	" \x01(\bR\veveryTenant\x12.\n" +
+	"\x04keys\x18\v \x03(\v2\x1a.krypton.fsm.v1.BindingKeyR\x04keys\x12$\n" +
+	"\x0eexpire_time_ms\x18\f \x01(\x03R\fexpireTimeMs\x12$\n" +
+	"\x0ecreate_time_ms\x18\r \x01(\x03R\fcreateTimeMs\x12\x1b\n" +
+	"\tmod_index\x18\x0e \x01(\x04R\bmodIndex\x12A\n" +
+	"\rauthorized_by\x18\x0f \x03(\v2\x1c.krypton.fsm.v1.SignedIntentR\fauthorizedBy\"O\n" +
+	"\tPutIssuer\x12.\n" +
+	"\x06issuer\x18\x01 \x01(\v2\x16.krypton.fsm.v1.IssuerR\x06issuer\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\x04R\x04etag\"J\n" +
+	"\fRemoveIssuer\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\x04R\x04etag\"A\n" +
+	"\bBindRole\x125\n" +
+	"\abinding\x18\x01 \x01(\v2\x1b.krypton.fsm.v1.RoleBindingR\abinding\"H\n" +
+	"\n" +
+	"UnbindRole\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\x04R\x04etag\"}\n" +
+	"\x12SetTenantGovernors\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1d\n" +
+	"\n" +
+	"tenant_uid\x18\x02 \x01(\fR\ttenantUid\x12\x1c\n" +
+	"\tgovernors\x18\x03 \x03(\fR\tgovernors\x12\x12\n" +
+	"\x04etag\x18\x04 \x01(\x04R\x04etag\"\x06\n" +
 	"\x04Tick\"'\n" +
 	"\vRaiseFormat\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\":\n" +
@@ -4986,7 +6046,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x04kind\x18\a \x01(\tR\x04kind\"G\n" +
 	"\tUsedNonce\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12$\n" +
-	"\x0eexpire_time_ms\x18\x02 \x01(\x03R\fexpireTimeMs\"\xcd\x04\n" +
+	"\x0eexpire_time_ms\x18\x02 \x01(\x03R\fexpireTimeMs\"\xf6\x04\n" +
 	"\aCluster\x12\x1f\n" +
 	"\vkeyspace_id\x18\x01 \x01(\fR\n" +
 	"keyspaceId\x12\x1d\n" +
@@ -5006,7 +6066,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x14internal_key_primary\x18\f \x01(\rR\x12internalKeyPrimary\x12\x1b\n" +
 	"\tmod_index\x18\r \x01(\x04R\bmodIndex\x12\x18\n" +
 	"\agenesis\x18\x0e \x01(\fR\agenesis\x12\x19\n" +
-	"\blease_ms\x18\x0f \x01(\rR\aleaseMs\"\xab\x02\n" +
+	"\blease_ms\x18\x0f \x01(\rR\aleaseMs\x12'\n" +
+	"\x0fauthority_index\x18\x10 \x01(\x04R\x0eauthorityIndex\"\xab\x02\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12#\n" +
 	"\rapplied_index\x18\x02 \x01(\x04R\fappliedIndex\x12!\n" +
@@ -5019,7 +6080,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\a \x01(\fR\tclusterId\x12%\n" +
 	"\x0eformat_version\x18\b \x01(\rR\rformatVersion\x12\x1a\n" +
-	"\bcommands\x18\t \x01(\x04R\bcommands\"\xd7\x04\n" +
+	"\bcommands\x18\t \x01(\x04R\bcommands\"\xcb\x05\n" +
 	"\fSnapshotItem\x123\n" +
 	"\acluster\x18\x01 \x01(\v2\x17.krypton.fsm.v1.ClusterH\x00R\acluster\x120\n" +
 	"\x06tenant\x18\x02 \x01(\v2\x16.krypton.fsm.v1.TenantH\x00R\x06tenant\x123\n" +
@@ -5035,7 +6096,9 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
 	"revocation\x18\n" +
 	" \x01(\v2\x1a.krypton.fsm.v1.RevocationH\x00R\n" +
-	"revocation\x12\x1a\n" +
+	"revocation\x120\n" +
+	"\x06issuer\x18\v \x01(\v2\x16.krypton.fsm.v1.IssuerH\x00R\x06issuer\x12@\n" +
+	"\frole_binding\x18\f \x01(\v2\x1b.krypton.fsm.v1.RoleBindingH\x00R\vroleBinding\x12\x1a\n" +
 	"\breplaced\x18\x0f \x01(\bR\breplacedB\b\n" +
 	"\x06object*m\n" +
 	"\fKeyAlgorithm\x12\x1d\n" +
@@ -5085,60 +6148,70 @@ func file_fsm_fsmpb_fsm_proto_rawDescGZIP() []byte {
 }
 
 var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
 var file_fsm_fsmpb_fsm_proto_goTypes = []any{
-	(KeyAlgorithm)(0),         // 0: krypton.fsm.v1.KeyAlgorithm
-	(VersionState)(0),         // 1: krypton.fsm.v1.VersionState
-	(ObjectState)(0),          // 2: krypton.fsm.v1.ObjectState
-	(ObjectEvent)(0),          // 3: krypton.fsm.v1.ObjectEvent
-	(VersionEvent)(0),         // 4: krypton.fsm.v1.VersionEvent
-	(*Command)(nil),           // 5: krypton.fsm.v1.Command
-	(*Principal)(nil),         // 6: krypton.fsm.v1.Principal
-	(*PublicKey)(nil),         // 7: krypton.fsm.v1.PublicKey
-	(*SignedIntent)(nil),      // 8: krypton.fsm.v1.SignedIntent
-	(*Person)(nil),            // 9: krypton.fsm.v1.Person
-	(*IntentRule)(nil),        // 10: krypton.fsm.v1.IntentRule
-	(*Settings)(nil),          // 11: krypton.fsm.v1.Settings
-	(*Genesis)(nil),           // 12: krypton.fsm.v1.Genesis
-	(*Version)(nil),           // 13: krypton.fsm.v1.Version
-	(*Binding)(nil),           // 14: krypton.fsm.v1.Binding
-	(*Tenant)(nil),            // 15: krypton.fsm.v1.Tenant
-	(*Service)(nil),           // 16: krypton.fsm.v1.Service
-	(*Resource)(nil),          // 17: krypton.fsm.v1.Resource
-	(*Secret)(nil),            // 18: krypton.fsm.v1.Secret
-	(*Member)(nil),            // 19: krypton.fsm.v1.Member
-	(*JoinToken)(nil),         // 20: krypton.fsm.v1.JoinToken
-	(*Hold)(nil),              // 21: krypton.fsm.v1.Hold
-	(*ObjectRef)(nil),         // 22: krypton.fsm.v1.ObjectRef
-	(*CreateTenant)(nil),      // 23: krypton.fsm.v1.CreateTenant
-	(*ChangeObject)(nil),      // 24: krypton.fsm.v1.ChangeObject
-	(*CreateService)(nil),     // 25: krypton.fsm.v1.CreateService
-	(*AddVersion)(nil),        // 26: krypton.fsm.v1.AddVersion
-	(*SetPrimary)(nil),        // 27: krypton.fsm.v1.SetPrimary
-	(*ChangeVersion)(nil),     // 28: krypton.fsm.v1.ChangeVersion
-	(*PinResource)(nil),       // 29: krypton.fsm.v1.PinResource
-	(*UnpinResource)(nil),     // 30: krypton.fsm.v1.UnpinResource
-	(*RollbackResource)(nil),  // 31: krypton.fsm.v1.RollbackResource
-	(*AddInternalKey)(nil),    // 32: krypton.fsm.v1.AddInternalKey
-	(*RewrapTenant)(nil),      // 33: krypton.fsm.v1.RewrapTenant
-	(*PutSecret)(nil),         // 34: krypton.fsm.v1.PutSecret
-	(*CreateJoinToken)(nil),   // 35: krypton.fsm.v1.CreateJoinToken
-	(*AddMember)(nil),         // 36: krypton.fsm.v1.AddMember
-	(*UpdateMember)(nil),      // 37: krypton.fsm.v1.UpdateMember
-	(*RemoveMember)(nil),      // 38: krypton.fsm.v1.RemoveMember
-	(*PurgeMember)(nil),       // 39: krypton.fsm.v1.PurgeMember
-	(*SetHold)(nil),           // 40: krypton.fsm.v1.SetHold
-	(*Revocation)(nil),        // 41: krypton.fsm.v1.Revocation
-	(*RevokeCertificate)(nil), // 42: krypton.fsm.v1.RevokeCertificate
-	(*Tick)(nil),              // 43: krypton.fsm.v1.Tick
-	(*RaiseFormat)(nil),       // 44: krypton.fsm.v1.RaiseFormat
-	(*LeaseEpoch)(nil),        // 45: krypton.fsm.v1.LeaseEpoch
-	(*Result)(nil),            // 46: krypton.fsm.v1.Result
-	(*Request)(nil),           // 47: krypton.fsm.v1.Request
-	(*UsedNonce)(nil),         // 48: krypton.fsm.v1.UsedNonce
-	(*Cluster)(nil),           // 49: krypton.fsm.v1.Cluster
-	(*SnapshotHeader)(nil),    // 50: krypton.fsm.v1.SnapshotHeader
-	(*SnapshotItem)(nil),      // 51: krypton.fsm.v1.SnapshotItem
+	(KeyAlgorithm)(0),          // 0: krypton.fsm.v1.KeyAlgorithm
+	(VersionState)(0),          // 1: krypton.fsm.v1.VersionState
+	(ObjectState)(0),           // 2: krypton.fsm.v1.ObjectState
+	(ObjectEvent)(0),           // 3: krypton.fsm.v1.ObjectEvent
+	(VersionEvent)(0),          // 4: krypton.fsm.v1.VersionEvent
+	(*Command)(nil),            // 5: krypton.fsm.v1.Command
+	(*Principal)(nil),          // 6: krypton.fsm.v1.Principal
+	(*PublicKey)(nil),          // 7: krypton.fsm.v1.PublicKey
+	(*SignedIntent)(nil),       // 8: krypton.fsm.v1.SignedIntent
+	(*Person)(nil),             // 9: krypton.fsm.v1.Person
+	(*IntentRule)(nil),         // 10: krypton.fsm.v1.IntentRule
+	(*Settings)(nil),           // 11: krypton.fsm.v1.Settings
+	(*Genesis)(nil),            // 12: krypton.fsm.v1.Genesis
+	(*Version)(nil),            // 13: krypton.fsm.v1.Version
+	(*Binding)(nil),            // 14: krypton.fsm.v1.Binding
+	(*Tenant)(nil),             // 15: krypton.fsm.v1.Tenant
+	(*Service)(nil),            // 16: krypton.fsm.v1.Service
+	(*Resource)(nil),           // 17: krypton.fsm.v1.Resource
+	(*Secret)(nil),             // 18: krypton.fsm.v1.Secret
+	(*Member)(nil),             // 19: krypton.fsm.v1.Member
+	(*JoinToken)(nil),          // 20: krypton.fsm.v1.JoinToken
+	(*Hold)(nil),               // 21: krypton.fsm.v1.Hold
+	(*ObjectRef)(nil),          // 22: krypton.fsm.v1.ObjectRef
+	(*CreateTenant)(nil),       // 23: krypton.fsm.v1.CreateTenant
+	(*ChangeObject)(nil),       // 24: krypton.fsm.v1.ChangeObject
+	(*CreateService)(nil),      // 25: krypton.fsm.v1.CreateService
+	(*AddVersion)(nil),         // 26: krypton.fsm.v1.AddVersion
+	(*SetPrimary)(nil),         // 27: krypton.fsm.v1.SetPrimary
+	(*ChangeVersion)(nil),      // 28: krypton.fsm.v1.ChangeVersion
+	(*PinResource)(nil),        // 29: krypton.fsm.v1.PinResource
+	(*UnpinResource)(nil),      // 30: krypton.fsm.v1.UnpinResource
+	(*RollbackResource)(nil),   // 31: krypton.fsm.v1.RollbackResource
+	(*AddInternalKey)(nil),     // 32: krypton.fsm.v1.AddInternalKey
+	(*RewrapTenant)(nil),       // 33: krypton.fsm.v1.RewrapTenant
+	(*PutSecret)(nil),          // 34: krypton.fsm.v1.PutSecret
+	(*CreateJoinToken)(nil),    // 35: krypton.fsm.v1.CreateJoinToken
+	(*AddMember)(nil),          // 36: krypton.fsm.v1.AddMember
+	(*UpdateMember)(nil),       // 37: krypton.fsm.v1.UpdateMember
+	(*RemoveMember)(nil),       // 38: krypton.fsm.v1.RemoveMember
+	(*PurgeMember)(nil),        // 39: krypton.fsm.v1.PurgeMember
+	(*SetHold)(nil),            // 40: krypton.fsm.v1.SetHold
+	(*Revocation)(nil),         // 41: krypton.fsm.v1.Revocation
+	(*RevokeCertificate)(nil),  // 42: krypton.fsm.v1.RevokeCertificate
+	(*X509Issuer)(nil),         // 43: krypton.fsm.v1.X509Issuer
+	(*JWTIssuer)(nil),          // 44: krypton.fsm.v1.JWTIssuer
+	(*Issuer)(nil),             // 45: krypton.fsm.v1.Issuer
+	(*BindingKey)(nil),         // 46: krypton.fsm.v1.BindingKey
+	(*RoleBinding)(nil),        // 47: krypton.fsm.v1.RoleBinding
+	(*PutIssuer)(nil),          // 48: krypton.fsm.v1.PutIssuer
+	(*RemoveIssuer)(nil),       // 49: krypton.fsm.v1.RemoveIssuer
+	(*BindRole)(nil),           // 50: krypton.fsm.v1.BindRole
+	(*UnbindRole)(nil),         // 51: krypton.fsm.v1.UnbindRole
+	(*SetTenantGovernors)(nil), // 52: krypton.fsm.v1.SetTenantGovernors
+	(*Tick)(nil),               // 53: krypton.fsm.v1.Tick
+	(*RaiseFormat)(nil),        // 54: krypton.fsm.v1.RaiseFormat
+	(*LeaseEpoch)(nil),         // 55: krypton.fsm.v1.LeaseEpoch
+	(*Result)(nil),             // 56: krypton.fsm.v1.Result
+	(*Request)(nil),            // 57: krypton.fsm.v1.Request
+	(*UsedNonce)(nil),          // 58: krypton.fsm.v1.UsedNonce
+	(*Cluster)(nil),            // 59: krypton.fsm.v1.Cluster
+	(*SnapshotHeader)(nil),     // 60: krypton.fsm.v1.SnapshotHeader
+	(*SnapshotItem)(nil),       // 61: krypton.fsm.v1.SnapshotItem
 }
 var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	6,  // 0: krypton.fsm.v1.Command.principal:type_name -> krypton.fsm.v1.Principal
@@ -5161,64 +6234,79 @@ var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	38, // 17: krypton.fsm.v1.Command.remove_member:type_name -> krypton.fsm.v1.RemoveMember
 	39, // 18: krypton.fsm.v1.Command.purge_member:type_name -> krypton.fsm.v1.PurgeMember
 	40, // 19: krypton.fsm.v1.Command.set_hold:type_name -> krypton.fsm.v1.SetHold
-	43, // 20: krypton.fsm.v1.Command.tick:type_name -> krypton.fsm.v1.Tick
-	44, // 21: krypton.fsm.v1.Command.raise_format:type_name -> krypton.fsm.v1.RaiseFormat
+	53, // 20: krypton.fsm.v1.Command.tick:type_name -> krypton.fsm.v1.Tick
+	54, // 21: krypton.fsm.v1.Command.raise_format:type_name -> krypton.fsm.v1.RaiseFormat
 	31, // 22: krypton.fsm.v1.Command.rollback_resource:type_name -> krypton.fsm.v1.RollbackResource
 	42, // 23: krypton.fsm.v1.Command.revoke_certificate:type_name -> krypton.fsm.v1.RevokeCertificate
-	45, // 24: krypton.fsm.v1.Command.lease_epoch:type_name -> krypton.fsm.v1.LeaseEpoch
-	0,  // 25: krypton.fsm.v1.PublicKey.algorithm:type_name -> krypton.fsm.v1.KeyAlgorithm
-	7,  // 26: krypton.fsm.v1.Person.key:type_name -> krypton.fsm.v1.PublicKey
-	9,  // 27: krypton.fsm.v1.Genesis.persons:type_name -> krypton.fsm.v1.Person
-	10, // 28: krypton.fsm.v1.Genesis.rules:type_name -> krypton.fsm.v1.IntentRule
-	11, // 29: krypton.fsm.v1.Genesis.settings:type_name -> krypton.fsm.v1.Settings
-	13, // 30: krypton.fsm.v1.Genesis.internal_key:type_name -> krypton.fsm.v1.Version
-	18, // 31: krypton.fsm.v1.Genesis.secrets:type_name -> krypton.fsm.v1.Secret
-	19, // 32: krypton.fsm.v1.Genesis.first_member:type_name -> krypton.fsm.v1.Member
-	1,  // 33: krypton.fsm.v1.Version.state:type_name -> krypton.fsm.v1.VersionState
-	1,  // 34: krypton.fsm.v1.Version.state_before:type_name -> krypton.fsm.v1.VersionState
-	2,  // 35: krypton.fsm.v1.Tenant.state:type_name -> krypton.fsm.v1.ObjectState
-	14, // 36: krypton.fsm.v1.Tenant.binding:type_name -> krypton.fsm.v1.Binding
-	13, // 37: krypton.fsm.v1.Tenant.versions:type_name -> krypton.fsm.v1.Version
-	2,  // 38: krypton.fsm.v1.Service.state:type_name -> krypton.fsm.v1.ObjectState
-	13, // 39: krypton.fsm.v1.Service.versions:type_name -> krypton.fsm.v1.Version
-	14, // 40: krypton.fsm.v1.CreateTenant.binding:type_name -> krypton.fsm.v1.Binding
-	13, // 41: krypton.fsm.v1.CreateTenant.version:type_name -> krypton.fsm.v1.Version
-	22, // 42: krypton.fsm.v1.ChangeObject.object:type_name -> krypton.fsm.v1.ObjectRef
-	3,  // 43: krypton.fsm.v1.ChangeObject.event:type_name -> krypton.fsm.v1.ObjectEvent
-	13, // 44: krypton.fsm.v1.CreateService.version:type_name -> krypton.fsm.v1.Version
-	22, // 45: krypton.fsm.v1.AddVersion.object:type_name -> krypton.fsm.v1.ObjectRef
-	13, // 46: krypton.fsm.v1.AddVersion.version:type_name -> krypton.fsm.v1.Version
-	22, // 47: krypton.fsm.v1.SetPrimary.object:type_name -> krypton.fsm.v1.ObjectRef
-	22, // 48: krypton.fsm.v1.ChangeVersion.object:type_name -> krypton.fsm.v1.ObjectRef
-	4,  // 49: krypton.fsm.v1.ChangeVersion.event:type_name -> krypton.fsm.v1.VersionEvent
-	13, // 50: krypton.fsm.v1.AddInternalKey.version:type_name -> krypton.fsm.v1.Version
-	18, // 51: krypton.fsm.v1.PutSecret.secret:type_name -> krypton.fsm.v1.Secret
-	20, // 52: krypton.fsm.v1.CreateJoinToken.token:type_name -> krypton.fsm.v1.JoinToken
-	19, // 53: krypton.fsm.v1.AddMember.member:type_name -> krypton.fsm.v1.Member
-	19, // 54: krypton.fsm.v1.UpdateMember.member:type_name -> krypton.fsm.v1.Member
-	41, // 55: krypton.fsm.v1.RevokeCertificate.revocation:type_name -> krypton.fsm.v1.Revocation
-	6,  // 56: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
-	46, // 57: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
-	11, // 58: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
-	9,  // 59: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
-	10, // 60: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
-	21, // 61: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
-	13, // 62: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
-	49, // 63: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
-	15, // 64: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
-	16, // 65: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
-	17, // 66: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
-	18, // 67: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
-	19, // 68: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
-	20, // 69: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
-	47, // 70: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
-	48, // 71: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
-	41, // 72: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
-	73, // [73:73] is the sub-list for method output_type
-	73, // [73:73] is the sub-list for method input_type
-	73, // [73:73] is the sub-list for extension type_name
-	73, // [73:73] is the sub-list for extension extendee
-	0,  // [0:73] is the sub-list for field type_name
+	55, // 24: krypton.fsm.v1.Command.lease_epoch:type_name -> krypton.fsm.v1.LeaseEpoch
+	48, // 25: krypton.fsm.v1.Command.put_issuer:type_name -> krypton.fsm.v1.PutIssuer
+	49, // 26: krypton.fsm.v1.Command.remove_issuer:type_name -> krypton.fsm.v1.RemoveIssuer
+	50, // 27: krypton.fsm.v1.Command.bind_role:type_name -> krypton.fsm.v1.BindRole
+	51, // 28: krypton.fsm.v1.Command.unbind_role:type_name -> krypton.fsm.v1.UnbindRole
+	52, // 29: krypton.fsm.v1.Command.set_tenant_governors:type_name -> krypton.fsm.v1.SetTenantGovernors
+	0,  // 30: krypton.fsm.v1.PublicKey.algorithm:type_name -> krypton.fsm.v1.KeyAlgorithm
+	7,  // 31: krypton.fsm.v1.Person.key:type_name -> krypton.fsm.v1.PublicKey
+	9,  // 32: krypton.fsm.v1.Genesis.persons:type_name -> krypton.fsm.v1.Person
+	10, // 33: krypton.fsm.v1.Genesis.rules:type_name -> krypton.fsm.v1.IntentRule
+	11, // 34: krypton.fsm.v1.Genesis.settings:type_name -> krypton.fsm.v1.Settings
+	13, // 35: krypton.fsm.v1.Genesis.internal_key:type_name -> krypton.fsm.v1.Version
+	18, // 36: krypton.fsm.v1.Genesis.secrets:type_name -> krypton.fsm.v1.Secret
+	19, // 37: krypton.fsm.v1.Genesis.first_member:type_name -> krypton.fsm.v1.Member
+	1,  // 38: krypton.fsm.v1.Version.state:type_name -> krypton.fsm.v1.VersionState
+	1,  // 39: krypton.fsm.v1.Version.state_before:type_name -> krypton.fsm.v1.VersionState
+	2,  // 40: krypton.fsm.v1.Tenant.state:type_name -> krypton.fsm.v1.ObjectState
+	14, // 41: krypton.fsm.v1.Tenant.binding:type_name -> krypton.fsm.v1.Binding
+	13, // 42: krypton.fsm.v1.Tenant.versions:type_name -> krypton.fsm.v1.Version
+	2,  // 43: krypton.fsm.v1.Service.state:type_name -> krypton.fsm.v1.ObjectState
+	13, // 44: krypton.fsm.v1.Service.versions:type_name -> krypton.fsm.v1.Version
+	14, // 45: krypton.fsm.v1.CreateTenant.binding:type_name -> krypton.fsm.v1.Binding
+	13, // 46: krypton.fsm.v1.CreateTenant.version:type_name -> krypton.fsm.v1.Version
+	22, // 47: krypton.fsm.v1.ChangeObject.object:type_name -> krypton.fsm.v1.ObjectRef
+	3,  // 48: krypton.fsm.v1.ChangeObject.event:type_name -> krypton.fsm.v1.ObjectEvent
+	13, // 49: krypton.fsm.v1.CreateService.version:type_name -> krypton.fsm.v1.Version
+	22, // 50: krypton.fsm.v1.AddVersion.object:type_name -> krypton.fsm.v1.ObjectRef
+	13, // 51: krypton.fsm.v1.AddVersion.version:type_name -> krypton.fsm.v1.Version
+	22, // 52: krypton.fsm.v1.SetPrimary.object:type_name -> krypton.fsm.v1.ObjectRef
+	22, // 53: krypton.fsm.v1.ChangeVersion.object:type_name -> krypton.fsm.v1.ObjectRef
+	4,  // 54: krypton.fsm.v1.ChangeVersion.event:type_name -> krypton.fsm.v1.VersionEvent
+	13, // 55: krypton.fsm.v1.AddInternalKey.version:type_name -> krypton.fsm.v1.Version
+	18, // 56: krypton.fsm.v1.PutSecret.secret:type_name -> krypton.fsm.v1.Secret
+	20, // 57: krypton.fsm.v1.CreateJoinToken.token:type_name -> krypton.fsm.v1.JoinToken
+	19, // 58: krypton.fsm.v1.AddMember.member:type_name -> krypton.fsm.v1.Member
+	19, // 59: krypton.fsm.v1.UpdateMember.member:type_name -> krypton.fsm.v1.Member
+	41, // 60: krypton.fsm.v1.RevokeCertificate.revocation:type_name -> krypton.fsm.v1.Revocation
+	43, // 61: krypton.fsm.v1.Issuer.x509:type_name -> krypton.fsm.v1.X509Issuer
+	44, // 62: krypton.fsm.v1.Issuer.jwt:type_name -> krypton.fsm.v1.JWTIssuer
+	8,  // 63: krypton.fsm.v1.Issuer.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	7,  // 64: krypton.fsm.v1.BindingKey.key:type_name -> krypton.fsm.v1.PublicKey
+	46, // 65: krypton.fsm.v1.RoleBinding.keys:type_name -> krypton.fsm.v1.BindingKey
+	8,  // 66: krypton.fsm.v1.RoleBinding.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	45, // 67: krypton.fsm.v1.PutIssuer.issuer:type_name -> krypton.fsm.v1.Issuer
+	47, // 68: krypton.fsm.v1.BindRole.binding:type_name -> krypton.fsm.v1.RoleBinding
+	6,  // 69: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
+	56, // 70: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
+	11, // 71: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
+	9,  // 72: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
+	10, // 73: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
+	21, // 74: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
+	13, // 75: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
+	59, // 76: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
+	15, // 77: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
+	16, // 78: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
+	17, // 79: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
+	18, // 80: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
+	19, // 81: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
+	20, // 82: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
+	57, // 83: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
+	58, // 84: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
+	41, // 85: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
+	45, // 86: krypton.fsm.v1.SnapshotItem.issuer:type_name -> krypton.fsm.v1.Issuer
+	47, // 87: krypton.fsm.v1.SnapshotItem.role_binding:type_name -> krypton.fsm.v1.RoleBinding
+	88, // [88:88] is the sub-list for method output_type
+	88, // [88:88] is the sub-list for method input_type
+	88, // [88:88] is the sub-list for extension type_name
+	88, // [88:88] is the sub-list for extension extendee
+	0,  // [0:88] is the sub-list for field type_name
 }
 
 func init() { file_fsm_fsmpb_fsm_proto_init() }
@@ -5250,8 +6338,17 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Command_RollbackResource)(nil),
 		(*Command_RevokeCertificate)(nil),
 		(*Command_LeaseEpoch)(nil),
+		(*Command_PutIssuer)(nil),
+		(*Command_RemoveIssuer)(nil),
+		(*Command_BindRole)(nil),
+		(*Command_UnbindRole)(nil),
+		(*Command_SetTenantGovernors)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[46].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[40].OneofWrappers = []any{
+		(*Issuer_X509)(nil),
+		(*Issuer_Jwt)(nil),
+	}
+	file_fsm_fsmpb_fsm_proto_msgTypes[56].OneofWrappers = []any{
 		(*SnapshotItem_Cluster)(nil),
 		(*SnapshotItem_Tenant)(nil),
 		(*SnapshotItem_Service)(nil),
@@ -5262,6 +6359,8 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*SnapshotItem_Request)(nil),
 		(*SnapshotItem_UsedNonce)(nil),
 		(*SnapshotItem_Revocation)(nil),
+		(*SnapshotItem_Issuer)(nil),
+		(*SnapshotItem_RoleBinding)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -5269,7 +6368,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fsm_fsmpb_fsm_proto_rawDesc), len(file_fsm_fsmpb_fsm_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   47,
+			NumMessages:   57,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
