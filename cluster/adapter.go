@@ -26,15 +26,18 @@ type adapter struct {
 	chains  *chains
 	// restored, if set, is called when the state is that of a snapshot.
 	restored func()
-	stopped  atomic.Bool
-	pinned   bool  // only the goroutine of Apply
-	refused  error // by Restore, at the start
+	// kept, if set, is called when a snapshot was refused, so that the state is what
+	// it was.
+	kept    func()
+	stopped atomic.Bool
+	pinned  bool  // only the goroutine of Apply
+	refused error // by Restore, at the start
 }
 
 func newAdapter(c *Cluster) *adapter {
 	return &adapter{
 		machine: c.machine, mac: c.cfg.MAC, fail: c.fail, pin: c.checkPin, calls: newInflight(c.clk), chains: &c.chains,
-		restored: func() { c.store.restored(nil) },
+		restored: func() { c.store.restored(nil) }, kept: c.leases.kept,
 	}
 }
 
@@ -102,6 +105,9 @@ func (a *adapter) Restore(r io.ReadCloser) error {
 	defer a.calls.begin()()
 	if err := a.machine.Restore(r); err != nil {
 		a.refused = err
+		if a.kept != nil {
+			a.kept()
+		}
 		return fmt.Errorf("restore snapshot: %w", err)
 	}
 	a.refused = nil

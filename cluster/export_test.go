@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net"
 
 	"github.com/hashicorp/raft"
@@ -172,6 +173,11 @@ func OldEntries(path string, n uint64) error {
 		err = db.StoreLog(sealEntry(&raft.Log{Index: i, Term: 1, Type: raft.LogNoop}))
 	}
 	return errors.Join(err, db.Close())
+}
+
+// GiveSnapshot is Raft that installs a snapshot, whatever it is.
+func (c *Cluster) GiveSnapshot(b []byte) error {
+	return c.adapter.Restore(io.NopCloser(bytes.NewReader(b)))
 }
 
 // ForgetChains is the moment between a command that readers see and the note of

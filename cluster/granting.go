@@ -279,7 +279,9 @@ func (l *leases) serve(stream clusterpb.Peer_LeaseServer, id NodeID) error {
 		}
 	}()
 	failed := make(chan error, 1)
-	go func() {
+	// A stream is received from until this function has returned, so that it cannot
+	// wait for that; Close does.
+	if !l.c.spawn(func() {
 		defer cancel()
 		for {
 			up, err := stream.Recv()
@@ -291,7 +293,9 @@ func (l *leases) serve(stream clusterpb.Peer_LeaseServer, id NodeID) error {
 				return
 			}
 		}
-	}()
+	}) {
+		return errNoLeader(errClosing)
+	}
 	err := link.carry(ctx, l.clk.Sleep, l.pace, stream.Send)
 	select {
 	case first := <-failed:

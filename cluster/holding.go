@@ -218,7 +218,7 @@ func (l *leases) obey(m *clusterpb.LeaseResponse, answers chan *clusterpb.Confir
 		l.take(now, grant)
 	}
 	if r := m.GetRefused(); r != nil {
-		l.refused(lease.Refusal(r.GetReason())) //nolint:gosec // An unknown number is only text.
+		l.refused(now, lease.Refusal(r.GetReason())) //nolint:gosec // An unknown number is only text.
 	}
 	l.holder.Completed(m.GetComplete())
 	if at := m.GetFencePending(); at != 0 {
@@ -238,7 +238,7 @@ func (l *leases) take(now lease.Reading, g lease.Grant) {
 	}
 	switch refusal { //nolint:exhaustive // The others are about one message only.
 	case lease.RefusedStateDiffers:
-		l.refused(refusal)
+		l.refused(now, refusal)
 	case lease.RefusalNone:
 		l.refusal = ""
 		if agrees == lease.Agrees {
@@ -252,7 +252,7 @@ func (l *leases) take(now lease.Reading, g lease.Grant) {
 }
 
 // refused notes why there is no grant. The caller holds mu.
-func (l *leases) refused(r lease.Refusal) {
+func (l *leases) refused(now lease.Reading, r lease.Refusal) {
 	l.refusal = refusalText(r)
 	switch r { //nolint:exhaustive // The others change nothing.
 	case lease.RefusedStateDiffers:
@@ -262,14 +262,8 @@ func (l *leases) refused(r lease.Refusal) {
 		}
 	case lease.RefusedNotLeader:
 		// It was asked too early; the next answer may be another one.
-		l.c.spawn(func() {
-			if pause(l.c.base, l.clk, retryPause) {
-				l.mu.Lock()
-				l.holder.Connect()
-				l.mu.Unlock()
-				wake(l.holding)
-			}
-		})
+		l.holder.Again(now, retryPause)
+		wake(l.holding)
 	}
 	l.present(l.standing.Load().View)
 }

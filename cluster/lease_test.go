@@ -516,3 +516,23 @@ func TestNobodyWaitsForALeaderThatMustStop(t *testing.T) {
 		t.Error("a change waits for a leader that must stop")
 	}
 }
+
+// TestARefusedSnapshotEndsNoService: the state is what it was, and nothing else may
+// happen in the cluster for a long time.
+func TestARefusedSnapshotEndsNoService(t *testing.T) {
+	t.Parallel()
+	a := newMember(t, "a")
+	a.bootstrap()
+	b := newMember(t, "b")
+	b.join(a.invite(wanted{}))
+	b.applied(a.write("x", 0).GetIndex())
+	leased(a, b)
+	before := b.machine.View().Index()
+	if err := b.c.GiveSnapshot([]byte("no snapshot")); err == nil {
+		t.Fatal("it took what is no snapshot")
+	}
+	leased(b)
+	if now := b.machine.View().Index(); now != before {
+		t.Errorf("a command at %d came, so the test shows nothing", now)
+	}
+}

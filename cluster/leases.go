@@ -231,6 +231,22 @@ func (l *leases) restoring() {
 	wake(l.holding)
 }
 
+// kept begins the new incarnation with the state that a refused snapshot did not
+// replace: nothing else would, before the next command.
+func (l *leases) kept() {
+	now := lease.Reading(l.clk.Read())
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	v := l.c.machine.View()
+	index, term, chain := v.Applied()
+	if l.holder == nil || index == 0 {
+		return
+	}
+	l.holder.Applied(now, lease.Entry{Index: index, Term: term, Chain: chain})
+	l.present(v)
+	wake(l.holding)
+}
+
 // settle finds what is complete and publishes what this node may answer from. It
 // returns when to look again, if nothing happens before; 0: never. The caller
 // holds mu.

@@ -350,11 +350,13 @@ func (c *Cluster) await(ctx context.Context, f func() error) error {
 	}
 }
 
-// spawn runs f on a goroutine that Close waits for, unless Close has begun.
-func (c *Cluster) spawn(f func()) {
+// spawn runs f on a goroutine that Close waits for, unless Close has begun: then
+// it returns false.
+func (c *Cluster) spawn(f func()) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.closing {
 		c.wg.Go(f)
 	}
+	return !c.closing
 }

@@ -37,10 +37,11 @@ type Holder struct {
 	asked []asked // unanswered, oldest first
 
 	// Of the present stream to the leader.
-	sent     bool    // whether a request was sent on it
-	last     Reading // when
-	reported uint64  // last command that was reported on it
-	fence    uint64  // last command that the leader said somebody waits for
+	sent     bool          // whether a request was sent on it
+	last     Reading       // when, or when the leader said to come again
+	again    time.Duration // after how long then; zero: Renew
+	reported uint64        // last command that was reported on it
+	fence    uint64        // last command that the leader said somebody waits for
 }
 
 // asked is a request: when it was made, before it was sent.
@@ -115,7 +116,14 @@ func (h *Holder) void() {
 // Nothing was reported on it: the next message is due at once. Nor were states
 // compared. Leases stay: they were given and run out by themselves.
 func (h *Holder) Connect() {
-	h.sent, h.reported, h.fence, h.differs = false, 0, 0, false
+	h.sent, h.again, h.reported, h.fence, h.differs = false, 0, 0, 0, false
+}
+
+// Again says that the leader took no message yet, and that the next request is due
+// after that time. What was found about its state stays.
+func (h *Holder) Again(now Reading, after time.Duration) {
+	h.last, h.again = now, after
+	h.reported, h.fence = 0, 0 // nor did it note what was in the message
 }
 
 // Grant takes a grant, at the time at which it came (I7). agrees says how the

@@ -3,7 +3,7 @@ package lease
 import "time"
 
 // Due returns how long to wait before the next message to the leader; 0: send it
-// now. A request for a grant is due every Renew; a report at once when the view
+// now. A request for a grant is due every Renew, or earlier once after [Holder.Again]; a report at once when the view
 // has more than was reported and a change waits for that.
 func (h *Holder) Due(now Reading) time.Duration {
 	if h.fence > h.reported && h.applied.Index > h.reported {
@@ -16,7 +16,11 @@ func (h *Holder) askDue(now Reading) time.Duration {
 	if !h.sent {
 		return 0
 	}
-	return max(h.cfg.Renew-now.Longest(h.last), 0)
+	every := h.cfg.Renew
+	if h.again != 0 {
+		every = h.again
+	}
+	return max(every-now.Longest(h.last), 0)
 }
 
 // Renew makes the message to send next. now is read before: a lease that is given
@@ -35,7 +39,7 @@ func (h *Holder) Renew(now Reading, log Mark) Renew {
 			h.asked = append(h.asked[:0], h.asked[1:]...)
 		}
 		h.asked = append(h.asked, asked{h.nonce, now})
-		h.sent, h.last = true, now
+		h.sent, h.last, h.again = true, now, 0
 	}
 	h.reported = max(h.reported, r.Applied)
 	return r
