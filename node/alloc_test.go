@@ -13,8 +13,8 @@ func TestAllocOfDataOperations(t *testing.T) {
 		op  func() error
 		max float64
 	}{
-		"encrypt": {h.encrypt, 13}, "decrypt": {h.decrypt, 13},
-		"generate": {h.generate, 13}, "unwrap": {h.unwrap, 12}, "rewrap": {h.rewrap, 29},
+		"encrypt": {h.encrypt, 6}, "decrypt": {h.decrypt, 6},
+		"generate": {h.generate, 6}, "unwrap": {h.unwrap, 5}, "rewrap": {h.rewrap, 8},
 	} {
 		if n := testing.AllocsPerRun(500, func() {
 			if err := c.op(); err != nil {

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"encoding/hex"
+	"strings"
 
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
@@ -38,6 +39,27 @@ type Target struct {
 
 // Name returns the service's name, tenants/{t}/services/{s}.
 func (t Target) Name() string { return hierarchy.ServicePath(t.Tenant, t.Service).String() }
+
+// require refuses unless the token is for act on the service.
+func (t Target) require(tok gate.Token, act gate.Act) error {
+	object := tok.Object()
+	if !t.hasName(object) {
+		object = t.Name()
+	}
+	return tok.Require(act, object)
+}
+
+// hasName reports whether name is [Target.Name], without making it.
+func (t Target) hasName(name string) bool {
+	rest, ok := strings.CutPrefix(name, "tenants/")
+	if ok {
+		rest, ok = strings.CutPrefix(rest, string(t.Tenant))
+	}
+	if ok {
+		rest, ok = strings.CutPrefix(rest, "/services/")
+	}
+	return ok && rest == string(t.Service)
+}
 
 // Used says what a data operation worked with, for its answer and its record.
 // It is set on errors too, as far as the operation got.
@@ -108,7 +130,7 @@ func (c choice) same(o choice) bool {
 }
 
 // find reads tenant and service, which both kinds of operation begin with.
-func find(v *fsm.View, t Target) (c choice, err error) {
+func find(v *fsm.View, t *Target) (c choice, err error) {
 	var ok bool
 	c.cluster = v.Cluster()
 	if c.tenant, ok = v.Tenant(string(t.Tenant)); ok {
@@ -121,9 +143,29 @@ func find(v *fsm.View, t Target) (c choice, err error) {
 	return c, nil
 }
 
+// question is what a data operation asks the registry, of every view anew.
+type question struct {
+	choose func(*fsm.View, *question) (choice, error)
+	target Target
+	uid    hierarchy.UID // of the version that a header selects
+	serial []byte        // of the caller's certificate
+}
+
+// in answers the question by a view. A certificate that is revoked there is refused
+// by it: the door looked at a view that may have been older than a lease, and calls
+// may take long behind it. Like every other answer, the result leaves only if the
+// caller is trusted still, and the refusal once the revocation is complete.
+func (q *question) in(v *fsm.View) (choice, error) {
+	if r, gone := v.Revoked(q.serial); gone {
+		return choice{gate: v.GateIndex(fsm.ReadSet{Revoked: r})}, fsm.ErrCallerRevoked()
+	}
+	return q.choose(v, q)
+}
+
 // chooseWrap picks the version that wraps: what the resource pins, else the
 // primary.
-func chooseWrap(v *fsm.View, t Target) (choice, error) {
+func chooseWrap(v *fsm.View, q *question) (choice, error) {
+	t := &q.target
 	c, err := find(v, t)
 	if err != nil {
 		return c, err
@@ -150,13 +192,13 @@ func chooseWrap(v *fsm.View, t Target) (choice, error) {
 // chooseUnwrap picks the version that the header selects, if it is one of the
 // service's own. Any other uid fails like a ciphertext that does not open: the
 // header must not become a way to ask what exists elsewhere.
-func chooseUnwrap(v *fsm.View, t Target, uid hierarchy.UID) (choice, error) {
-	c, err := find(v, t)
+func chooseUnwrap(v *fsm.View, q *question) (choice, error) {
+	c, err := find(v, &q.target)
 	if err != nil {
 		return c, err
 	}
 	var ok bool
-	if c.version, ok = fsm.VersionByUID(c.service.GetVersions(), uid[:]); !ok {
+	if c.version, ok = fsm.VersionByUID(c.service.GetVersions(), q.uid[:]); !ok {
 		return c, errs.DoesNotOpen(errForeignVersion)
 	}
 	c.gate = v.GateIndex(fsm.ReadSet{Tenant: c.tenant, Service: c.service, Version: c.version})
@@ -166,6 +208,18 @@ func chooseUnwrap(v *fsm.View, t Target, uid hierarchy.UID) (choice, error) {
 	return c, nil
 }
 
+// chooseRewrap picks the version that wraps. Both ends are checked on every view:
+// the version that the key came from may have been disabled since it was opened.
+func chooseRewrap(v *fsm.View, q *question) (choice, error) {
+	from, err := chooseUnwrap(v, q)
+	if err != nil {
+		return from, err
+	}
+	to, err := chooseWrap(v, q)
+	to.gate = max(to.gate, from.gate)
+	return to, err
+}
+
 // serve runs one data operation. It chooses the key from the newest view, does
 // the work, and then looks again: only if the choice is still the same, and what it
 // was made by is complete, is there a result. It looks a last time when the result
@@ -173,20 +227,19 @@ func chooseUnwrap(v *fsm.View, t Target, uid hierarchy.UID) (choice, error) {
 // does it leave. So an operation that a change overtook never answers from the
 // state before it (I3), and no answer shows a change that another node does not show
 // yet. A refusal that tells what the registry says is such an answer too.
-func serve[T any](ctx context.Context, n *Node, tok gate.Token, choose func(*fsm.View) (choice, error),
-	work func(k *serviceKey) (T, error), wipe func(T),
-) (out T, used Used, err error) {
+func serve[T any](ctx context.Context, n *Node, tok gate.Token, q question, work func(k *serviceKey) (T, error), wipe func(T)) (out T, used Used, err error) {
 	var zero T
 	var why error
-	choose = trusted(tok, choose)
+	asked := &q
+	asked.serial = []byte(tok.Serial()) // now: the last look comes when the token is finished
 	for round := range maxRounds {
 		u, st, err := n.starting()
 		if err != nil {
 			return zero, Used{}, err
 		}
-		c, err := choose(st.View)
+		c, err := asked.in(st.View)
 		if err != nil {
-			if again, gated := n.refuse(ctx, tok, st.View, c, choose); gated != nil {
+			if again, gated := n.refuse(ctx, tok, st.View, c, asked); gated != nil {
 				return zero, c.used(), gated
 			} else if again {
 				continue
@@ -214,7 +267,7 @@ func serve[T any](ctx context.Context, n *Node, tok gate.Token, choose func(*fsm
 		}
 		// From here on the result exists. It leaves by one of two doors only.
 		gate, again, err := n.gated(ctx, st.View, c.gate, func(v *fsm.View) (uint64, bool) {
-			now, err := choose(v)
+			now, err := asked.in(v)
 			return now.gate, err == nil && now.same(c)
 		})
 		switch {
@@ -222,10 +275,10 @@ func serve[T any](ctx context.Context, n *Node, tok gate.Token, choose func(*fsm
 			wipe(out)
 			return zero, used, err
 		case !again:
-			made := out
+			made, view := out, st.View
 			tok.Last(func() error {
-				err := n.leaves(st.View, func(v *fsm.View) bool {
-					now, err := choose(v)
+				err := n.leaves(view, func(v *fsm.View) bool {
+					now, err := asked.in(v)
 					return err == nil && now.same(c) && now.gate == gate
 				})
 				if err != nil {
@@ -243,27 +296,13 @@ func serve[T any](ctx context.Context, n *Node, tok gate.Token, choose func(*fsm
 	return zero, Used{}, why
 }
 
-// trusted is choose for whoever asks: a certificate that is revoked in a view is
-// refused by it. The door looked at a view that may have been older than a lease, and
-// calls may take long behind it. Like every other answer, the result leaves only if
-// the caller is trusted still, and the refusal once the revocation is complete.
-func trusted(tok gate.Token, choose func(*fsm.View) (choice, error)) func(*fsm.View) (choice, error) {
-	serial := []byte(tok.Serial()) // now: the last look comes when the token is finished
-	return func(v *fsm.View) (choice, error) {
-		if r, gone := v.Revoked(serial); gone {
-			return choice{gate: v.GateIndex(fsm.ReadSet{Revoked: r})}, fsm.ErrCallerRevoked()
-		}
-		return choose(v)
-	}
-}
-
 // refuse returns nil and false when a refusal that was found in view may be told.
-func (n *Node) refuse(ctx context.Context, tok gate.Token, view *fsm.View, c choice, choose func(*fsm.View) (choice, error)) (again bool, err error) {
+func (n *Node) refuse(ctx context.Context, tok gate.Token, view *fsm.View, c choice, q *question) (again bool, err error) {
 	_, again, err = n.gated(ctx, view, c.gate, func(*fsm.View) (uint64, bool) { return 0, false })
 	if err == nil && !again {
 		tok.Last(func() error {
 			return n.leaves(view, func(v *fsm.View) bool {
-				now, err := choose(v)
+				now, err := q.in(v)
 				return err != nil && now.gate == c.gate
 			})
 		})
@@ -274,7 +313,7 @@ func (n *Node) refuse(ctx context.Context, tok gate.Token, view *fsm.View, c cho
 // GenerateDataKey makes a data key of length bytes and wraps it. The caller owns
 // the secret and destroys it.
 func (n *Node) GenerateDataKey(ctx context.Context, tok gate.Token, t Target, length int) (key memsec.Secret, wrapped []byte, used Used, err error) {
-	if err := tok.Require(gate.GenerateDataKey, t.Name()); err != nil {
+	if err := t.require(tok, gate.GenerateDataKey); err != nil {
 		return key, nil, used, err
 	}
 	if length == 0 {
@@ -288,8 +327,7 @@ func (n *Node) GenerateDataKey(ctx context.Context, tok gate.Token, t Target, le
 		key     memsec.Secret
 		wrapped []byte
 	}
-	out, used, err := serve(ctx, n, tok,
-		func(v *fsm.View) (choice, error) { return chooseWrap(v, t) },
+	out, used, err := serve(ctx, n, tok, question{choose: chooseWrap, target: t},
 		func(k *serviceKey) (made, error) {
 			key, err := memsec.Random(n.rand, length, memsec.Hot)
 			if err != nil {
@@ -309,7 +347,7 @@ func (n *Node) GenerateDataKey(ctx context.Context, tok gate.Token, t Target, le
 // UnwrapDataKey opens a wrapped data key. The caller owns the secret and
 // destroys it.
 func (n *Node) UnwrapDataKey(ctx context.Context, tok gate.Token, t Target, wrapped []byte) (key memsec.Secret, used Used, err error) {
-	if err := tok.Require(gate.UnwrapDataKey, t.Name()); err != nil {
+	if err := t.require(tok, gate.UnwrapDataKey); err != nil {
 		return key, used, err
 	}
 	return n.unwrapDataKey(ctx, tok, t, wrapped)
@@ -320,8 +358,7 @@ func (n *Node) unwrapDataKey(ctx context.Context, tok gate.Token, t Target, wrap
 	if err != nil {
 		return memsec.Secret{}, Used{}, err
 	}
-	return serve(ctx, n, tok,
-		func(v *fsm.View) (choice, error) { return chooseUnwrap(v, t, h.KeyVersion) },
+	return serve(ctx, n, tok, question{choose: chooseUnwrap, target: t, uid: h.KeyVersion},
 		func(k *serviceKey) (memsec.Secret, error) { return k.unwrap(t, wrapped) },
 		memsec.Secret.Destroy)
 }
@@ -330,7 +367,7 @@ func (n *Node) unwrapDataKey(ctx context.Context, tok gate.Token, t Target, wrap
 // does not leave protected memory. before is the version that it was wrapped
 // under.
 func (n *Node) RewrapDataKey(ctx context.Context, tok gate.Token, t Target, wrapped []byte) (out []byte, used, before Used, err error) {
-	if err := tok.Require(gate.RewrapDataKey, t.Name()); err != nil {
+	if err := t.require(tok, gate.RewrapDataKey); err != nil {
 		return nil, used, before, err
 	}
 	key, before, err := n.unwrapDataKey(ctx, tok, t, wrapped)
@@ -342,18 +379,7 @@ func (n *Node) RewrapDataKey(ctx context.Context, tok gate.Token, t Target, wrap
 	if err != nil {
 		return nil, used, before, err
 	}
-	out, used, err = serve(ctx, n, tok,
-		func(v *fsm.View) (choice, error) {
-			// Both ends are checked on every view: the version it came from may
-			// have been disabled since it was opened.
-			from, err := chooseUnwrap(v, t, h.KeyVersion)
-			if err != nil {
-				return from, err
-			}
-			to, err := chooseWrap(v, t)
-			to.gate = max(to.gate, from.gate)
-			return to, err
-		},
+	out, used, err = serve(ctx, n, tok, question{choose: chooseRewrap, target: t, uid: h.KeyVersion},
 		func(k *serviceKey) ([]byte, error) { return k.wrap(n, t, key) },
 		func([]byte) {})
 	return out, used, before, err
@@ -361,30 +387,28 @@ func (n *Node) RewrapDataKey(ctx context.Context, tok gate.Token, t Target, wrap
 
 // Encrypt encrypts up to MaxData bytes.
 func (n *Node) Encrypt(ctx context.Context, tok gate.Token, t Target, plaintext []byte) (ciphertext []byte, used Used, err error) {
-	if err := tok.Require(gate.Encrypt, t.Name()); err != nil {
+	if err := t.require(tok, gate.Encrypt); err != nil {
 		return nil, used, err
 	}
 	if len(plaintext) > MaxData {
 		return nil, used, errs.Newf(errs.TooLarge, "%d bytes are more than one call encrypts (%d)", len(plaintext), MaxData).
 			With(errs.Hint("take a data key (krypton encrypt does) and encrypt locally"))
 	}
-	return serve(ctx, n, tok,
-		func(v *fsm.View) (choice, error) { return chooseWrap(v, t) },
+	return serve(ctx, n, tok, question{choose: chooseWrap, target: t},
 		func(k *serviceKey) ([]byte, error) { return k.encrypt(n, t, plaintext) },
 		func([]byte) {})
 }
 
 // Decrypt opens what Encrypt made. The caller wipes the plaintext.
 func (n *Node) Decrypt(ctx context.Context, tok gate.Token, t Target, ciphertext []byte) (plaintext []byte, used Used, err error) {
-	if err := tok.Require(gate.Decrypt, t.Name()); err != nil {
+	if err := t.require(tok, gate.Decrypt); err != nil {
 		return nil, used, err
 	}
 	h, err := envelope.ParseHeader(ciphertext)
 	if err != nil {
 		return nil, used, err
 	}
-	return serve(ctx, n, tok,
-		func(v *fsm.View) (choice, error) { return chooseUnwrap(v, t, h.KeyVersion) },
+	return serve(ctx, n, tok, question{choose: chooseUnwrap, target: t, uid: h.KeyVersion},
 		func(k *serviceKey) ([]byte, error) { return k.decrypt(t, ciphertext) },
 		func(b []byte) { clear(b) })
 }

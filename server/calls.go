@@ -102,6 +102,39 @@ type call struct {
 
 type callKey struct{}
 
+// callContext is the context of a call: whose it is and, once it has begun, its
+// correlation id and that it has no headers. One context and not four around each
+// other, because every call pays for each of them, and for each look through them.
+type callContext struct {
+	context.Context //nolint:containedctx // It is a context: what it does not answer, the one further out does.
+
+	is  *call
+	own call    // what is points to, unless that is in a context further in
+	id  corr.ID // empty: not begun yet
+}
+
+// Value implements context.Context.
+func (c *callContext) Value(key any) any {
+	if key == (callKey{}) {
+		return c.is
+	}
+	if c.id != "" {
+		if key == (corr.Key{}) {
+			return &c.id
+		}
+		if none := headless.Value(key); none != nil {
+			return none
+		}
+	}
+	return c.Context.Value(key)
+}
+
+// headless has the headers that handlers see of a call: none. Who asks for them
+// gets a copy.
+//
+//nolint:gochecknoglobals // Immutable.
+var headless = metadata.NewIncomingContext(context.Background(), metadata.MD{})
+
 // callOf returns the call that ctx belongs to.
 func callOf(ctx context.Context) *call {
 	if c, ok := ctx.Value(callKey{}).(*call); ok {
@@ -113,7 +146,9 @@ func callOf(ctx context.Context) *call {
 func identityOf(ctx context.Context) identity { return callOf(ctx).identity }
 
 func withIdentity(ctx context.Context, id identity) context.Context {
-	return context.WithValue(ctx, callKey{}, &call{identity: id})
+	c := &callContext{Context: ctx, own: call{identity: id}}
+	c.is = &c.own
+	return c
 }
 
 // verifiedCache remembers verified certificates, so that a call costs a lookup
@@ -271,11 +306,6 @@ func (c *calls) strangers(ctx context.Context, id corr.ID, err error) error {
 	return c.gate.Unauthenticated(ctx, gate.Request{Correlation: id}, who.refused)
 }
 
-// noHeaders is what handlers see of a call's headers. Who asks for it gets a copy.
-//
-//nolint:gochecknoglobals // Immutable.
-var noHeaders = metadata.MD{}
-
 // asyncHeader is what a caller over gRPC sends to have a change answered once it is
 // committed: "1". Over HTTP it is Prefer: respond-async (RFC 7240).
 const asyncHeader = "krypton-async"
@@ -290,11 +320,16 @@ func (c *calls) begin(ctx context.Context) (context.Context, corr.ID, error) {
 			return ctx, "", err
 		}
 	}
+	is := callOf(ctx)
 	if v := metadata.ValueFromIncomingContext(ctx, asyncHeader); len(v) == 1 && v[0] == "1" {
-		callOf(ctx).async = true
+		is.async = true
 	}
-	ctx = metadata.NewIncomingContext(ctx, noHeaders)
-	return corr.With(ctx, id), id, nil
+	own, ok := ctx.(*callContext)
+	if !ok || own.id != "" { // from the gateway, say: there are others around it
+		own = &callContext{Context: ctx, is: is}
+	}
+	own.id = id // nobody else has this context yet
+	return own, id, nil
 }
 
 func (c *calls) setHeader(ctx context.Context, id corr.ID, err error) {
@@ -305,10 +340,33 @@ func (c *calls) setHeader(ctx context.Context, id corr.ID, err error) {
 	said := answer.Format(answer.Info{
 		Correlation: string(id), Node: c.nodeID, Index: c.machine.View().Index(), Operation: op, Stale: is.stale && err == nil,
 	})
-	if err := grpc.SetHeader(ctx, metadata.MD{answer.Header: {said}}); err != nil {
+	h, ok := saidPool.Get().(*saidHeader)
+	if !ok {
+		h = newSaidHeader()
+	}
+	h.value[0] = said
+	if err := grpc.SetHeader(ctx, h.md); err != nil {
 		c.log.DebugContext(ctx, "response headers were not set", slog.Any("error", err))
 	}
+	saidPool.Put(h)
 }
+
+// saidHeader is a set of headers with one in it. SetHeader copies what it is given,
+// so the next call can say something else in it; a map for every call would cost
+// more than all that is said.
+type saidHeader struct {
+	md    metadata.MD
+	value []string // of the header: what md holds
+}
+
+func newSaidHeader() *saidHeader {
+	h := &saidHeader{value: make([]string, 1)}
+	h.md = metadata.MD{answer.Header: h.value}
+	return h
+}
+
+//nolint:gochecknoglobals // A pool of maps that hold no secret.
+var saidPool sync.Pool
 
 // status turns an error into what callers see, and logs what they do not.
 func (c *calls) status(ctx context.Context, method string, id corr.ID, err error) error {

@@ -1,6 +1,9 @@
 package server
 
 import (
+	"cmp"
+	"errors"
+
 	"google.golang.org/grpc/encoding"
 	encproto "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
@@ -18,22 +21,55 @@ import (
 // one. gRPC itself would say INTERNAL before any interceptor ran, which a caller
 // takes for a defect of the node.
 //
-// What it cannot reach are the encoded bytes. gRPC and TLS own them until they
-// are sent, and give their buffers back without wiping them. A data key's
-// plaintext is therefore in freed heap memory for a while after an answer; the
-// keys above it never are.
-type codec struct{ encoding.CodecV2 }
+// The encoded answer is wiped, too, when gRPC gives its buffer back. What it
+// cannot reach is what gRPC copies from there on the way to TLS, one buffer per
+// connection that the next answers overwrite, and the bytes of a request before
+// they are decoded. A plaintext is therefore in memory for a while after an
+// answer; the keys above a data key never are.
+type codec struct {
+	encoding.CodecV2
 
-func newCodec() codec { return codec{encoding.GetCodecV2(encproto.Name)} }
+	buffers mem.BufferPool // of encoded answers
+}
+
+func newCodec() codec {
+	return codec{encoding.GetCodecV2(encproto.Name), wipingPool{mem.DefaultBufferPool()}}
+}
+
+// wipingPool is a pool whose buffers are wiped when they come back.
+type wipingPool struct{ mem.BufferPool }
+
+// Put implements mem.BufferPool.
+func (p wipingPool) Put(b *[]byte) {
+	clear(*b)
+	p.BufferPool.Put(b)
+}
+
+// pooledFrom is the least capacity in bytes of a buffer that gRPC gives back: it
+// leaves smaller ones to the garbage collector, unwiped, because allocating them is
+// cheaper than keeping them.
+const pooledFrom = 1<<10 + 1
 
 // Marshal implements encoding.CodecV2.
 func (c codec) Marshal(v any) (mem.BufferSlice, error) {
-	out, err := c.CodecV2.Marshal(v)
-	if m, ok := v.(proto.Message); ok {
-		wipe(m)
+	m, ok := v.(proto.Message)
+	if !ok {
+		return c.CodecV2.Marshal(v)
 	}
-	return out, err
+	defer wipe(m)
+	size := proto.Size(m)
+	buf := c.buffers.Get(max(size, pooledFrom))
+	out, err := proto.MarshalOptions{UseCachedSize: true}.MarshalAppend((*buf)[:0], m)
+	if err != nil || len(out) != size { // the second: somebody changed the message meanwhile
+		clear(out)
+		c.buffers.Put(buf)
+		return nil, cmp.Or(err, errMessageChanged)
+	}
+	*buf = out
+	return mem.BufferSlice{mem.NewBuffer(buf, c.buffers)}, nil
 }
+
+var errMessageChanged = errors.New("a message was changed while it was encoded")
 
 // Unmarshal implements encoding.CodecV2.
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {

@@ -25,7 +25,9 @@ type dataRequest interface {
 	GetEncryptionContext() []*kryptonv1.ContextPair
 }
 
-// target checks names and encryption context before anything else happens.
+// target checks names and encryption context before anything else happens. What it
+// takes for the name of a service is in the one spelling that a name has, so it is
+// the object of the call as it stands.
 func target(r dataRequest) (t node.Target, err error) {
 	p, err := path(r.GetService(), "service", hierarchy.KindService)
 	if err != nil {
@@ -104,7 +106,7 @@ func (s cryptoServer) GenerateDataKey(ctx context.Context, r *kryptonv1.Generate
 		return nil, err
 	}
 	out := &kryptonv1.GenerateDataKeyResponse{}
-	err = s.do(ctx, gate.GenerateDataKey, t.Name(), func(tok gate.Token) error {
+	err = s.do(ctx, gate.GenerateDataKey, r.GetService(), func(tok gate.Token) error {
 		key, wrapped, used, err := s.node.GenerateDataKey(ctx, tok, t, int(r.GetLength()))
 		tok.Describe(details(0, len(wrapped), used))
 		if err != nil {
@@ -134,7 +136,7 @@ func (s cryptoServer) UnwrapDataKey(ctx context.Context, r *kryptonv1.UnwrapData
 		return nil, err
 	}
 	out := &kryptonv1.UnwrapDataKeyResponse{}
-	err = s.do(ctx, gate.UnwrapDataKey, t.Name(), func(tok gate.Token) error {
+	err = s.do(ctx, gate.UnwrapDataKey, r.GetService(), func(tok gate.Token) error {
 		key, used, err := s.node.UnwrapDataKey(ctx, tok, t, r.GetWrapped())
 		tok.Describe(details(len(r.GetWrapped()), 0, used))
 		if err != nil {
@@ -161,7 +163,7 @@ func (s cryptoServer) RewrapDataKey(ctx context.Context, r *kryptonv1.RewrapData
 		return nil, err
 	}
 	out := &kryptonv1.RewrapDataKeyResponse{}
-	err = s.do(ctx, gate.RewrapDataKey, t.Name(), func(tok gate.Token) error {
+	err = s.do(ctx, gate.RewrapDataKey, r.GetService(), func(tok gate.Token) error {
 		wrapped, used, before, err := s.node.RewrapDataKey(ctx, tok, t, r.GetWrapped())
 		tok.Describe(details(len(r.GetWrapped()), len(wrapped), used))
 		if err != nil {
@@ -183,7 +185,7 @@ func (s cryptoServer) Encrypt(ctx context.Context, r *kryptonv1.EncryptRequest) 
 		return nil, err
 	}
 	out := &kryptonv1.EncryptResponse{}
-	err = s.do(ctx, gate.Encrypt, t.Name(), func(tok gate.Token) error {
+	err = s.do(ctx, gate.Encrypt, r.GetService(), func(tok gate.Token) error {
 		ciphertext, used, err := s.node.Encrypt(ctx, tok, t, r.GetPlaintext())
 		tok.Describe(details(len(r.GetPlaintext()), len(ciphertext), used))
 		if err != nil {
@@ -206,7 +208,7 @@ func (s cryptoServer) Decrypt(ctx context.Context, r *kryptonv1.DecryptRequest) 
 		return nil, err
 	}
 	out := &kryptonv1.DecryptResponse{}
-	err = s.do(ctx, gate.Decrypt, t.Name(), func(tok gate.Token) error {
+	err = s.do(ctx, gate.Decrypt, r.GetService(), func(tok gate.Token) error {
 		plaintext, used, err := s.node.Decrypt(ctx, tok, t, r.GetCiphertext())
 		tok.Describe(details(len(r.GetCiphertext()), len(plaintext), used))
 		if err != nil {

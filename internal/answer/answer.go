@@ -55,7 +55,7 @@ const maxHeader = 256
 // Format returns the value of the header:
 // "CORRELATION NODE INDEX[ operation=REQUEST][ stale]".
 func Format(i Info) string {
-	b := make([]byte, 0, len(i.Correlation)+len(i.Node)+22)
+	b := make([]byte, 0, maxHeader) // of this function alone: it costs no allocation
 	b = append(b, i.Correlation...)
 	b = append(b, ' ')
 	b = append(b, i.Node...)

@@ -87,15 +87,20 @@ func decode(dst []byte, s string) bool {
 	return err == nil
 }
 
-type ctxKey struct{}
+// Key is the key of the id in a context, whose value is a *[ID]. It is for context
+// types of their own, which carry an id without a context around them; everybody
+// else uses [With] and [From].
+type Key struct{}
 
 // With returns a context that carries id.
 func With(ctx context.Context, id ID) context.Context {
-	return context.WithValue(ctx, ctxKey{}, id)
+	return context.WithValue(ctx, Key{}, &id)
 }
 
 // From returns the id that ctx carries, or the zero ID.
 func From(ctx context.Context) ID {
-	id, _ := ctx.Value(ctxKey{}).(ID)
-	return id
+	if id, ok := ctx.Value(Key{}).(*ID); ok && id != nil {
+		return *id
+	}
+	return ""
 }

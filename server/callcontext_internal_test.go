@@ -1,0 +1,141 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/metadata"
+
+	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/internal/corr"
+)
+
+// seen is what a handler has to see in its context.
+type seen struct {
+	who auth.Principal
+	own string  // what this process put there
+	id  corr.ID // empty: any
+}
+
+type seenKey struct{}
+
+func (s seen) check(ctx context.Context, t *testing.T, door string) {
+	t.Helper()
+	if md, ok := metadata.FromIncomingContext(ctx); !ok || len(md) != 0 {
+		t.Errorf("%s: a handler sees the headers %v", door, md)
+	}
+	if v := metadata.ValueFromIncomingContext(ctx, "x-principal"); v != nil {
+		t.Errorf("%s: a handler sees the header %v", door, v)
+	}
+	if v := ctx.Value(seenKey{}); v != s.own {
+		t.Errorf("%s: a value of the process is %v", door, v)
+	}
+	if id := identityOf(ctx); id.principal != s.who {
+		t.Errorf("%s: the call is of %v", door, id.principal)
+	}
+	if !callOf(ctx).async {
+		t.Errorf("%s: what the caller asked for is lost", door)
+	}
+	if id := corr.From(ctx); id == "" || s.id != "" && id != s.id {
+		t.Errorf("%s: the call has the id %q", door, id)
+	}
+	if _, ok := ctx.Deadline(); !ok {
+		t.Errorf("%s: no deadline", door)
+	}
+}
+
+// TestI1_AHandlerSeesNoHeaders of its call, in whatever context of it and from
+// whichever door, but all that this process put there.
+func TestI1_AHandlerSeesNoHeaders(t *testing.T) {
+	c, _, _ := testCalls(t)
+	base := context.WithValue(t.Context(), seenKey{}, "kept")
+	base = metadata.NewIncomingContext(base, metadata.Pairs("x-principal", "governor", asyncHeader, "1"))
+	who := identity{principal: auth.Principal{Issuer: auth.Issuer{1}, Role: auth.RoleGovernor, Name: "alice"}}
+	doors := map[string]context.Context{
+		"network":  withIdentity(grpc.NewContextWithServerTransportStream(base, &inprocStream{}), who),
+		"gateway":  grpc.NewContextWithServerTransportStream(withIdentity(corr.With(base, "0193f1e2-7b3c-7abc-8def-0123456789ab"), who), &inprocStream{}),
+		"one more": grpc.NewContextWithServerTransportStream(withIdentity(withIdentity(base, identity{}), who), &inprocStream{}),
+	}
+	for door, ctx := range doors {
+		ctx, cancel := context.WithCancel(ctx)
+		_, err := c.answer(ctx, nil, &grpc.UnaryServerInfo{}, func(inner context.Context, _ any) (any, error) {
+			further, stop := context.WithTimeout(inner, time.Hour)
+			defer stop()
+			want := seen{who: who.principal, own: "kept"}
+			if door == "gateway" {
+				want.id = "0193f1e2-7b3c-7abc-8def-0123456789ab"
+			}
+			want.check(inner, t, door)
+			want.check(further, t, door)
+			cancel()
+			<-further.Done()
+			if !errors.Is(further.Err(), context.Canceled) || !errors.Is(inner.Err(), context.Canceled) {
+				t.Errorf("%s: the caller went away, and the call says %v, %v", door, further.Err(), inner.Err())
+			}
+			return nil, nil
+		})
+		if err != nil {
+			t.Errorf("%s: %v", door, err)
+		}
+	}
+}
+
+// TestAnswersDoNotShareWhatIsSaid beside them, although they share what it is said in.
+func TestAnswersDoNotShareWhatIsSaid(t *testing.T) {
+	c, _, _ := testCalls(t)
+	first, second := &inprocStream{}, &inprocStream{}
+	for _, s := range []*inprocStream{first, second} {
+		ctx := withIdentity(grpc.NewContextWithServerTransportStream(t.Context(), s), identity{principal: auth.LocalOperator()})
+		if _, err := c.answer(ctx, nil, &grpc.UnaryServerInfo{}, func(ctx context.Context, _ any) (any, error) {
+			return nil, c.do(ctx, gate.WhoAmI, "cluster", func(gate.Token) error { return nil })
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if a, b := saidOf(first).Correlation, saidOf(second).Correlation; a == "" || b == "" || a == b {
+		t.Errorf("two answers say %q and %q", a, b)
+	}
+}
+
+// kept is a pool that shows what comes back.
+type kept struct {
+	mem.NopBufferPool
+
+	back [][]byte
+}
+
+func (k *kept) Put(b *[]byte) { k.back = append(k.back, *b) }
+
+// TestEncodedSecretsAreWipedWhenTheyAreSent: gRPC gives the buffer of an answer
+// back, whatever the size of the answer, and then nothing of it is left.
+func TestEncodedSecretsAreWipedWhenTheyAreSent(t *testing.T) {
+	for _, size := range []int{0, 1, 32, 1000, pooledFrom, 5000, 1 << 20} {
+		k := &kept{}
+		c := newCodec()
+		c.buffers = wipingPool{k}
+		plain := bytes.Repeat([]byte{0xaa}, size)
+		out, err := c.Marshal(&kryptonv1.DecryptResponse{Plaintext: plain})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent := out.Materialize()
+		var got kryptonv1.DecryptResponse
+		if err := c.Unmarshal(out, &got); err != nil || !bytes.Equal(got.GetPlaintext(), bytes.Repeat([]byte{0xaa}, size)) {
+			t.Fatalf("%d bytes: decoded %d, %v", size, len(got.GetPlaintext()), err)
+		}
+		if len(k.back) != 0 {
+			t.Fatalf("%d bytes: the buffer came back before it was sent", size)
+		}
+		out.Free()
+		if len(k.back) != 1 || len(k.back[0]) != len(sent) || !bytes.Equal(k.back[0], make([]byte, len(sent))) {
+			t.Errorf("%d bytes: %d buffers came back, or not wiped", size, len(k.back))
+		}
+	}
+}
