@@ -209,6 +209,34 @@ func (c *Cluster) whileLeader(ctx context.Context, leader NodeID, f func(context
 	}
 }
 
+// CatchUp returns once this node's view has every change that the leader had applied
+// when it was asked. Errors: NoLeader, and that of ctx; it takes at most a second.
+func (c *Cluster) CatchUp(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, completionTime)
+	defer cancel()
+	leader := c.LeaderID()
+	switch leader {
+	case "":
+		return errNoLeader(nil)
+	case c.id:
+		return c.catchUp(ctx)
+	}
+	h, err := c.Health(ctx, leader)
+	if err == nil {
+		err = c.machine.Wait(ctx, h.AppliedIndex)
+	}
+	if err != nil {
+		return errNoLeader(err)
+	}
+	return nil
+}
+
+// Settle returns once the change index is complete, or, in time before the deadline of
+// ctx, with NotComplete: request is the change of the caller that it was found by.
+func (c *Cluster) Settle(ctx context.Context, index uint64, request string) error {
+	return c.settled(ctx, Complete, nil, index, index, request)
+}
+
 // settled returns once a change that was committed may be answered. refused is its
 // refusal by the state machine, which tells state and is waited for whatever until
 // says; index is that of its entry, visible that of the entry that this node has to

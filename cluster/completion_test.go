@@ -112,3 +112,32 @@ func TestI17_TheNextLeaderAnswersForTheChangesOfTheLast(t *testing.T) {
 		others[1].eventually("completion", func() bool { return others[1].c.Completion(limited(t), res.GetIndex()).Complete })
 	}
 }
+
+// TestWhoCatchesUpHasWhatTheLeaderHad: nobody waited for the change, and it was
+// answered elsewhere.
+func TestWhoCatchesUpHasWhatTheLeaderHad(t *testing.T) {
+	t.Parallel()
+	all := three(t)
+	leased(all...)
+	leader, others := leaderOf(t, all)
+	for i := range 20 {
+		res, err := leader.ask(limited(t), fmt.Sprintf("async-%d", i), cluster.Committed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range others {
+			if err := m.c.CatchUp(limited(t)); err != nil {
+				t.Fatal(err)
+			}
+			if at := m.machine.View().Index(); at < res.GetIndex() {
+				t.Fatalf("it is at %d, the change at %d", at, res.GetIndex())
+			}
+		}
+	}
+	leader.stop()
+	others[0].stop()
+	others[1].eventually("no leader", func() bool { return others[1].c.LeaderID() == "" })
+	if err := others[1].c.CatchUp(limited(t)); !errs.Is(err, errs.NoLeader) {
+		t.Errorf("without a leader: %v", err)
+	}
+}

@@ -25,13 +25,17 @@ func (n *Node) IssueCaller(ctx context.Context, tok gate.Token, role auth.Role, 
 	if err := tok.Require(gate.IssueCertificate, ObjectCluster); err != nil {
 		return nil, nil, err
 	}
-	if err := n.stillTrusted(ctx, tok); err != nil {
+	v, err := n.stillTrusted(ctx, tok)
+	if err != nil {
 		return nil, nil, err
 	}
-	v := n.machine.View()
 	var uid hierarchy.UID
 	if role == auth.RoleWorkload {
 		t, ok := v.Tenant(string(tenant))
+		// That there is a tenant is told like that there is none.
+		if err := n.Shown(ctx, Look{View: v}, t.GetModIndex()); err != nil {
+			return nil, nil, err
+		}
 		if !ok || t.GetState() == fsmpb.ObjectState_OBJECT_STATE_DESTROYED {
 			return nil, nil, gate.NoSuchObject()
 		}

@@ -48,9 +48,7 @@ func (r Request) command(step uint32) *fsmpb.Command {
 // this node has applied it, so that what the caller reads next has the change.
 func (n *Node) commit(ctx context.Context, tok gate.Token, r Request, cmd *fsmpb.Command) (*fsmpb.Result, error) {
 	if r.ValidateOnly {
-		cmd.Principal, cmd.CallerSerial = cluster.PrincipalOf(tok, n.cluster.NodeID()), []byte(tok.Serial())
-		res := n.machine.DryRun(cmd)
-		return res, fsm.Err(res)
+		return n.dryRun(ctx, tok, cmd)
 	}
 	res, err := n.cluster.Propose(ctx, tok, cmd, r.Until)
 	if errs.Is(err, errs.Aborted) {
@@ -58,6 +56,22 @@ func (n *Node) commit(ctx context.Context, tok gate.Token, r Request, cmd *fsmpb
 		err = errs.From(err).With(errs.Hint("read the object again, then retry"))
 	}
 	return res, err
+}
+
+// dryRun says what would become of a command. It is a read: of a state that has
+// every acknowledged change, and shows none that is not complete.
+func (n *Node) dryRun(ctx context.Context, tok gate.Token, cmd *fsmpb.Command) (*fsmpb.Result, error) {
+	l, err := n.current()
+	if err != nil {
+		return nil, err
+	}
+	cmd.Principal, cmd.CallerSerial = cluster.PrincipalOf(tok, n.cluster.NodeID()), []byte(tok.Serial())
+	res := n.machine.DryRun(cmd)
+	// It ran on the newest view now, or on an older one.
+	if err := n.Shown(ctx, l, n.machine.View().Index()); err != nil {
+		return nil, err
+	}
+	return res, fsm.Err(res)
 }
 
 // commitMade prepares the key material of a command, where a node that can is
@@ -220,15 +234,19 @@ func (n *Node) Rollback(ctx context.Context, tok gate.Token, r Request, o Object
 	if err := tok.Require(o.act(gate.RollbackTenant, gate.RollbackService), o.Name()); err != nil {
 		return err
 	}
-	uid, err := n.uidOf(o)
+	l, err := n.current()
 	if err != nil {
 		return err
+	}
+	uid, err := uidIn(l.View, o)
+	if err != nil {
+		return n.refused(ctx, l, err)
 	}
 	// What was before is not what was before once it has been done: a retry is
 	// answered from memory, whatever it names.
 	if number == 0 && !n.answered(tok, r, 0) {
-		if number, err = n.before(o); err != nil {
-			return err
+		if number, err = before(l.View, o); err != nil {
+			return n.refused(ctx, l, err)
 		}
 	}
 	cmd := r.command(0)
@@ -240,8 +258,8 @@ func (n *Node) Rollback(ctx context.Context, tok gate.Token, r Request, o Object
 }
 
 // before finds the version that was superseded last.
-func (n *Node) before(o Object) (uint32, error) {
-	vs, primary, err := n.versions(o)
+func before(v *fsm.View, o Object) (uint32, error) {
+	vs, primary, err := versions(v, o)
 	if err != nil {
 		return 0, err
 	}
@@ -281,11 +299,14 @@ func (n *Node) PinResource(ctx context.Context, tok gate.Token, r Request, o Obj
 		return err
 	}
 	if version == 0 {
-		_, primary, err := n.versions(o)
+		// By a node that lags the pin would fix a version that wraps no more.
+		l, err := n.current()
 		if err != nil {
 			return err
 		}
-		version = primary
+		if _, version, err = versions(l.View, o); err != nil {
+			return n.refused(ctx, l, err)
+		}
 	}
 	cmd := r.command(0)
 	cmd.Body = &fsmpb.Command_PinResource{PinResource: &fsmpb.PinResource{
@@ -396,9 +417,8 @@ func (n *Node) RemoveMember(ctx context.Context, tok gate.Token, r Request, id s
 	return err
 }
 
-// uidOf returns the uid of the object that has the name now.
-func (n *Node) uidOf(o Object) ([]byte, error) {
-	v := n.machine.View()
+// uidIn returns the uid of the object that has the name in that view.
+func uidIn(v *fsm.View, o Object) ([]byte, error) {
 	t, ok := v.Tenant(string(o.Tenant))
 	if !ok {
 		return nil, gate.NoSuchObject()
@@ -413,8 +433,7 @@ func (n *Node) uidOf(o Object) ([]byte, error) {
 	return s.GetUid(), nil
 }
 
-func (n *Node) versions(o Object) (vs []*fsmpb.Version, primary uint32, err error) {
-	v := n.machine.View()
+func versions(v *fsm.View, o Object) (vs []*fsmpb.Version, primary uint32, err error) {
 	t, ok := v.Tenant(string(o.Tenant))
 	if !ok {
 		return nil, 0, gate.NoSuchObject()

@@ -214,6 +214,9 @@ func (n *Node) prepare(ctx context.Context, cmd *fsmpb.Command) (made, error) {
 	if wiped(err) {
 		err = errs.New(errs.ChangeInProgress, "the keys above keep changing while a key is made", errs.Hint("retry"))
 	}
+	if err != nil {
+		err = n.refused(ctx, Look{View: v}, err)
+	}
 	return made{uid: version.GetUid(), request: tr.request}, err
 }
 

@@ -70,28 +70,29 @@ func (n *Node) RevokeCertificate(ctx context.Context, tok gate.Token, r Request,
 // every 250 ms, or 500 ms.
 const freshPause = 10 * time.Millisecond
 
-// stillTrusted returns once this node's view has every change that was
+// stillTrusted returns this node's view once it has every change that was
 // acknowledged before the call, and the caller's certificate is not revoked in it.
 // A usable lease says as much, as far as the clocks of machines are right. That is
 // enough for an answer. What is signed lives for 30 days under another serial
 // number, which nobody would think of revoking: so this waits for a lease that was
 // asked for after the call, which no clock's rate and no pause can make older. An
 // entry in the log for each certificate was rejected: it is as slow and fills the log.
-func (n *Node) stillTrusted(ctx context.Context, tok gate.Token) error {
+func (n *Node) stillTrusted(ctx context.Context, tok gate.Token) (*fsm.View, error) {
 	start := n.clock.Now()
 	for {
 		if _, _, err := n.serving(); err != nil {
-			return err
+			return nil, err
 		}
 		if n.cluster.LastContact() <= n.clock.Since(start) {
 			break
 		}
 		if err := n.clock.Sleep(ctx, freshPause); err != nil {
-			return errs.From(err)
+			return nil, errs.From(err)
 		}
 	}
-	if _, gone := n.machine.View().Revoked([]byte(tok.Serial())); gone {
-		return fsm.ErrCallerRevoked()
+	v := n.machine.View()
+	if _, gone := v.Revoked([]byte(tok.Serial())); gone {
+		return nil, fsm.ErrCallerRevoked()
 	}
-	return nil
+	return v, nil
 }

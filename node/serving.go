@@ -134,18 +134,59 @@ func (n *Node) awaitComplete(ctx context.Context, wait time.Duration, index uint
 	return errChanging()
 }
 
-// Shown returns nil once a read of the registry may show what was changed last at
-// index: when that is complete, for which it waits up to [GateWait]. stale: this node
-// has no lease, so it cannot tell, and what it shows may be old.
-func (n *Node) Shown(ctx context.Context, index uint64) (stale bool, err error) {
-	st := n.cluster.Standing()
-	switch {
-	case !st.Usable(n.clock.Read()):
-		return true, nil
-	case index <= st.Complete:
-		return false, nil
+// Look is what a read of the registry is made from.
+type Look struct {
+	View *fsm.View
+	// Stale: this node had no lease when it looked. Changes that were acknowledged
+	// before may be missing.
+	Stale bool
+}
+
+// Look returns the newest view and whether it has every change that was acknowledged
+// until now. A lease that comes after the look says nothing about it.
+func (n *Node) Look() Look {
+	for {
+		v := n.machine.View()
+		usable := n.cluster.Standing().Usable(n.clock.Read())
+		// The lease is that of a view not newer than this one, which was the newest
+		// while the clock was read. Else a change came in between.
+		if n.machine.View() == v {
+			return Look{View: v, Stale: !usable}
+		}
 	}
-	return false, n.awaitComplete(ctx, GateWait, index)
+}
+
+// Shown returns nil once what a look found, and what was changed last at index, may be
+// shown: when that is complete, for which it waits up to [GateWait]. Of a stale look
+// nobody can tell.
+func (n *Node) Shown(ctx context.Context, l Look, index uint64) error {
+	if l.Stale || index <= n.cluster.Standing().Complete {
+		return nil
+	}
+	return n.awaitComplete(ctx, GateWait, index)
+}
+
+// current returns the view that a change is prepared from, or decided on by this node
+// itself. A node without a lease has none: what it found would be refused, or made,
+// by an old state. In a cluster that gives no leases yet any view has to do.
+func (n *Node) current() (Look, error) {
+	l := n.Look()
+	if l.Stale && l.View.Cluster().GetFormatVersion() >= fsm.FormatLeases {
+		return l, n.noLease()
+	}
+	return l, nil
+}
+
+// refused returns a refusal that was found in a look, once it may be told. It tells
+// state like any answer; so whatever was changed until then has to be complete.
+func (n *Node) refused(ctx context.Context, l Look, refusal error) error {
+	if errs.From(refusal).Code.Row().Outcome != errs.OutcomeRefused {
+		return refusal // it tells nothing of the registry
+	}
+	if err := n.Shown(ctx, l, l.View.Index()); err != nil {
+		return err
+	}
+	return refusal
 }
 
 // errChanging says that an answer would show what another node does not show yet.
@@ -232,9 +273,17 @@ func (n *Node) ServingErr() error {
 	return n.gate.Err()
 }
 
-// whySealed says why there is no MasterKey in memory.
+// whySealed says why there is no MasterKey in memory. That the cluster is held says
+// only a node that knows what was acknowledged: of one that is cut off the hold may
+// have been released long ago, and other nodes serve.
 func (n *Node) whySealed() error {
-	if err := n.heldErr(n.machine.View()); err != nil {
+	l := n.Look()
+	switch err := n.heldErr(l.View); {
+	case err == nil:
+	case l.Stale && n.heldAt.Load() != unknownHold: // that one needs a person, here
+		return errs.New(errs.Sealed, "this node is sealed: the cluster was held when it last heard from it",
+			errs.Hint("use another node; this one unseals once it hears from a leader that the hold is released"))
+	default:
 		return err
 	}
 	n.mu.Lock()

@@ -148,7 +148,7 @@ func (c *calls) join(ctx context.Context, token cluster.JoinToken) (*kryptonv1.J
 func (s adminServer) GetStatus(ctx context.Context, _ *kryptonv1.GetStatusRequest) (*kryptonv1.GetStatusResponse, error) {
 	out := &kryptonv1.GetStatusResponse{DataDir: s.dataDir, Version: s.version}
 	err := s.do(ctx, gate.GetStatus, node.ObjectCluster, func(gate.Token) (err error) {
-		out.Cluster = s.clusterInfo()
+		out.Cluster = s.clusterInfo(s.machine.View())
 		out.Seal, err = s.sealStatus()
 		return err
 	})

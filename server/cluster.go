@@ -43,8 +43,7 @@ const (
 	nodePrefix      = "nodes/"
 )
 
-func (c *calls) clusterInfo() *kryptonv1.ClusterInfo {
-	v := c.machine.View()
+func (c *calls) clusterInfo(v *fsm.View) *kryptonv1.ClusterInfo {
 	cl := v.Cluster()
 	out := &kryptonv1.ClusterInfo{
 		Name: cl.GetName(), KeyspaceId: hex.EncodeToString(cl.GetKeyspaceId()), ClusterId: hex.EncodeToString(cl.GetClusterId()),
@@ -65,7 +64,7 @@ func (c *calls) clusterInfo() *kryptonv1.ClusterInfo {
 func (s clusterServer) GetCluster(ctx context.Context, _ *kryptonv1.GetClusterRequest) (*kryptonv1.ClusterInfo, error) {
 	var out *kryptonv1.ClusterInfo
 	err := s.do(ctx, gate.GetCluster, node.ObjectCluster, func(gate.Token) error {
-		out = s.clusterInfo()
+		out = s.clusterInfo(s.look(ctx).View) // what is, and not what is complete: it is for who mends it
 		return nil
 	})
 	return out, err
@@ -178,7 +177,7 @@ var sealStates = map[string]kryptonv1.SealState{
 func (s clusterServer) ListNodes(ctx context.Context, _ *kryptonv1.ListNodesRequest) (*kryptonv1.ListNodesResponse, error) {
 	out := &kryptonv1.ListNodesResponse{}
 	err := s.do(ctx, gate.ListNodes, "nodes", func(gate.Token) error {
-		members := s.machine.View().Members()
+		members := s.look(ctx).View.Members()
 		out.Nodes = make([]*kryptonv1.Node, len(members))
 		reports := make([]*cluster.LeaseReport, len(members))
 		var g errgroup.Group
@@ -208,8 +207,8 @@ func nodeID(name string) (string, error) {
 	return id, nil
 }
 
-func (s clusterServer) node1(ctx context.Context, id string) (*kryptonv1.Node, error) {
-	m, ok := s.machine.View().Member(id)
+func (s clusterServer) node1(ctx context.Context, v *fsm.View, id string) (*kryptonv1.Node, error) {
+	m, ok := v.Member(id)
 	if !ok {
 		return nil, gate.NoSuchObject()
 	}
@@ -233,8 +232,9 @@ func (s clusterServer) GetNode(ctx context.Context, r *kryptonv1.GetNodeRequest)
 	}
 	var out *kryptonv1.Node
 	err = s.do(ctx, gate.GetNode, r.GetName(), func(gate.Token) (err error) {
-		out, err = s.node1(ctx, id)
-		return err
+		l := s.look(ctx)
+		out, err = s.node1(ctx, l.View, id)
+		return s.shown(ctx, l, 0, err)
 	})
 	return out, err
 }
@@ -305,7 +305,7 @@ func (s clusterServer) changeNode(ctx context.Context, act gate.Act, m interface
 		if err := fn(tok, req, id); err != nil {
 			return err
 		}
-		out, err = s.node1(ctx, id)
+		out, err = s.node1(ctx, s.machine.View(), id)
 		return err
 	})
 	return out, err
@@ -361,7 +361,7 @@ func (s clusterServer) TransferLeadership(ctx context.Context, r *kryptonv1.Tran
 		if err := s.cluster.TransferLeadership(ctx, cluster.NodeID(target)); err != nil {
 			return err
 		}
-		out = s.clusterInfo()
+		out = s.clusterInfo(s.machine.View())
 		return nil
 	})
 	return out, err
@@ -397,13 +397,15 @@ func (s clusterServer) operation(ctx context.Context, v *fsm.View, p *fsmpb.Prin
 	}
 	res := last.GetResult()
 	out := &kryptonv1.Operation{
-		Name: operationPrefix + id, Reason: res.GetReason(), Message: res.GetMessage(), Hint: res.GetHint(),
-		Target: res.GetObject(), CreateTime: stamp(first.GetTimeMs()), Index: res.GetIndex(),
+		Name: operationPrefix + id, Target: res.GetObject(), CreateTime: stamp(first.GetTimeMs()), Index: res.GetIndex(),
 	}
-	// A refusal changed nothing that anybody could not follow.
 	how := cluster.Completion{Complete: true}
-	if res.GetReason() == "" && res.GetIndex() > complete {
+	if res.GetIndex() > complete {
 		how = s.cluster.Completion(ctx, res.GetIndex())
+	}
+	if how.Complete {
+		// A refusal changed nothing, but it tells of the state that it was made by.
+		out.Reason, out.Message, out.Hint = res.GetReason(), res.GetMessage(), res.GetHint()
 	}
 	out.Complete = how.Complete
 	out.Done = done && how.Complete
@@ -428,7 +430,19 @@ func (s clusterServer) GetOperation(ctx context.Context, r *kryptonv1.GetOperati
 	}
 	var out *kryptonv1.Operation
 	err = s.do(ctx, gate.GetOperation, operationPrefix+id, func(tok gate.Token) (err error) {
-		out, err = s.operation(ctx, s.machine.View(), cluster.PrincipalOf(tok, cluster.NodeID(s.nodeID)), id, 0)
+		p, l := cluster.PrincipalOf(tok, cluster.NodeID(s.nodeID)), s.look(ctx)
+		if out, err = s.operation(ctx, l.View, p, id, 0); !errs.Is(err, errs.NotFound) {
+			return err
+		}
+		// The change may have been answered, unwaited for, by a node that knows more. Who
+		// hears that there is none makes another one, so this is not for a node that lags.
+		if err := s.cluster.CatchUp(ctx); err != nil {
+			return err
+		}
+		l = s.look(ctx)
+		if out, err = s.operation(ctx, l.View, p, id, 0); l.Stale && errs.Is(err, errs.NotFound) {
+			return s.cannotKnow()
+		}
 		return err
 	})
 	return out, err
@@ -451,8 +465,8 @@ func (s clusterServer) WaitOperation(ctx context.Context, r *kryptonv1.WaitOpera
 	err = s.do(ctx, gate.WaitOperation, operationPrefix+id, func(tok gate.Token) error {
 		p := cluster.PrincipalOf(tok, cluster.NodeID(s.nodeID))
 		for complete := uint64(0); ; {
-			v := s.machine.View()
-			if op, err := s.operation(ctx, v, p, id, complete); err == nil {
+			v := s.look(ctx).View
+			if op, err := s.operation(wait, v, p, id, complete); err == nil {
 				out = op
 			}
 			if out.GetDone() {

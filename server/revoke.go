@@ -69,13 +69,19 @@ func (s accessServer) ListRevocations(ctx context.Context, r *kryptonv1.ListRevo
 	}
 	out := &kryptonv1.ListRevocationsResponse{}
 	err = s.do(ctx, gate.ListRevocations, node.ObjectCluster, func(gate.Token) error {
-		v := s.machine.View()
+		l, last := s.look(ctx), uint64(0)
 		out.Revocations, out.NextPageToken = collect(pg,
-			func(after string, limit int) []*fsmpb.Revocation { return v.Revocations(serialAfter(after), limit) },
+			func(after string, limit int) []*fsmpb.Revocation {
+				return l.View.Revocations(serialAfter(after), limit)
+			},
 			func(r *fsmpb.Revocation) (string, kryptonv1.ObjectState) {
 				return hex.EncodeToString(r.GetSerial()), kryptonv1.ObjectState_OBJECT_STATE_ACTIVE
-			}, revocationToAPI)
-		return nil
+			},
+			func(r *fsmpb.Revocation) *kryptonv1.Revocation {
+				last = max(last, r.GetModIndex())
+				return revocationToAPI(r)
+			})
+		return s.shown(ctx, l, last, nil)
 	})
 	if err != nil {
 		return nil, err

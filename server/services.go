@@ -47,13 +47,12 @@ func (s servicesServer) CreateService(ctx context.Context, r *kryptonv1.CreateSe
 		}
 		t, _ := s.machine.View().Tenant(string(parent.Tenant))
 		out = serviceToAPI(made, t, s.window())
-		return nil
+		return s.after(ctx, tok, req, made.GetModIndex())
 	})
 	return out, err
 }
 
-func (s servicesServer) service(p hierarchy.Path) (*kryptonv1.Service, error) {
-	v := s.machine.View()
+func (s servicesServer) service(v *fsm.View, p hierarchy.Path) (*kryptonv1.Service, error) {
 	t, ok := v.Tenant(string(p.Tenant))
 	if !ok {
 		return nil, gate.NoSuchObject()
@@ -73,8 +72,9 @@ func (s servicesServer) GetService(ctx context.Context, r *kryptonv1.GetServiceR
 	}
 	var out *kryptonv1.Service
 	err = s.do(ctx, gate.GetService, p.String(), func(gate.Token) (err error) {
-		out, err = s.service(p)
-		return s.shown(ctx, out, err)
+		l := s.look(ctx)
+		out, err = s.service(l.View, p)
+		return s.shown(ctx, l, newest(out), err)
 	})
 	return out, err
 }
@@ -91,17 +91,17 @@ func (s servicesServer) ListServices(ctx context.Context, r *kryptonv1.ListServi
 	}
 	out := &kryptonv1.ListServicesResponse{}
 	err = s.do(ctx, gate.ListServices, p.String(), func(gate.Token) error {
-		v := s.machine.View()
-		t, ok := v.Tenant(string(p.Tenant))
+		l := s.look(ctx)
+		t, ok := l.View.Tenant(string(p.Tenant))
 		if !ok {
-			return s.shown(ctx, out, gate.NoSuchObject())
+			return s.shown(ctx, l, 0, gate.NoSuchObject())
 		}
-		out.Services, out.NextPageToken = collect(pg, func(after string, limit int) []*fsmpb.Service { return v.Services(t, after, limit) },
+		out.Services, out.NextPageToken = collect(pg, func(after string, limit int) []*fsmpb.Service { return l.View.Services(t, after, limit) },
 			func(x *fsmpb.Service) (string, kryptonv1.ObjectState) {
 				return x.GetName(), kryptonv1.ObjectState(x.GetState())
 			},
 			func(x *fsmpb.Service) *kryptonv1.Service { return serviceToAPI(x, t, s.window()) })
-		return s.shown(ctx, out, nil)
+		return s.shown(ctx, l, newest(out), nil)
 	})
 	if err != nil {
 		return nil, err
@@ -124,8 +124,10 @@ func (s servicesServer) change(ctx context.Context, act gate.Act, m named, fn fu
 		if err := fn(tok, req, node.Object{Tenant: p.Tenant, Service: p.Service}); err != nil {
 			return err
 		}
-		out, err = s.service(p)
-		return err
+		if out, err = s.service(s.machine.View(), p); err != nil {
+			return err
+		}
+		return s.after(ctx, tok, req, newest(out))
 	})
 	return out, err
 }
@@ -178,8 +180,7 @@ func versionPath(name string) (hierarchy.Path, error) {
 	return path(name, "name", hierarchy.KindTenantVersion, hierarchy.KindServiceVersion)
 }
 
-func (s servicesServer) version(p hierarchy.Path) (*kryptonv1.KeyVersion, error) {
-	v := s.machine.View()
+func (s servicesServer) version(v *fsm.View, p hierarchy.Path) (*kryptonv1.KeyVersion, error) {
 	t, ok := v.Tenant(string(p.Tenant))
 	if !ok {
 		return nil, gate.NoSuchObject()
@@ -211,8 +212,9 @@ func (s servicesServer) GetVersion(ctx context.Context, r *kryptonv1.GetVersionR
 	}
 	var out *kryptonv1.KeyVersion
 	err = s.do(ctx, gate.GetVersion, object, func(gate.Token) (err error) {
-		out, err = s.version(p)
-		return s.shown(ctx, out, err)
+		l := s.look(ctx)
+		out, err = s.version(l.View, p)
+		return s.shown(ctx, l, newest(out), err)
 	})
 	return out, err
 }
@@ -236,8 +238,10 @@ func (s servicesServer) changeVersion(ctx context.Context, m named, e fsmpb.Vers
 		if err := s.node.ChangeVersion(ctx, tok, req, o, uint32(p.Version), e, w); err != nil {
 			return err
 		}
-		out, err = s.version(p)
-		return err
+		if out, err = s.version(s.machine.View(), p); err != nil {
+			return err
+		}
+		return s.after(ctx, tok, req, newest(out))
 	})
 	return out, err
 }
@@ -272,18 +276,18 @@ func (s servicesServer) CancelDestroyVersion(ctx context.Context, r *kryptonv1.C
 	return s.changeVersion(ctx, r, fsmpb.VersionEvent_VERSION_EVENT_CANCEL_DESTROY, node.AfterWait)
 }
 
-// resource answers with a resource as it is now. One that is not pinned is no
-// object: it exists in callers' hands only.
-func (s servicesServer) resource(p hierarchy.Path) (*kryptonv1.Resource, error) {
-	v := s.machine.View()
+// resource answers with a resource as it is in that view, and the index of its last
+// change. One that is not pinned is no object: it exists in callers' hands only, and
+// the end of its pin was a change of the service.
+func (s servicesServer) resource(v *fsm.View, p hierarchy.Path) (*kryptonv1.Resource, uint64, error) {
 	svc, ok := v.Service(string(p.Tenant), string(p.Service))
 	if !ok {
-		return nil, gate.NoSuchObject()
+		return nil, 0, gate.NoSuchObject()
 	}
 	if r, ok := v.Resource(svc, string(p.Resource)); ok {
-		return resourceToAPI(p, r), nil
+		return resourceToAPI(p, r), r.GetModIndex(), nil
 	}
-	return &kryptonv1.Resource{Name: p.String()}, nil
+	return &kryptonv1.Resource{Name: p.String()}, svc.GetModIndex(), nil
 }
 
 // GetResource implements kryptonv1.ServicesServer.
@@ -294,8 +298,10 @@ func (s servicesServer) GetResource(ctx context.Context, r *kryptonv1.GetResourc
 	}
 	var out *kryptonv1.Resource
 	err = s.do(ctx, gate.GetResource, p.String(), func(gate.Token) (err error) {
-		out, err = s.resource(p)
-		return s.shown(ctx, out, err)
+		l := s.look(ctx)
+		var index uint64
+		out, index, err = s.resource(l.View, p)
+		return s.shown(ctx, l, index, err)
 	})
 	return out, err
 }
@@ -312,19 +318,19 @@ func (s servicesServer) ListResources(ctx context.Context, r *kryptonv1.ListReso
 	}
 	out := &kryptonv1.ListResourcesResponse{}
 	err = s.do(ctx, gate.ListResources, p.String(), func(gate.Token) error {
-		v := s.machine.View()
-		svc, ok := v.Service(string(p.Tenant), string(p.Service))
+		l := s.look(ctx)
+		svc, ok := l.View.Service(string(p.Tenant), string(p.Service))
 		if !ok {
-			return s.shown(ctx, out, gate.NoSuchObject())
+			return s.shown(ctx, l, 0, gate.NoSuchObject())
 		}
-		out.Resources, out.NextPageToken = collect(pg, func(after string, limit int) []*fsmpb.Resource { return v.Resources(svc, after, limit) },
+		out.Resources, out.NextPageToken = collect(pg, func(after string, limit int) []*fsmpb.Resource { return l.View.Resources(svc, after, limit) },
 			func(x *fsmpb.Resource) (string, kryptonv1.ObjectState) {
 				return x.GetId(), kryptonv1.ObjectState_OBJECT_STATE_ACTIVE
 			},
 			func(x *fsmpb.Resource) *kryptonv1.Resource {
 				return resourceToAPI(hierarchy.ResourcePath(p.Tenant, p.Service, hierarchy.ResourceID(x.GetId())), x)
 			})
-		return s.shown(ctx, out, nil)
+		return s.shown(ctx, l, newest(out), nil)
 	})
 	if err != nil {
 		return nil, err
@@ -346,8 +352,11 @@ func (s servicesServer) changeResource(ctx context.Context, act gate.Act, m name
 		if err := fn(tok, req, node.Object{Tenant: p.Tenant, Service: p.Service}, p.Resource); err != nil {
 			return err
 		}
-		out, err = s.resource(p)
-		return err
+		var index uint64
+		if out, index, err = s.resource(s.machine.View(), p); err != nil {
+			return err
+		}
+		return s.after(ctx, tok, req, index)
 	})
 	return out, err
 }

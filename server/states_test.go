@@ -312,6 +312,10 @@ func TestAChangeThatWaitsForADeadNode(t *testing.T) {
 	w.is(t, "cluster/change-in-progress", leader, "governor", "Services.GetService", &kryptonv1.GetServiceRequest{Name: pay}, prompt)
 	w.is(t, "cluster/change-in-progress", leader, "governor", "Services.ListServices", &kryptonv1.ListServicesRequest{Parent: "tenants/acme"}, prompt)
 	w.is(t, "cluster/change-in-progress", leader, "governor", "Services.GetService", &kryptonv1.GetServiceRequest{Name: "tenants/acme/services/nothing"}, prompt)
+	// A resource that is not pinned has no etag: its pin may have ended with that change.
+	w.is(t, "cluster/change-in-progress", leader, "governor", "Services.GetResource", &kryptonv1.GetResourceRequest{Name: pay + "/resources/row"}, prompt)
+	checked := &kryptonv1.ResumeServiceRequest{Name: pay, ValidateOnly: true}
+	w.is(t, "cluster/change-in-progress", leader, "governor", "Services.ResumeService", checked, prompt)
 	if _, err := w.ask(t, leader, "governor", "Services.ListServices", &kryptonv1.ListServicesRequest{Parent: "tenants/beta"}); err != nil {
 		t.Errorf("a list of what is not being changed: %v", err)
 	}
@@ -463,7 +467,20 @@ func TestWithoutAQuorum(t *testing.T) {
 		t.Errorf("it does not say that what it shows may be old: %d, %v", a.status, a.header)
 	}
 	w.is(t, "cluster/transfer-without-a-leader", left, "operator", "Cluster.TransferLeadership", &kryptonv1.TransferLeadershipRequest{}, prompt)
-	w.is(t, "cluster/unknown-operation", left, "governor", "Cluster.GetOperation", &kryptonv1.GetOperationRequest{Name: "operations/" + id}, prompt)
+	// What it did not find it cannot know: that a name is new, or that a change was not made.
+	w.is(t, "cluster/no-lease", left, "governor", "Tenants.GetTenant", &kryptonv1.GetTenantRequest{Name: "tenants/nobody"}, prompt)
+	w.is(t, "cluster/no-leader", left, "governor", "Cluster.GetOperation", &kryptonv1.GetOperationRequest{Name: "operations/" + id}, prompt)
+	for name, read := range map[string]proto.Message{
+		"Cluster.GetCluster": &kryptonv1.GetClusterRequest{}, "Cluster.ListNodes": &kryptonv1.ListNodesRequest{},
+		"Services.ListServices": &kryptonv1.ListServicesRequest{Parent: "tenants/acme"}, "Access.ListRevocations": &kryptonv1.ListRevocationsRequest{},
+	} {
+		if hr, ok = w.request(t, left, httpTable(t)["krypton.v1."+name], read); !ok {
+			t.Fatal("no path")
+		}
+		if a := w.do(t, "governor", "h2", hr); a.status != http.StatusOK || a.header.Get("krypton-stale") != "1" {
+			t.Errorf("%s does not say that what it shows may be old: %d, %v", name, a.status, a.header)
+		}
+	}
 
 	// With the others back, the same request acts, once.
 	name := w.members[leader].name
@@ -478,6 +495,50 @@ func TestWithoutAQuorum(t *testing.T) {
 	op, err := kryptonv1.NewClusterClient(w.grpc(left, "governor")).GetOperation(ctx, &kryptonv1.GetOperationRequest{Name: "operations/" + id})
 	if err != nil || !op.GetDone() || op.GetReason() != "" {
 		t.Errorf("the operation is %v, %v", op, err)
+	}
+	w.is(t, "cluster/unknown-operation", left, "governor", "Cluster.GetOperation", &kryptonv1.GetOperationRequest{Name: "operations/" + uuid.NewString()}, prompt)
+}
+
+// TestWhatIsNotCompleteIsToldNowhere: neither in the list of revocations nor as the
+// reason of a change that was refused, by whose state it was made.
+func TestWhatIsNotCompleteIsToldNowhere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 3)
+	w.init(kryptonv1.SealMode_SEAL_MODE_AUTO)
+	w.tenant("acme", "pay")
+	leader := w.leader()
+	dead, other := (leader+1)%3, (leader+2)%3
+	until(t, "everybody serves", func() error {
+		for i := range w.members {
+			if _, err := w.ask(t, i, "workload/acme", "Crypto.Encrypt", encryptRequest()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	id, revoke := uuid.NewString(), &kryptonv1.RevokeCertificateRequest{Serial: "0123456789abcdef", Reason: "lost", RequestId: uuid.NewString()}
+	w.members[dead].close()
+	ctx := metadata.AppendToOutgoingContext(limited(t), "krypton-async", "1")
+	if _, err := kryptonv1.NewAccessClient(w.grpc(other, "governor")).RevokeCertificate(ctx, revoke); err != nil {
+		t.Fatal(err)
+	}
+	w.is(t, "cluster/change-in-progress", other, "governor", "Access.ListRevocations", &kryptonv1.ListRevocationsRequest{}, prompt)
+	// It is not suspended; and who does not wait for a change waits for its refusal.
+	short, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), "krypton-async", "1"), 500*time.Millisecond)
+	defer cancel()
+	_, err := kryptonv1.NewServicesClient(w.grpc(other, "governor")).ResumeService(short, &kryptonv1.ResumeServiceRequest{Name: pay, RequestId: id})
+	situationtest.Error(t, "cluster/change-in-progress", wire.FromStatus(err))
+	name := "operations/" + id
+	got, err := w.ask(t, other, "governor", "Cluster.GetOperation", &kryptonv1.GetOperationRequest{Name: name})
+	if op, ok := got.(*kryptonv1.Operation); err != nil || !ok || op.GetDone() || op.GetComplete() || op.GetReason() != "" || op.GetMessage() != "" || op.GetHint() != "" {
+		t.Errorf("before: %v, %v", got, err)
+	}
+	got, err = w.ask(t, other, "governor", "Cluster.WaitOperation", &kryptonv1.WaitOperationRequest{Name: name})
+	if op, ok := got.(*kryptonv1.Operation); err != nil || !ok || !op.GetDone() || op.GetReason() != "FAILED_STATE" {
+		t.Errorf("after: %v, %v", got, err)
+	}
+	if got, err := w.ask(t, other, "governor", "Access.ListRevocations", &kryptonv1.ListRevocationsRequest{}); err != nil || len(got.(*kryptonv1.ListRevocationsResponse).GetRevocations()) != 1 {
+		t.Errorf("%v, %v", got, err)
 	}
 }
 

@@ -44,8 +44,10 @@ func (s tenantsServer) CreateTenant(ctx context.Context, r *kryptonv1.CreateTena
 	}
 	var t *fsmpb.Tenant
 	err = s.do(ctx, gate.CreateTenant, hierarchy.TenantPath(name).String(), func(tok gate.Token) (err error) {
-		t, err = s.node.CreateTenant(ctx, tok, req, name, &fsmpb.Binding{Keystore: b.GetKeystore(), Key: b.GetKey()})
-		return err
+		if t, err = s.node.CreateTenant(ctx, tok, req, name, &fsmpb.Binding{Keystore: b.GetKeystore(), Key: b.GetKey()}); err != nil {
+			return err
+		}
+		return s.after(ctx, tok, req, t.GetModIndex())
 	})
 	if err != nil {
 		return nil, err
@@ -61,14 +63,15 @@ func (s tenantsServer) GetTenant(ctx context.Context, r *kryptonv1.GetTenantRequ
 	}
 	var out *kryptonv1.Tenant
 	err = s.do(ctx, gate.GetTenant, p.String(), func(gate.Token) (err error) {
-		out, err = s.tenant(p.Tenant)
-		return s.shown(ctx, out, err)
+		l := s.look(ctx)
+		out, err = s.tenant(l.View, p.Tenant)
+		return s.shown(ctx, l, newest(out), err)
 	})
 	return out, err
 }
 
-func (s tenantsServer) tenant(name hierarchy.Name) (*kryptonv1.Tenant, error) {
-	t, ok := s.machine.View().Tenant(string(name))
+func (s tenantsServer) tenant(v *fsm.View, name hierarchy.Name) (*kryptonv1.Tenant, error) {
+	t, ok := v.Tenant(string(name))
 	if !ok {
 		return nil, gate.NoSuchObject()
 	}
@@ -83,13 +86,13 @@ func (s tenantsServer) ListTenants(ctx context.Context, r *kryptonv1.ListTenants
 	}
 	out := &kryptonv1.ListTenantsResponse{}
 	err = s.do(ctx, gate.ListTenants, "tenants", func(gate.Token) error {
-		v := s.machine.View()
-		out.Tenants, out.NextPageToken = collect(pg, v.Tenants,
+		l := s.look(ctx)
+		out.Tenants, out.NextPageToken = collect(pg, l.View.Tenants,
 			func(t *fsmpb.Tenant) (string, kryptonv1.ObjectState) {
 				return t.GetName(), kryptonv1.ObjectState(t.GetState())
 			},
 			func(t *fsmpb.Tenant) *kryptonv1.Tenant { return tenantToAPI(t, s.window()) })
-		return s.shown(ctx, out, nil)
+		return s.shown(ctx, l, newest(out), nil)
 	})
 	if err != nil {
 		return nil, err
@@ -116,8 +119,10 @@ func (s tenantsServer) change(ctx context.Context, act gate.Act, m interface {
 		if err := fn(tok, req, node.Object{Tenant: p.Tenant}); err != nil {
 			return err
 		}
-		out, err = s.tenant(p.Tenant)
-		return err
+		if out, err = s.tenant(s.machine.View(), p.Tenant); err != nil {
+			return err
+		}
+		return s.after(ctx, tok, req, newest(out))
 	})
 	return out, err
 }
