@@ -175,6 +175,9 @@ func OldEntries(path string, n uint64) error {
 	return errors.Join(err, db.Close())
 }
 
+// ListenAddress is where the peer port is, whatever this node tells the others.
+func (c *Cluster) ListenAddress() string { return c.port.ln.Addr().String() }
+
 // GiveSnapshot is Raft that installs a snapshot, whatever it is.
 func (c *Cluster) GiveSnapshot(b []byte) error {
 	return c.adapter.Restore(io.NopCloser(bytes.NewReader(b)))

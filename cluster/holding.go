@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -81,7 +82,7 @@ type leaseStream interface {
 }
 
 func (l *leases) holdOver(ctx context.Context, leader NodeID) error {
-	p, err := l.c.peers.ready(ctx, leader)
+	p, drop, err := l.c.peers.stream(ctx, leader)
 	if err != nil {
 		return err
 	}
@@ -107,14 +108,34 @@ func (l *leases) holdOver(ctx context.Context, leader NodeID) error {
 			}
 		}
 	}()
+	silent := false
 	err = l.renewing(ctx, func(r lease.Renew, a *clusterpb.Confirmed) error {
+		if silent = l.silent(); silent {
+			return errSilent
+		}
 		return stream.Send(&clusterpb.LeaseRequest{Renew: renewToProto(r), Confirmed: a})
 	}, questions)
 	cancel()
-	if first := <-failed; err == nil || ctx.Err() != nil {
+	first := <-failed
+	switch {
+	case silent:
+		l.c.log.LogAttrs(ctx, slog.LevelWarn, "the leader does not answer over the connection for leases, a new one is made", slog.String("leader", string(leader)))
+		drop()
+		return errSilent
+	case err == nil || ctx.Err() != nil:
 		return first
 	}
 	return err
+}
+
+var errSilent = errors.New("the leader does not answer")
+
+// silent reports whether the connection to the leader is to be given up.
+func (l *leases) silent() bool {
+	now := lease.Reading(l.clk.Read())
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.holder != nil && l.holder.Silent(now)
 }
 
 func renewToProto(r lease.Renew) *clusterpb.Renew {
@@ -209,6 +230,9 @@ func (l *leases) obey(m *clusterpb.LeaseResponse, answers chan *clusterpb.Confir
 	}()
 	if l.holder == nil {
 		return nil
+	}
+	if m.GetGrant() != nil || m.GetRefused() != nil {
+		l.holder.Answered()
 	}
 	if g := m.GetGrant(); g != nil {
 		grant, err := grantOf(g, m.GetComplete())

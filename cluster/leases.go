@@ -153,7 +153,7 @@ func (l *leases) begin(v *fsm.View) bool {
 	}
 	l.history = historyOf(v)
 	l.leader = lease.NewLeader(lease.LeaderConfig{Self: lease.NodeID(l.c.id), History: l.history, Lease: v.LeaseDuration()})
-	l.holder = lease.NewHolder(lease.HolderConfig{History: l.history, Boot: l.c.cfg.Dir.Boots(), Renew: timing.Renew})
+	l.holder = lease.NewHolder(lease.HolderConfig{History: l.history, Boot: l.c.cfg.Dir.Boots(), Renew: timing.Renew, Patience: timing.Patience()})
 	return true
 }
 

@@ -81,18 +81,36 @@ type peers struct {
 	// reach members without a network.
 	ready func(ctx context.Context, id NodeID) (clusterpb.PeerClient, error)
 
+	// stream is ready for the stream of leases, and returns also what closes the
+	// connection: the next stream has another one then. It is connectedForLeases.
+	stream func(ctx context.Context, id NodeID) (clusterpb.PeerClient, func(), error)
+
 	mu     sync.Mutex
 	closed bool
-	conns  map[NodeID]*grpc.ClientConn
+	conns  map[peerConnection]*grpc.ClientConn
 }
 
+// peerConnection names a connection. Leases have one of their own: no large message
+// is before theirs, and whoever gives it up breaks no call.
+type peerConnection struct {
+	to  NodeID
+	use connectionUse
+}
+
+type connectionUse int
+
+const (
+	forCalls connectionUse = iota
+	forLeases
+)
+
 func newPeers(c *Cluster) *peers {
-	p := &peers{c: c, conns: map[NodeID]*grpc.ClientConn{}}
-	p.ready = p.connected
+	p := &peers{c: c, conns: map[peerConnection]*grpc.ClientConn{}}
+	p.ready, p.stream = p.connected, p.connectedForLeases
 	return p
 }
 
-func (p *peers) conn(id NodeID) (*grpc.ClientConn, error) {
+func (p *peers) conn(id peerConnection) (*grpc.ClientConn, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -101,8 +119,8 @@ func (p *peers) conn(id NodeID) (*grpc.ClientConn, error) {
 	if cc := p.conns[id]; cc != nil {
 		return cc, nil
 	}
-	cc, err := grpc.NewClient("passthrough:///"+string(id), clientOptions(func(ctx context.Context, _ string) (net.Conn, error) {
-		return p.c.port.dial(ctx, id, protoPeer)
+	cc, err := grpc.NewClient("passthrough:///"+string(id.to), clientOptions(func(ctx context.Context, _ string) (net.Conn, error) {
+		return p.c.port.dial(ctx, id.to, protoPeer)
 	})...)
 	if err != nil {
 		return nil, errs.New(errs.Internal, "cannot make a connection to a member", errs.Cause(err))
@@ -128,6 +146,31 @@ func clientOptions(dial func(context.Context, string) (net.Conn, error)) []grpc.
 
 // connected connects to a member, unless a connection stands.
 func (p *peers) connected(ctx context.Context, id NodeID) (clusterpb.PeerClient, error) {
+	cc, err := p.standing(ctx, peerConnection{id, forCalls})
+	if err != nil {
+		return nil, err
+	}
+	return clusterpb.NewPeerClient(cc), nil
+}
+
+func (p *peers) connectedForLeases(ctx context.Context, id NodeID) (clusterpb.PeerClient, func(), error) {
+	it := peerConnection{id, forLeases}
+	cc, err := p.standing(ctx, it)
+	if err != nil {
+		return nil, nil, err
+	}
+	return clusterpb.NewPeerClient(cc), func() {
+		p.mu.Lock()
+		if p.conns[it] == cc {
+			delete(p.conns, it)
+		}
+		p.mu.Unlock()
+		_ = cc.Close()
+	}, nil
+}
+
+// standing returns a connection that stands.
+func (p *peers) standing(ctx context.Context, id peerConnection) (*grpc.ClientConn, error) {
 	cc, err := p.conn(id)
 	if err != nil {
 		return nil, err
@@ -138,15 +181,15 @@ func (p *peers) connected(ctx context.Context, id NodeID) (clusterpb.PeerClient,
 		state := cc.GetState()
 		switch state {
 		case connectivity.Ready:
-			return clusterpb.NewPeerClient(cc), nil
+			return cc, nil
 		case connectivity.Idle:
 			cc.Connect()
 		case connectivity.TransientFailure, connectivity.Shutdown:
-			return nil, errs.New(errs.Unavailable, "member "+string(id)+" cannot be reached")
+			return nil, errs.New(errs.Unavailable, "member "+string(id.to)+" cannot be reached")
 		case connectivity.Connecting:
 		}
 		if !cc.WaitForStateChange(ctx, state) {
-			return nil, errs.New(errs.Unavailable, "member "+string(id)+" cannot be reached")
+			return nil, errs.New(errs.Unavailable, "member "+string(id.to)+" cannot be reached")
 		}
 	}
 }
@@ -156,7 +199,7 @@ func (p *peers) retain(keep func(NodeID) bool) {
 	p.mu.Lock()
 	var gone []*grpc.ClientConn
 	for id, cc := range p.conns {
-		if !keep(id) {
+		if !keep(id.to) {
 			gone = append(gone, cc)
 			delete(p.conns, id)
 		}

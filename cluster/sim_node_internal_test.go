@@ -16,6 +16,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/openkcm/krypton-cluster/cluster/clusterpb"
 	"github.com/openkcm/krypton-cluster/cluster/lease"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/internal/clock"
@@ -295,6 +296,10 @@ func (n *simNode) start() {
 	c.base, c.cancel = context.WithCancel(context.Background())
 	c.leaders, c.peers = newLeaders(c), newPeers(c)
 	c.peers.ready = l.ready
+	c.peers.stream = func(ctx context.Context, id NodeID) (clusterpb.PeerClient, func(), error) {
+		p, err := l.ready(ctx, id)
+		return p, func() {}, err
+	}
 	c.leases = newLeases(c)
 	c.leases.clk = &simClock{life: l, nap: &l.nap}
 	c.store = newStore(n.log, clk, nil, c.fail)

@@ -13,6 +13,9 @@ type HolderConfig struct {
 	Boot uint64
 	// Renew is the time between two requests (R).
 	Renew time.Duration
+	// Patience is how long requests may stay unanswered before [Holder.Silent] gives
+	// the connection up; zero: for ever.
+	Patience time.Duration
 }
 
 // Holder asks for grants and knows whether this node may serve.
@@ -42,6 +45,7 @@ type Holder struct {
 	again    time.Duration // after how long then; zero: Renew
 	reported uint64        // last command that was reported on it
 	fence    uint64        // last command that the leader said somebody waits for
+	silence  silence
 }
 
 // asked is a request: when it was made, before it was sent.
@@ -117,6 +121,7 @@ func (h *Holder) void() {
 // compared. Leases stay: they were given and run out by themselves.
 func (h *Holder) Connect() {
 	h.sent, h.again, h.reported, h.fence, h.differs = false, 0, 0, 0, false
+	h.silence.open = false
 }
 
 // Again says that the leader took no message yet, and that the next request is due

@@ -40,6 +40,7 @@ func (h *Holder) Renew(now Reading, log Mark) Renew {
 		}
 		h.asked = append(h.asked, asked{h.nonce, now})
 		h.sent, h.last, h.again = true, now, 0
+		h.silence.asks(now)
 	}
 	h.reported = max(h.reported, r.Applied)
 	return r

@@ -40,6 +40,11 @@ func (t Timing) Failover() time.Duration { return 4 * t.Heartbeat }
 // and then for a grant.
 func (t Timing) Needed() time.Duration { return t.Renew + t.Failover() + t.Grant }
 
+// Patience returns how long a holder waits for an answer before it makes a new
+// connection to the leader: a quarter of what it uses of a lease, which so outlives
+// the loss of a connection, and not less than two grants.
+func (t Timing) Patience() time.Duration { return max(HolderSpan(t.Lease)/4, 2*t.Grant) }
+
 // Check refuses timers that cannot work (I13): what a holder uses of a lease must
 // be longer than [Timing.Needed], or reads pause whenever the leader changes. The
 // error is an InvalidConfig that says which timers, and what would be enough.

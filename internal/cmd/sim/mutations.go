@@ -77,13 +77,13 @@ func mutations() []mutation {
 		{"lease-persisted", "a process goes on under the lease of the one before", []edit{
 			{clusterPackage + "leases.go", "	next := &Standing{View: v,", "	l.holder.Persist(string(l.c.id))\n	next := &Standing{View: v,"},
 			{
-				clusterPackage + "leases.go", "	l.holder = lease.NewHolder(lease.HolderConfig{History: l.history, Boot: l.c.cfg.Dir.Boots(), Renew: timing.Renew})\n",
-				"	l.holder = lease.NewHolder(lease.HolderConfig{History: l.history, Boot: l.c.cfg.Dir.Boots(), Renew: timing.Renew})\n	l.holder.Revive(string(l.c.id))\n",
+				clusterPackage + "leases.go", "	l.holder = lease.NewHolder(lease.HolderConfig{History: l.history, Boot: l.c.cfg.Dir.Boots(), Renew: timing.Renew, Patience: timing.Patience()})\n",
+				"	l.holder = lease.NewHolder(lease.HolderConfig{History: l.history, Boot: l.c.cfg.Dir.Boots(), Renew: timing.Renew, Patience: timing.Patience()})\n	l.holder.Revive(string(l.c.id))\n",
 			},
 		}},
 		{"no-fence", "a change is acknowledged once it is committed", []edit{{
-			clusterPackage + "completion.go", "	err := c.WaitComplete(bound, index)\n",
-			"	var err error\n	if !mutated(\"no-fence\") {\n		err = c.WaitComplete(bound, index)\n	}\n",
+			clusterPackage + "completion.go", "		err = c.WaitComplete(bound, index)\n",
+			"		if !mutated(\"no-fence\") {\n			err = c.WaitComplete(bound, index)\n		}\n",
 		}}},
 		{"drift-ignored", "nobody allows for clocks that run at different rates", []edit{{
 			leasePackage + "clock.go", "	return d/100*driftPercent + (d%100*driftPercent+99)/100\n",
