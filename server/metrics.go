@@ -2,6 +2,7 @@ package server
 
 import (
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,6 +24,19 @@ type metrics struct {
 	registry *prometheus.Registry
 	calls    *prometheus.CounterVec
 	latency  *prometheus.HistogramVec
+
+	// methods are the two of each known method, found by label once: a call that
+	// succeeds looks up nothing else.
+	methods map[string]*methodMetrics
+}
+
+// methodMetrics is what is counted of one method. Its time series begin with its
+// first call, as if they were found by label.
+type methodMetrics struct {
+	label   string
+	once    sync.Once
+	ok      prometheus.Counter
+	latency prometheus.Observer
 }
 
 // latencyBuckets are in seconds: 0.1 to 10 ms is where a data operation belongs.
@@ -40,6 +54,10 @@ func newMetrics() *metrics {
 			Name: "krypton_server_call_duration_seconds", Help: "Time from the first byte understood to the answer handed over.",
 			Buckets: latencyBuckets,
 		}, []string{"method"}),
+	}
+	m.methods = make(map[string]*methodMetrics, len(known))
+	for method, label := range known {
+		m.methods[method] = &methodMetrics{label: label}
 	}
 	m.registry.MustRegister(m.calls, m.latency, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
@@ -62,17 +80,28 @@ var known = func() map[string]string {
 }()
 
 func (m *metrics) observe(method string, err error, d time.Duration) {
-	label, ok := known[method]
-	if !ok {
-		label = "other"
+	is, ok := m.methods[method]
+	if ok && err == nil {
+		is.once.Do(func() {
+			is.ok, is.latency = m.calls.WithLabelValues(is.label, codeOK), m.latency.WithLabelValues(is.label)
+		})
+		is.ok.Inc()
+		is.latency.Observe(d.Seconds())
+		return
 	}
-	code := "OK"
+	label, code := "other", codeOK
+	if ok {
+		label = is.label
+	}
 	if err != nil {
 		code = errs.Of(wire.FromStatus(err)).String()
 	}
 	m.calls.WithLabelValues(label, code).Inc()
 	m.latency.WithLabelValues(label).Observe(d.Seconds())
 }
+
+// codeOK is the label of a call without an error.
+const codeOK = "OK"
 
 // gauges registers what is read when somebody asks.
 func (m *metrics) gauges(n *node.Node, c *cluster.Cluster, g *gate.Gate) {
