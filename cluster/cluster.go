@@ -181,6 +181,9 @@ type Cluster struct {
 	suspect   chan struct{} // such a transfer was met
 	caught    atomic.Uint64 // term in which this leader has applied all of the terms before
 	nudge     chan struct{} // the reconciler has something to look at
+	// membership is held while the Raft configuration is changed, and while a removal
+	// that depends on it is committed.
+	membership chan struct{} // one slot
 
 	failed    chan struct{} // closed with cause
 	failOnce  sync.Once
@@ -216,12 +219,13 @@ func Open(cfg Config) (*Cluster, error) {
 	}
 	c := &Cluster{
 		cfg: cfg, id: cfg.Dir.NodeID(), timers: tm, clk: cfg.Clock, machine: cfg.Machine,
-		log:       cfg.Log.With(slog.String("node", string(cfg.Dir.NodeID()))),
-		proposals: newInflight(cfg.Clock),
-		transfers: newInflight(cfg.Clock),
-		suspect:   make(chan struct{}, 1),
-		nudge:     make(chan struct{}, 1),
-		failed:    make(chan struct{}),
+		log:        cfg.Log.With(slog.String("node", string(cfg.Dir.NodeID()))),
+		proposals:  newInflight(cfg.Clock),
+		transfers:  newInflight(cfg.Clock),
+		suspect:    make(chan struct{}, 1),
+		nudge:      make(chan struct{}, 1),
+		membership: make(chan struct{}, 1),
+		failed:     make(chan struct{}),
 	}
 	c.base, c.cancel = context.WithCancel(context.Background())
 	if err := c.open(); err != nil {

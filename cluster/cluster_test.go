@@ -235,6 +235,37 @@ func TestARemovedLeaderHandsOverAndStops(t *testing.T) {
 	others[0].eventually("one voter", func() bool { return others[0].c.Stats().Voters == 1 })
 }
 
+// The one voter of two members, or the last of three, cannot be removed as it is:
+// nobody would listen to it any more, and nobody else could lead.
+func TestI7_TheOneVoterIsRemovedOnlyAfterAnotherOneVotes(t *testing.T) {
+	t.Parallel()
+	a := newMember(t, "a")
+	a.bootstrap()
+	b := newMember(t, "b")
+	b.join(a.invite(wanted{voter: true}))
+	a.eventually("b is a server", func() bool { return a.c.Stats().Nonvoters == 1 })
+	gone := request("remove", &fsmpb.Command{
+		Body: &fsmpb.Command_RemoveMember{RemoveMember: &fsmpb.RemoveMember{Id: string(a.c.NodeID())}},
+	})
+	if _, err := b.insist(gate.RemoveNode, gone); !errs.Is(err, errs.FailedState) {
+		t.Fatalf("the one voter was removed: %v", err)
+	}
+	if m, ok := a.machine.View().Member(string(a.c.NodeID())); !ok || m.GetRemoved() {
+		t.Fatalf("refused and done: %v", m)
+	}
+	if _, err := b.insist(gate.DemoteNode, request("demote", &fsmpb.Command{Body: &fsmpb.Command_UpdateMember{UpdateMember: &fsmpb.UpdateMember{
+		Member: &fsmpb.Member{Id: string(a.c.NodeID())}, Fields: []string{"voter"},
+	}}})); err != nil {
+		t.Fatal(err)
+	}
+	b.eventually("b votes alone", func() bool {
+		return b.c.IsLeader() && b.c.IsVoter(b.c.NodeID()) && !b.c.IsVoter(a.c.NodeID())
+	})
+	b.remove(a)
+	a.stopsBecause(errs.FailedState)
+	b.write("alone", 0)
+}
+
 func TestI10_AJoinTokenAdmitsOneNodeOfOneClusterInTime(t *testing.T) {
 	t.Parallel()
 	a, foreign := newMember(t, "a"), newMember(t, "foreign")

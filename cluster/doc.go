@@ -14,7 +14,7 @@
 //   - I4: term and candidate of a vote are one value on disk.
 //   - I5: time, proposer and via_node of a command are what the leader itself knows, whoever sent it.
 //   - I6: a command that succeeded is visible in this node's view before Propose returns.
-//   - I7: the Raft configuration follows the member entries, one server at a time, and two voters are never a steady state.
+//   - I7: the Raft configuration follows the member entries, one server at a time, and two voters are never a steady state; a member is removed only if the other voters are a majority without it.
 //   - I8: a member whose removal this node has applied is refused: new connections and calls at once, open Raft streams within a second.
 //   - I9: a leader whose storage, state machine or oldest command is stuck stops instead of leading.
 //   - I10: a join token admits one node, to the cluster that made it, before it expires.

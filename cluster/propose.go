@@ -234,9 +234,16 @@ func (c *Cluster) commit(ctx context.Context, cmd *fsmpb.Command, via NodeID) (u
 	if len(data) > MaxEntry {
 		return 0, nil, errTooLarge()
 	}
+	release := func() {}
+	if r := cmd.GetRemoveMember(); r != nil {
+		if release, err = c.beginRemoval(ctx, NodeID(r.GetId())); err != nil {
+			return 0, nil, err
+		}
+	}
 	var res any
 	var index uint64
 	err = c.await(ctx, func() error {
+		defer release() // once it is applied, or never will be; not when the caller goes away
 		defer c.proposals.begin()()
 		f := c.raft.Apply(data, enqueueTime)
 		err := f.Error()

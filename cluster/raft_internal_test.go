@@ -336,6 +336,10 @@ func TestI7_ThePlanFollowsTheMembersAndAvoidsTwoVoters(t *testing.T) {
 		{"two are left of three", []m{{id: "a", voter: true, in: true, votes: true}, {id: "b", removed: true}, {id: "c", voter: true, in: true, votes: true}}, stepDemote, "c"},
 		{"purge after removal", []m{{id: "a", voter: true, in: true, votes: true}, {id: "b", removed: true}}, stepPurge, "b"},
 		{"no purge while it may hold a lease", []m{{id: "a", voter: true, in: true, votes: true}, {id: "b", removed: true, leased: true}}, stepNone, ""},
+		{"the only voter is to be demoted", []m{{id: "a", in: true, votes: true}, {id: "b", voter: true, in: true}}, stepPromote, "b"},
+		{"and hands over", []m{{id: "a", in: true, votes: true}, {id: "b", voter: true, in: true, votes: true}}, stepYield, "a"},
+		{"it goes on until another one is ready", []m{{id: "a", in: true, votes: true}, {id: "b", voter: true, in: true, behind: true}}, stepNone, ""},
+		{"the only voter was removed all the same", []m{{id: "a", removed: true, in: true, votes: true}, {id: "b", voter: true, in: true}}, stepPromote, "b"},
 		{"the leader is removed", []m{{id: "a", removed: true, in: true, votes: true}, {id: "b", voter: true, in: true, votes: true}}, stepYield, "a"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -84,13 +84,15 @@ const (
 //
 // A cluster of two voters stops when either fails, and is worse than one voter
 // in every way. So the second voter is made only when a third is ready to follow
-// at once, and two voters whose third is gone become one.
+// at once, or when the first is to go; and two voters whose third is gone become one.
 func plan(self NodeID, members []*fsmpb.Member, servers []raft.Server, known, ready func(NodeID) bool, over func(*fsmpb.Member) bool) (step, NodeID) {
 	suffrage := make(map[NodeID]raft.ServerSuffrage, len(servers))
 	for _, s := range servers {
 		suffrage[NodeID(s.ID)] = s.Suffrage
 	}
 	voters := voterCount(servers)
+	alone := voters == 1 && suffrage[self] == raft.Voter
+	goes := false                    // this node, which alone votes: another one must vote first
 	var candidates, surplus []NodeID // ready and wanted; voters that shall not be
 	var purge NodeID
 	for _, m := range members {
@@ -98,6 +100,8 @@ func plan(self NodeID, members []*fsmpb.Member, servers []raft.Server, known, re
 		has, in := suffrage[id]
 		voter := in && has == raft.Voter
 		switch {
+		case m.GetRemoved() && in && id == self && alone:
+			goes = true
 		case m.GetRemoved() && in && id == self:
 			return stepYield, id
 		case m.GetRemoved() && in:
@@ -111,12 +115,14 @@ func plan(self NodeID, members []*fsmpb.Member, servers []raft.Server, known, re
 		case !in:
 		case m.GetVoter() && !voter && ready(id):
 			candidates = append(candidates, id)
+		case !m.GetVoter() && voter && alone:
+			goes = true
 		case !m.GetVoter() && voter:
 			surplus = append(surplus, id)
 		}
 	}
 	switch {
-	case len(candidates) > 0 && voters != 1, len(candidates) > 1:
+	case len(candidates) > 0 && (voters != 1 || goes), len(candidates) > 1:
 		return stepPromote, candidates[0]
 	case len(surplus) > 0 && (voters != 3 || len(surplus) > 1):
 		if surplus[0] == self {
@@ -137,6 +143,10 @@ func plan(self NodeID, members []*fsmpb.Member, servers []raft.Server, known, re
 
 // reconcileOnce makes one step; more means that another may follow at once.
 func (c *Cluster) reconcileOnce(ctx context.Context) (more bool, err error) {
+	// What an earlier leader committed about members decides, too.
+	if err := c.catchUp(ctx); err != nil {
+		return false, err
+	}
 	view := c.machine.View()
 	if !view.Initialized() {
 		return false, nil
@@ -151,6 +161,14 @@ func (c *Cluster) reconcileOnce(ctx context.Context) (more bool, err error) {
 	next, id := plan(c.id, view.Members(), conf.Configuration().Servers, known, ready, c.removalComplete)
 	ctx, cancel := context.WithTimeout(ctx, changeTime)
 	defer cancel()
+	done, err := c.holdMembership(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer done()
+	if c.machine.View().MembersIndex() != view.MembersIndex() {
+		return true, nil // a removal counted on the voters as they are
+	}
 	change := func(f func(raft.ServerID) raft.IndexFuture) error {
 		c.log.LogAttrs(ctx, slog.LevelInfo, "membership change", slog.String("peer", string(id)), slog.String("step", next.String()))
 		return c.await(ctx, func() error { return f(raft.ServerID(id)).Error() })

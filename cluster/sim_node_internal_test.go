@@ -289,7 +289,7 @@ func (n *simNode) start() {
 		},
 		id: n.id, timers: tm, clk: clk, machine: machine, log: simLogger().With(slog.String("node", string(n.id[:4]))),
 		proposals: newInflight(clk), transfers: newInflight(clk),
-		suspect: make(chan struct{}, 1), nudge: make(chan struct{}, 1), failed: make(chan struct{}),
+		suspect: make(chan struct{}, 1), nudge: make(chan struct{}, 1), membership: make(chan struct{}, 1), failed: make(chan struct{}),
 	}
 	l.c = c
 	l.trans = &simTransport{life: l, consume: make(chan raft.RPC), arrivals: newArrivals()}
