@@ -270,9 +270,9 @@ func checkQuorum(f facts) finding {
 		all, up := f.view.voters()
 		switch spare := f.view.spare(); {
 		case f.view.leader() == nil:
-			return brokenf(errs.NoLeader, "bring back voters until a majority answers: docs/runbooks/lost-quorum.md", "no leader is known, so nothing can be changed; %d of %d voters answer", up, all)
+			return brokenf(errs.NoLeader, lostQuorum, "no leader is known, so nothing can be changed; %d of %d voters answer", up, all)
 		case spare < 0:
-			return brokenf(errs.NoLeader, "bring back voters until a majority answers: docs/runbooks/lost-quorum.md", "%d of %d voters answer, which is no majority", up, all)
+			return brokenf(errs.NoLeader, lostQuorum, "%d of %d voters answer, which is no majority", up, all)
 		case all == 1:
 			return warn("three voters survive the loss of one: krypton operator join-token --voter", "there is one voter, which may not fail")
 		case spare == 0:
@@ -295,6 +295,9 @@ func clockRate(h *kryptonv1.NodeHealth) (float64, bool) {
 	}
 	return l.GetClockAhead().AsDuration().Seconds() / over.Seconds(), true
 }
+
+// lostQuorum is what to do when nobody leads.
+const lostQuorum = "bring back voters until a majority answers: docs/runbooks/lost-quorum.md"
 
 // toTheLeader is what to look at when leases do not come.
 const toTheLeader = "look at the network between it and the leader (port 8402) and at its log"
@@ -319,6 +322,8 @@ func checkLeases(f facts) finding {
 				next, why := toTheLeader, h.GetLeaseRefusal()
 				switch held := h.GetLeaseHolding(); {
 				case why != "":
+				case l == nil:
+					next, why = lostQuorum, "no leader is known"
 				case held.GetLag() > 0 && held.GetHeld().AsDuration() > 0:
 					next, why = "look at its disk, its load and the network; it catches up by itself", fmt.Sprintf("it must apply %s first", plural(int(min(held.GetLag(), math.MaxInt32)), "change", "changes"))
 				default:
@@ -396,8 +401,7 @@ func checkClocks(f facts) finding {
 			if !m.GetSelf() || h.GetWallTime() == nil {
 				continue
 			}
-			// The answer is a moment old by now, which is far below the limit.
-			if off := f.now.Sub(h.GetWallTime().AsTime()); off.Abs() > clockWarn && off.Abs() > most.Abs() {
+			if off := f.view.offset(h.GetWallTime().AsTime()); off.Abs() > clockWarn && off.Abs() > most.Abs() {
 				most, whose = off, "the clock of this machine"
 			}
 		}

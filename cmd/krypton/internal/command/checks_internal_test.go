@@ -23,7 +23,7 @@ func wellFacts() *facts {
 	}
 	f := &facts{
 		now: now, leaf: leaf(30 * 24 * time.Hour), me: &kryptonv1.WhoAmIResponse{Role: kryptonv1.Role_ROLE_OPERATOR, Name: "olga"},
-		view: &view{info: &kryptonv1.ClusterInfo{FormatVersion: 3, LeaseDuration: durationpb.New(3 * time.Second)}},
+		view: &view{asked: now, answered: now, info: &kryptonv1.ClusterInfo{FormatVersion: 3, LeaseDuration: durationpb.New(3 * time.Second)}},
 	}
 	for i, name := range []string{"n1", "n2", "n3"} {
 		addr := name + ":8400"
@@ -121,6 +121,9 @@ func TestEveryCheckIsProvoked(t *testing.T) {
 			f.health(1).LeaseHolding, f.health(0).AppliedIndex = nil, 5000
 		}, "up-to-date", warning, 0, "n2 is 4900 changes behind", ""},
 		{"no lease", func(f *facts) { f.health(2).LeaseRemaining = nil }, "leases", failure, 6, "n3 has no serving lease: it did not hear from the leader", ""},
+		{"no lease, and nobody leads", func(f *facts) {
+			f.view.members[0].Leader, f.health(2).LeaseRemaining = false, nil
+		}, "leases", failure, 6, "n3 has no serving lease: no leader is known", "quorum"},
 		{"lease refused", func(f *facts) {
 			f.health(2).LeaseRemaining, f.health(2).LeaseRefusal = nil, "log rolled back"
 		}, "leases", failure, 6, "n3 has no serving lease: log rolled back", ""},
@@ -146,7 +149,12 @@ func TestEveryCheckIsProvoked(t *testing.T) {
 		{"disk nearly full", func(f *facts) { f.health(2).DiskFreeBytes = 5 << 30 }, "disk", warning, 0, "n3 has 5.0 GiB (5 %) left", ""},
 		{"clock off", func(f *facts) { f.health(2).ClockOffset = durationpb.New(-time.Second) }, "clocks", warning, 0, "the clock of n3 is off by -1s", ""},
 		{"clock far off", func(f *facts) { f.health(2).ClockOffset = durationpb.New(time.Hour) }, "clocks", failure, 5, "the clock of n3 is off by 1h0m0s", ""},
-		{"own clock", func(f *facts) { f.now = f.now.Add(2 * time.Second) }, "clocks", warning, 0, "the clock of this machine is off by 2s", ""},
+		{"own clock", func(f *facts) {
+			f.view.asked, f.view.answered = f.now.Add(2*time.Second), f.now.Add(3*time.Second)
+		}, "clocks", warning, 0, "the clock of this machine is off by 2s", ""},
+		{"own clock behind", func(f *facts) {
+			f.view.asked, f.view.answered = f.now.Add(-time.Minute), f.now.Add(-6*time.Second)
+		}, "clocks", failure, 5, "the clock of this machine is off by -6s", ""},
 		{"two releases", func(f *facts) { f.health(2).Version = "v2" }, "versions", warning, 0, "the members run v1 and v2", ""},
 		{"old release", func(f *facts) { f.view.info.FormatVersion = 4; f.health(0).MaxFormat, f.health(1).MaxFormat = 4, 4 }, "versions", failure, 5, "n3 knows formats up to 3, the registry has 4", ""},
 		{"unlocked", func(f *facts) { f.health(2).MemoryTier = "none" }, "memory", warning, 0, "n3 keeps keys in memory that can be swapped out", ""},
@@ -188,6 +196,41 @@ func TestChecksThatCannotLookSaySo(t *testing.T) {
 		if got := c.run(*f); got.verdict != skipped || got.says != "left out: your role does not see the members" {
 			t.Errorf("%s: %+v", c.name, got)
 		}
+	}
+}
+
+// TestAnAnswerThatTakesItsTimeIsNoClockThatIsOff: with a member that is away the
+// others' answers take more than a second.
+func TestAnAnswerThatTakesItsTimeIsNoClockThatIsOff(t *testing.T) {
+	t.Parallel()
+	f := wellFacts()
+	f.view.asked, f.view.answered = f.now.Add(-time.Second), f.now.Add(2*time.Second)
+	f.now = f.now.Add(-5 * time.Second) // when doctor began
+	if got := checkClocks(*f); got.verdict != ok {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestANodeThatIsAwayMayStillServe, as far as the leader knows; and nothing that is
+// said to be the most is rounded down.
+func TestANodeThatIsAwayMayStillServe(t *testing.T) {
+	t.Parallel()
+	f := wellFacts()
+	f.view.members[2].Health = &kryptonv1.NodeHealth{
+		NotServingReason: "it does not answer this node", LeaseHolding: &kryptonv1.LeaseHolding{Held: durationpb.New(1201 * time.Millisecond)},
+	}
+	f.view.members[0].Health.LeaderLeases = &kryptonv1.LeaderLeases{Fences: 2, Waits: []*kryptonv1.LeaseWait{{Node: "nodes/n3", AtMost: durationpb.New(time.Millisecond)}}}
+	f.view.members[2].Name = "nodes/n3"
+	if text := f.view.grid().text(); !strings.Contains(text, "at most 1.3 s") {
+		t.Error(text)
+	}
+	s := f.view.sheet()
+	if text := s.text(); !strings.Contains(text, "2, for n3 (at most 0.1 s)") {
+		t.Error(text)
+	}
+	f.view.members[2].Health.LeaseHolding = nil
+	if text := f.view.grid().text(); strings.Contains(text, "at most") {
+		t.Error(text)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -20,8 +21,9 @@ func statusCommand() *Command {
 			"and, for people, what the cluster knows of itself. Every node of --addr is asked about itself, one of them about\n" +
 			"all members. With --data-dir it asks the node of this machine over its administration socket, which needs no\n" +
 			"certificate and works before krypton init.\n\n" +
-			"LEASE is how long a node may serve without hearing from the leader again: a node without one serves nothing. BEHIND\n" +
-			"is how many entries it has not applied that the leader has: changes wait for a node that holds a lease and is behind.\n" +
+			"LEASE is how long a node may serve without hearing from the leader again: a node without one serves nothing. Of one\n" +
+			"that does not answer, it is what the leader gave it: it may be serving for that long. BEHIND is how many entries it\n" +
+			"has not applied that the leader has: changes wait for a node that holds a lease and is behind.\n" +
 			"CLOCK is its distance from the clock of the node that answered. Below, changes waiting are those that are committed\n" +
 			"and not acknowledged yet, and the nodes that they wait for: one that died keeps a change waiting until its lease ends.\n\n" +
 			"The exit status is 7 when a node is sealed or belongs to no cluster, 6 when one does not answer.",
@@ -157,6 +159,8 @@ func (v *view) grid() *grid {
 			row[6] = diskText(h)
 			row[7] = clockText(h)
 			row[8] = h.GetVersion()
+		} else if held := h.GetLeaseHolding().GetHeld().AsDuration(); held > 0 {
+			row[4] = noLonger(held)
 		}
 		g.add(row...)
 	}
@@ -226,6 +230,11 @@ func leaseText(h *kryptonv1.NodeHealth) string {
 		return "none"
 	}
 	return fmt.Sprintf("%.1f s", h.GetLeaseRemaining().AsDuration().Seconds())
+}
+
+// noLonger says how long something lasts at most, rounded up: it is a promise.
+func noLonger(d time.Duration) string {
+	return fmt.Sprintf("at most %.1f s", math.Ceil(d.Seconds()*10)/10)
 }
 
 func clockText(h *kryptonv1.NodeHealth) string {
@@ -303,7 +312,7 @@ func (v *view) leasesText() string {
 func (v *view) waitingText(l *kryptonv1.LeaderLeases) string {
 	names := make([]string, len(l.GetWaits()))
 	for i, w := range l.GetWaits() {
-		names[i] = fmt.Sprintf("%s (at most %.1f s)", v.nameOf(w.GetNode()), w.GetAtMost().AsDuration().Seconds())
+		names[i] = fmt.Sprintf("%s (%s)", v.nameOf(w.GetNode()), noLonger(w.GetAtMost().AsDuration()))
 	}
 	if len(names) == 0 {
 		return fmt.Sprint(l.GetFences())

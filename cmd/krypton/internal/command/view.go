@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/client"
@@ -25,6 +26,21 @@ type view struct {
 	info      *kryptonv1.ClusterInfo // nil: not seen
 	members   []*kryptonv1.Node      // without removed ones; empty: not seen
 	memberErr error                  // why the members are not seen
+
+	asked, answered time.Time // when the members were asked, by this machine's clock
+}
+
+// offset returns by how much this machine's clock is ahead of one that showed wall
+// when the members were asked; 0: no more than that took. One that is away makes it
+// take a second.
+func (v *view) offset(wall time.Time) time.Duration {
+	switch {
+	case v.asked.After(wall):
+		return v.asked.Sub(wall)
+	case v.answered.Before(wall):
+		return v.answered.Sub(wall)
+	}
+	return 0
 }
 
 // look asks every node about itself, and one of them about all. Only what was
@@ -60,7 +76,9 @@ func (in *Invocation) lookInside(ctx context.Context, c *client.Client, v *view)
 		return err
 	}
 	v.info = info
+	v.asked = time.Now()
 	list, err := call(ctx, in, c.Cluster().ListNodes, &kryptonv1.ListNodesRequest{})
+	v.answered = time.Now()
 	if err != nil {
 		return err
 	}
