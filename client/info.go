@@ -23,6 +23,10 @@ type Info struct {
 	// GetOperation and WaitOperation of the Cluster service tell how far it has come.
 	// Empty for reads, and when nothing was committed.
 	Operation string
+	// Pending says that the change was not waited for, see [Async], and need not be
+	// complete: for a moment nodes may act on the state before it. False with [Async]:
+	// it was complete when it was answered, or nothing was committed.
+	Pending bool
 	// Stale says that the node had no serving lease, so another one may know better.
 	// Only reads of the registry are answered then.
 	Stale bool
@@ -56,7 +60,7 @@ func (cl *call) report() {
 		return
 	}
 	said, _ := cl.said()
-	*cl.info = Info{CorrelationID: said.Correlation, RequestID: cl.requestID, Node: said.Node, Index: said.Index, Stale: said.Stale, Attempts: cl.attempts}
+	*cl.info = Info{CorrelationID: said.Correlation, RequestID: cl.requestID, Node: said.Node, Index: said.Index, Pending: said.Pending, Stale: said.Stale, Attempts: cl.attempts}
 	if cl.operation != "" {
 		cl.info.Operation = "operations/" + cl.operation
 	}

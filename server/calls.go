@@ -58,7 +58,13 @@ func (c *calls) do(ctx context.Context, act gate.Act, object string, fn func(gat
 	if id.refused != nil {
 		return c.gate.Unauthenticated(ctx, req, id.refused)
 	}
-	return c.gate.Do(ctx, req, fn)
+	return c.gate.Do(ctx, req, func(tok gate.Token) error {
+		err := fn(tok)
+		if is := callOf(ctx); err == nil && is.async && is.operation != "" {
+			is.pending = c.changedAt(tok, is.operation) > c.cluster.Standing().Complete
+		}
+		return err
+	})
 }
 
 // window returns the rollback window of the cluster.
@@ -97,6 +103,7 @@ type call struct {
 
 	async     bool   // the caller wants changes to be answered once they are committed
 	operation string // request id of the change that the call makes; empty: it makes none
+	pending   bool   // that change was not waited for, and this node does not know it to be complete
 	stale     bool   // the answer is from a registry that may be behind
 }
 
@@ -338,7 +345,7 @@ func (c *calls) setHeader(ctx context.Context, id corr.ID, err error) {
 		op = is.operation
 	}
 	said := answer.Format(answer.Info{
-		Correlation: string(id), Node: c.nodeID, Index: c.machine.View().Index(), Operation: op, Stale: is.stale && err == nil,
+		Correlation: string(id), Node: c.nodeID, Index: c.machine.View().Index(), Operation: op, Pending: is.pending && op != "" && err == nil, Stale: is.stale && err == nil,
 	})
 	h, ok := saidPool.Get().(*saidHeader)
 	if !ok {

@@ -103,8 +103,15 @@ func complete(schema *openapi3.Schema, v any, at string) error {
 // request if the node took it.
 func conforms(op *openapi3.Operation, req *http.Request, a httpAnswer) error {
 	answer, kind := op.Responses.Default(), "an error"
-	if a.status == http.StatusOK {
-		answer, kind = op.Responses.Status(http.StatusOK), "an answer"
+	switch a.status {
+	case http.StatusOK:
+		if answer, kind = op.Responses.Status(http.StatusOK), "an answer"; a.header.Get("krypton-operation") != "" && op.Responses.Status(http.StatusAccepted) == nil {
+			return errors.New("the file does not say that it may be answered before it is complete")
+		}
+	case http.StatusAccepted:
+		if answer, kind = op.Responses.Status(http.StatusAccepted), "an answer before it is complete"; answer == nil {
+			return errors.New("the file knows no answer before it is complete")
+		}
 	}
 	if err := fits(jsonSchema(answer.Value.Content), a.body); err != nil {
 		return fmt.Errorf("%s does not fit the file: %w: %s", kind, err, a.body)
@@ -114,7 +121,7 @@ func conforms(op *openapi3.Operation, req *http.Request, a httpAnswer) error {
 			return fmt.Errorf("%s has no header %s", kind, name)
 		}
 	}
-	if a.status != http.StatusOK {
+	if a.status != http.StatusOK && a.status != http.StatusAccepted {
 		return nil
 	}
 	for name := range a.header {
@@ -238,6 +245,11 @@ func TestOpenAPIHasTheFieldsOfTheProtos(t *testing.T) {
 			}
 			if err := sameFields(jsonSchema(op.Responses.Status(http.StatusOK).Value.Content), m.Output(), id); err != nil {
 				t.Error(err)
+			}
+			if later := op.Responses.Status(http.StatusAccepted); later != nil {
+				if err := sameFields(jsonSchema(later.Value.Content), m.Output(), id); err != nil {
+					t.Errorf("answered before it is complete: %v", err)
+				}
 			}
 			if op.Summary == "" || len(op.Summary) > 140 {
 				t.Errorf("%s has the summary %q", id, op.Summary)

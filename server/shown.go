@@ -59,16 +59,22 @@ func (c *calls) after(ctx context.Context, tok gate.Token, r node.Request, index
 	if r.ValidateOnly {
 		return c.node.Shown(ctx, c.node.Look(), index)
 	}
-	own := uint64(0)
-	for step := range uint32(2) {
-		if q, ok := c.machine.View().Request(cluster.PrincipalOf(tok, cluster.NodeID(c.nodeID)), r.ID, step); ok {
-			own = max(own, q.GetResult().GetIndex())
-		}
-	}
-	if r.Until == cluster.Committed || index <= own {
+	if r.Until == cluster.Committed || index <= c.changedAt(tok, r.ID) {
 		return nil
 	}
 	return c.cluster.Settle(ctx, index, r.ID)
+}
+
+// changedAt returns the index of the last entry of a request of the caller, 0 if none
+// is remembered. A rotation has two.
+func (c *calls) changedAt(tok gate.Token, id string) (index uint64) {
+	v, p := c.machine.View(), cluster.PrincipalOf(tok, cluster.NodeID(c.nodeID))
+	for step := range uint32(2) {
+		if q, ok := v.Request(p, id, step); ok {
+			index = max(index, q.GetResult().GetIndex())
+		}
+	}
+	return index
 }
 
 // newest returns the largest etag in a message and the messages that it holds: the

@@ -367,7 +367,7 @@ func TestAChangeThatNobodyWaitsFor(t *testing.T) {
 		t.Errorf("it took %v", took)
 	}
 	said, ok := answer.Parse(header.Get(answer.Header)[0])
-	if !ok || said.Operation != id {
+	if !ok || said.Operation != id || !said.Pending {
 		t.Errorf("the answer says %+v", said)
 	}
 	name := "operations/" + id
@@ -405,11 +405,15 @@ func TestAChangeThatNobodyWaitsFor(t *testing.T) {
 	hr.Header.Set("Prefer", "wait=1, Respond-Async")
 	begin = time.Now()
 	a := w.do(t, "governor", "h2", hr)
-	if took := time.Since(begin); a.status != http.StatusOK || took > time.Second {
+	if took := time.Since(begin); a.status != http.StatusAccepted || took > time.Second {
 		t.Errorf("status %d after %v: %s", a.status, took, a.body)
 	}
-	if !strings.HasPrefix(a.header.Get("krypton-operation"), "operations/") {
+	if !strings.HasPrefix(a.header.Get("krypton-operation"), "operations/") || a.header.Get("Preference-Applied") != "respond-async" ||
+		a.header.Get("Location") != "/v1/"+a.header.Get("krypton-operation") || a.header.Get("Content-Type") != "application/json" {
 		t.Errorf("headers %v", a.header)
+	}
+	if err := conforms(operations(description(t))["SuspendService"], hr, a); err != nil {
+		t.Error(err)
 	}
 
 	// Waiting ends with the lease of the dead node.
@@ -419,6 +423,28 @@ func TestAChangeThatNobodyWaitsFor(t *testing.T) {
 	}
 	if _, err := w.ask(t, other, "workload/acme", "Crypto.Encrypt", encryptRequest()); codeOf(err) != errs.FailedState {
 		t.Errorf("after that: %v", err)
+	}
+
+	// What is waited for, what is complete when it is answered, and what is no change
+	// are 200; the preference was nothing's reason.
+	again, err := http.NewRequestWithContext(limited(t), http.MethodGet, "https://"+hr.URL.Host+"/v1/"+a.header.Get("krypton-operation"), http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checked, ok := w.request(t, other, httpTable(t)["krypton.v1.Services.ResumeService"], &kryptonv1.ResumeServiceRequest{Name: pay, ValidateOnly: true})
+	if !ok {
+		t.Fatal("no path")
+	}
+	waited, ok := w.request(t, other, httpTable(t)["krypton.v1.Services.ResumeService"], &kryptonv1.ResumeServiceRequest{Name: pay})
+	if !ok {
+		t.Fatal("no path")
+	}
+	again.Header.Set("Prefer", "respond-async")
+	checked.Header.Set("Prefer", "respond-async")
+	for _, hr := range []*http.Request{again, checked, waited} {
+		if a := w.do(t, "governor", "h2", hr); a.status != http.StatusOK || a.header.Get("Preference-Applied") != "" || a.header.Get("Location") != "" {
+			t.Errorf("%s: %d, %v, %s", hr.URL.Path, a.status, a.header, a.body)
+		}
 	}
 }
 

@@ -93,7 +93,8 @@ func decode(code int, h http.Header, raw []byte, out proto.Message) error {
 	if err != nil || kind != jsonType || h.Get(headerNode) == "" {
 		return foreign(code)
 	}
-	if code == http.StatusOK {
+	// Accepted is a change that was not waited for, and which is named.
+	if code == http.StatusOK || code == http.StatusAccepted && h.Get(headerOperation) != "" {
 		// A field of a newer node is no error, as it is none over gRPC.
 		if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(raw, out); err != nil {
 			proto.Reset(out)

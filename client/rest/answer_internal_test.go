@@ -6,9 +6,12 @@ import (
 	"testing"
 	"testing/iotest"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/internal/answer"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/wire"
 )
@@ -48,6 +51,32 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("code %v", e.Code)
 		}
 	})
+}
+
+// TestAChangeThatWasNotWaitedForIsAnAnswer, and no other 202 is: a node names the
+// change. What stands between may say that it will see to it later.
+func TestAChangeThatWasNotWaitedForIsAnAnswer(t *testing.T) {
+	t.Parallel()
+	body := []byte(`{"name":"tenants/acme"}`)
+	for _, named := range []bool{true, false} {
+		h := http.Header{"Content-Type": {jsonType}}
+		h.Set(headerNode, "n1")
+		h.Set(headerCorrelation, "c1")
+		if named {
+			h.Set(headerOperation, "operations/o1")
+		}
+		var out kryptonv1.Tenant
+		if err := decode(http.StatusAccepted, h, body, &out); (err == nil) != named || (out.GetName() != "") != named {
+			t.Errorf("named %v: %v, %v", named, &out, err)
+		}
+		for _, code := range []int{http.StatusAccepted, http.StatusOK} {
+			var md metadata.MD
+			headers(code, h, []grpc.CallOption{grpc.Header(&md)})
+			if said, ok := answer.Parse(md.Get(answer.Header)[0]); !ok || said.Pending != (named && code == http.StatusAccepted) {
+				t.Errorf("named %v, %d: %+v", named, code, said)
+			}
+		}
+	}
 }
 
 // TestI4_BodiesAreBounded reads up to the limit and not beyond.

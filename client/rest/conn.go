@@ -51,7 +51,7 @@ func (c *conn) Invoke(ctx context.Context, method string, args, reply any, opts 
 		return lost(ctx, err)
 	}
 	defer resp.Body.Close() //nolint:errcheck // Only read from.
-	headers(resp.Header, opts)
+	headers(resp.StatusCode, resp.Header, opts)
 	raw, err := read(resp.Body, resp.ContentLength)
 	defer func() { clear(raw) }()
 	if err != nil {
@@ -96,13 +96,14 @@ func lost(ctx context.Context, err error) error {
 }
 
 // headers hands over what a node says beside its answer, as gRPC does.
-func headers(h http.Header, opts []grpc.CallOption) {
+func headers(code int, h http.Header, opts []grpc.CallOption) {
 	md := metadata.MD{}
 	if h.Get(headerNode) != "" && h.Get(headerCorrelation) != "" {
 		index, _ := strconv.ParseUint(h.Get(headerIndex), 10, 64) // 0 is "not said"
 		md.Set(answer.Header, answer.Format(answer.Info{
 			Correlation: h.Get(headerCorrelation), Node: h.Get(headerNode), Index: index,
-			Operation: strings.TrimPrefix(h.Get(headerOperation), "operations/"), Stale: h.Get(headerStale) == "1",
+			Operation: strings.TrimPrefix(h.Get(headerOperation), "operations/"), Pending: code == http.StatusAccepted,
+			Stale: h.Get(headerStale) == "1",
 		}))
 	}
 	for _, o := range opts {

@@ -39,6 +39,9 @@ type Info struct {
 	// Operation is the request id of the change that this answers, as in
 	// operations/{id}; empty: it answers none.
 	Operation string
+	// Pending: the caller did not wait until that change was complete, and the node does
+	// not know yet that it is. Only beside an operation.
+	Pending bool
 	// Stale: the node had no serving lease, so another node may know better. Only
 	// reads of the registry are answered then.
 	Stale bool
@@ -46,6 +49,7 @@ type Info struct {
 
 const (
 	operationWord = " operation="
+	pendingWord   = " pending"
 	staleWord     = " stale"
 )
 
@@ -53,7 +57,7 @@ const (
 const maxHeader = 256
 
 // Format returns the value of the header:
-// "CORRELATION NODE INDEX[ operation=REQUEST][ stale]".
+// "CORRELATION NODE INDEX[ operation=REQUEST[ pending]][ stale]".
 func Format(i Info) string {
 	b := make([]byte, 0, maxHeader) // of this function alone: it costs no allocation
 	b = append(b, i.Correlation...)
@@ -63,6 +67,9 @@ func Format(i Info) string {
 	b = strconv.AppendUint(b, i.Index, 10)
 	if i.Operation != "" {
 		b = append(append(b, operationWord...), i.Operation...)
+		if i.Pending {
+			b = append(b, pendingWord...)
+		}
 	}
 	if i.Stale {
 		b = append(b, staleWord...)
@@ -76,11 +83,12 @@ func Parse(s string) (i Info, ok bool) {
 		return Info{}, false
 	}
 	s, i.Stale = strings.CutSuffix(s, staleWord)
+	s, i.Pending = strings.CutSuffix(s, pendingWord)
 	s, op, changes := strings.Cut(s, operationWord)
 	id, rest, found := strings.Cut(s, " ")
 	node, index, found2 := strings.Cut(rest, " ")
 	n, err := strconv.ParseUint(index, 10, 64)
-	if changes && (op == "" || strings.Contains(op, " ")) {
+	if changes && (op == "" || strings.Contains(op, " ")) || i.Pending && !changes {
 		return Info{}, false
 	}
 	if !found || !found2 || err != nil || id == "" || node == "" || strconv.FormatUint(n, 10) != index {

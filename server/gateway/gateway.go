@@ -64,7 +64,15 @@ const (
 	IndexHeader       = "krypton-index"
 	OperationHeader   = "krypton-operation" // operations/{id} of the change that was made
 	StaleHeader       = "krypton-stale"     // "1": from a node without a serving lease
+
+	// Of a change that was not waited for and need not be complete, which is answered
+	// with 202: what it is done for (RFC 7240), and where it is told how far it is.
+	appliedHeader  = "Preference-Applied"
+	locationHeader = "Location"
 )
+
+// respondAsync is the preference of [RespondAsync].
+const respondAsync = "respond-async"
 
 // Traceparent is one of the two headers of a request that are read (I1). The other
 // is Prefer, see [RespondAsync].
@@ -76,7 +84,7 @@ func RespondAsync(h http.Header) bool {
 	for _, line := range h.Values("Prefer") {
 		for one := range strings.SplitSeq(line, ",") {
 			one, _, _ = strings.Cut(one, ";")
-			if strings.EqualFold(strings.TrimSpace(one), "respond-async") {
+			if strings.EqualFold(strings.TrimSpace(one), respondAsync) {
 				return true
 			}
 		}
@@ -113,7 +121,13 @@ func New(ctx context.Context, conn grpc.ClientConnInterface) (http.Handler, erro
 		runtime.WithOutgoingHeaderMatcher(func(string) (string, bool) { return "", false }),
 		runtime.WithOutgoingTrailerMatcher(func(string) (string, bool) { return "", false }),
 		runtime.WithForwardResponseOption(func(ctx context.Context, w http.ResponseWriter, _ proto.Message) error {
-			copyHeaders(ctx, w)
+			if said := copyHeaders(ctx, w); said.Pending {
+				// Who asks for it has to know that it was done: a change that is complete
+				// already is 200, with the same body.
+				w.Header().Set(appliedHeader, respondAsync)
+				w.Header().Set(locationHeader, "/v1/operations/"+said.Operation)
+				w.WriteHeader(http.StatusAccepted)
+			}
 			return nil
 		}),
 		runtime.WithErrorHandler(func(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error) {
@@ -215,17 +229,17 @@ func (p queryParser) Parse(msg proto.Message, values url.Values, filter *utiliti
 	return p.DefaultQueryParser.Parse(msg, values, filter)
 }
 
-// copyHeaders takes over what the handler says beside its answer.
-func copyHeaders(ctx context.Context, w http.ResponseWriter) {
+// copyHeaders takes over what the handler says beside its answer, and returns it.
+func copyHeaders(ctx context.Context, w http.ResponseWriter) (said answer.Info) {
 	md, ok := runtime.ServerMetadataFromContext(ctx)
 	if !ok {
-		return
+		return said
 	}
 	v := md.HeaderMD.Get(answer.Header)
 	if len(v) == 0 {
-		return
+		return said
 	}
-	if said, ok := answer.Parse(v[len(v)-1]); ok {
+	if said, ok = answer.Parse(v[len(v)-1]); ok {
 		w.Header().Set(CorrelationHeader, said.Correlation)
 		w.Header().Set(NodeHeader, said.Node)
 		w.Header().Set(IndexHeader, strconv.FormatUint(said.Index, 10))
@@ -236,6 +250,7 @@ func copyHeaders(ctx context.Context, w http.ResponseWriter) {
 			w.Header().Set(StaleHeader, "1")
 		}
 	}
+	return said
 }
 
 // errorBody is the JSON of every error: google.rpc.Status as AIP-193 shows it,

@@ -85,6 +85,7 @@ func commandWords() []Situation {
 		usage("bench-duration", "a duration of bench is too short or too long", "--duration is {duration} and --warmup {warmup}",
 			"give --duration up to 24h and --warmup up to 1h"),
 		usage("no-dry-run", "--dry-run is given to a command that has none", "{command} has no dry run", "leave --dry-run out"),
+		usage("no-async", "--async is given where nothing is committed that other nodes follow", "--async has no effect here: {why}", "leave --async out"),
 		usage("one-node", "one node is to be sealed, and several are addressed", "{number} nodes are addressed", "name one node with --addr, or use --cluster"),
 		usage("node-ambiguous", "a name is that of several nodes", `{number} nodes are "{name}"`, "give its id, see krypton operator members"),
 		{

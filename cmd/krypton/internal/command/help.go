@@ -38,7 +38,7 @@ func (c *Command) exits() []int {
 		out = append(out, errs.ExitState, errs.ExitUnavailable)
 	case Reads:
 		out = append(out, errs.ExitNotFound, errs.ExitDenied, errs.ExitState, errs.ExitUnavailable, errs.ExitSealed)
-	case Acts:
+	case Acts, Changes:
 		out = append(out, errs.ExitNotFound, errs.ExitDenied, errs.ExitState, errs.ExitUnavailable, errs.ExitSealed, errs.ExitPending)
 	case Uses:
 		out = append(out, errs.ExitNotFound, errs.ExitDenied, errs.ExitState, errs.ExitUnavailable, errs.ExitSealed, errs.ExitIntegrity)

@@ -114,9 +114,9 @@ func (c *Command) shared() []cli.Flag {
 		return []cli.Flag{outputFlag()}
 	case Socket:
 		return sharedFlags()
-	case Acts:
+	case Changes:
 		return slices.Concat(connectionFlags(), []cli.Flag{contextFlag()}, sharedFlags(), []cli.Flag{asyncFlag()})
-	case Reads:
+	case Acts, Reads:
 		return slices.Concat(connectionFlags(), []cli.Flag{contextFlag()}, sharedFlags())
 	case Uses:
 		return slices.Concat(connectionFlags(), sharedFlags())
@@ -135,6 +135,9 @@ func (in *Invocation) run(ctx context.Context) (err error) {
 	}
 	if _, err := in.format(); err != nil {
 		return err
+	}
+	if in.c.Bool("async") && in.c.Bool("dry-run") {
+		return noAsync("--dry-run commits nothing")
 	}
 	if in.c.IsSet("addr") && in.cmd.Reach != Local && len(in.listed("addr")) == 0 {
 		return usagef("give host:port, or leave --addr out", "--addr is empty")
@@ -307,8 +310,12 @@ func call[Req, Resp proto.Message](ctx context.Context, in *Invocation, f method
 		opts = append(opts, client.Async())
 	}
 	resp, err := f(ctx, req, append(opts, client.Capture(&in.info))...)
-	if op := strings.TrimPrefix(in.info.Operation, "operations/"); err == nil && op != "" && in.c.Bool("async") {
-		in.note("committed; nodes may act on the state before for a moment: krypton operation wait %s", op)
+	if err == nil && in.c.Bool("async") {
+		if op := strings.TrimPrefix(in.info.Operation, "operations/"); in.info.Pending {
+			in.note("committed; nodes may act on the state before for a moment: krypton operation wait %s", op)
+		} else if op != "" {
+			in.note("committed, and complete already: krypton operation get %s", op)
+		}
 	}
 	if err != nil {
 		return none, wire.FromStatus(err) // the administration socket has no client to do it
@@ -343,6 +350,12 @@ func (in *Invocation) apply(req proto.Message) error {
 		in.note("dry run, nothing is changed")
 	}
 	return nil
+}
+
+// noAsync refuses --async where there is nothing to wait for, so that nobody believes
+// to have a choice.
+func noAsync(why string) error {
+	return usagef("leave --async out", "--async has no effect here: %s", why)
 }
 
 func (in *Invocation) noDryRun() error {

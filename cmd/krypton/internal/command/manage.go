@@ -42,7 +42,7 @@ func onTenant[Req proto.Message](name, usage, example string, f func(kryptonv1.T
 	req func(in *Invocation, tenant string) Req, danger string, flags ...cli.Flag,
 ) *Command {
 	return &Command{
-		Name: name, Args: "TENANT", Usage: usage, Examples: []string{example}, Reach: Acts, NArgs: [2]int{1, 1},
+		Name: name, Args: "TENANT", Usage: usage, Examples: []string{example}, Reach: Changes, NArgs: [2]int{1, 1},
 		Flags: append(flags, etagFlag()),
 		Run: func(ctx context.Context, in *Invocation) error {
 			tenant, err := in.tenantName(in.args[0])
@@ -70,7 +70,7 @@ func onTenant[Req proto.Message](name, usage, example string, f func(kryptonv1.T
 func tenantCommands() *Command {
 	return group("tenant", "manage tenants",
 		&Command{
-			Name: "create", Args: "TENANT", Usage: "make a tenant whose key is wrapped by the customer's key", Reach: Acts, NArgs: [2]int{1, 1},
+			Name: "create", Args: "TENANT", Usage: "make a tenant whose key is wrapped by the customer's key", Reach: Changes, NArgs: [2]int{1, 1},
 			Examples: []string{"krypton tenant create demo --keystore local --key demo-l1"},
 			Waits:    "waiting for the customer's keystore",
 			Flags: []cli.Flag{
@@ -205,7 +205,7 @@ func onService[Req proto.Message](name, usage, example string, f func(kryptonv1.
 	req func(in *Invocation, service string) Req, danger string, flags ...cli.Flag,
 ) *Command {
 	return &Command{
-		Name: name, Args: "TENANT/SERVICE", Usage: usage, Examples: []string{example}, Reach: Acts, NArgs: [2]int{1, 1},
+		Name: name, Args: "TENANT/SERVICE", Usage: usage, Examples: []string{example}, Reach: Changes, NArgs: [2]int{1, 1},
 		Flags: append(flags, etagFlag()),
 		Run: func(ctx context.Context, in *Invocation) error {
 			service, err := in.serviceName(in.args[0])
@@ -233,7 +233,7 @@ func onService[Req proto.Message](name, usage, example string, f func(kryptonv1.
 func serviceCommands() *Command {
 	return group("service", "manage services, each of which has a key",
 		&Command{
-			Name: "create", Args: "TENANT/SERVICE", Usage: "make a service and its key", Reach: Acts, NArgs: [2]int{1, 1},
+			Name: "create", Args: "TENANT/SERVICE", Usage: "make a service and its key", Reach: Changes, NArgs: [2]int{1, 1},
 			Examples: []string{"krypton service create demo/payments"},
 			Run: func(ctx context.Context, in *Invocation) error {
 				name, err := in.serviceName(in.args[0])
@@ -346,7 +346,7 @@ const resourceAbout = "RESOURCE is its name as programs give it. The full name o
 
 func resourceCommands() *Command {
 	change := func(name, usage, example string, do func(ctx context.Context, in *Invocation, c kryptonv1.ServicesClient, name string) (*kryptonv1.Resource, error), flags ...cli.Flag) *Command {
-		reach := Acts
+		reach := Changes
 		if name == "get" {
 			reach = Reads
 		} else {
@@ -424,7 +424,7 @@ func onVersion[Req proto.Message](name, usage, example string, f func(kryptonv1.
 	req func(in *Invocation, version string) Req, danger string, flags ...cli.Flag,
 ) *Command {
 	return &Command{
-		Name: name, Args: "KEY", Usage: usage, Examples: []string{example}, Reach: Acts, NArgs: [2]int{1, 1},
+		Name: name, Args: "KEY", Usage: usage, Examples: []string{example}, Reach: Changes, NArgs: [2]int{1, 1},
 		About: versionAbout,
 		Flags: append([]cli.Flag{&cli.StringFlag{Name: "version", Usage: "`NUMBER` of the version"}}, append(flags, etagFlag())...),
 		Run: func(ctx context.Context, in *Invocation) error {
@@ -460,7 +460,7 @@ func onKey(name, usage, example string, flags []cli.Flag,
 	service func(ctx context.Context, in *Invocation, c kryptonv1.ServicesClient, name string) (*kryptonv1.Service, error),
 ) *Command {
 	return &Command{
-		Name: name, Args: "KEY", Usage: usage, Examples: []string{example}, Reach: Acts, NArgs: [2]int{1, 1}, Flags: append(flags, etagFlag()),
+		Name: name, Args: "KEY", Usage: usage, Examples: []string{example}, Reach: Changes, NArgs: [2]int{1, 1}, Flags: append(flags, etagFlag()),
 		Run: func(ctx context.Context, in *Invocation) error {
 			key, ofService, err := in.keyName(in.args[0])
 			if err != nil {

@@ -32,7 +32,7 @@ const nodeAbout = "NODE is a node's name, its address, its id or the begin of th
 func operatorCommands() *Command {
 	onNode := func(name, usage string, danger string, do func(ctx context.Context, in *Invocation, c kryptonv1.ClusterClient, node string) (*kryptonv1.Node, error)) *Command {
 		return &Command{
-			Name: name, Args: "NODE", Usage: usage, Reach: Acts, About: nodeAbout, Waits: "waiting for the other nodes to agree", NArgs: [2]int{1, 1}, Flags: []cli.Flag{etagFlag()},
+			Name: name, Args: "NODE", Usage: usage, Reach: Changes, About: nodeAbout, Waits: "waiting for the other nodes to agree", NArgs: [2]int{1, 1}, Flags: []cli.Flag{etagFlag()},
 			Examples: []string{"krypton operator " + name + " n3", "krypton operator " + name + " nodes/0123456789abcdef0123456789abcdef"},
 			Run: func(ctx context.Context, in *Invocation) error {
 				c, err := in.client(ctx)
@@ -75,7 +75,7 @@ func operatorCommands() *Command {
 			},
 		},
 		&Command{
-			Name: "join-token", Usage: "print a token that lets one new node join once", Reach: Acts,
+			Name: "join-token", Usage: "print a token that lets one new node join once", Reach: Changes,
 			Examples: []string{"krypton operator join-token --voter --ttl 10m"},
 			Flags: []cli.Flag{
 				&cli.DurationFlag{Name: "ttl", Usage: "`DURATION` in which it can be used, at most 24h", Value: time.Hour},
@@ -140,7 +140,7 @@ func operatorCommands() *Command {
 			},
 		},
 		&Command{
-			Name: "release-hold", Usage: "let nodes unseal again after krypton seal --cluster", Reach: Acts,
+			Name: "release-hold", Usage: "let nodes unseal again after krypton seal --cluster", Reach: Changes,
 			Examples: []string{"krypton operator release-hold"},
 			Run: func(ctx context.Context, in *Invocation) error {
 				c, err := in.client(ctx)

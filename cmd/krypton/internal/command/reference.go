@@ -3,6 +3,8 @@ package command
 import (
 	"fmt"
 	"strings"
+
+	"github.com/urfave/cli/v2"
 )
 
 // Reference returns docs/cli.md: every command below root, in Markdown.
@@ -23,9 +25,10 @@ func Reference(root *Command) string {
 			p("| [`%s`](#%s) | %s |\n", words(path[1:]), pageName(path), path[len(path)-1].Usage)
 		}
 	})
-	p("\n## Flags of many commands\n\nA command that asks or changes something in a cluster has the first and the second group, one that speaks to the node of its machine\nthe second, any other one `--output` alone.\n")
+	p("\n## Flags of many commands\n\nA command that asks or changes something in a cluster has the first and the second group, one that speaks to the node of its machine\nthe second, any other one `--output` alone. One that changes what every node follows, which is an operation, has the third too.\n")
 	fenced(flagColumns(append(connectionFlags(), contextFlag())))
 	fenced(flagColumns(sharedFlags()))
+	fenced(flagColumns([]cli.Flag{asyncFlag()}))
 	p("\n## Exit statuses\n")
 	fenced(columns(func(row func(string, string)) {
 		for _, e := range (&Command{Reach: Uses, Exits: []int{9}}).exits() {

@@ -22,7 +22,7 @@ var serialForm = regexp.MustCompile(`^[0-9a-fA-F:]{2,59}$`)
 
 func revokeCommand() *Command {
 	return &Command{
-		Name: "revoke", Args: "FILE|SERIAL", Usage: "end what a caller's certificate may do, for good", Reach: Acts, NArgs: [2]int{1, 1},
+		Name: "revoke", Args: "FILE|SERIAL", Usage: "end what a caller's certificate may do, for good", Reach: Changes, NArgs: [2]int{1, 1},
 		About: "FILE is the certificate, PEM or DER. SERIAL is its serial number, hex, as krypton operator cert issue, krypton whoami and\n" +
 			"openssl show it; only a governor may give that. Every node refuses the certificate as soon as it has applied the change, on\n" +
 			"open connections, too. There is no way back; issue another one instead. A governor cannot revoke the certificate in use.",

@@ -275,7 +275,7 @@ func (in *Invocation) readShares() (_ []seal.Share, err error) {
 
 func sealCommand() *Command {
 	return &Command{
-		Name: "seal", Usage: "wipe every key from the memory of a node, or of all nodes", Reach: Acts, Waits: "waiting for the seal",
+		Name: "seal", Usage: "wipe every key from the memory of a node, or of all nodes", Reach: Changes, Waits: "waiting for the seal",
 		About: "Without --cluster the node that --addr names is sealed and unseals again as it does after a start. With --cluster all\n" +
 			"nodes are, and stay so until krypton operator release-hold.",
 		Examples: []string{"krypton seal --addr n2:8400", "krypton seal --cluster --reason 'suspected intrusion' --yes"},
@@ -296,6 +296,9 @@ func sealCommand() *Command {
 				}
 				st, err = call(ctx, in, kryptonv1.NewSealClient(c).SealNode, req)
 			} else {
+				if in.c.Bool("async") {
+					return noAsync("without --cluster one node seals itself")
+				}
 				addrs := c.Addrs()
 				if len(addrs) != 1 {
 					return usagef("name one node with --addr, or use --cluster", "%d nodes are addressed", len(addrs))

@@ -51,10 +51,28 @@ type converter struct {
 	names map[string]string // of a definition: there -> here
 	enums map[string]bool   // names here of definitions that are enumerations
 	used  map[string]bool   // rules that fitted something (I2)
+	ids   map[string]bool   // names here of requests that have a request id
+}
+
+// requestID is the field by which a change acts once.
+const requestID = "requestId"
+
+// changes reports whether an operation of the file makes a change that it names.
+func (c converter) changes(op operation) bool {
+	if slices.Contains(noOperations, op.OperationID) {
+		return false
+	}
+	return slices.ContainsFunc(op.Parameters, func(p parameter) bool {
+		if p.In != "body" {
+			return p.Name == requestID
+		}
+		ref, _ := p.Schema["$ref"].(string)
+		return c.ids[c.names[strings.TrimPrefix(ref, "#/definitions/")]]
+	})
 }
 
 func convert(doc swagger, r rules) (obj, error) {
-	c := converter{rules: r, names: map[string]string{}, enums: map[string]bool{}, used: map[string]bool{}}
+	c := converter{rules: r, names: map[string]string{}, enums: map[string]bool{}, used: map[string]bool{}, ids: map[string]bool{}}
 	if err := c.name(doc.Definitions); err != nil {
 		return nil, err
 	}
@@ -127,6 +145,8 @@ func (c converter) name(defs map[string]obj) error {
 		taken[name] = old
 		c.names[old] = name
 		c.enums[name] = defs[old]["enum"] != nil
+		fields, _ := defs[old]["properties"].(obj)
+		c.ids[name] = fields[requestID] != nil
 	}
 	return nil
 }
@@ -178,7 +198,7 @@ func (c converter) operation(op operation, requests map[string]bool) (obj, error
 	if err != nil {
 		return nil, err
 	}
-	made["responses"] = obj{
+	responses := obj{
 		"200": obj{
 			"description": "It was done.",
 			"headers":     answerHeaders(),
@@ -186,6 +206,10 @@ func (c converter) operation(op operation, requests map[string]bool) (obj, error
 		},
 		"default": obj{"$ref": "#/components/responses/Error"},
 	}
+	if c.changes(op) {
+		responses["202"] = accepted(body)
+	}
+	made["responses"] = responses
 	return made, nil
 }
 

@@ -17,7 +17,7 @@ func info() obj {
 				"There are no tokens, passwords or API keys, and OpenAPI 3.0 has no word for that, so no securityScheme stands here: give the certificate, its key and the CA to the HTTP library.",
 			"**Bytes** are base64 with padding. Fields without a value are written too: as 0, \"\", false, [] or null. 64-bit numbers are strings.",
 			"**Requests**: parameters of a POST stand in its body, which is a JSON object, `{}` if there is nothing to say; those of GET and DELETE stand in the URL. " +
-				"What a method would not read is refused: unknown fields and parameters, a body of a GET or DELETE. A body has at most 2 MiB. Of the headers only `traceparent` is read.",
+				"What a method would not read is refused: unknown fields and parameters, a body of a GET or DELETE. A body has at most 2 MiB. Of the headers only `traceparent` and `Prefer: respond-async` are read: with the latter a change is answered once it is committed, with 202 unless it is complete already.",
 			"**Errors** have one body, see the schema Error: look at `reason`, which stays, not at `message`; `retry` says whether and where to try again.",
 			"Later releases of v1 may add fields, paths and reasons.",
 		}, "\n\n"),
@@ -58,7 +58,24 @@ func answerHeaders() obj {
 	return out
 }
 
-// errorResponse is every answer but 200. A refusal that does not reach a handler has no index.
+// noOperations take a request id and are not committed as an operation: what they do
+// is not a change that other nodes follow.
+var noOperations = []string{"IssueCertificate", "TransferLeadership"}
+
+// accepted is the answer of a change that the caller did not wait for.
+func accepted(body obj) obj {
+	h := answerHeaders()
+	delete(h, "krypton-stale")
+	h["Preference-Applied"] = obj{"description": "The preference by which it was not waited for.", "schema": obj{"type": "string"}, "example": "respond-async"}
+	h["Location"] = obj{"description": "Where it is told how far the change is: the path of `krypton-operation`.", "schema": obj{"type": "string"}, "example": "/v1/operations/0190a3c4-1f2e-7c3d-9a4b-5c6d7e8f9a0b"}
+	return obj{
+		"description": "Only with `Prefer: respond-async`: it is committed and stays, and for a moment other nodes may act on the state before it. The operation tells when it is complete. The body is that of 200.",
+		"headers":     h,
+		"content":     content(body, nil),
+	}
+}
+
+// errorResponse is every answer but 200 and 202. A refusal that does not reach a handler has no index.
 func errorResponse() obj {
 	e := errs.DoesNotOpen(nil)
 	h := answerHeaders()
@@ -100,7 +117,7 @@ func errorSchema() obj {
 				"other-node: at once, on another node. after-delay: later, on any node, with backoff. A change is tried again with the same requestId."},
 		},
 	}
-	return obj{"type": "object", "description": "The body of every answer that is not 200.", "required": []string{"error"}, "properties": obj{"error": detail}}
+	return obj{"type": "object", "description": "The body of every answer that is neither 200 nor 202.", "required": []string{"error"}, "properties": obj{"error": detail}}
 }
 
 // Pieces of the examples. What is said to be encrypted is only of the right form.
