@@ -261,6 +261,9 @@ func checkServing(f facts) finding {
 				return brokenf(errs.NotServing, "its own krypton status --data-dir and its log say more", "%s serves nothing: %s", nodeName(m), h.GetNotServingReason())
 			}
 		}
+		if gone := f.view.strangers(); len(gone) > 0 {
+			return brokenf(errs.NotServing, "stop it, and take it out of --addr or of the context", "the node at %s was removed from the cluster and serves nothing", gone[0])
+		}
 		return fine("%s serve", plural(len(ms), "member", "members"))
 	})
 }

@@ -106,6 +106,7 @@ func TestEveryCheckIsProvoked(t *testing.T) {
 		{"does not serve", func(f *facts) {
 			f.health(1).Serving, f.health(1).NotServingReason = false, "no serving lease"
 		}, "serving", failure, 6, "n2 serves nothing: no serving lease", ""},
+		{"removed, and its process runs", func(f *facts) { f.view.members = f.view.members[:2] }, "serving", failure, 6, "the node at n3:8400 was removed from the cluster and serves nothing", "quorum"},
 		{"unreachable", func(f *facts) { f.view.members[1].Health = &kryptonv1.NodeHealth{} }, "serving", failure, 6, "n2 does not answer the other nodes", "quorum"},
 		{"none may fail", func(f *facts) { f.health(1).Reachable = false }, "quorum", warning, 0, "2 of 3 voters answer; none may fail", "serving"},
 		{"no majority", func(f *facts) { f.health(1).Reachable, f.health(2).Reachable = false, false }, "quorum", failure, 6, "1 of 3 voters answer, which is no majority", "serving"},
@@ -266,6 +267,7 @@ func TestVerdict(t *testing.T) {
 		}, down, "n1 serves nothing: |n2 serves nothing: |n3 serves nothing: "},
 		{"no leader", func(f *facts) { f.view.members[0].Leader = false }, degraded, "no leader is known, so nothing can be changed"},
 		{"not for me", func(f *facts) { f.view.answers[2] = answer{addr: "n3:8400", err: errors.New("x")} }, degraded, "n3:8400 does not answer you: internal error"},
+		{"one was removed", func(f *facts) { f.view.members = f.view.members[:2] }, degraded, "the node at n3:8400 was removed from the cluster and serves nothing"},
 		{"held", func(f *facts) { f.view.info.Held = true }, degraded, "a person sealed the cluster; krypton operator release-hold lets it unseal again"},
 		{"a workload sees seals", func(f *facts) { f.view.members = nil }, healthy, ""},
 		{"a workload sees a sealed one", func(f *facts) { f.view.members = nil; f.seal(1).State = kryptonv1.SealState_SEAL_STATE_SEALED }, degraded, "node n2 is sealed; use krypton unseal"},

@@ -165,6 +165,23 @@ func (v *view) worst() error {
 	return sealed
 }
 
+// strangers returns the addresses of --addr at which nodes of this cluster answer
+// that are no members of it any more. None while the members are not seen.
+func (v *view) strangers() (addrs []string) {
+	if len(v.members) == 0 {
+		return nil
+	}
+	for _, a := range v.answers {
+		st := a.status
+		own := v.info.GetFingerprint() == "" || st.GetFingerprint() == v.info.GetFingerprint()
+		if a.err == nil && st.GetState() != kryptonv1.SealState_SEAL_STATE_UNINITIALIZED && own &&
+			!slices.ContainsFunc(v.members, func(m *kryptonv1.Node) bool { return m.GetId() == st.GetNodeId() }) {
+			addrs = append(addrs, a.addr)
+		}
+	}
+	return addrs
+}
+
 // voters returns how many voters there are and how many of them answer.
 func (v *view) voters() (all, up int) {
 	for _, m := range v.members {
@@ -241,6 +258,9 @@ func (v *view) verdict() verdict {
 		if m := v.memberAt(a.addr); a.err != nil && (m == nil || m.GetHealth().GetReachable()) {
 			d.Problems = append(d.Problems, a.addr+" does not answer you: "+errs.From(a.err).Msg)
 		}
+	}
+	for _, addr := range v.strangers() {
+		d.Problems = append(d.Problems, "the node at "+addr+" was removed from the cluster and serves nothing")
 	}
 	all, _ := v.voters()
 	parts := []string{fmt.Sprintf("%d of %d nodes serve", serving, len(v.members))}
