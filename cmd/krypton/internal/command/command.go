@@ -51,12 +51,12 @@ type Reach int
 
 // The reaches.
 const (
-	Local  Reach = iota // works without a node
-	Socket              // speaks to the node of this machine over its administration socket
-	Reads               // asks the cluster
-	Acts                // does something in the cluster that no other node has to follow
-	Changes             // changes what every node follows: an operation, see krypton operation
-	Uses                // uses keys
+	Local   Reach = iota // works without a node
+	Socket               // speaks to the node of this machine over its administration socket
+	Reads                // asks the cluster
+	Acts                 // does something in the cluster that no other node has to follow
+	Changes              // changes what every node follows: an operation, see krypton operation
+	Uses                 // uses keys
 )
 
 // Command is one command or group of commands.
