@@ -28,7 +28,11 @@ func (c *Client) Invoke(ctx context.Context, method string, args, reply any, opt
 		ctx, cancel = context.WithTimeout(ctx, DefaultDeadline)
 		defer cancel()
 	}
-	err = cl.run(ctx, reply)
+	if cl.kind == kindWait {
+		err = cl.wait(ctx, reply)
+	} else {
+		err = cl.run(ctx, reply)
+	}
 	cl.report()
 	return err
 }

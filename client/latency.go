@@ -70,11 +70,13 @@ func (c *Client) attemptTimeout(k kind, timedOut int) time.Duration {
 		switch k {
 		case kindData, kindRead:
 			d = max(minAttempt, attemptFactor*c.lat[k].get())
+		case kindWait:
+			d = minMutation
 		case kindMutation:
 			d = max(minMutation, attemptFactor*c.lat[k].get())
 		case kindUnsafe, kindOnce:
 			d = max(minUnsafe, attemptFactor*c.lat[k].get())
-		case kindWait, kindUnspecified, kindEnd:
+		case kindUnspecified, kindEnd:
 			d = maxAttempt
 		}
 	}

@@ -47,6 +47,7 @@ type attempt struct {
 	trace string
 	limit time.Duration // time the attempt was given
 	async []string
+	reply any
 }
 
 type wireTo struct {
@@ -54,9 +55,9 @@ type wireTo struct {
 	addr string
 }
 
-func (w wireTo) Invoke(ctx context.Context, _ string, args, _ any, opts ...grpc.CallOption) error {
+func (w wireTo) Invoke(ctx context.Context, _ string, args, reply any, opts ...grpc.CallOption) error {
 	md, _ := metadata.FromOutgoingContext(ctx)
-	at := attempt{addr: w.addr, after: time.Since(w.s.start), req: proto.Clone(args.(proto.Message)), trace: md.Get("traceparent")[0], async: md.Get("krypton-async")}
+	at := attempt{addr: w.addr, after: time.Since(w.s.start), req: proto.Clone(args.(proto.Message)), trace: md.Get("traceparent")[0], async: md.Get("krypton-async"), reply: reply}
 	if d, ok := ctx.Deadline(); ok {
 		at.limit = time.Until(d)
 	}
@@ -548,6 +549,68 @@ func TestWhatPassesByItselfFailsNoCall(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestAWaitOutlivesTheNodeThatWasAsked: one node answers nothing, the others say at the
+// end of each attempt that it is not done. The caller hears that it is, or how things
+// stood, and never that a node did not answer.
+func TestAWaitOutlivesTheNodeThatWasAsked(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		at   time.Duration // it is done; 0: never
+		dies time.Duration // after which every node answers nothing; 0: never
+		want time.Duration // until the call ends, at most
+	}{
+		{"done", 5 * time.Second, 0, 8 * time.Second},
+		{"not done", 0, 0, 10 * time.Second},
+		{"not done, and nobody is left to ask", 0, 5 * time.Second, 10 * time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &script{answer: func(ctx context.Context, at attempt) error {
+					if at.addr == "a" || tt.dies > 0 && at.after > tt.dies {
+						return hang(ctx)
+					}
+					MarkSent(ctx)
+					op, _ := at.reply.(*kryptonv1.Operation)
+					op.Name, op.Complete = "operations/x", true
+					end := at.limit - 250*time.Millisecond
+					if left := tt.at - at.after; tt.at > 0 && left <= end {
+						time.Sleep(left)
+						op.Done = true
+						return nil
+					}
+					time.Sleep(end)
+					return nil
+				}}
+				c := s.client(t, 3)
+				op, err := c.Cluster().WaitOperation(within(t, 10*time.Second), &kryptonv1.WaitOperationRequest{Name: "operations/x"})
+				if err != nil || op.GetDone() != (tt.at > 0) || op.GetName() != "operations/x" {
+					t.Errorf("%v, %v", op, err)
+				}
+				if took := time.Since(s.start); took > tt.want || tt.at == 0 && took < 9*time.Second {
+					t.Errorf("it took %v", took)
+				}
+				if len(s.log) > 12 {
+					t.Errorf("%d attempts", len(s.log))
+				}
+			})
+		})
+	}
+	// A node that does not wait is not asked as fast as it answers; and a refusal is one.
+	synctest.Test(t, func(t *testing.T) {
+		s := &script{answer: func(ctx context.Context, at attempt) error {
+			MarkSent(ctx)
+			if at.after > 3*time.Second {
+				return said(ctx, errs.Unauthenticated)
+			}
+			return nil
+		}}
+		_, err := s.client(t, 2).Cluster().WaitOperation(within(t, 10*time.Second), &kryptonv1.WaitOperationRequest{Name: "operations/x"})
+		if !errs.Is(err, errs.Unauthenticated) || len(s.log) > 15 {
+			t.Errorf("%v after %d attempts", err, len(s.log))
+		}
+	})
 }
 
 // TestANodeWithoutALeaseIsAskedAgainSoon: it is well, and its penalty does not grow.
