@@ -78,7 +78,7 @@ func appendDigits(b []byte, v, digits int, end byte) []byte {
 	start := len(b)
 	b = append(b, "0000"[:digits]...)
 	for i := len(b) - 1; i >= start; i-- {
-		b[i] = '0' + byte(v%10)
+		b[i] = lowerHex[v%10]
 		v /= 10
 	}
 	return append(b, end)

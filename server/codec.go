@@ -21,11 +21,10 @@ import (
 // one. gRPC itself would say INTERNAL before any interceptor ran, which a caller
 // takes for a defect of the node.
 //
-// The encoded answer is wiped, too, when gRPC gives its buffer back. What it
-// cannot reach is what gRPC copies from there on the way to TLS, one buffer per
-// connection that the next answers overwrite, and the bytes of a request before
-// they are decoded. A plaintext is therefore in memory for a while after an
-// answer; the keys above a data key never are.
+// What was encoded is wiped too: a request once it is decoded, an answer when gRPC
+// gives its buffer back. What is left is what stands in the buffers between gRPC,
+// TLS and the system, which belong to one connection and are overwritten by what
+// comes next on it.
 type codec struct {
 	encoding.CodecV2
 
@@ -36,19 +35,26 @@ func newCodec() codec {
 	return codec{encoding.GetCodecV2(encproto.Name), wipingPool{mem.DefaultBufferPool()}}
 }
 
-// wipingPool is a pool whose buffers are wiped when they come back.
+// wipingPool is a pool whose buffers are wiped when they come back, as all do.
 type wipingPool struct{ mem.BufferPool }
+
+// pooledFrom is the least capacity in bytes of a buffer that gRPC gives back: it
+// leaves smaller ones to the garbage collector, unwiped, because allocating them is
+// cheaper than keeping them.
+const pooledFrom = 1<<10 + 1
+
+// Get implements mem.BufferPool.
+func (p wipingPool) Get(n int) *[]byte {
+	b := p.BufferPool.Get(max(n, pooledFrom))
+	*b = (*b)[:n]
+	return b
+}
 
 // Put implements mem.BufferPool.
 func (p wipingPool) Put(b *[]byte) {
 	clear(*b)
 	p.BufferPool.Put(b)
 }
-
-// pooledFrom is the least capacity in bytes of a buffer that gRPC gives back: it
-// leaves smaller ones to the garbage collector, unwiped, because allocating them is
-// cheaper than keeping them.
-const pooledFrom = 1<<10 + 1
 
 // Marshal implements encoding.CodecV2.
 func (c codec) Marshal(v any) (mem.BufferSlice, error) {
@@ -58,7 +64,7 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 	}
 	defer wipe(m)
 	size := proto.Size(m)
-	buf := c.buffers.Get(max(size, pooledFrom))
+	buf := c.buffers.Get(size)
 	out, err := proto.MarshalOptions{UseCachedSize: true}.MarshalAppend((*buf)[:0], m)
 	if err != nil || len(out) != size { // the second: somebody changed the message meanwhile
 		clear(out)
@@ -73,13 +79,25 @@ var errMessageChanged = errors.New("a message was changed while it was encoded")
 
 // Unmarshal implements encoding.CodecV2.
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
-	err := c.CodecV2.Unmarshal(data, v)
 	m, ok := v.(proto.Message)
-	if err == nil || !ok {
-		return err
+	if !ok {
+		return c.CodecV2.Unmarshal(data, v)
 	}
-	proto.Reset(m)
-	m.ProtoReflect().SetUnknown(notDecoded())
+	buf := data.MaterializeToBuffer(c.buffers) // data itself, if it came in one piece
+	err := proto.Unmarshal(buf.ReadOnlyData(), m)
+	buf.Free()
+	for _, piece := range data {
+		// A piece from the pool is wiped when gRPC gives it back. A small one goes to
+		// the garbage collector. Nobody reads it after this: a decoded message has
+		// copies, and a call has one message.
+		if small, ok := piece.(mem.SliceBuffer); ok {
+			clear(small)
+		}
+	}
+	if err != nil {
+		proto.Reset(m)
+		m.ProtoReflect().SetUnknown(notDecoded())
+	}
 	return nil
 }
 

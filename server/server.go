@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
@@ -203,6 +204,7 @@ func Transport() []grpc.ServerOption {
 }
 
 func (s *Server) grpcServer(opts ...grpc.ServerOption) *grpc.Server {
+	own := newCodec()
 	return grpc.NewServer(append(append(opts, Transport()...),
 		grpc.MaxRecvMsgSize(receiveLimit), grpc.MaxSendMsgSize(2*MaxMessage), grpc.MaxConcurrentStreams(s.cfg.Concurrent),
 		grpc.ConnectionTimeout(handshakeTimeout), grpc.MaxHeaderListSize(headerBytes),
@@ -211,7 +213,7 @@ func (s *Server) grpcServer(opts ...grpc.ServerOption) *grpc.Server {
 			Time: time.Minute, Timeout: 20 * time.Second,
 		}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-		grpc.ForceServerCodecV2(newCodec()),
+		grpc.ForceServerCodecV2(own), experimental.BufferPool(own.buffers), // what it wipes, and what it is decoded from
 		grpc.UnknownServiceHandler(s.calls.unknown),
 	)...)
 }

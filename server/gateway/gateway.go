@@ -175,7 +175,7 @@ func New(ctx context.Context, conn grpc.ClientConnInterface) (http.Handler, erro
 func bare(r *http.Request, body []byte) *http.Request {
 	out := &http.Request{
 		Method: r.Method, URL: r.URL, Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
-		Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)),
+		Header: http.Header{}, Body: wholeBody{bytes.NewReader(body), body}, ContentLength: int64(len(body)),
 	}
 	return out.WithContext(r.Context())
 }
@@ -324,35 +324,50 @@ func routed(next runtime.HandlerFunc) runtime.HandlerFunc {
 				return
 			}
 		}
-		r.Body = routedBody{r.Body, path}
+		whole, _ := r.Body.(wholeBody)
+		r.Body = routedBody{r.Body, whole.all, path}
 		next(w, r, path)
 	}
 }
+
+// wholeBody is a body that is here already.
+type wholeBody struct {
+	*bytes.Reader
+
+	all []byte
+}
+
+// Close implements io.Closer.
+func (wholeBody) Close() error { return nil }
 
 // routedBody is a body that knows which fields its path has.
 type routedBody struct {
 	io.ReadCloser
 
+	all  []byte
 	path map[string]string
 }
 
-// strictJSON refuses a body with a field that stands in the path.
+// strictJSON refuses a body with a field that stands in the path. It decodes a body
+// where it is: a decoder of streams would copy it twice, and nobody could wipe that.
 type strictJSON struct{ *runtime.JSONPb }
 
 // NewDecoder implements runtime.Marshaler.
 func (s strictJSON) NewDecoder(r io.Reader) runtime.Decoder {
-	d := s.JSONPb.NewDecoder(r)
 	body, ok := r.(routedBody)
 	if !ok {
-		return d
+		return s.JSONPb.NewDecoder(r)
 	}
 	return runtime.DecoderFunc(func(v any) error {
-		if err := d.Decode(v); err != nil {
-			return err
-		}
 		m, ok := v.(proto.Message)
 		if !ok {
 			return errors.New("not a message")
+		}
+		if len(body.all) == 0 {
+			return io.EOF // the gateway takes it for a message without fields
+		}
+		if err := s.UnmarshalOptions.Unmarshal(body.all, m); err != nil {
+			return err
 		}
 		fields := m.ProtoReflect().Descriptor().Fields()
 		for name := range body.path {

@@ -117,7 +117,7 @@ func TestI3_NothingIsCached(t *testing.T) {
 // TestAnErrorOfTheGatewayQuotesNothing of what the sender sent.
 func TestAnErrorOfTheGatewayQuotesNothing(t *testing.T) {
 	const mark = "s3cret"
-	for _, body := range []string{`{"` + mark + `":1}`, `{"plaintext":"` + mark + `!"}`, mark, `{"encryptionContext":[{"key":` + mark} {
+	for _, body := range []string{`{} ` + mark, `{"` + mark + `":1}`, `{"plaintext":"` + mark + `!"}`, mark, `{"encryptionContext":[{"key":` + mark} {
 		w := serve(t, &recorder{}, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/tenants/a/services/b:encrypt", strings.NewReader(body)))
 		if w.Code != http.StatusBadRequest || strings.Contains(w.Body.String(), mark) {
 			t.Errorf("%q: %d %s", body, w.Code, w.Body)
@@ -126,6 +126,16 @@ func TestAnErrorOfTheGatewayQuotesNothing(t *testing.T) {
 	w := serve(t, &recorder{}, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/v1/tenants?"+mark+"=1", nil))
 	if w.Code != http.StatusBadRequest || strings.Contains(w.Body.String(), mark) {
 		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
+// TestAnEmptyBodyIsAMessageWithoutFields, as an object without fields is.
+func TestAnEmptyBodyIsAMessageWithoutFields(t *testing.T) {
+	for _, body := range []string{`{}`, ` {} `, ``} {
+		w := serve(t, &recorder{}, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/tenants/a/services/b:encrypt", strings.NewReader(body)))
+		if w.Code != http.StatusOK {
+			t.Errorf("%q: %d %s", body, w.Code, w.Body)
+		}
 	}
 }
 
