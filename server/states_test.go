@@ -550,16 +550,28 @@ func TestWhatIsNotCompleteIsToldNowhere(t *testing.T) {
 	}
 	w.is(t, "cluster/change-in-progress", other, "governor", "Access.ListRevocations", &kryptonv1.ListRevocationsRequest{}, prompt)
 	// It is not suspended; and who does not wait for a change waits for its refusal.
-	short, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), "krypton-async", "1"), 500*time.Millisecond)
-	defer cancel()
-	_, err := kryptonv1.NewServicesClient(w.grpc(other, "governor")).ResumeService(short, &kryptonv1.ResumeServiceRequest{Name: pay, RequestId: id})
-	situationtest.Error(t, "cluster/change-in-progress", wire.FromStatus(err))
-	name := "operations/" + id
-	got, err := w.ask(t, other, "governor", "Cluster.GetOperation", &kryptonv1.GetOperationRequest{Name: name})
-	if op, ok := got.(*kryptonv1.Operation); err != nil || !ok || op.GetDone() || op.GetComplete() || op.GetReason() != "" || op.GetMessage() != "" || op.GetHint() != "" {
-		t.Errorf("before: %v, %v", got, err)
+	name, refused := "operations/"+id, make(chan error, 1)
+	go func() {
+		_, err := kryptonv1.NewServicesClient(w.grpc(other, "governor")).ResumeService(ctx, &kryptonv1.ResumeServiceRequest{Name: pay, RequestId: id})
+		refused <- wire.FromStatus(err)
+	}()
+	until(t, "the refusal is known", func() error {
+		got, err := w.ask(t, other, "governor", "Cluster.GetOperation", &kryptonv1.GetOperationRequest{Name: name})
+		if err != nil {
+			return err
+		}
+		if op, ok := got.(*kryptonv1.Operation); !ok || op.GetDone() || op.GetComplete() || op.GetReason() != "" || op.GetMessage() != "" || op.GetHint() != "" {
+			t.Errorf("before: %v", got)
+		}
+		return nil
+	})
+	if len(refused) != 0 {
+		t.Errorf("the refusal is told: %v", <-refused)
 	}
-	got, err = w.ask(t, other, "governor", "Cluster.WaitOperation", &kryptonv1.WaitOperationRequest{Name: name})
+	if err := <-refused; codeOf(err) != errs.FailedState {
+		t.Errorf("the refusal: %v", err)
+	}
+	got, err := w.ask(t, other, "governor", "Cluster.WaitOperation", &kryptonv1.WaitOperationRequest{Name: name})
 	if op, ok := got.(*kryptonv1.Operation); err != nil || !ok || !op.GetDone() || op.GetReason() != "FAILED_STATE" {
 		t.Errorf("after: %v, %v", got, err)
 	}
