@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -14,15 +13,16 @@ import (
 type history struct {
 	seq     int64
 	initial []uint64
-	acked   []uint64 // by key: the last change that was acknowledged
-	primary []uint32 // by key: the last primary version that was acknowledged
+	acked   []uint64     // by key: the last change that was acknowledged
+	primary []uint32     // by key: the last primary version that was acknowledged
+	removed map[int]bool // nodes whose removal was acknowledged
 	ops     [][]porcupine.Operation
 	open    []pending
 	gaps    map[int][]gap
 }
 
 func newHistory(keys int) history {
-	return history{initial: make([]uint64, keys), acked: make([]uint64, keys), primary: make([]uint32, keys), ops: make([][]porcupine.Operation, keys), gaps: map[int][]gap{}}
+	return history{initial: make([]uint64, keys), acked: make([]uint64, keys), primary: make([]uint32, keys), ops: make([][]porcupine.Operation, keys), removed: map[int]bool{}, gaps: map[int][]gap{}}
 }
 
 // invocation is the beginning of an operation.
@@ -187,15 +187,16 @@ func (w *simWorld) watchGaps(ctx context.Context, n int) {
 	if !w.plan.calm {
 		return
 	}
-	since := time.Duration(-1)
+	since, step := time.Duration(-1), gapStep
 	for {
-		on := simSleep(gapStep, ctx.Done())
+		on := simSleep(step, ctx.Done())
 		now := time.Since(w.began)
 		l := w.process(n)
-		if l == nil && w.node(n) == nil {
+		if step = gapStep; l == nil && w.node(n) == nil {
 			if !on {
 				return
 			}
+			step = time.Second
 			continue
 		}
 		usable := l != nil
@@ -218,11 +219,11 @@ func (w *simWorld) watchGaps(ctx context.Context, n int) {
 	}
 }
 
-// gaps returns, per loss of a leader and node that was not hit, for how long that
-// node could not serve. The caller holds mu.
-func (w *simWorld) gaps() (out []time.Duration) {
+// gaps finds out for how long nodes that were not hit could not serve. The caller
+// holds mu.
+func (w *simWorld) gaps() (out simReads) {
 	for _, loss := range w.losses {
-		w.stats.Losses++
+		out.Losses++
 		gapped := false
 		for n := range w.nodes {
 			if n == loss.node {
@@ -234,13 +235,12 @@ func (w *simWorld) gaps() (out []time.Duration) {
 					longest = max(longest, g.to-g.from)
 				}
 			}
-			out = append(out, longest)
+			out.Gaps = append(out.Gaps, longest)
 			gapped = gapped || longest > 0
 		}
 		if gapped {
-			w.stats.Gapped++
+			out.Gapped++
 		}
 	}
-	slices.Sort(out)
 	return out
 }

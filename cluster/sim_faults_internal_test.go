@@ -2,12 +2,10 @@ package cluster
 
 import (
 	"bytes"
-	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
-
-	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 )
 
 // simFault does something to the cluster and mends it.
@@ -42,8 +40,14 @@ func simFaults() []simFault {
 		{"restart behind a report", 3, (*simWorld).restartBehind},
 		{"restart", 3, func(w *simWorld) { w.crash(w.some(), time.Millisecond) }},
 		{"new member", 1, func(w *simWorld) { w.join(w.rnd.IntN(3) > 0) }},
-		{"member removed", 1, (*simWorld).removeMember},
+		{"member removed", 1, func(w *simWorld) { w.removeRunning((*simWorld).some) }},
+		{"leader removed", 1, func(w *simWorld) { w.removeRunning((*simWorld).leader) }},
+		{"member removed while it is cut off", 3, (*simWorld).removeCutOff},
+		{"member removed while it lags", 1, (*simWorld).removeLagging},
+		{"removed member joins anew", 1, (*simWorld).joinAnew},
 		{"snapshots", 2, (*simWorld).snapshots},
+		{"snapshot for a leader that noticed nothing", 2, (*simWorld).snapshotForOldLeader},
+		{"report of a process that has ended", 3, (*simWorld).lateReport},
 	}
 }
 
@@ -58,8 +62,9 @@ func simLosses() []simFault {
 	}
 }
 
+// between returns a time between two numbers of milliseconds, scaled to the leases.
 func (w *simWorld) between(from, to int) time.Duration {
-	return time.Duration(from+w.rnd.IntN(to-from)) * time.Millisecond
+	return w.scaled(time.Duration(from+w.rnd.IntN(to-from)) * time.Millisecond)
 }
 
 // some returns some process, nil if none runs.
@@ -77,7 +82,11 @@ func (w *simWorld) suffer() {
 	for _, f := range w.plan.faults {
 		total += f.weight
 	}
+	likely := slices.IndexFunc(w.plan.faults, func(f simFault) bool { return f.name == w.plan.likely })
 	one := func() simFault {
+		if likely >= 0 && w.rnd.IntN(2) == 0 {
+			return w.plan.faults[likely]
+		}
 		at := w.rnd.IntN(total)
 		for _, f := range w.plan.faults {
 			if at -= f.weight; at < 0 {
@@ -86,7 +95,7 @@ func (w *simWorld) suffer() {
 		}
 		return w.plan.faults[0]
 	}
-	for end := time.Now().Add(w.plan.length); time.Now().Before(end); {
+	for end := time.Now().Add(w.scaled(w.plan.length)); time.Now().Before(end) && !w.over(); {
 		f := one()
 		w.mu.Lock()
 		w.faults[f.name]++
@@ -99,7 +108,7 @@ func (w *simWorld) suffer() {
 		f.do(w)
 		w.revive()
 		if w.plan.calm {
-			if !w.serves(30 * time.Second) {
+			if !w.serves(w.scaled(30 * time.Second)) {
 				return
 			}
 			loss.until = time.Since(w.began)
@@ -392,26 +401,6 @@ func (w *simWorld) restartBehind() {
 	time.Sleep(w.between(0, 200))
 	catchUp()
 	time.Sleep(w.between(500, 3500))
-}
-
-func (w *simWorld) removeMember() {
-	lives := w.lives()
-	if len(lives) < 6 {
-		w.join(w.rnd.IntN(3) > 0)
-		time.Sleep(w.between(2000, 4000))
-		return
-	}
-	l := lives[w.rnd.IntN(len(lives))]
-	if _, err := w.insist(fmt.Sprintf("remove-%s", l.c.id[:8]), &fsmpb.Command{Body: &fsmpb.Command_RemoveMember{
-		RemoveMember: &fsmpb.RemoveMember{Id: string(l.c.id)},
-	}}); err != nil {
-		w.note("not removed: %v", err)
-		return
-	}
-	w.count(func(s *simStats) { s.Members++ })
-	l.node.gone.Store(true)
-	time.Sleep(w.between(1000, 4000)) // it goes on for a while
-	l.kill()
 }
 
 // snapshots has nodes write one, and keeps one of them away for long enough to

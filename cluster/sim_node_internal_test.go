@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -81,7 +82,8 @@ type simNode struct {
 	rate  float64 // of its clocks against real time
 
 	now  atomic.Pointer[simLife] // nil: no process runs
-	gone atomic.Bool             // for good
+	gone atomic.Bool             // it is no member, for good; its process may go on
+	was  *simNode                // what this machine was before, as another member; nil: nothing
 }
 
 // simLife is one process.
@@ -269,7 +271,7 @@ func simLogger() *slog.Logger {
 
 // start starts a process: the real one, but for its disk and its network.
 func (n *simNode) start() {
-	tm := must(ProfileLAN.timers())
+	tm := must(n.w.plan.profile.timers())
 	n.boots++
 	l := &simLife{node: n, ended: make(chan struct{}), out: make(chan struct{})}
 	clk := &simClock{life: l}
@@ -282,7 +284,7 @@ func (n *simNode) start() {
 	c := &Cluster{
 		cfg: Config{
 			Dir:     &Dir{node: nodeRecord{NodeID: n.id, Boots: n.boots, Membership: MembershipMember}},
-			Machine: machine, Hooks: simHooks{}, Self: Self{Name: fmt.Sprintf("node-%d", n.n), MaxFormat: fsm.MaxFormatVersion, Version: "v0"},
+			Profile: n.w.plan.profile, Machine: machine, Hooks: simHooks{}, Self: Self{Name: fmt.Sprintf("node-%d", n.n), MaxFormat: fsm.MaxFormatVersion, Version: "v0"},
 			Clock: clk, Rand: n.w.random, Log: simLogger(), StuckAfter: stuckAfter, TickInterval: time.Second,
 			// Few, so that a node that was away for some seconds needs a snapshot.
 			SnapshotThreshold: 16, SnapshotInterval: 2 * time.Second, TrailingLogs: 8,
@@ -365,8 +367,8 @@ func (w *simWorld) life(id NodeID) *simLife {
 	return nil
 }
 
-// lives returns the processes that run, by node.
-func (w *simWorld) lives() []*simLife {
+// processes returns the processes that run, by node, those of removed members too.
+func (w *simWorld) processes() []*simLife {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var out []*simLife
@@ -378,9 +380,14 @@ func (w *simWorld) lives() []*simLife {
 	return out
 }
 
+// lives returns the processes that run, by node, of those that are to be members.
+func (w *simWorld) lives() []*simLife {
+	return slices.DeleteFunc(w.processes(), func(l *simLife) bool { return l.node.gone.Load() })
+}
+
 // leader returns the leader of the highest term, nil if nobody leads.
 func (w *simWorld) leader() (leader *simLife) {
-	for _, l := range w.lives() {
+	for _, l := range w.processes() {
 		if l.c.IsLeader() && (leader == nil || l.c.Term() > leader.c.Term()) {
 			leader = l
 		}

@@ -150,7 +150,7 @@ func (w *simWorld) operate() (stop func()) {
 }
 
 // simNodes is how many nodes can be members in one history, one after the other.
-const simNodes = 12
+const simNodes = 16
 
 // node returns the node with that number, nil while there is none.
 func (w *simWorld) node(n int) *simNode {
@@ -172,7 +172,7 @@ func (w *simWorld) process(n int) *simLife {
 
 // read reads at one node, again and again.
 func (w *simWorld) read(ctx context.Context, r *rand.Rand, n int) {
-	for simSleep(time.Duration(20+r.IntN(40))*time.Millisecond, ctx.Done()) {
+	for simSleep(w.scaled(time.Duration(20+r.IntN(40))*time.Millisecond), ctx.Done()) {
 		l := w.process(n)
 		if l == nil {
 			simSleep(100*time.Millisecond, ctx.Done())
@@ -182,11 +182,14 @@ func (w *simWorld) read(ctx context.Context, r *rand.Rand, n int) {
 		var work time.Duration
 		switch r.IntN(40) {
 		case 0:
-			work = time.Duration(r.IntN(3000)) * time.Millisecond // a call of a keystore
+			work = w.scaled(time.Duration(r.IntN(3000)) * time.Millisecond) // a call of a keystore
 		case 1, 2, 3:
 			work = time.Duration(r.IntN(30)) * time.Millisecond
 		}
 		call := w.invoke(key)
+		if w.barred(n) && l.c.Standing().Usable(l.c.clk.Read()) {
+			w.violation("node %d has a lease; its removal was acknowledged before", n)
+		}
 		got, ok := simRead(l, key, work) //nolint:contextcheck // It ends with the process.
 		if ok && r.IntN(30) == 0 {       // the answer takes its time
 			ok = simSleep(time.Duration(r.IntN(200))*time.Millisecond, l.ended)
@@ -199,7 +202,7 @@ func (w *simWorld) read(ctx context.Context, r *rand.Rand, n int) {
 // when it does not know what became of its request.
 func (w *simWorld) write(ctx context.Context, r *rand.Rand, key int) {
 	who := r.Uint64()
-	for i := 0; simSleep(time.Duration(100+r.IntN(700))*time.Millisecond, ctx.Done()); i++ {
+	for i := 0; simSleep(w.scaled(time.Duration(100+r.IntN(700))*time.Millisecond), ctx.Done()); i++ {
 		request := fmt.Sprintf("w-%d-%x-%d", key, who, i)
 		var cmd *fsmpb.Command
 		call := invocation{}
@@ -215,7 +218,7 @@ func (w *simWorld) write(ctx context.Context, r *rand.Rand, key int) {
 				cmd = simToggle(l.c.machine.View(), key, r.IntN(3))
 				call = w.invoke(key)
 			}
-			bound, cancel := context.WithTimeout(ctx, time.Duration(1000+r.IntN(6000))*time.Millisecond)
+			bound, cancel := context.WithTimeout(ctx, w.scaled(time.Duration(1000+r.IntN(6000))*time.Millisecond))
 			res, err := l.submit(bound, request, copyCommand(cmd))
 			cancel()
 			if err == nil || refusedByState(err) {
@@ -240,7 +243,7 @@ func (w *simWorld) write(ctx context.Context, r *rand.Rand, key int) {
 func (w *simWorld) rotate(ctx context.Context, r *rand.Rand, key int) {
 	ref := &fsmpb.ObjectRef{Tenant: simTenant(key), Service: simService}
 	uid, parent := simUID(ref.GetTenant()+"/s"), simUID(ref.GetTenant()+" l2.1")
-	for n := uint32(2); simSleep(time.Duration(500+r.IntN(2500))*time.Millisecond, ctx.Done()); n++ {
+	for n := uint32(2); simSleep(w.scaled(time.Duration(500+r.IntN(2500))*time.Millisecond), ctx.Done()); n++ {
 		for what, cmd := range []*fsmpb.Command{
 			{Body: &fsmpb.Command_AddVersion{AddVersion: &fsmpb.AddVersion{Object: ref, ObjectUid: uid, Version: &fsmpb.Version{
 				Number: n, Uid: simUID(fmt.Sprintf("%s/s %d", ref.GetTenant(), n)), ParentUid: parent, Blob: []byte("wrapped"),
@@ -255,7 +258,7 @@ func (w *simWorld) rotate(ctx context.Context, r *rand.Rand, key int) {
 					}
 					continue
 				}
-				bound, cancel := context.WithTimeout(ctx, 5*time.Second)
+				bound, cancel := context.WithTimeout(ctx, w.scaled(5*time.Second))
 				// A step that the state of the key refuses is tried again as another request.
 				_, err := l.submit(bound, fmt.Sprintf("rotate-%d-%d-%d-%d", key, n, what, attempt), copyCommand(cmd))
 				cancel()
@@ -282,8 +285,17 @@ func (w *simWorld) tapped(e *raft.Log, cmd *fsmpb.Command, res *fsmpb.Result, v 
 		return
 	}
 	w.tap.chains[e.Index] = chain
-	if cmd.GetLeaseEpoch() != nil && res.GetReason() == "" {
-		w.tap.epochs[e.Term] = e.Index
+	if res.GetReason() == "" {
+		switch {
+		case cmd.GetLeaseEpoch() != nil:
+			w.tap.epochs[e.Term] = e.Index
+		case cmd.GetRemoveMember() != nil:
+			if id := NodeID(cmd.GetRemoveMember().GetId()); w.tap.removed[id] == 0 { // else it was asked again
+				w.tap.removed[id] = e.Index
+			}
+		case cmd.GetPurgeMember() != nil:
+			w.stats.Purged++
+		}
 	}
 	for k := range w.plan.keys {
 		now := simLook(v, k)
@@ -301,6 +313,7 @@ func (w *simWorld) tapped(e *raft.Log, cmd *fsmpb.Command, res *fsmpb.Result, v 
 type tap struct {
 	chains   map[uint64][32]byte
 	epochs   map[uint64]uint64        // index by term
+	removed  map[NodeID]uint64        // index of the removal of a member
 	truth    map[int]map[uint64]bool  // by key and gate index, whether it may be used
 	requests map[string][]application // by key and request
 }
@@ -310,7 +323,7 @@ type tap struct {
 type application struct{ index, gate uint64 }
 
 func newTap() tap {
-	t := tap{chains: map[uint64][32]byte{}, epochs: map[uint64]uint64{}, truth: map[int]map[uint64]bool{}, requests: map[string][]application{}}
+	t := tap{chains: map[uint64][32]byte{}, epochs: map[uint64]uint64{}, removed: map[NodeID]uint64{}, truth: map[int]map[uint64]bool{}, requests: map[string][]application{}}
 	for k := range 16 {
 		t.truth[k] = map[uint64]bool{}
 	}

@@ -15,7 +15,6 @@ import (
 	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/openkcm/krypton-cluster/cluster/clusterpb"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 )
@@ -23,10 +22,13 @@ import (
 // simPlan is what a history is made of. The seed decides all of it but the order of
 // goroutines in one instant, and the random numbers of the Raft library.
 type simPlan struct {
-	faults []simFault
-	length time.Duration // for how long faults happen
-	calm   bool          // between faults the cluster comes to rest
-	keys   int
+	profile Profile
+	faults  []simFault
+	length  time.Duration // for how long faults happen, with leases of 3 s; longer with longer ones
+	calm    bool          // between faults the cluster comes to rest
+	keys    int
+	likely  string      // the fault that is every second one, if any
+	over    func() bool // nothing that happens from now on matters; nil: a violation ends nothing
 }
 
 // simStats is what happened in a history.
@@ -41,9 +43,10 @@ type simStats struct {
 	Exits     int           `json:"exits"` // processes that ended by themselves
 	Snapshots int           `json:"snapshots"`
 	Overtaken int           `json:"overtaken"` // snapshots that came after what was sent later
-	Members   int           `json:"members"`   // that joined or were removed
-	Losses    int           `json:"losses"`    // of a leader, with gaps measured
-	Gapped    int           `json:"gapped"`    // after which a node that was not hit could not serve for a while
+	Joined    int           `json:"joined"`    // members
+	Removed   int           `json:"removed"`   // members, acknowledged
+	Demoted   int           `json:"demoted"`   // members that were to be removed, and whose vote was needed
+	Purged    int           `json:"purged"`    // removed members that were forgotten
 	Simulated time.Duration `json:"simulated_ns"`
 }
 
@@ -58,9 +61,10 @@ func (s *simStats) add(o simStats) {
 	s.Exits += o.Exits
 	s.Snapshots += o.Snapshots
 	s.Overtaken += o.Overtaken
-	s.Members += o.Members
-	s.Losses += o.Losses
-	s.Gapped += o.Gapped
+	s.Joined += o.Joined
+	s.Removed += o.Removed
+	s.Demoted += o.Demoted
+	s.Purged += o.Purged
 	s.Simulated += o.Simulated
 }
 
@@ -68,10 +72,10 @@ func (s *simStats) add(o simStats) {
 type simResult struct {
 	simStats
 
-	Seed       uint64          `json:"seed"`
-	Violations []string        `json:"violations,omitempty"`
-	Gaps       []time.Duration `json:"gaps_ns"` // per loss of a leader and node that was not hit
-	Faults     map[string]int  `json:"faults"`
+	Seed       uint64         `json:"seed"`
+	Violations []string       `json:"violations,omitempty"`
+	Reads      simReads       `json:"reads"`
+	Faults     map[string]int `json:"faults"`
 }
 
 // simWorld is one history.
@@ -113,6 +117,17 @@ func (w *simWorld) violation(format string, args ...any) {
 	w.violate(format, args...)
 }
 
+// over reports whether the history may end early: it has shown a violation, or
+// another one has, and the first is enough.
+func (w *simWorld) over() bool {
+	if w.plan.over == nil {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.violations) > 0 || w.plan.over()
+}
+
 // violate is violation for who holds the lock.
 func (w *simWorld) violate(format string, args ...any) {
 	if len(w.violations) < 20 {
@@ -135,7 +150,7 @@ func simulate(t *testing.T, seed uint64, plan simPlan) (r simResult) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &simWorld{
-			t: t, seed: seed, plan: plan, began: time.Now(), net: newSimNet(seed), random: newSimRandom(seed),
+			t: t, seed: seed, plan: plan, began: time.Now(), net: newSimNet(seed, plan.profile), random: newSimRandom(seed),
 			rnd:    rand.New(rand.NewPCG(seed, 2)),
 			faults: map[string]int{}, tap: newTap(), history: newHistory(plan.keys),
 		}
@@ -149,14 +164,14 @@ func simulate(t *testing.T, seed uint64, plan simPlan) (r simResult) {
 			w.mu.Unlock()
 			stop := w.operate()
 			w.suffer()
-			ok = w.recovers()
+			ok = !w.over() && w.recovers()
 			stop()
 		}
 		w.cancel()
 		if ok {
 			w.compareReplicas()
 		}
-		for _, l := range w.lives() {
+		for _, l := range w.processes() {
 			l.kill()
 		}
 		w.wg.Wait()
@@ -171,11 +186,11 @@ func (w *simWorld) result() simResult {
 	defer w.mu.Unlock()
 	w.stats.Simulated = time.Since(w.began)
 	w.stats.Failovers = max(len(w.tap.epochs)-1, 0)
-	gaps := w.gaps()
+	reads := w.gaps()
 	if len(w.violations) > 0 {
 		w.violations = append(w.violations, w.notes...)
 	}
-	return simResult{simStats: w.stats, Seed: w.seed, Violations: w.violations, Gaps: gaps, Faults: w.faults}
+	return simResult{simStats: w.stats, Seed: w.seed, Violations: w.violations, Reads: reads, Faults: w.faults}
 }
 
 // until waits for a fact for at most that long.
@@ -201,12 +216,15 @@ func (w *simWorld) insist(request string, cmd *fsmpb.Command) (*fsmpb.Result, er
 	err := errors.New("no node runs")
 	for range 40 {
 		if l := w.leader(); l != nil {
-			ctx, cancel := context.WithTimeout(w.ctx, 5*time.Second)
+			ctx, cancel := context.WithTimeout(w.ctx, w.scaled(5*time.Second))
 			var res *fsmpb.Result
 			res, err = l.submit(ctx, request, copyCommand(cmd))
 			cancel()
 			if err == nil {
 				return res, nil
+			}
+			if refusedByState(err) {
+				return nil, err
 			}
 		}
 		time.Sleep(50 * time.Millisecond)
@@ -238,10 +256,11 @@ func (w *simWorld) found() bool {
 		w.violation("one voter does not elect itself")
 		return false
 	}
-	m := w.member(first)
+	m := memberOf(first.applicant())
 	m.Voter = true
 	if _, err := l.c.internal(w.ctx, &fsmpb.Command{Body: &fsmpb.Command_Genesis{Genesis: &fsmpb.Genesis{
 		KeyspaceId: simUID("keyspace"), ClusterId: simUID("cluster"), Name: "sim", FormatVersion: fsm.MaxFormatVersion, FirstMember: m,
+		LeaseMs:    uint32(w.lease().Milliseconds()),
 		SealRecord: []byte("record"), Settings: &fsmpb.Settings{RollbackWindowMs: 86400000, DestroyWaitMs: 86400000, Voters: 3},
 		InternalKey: &fsmpb.Version{Number: 1, Uid: simUID("ivk"), Blob: []byte("wrapped")},
 	}}}, ""); err != nil {
@@ -254,11 +273,11 @@ func (w *simWorld) found() bool {
 		}
 	}
 	for n := range 4 {
-		if !w.join(n < 2) {
+		if w.join(n < 2) == nil {
 			return false
 		}
 	}
-	return w.serves(30 * time.Second)
+	return w.serves(w.scaled(30 * time.Second))
 }
 
 // serves waits until three vote and every member has a lease.
@@ -312,43 +331,6 @@ func (w *simWorld) makeKey(k int) bool {
 	return true
 }
 
-func (w *simWorld) applicant(n *simNode) applicant {
-	return applicant{id: n.id, spki: simUID("spki " + string(n.id)), info: &clusterpb.NodeInfo{
-		Name: fmt.Sprintf("node-%d", n.n), PeerAddress: fmt.Sprintf("10.0.0.%d:8402", n.n+1), MaxFormat: fsm.MaxFormatVersion, Version: "v0",
-	}}
-}
-
-func (w *simWorld) member(n *simNode) *fsmpb.Member { return memberOf(w.applicant(n)) }
-
-// join adds a node to the cluster.
-func (w *simWorld) join(voter bool) bool {
-	n := w.addNode()
-	secret := sha256.Sum256([]byte("secret " + string(n.id)))
-	hash := sha256.Sum256(secret[:])
-	if _, err := w.insist("token-"+string(n.id[:8]), &fsmpb.Command{Body: &fsmpb.Command_CreateJoinToken{CreateJoinToken: &fsmpb.CreateJoinToken{
-		Token: &fsmpb.JoinToken{Hash: hash[:], ExpireTimeMs: time.Now().Add(time.Hour).UnixMilli(), Voter: voter},
-	}}}); err != nil {
-		w.note("no token: %v", err)
-		n.gone.Store(true)
-		return false
-	}
-	n.start()
-	w.count(func(s *simStats) { s.Members++ })
-	for range 20 {
-		if l := w.leader(); l != nil {
-			ctx, cancel := context.WithTimeout(w.ctx, 2*time.Second)
-			_, err := l.c.admit(ctx, w.applicant(n), secret[:], "")
-			cancel()
-			if err == nil {
-				return true
-			}
-			w.note("not admitted: %v", err)
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	return true // it may be a member all the same
-}
-
 // recovers mends everything and checks that the cluster does its work again.
 func (w *simWorld) recovers() bool {
 	w.mu.Lock()
@@ -362,7 +344,8 @@ func (w *simWorld) recovers() bool {
 		m, ok := l.c.machine.View().Member(string(n.id))
 		return ok && !m.GetRemoved()
 	}
-	ok := w.until(60*time.Second, func() bool {
+	bound := w.scaled(time.Minute)
+	ok := w.until(bound, func() bool {
 		settled := w.leader() != nil
 		for _, n := range nodes {
 			l := n.now.Load()
@@ -373,10 +356,9 @@ func (w *simWorld) recovers() bool {
 				settled = false
 			case l != nil && !member(n) && settled:
 				n.gone.Store(true)
-				l.kill()
 			}
 		}
-		if !settled {
+		if !settled || !w.forgotten() {
 			return false
 		}
 		for _, l := range w.lives() {
@@ -388,16 +370,18 @@ func (w *simWorld) recovers() bool {
 	})
 	if !ok {
 		for _, l := range w.lives() {
-			w.violation("node %d does not serve 60 s after all was mended: %v", l.node.n, l.c.LeaseErr())
+			w.violation("node %d does not serve %s after all was mended: %v", l.node.n, bound, l.c.LeaseErr())
 		}
 		if w.leader() == nil {
-			w.violation("no leader 60 s after all was mended")
+			w.violation("no leader %s after all was mended", bound)
+		} else if !w.forgotten() {
+			w.violation("a removed member is not purged %s after all was mended", bound)
 		}
 		return false
 	}
 	for k := range w.plan.keys {
 		for _, l := range w.lives() {
-			ctx, cancel := context.WithTimeout(w.ctx, 10*time.Second)
+			ctx, cancel := context.WithTimeout(w.ctx, w.scaled(10*time.Second))
 			call, request := w.invoke(k), fmt.Sprintf("last-%d-%d", k, l.node.n)
 			res, err := l.submit(ctx, request, simToggle(l.c.machine.View(), k, 0))
 			cancel()
@@ -453,6 +437,9 @@ func (f *simFSM) Apply(e *raft.Log) any {
 	if err := proto.Unmarshal(e.Data, cmd); err != nil {
 		f.life.node.w.violation("entry %d: %v", e.Index, err)
 		return res
+	}
+	if cmd.GetAddMember() != nil || cmd.GetRemoveMember() != nil {
+		f.life.c.look() // as who watches the members does
 	}
 	_, _, chain := f.life.c.machine.Applied()
 	f.life.node.w.tapped(e, cmd, r, f.life.c.machine.View(), chain)

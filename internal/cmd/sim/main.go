@@ -45,17 +45,23 @@ import (
 
 // scale is how much is simulated.
 type scale struct {
+	lan, wan quantity
+	until    int // histories within which a mutation must be found out
+
+	failovers, ops int // that must have happened
+}
+
+// quantity is how much is simulated with one profile of timers and distances.
+type quantity struct {
 	histories int // with every kind of fault
 	calm      int // in which leaders are lost one by one and gaps are measured
-	until     int // histories within which a mutation must be found out
-
-	failovers, ops, losses int // that must have happened
+	losses    int // of a leader, that must have been measured
 }
 
 // full is what `make sim` does, short what `make ci` does.
 var (
-	full  = scale{histories: 80, calm: 90, until: 200, failovers: 1000, ops: 100_000, losses: 1000} //nolint:gochecknoglobals // A constant.
-	short = scale{histories: 12, calm: 8, until: 200, failovers: 100, ops: 20_000, losses: 50}      //nolint:gochecknoglobals // A constant.
+	full  = scale{quantity{60, 82, 1000}, quantity{15, 40, 400}, 200, 1000, 100_000} //nolint:gochecknoglobals // A constant.
+	short = scale{quantity{8, 6, 50}, quantity{2, 2, 10}, 200, 80, 20_000}           //nolint:gochecknoglobals // A constant.
 )
 
 func main() {
@@ -92,7 +98,10 @@ func run(ctx context.Context, out io.Writer, seed uint64, brief bool, fault stri
 	if err := b.build(ctx); err != nil {
 		return err
 	}
-	args := []string{"-sim.histories=" + strconv.Itoa(size.histories), "-sim.calm=" + strconv.Itoa(size.calm)}
+	args := []string{
+		"-sim.histories=" + strconv.Itoa(size.lan.histories), "-sim.calm=" + strconv.Itoa(size.lan.calm),
+		"-sim.wan=" + strconv.Itoa(size.wan.histories), "-sim.wancalm=" + strconv.Itoa(size.wan.calm),
+	}
 	if fault != "" {
 		args = append(args, "-sim.fault="+fault)
 	}
@@ -105,15 +114,16 @@ func run(ctx context.Context, out io.Writer, seed uint64, brief bool, fault stri
 	if len(clean.Violations) > 0 {
 		problems = append(problems, fmt.Errorf("%d violations, in the histories %v: make sim SIMFLAGS=-seed=%d", len(clean.Violations), clean.Caught, clean.Caught[0]))
 	}
+	lan, wan := clean.Reads["lan"], clean.Reads["wan"]
 	caught, all := 0, 0
 	if fault == "" {
-		if clean.Failovers < size.failovers || clean.Ops < size.ops || clean.Losses < size.losses {
-			problems = append(problems, fmt.Errorf("too little happened: %d failovers of %d, %d operations of %d, %d losses of a leader of %d",
-				clean.Failovers, size.failovers, clean.Ops, size.ops, clean.Losses, size.losses))
+		if clean.Failovers < size.failovers || clean.Ops < size.ops || lan.Losses < size.lan.losses || wan.Losses < size.wan.losses {
+			problems = append(problems, fmt.Errorf("too little happened: %d failovers of %d, %d operations of %d, %d and %d losses of a leader of %d and %d",
+				clean.Failovers, size.failovers, clean.Ops, size.ops, lan.Losses, wan.Losses, size.lan.losses, size.wan.losses))
 		}
 		for _, m := range mutations() {
 			all++
-			s, err := b.simulate(ctx, "mutated.test", m.name, "-sim.first", "-sim.calm=0", "-sim.histories="+strconv.Itoa(size.until))
+			s, err := b.simulate(ctx, "mutated.test", m.name, "-sim.first", "-sim.likely="+m.fault, "-sim.calm=0", "-sim.wan=0", "-sim.histories="+strconv.Itoa(size.until))
 			switch {
 			case err != nil:
 				problems = append(problems, fmt.Errorf("mutation %s: %w", m.name, err))
@@ -121,7 +131,7 @@ func run(ctx context.Context, out io.Writer, seed uint64, brief bool, fault stri
 				problems = append(problems, fmt.Errorf("mutation %s is not found out within %d histories: %s", m.name, size.until, m.what))
 			default:
 				caught++
-				fmt.Fprintf(out, "mutation %-20s found out after %2d histories, seed %d\n", m.name, s.Histories, s.Caught[0])
+				fmt.Fprintf(out, "mutation %-22s found out after %2d histories, seed %d\n", m.name, s.Histories, s.Caught[0])
 			}
 		}
 	}
@@ -130,9 +140,12 @@ func run(ctx context.Context, out io.Writer, seed uint64, brief bool, fault stri
 		{"ops_checked", clean.Ops},
 		{"stale", clean.Stale},
 		{"mutations_caught", fmt.Sprintf("%d/%d", caught, all)},
-		{"read_gap_max_ms", clean.gap(1).Milliseconds()},
-		{"leader_losses", clean.Losses},
-		{"losses_with_gap", clean.Gapped},
+		{"read_gap_max_ms", lan.gap(1).Milliseconds()},
+		{"leader_losses", lan.Losses},
+		{"losses_with_gap", lan.Gapped},
+		{"wan_read_gap_max_ms", wan.gap(1).Milliseconds()},
+		{"wan_leader_losses", wan.Losses},
+		{"wan_losses_with_gap", wan.Gapped},
 		{"histories", clean.Histories},
 		{"seed", seed},
 	}))...)
@@ -175,25 +188,26 @@ func (b *bench) command(ctx context.Context, name string, args ...string) *exec.
 
 // summary is what a program reports; see simSummary in package cluster.
 type summary struct {
-	Failovers  int             `json:"failovers"`
-	Ops        int             `json:"ops"`
-	Unknown    int             `json:"unknown"`
-	Refused    int             `json:"refused"`
-	Stale      int             `json:"stale"`
-	Rotations  int             `json:"rotations"`
-	Crashes    int             `json:"crashes"`
-	Exits      int             `json:"exits"`
-	Snapshots  int             `json:"snapshots"`
-	Overtaken  int             `json:"overtaken"`
-	Members    int             `json:"members"`
-	Losses     int             `json:"losses"`
-	Gapped     int             `json:"gapped"`
-	Histories  int             `json:"histories"`
-	Simulated  time.Duration   `json:"simulated_ns"`
-	Caught     []uint64        `json:"caught"`
-	Violations []string        `json:"violations"`
-	Gaps       []time.Duration `json:"gaps_ns"`
-	Faults     map[string]int  `json:"faults"`
+	Failovers  int              `json:"failovers"`
+	Ops        int              `json:"ops"`
+	Unknown    int              `json:"unknown"`
+	Refused    int              `json:"refused"`
+	Stale      int              `json:"stale"`
+	Rotations  int              `json:"rotations"`
+	Crashes    int              `json:"crashes"`
+	Exits      int              `json:"exits"`
+	Snapshots  int              `json:"snapshots"`
+	Overtaken  int              `json:"overtaken"`
+	Joined     int              `json:"joined"`
+	Removed    int              `json:"removed"`
+	Purged     int              `json:"purged"`
+	Demoted    int              `json:"demoted"`
+	Histories  int              `json:"histories"`
+	Simulated  time.Duration    `json:"simulated_ns"`
+	Caught     []uint64         `json:"caught"`
+	Violations []string         `json:"violations"`
+	Reads      map[string]reads `json:"reads"` // by profile
+	Faults     map[string]int   `json:"faults"`
 }
 
 // simulate runs a program. That it finds violations is no error of it.
@@ -203,7 +217,7 @@ func (b *bench) simulate(ctx context.Context, program, mutation string, args ...
 		"-test.run=^TestSimulation$", "-test.timeout=10m", "-sim.report=" + report, "-sim.seed=" + strconv.FormatUint(b.seed, 10),
 	}, args...)...)
 	cmd.Dir = filepath.Join(b.root, "cluster")
-	cmd.Env = append(os.Environ(), environment+"="+mutation)
+	cmd.Env = append(os.Environ(), environment+"="+mutation, "GOGC=400") // histories are short-lived and small
 	said, ran := cmd.CombinedOutput()
 	raw, err := os.ReadFile(report)
 	if err == nil {
@@ -216,19 +230,37 @@ func (b *bench) simulate(ctx context.Context, program, mutation string, args ...
 	return s, nil
 }
 
+// reads is for how long nodes that were not hit could not serve after the loss of a
+// leader; see simReads in package cluster.
+type reads struct {
+	Heartbeat time.Duration `json:"heartbeat_ns"`
+	Renew     time.Duration `json:"renew_ns"`
+	Lease     time.Duration `json:"lease_ns"`
+
+	Losses int             `json:"losses"`
+	Gapped int             `json:"gapped"`
+	Gaps   []time.Duration `json:"gaps_ns"` // in order
+}
+
 // gap returns the gap that this share of the losses of a leader did not exceed.
-func (s *summary) gap(share float64) time.Duration {
-	if len(s.Gaps) == 0 {
+func (r reads) gap(share float64) time.Duration {
+	if len(r.Gaps) == 0 {
 		return 0
 	}
-	return s.Gaps[min(int(share*float64(len(s.Gaps))), len(s.Gaps)-1)]
+	return r.Gaps[min(int(share*float64(len(r.Gaps))), len(r.Gaps)-1)]
+}
+
+func (r reads) print(out io.Writer, profile string) {
+	fmt.Fprintf(out, "timers of %s: heartbeat %s, renewal %s, lease %s\n", profile, r.Heartbeat, r.Renew, r.Lease)
+	fmt.Fprintf(out, "  %d losses of a leader, %d of them with a gap in reads on a node that was not hit; gap per loss and node: p50 %s, p90 %s, p99 %s, p99.9 %s, max %s\n",
+		r.Losses, r.Gapped, r.gap(0.5), r.gap(0.9), r.gap(0.99), r.gap(0.999), r.gap(1))
 }
 
 func (s *summary) print(out io.Writer, seed uint64) {
 	fmt.Fprintf(out, "%d histories from seed %d, %s of simulated time: %d failovers, %d answers checked, %d that told nothing, %d changes with unknown outcome, %d rotations\n",
 		s.Histories, seed, s.Simulated.Round(time.Second), s.Failovers, s.Ops, s.Refused, s.Unknown, s.Rotations)
-	fmt.Fprintf(out, "%d crashes, %d processes that ended by themselves, %d snapshots sent, %d of them overtaken, %d members that joined or left\n",
-		s.Crashes, s.Exits, s.Snapshots, s.Overtaken, s.Members)
+	fmt.Fprintf(out, "%d crashes, %d processes that ended by themselves, %d snapshots sent, %d of them overtaken, %d members that joined, %d removed, of which %d had the only vote, %d purged\n",
+		s.Crashes, s.Exits, s.Snapshots, s.Overtaken, s.Joined, s.Removed, s.Demoted, s.Purged)
 	names := make([]string, 0, len(s.Faults))
 	for name := range s.Faults {
 		names = append(names, name)
@@ -237,9 +269,8 @@ func (s *summary) print(out io.Writer, seed uint64) {
 	for _, name := range names {
 		fmt.Fprintf(out, "  %4d  %s\n", s.Faults[name], name)
 	}
-	fmt.Fprintf(out, "timers: heartbeat 500 ms, renewal 250 ms, lease 3 s\n")
-	fmt.Fprintf(out, "%d losses of a leader, %d of them with a gap in reads on a node that was not hit; gap per loss and node: p50 %s, p99 %s, max %s\n",
-		s.Losses, s.Gapped, s.gap(0.5), s.gap(0.99), s.gap(1))
+	s.Reads["lan"].print(out, "lan")
+	s.Reads["wan"].print(out, "wan")
 	slices.Sort(s.Violations)
 	for _, v := range s.Violations[:min(len(s.Violations), 60)] {
 		fmt.Fprintln(out, v)

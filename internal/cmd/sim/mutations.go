@@ -16,6 +16,7 @@ const environment = "KRYPTON_MUTATION"
 // count only in the one whose name the environment says.
 type mutation struct {
 	name  string
+	fault string // the one that shows it best, which is every second one; empty: none
 	what  string // what is gone
 	edits []edit
 }
@@ -26,20 +27,21 @@ type edit struct{ file, old, new string }
 const (
 	leasePackage   = "cluster/lease/"
 	clusterPackage = "cluster/"
+	fsmPackage     = "fsm/"
 )
 
 // mutations are the protections of serving leases (docs/leases.md), each gone.
 func mutations() []mutation {
 	return []mutation{
-		{"no-new-leader-wait", "a new leader counts no leases that earlier leaders gave", []edit{{
+		{name: "no-new-leader-wait", what: "a new leader counts no leases that earlier leaders gave", edits: []edit{{
 			leasePackage + "leader.go", "		l.tab.star(i, at)\n", "		if !mutated(\"no-new-leader-wait\") {\n			l.tab.star(i, at)\n		}\n",
 		}}},
-		{"no-confirm", "a leader gives grants without asking the voters", []edit{{
+		{name: "no-confirm", what: "a leader gives grants without asking the voters", edits: []edit{{
 			leasePackage + "round.go", "	latest := make([]uint64, 0, len(r.voters))\n", "	if mutated(\"no-confirm\") {\n		return r.last\n	}\n	latest := make([]uint64, 0, len(r.voters))\n",
 		}}},
 		// Alone it is not seen: a leader that has not applied what ended its epoch is
 		// stuck for as long, and so gives no grants.
-		{"current-term", "voters confirm the present term, not the one whose epoch is established, to a leader that is stuck", []edit{
+		{name: "current-term", fault: "transfer there and back, unnoticed", what: "voters confirm the present term, not the one whose epoch is established, to a leader that is stuck", edits: []edit{
 			{leasePackage + "limits.go", "return oldest > StuckAfter }", "return oldest > StuckAfter && !mutated(\"current-term\") }"},
 			{clusterPackage + "watchdog.go", "age > limit {", "age > limit && !mutated(\"current-term\") {"},
 			{
@@ -52,40 +54,73 @@ func mutations() []mutation {
 				"		if term, _, ok := l.leader.Established(); mutated(\"current-term\") && ok && confirmed.Term == c.raft.CurrentTerm() {\n			confirmed.Term = term\n		}\n		if l.asked.round == confirmed.Round {\n",
 			},
 		}},
-		{"non-voters-counted", "whoever has no vote confirms like a voter", []edit{{
+		{name: "non-voters-counted", what: "whoever has no vote confirms like a voter", edits: []edit{{
 			clusterPackage + "leases.go", "		if s.Suffrage == raft.Voter {\n", "		if s.Suffrage == raft.Voter || mutated(\"non-voters-counted\") {\n",
 		}}},
-		{"receive-time", "a lease counts from when the grant came", []edit{{
+		{name: "receive-time", fault: "late grants", what: "a lease counts from when the grant came", edits: []edit{{
 			leasePackage + "holder.go", "	h.maxTerm = g.Term\n", "	h.maxTerm = g.Term\n	if mutated(\"receive-time\") {\n		start = now\n	}\n",
 		}}},
-		{"no-grant-index", "a grant counts for any state", []edit{{
+		{name: "no-grant-index", what: "a grant counts for any state", edits: []edit{{
 			leasePackage + "grant.go", "	case h.applied.Index >= w.lease.Index:\n", "	case h.applied.Index >= w.lease.Index || mutated(\"no-grant-index\"):\n",
 		}}},
-		{"no-gate", "an answer may tell a change that is not complete", nil}, // the simulation's readers
-		{"incarnations-alike", "a report of a process counts for the next one on the same node", []edit{{
+		{name: "no-gate", what: "an answer may tell a change that is not complete", edits: nil}, // the simulation's readers
+		{name: "incarnations-alike", fault: "restart behind a report", what: "a report of a process counts for the next one on the same node", edits: []edit{{
 			leasePackage + "renew.go", "	l.tab.report(i, r.Inc, r.Applied)\n",
 			"	inc := r.Inc\n	if mutated(\"incarnations-alike\") {\n		inc = Incarnation{Boot: 1}\n	}\n	l.tab.report(i, inc, r.Applied)\n",
 		}}},
-		{"flap-unnoticed", "leadership that was lost and won again ends no epoch", []edit{{
+		// The order stands behind two others: a new stream of a node ends its old one, and
+		// a log that ends earlier than before is refused.
+		{name: "incarnations-unordered", fault: "report of a process that has ended", what: "whatever process of a node is heard last is the newest, over its own stream and with whatever log", edits: []edit{
+			{leasePackage + "renew.go", "	case r.Inc.Compare(before.inc) < 0, r.Inc.Boot == 0:\n", "	case r.Inc.Compare(before.inc) < 0 && !mutated(\"incarnations-unordered\"), r.Inc.Boot == 0:\n"},
+			{leasePackage + "renew.go", "	case r.Log.Compare(before.log) < 0:\n", "	case r.Log.Compare(before.log) < 0 && !mutated(\"incarnations-unordered\"):\n"},
+			{leasePackage + "table.go", "	if inc.Compare(s.inc) > 0 {\n", "	if inc.Compare(s.inc) > 0 || inc != s.inc && mutated(\"incarnations-unordered\") {\n"},
+			{clusterPackage + "granting.go", "	if old := l.links[id]; old != nil {\n		old.end()", "	if old := l.links[id]; old != nil && !mutated(\"incarnations-unordered\") {\n		old.end()"},
+		}},
+		{name: "flap-unnoticed", fault: "transfer there and back, unnoticed", what: "leadership that was lost and won again ends no epoch", edits: []edit{{
 			leasePackage + "leader.go", "	if l.term != 0 && e.Term > l.term {\n", "	if l.term != 0 && e.Term > l.term && !mutated(\"flap-unnoticed\") {\n",
 		}}},
-		{"lease-over-restore", "a lease stays while a snapshot replaces the state, and an overtaken snapshot does", []edit{
+		{name: "lease-over-restore", what: "a lease stays while a snapshot replaces the state, and an overtaken snapshot does", edits: []edit{
 			{leasePackage + "holder.go", "	h.inc.Restores++\n", "	if mutated(\"lease-over-restore\") {\n		h.applied = Entry{}\n		return\n	}\n	h.inc.Restores++\n"},
 			{clusterPackage + "arrivals.go", "s.Term == r.CurrentTerm()", "!mutated(\"lease-over-restore\") && s.Term == r.CurrentTerm()"},
 			{clusterPackage + "store.go", "func (s *store) IsMonotonic() bool { return true }", "func (s *store) IsMonotonic() bool { return !mutated(\"lease-over-restore\") }"},
 		}},
-		{"lease-persisted", "a process goes on under the lease of the one before", []edit{
+		{name: "table-over-restore", fault: "snapshot for a leader that noticed nothing", what: "a leader's table stays while a snapshot replaces the state", edits: []edit{
+			{clusterPackage + "leases.go", "	l.leader.Lost() // the snapshot", "	if !mutated(\"table-over-restore\") {\n		l.leader.Lost()\n	} // the snapshot"},
+			{leasePackage + "leader.go", "	ended = l.term != 0\n	l.drop()\n	l.applied = e\n", "	ended = l.term != 0 && !mutated(\"table-over-restore\")\n	if ended {\n		l.drop()\n	}\n	l.applied = e\n"},
+		}},
+		{name: "lease-persisted", what: "a process goes on under the lease of the one before", edits: []edit{
 			{clusterPackage + "leases.go", "	next := &Standing{View: v,", "	l.holder.Persist(string(l.c.id))\n	next := &Standing{View: v,"},
 			{
 				clusterPackage + "leases.go", "	l.holder = lease.NewHolder(lease.HolderConfig{History: l.history, Boot: l.c.cfg.Dir.Boots(), Renew: timing.Renew, Patience: timing.Patience()})\n",
 				"	l.holder = lease.NewHolder(lease.HolderConfig{History: l.history, Boot: l.c.cfg.Dir.Boots(), Renew: timing.Renew, Patience: timing.Patience()})\n	l.holder.Revive(string(l.c.id))\n",
 			},
 		}},
-		{"no-fence", "a change is acknowledged once it is committed", []edit{{
+		{name: "removal-not-awaited", fault: "member removed while it is cut off", what: "a removal does not wait for the lease of the removed member", edits: []edit{{
+			leasePackage + "table.go", "		if m.Removed {\n			t.slots[i].standing = removed\n",
+			"		if m.Removed && mutated(\"removal-not-awaited\") {\n			t.slots[i].before, t.slots[i].grants = false, nil\n			t.note(i)\n		}\n		if m.Removed {\n			t.slots[i].standing = removed\n",
+		}}},
+		{name: "removed-not-counted", fault: "member removed while it is cut off", what: "a new leader counts no leases that earlier leaders gave to members that are being removed", edits: []edit{{
+			leasePackage + "leader.go", "	l.setMembers(e.Members)\n	for i := range l.tab.slots {\n", "	l.setMembers(e.Members)\n	for i := range l.tab.slots {\n		if l.tab.slots[i].standing == removed && mutated(\"removed-not-counted\") {\n			continue\n		}\n",
+		}}},
+		{name: "purged-too-early", fault: "member removed while it is cut off", what: "a removed member is forgotten while it may have a lease", edits: []edit{{
+			clusterPackage + "leases.go", "	return l.leader != nil && l.leader.Complete() >= m.GetModIndex()\n",
+			"	return l.leader != nil && (l.leader.Complete() >= m.GetModIndex() || mutated(\"purged-too-early\"))\n",
+		}}},
+		{name: "removed-granted", fault: "member removed while it lags", what: "a removed member is given leases", edits: []edit{{
+			leasePackage + "renew.go", "	if s.standing != current {\n", "	if s.standing != current && !mutated(\"removed-granted\") {\n",
+		}}},
+		{name: "removed-goes-on", fault: "member removed", what: "a node that sees its own removal goes on under the lease that it has", edits: []edit{{
+			clusterPackage + "leases.go", "m.GetRemoved() {\n		l.holder.Remove()\n", "m.GetRemoved() && !mutated(\"removed-goes-on\") {\n		l.holder.Remove()\n",
+		}}},
+		{name: "identity-again", fault: "removed member joins anew", what: "a removed member may be one again, under its identity", edits: []edit{
+			{fsmPackage + "member.go", "[]byte(m.GetId())); ok {\n		return done{}, errs.New(errs.AlreadyExists, \"a node of this id", "[]byte(m.GetId())); ok && !mutated(\"identity-again\") {\n		return done{}, errs.New(errs.AlreadyExists, \"a node of this id"},
+			{fsmPackage + "member.go", "indexKey, sum[:]); ok {\n		return done{}, errs.New(errs.AlreadyExists, \"a node with", "indexKey, sum[:]); ok && !mutated(\"identity-again\") {\n		return done{}, errs.New(errs.AlreadyExists, \"a node with"},
+		}},
+		{name: "no-fence", what: "a change is acknowledged once it is committed", edits: []edit{{
 			clusterPackage + "completion.go", "		err = c.WaitComplete(bound, index)\n",
 			"		if !mutated(\"no-fence\") {\n			err = c.WaitComplete(bound, index)\n		}\n",
 		}}},
-		{"drift-ignored", "nobody allows for clocks that run at different rates", []edit{{
+		{name: "drift-ignored", what: "nobody allows for clocks that run at different rates", edits: []edit{{
 			leasePackage + "clock.go", "	return d/100*driftPercent + (d%100*driftPercent+99)/100\n",
 			"	if mutated(\"drift-ignored\") {\n		return 0\n	}\n	return d/100*driftPercent + (d%100*driftPercent+99)/100\n",
 		}}},
@@ -104,6 +139,7 @@ func mutated(name string) bool { return mutation == name }
 	return map[string]string{
 		clusterPackage + "mutated.go": "package cluster\n" + asked,
 		leasePackage + "mutated.go":   "package lease\n" + asked,
+		fsmPackage + "mutated.go":     "package fsm\n" + asked,
 		leasePackage + "persisted.go": `package lease
 
 import "sync"
