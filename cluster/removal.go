@@ -3,10 +3,12 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/hashicorp/raft"
 
 	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -37,7 +39,14 @@ func (c *Cluster) mayGo(ctx context.Context, id NodeID) error {
 	if err := conf.Error(); err != nil {
 		return errNoLeader(err)
 	}
-	if voters, ok := dispensable(id, conf.Configuration().Servers, c.machine.View()); !ok {
+	v := c.machine.View()
+	if voters, ok := dispensable(id, conf.Configuration().Servers, v); !ok {
+		// In the words of the state machine, where it would refuse, too.
+		if !slices.ContainsFunc(v.Members(), func(m *fsmpb.Member) bool {
+			return m.GetVoter() && !m.GetRemoved() && m.GetId() != string(id)
+		}) {
+			return fsm.ErrLastVoter()
+		}
 		return errs.New(errs.FailedState, fmt.Sprintf("of the votes that count, %d, too few are left without that of this node", voters),
 			errs.Hint("take its vote first: krypton operator demote NODE; then remove it, when krypton operator members shows that another one votes"))
 	}

@@ -219,9 +219,14 @@ func (t *tx) otherVoter(id string) error {
 		return !other
 	})
 	if !other {
-		return errs.New(errs.FailedState, "the node is the last voter", errs.Hint("make another node a voter first"))
+		return ErrLastVoter()
 	}
 	return nil
+}
+
+// ErrLastVoter refuses to take the vote of the only member that is to have one.
+func ErrLastVoter() error {
+	return errs.New(errs.FailedState, "the node is the last voter", errs.Hint("make another node a voter first"))
 }
 
 func (t *tx) removeMember(c *fsmpb.RemoveMember) (done, error) {
