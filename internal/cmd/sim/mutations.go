@@ -57,9 +57,10 @@ func mutations() []mutation {
 		{name: "non-voters-counted", what: "whoever has no vote confirms like a voter", edits: []edit{{
 			clusterPackage + "leases.go", "		if s.Suffrage == raft.Voter {\n", "		if s.Suffrage == raft.Voter || mutated(\"non-voters-counted\") {\n",
 		}}},
-		{name: "receive-time", fault: "late grants", what: "a lease counts from when the grant came", edits: []edit{{
-			leasePackage + "holder.go", "	h.maxTerm = g.Term\n", "	h.maxTerm = g.Term\n	if mutated(\"receive-time\") {\n		start = now\n	}\n",
-		}}},
+		{name: "receive-time", fault: "late grants", what: "a lease counts from when the grant came, however long nothing came before", edits: []edit{
+			{leasePackage + "holder.go", "	h.maxTerm = g.Term\n", "	h.maxTerm = g.Term\n	if mutated(\"receive-time\") {\n		start = now\n	}\n"},
+			{leasePackage + "silence.go", "	if !s.open || h.cfg.Patience == 0 {\n", "	if !s.open || h.cfg.Patience == 0 || mutated(\"receive-time\") {\n"},
+		}},
 		{name: "no-grant-index", what: "a grant counts for any state", edits: []edit{{
 			leasePackage + "grant.go", "	case h.applied.Index >= w.lease.Index:\n", "	case h.applied.Index >= w.lease.Index || mutated(\"no-grant-index\"):\n",
 		}}},
