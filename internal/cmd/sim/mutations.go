@@ -36,7 +36,7 @@ func mutations() []mutation {
 		{name: "no-new-leader-wait", what: "a new leader counts no leases that earlier leaders gave", edits: []edit{{
 			leasePackage + "leader.go", "		l.tab.star(i, at)\n", "		if !mutated(\"no-new-leader-wait\") {\n			l.tab.star(i, at)\n		}\n",
 		}}},
-		{name: "no-confirm", what: "a leader gives grants without asking the voters", edits: []edit{{
+		{name: "no-confirm", fault: "transfer that the old leader does not hear of", what: "a leader gives grants without asking the voters", edits: []edit{{
 			leasePackage + "round.go", "	latest := make([]uint64, 0, len(r.voters))\n", "	if mutated(\"no-confirm\") {\n		return r.last\n	}\n	latest := make([]uint64, 0, len(r.voters))\n",
 		}}},
 		// Alone it is not seen: a leader that has not applied what ended its epoch is
@@ -54,7 +54,7 @@ func mutations() []mutation {
 				"		if term, _, ok := l.leader.Established(); mutated(\"current-term\") && ok && confirmed.Term == c.raft.CurrentTerm() {\n			confirmed.Term = term\n		}\n		if l.asked.round == confirmed.Round {\n",
 			},
 		}},
-		{name: "non-voters-counted", what: "whoever has no vote confirms like a voter", edits: []edit{{
+		{name: "non-voters-counted", fault: "transfer that the old leader does not hear of", what: "whoever has no vote confirms like a voter", edits: []edit{{
 			clusterPackage + "leases.go", "		if s.Suffrage == raft.Voter {\n", "		if s.Suffrage == raft.Voter || mutated(\"non-voters-counted\") {\n",
 		}}},
 		{name: "receive-time", fault: "late grants", what: "a lease counts from when the grant came, however long nothing came before", edits: []edit{

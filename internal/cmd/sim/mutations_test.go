@@ -3,6 +3,7 @@ package main
 import (
 	"go/parser"
 	"go/token"
+	"os"
 	"strings"
 	"testing"
 )
@@ -22,7 +23,14 @@ func TestEveryMutationFindsItsPlace(t *testing.T) {
 			t.Errorf("%s, mutated: %v", name, err)
 		}
 	}
+	faults, err := os.ReadFile(root + "/cluster/sim_faults_internal_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, m := range mutations() {
+		if m.fault != "" && !strings.Contains(string(faults), "{\""+m.fault+"\",") {
+			t.Errorf("%s: there is no fault %q", m.name, m.fault)
+		}
 		for _, e := range m.edits {
 			if !strings.Contains(e.new, "mutated(\""+m.name+"\")") && !strings.Contains(e.new, "Persist(") && !strings.Contains(e.new, "Revive(") && m.name != "current-term" {
 				t.Errorf("%s: an edit of %s counts in every mutated program", m.name, e.file)
