@@ -26,7 +26,9 @@ func callers(cmd *fsmpb.Command) bool {
 		*fsmpb.Command_AddVersion, *fsmpb.Command_SetPrimary, *fsmpb.Command_ChangeVersion,
 		*fsmpb.Command_PinResource, *fsmpb.Command_UnpinResource, *fsmpb.Command_RollbackResource,
 		*fsmpb.Command_CreateJoinToken, *fsmpb.Command_RemoveMember, *fsmpb.Command_SetHold,
-		*fsmpb.Command_RevokeCertificate:
+		*fsmpb.Command_RevokeCertificate,
+		*fsmpb.Command_PutIssuer, *fsmpb.Command_RemoveIssuer,
+		*fsmpb.Command_BindRole, *fsmpb.Command_UnbindRole, *fsmpb.Command_SetTenantGovernors:
 		return true
 	case *fsmpb.Command_UpdateMember:
 		// Addresses and releases are what a member says of itself; see Announce.
