@@ -152,6 +152,11 @@ var Restrictions = []Restriction{
 		Instead: "keep the memsec.Secret and use memsec's own Seal, Open, Expand and MAC",
 	},
 	{
+		What:      []string{"github.com/coreos/go-oidc", "github.com/go-jose/go-jose"},
+		Importers: map[string]string{"auth/jwt": "judges callers' tokens, by stricter rules than the libraries'"},
+		Instead:   "call package auth/jwt",
+	},
+	{
 		What:      []string{"github.com/hashicorp/raft", "github.com/hashicorp/raft-boltdb", "go.etcd.io/bbolt"},
 		Importers: map[string]string{"cluster": "it is what cluster is made of", "jepsen": "looks into stopped nodes", "cmd/krypton/internal/damage": "breaks stopped nodes; tests only"},
 		Instead:   "call package cluster",
