@@ -83,12 +83,14 @@ func TestI2_AttacksOnTokensAreRefused(t *testing.T) {
 	t.Parallel()
 	k := newSigner(t, "k1", "RS256")
 	ec := newSigner(t, "k2", "ES256")
+	p384 := newSigner(t, "k3", "ES384")
+	k.open, ec.open, p384.open = true, true, true // only the kind of key says what it is for
 	nokid := newSigner(t, "", "EdDSA")
 	twin := newSigner(t, "twin", "ES256")
 	stranger := newSigner(t, "k1", "RS256")
 	pin := newSigner(t, "pinned", "RS256") // its jwk says RS256
 	asPS := &signer{kid: "pinned", alg: "PS256", key: pin.key}
-	p := newProvider(t, k, ec, twin, newSigner(t, "twin", "ES256"), pin, newSigner(t, "e1", "EdDSA"), newSigner(t, "e2", "EdDSA"))
+	p := newProvider(t, k, ec, p384, twin, newSigner(t, "twin", "ES256"), pin, newSigner(t, "e1", "EdDSA"), newSigner(t, "e2", "EdDSA"))
 	v := newVerifier(t, newClock(), p.issuer(1))
 	c := good(p.url, start)
 	ok := k.token(c)
@@ -139,6 +141,9 @@ func TestI2_AttacksOnTokensAreRefused(t *testing.T) {
 		"RS512":                       {k.text(`{"alg":"RS512","kid":"k1"}`, c.json()), algorithm},
 		"ES256 with an RSA key's id":  {ec.text(`{"alg":"ES256","kid":"k1"}`, c.json()), unknown},
 		"RS256 with an EC key's id":   {k.text(`{"alg":"RS256","kid":"k2"}`, c.json()), unknown},
+		"ES256 with a P-384 key's id": {ec.text(`{"alg":"ES256","kid":"k3"}`, c.json()), unknown},
+		"ES384 with a P-256 key's id": {p384.text(`{"alg":"ES384","kid":"k2"}`, c.json()), unknown},
+		"EdDSA with an RSA key's id":  {nokid.text(`{"alg":"EdDSA","kid":"k1"}`, c.json()), unknown},
 		"key that is for another alg": {asPS.token(c), unknown},
 		// signature
 		"signed by a stranger":        {stranger.token(c), signature},
@@ -164,7 +169,7 @@ func TestI2_AttacksOnTokensAreRefused(t *testing.T) {
 		"kid too long":             {k.text(`{"alg":"RS256","kid":"`+strings.Repeat("k", jwt.MaxKeyID+1)+`"}`, c.json()), "key id is not"},
 		"kid of two keys":          {twin.token(c), "two keys of its issuer fit"},
 		"no kid, two keys fit":     {nokid.token(c), "two keys of its issuer fit"},
-		"no kid of an unknown alg": {newSigner(t, "", "ES384").token(c), unknown},
+		"no kid of an unknown alg": {newSigner(t, "", "PS256").text(`{"alg":"PS256","kid":"pinned"}`, c.json()), unknown},
 		// header
 		"crit":                  {k.text(h(`,"crit":["exp"]`), c.json()), extension},
 		"crit empty":            {k.text(h(`,"crit":[]`), c.json()), extension},

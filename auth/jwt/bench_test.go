@@ -83,7 +83,7 @@ func BenchmarkNew(b *testing.B) {
 				if i%len(tokens) == 0 { // another uid: nothing is remembered
 					b.StopTimer()
 					is.UID[15]++
-					if err := v.Replace([]jwt.Issuer{is}); err != nil {
+					if err := v.Replace(1, []jwt.Issuer{is}); err != nil {
 						b.Fatal(err)
 					}
 					b.StartTimer()

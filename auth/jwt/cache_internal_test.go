@@ -101,3 +101,16 @@ func TestTheCacheKeepsFewAudiences(t *testing.T) {
 		t.Errorf("%d audiences are kept", len(got))
 	}
 }
+
+func TestTheDigestIsThatOfTheWholeToken(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{0, 1, 511, 512, 513, 1024, MaxToken} {
+		token := make([]byte, n)
+		for i := range token {
+			token[i] = byte('a' + i%26)
+		}
+		if digestOf(string(token)) != sha256.Sum256(token) {
+			t.Errorf("%d bytes have another digest", n)
+		}
+	}
+}

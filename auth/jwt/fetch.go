@@ -64,7 +64,7 @@ func noLinkLocal(_, address string, _ syscall.RawConn) error {
 	if err != nil {
 		return err
 	}
-	if a := ap.Addr().Unmap(); a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified() {
+	if a := ap.Addr(); a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified() {
 		return errLinkLocal
 	}
 	return nil

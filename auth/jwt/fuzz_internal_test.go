@@ -27,7 +27,7 @@ func FuzzVerify(f *testing.F) {
 	const iss = "https://kubernetes.default.svc.cluster.local"
 	v := New(Options{Clock: clock.NewFake(now)})
 	f.Cleanup(v.Close)
-	if err := v.Replace([]Issuer{{
+	if err := v.Replace(1, []Issuer{{
 		UID: [16]byte{1}, Path: "issuers/p", URL: iss, Audiences: []string{"krypton"},
 		StaticJWKS: []byte(`{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k1","x":"` + enc(public) + `"}]}`),
 	}}); err != nil {

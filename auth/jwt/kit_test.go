@@ -115,6 +115,31 @@ func (c *steered) advance(d time.Duration) {
 	c.note()
 }
 
+// asleep returns how many sleep.
+func (c *steered) asleep() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.sleeps)
+}
+
+// idle waits until nobody sleeps.
+func (c *steered) idle(t *testing.T) {
+	t.Helper()
+	for {
+		c.mu.Lock()
+		n, changed := len(c.sleeps), c.changed
+		c.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		select {
+		case <-changed:
+		case <-t.Context().Done():
+			t.Fatalf("%d still sleep", n)
+		}
+	}
+}
+
 // sleeper waits until somebody sleeps for d.
 func (c *steered) sleeper(t *testing.T, d time.Duration) {
 	t.Helper()
@@ -270,9 +295,10 @@ func uid(n byte) auth.Issuer { return auth.Issuer{0: n} }
 
 // signer is a key of an issuer.
 type signer struct {
-	kid string
-	alg string
-	key crypto.Signer
+	kid  string
+	alg  string
+	key  crypto.Signer
+	open bool // published without saying for which algorithm
 }
 
 func newSigner(t testing.TB, kid, alg string) *signer {
@@ -298,6 +324,9 @@ func newSigner(t testing.TB, kid, alg string) *signer {
 }
 
 func (s *signer) jwk() jose.JSONWebKey {
+	if s.open {
+		return jose.JSONWebKey{Key: s.key.Public(), KeyID: s.kid}
+	}
 	return jose.JSONWebKey{Key: s.key.Public(), KeyID: s.kid, Algorithm: s.alg, Use: "sig"}
 }
 
@@ -405,7 +434,7 @@ func newVerifier(t testing.TB, c clock.Clock, issuers ...jwt.Issuer) *jwt.Verifi
 	t.Helper()
 	v := jwt.New(jwt.Options{Clock: c})
 	t.Cleanup(v.Close)
-	if err := v.Replace(issuers); err != nil {
+	if err := v.Replace(1, issuers); err != nil {
 		t.Fatal(err)
 	}
 	return v

@@ -179,7 +179,7 @@ func TestProvidersThatFailOrLie(t *testing.T) {
 	big := func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, `{"keys":[],"pad":"`)
 		chunk := strings.Repeat("BIGBODY", 1<<10)
-		for range 10 << 20 / len(chunk) {
+		for { // until the node has had enough
 			if _, err := io.WriteString(w, chunk); err != nil {
 				return
 			}
@@ -204,7 +204,7 @@ func TestProvidersThatFailOrLie(t *testing.T) {
 			return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }
 		}, said: "it answers with status 204"},
 		"not JSON":      {discovery: func(*provider) http.HandlerFunc { return write("<html>SECRETPAGE</html>") }, said: "is not a discovery document"},
-		"10 MB":         {discovery: func(*provider) http.HandlerFunc { return big }, said: "it answers with more than 262144 bytes"},
+		"no end":        {discovery: func(*provider) http.HandlerFunc { return big }, said: "it answers with more than 262144 bytes"},
 		"10 MB of keys": {jwks: func(*provider) http.HandlerFunc { return big }, said: "it answers with more than 262144 bytes"},
 		"connection cut": {jwks: func(*provider) http.HandlerFunc {
 			return func(w http.ResponseWriter, _ *http.Request) {
@@ -351,15 +351,17 @@ func TestI5_AWithdrawnKeyStopsCounting(t *testing.T) {
 	a, b := stays.token(good(p.url, start)), leaks.token(good(p.url, start))
 	accepted(t, v, a)
 	accepted(t, v, b)
-	p.rotate(stays)
 	clk.sleeper(t, jwt.RefreshEvery)
+	clk.advance(jwt.RefreshEvery) // a refresh that brings nothing new
+	clk.sleeper(t, jwt.RefreshEvery)
+	p.rotate(stays)
 	accepted(t, v, b)
 	clk.advance(jwt.RefreshEvery)
 	clk.sleeper(t, jwt.RefreshEvery) // again: the refresh is done
 	refused(t, v, b, errs.Unauthenticated, "none of the keys that its issuer publishes")
 	accepted(t, v, a)
-	if p.fetched() != 2 {
-		t.Errorf("%d fetches, want 2", p.fetched())
+	if p.fetched() != 3 {
+		t.Errorf("%d fetches, want 3", p.fetched())
 	}
 }
 
@@ -461,7 +463,8 @@ func TestCloseEndsAFetchThatIsUnderWay(t *testing.T) {
 		asked <- struct{}{}
 		<-r.Context().Done()
 	}, nil)
-	v := newVerifier(t, newClock(), p.issuer(1))
+	clk := newClock()
+	v := newVerifier(t, clk, p.issuer(1))
 	ended := make(chan error, 1)
 	go func() {
 		_, err := v.Verify(t.Context(), k.token(good(p.url, start)))
@@ -469,11 +472,66 @@ func TestCloseEndsAFetchThatIsUnderWay(t *testing.T) {
 	}()
 	<-asked
 	v.Close()
+	if n := clk.asleep(); n != 0 {
+		t.Errorf("%d goroutines are left", n)
+	}
 	v.Close()
 	if err := <-ended; !errs.Is(err, errs.Unavailable) {
 		t.Errorf("%v", err)
 	}
-	if err := v.Replace(nil); err == nil {
+	clk.advance(jwt.FetchEvery) // nobody fetches any more, and nobody waits for it
+	refused(t, v, k.token(good(p.url, start)), errs.Unavailable, "cannot be had")
+	if err := v.Replace(1, nil); err == nil {
 		t.Error("a closed verifier took issuers")
+	}
+}
+
+func TestAnIssuerThatIsRemovedIsFetchedNoMore(t *testing.T) {
+	t.Parallel()
+	k := newSigner(t, "k1", "ES256")
+	p, q := newProvider(t, k), newProvider(t, k)
+	clk := newClock()
+	v := newVerifier(t, clk, p.issuer(1))
+	accepted(t, v, k.token(good(p.url, start)))
+	clk.sleeper(t, jwt.RefreshEvery)
+	changed := p.issuer(1)
+	changed.URL, changed.StaticJWKS = q.url, jwks_(k)
+	if err := v.Replace(1, []jwt.Issuer{changed}); err != nil {
+		t.Fatal(err)
+	}
+	clk.idle(t)
+	if err := v.Replace(1, []jwt.Issuer{p.issuer(1)}); err != nil {
+		t.Fatal(err)
+	}
+	clk.sleeper(t, jwt.RefreshEvery)
+	if err := v.Replace(1, nil); err != nil {
+		t.Fatal(err)
+	}
+	clk.idle(t)
+}
+
+// TestATokenDoesNotWaitForTheFetchInTheBackground, which is spread when many
+// issuers begin at the same time.
+func TestATokenDoesNotWaitForTheFetchInTheBackground(t *testing.T) {
+	t.Parallel()
+	k := newSigner(t, "k1", "ES256")
+	p := newProvider(t, k)
+	is := p.issuer(1)
+	is.UID[14], is.UID[15] = 0xff, 0xff
+	for range 20 {
+		v := newVerifier(t, newClock(), is)
+		accepted(t, v, k.token(good(p.url, start)))
+	}
+	clk := newClock()
+	newVerifier(t, clk, is)
+	last := uint16(0xffff)
+	spread := float64(last) / (1 << 16)
+	late := time.Duration(spread * float64(5*time.Second))
+	clk.sleeper(t, late)
+	before := p.fetched()
+	clk.advance(late)
+	clk.sleeper(t, jwt.RefreshEvery-time.Duration(spread*float64(jwt.RefreshEvery)/10))
+	if p.fetched() != before+1 {
+		t.Errorf("%d fetches", p.fetched()-before)
 	}
 }

@@ -77,11 +77,11 @@ func TestI1_AnIssuerThatCopiesAnotherReceivesNoneOfItsTokens(t *testing.T) {
 	first.CAs = [][]byte{[]byte("no certificate")}
 	broken := jwt.New(jwt.Options{Clock: newClock()})
 	t.Cleanup(broken.Close)
-	if err := broken.Replace([]jwt.Issuer{first, copied}); err == nil {
+	if err := broken.Replace(1, []jwt.Issuer{first, copied}); err == nil {
 		t.Error("an issuer that cannot be used is none")
 	}
 	refused(t, broken, token, errs.Unauthenticated, "audiences of two registered issuers")
-	if err := broken.Replace([]jwt.Issuer{first}); err == nil {
+	if err := broken.Replace(1, []jwt.Issuer{first}); err == nil {
 		t.Error("an issuer that cannot be used is none")
 	}
 	refused(t, broken, token, errs.Unauthenticated, "what is registered of the token's issuer cannot be used")
@@ -121,7 +121,7 @@ func TestI5_ARememberedTokenIsOfTheIssuersOfNow(t *testing.T) {
 	} {
 		v := newVerifier(t, newClock(), is)
 		accepted(t, v, token)
-		if err := v.Replace(c.to); err != nil {
+		if err := v.Replace(1, c.to); err != nil {
 			t.Fatal(err)
 		}
 		if c.said != "" {
@@ -175,7 +175,7 @@ func TestI7_ReplaceKeepsWhatDidNotChange(t *testing.T) {
 	policy.Audiences = []string{"new", "policy"}
 	policy.Skew, policy.Lifetime, policy.Path = time.Minute, time.Hour, "issuers/renamed"
 	fetch.CAs = append([][]byte{q.ca.cert.Raw}, fetch.CAs...)
-	if err := v.Replace([]jwt.Issuer{fetch, kept, policy, q.issuer(4)}); err != nil {
+	if err := v.Replace(1, []jwt.Issuer{fetch, kept, policy, q.issuer(4)}); err != nil {
 		t.Fatal(err)
 	}
 	accepted(t, v, k.token(good(p.url, start).with("sub", "bob")))
@@ -189,6 +189,34 @@ func TestI7_ReplaceKeepsWhatDidNotChange(t *testing.T) {
 	refused(t, v, k.token(good(p.url, start).with("aud", "fetch")), errs.Unavailable, "status 503")
 }
 
+// TestI5_OlderIssuersNeverComeBack: calls that serve by different states of the
+// registry replace at the same time.
+func TestI5_OlderIssuersNeverComeBack(t *testing.T) {
+	t.Parallel()
+	k := newSigner(t, "k1", "ES256")
+	is := static(1, "issuers/prod", k, "krypton")
+	v := newVerifier(t, newClock(), is)
+	token := k.token(good(cluster, start))
+	accepted(t, v, token)
+	for _, step := range []struct {
+		at, want uint64
+		issuers  []jwt.Issuer
+		in       bool
+	}{{7, 7, nil, false}, {6, 7, []jwt.Issuer{is}, false}, {7, 7, []jwt.Issuer{is}, true}, {8, 8, nil, false}, {0, 8, []jwt.Issuer{is}, false}} {
+		if err := v.Replace(step.at, step.issuers); err != nil {
+			t.Fatal(err)
+		}
+		if v.At() != step.want {
+			t.Errorf("at %d, want %d", v.At(), step.want)
+		}
+		if step.in {
+			accepted(t, v, token)
+		} else {
+			refused(t, v, token, errs.Unauthenticated, "no issuer is registered")
+		}
+	}
+}
+
 // TestReplaceTakesWhatIsRightAndNamesWhatIsWrong: one bad registration is not the end of the others.
 func TestReplaceTakesWhatIsRightAndNamesWhatIsWrong(t *testing.T) {
 	t.Parallel()
@@ -197,7 +225,7 @@ func TestReplaceTakesWhatIsRightAndNamesWhatIsWrong(t *testing.T) {
 	wrong.StaticJWKS = []byte("{}")
 	v := jwt.New(jwt.Options{Clock: newClock()})
 	t.Cleanup(v.Close)
-	err := v.Replace([]jwt.Issuer{wrong, right, twin})
+	err := v.Replace(1, []jwt.Issuer{wrong, right, twin})
 	if err == nil || !strings.Contains(err.Error(), "issuers/wrong: key set") || !strings.Contains(err.Error(), "issuers/twin: another issuer") || strings.Contains(err.Error(), "issuers/right") {
 		t.Errorf("%v", err)
 	}
@@ -227,7 +255,7 @@ func TestReplaceKeepsNothingOfItsCallers(t *testing.T) {
 	accepted(t, v, k.token(good(p.url, start)))
 	is.Audiences[0] = "krypton"
 	is.CAs[0] = bytes.Clone(p.ca.cert.Raw)
-	if err := v.Replace([]jwt.Issuer{is}); err != nil {
+	if err := v.Replace(1, []jwt.Issuer{is}); err != nil {
 		t.Fatal(err)
 	}
 	if s := v.Status()[0]; s.Keys != 1 || s.Fetches != 1 {
@@ -344,7 +372,7 @@ func TestCallersChangesAndRotationsAtTheSameTime(t *testing.T) {
 				more.Audiences = append(more.Audiences, fmt.Sprint("a", i%3))
 				set = append(set, more)
 			}
-			if err := v.Replace(set); err != nil {
+			if err := v.Replace(1, set); err != nil {
 				t.Error(err)
 			}
 		}

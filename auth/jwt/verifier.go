@@ -50,7 +50,8 @@ type Verifier struct {
 
 // registration is what Replace was told last. It is immutable.
 type registration struct {
-	seq   uint64
+	at    uint64 // index of the registry
+	seq   uint64 // of Replace
 	all   []*issuer
 	byUID map[auth.Issuer]*issuer
 	byURL map[string]map[string][]*issuer // by URL, then by audience
@@ -89,21 +90,33 @@ func (v *Verifier) Close() {
 	v.running.Wait()
 }
 
-// Replace makes issuers the registered ones, all at once. An issuer that was there
-// and says the same keeps its keys, its fetches and its remembered tokens; one whose
-// URL, CAs and static keys stay keeps its keys (I7).
+// At returns the at of the last Replace. A caller that serves by a state of the
+// registry compares it with the index of that state's last change of issuers
+// before it verifies: a token is then judged by no older issuers than the rest of
+// the call.
+func (v *Verifier) At() uint64 { return v.registered.Load().at }
+
+// Replace makes issuers the registered ones, all at once. They are those of the
+// registry at the index at; if later ones are there already, nothing is done, so
+// that a slow caller cannot bring back what was taken away.
+//
+// An issuer that was there and says the same keeps its keys, its fetches and its
+// remembered tokens; one whose URL, CAs and static keys stay keeps its keys (I7).
 //
 // An issuer that Check refuses is in force as one that accepts nothing, and so is a
 // second one with a uid; the error names all of these by their path. The others
 // are in force whatever the error. Nothing is waited for.
-func (v *Verifier) Replace(issuers []Issuer) error {
+func (v *Verifier) Replace(at uint64, issuers []Issuer) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.closed {
 		return errors.New("the verifier of tokens is closed")
 	}
 	old := v.registered.Load()
-	next := &registration{seq: old.seq + 1, byUID: map[auth.Issuer]*issuer{}, byURL: map[string]map[string][]*issuer{}}
+	if at < old.at {
+		return nil
+	}
+	next := &registration{at: at, seq: old.seq + 1, byUID: map[auth.Issuer]*issuer{}, byURL: map[string]map[string][]*issuer{}}
 	live := map[*source]bool{}
 	var wrong []error
 	for _, told := range issuers {

@@ -1,10 +1,71 @@
 package jwt
 
 import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/base64"
 	"net/http"
 	"testing"
 	"time"
+
+	"github.com/openkcm/krypton-cluster/internal/clock"
 )
+
+// TestI7_ReplaceKeepsWhatIsRemembered, and forgets what is of no issuer any more.
+func TestI7_ReplaceKeepsWhatIsRemembered(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_800_000_000, 0)
+	private := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))
+	enc := base64.RawURLEncoding.EncodeToString
+	public, ok := private.Public().(ed25519.PublicKey)
+	if !ok {
+		t.Fatal("no public key")
+	}
+	is := Issuer{
+		UID: [16]byte{1}, Path: "issuers/p", URL: "https://id.example", Audiences: []string{"krypton"},
+		StaticJWKS: []byte(`{"keys":[{"kty":"OKP","crv":"Ed25519","x":"` + enc(public) + `"}]}`),
+	}
+	other := is
+	other.UID, other.Audiences = [16]byte{2}, []string{"other"}
+	v := New(Options{Clock: clock.NewFake(now)})
+	t.Cleanup(v.Close)
+	replace := func(issuers ...Issuer) {
+		t.Helper()
+		if err := v.Replace(1, issuers); err != nil {
+			t.Fatal(err)
+		}
+	}
+	replace(is)
+	input := enc([]byte(`{"alg":"EdDSA"}`)) + "." + enc([]byte(`{"iss":"https://id.example","aud":"krypton","sub":"a","exp":1800000600}`))
+	token := input + "." + enc(ed25519.Sign(private, []byte(input)))
+	if _, err := v.Verify(t.Context(), token); err != nil {
+		t.Fatal(err)
+	}
+	kept := func() bool {
+		_, ok := v.cache.get(digestOf(token), v.registered.Load(), now)
+		return ok
+	}
+	for _, issuers := range [][]Issuer{{is}, {is, other}, {other, is}, {is}} {
+		replace(issuers...)
+		if !kept() {
+			t.Fatal("a token of an issuer that did not change is forgotten")
+		}
+	}
+	replace(other)
+	for i := range v.cache.shards {
+		if s := &v.cache.shards[i]; len(s.entries)+len(s.owned)+s.all.n != 0 {
+			t.Error("a token of a removed issuer takes memory")
+		}
+	}
+}
+
+func TestI4_AQuestionBeforeThePauseEndsIt(t *testing.T) {
+	t.Parallel()
+	s := &source{clk: clock.NewFake(time.Unix(0, 0)), asked: true}
+	if !s.wait(t.Context(), time.Hour) {
+		t.Error("the fetches are over")
+	}
+}
 
 // TestAFetchUsesNoProxyOfTheEnvironment: net/http never asks the environment for a
 // proxy to a loopback address, so no server in a test would notice.
