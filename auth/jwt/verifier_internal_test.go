@@ -114,3 +114,19 @@ func TestNumericDate(t *testing.T) {
 		}
 	}
 }
+
+// TestI1_TheClaimsThatWereJudgedAreTheOnesThatWereSigned: were the library's parser
+// ever to see another payload in a token than this package's, it is refused.
+func TestI1_TheClaimsThatWereJudgedAreTheOnesThatWereSigned(t *testing.T) {
+	t.Parallel()
+	private := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))
+	enc := base64.RawURLEncoding.EncodeToString
+	input := enc([]byte(`{"alg":"EdDSA"}`)) + "." + enc([]byte(`{"sub":"a"}`))
+	token := input + "." + enc(ed25519.Sign(private, []byte(input)))
+	for payload, want := range map[string]bool{`{"sub":"a"}`: true, `{"sub":"b"}`: false} {
+		o := &oneKey{key: &key{public: private.Public()}, token: &unverified{alg: "EdDSA", payload: []byte(payload)}}
+		if _, err := o.VerifySignature(t.Context(), token); (err == nil) != want || o.refused == want {
+			t.Errorf("%s: %v", payload, err)
+		}
+	}
+}
