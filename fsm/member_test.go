@@ -229,3 +229,29 @@ func TestTheFormatVersionIsRaisedOnlyToWhatEveryMemberSupports(t *testing.T) {
 		t.Errorf("got %v; a release that does not know the new format must stop", err)
 	}
 }
+
+// TestNothingNamesNothing: a field that a command leaves out is no key of an object
+// that happens to be the first.
+func TestNothingNamesNothing(t *testing.T) {
+	w := newWorld(t)
+	w.ok(w.token(1, true))
+	c := join(1, node(1))
+	c.GetAddMember().TokenHash = nil
+	w.refused(errs.Denied, c)
+	v := w.view()
+	if _, ok := v.JoinToken(nil); ok {
+		t.Error("a token has no hash")
+	}
+	if _, ok := v.TenantByUID(nil); ok {
+		t.Error("a tenant has no uid")
+	}
+	if _, ok := v.BindingByUID(nil); ok {
+		t.Error("a binding has no uid")
+	}
+	if _, ok := v.IssuerByUID(nil); ok {
+		t.Error("an issuer has no uid")
+	}
+	if _, ok := v.Revoked(nil); ok {
+		t.Error("a certificate has no serial number")
+	}
+}

@@ -116,6 +116,11 @@ var errKeyArg = errors.New("an index is looked up by one []byte")
 func (keyOf[T]) FromArgs(args ...any) ([]byte, error) {
 	if len(args) == 1 {
 		if k, ok := args[0].([]byte); ok {
+			if k == nil {
+				// The database takes a nil key for none and answers with the first
+				// row: a field that a command left out would name somebody else's.
+				k = []byte{}
+			}
 			return k, nil
 		}
 	}
