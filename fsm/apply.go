@@ -47,10 +47,7 @@ func (m *Machine) run(v *View, cmd *fsmpb.Command, raw []byte) (*fsmpb.Result, E
 		return res, Epoch{}, nil
 	}
 	var d done
-	err := t.callerRevoked()
-	if err == nil {
-		err = t.room()
-	}
+	err := t.admit()
 	if err == nil {
 		d, err = t.execute()
 	}
@@ -77,6 +74,18 @@ func (m *Machine) run(v *View, cmd *fsmpb.Command, raw []byte) (*fsmpb.Result, E
 		t.commit(v)
 	}
 	return res, Epoch{}, nil
+}
+
+// admit refuses a command before it is looked at what it orders: for who asks, and
+// for want of room to remember it.
+func (t *tx) admit() error {
+	if err := t.callerRevoked(); err != nil {
+		return err
+	}
+	if err := t.mayOrder(); err != nil {
+		return err
+	}
+	return t.room()
 }
 
 // commit leaves the outcome of the command in v.
@@ -164,8 +173,21 @@ func (t *tx) execute() (done, error) {
 		return t.raiseFormat(b.RaiseFormat)
 	case *fsmpb.Command_LeaseEpoch:
 		return t.leaseEpoch(b.LeaseEpoch)
-	case *fsmpb.Command_PutIssuer, *fsmpb.Command_RemoveIssuer, *fsmpb.Command_BindRole, *fsmpb.Command_UnbindRole, *fsmpb.Command_SetTenantGovernors:
+	}
+	if t.cluster.GetFormatVersion() < FormatAuthority && ofAuthority(t.cmd) {
 		return done{}, errNoAuthority()
+	}
+	switch b := t.cmd.GetBody().(type) {
+	case *fsmpb.Command_PutIssuer:
+		return t.putIssuer(b.PutIssuer)
+	case *fsmpb.Command_RemoveIssuer:
+		return t.removeIssuer(b.RemoveIssuer)
+	case *fsmpb.Command_BindRole:
+		return t.bindRole(b.BindRole)
+	case *fsmpb.Command_UnbindRole:
+		return t.unbindRole(b.UnbindRole)
+	case *fsmpb.Command_SetTenantGovernors:
+		return t.setTenantGovernors(b.SetTenantGovernors)
 	}
 	return done{}, fmt.Errorf("%w: %T", errNoBody, t.cmd.GetBody())
 }
@@ -183,7 +205,7 @@ func takesPower(cmd *fsmpb.Command) bool {
 			e == fsmpb.VersionEvent_VERSION_EVENT_COMPROMISE || e == fsmpb.VersionEvent_VERSION_EVENT_SCHEDULE_DESTROY
 	case *fsmpb.Command_SetHold:
 		return b.SetHold.GetHeld()
-	case *fsmpb.Command_RemoveMember, *fsmpb.Command_RevokeCertificate:
+	case *fsmpb.Command_RemoveMember, *fsmpb.Command_RevokeCertificate, *fsmpb.Command_UnbindRole, *fsmpb.Command_RemoveIssuer:
 		return true
 	}
 	return false

@@ -15,94 +15,28 @@ import (
 // intents expire. It takes that many sovereign acts in 30 days to reach it.
 const MaxNonces = 100_000
 
-// SovereignRequest returns the act that a command is and the canonical form of
-// what it orders, or false if it is no sovereign act. People sign its digest,
-// and every replica computes it again from the command that it is about to
-// apply: a signed digest beside another command proves nothing. What a preparer
-// or the leader adds (uids, wrapped material, time) is not in it, since nobody
-// knows it when people sign.
-//
-//	bind-l1              tenant, keystore, key, archetype
-//	destroy              tenant, service, version, now        of a tenant, service or key version; version 0: all
-//	resume-after-unlink  tenant, service
-//	add-member           token, region, expire                a join token for a voter
-//	add-member           node, key                            a member that becomes a voter
-func SovereignRequest(cmd *fsmpb.Command) (intent.Act, *intent.Request, bool) {
-	switch b := cmd.GetBody().(type) {
-	case *fsmpb.Command_CreateTenant:
-		c := b.CreateTenant
-		return intent.ActBindL1, intent.NewRequest(intent.ActBindL1).
-			Text("tenant", c.GetName()).
-			Text("keystore", c.GetBinding().GetKeystore()).
-			Text("key", c.GetBinding().GetKey()).
-			Text("archetype", c.GetBinding().GetArchetype()), true
-	case *fsmpb.Command_ChangeObject:
-		c := b.ChangeObject
-		switch {
-		case c.GetEvent() == fsmpb.ObjectEvent_OBJECT_EVENT_SCHEDULE_DESTROY:
-			return intent.ActDestroy, destroyRequest(c.GetObject(), 0, c.GetNow()), true
-		case c.GetEvent() == fsmpb.ObjectEvent_OBJECT_EVENT_RESUME && c.GetCause() == causeUnlink:
-			return intent.ActResumeAfterUnlink, intent.NewRequest(intent.ActResumeAfterUnlink).
-				Text("tenant", c.GetObject().GetTenant()).
-				Text("service", c.GetObject().GetService()), true
-		}
-	case *fsmpb.Command_ChangeVersion:
-		c := b.ChangeVersion
-		if c.GetEvent() == fsmpb.VersionEvent_VERSION_EVENT_SCHEDULE_DESTROY {
-			return intent.ActDestroy, destroyRequest(c.GetObject(), c.GetNumber(), c.GetNow()), true
-		}
-	case *fsmpb.Command_CreateJoinToken:
-		c := b.CreateJoinToken.GetToken()
-		if c.GetVoter() {
-			return intent.ActAddMember, intent.NewRequest(intent.ActAddMember).
-				Bytes("token", c.GetHash()).
-				Text("region", c.GetRegion()).
-				Uint("expire", uint64(max(c.GetExpireTimeMs(), 0))), true
-		}
-	}
-	return intent.ActUnspecified, nil, false
-}
-
-func destroyRequest(o *fsmpb.ObjectRef, version uint32, now bool) *intent.Request {
-	r := intent.NewRequest(intent.ActDestroy).
-		Text("tenant", o.GetTenant()).
-		Text("service", o.GetService()).
-		Uint("version", uint64(version))
-	if now {
-		return r.Uint("now", 1)
-	}
-	return r.Uint("now", 0)
-}
-
-// PromotionRequest is the canonical form of making a member a voter; see
-// [SovereignRequest]. It needs the member, because a command names it only by
-// its id, and people must know whose key they admit.
-func PromotionRequest(m *fsmpb.Member) *intent.Request {
-	return intent.NewRequest(intent.ActAddMember).Text("node", m.GetId()).Bytes("key", m.GetPublicKey())
-}
-
 // authorize verifies the signatures of people over the command, if the cluster's
-// rules ask for them for what it does (I8).
-func (t *tx) authorize() error {
+// rules ask for them for what it does (I8), and returns what is stored of them.
+func (t *tx) authorize() ([]*fsmpb.SignedIntent, error) {
 	act, req, ok := SovereignRequest(t.cmd)
 	if !ok {
-		return nil
+		return nil, nil
 	}
 	return t.verify(act, req)
 }
 
-func (t *tx) verify(act intent.Act, req *intent.Request) error {
+func (t *tx) verify(act intent.Act, req *intent.Request) ([]*fsmpb.SignedIntent, error) {
 	rule, needed := ruleFor(t.cluster.GetRules(), act)
 	if !needed {
-		return nil
+		return nil, nil // and what was sent nevertheless proves nothing
 	}
 	signed, err := t.signed()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	keys, err := signers(t.cluster.GetPersons())
+	key, err := t.signers()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	_, err = intent.Verify(signed, intent.Check{
 		Keyspace:  hierarchy.KeyspaceID(uidOf(t.cluster.GetKeyspaceId())),
@@ -111,7 +45,7 @@ func (t *tx) verify(act intent.Act, req *intent.Request) error {
 		NowMs:     t.timeMS,
 		Requester: intent.Person(t.cmd.GetPrincipal().GetName()),
 		Rule:      rule,
-		Key:       func(id intent.KeyID) (intent.Signer, bool) { s, ok := keys[id]; return s, ok },
+		Key:       key,
 		ModIndex:  t.modIndex,
 		NonceUsed: func(n intent.Nonce) bool {
 			_, used := lookup[*fsmpb.UsedNonce](t.txn, tableNonces, indexID, n[:])
@@ -119,14 +53,25 @@ func (t *tx) verify(act intent.Act, req *intent.Request) error {
 		},
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if t.nonces >= MaxNonces {
-		return limit("used intents", MaxNonces)
+		return nil, limit("used intents", MaxNonces)
 	}
 	put(t, tableNonces, &fsmpb.UsedNonce{Nonce: signed.Intent.Nonce[:], ExpireTimeMs: signed.Intent.NotAfter})
 	t.nonces++
-	return nil
+	return kept(t.cmd.GetIntents()), nil
+}
+
+// kept is what an object stores of the intents that ordered it. They are all over
+// the same bytes, which stand in the first only.
+func kept(all []*fsmpb.SignedIntent) []*fsmpb.SignedIntent {
+	out := make([]*fsmpb.SignedIntent, len(all))
+	for i, s := range all {
+		out[i] = &fsmpb.SignedIntent{KeyId: bytes.Clone(s.GetKeyId()), Signature: bytes.Clone(s.GetSignature())}
+	}
+	out[0].Intent = bytes.Clone(all[0].GetIntent())
+	return out
 }
 
 // ruleFor joins the rows of an act to one rule. No row, or rows that ask for no
@@ -175,23 +120,51 @@ func (t *tx) signed() (intent.Signed, error) {
 
 var errPerson = errors.New("a person's role or key is not valid")
 
-// signers returns the keys of the registered persons by their ids.
-func signers(persons []*fsmpb.Person) (map[intent.KeyID]intent.Signer, error) {
+// signers returns how the key of a signer is found: in the role bindings, of those
+// who have the power that the command needs (see [orderOf]); in clusters older
+// than [FormatAuthority] among the persons of the genesis.
+func (t *tx) signers() (func(intent.KeyID) (intent.Signer, bool), error) {
+	if t.cluster.GetFormatVersion() >= FormatAuthority {
+		o := orderOf(t.cmd)
+		return func(id intent.KeyID) (intent.Signer, bool) { return t.signer(o, id) }, nil
+	}
+	keys, err := personKeys(t.cluster.GetPersons())
+	if err != nil {
+		return nil, err
+	}
+	return func(id intent.KeyID) (intent.Signer, bool) { s, ok := keys[id]; return s, ok }, nil
+}
+
+// signer returns whose key that is, if it is one to sign with and the binding has
+// not expired.
+func (t *tx) signer(o order, id intent.KeyID) (intent.Signer, bool) {
+	b, ok := bindingByKey(t.txn, id)
+	if !ok || Expired(b, t.timeMS) {
+		return intent.Signer{}, false
+	}
+	for _, k := range b.GetKeys() {
+		key, err := signingKey(k.GetKey())
+		if err != nil || key.ID() != id {
+			continue
+		}
+		role, _ := auth.ParseRole(b.GetRole())
+		if role == auth.RoleGovernor && !t.has(o, b) {
+			role = auth.RoleUnspecified // known, and counts for no rule
+		}
+		return intent.Signer{Person: intent.Person(b.GetName()), Role: role, Key: key}, k.GetSign()
+	}
+	return intent.Signer{}, false
+}
+
+// personKeys returns the keys of the persons of a genesis by their ids.
+func personKeys(persons []*fsmpb.Person) (map[intent.KeyID]intent.Signer, error) {
 	keys := make(map[intent.KeyID]intent.Signer, len(persons))
 	for _, p := range persons {
 		role, err := auth.ParseRole(p.GetRole())
 		if err != nil || (role != auth.RoleGovernor && role != auth.RoleCustodian) {
 			return nil, errs.New(errs.InvalidArgument, "a person is neither governor nor custodian", errs.Cause(errPerson))
 		}
-		var alg intent.Alg
-		switch p.GetKey().GetAlgorithm() {
-		case fsmpb.KeyAlgorithm_KEY_ALGORITHM_ED25519:
-			alg = intent.AlgEd25519
-		case fsmpb.KeyAlgorithm_KEY_ALGORITHM_ECDSA_P256_SHA256:
-			alg = intent.AlgECDSAP256SHA256
-		case fsmpb.KeyAlgorithm_KEY_ALGORITHM_UNSPECIFIED:
-		}
-		key, err := intent.NewPublicKey(alg, p.GetKey().GetRaw())
+		key, err := signingKey(p.GetKey())
 		if err != nil {
 			return nil, errs.New(errs.InvalidArgument, "a person's public key is not valid: "+err.Error())
 		}
@@ -217,6 +190,20 @@ func (t *tx) modIndex(object string) uint64 {
 	case hierarchy.KindInternalSecret:
 		s, _ := lookup[*fsmpb.Secret](t.txn, tableSecrets, indexID, []byte(p.ID))
 		return s.GetModIndex()
+	case hierarchy.KindIssuer, hierarchy.KindTenantIssuer:
+		uid, err := t.liveUID(string(p.Tenant))
+		if err != nil {
+			return 0
+		}
+		i, _ := lookup[*fsmpb.Issuer](t.txn, tableIssuers, indexID, ownedKey(uid, string(p.ID)))
+		return i.GetModIndex()
+	case hierarchy.KindRoleBinding, hierarchy.KindTenantRoleBinding:
+		uid, err := t.liveUID(string(p.Tenant))
+		if err != nil {
+			return 0
+		}
+		b, _ := lookup[*fsmpb.RoleBinding](t.txn, tableBindings, indexID, ownedKey(uid, string(p.ID)))
+		return b.GetModIndex()
 	case hierarchy.KindNode:
 		m, _ := lookup[*fsmpb.Member](t.txn, tableMembers, indexID, []byte(p.ID))
 		return m.GetModIndex()

@@ -1,7 +1,9 @@
 package fsm_test
 
 import (
+	"bytes"
 	"crypto/ed25519"
+	"slices"
 	"testing"
 
 	"github.com/openkcm/krypton-cluster/fsm"
@@ -26,9 +28,19 @@ func governed(t *testing.T) (*world, map[string]ed25519.PrivateKey) {
 			g.Rules = append(g.Rules, &fsmpb.IntentRule{Act: uint32(act), Role: "governor", Signatures: 2})
 		}
 	})
+	w.governedBy("alice", "bob", "carol", "gov")
 	w.ok(w.createTenant("acme")) // no rule names it
 	w.ok(w.createService("acme", "payments"))
 	return w, keys
+}
+
+// governedBy has the tenants made from now on governed by these persons of the genesis.
+func (w *world) governedBy(names ...string) {
+	w.governors = nil
+	for _, n := range names {
+		w.governors = append(w.governors, w.personUID("governor", n))
+	}
+	slices.SortFunc(w.governors, bytes.Compare)
 }
 
 // ordered returns the intent that orders cmd.
@@ -87,7 +99,7 @@ func TestI8_SovereignActsNeedTheSignaturesOfPeople(t *testing.T) {
 		},
 		"the requester": func(w *world, k map[string]ed25519.PrivateKey) *fsmpb.Command {
 			c := w.signedBy(destroy(), w.ordered(destroy()), k["alice"], k["bob"])
-			c.Principal = &fsmpb.Principal{Issuer: "ca", Kind: "user", Name: "bob"}
+			c.Principal = caller("governor", "bob")
 			return c
 		},
 		"for another object": func(w *world, k map[string]ed25519.PrivateKey) *fsmpb.Command {
@@ -157,14 +169,19 @@ func TestI8_SovereignActsNeedTheSignaturesOfPeople(t *testing.T) {
 
 func TestI8_AnIntentIsUsedOnce(t *testing.T) {
 	w, keys := governed(t)
+	w.ok(bind(w.workload("acme", "app")))
 	c := changeVersion("acme", "payments", 1, fsmpb.VersionEvent_VERSION_EVENT_SCHEDULE_DESTROY)
 	in := w.ordered(c)
 	in.Preconditions = []intent.Precondition{
 		{Object: "cluster", ModIndex: w.view().Cluster().GetModIndex()},
 		{Object: "internalKeys/1", ModIndex: w.ivk().GetModIndex()},
 		{Object: "internalSecrets/node-ca", ModIndex: 1},
+		{Object: "issuers/builtin", ModIndex: 1},
 		{Object: "nodes/none", ModIndex: 0},
+		{Object: "roleBindings/alice", ModIndex: 1},
 		{Object: "tenants/acme", ModIndex: w.tenantOf("acme").GetModIndex()},
+		{Object: "tenants/acme/issuers/builtin", ModIndex: 0},
+		{Object: "tenants/acme/roleBindings/app", ModIndex: w.bindingOf("acme", "app").GetModIndex()},
 		{Object: "tenants/acme/services/payments/resources/none", ModIndex: 0},
 		{Object: "tenants/acme/services/payments/versions/1", ModIndex: w.serviceOf("acme", "payments").GetVersions()[0].GetModIndex()},
 		{Object: "tenants/acme/versions/2", ModIndex: 0},

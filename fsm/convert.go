@@ -124,9 +124,9 @@ var causeNames = []struct {
 	name string
 	bit  hierarchy.Causes
 }{
-	{"operator", hierarchy.CauseOperator},
-	{"l1_denied", hierarchy.CauseL1Denied},
-	{"unlink", hierarchy.CauseUnlinked},
+	{causeOperator, hierarchy.CauseOperator},
+	{causeL1Denied, hierarchy.CauseL1Denied},
+	{causeUnlink, hierarchy.CauseUnlinked},
 }
 
 func causeOf(name string) (hierarchy.Causes, bool) {

@@ -79,7 +79,10 @@ func (w *world) drawRotationOrPin(t *rapid.T) *fsmpb.Command {
 		return w.drawCommand(t)
 	}
 	newest := uint32(len(s.GetVersions()))
-	switch draw(t, "of rotation", "add", "primary", "pin", "pin", "pin", "unpin", "back") {
+	switch draw(t, "of rotation", "add", "primary", "pin", "pin", "pin", "unpin", "back", "tick") {
+	case "tick":
+		w.now += dayMS
+		return tick()
 	case "add":
 		return w.addVersion("a", "x")
 	case "primary":

@@ -19,10 +19,14 @@ const (
 	// must have the same effect everywhere.
 	MaxCommandBytes = 1 << 20
 
-	// MaxFormatVersion is the highest format version of a cluster that this
-	// program understands. Members announce it. What each brought stands in
-	// docs/formats.md.
+	// MaxFormatVersion is the format version with which this program founds
+	// clusters and to which it raises them. Members announce it. What each brought
+	// stands in docs/formats.md.
 	MaxFormatVersion = 3
+
+	// knownFormat is the highest format version that Apply and Restore understand. A
+	// release learns one before it announces it.
+	knownFormat = FormatAuthority
 
 	// FormatRevocations is the format version of a cluster from which on
 	// certificates can be revoked and commands say with which one they were asked

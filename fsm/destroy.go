@@ -26,7 +26,11 @@ func (t *tx) destroy(o owner) {
 	tn.DestroyTimeMs, tn.ModIndex, tn.Versions = t.timeMS, t.index, versions
 	tn.L2Blob = nil
 	t.putTenant(o.tenant, tn)
-	if t.hasServices(tn) {
+	t.countSet(tn.GetGovernors(), -1)
+	if t.ownsAuthority(tn.GetUid()) {
+		t.issuersMoved()
+	}
+	if t.hasServices(tn) || t.ownsAuthority(tn.GetUid()) {
 		put(t, tableReap, reapRow{uid: string(tn.GetUid()), kind: uidTenant})
 	}
 }
@@ -65,6 +69,28 @@ func (t *tx) hasServices(tn *fsmpb.Tenant) bool {
 func (t *tx) liveServices(tenantUID []byte, limit int) (all []*fsmpb.Service) {
 	scan(t.txn, tableServices, indexLive, tenantUID, nil, func(s *fsmpb.Service) bool {
 		all = append(all, s)
+		return len(all) < limit
+	})
+	return all
+}
+
+// ownsAuthority reports whether a tenant has issuers or role bindings of its own.
+// They count for nobody once it is destroyed.
+func (t *tx) ownsAuthority(tenantUID []byte) bool {
+	return len(t.bindingsOf(tenantUID, 1)) != 0 || len(t.issuersOf(tenantUID, 1)) != 0
+}
+
+func (t *tx) bindingsOf(tenantUID []byte, limit int) (all []*fsmpb.RoleBinding) {
+	scan(t.txn, tableBindings, indexID, tenantUID, nil, func(b *fsmpb.RoleBinding) bool {
+		all = append(all, b)
+		return len(all) < limit
+	})
+	return all
+}
+
+func (t *tx) issuersOf(tenantUID []byte, limit int) (all []*fsmpb.Issuer) {
+	scan(t.txn, tableIssuers, indexID, tenantUID, nil, func(i *fsmpb.Issuer) bool {
+		all = append(all, i)
 		return len(all) < limit
 	})
 	return all

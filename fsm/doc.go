@@ -29,6 +29,10 @@
 //   - I17: a revoked certificate stays revoked until it would have expired, and nothing that is asked for with it changes the state after its revocation.
 //   - I18: from [FormatLeases] on, a data operation decides alike in two states in which the gate indexes of what it reads are the same, but for which version is the primary; and no command that a release may skip moves one.
 //   - I19: an epoch of leases changes no object, is begun by the leader's own housekeeping only, and is never remembered as a request.
+//   - I20: from [FormatAuthority] on a command acts only if who asked for it, as the node that let it in says, is in the registry in that role at that moment, may order such a command in it, and, as a governor, governs what it is about; what no caller orders, the leader does without one.
+//   - I21: one identity has one role, and one public key one holder: an issuer's subject, its name in a role and tenant, and a key each stand in one role binding that counts.
+//   - I22: from [FormatAuthority] on the platform and every tenant keep governors whose bindings have no end, and the cluster its custodians if it had any: one, and as many as the largest rule asks for, with keys to sign.
+//   - I23: nobody is bound beyond what the issuer may vouch for; and the issuer builtin is the CA of the genesis, for ever, and no other.
 //
 // # Concurrency
 //

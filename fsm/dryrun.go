@@ -37,10 +37,7 @@ func (m *Machine) DryRun(cmd *fsmpb.Command) *fsmpb.Result {
 	if res := t.recall(); res != nil {
 		return res
 	}
-	if err := t.callerRevoked(); err != nil {
-		return refusal(before.index, errs.From(err))
-	}
-	if err := t.room(); err != nil {
+	if err := t.admit(); err != nil {
 		return refusal(before.index, errs.From(err))
 	}
 	d, err := t.execute()

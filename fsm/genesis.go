@@ -101,6 +101,11 @@ func (t *tx) genesis(g *fsmpb.Genesis) (done, error) {
 	}
 	t.putMember(t.newMember(g.GetFirstMember()))
 	t.members++
+	if g.GetFormatVersion() >= FormatAuthority {
+		if err := t.foundAuthority(false); err != nil {
+			return done{}, err
+		}
+	}
 	return done{object: "cluster", uid: g.GetClusterId()}, nil
 }
 
@@ -125,7 +130,7 @@ func checkGenesis(g *fsmpb.Genesis) error {
 	switch m := g.GetFirstMember(); {
 	case len(g.GetSealRecord()) > MaxSealRecordBytes:
 		return invalid("the seal record is too large")
-	case g.GetFormatVersion() == 0 || g.GetFormatVersion() > MaxFormatVersion:
+	case g.GetFormatVersion() == 0 || g.GetFormatVersion() > knownFormat:
 		return invalid("the format version is not one that this release knows")
 	case len(g.GetSecrets()) > MaxSecrets:
 		return invalid("there are too many internal secrets")
@@ -138,21 +143,16 @@ func checkGenesis(g *fsmpb.Genesis) error {
 	}
 }
 
-// founded checks what stays as the genesis said, and returns the public parts of
-// its secrets, by name.
-func founded(c *fsmpb.Cluster) (publics map[string][]byte, err error) {
-	var g fsmpb.Genesis
-	if err := proto.Unmarshal(c.GetGenesis(), &g); err != nil {
+// founded checks what stays as the genesis said, and returns it.
+func founded(c *fsmpb.Cluster) (*fsmpb.Genesis, error) {
+	g := new(fsmpb.Genesis)
+	if err := proto.Unmarshal(c.GetGenesis(), g); err != nil {
 		return nil, corrupt("its genesis does not decode")
 	}
-	if checkLease(&g) != nil || g.GetLeaseMs() != c.GetLeaseMs() {
+	if checkLease(g) != nil || g.GetLeaseMs() != c.GetLeaseMs() {
 		return nil, corrupt("its leases do not last as long as its genesis says")
 	}
-	publics = make(map[string][]byte, len(g.GetSecrets()))
-	for _, s := range g.GetSecrets() {
-		publics[s.GetName()] = s.GetPublic()
-	}
-	return publics, nil
+	return g, nil
 }
 
 func checkSettings(s *fsmpb.Settings) error {
@@ -199,7 +199,8 @@ func genesisBytes(raw []byte) ([]byte, error) {
 // genesisField is the number of Command.genesis.
 const genesisField = 20
 
-// raiseFormat raises the format version of the cluster.
+// raiseFormat raises the format version of the cluster, and makes what objects the
+// new one begins with.
 func (t *tx) raiseFormat(c *fsmpb.RaiseFormat) (done, error) {
 	to := c.GetVersion()
 	if to <= t.cluster.GetFormatVersion() {
@@ -216,12 +217,18 @@ func (t *tx) raiseFormat(c *fsmpb.RaiseFormat) (done, error) {
 		return done{}, errs.New(errs.FailedState, "a member's release does not support the format version",
 			errs.Hint("upgrade or remove node %s first", old.GetId()))
 	}
-	if to > MaxFormatVersion {
-		return done{}, fmt.Errorf("the cluster was raised to format version %d, this release knows %d", to, MaxFormatVersion)
+	if to > knownFormat {
+		return done{}, fmt.Errorf("the cluster was raised to format version %d, this release knows %d", to, knownFormat)
 	}
+	from := t.cluster.GetFormatVersion()
 	cl := copyCluster(t.cluster)
 	cl.FormatVersion, cl.ModIndex = to, t.index
 	t.cluster = cl
+	if from < FormatAuthority && to >= FormatAuthority {
+		if err := t.foundAuthority(true); err != nil {
+			return done{}, err
+		}
+	}
 	return done{object: "cluster"}, nil
 }
 

@@ -24,6 +24,15 @@ func errNoAuthority() error {
 		errs.Hint("upgrade every node; the leader raises the format version when all members support it"))
 }
 
+// ofAuthority reports whether a command is one of those that came with [FormatAuthority].
+func ofAuthority(cmd *fsmpb.Command) bool {
+	switch cmd.GetBody().(type) {
+	case *fsmpb.Command_PutIssuer, *fsmpb.Command_RemoveIssuer, *fsmpb.Command_BindRole, *fsmpb.Command_UnbindRole, *fsmpb.Command_SetTenantGovernors:
+		return true
+	}
+	return false
+}
+
 // authorityMoved notes that what vouches for a caller changed with this command.
 func (t *tx) authorityMoved() {
 	t.authorityAt = t.index

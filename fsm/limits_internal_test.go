@@ -7,6 +7,7 @@ import (
 
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/intent"
 )
 
 // TestTheLargestObjectsFitIntoASnapshot: a state that cannot be written out
@@ -23,7 +24,20 @@ func TestTheLargestObjectsFitIntoASnapshot(t *testing.T) {
 	cluster := &fsmpb.Cluster{
 		InternalKeys: vs, Genesis: make([]byte, MaxCommandBytes), SealRecord: make([]byte, MaxSealRecordBytes), Persons: nil,
 	}
-	for name, m := range map[string]proto.Message{"tenant": tenant, "service": &fsmpb.Service{Versions: vs}, "cluster": cluster} {
+	signed := make([]*fsmpb.SignedIntent, intent.MaxSignatures)
+	for i := range signed {
+		signed[i] = &fsmpb.SignedIntent{KeyId: make([]byte, 32), Signature: make([]byte, intent.MaxSignature)}
+	}
+	signed[0].Intent = make([]byte, intent.MaxEncoded)
+	var certs, uids [][]byte
+	for range MaxIssuerCertificates {
+		certs = append(certs, make([]byte, MaxCertificateBytes))
+	}
+	for range MaxIssuerTenants {
+		uids = append(uids, make([]byte, 16))
+	}
+	issuer := &fsmpb.Issuer{AuthorizedBy: signed, TenantUids: uids, Kind: &fsmpb.Issuer_Jwt{Jwt: &fsmpb.JWTIssuer{Ca: certs, Keys: make([]byte, MaxIssuerKeysBytes)}}}
+	for name, m := range map[string]proto.Message{"issuer": issuer, "tenant": tenant, "service": &fsmpb.Service{Versions: vs}, "cluster": cluster} {
 		if got := proto.Size(m) + 64<<10; got > MaxItemBytes {
 			t.Errorf("the largest %s has about %d bytes, at most %d fit", name, got, MaxItemBytes)
 		}

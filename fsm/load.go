@@ -22,15 +22,17 @@ type loader struct {
 	items uint64
 	last  []byte // key of the item before
 
-	ivks    map[string]bool // uids of internal key versions, and whether something is wrapped under one
-	uids    map[string]bool
-	owners  map[string]*fsmpb.Tenant // by uid
-	holders map[string]*fsmpb.Service
-	pins    map[string]map[uint32]uint32 // per service uid and version number
-	keys    map[string]bool              // SHA-256 of members' public keys
-	callers map[string]int
-	reaping map[string]bool
-	born    map[string][]byte // public parts of the secrets of the genesis that were not met yet, by name
+	ivks      map[string]bool // uids of internal key versions, and whether something is wrapped under one
+	uids      map[string]bool
+	owners    map[string]*fsmpb.Tenant // by uid
+	holders   map[string]*fsmpb.Service
+	pins      map[string]map[uint32]uint32 // per service uid and version number
+	keys      map[string]bool              // SHA-256 of members' public keys
+	callers   map[string]int
+	reaping   map[string]bool
+	authority authorityLoader
+
+	born map[string][]byte // public parts of the secrets of the genesis that were not met yet, by name
 }
 
 func newLoader(h *fsmpb.SnapshotHeader) (*loader, error) {
@@ -41,8 +43,8 @@ func newLoader(h *fsmpb.SnapshotHeader) (*loader, error) {
 		return nil, corrupt("its state chain has the wrong length")
 	case h.GetTimeUnixMs() < 0 || h.GetTimeUnixMs() > maxTimeMS:
 		return nil, corrupt("its time is out of range")
-	case h.GetFormatVersion() > MaxFormatVersion:
-		return nil, corrupt("its cluster has format version %d, this release knows %d", h.GetFormatVersion(), MaxFormatVersion)
+	case h.GetFormatVersion() > knownFormat:
+		return nil, corrupt("its cluster has format version %d, this release knows %d", h.GetFormatVersion(), knownFormat)
 	}
 	l := &loader{
 		state:   emptyState(),
@@ -55,53 +57,13 @@ func newLoader(h *fsmpb.SnapshotHeader) (*loader, error) {
 		keys:    make(map[string]bool),
 		callers: make(map[string]int),
 		reaping: make(map[string]bool),
+
+		authority: newAuthorityLoader(),
 	}
 	l.txn = l.state.db.Txn(true)
 	l.index, l.term, l.chain = h.GetAppliedIndex(), h.GetAppliedTerm(), [32]byte(h.GetChain())
 	l.timeMS, l.commands = h.GetTimeUnixMs(), h.GetCommands()
 	return l, nil
-}
-
-// itemKey returns the place of an item in the canonical order:
-//
-//	u8 2 x field number, plus 1 if replaced | key of the object
-func itemKey(it *fsmpb.SnapshotItem) (key []byte, ok bool) {
-	class := func(number byte, key []byte) []byte {
-		if it.GetReplaced() {
-			return append([]byte{2*number + 1}, key...)
-		}
-		return append([]byte{2 * number}, key...)
-	}
-	switch o := it.GetObject().(type) {
-	case *fsmpb.SnapshotItem_Cluster:
-		return class(1, nil), !it.GetReplaced()
-	case *fsmpb.SnapshotItem_Tenant:
-		if it.GetReplaced() {
-			return class(2, o.Tenant.GetUid()), true
-		}
-		return class(2, []byte(o.Tenant.GetName())), true
-	case *fsmpb.SnapshotItem_Service:
-		if it.GetReplaced() {
-			return class(3, o.Service.GetUid()), true
-		}
-		return class(3, serviceKey(o.Service.GetTenantUid(), o.Service.GetName())), true
-	case *fsmpb.SnapshotItem_Resource:
-		return class(4, resourceKey(o.Resource.GetServiceUid(), o.Resource.GetId())), !it.GetReplaced()
-	case *fsmpb.SnapshotItem_Secret:
-		return class(5, []byte(o.Secret.GetName())), !it.GetReplaced()
-	case *fsmpb.SnapshotItem_Member:
-		return class(6, []byte(o.Member.GetId())), !it.GetReplaced()
-	case *fsmpb.SnapshotItem_JoinToken:
-		return class(7, o.JoinToken.GetHash()), !it.GetReplaced()
-	case *fsmpb.SnapshotItem_Request:
-		id, _ := requestKeyOf(o.Request)
-		return class(8, id), !it.GetReplaced()
-	case *fsmpb.SnapshotItem_UsedNonce:
-		return class(9, o.UsedNonce.GetNonce()), !it.GetReplaced()
-	case *fsmpb.SnapshotItem_Revocation:
-		return class(10, o.Revocation.GetSerial()), !it.GetReplaced()
-	}
-	return nil, false
 }
 
 // load checks one item and puts it into the state. Items refer only to items
@@ -142,6 +104,10 @@ func (l *loader) load(it *fsmpb.SnapshotItem) error {
 		err = l.loadNonce(o.UsedNonce)
 	case *fsmpb.SnapshotItem_Revocation:
 		err = l.loadRevocation(o.Revocation)
+	case *fsmpb.SnapshotItem_Issuer:
+		err = l.loadIssuer(o.Issuer)
+	case *fsmpb.SnapshotItem_RoleBinding:
+		err = l.loadBinding(o.RoleBinding)
 	}
 	return err
 }
@@ -178,11 +144,20 @@ func (l *loader) loadCluster(c *fsmpb.Cluster) error {
 	case !l.timely(c.GetModIndex(), c.GetHold().GetTimeMs()) || c.GetHold() == nil || l.timeMS == 0:
 		return corrupt("its cluster has a time or index that cannot be")
 	}
-	var err error
-	if l.born, err = founded(c); err != nil {
+	if a := c.GetAuthorityIndex(); a > l.index || (a == 0) != (c.GetFormatVersion() < FormatAuthority) {
+		return corrupt("its authority has an index that cannot be")
+	}
+	g, err := founded(c)
+	if err != nil {
 		return err
 	}
+	l.born = make(map[string][]byte, len(g.GetSecrets()))
+	for _, s := range g.GetSecrets() {
+		l.born[s.GetName()] = s.GetPublic()
+	}
+	l.authority.raised = g.GetFormatVersion() < FormatAuthority
 	l.cluster = c
+	l.authorityAt = c.GetAuthorityIndex()
 	for _, v := range c.GetInternalKeys() {
 		l.ivks[string(v.GetUid())] = false
 	}
@@ -315,6 +290,9 @@ func (l *loader) loadTenant(t *fsmpb.Tenant, replaced bool) error {
 	if err := l.loadVersions(t.GetVersions(), t.GetPrimary(), uidOwner{kind: uidTenantVersion, tenant: uid}, underL2); err != nil {
 		return err
 	}
+	if err := l.loadGovernors(t); err != nil {
+		return err
+	}
 	l.tenants++
 	l.owners[uid] = t
 	if replaced {
@@ -401,6 +379,9 @@ func (l *loader) loadSecret(s *fsmpb.Secret) error {
 		return corrupt("an internal secret has another public part than in the genesis")
 	}
 	delete(l.born, s.GetName())
+	if s.GetName() == callerCA {
+		l.authority.callerCA = s.GetPublic()
+	}
 	l.secrets++
 	put(&l.tx, tableSecrets, s)
 	return nil
@@ -455,7 +436,8 @@ func (l *loader) loadNonce(n *fsmpb.UsedNonce) error {
 
 func (l *loader) loadRevocation(r *fsmpb.Revocation) error {
 	if l.cluster.GetFormatVersion() < FormatRevocations || checkRevocation(r) != nil ||
-		!l.timely(r.GetModIndex(), r.GetExpireTimeMs(), r.GetRevokeTimeMs()) || r.GetRevokeTimeMs() == 0 || l.revoked >= MaxRevocations {
+		!l.timely(r.GetModIndex(), r.GetExpireTimeMs(), r.GetRevokeTimeMs()) || r.GetRevokeTimeMs() == 0 || l.revoked >= MaxRevocations ||
+		l.cluster.GetFormatVersion() >= FormatAuthority && !l.authorized(r.GetModIndex()) {
 		return corrupt("a revocation is not valid")
 	}
 	put(&l.tx, tableRevoked, r)
@@ -489,6 +471,9 @@ func (l *loader) finish() (*View, error) {
 	}
 	for key, n := range l.callers {
 		put(&l.tx, tableCallers, callerRow{key: key, n: n})
+	}
+	if err := l.finishAuthority(); err != nil {
+		return nil, err
 	}
 	l.txn.Commit()
 	v := &View{state: state{db: l.state.db, txn: l.state.db.Txn(false)}, meta: l.meta, next: make(chan struct{})}

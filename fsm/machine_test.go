@@ -64,7 +64,7 @@ func TestGenesisThatIsNotSoundIsRefused(t *testing.T) {
 		"keyspace id too short":     func(g *fsmpb.Genesis) { g.KeyspaceId = g.GetKeyspaceId()[:15] },
 		"zero cluster id":           func(g *fsmpb.Genesis) { g.ClusterId = make([]byte, 16) },
 		"no name":                   func(g *fsmpb.Genesis) { g.Name = "" },
-		"format not known":          func(g *fsmpb.Genesis) { g.FormatVersion = fsm.MaxFormatVersion + 1 },
+		"format not known":          func(g *fsmpb.Genesis) { g.FormatVersion = newest + 1 },
 		"no format":                 func(g *fsmpb.Genesis) { g.FormatVersion = 0 },
 		"four voters":               func(g *fsmpb.Genesis) { g.Settings.Voters = 4 },
 		"negative window":           func(g *fsmpb.Genesis) { g.Settings.RollbackWindowMs = -1 },
@@ -500,7 +500,7 @@ func TestADryRunForecastsAndChangesNothing(t *testing.T) {
 	if forecast.GetReason() != "" || forecast.GetObject() != "tenants/other" || cmd.GetTimeUnixMs() != 0 {
 		t.Errorf("forecast %v", forecast)
 	}
-	if res := w.m.DryRun(changeObject("nobody", "", fsmpb.ObjectEvent_OBJECT_EVENT_SUSPEND, "")); res.GetReason() != errs.NotFound.String() {
+	if res := w.m.DryRun(by(changeObject("nobody", "", fsmpb.ObjectEvent_OBJECT_EVENT_SUSPEND, ""))); res.GetReason() != errs.NotFound.String() {
 		t.Errorf("forecast of a refusal: %v", res)
 	}
 	if w.view() != view || w.view().Digest() != digest {

@@ -90,7 +90,7 @@ func (t *tx) createJoinToken(k *fsmpb.JoinToken) (done, error) {
 	if _, ok := lookup[*fsmpb.JoinToken](t.txn, tableTokens, indexID, k.GetHash()); ok {
 		return done{}, errs.New(errs.AlreadyExists, "this join token exists already")
 	}
-	if err := t.authorize(); err != nil {
+	if _, err := t.authorize(); err != nil {
 		return done{}, err
 	}
 	var with []byte
@@ -199,7 +199,7 @@ func (t *tx) updateMember(c *fsmpb.UpdateMember) (done, error) {
 	case old.GetVoter() && !m.GetVoter():
 		err = t.otherVoter(old.GetId())
 	case !old.GetVoter() && m.GetVoter():
-		err = t.verify(intent.ActAddMember, PromotionRequest(old))
+		_, err = t.verify(intent.ActAddMember, PromotionRequest(old))
 	}
 	if err != nil {
 		return done{}, err
@@ -274,14 +274,14 @@ func (t *tx) setHold(c *fsmpb.SetHold) (done, error) {
 	return done{object: "seal"}, nil
 }
 
-// persons checks the people of a genesis: distinct, with valid keys, and enough
+// checkPersons checks the people of a genesis: distinct, with valid keys, and enough
 // of them to fulfil every rule; a rule that nobody can fulfil would lock the
 // act away for ever.
 func checkPersons(persons []*fsmpb.Person, rules []*fsmpb.IntentRule, format uint32) error {
 	if len(persons) > intent.MaxSignatures*2 || len(rules) > maxRules {
 		return invalid("too many persons or rules")
 	}
-	keys, err := signers(persons)
+	keys, err := personKeys(persons)
 	if err != nil {
 		return err
 	}

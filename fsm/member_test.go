@@ -39,7 +39,7 @@ func TestAJoinTokenAdmitsOneNodeInItsRegionUntilItExpires(t *testing.T) {
 	n.Voter = false
 	n.MaxFormat = 0
 	w.refused(errs.FailedState, join(1, n))
-	n.MaxFormat = fsm.MaxFormatVersion
+	n.MaxFormat = newest
 	if res := w.ok(join(1, n)); res.GetObject() != "nodes/"+nodeID(1) {
 		t.Errorf("result %v", res)
 	}
@@ -192,16 +192,13 @@ func TestTheHoldIsAFactOfTheCluster(t *testing.T) {
 		t.Error("held from the beginning")
 	}
 	hold := func(held bool) *fsmpb.Command { // by a person
-		return &fsmpb.Command{
-			Principal: &fsmpb.Principal{Name: "alice"},
-			Body:      &fsmpb.Command_SetHold{SetHold: &fsmpb.SetHold{Held: held, Reason: "suspected theft"}},
-		}
+		return by(&fsmpb.Command{Body: &fsmpb.Command_SetHold{SetHold: &fsmpb.SetHold{Held: held, Reason: "suspected theft"}}})
 	}
 	w.ok(hold(true))
 	at := w.index
 	w.ok(hold(true))
 	h := w.view().Hold()
-	if !h.GetHeld() || h.GetBy() != "alice" || h.GetReason() != "suspected theft" || h.GetTimeMs() != w.now || h.GetModIndex() != at {
+	if !h.GetHeld() || h.GetBy() != "gov" || h.GetReason() != "suspected theft" || h.GetTimeMs() != w.now || h.GetModIndex() != at {
 		t.Errorf("hold %v", h)
 	}
 	w.ok(hold(false))
@@ -223,9 +220,9 @@ func TestTheFormatVersionIsRaisedOnlyToWhatEveryMemberSupports(t *testing.T) {
 	w.refused(errs.FailedState, raise(2))
 	w.ok(update(0, []string{"max_format"}, &fsmpb.Member{MaxFormat: 9}))
 	raisable(fsm.MaxFormatVersion, true)
-	w.ok(raise(fsm.MaxFormatVersion))
+	w.ok(raise(newest))
 	raisable(0, false)
-	if _, err := w.apply(raise(fsm.MaxFormatVersion + 1)); !fsm.Stopped(err) {
+	if _, err := w.apply(raise(newest + 1)); !fsm.Stopped(err) {
 		t.Errorf("got %v; a release that does not know the new format must stop", err)
 	}
 }

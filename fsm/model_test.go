@@ -2,6 +2,7 @@ package fsm_test
 
 import (
 	"bytes"
+	"encoding/hex"
 	"fmt"
 	"testing"
 
@@ -45,6 +46,8 @@ type model struct {
 	publics map[string]string // public parts of secrets, by name
 	asked   map[string]string // request id and kind -> answer
 	revoked map[string]int64  // serial number of a certificate -> when it expires
+	people  modelPeople
+	made    func(uid string) // told of the uid of what the last command made
 }
 
 func newKey(uid []byte) *modelKey {
@@ -54,10 +57,10 @@ func newKey(uid []byte) *modelKey {
 	}
 }
 
-func newModel() *model {
+func newModel(w *world) *model {
 	return &model{
 		now: startMS, tenants: map[string]*modelKey{}, ivk: newKey(nil), asked: map[string]string{},
-		secrets: map[string]int{"node-ca": 1}, publics: map[string]string{"node-ca": "certificate"}, revoked: map[string]int64{},
+		secrets: map[string]int{"node-ca": 1, "caller-ca": 1}, publics: map[string]string{"node-ca": "certificate", "caller-ca": string(callerCA)}, revoked: map[string]int64{}, people: newModelPeople(w),
 	}
 }
 
@@ -130,11 +133,26 @@ func (m *model) used(ivk int) bool {
 
 // apply returns the reason, or "skip" for what the model does not know.
 func (m *model) apply(cmd *fsmpb.Command) string {
+	if m.revoked[string(cmd.GetCallerSerial())] != 0 {
+		return "UNAUTHENTICATED"
+	}
+	if no := m.refused(cmd); no != "" {
+		return no
+	}
 	switch b := cmd.GetBody().(type) {
 	case *fsmpb.Command_CreateTenant:
 		c := b.CreateTenant
 		if t := m.tenants[c.GetName()]; t != nil && t.state != "destroyed" {
 			return exists
+		}
+		governors := c.GetGovernors()
+		if governors == nil {
+			governors = [][]byte{[]byte(m.bindingBy(func(b *modelBinding) bool {
+				return hex.EncodeToString([]byte(b.issuer)) == cmd.GetPrincipal().GetIssuer() && b.role == "governor" && b.name == cmd.GetPrincipal().GetName() && m.counts(b)
+			}).uid)}
+		}
+		if no := m.govern(string(c.GetUid()), governors); no != "" {
+			return no
 		}
 		t := newKey(c.GetUid())
 		t.ivk = m.ivk.primary
@@ -209,9 +227,6 @@ func (m *model) apply(cmd *fsmpb.Command) string {
 		}
 		m.release(k, c.GetId())
 	case *fsmpb.Command_AddInternalKey:
-		if cmd.GetPrincipal() != nil {
-			return denied
-		}
 		m.ivk.versions = append(m.ivk.versions, &modelVersion{state: "pre"})
 		return m.setPrimary(m.ivk, m.ivk, len(m.ivk.versions), false)
 	case *fsmpb.Command_RewrapTenant:
@@ -230,8 +245,6 @@ func (m *model) apply(cmd *fsmpb.Command) string {
 		c := b.RevokeCertificate
 		serial, end := string(c.GetRevocation().GetSerial()), c.GetRevocation().GetExpireTimeMs()
 		switch {
-		case m.revoked[string(cmd.GetCallerSerial())] != 0:
-			return "UNAUTHENTICATED"
 		case m.revoked[serial] != 0:
 			return exists
 		case end <= m.now:
@@ -240,6 +253,16 @@ func (m *model) apply(cmd *fsmpb.Command) string {
 			return badArg
 		}
 		m.revoked[serial] = end
+	case *fsmpb.Command_PutIssuer:
+		return m.putIssuer(b.PutIssuer.GetIssuer())
+	case *fsmpb.Command_RemoveIssuer:
+		return m.removeIssuer(b.RemoveIssuer)
+	case *fsmpb.Command_BindRole:
+		return m.bind(b.BindRole.GetBinding())
+	case *fsmpb.Command_UnbindRole:
+		return m.unbind(b.UnbindRole)
+	case *fsmpb.Command_SetTenantGovernors:
+		return m.setGovernors(b.SetTenantGovernors)
 	case *fsmpb.Command_Tick:
 		m.tick()
 	default:
@@ -424,6 +447,7 @@ func (m *model) tickKey(k *modelKey) {
 }
 
 func (m *model) tick() {
+	defer m.tickPeople()
 	for serial, end := range m.revoked {
 		if end+fsm.RevocationGraceMS <= m.now {
 			delete(m.revoked, serial)
@@ -476,6 +500,7 @@ func (m *model) compare(t tb, v *fsm.View) {
 			t.Fatalf("certificate %x is revoked as %v, want until %d", serial, r, end)
 		}
 	}
+	m.comparePeople(t, v)
 	ivks, primary := v.InternalKeys()
 	compareVersions(t, "the internal key", m.ivk, ivks, primary)
 	if got := len(v.Tenants("", 100)); got != len(m.tenants) {
@@ -519,23 +544,28 @@ func (m *model) compare(t tb, v *fsm.View) {
 func TestTheMachineDoesWhatTheModelDoes(t *testing.T) {
 	outcomes := make(map[string]int)
 	rapid.Check(t, func(t *rapid.T) {
-		w, m := newWorld(t), newModel()
+		w := newWorld(t)
+		m := newModel(w)
 		for range rapid.IntRange(20, 120).Draw(t, "commands") {
 			cmd := w.drawCommand(t)
 			if cmd.GetRollbackResource() != nil {
 				continue // the history of pins is not in the model
+			}
+			m.now, m.made = w.now, func(string) {}
+			if m.refused(by(cmd)) == "node?" {
+				cmd.Principal = caller("governor", "gov")
 			}
 			// A remembered request is answered, and nothing else.
 			key := fmt.Sprintf("%s %v", cmd.GetRequestId(), cmd.GetPrincipal())
 			if _, remembered := m.asked[key]; cmd.GetRequestId() != "" && remembered {
 				cmd.RequestId = ""
 			}
-			m.now = w.now
 			want := m.apply(cmd)
 			if cmd.GetRequestId() != "" {
 				m.asked[key] = want
 			}
 			got := w.do(cmd)
+			m.made(string(got.GetUid()))
 			if want == "skip" {
 				continue
 			}
@@ -554,6 +584,10 @@ func TestTheMachineDoesWhatTheModelDoes(t *testing.T) {
 		"*fsmpb.Command_ChangeObject ", "*fsmpb.Command_ChangeObject FAILED_STATE", "*fsmpb.Command_RewrapTenant ",
 		"*fsmpb.Command_PutSecret ", "*fsmpb.Command_PutSecret FAILED_STATE", "*fsmpb.Command_AddInternalKey ", "*fsmpb.Command_AddInternalKey DENIED",
 		"*fsmpb.Command_RevokeCertificate ", "*fsmpb.Command_RevokeCertificate UNAUTHENTICATED", "*fsmpb.Command_RevokeCertificate ALREADY_EXISTS",
+		"*fsmpb.Command_PutIssuer ", "*fsmpb.Command_PutIssuer FAILED_STATE", "*fsmpb.Command_RemoveIssuer ", "*fsmpb.Command_RemoveIssuer FAILED_STATE",
+		"*fsmpb.Command_BindRole ", "*fsmpb.Command_BindRole FAILED_STATE", "*fsmpb.Command_BindRole ALREADY_EXISTS", "*fsmpb.Command_BindRole UNAUTHENTICATED",
+		"*fsmpb.Command_BindRole DENIED", "*fsmpb.Command_UnbindRole ", "*fsmpb.Command_UnbindRole FAILED_STATE", "*fsmpb.Command_UnbindRole NOT_FOUND",
+		"*fsmpb.Command_SetTenantGovernors ", "*fsmpb.Command_SetTenantGovernors DENIED", "*fsmpb.Command_SetTenantGovernors NOT_FOUND",
 		"*fsmpb.Command_RevokeCertificate FAILED_STATE", "*fsmpb.Command_RevokeCertificate INVALID_ARGUMENT",
 	} {
 		if outcomes[o] == 0 {

@@ -331,7 +331,7 @@ func TestRollbackMovesThePointerBackInsideTheWindow(t *testing.T) {
 	// The schedule is paused; a person's rotation ends the pause.
 	w.ok(w.addVersion("acme", "payments"))
 	byItself := w.setPrimary("acme", "payments", 3, false)
-	byItself.Principal = nil
+	byItself.Principal = &fsmpb.Principal{}
 	w.refused(errs.FailedState, byItself)
 	w.ok(w.setPrimary("acme", "payments", 3, false))
 	if w.serviceOf("acme", "payments").GetRotationPaused() {
@@ -541,6 +541,7 @@ func TestI9_AnInternalKeyInUseLosesNoPower(t *testing.T) {
 	}
 	w.refused(errs.FailedState, changeVersion("", "", 1, fsmpb.VersionEvent_VERSION_EVENT_SCHEDULE_DESTROY)) // the secret
 	w.ok(w.putSecret("node-ca"))
+	w.ok(w.putSecret("caller-ca"))
 	if w.view().InternalKeyUsed(old) {
 		t.Error("the old version is in use after every re-wrap")
 	}
@@ -565,6 +566,7 @@ func TestI9_ADestroyedTenantHoldsNoInternalKey(t *testing.T) {
 	old := w.ivk().GetUid()
 	w.ok(w.addIVK())
 	w.ok(w.putSecret("node-ca"))
+	w.ok(w.putSecret("caller-ca"))
 	if got := w.view().TenantsUnder(old, "", 10); len(got) != 1 {
 		t.Errorf("%d tenants under the old version", len(got))
 	}

@@ -2,12 +2,14 @@ package fsm_test
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/testing/protocmp"
 	"pgregory.net/rapid"
 
+	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/internal/invariants"
@@ -140,6 +142,7 @@ func checkInvariants(t tb, v *fsm.View) {
 			}
 		}
 	}
+	checkAuthority(t, v)
 	voters := 0
 	for _, m := range v.Members() {
 		if m.GetVoter() && !m.GetRemoved() {
@@ -148,5 +151,92 @@ func checkInvariants(t tb, v *fsm.View) {
 	}
 	if voters == 0 {
 		t.Fatalf("there is no voter")
+	}
+}
+
+// checkAuthority looks at who may do what.
+func checkAuthority(t tb, v *fsm.View) {
+	t.Helper()
+	if v.Cluster().GetFormatVersion() < fsm.FormatAuthority {
+		if len(v.Issuers()) != 0 || len(v.Bindings("", "", 1)) != 0 || v.Cluster().GetAuthorityIndex() != 0 {
+			t.Fatalf("there are issuers or bindings before there can be any")
+		}
+		return
+	}
+	if at := v.AuthorityAt(); at == 0 || at > v.Index() || at != v.Cluster().GetAuthorityIndex() {
+		t.Fatalf("authority changed at %d of %d", at, v.Index())
+	}
+	taken := make(map[string]string)
+	take := func(what, key, by string) {
+		if other, twice := taken[what+key]; twice {
+			t.Fatalf("I21: %s of %s and %s are one", what, by, other)
+		}
+		taken[what+key] = by
+	}
+	governors := make(map[string]bool)
+	platform := 0
+	look := func(tenant string, uid []byte) {
+		for _, b := range v.Bindings(tenant, "", 1000) {
+			name := tenant + "/" + b.GetId()
+			take("uid", string(b.GetUid()), name)
+			take("subject", string(b.GetIssuerUid())+b.GetSubject(), name)
+			take("identity", string(b.GetIssuerUid())+b.GetRole()+"/"+string(b.GetTenantUid())+"/"+b.GetName(), name)
+			for _, k := range b.GetKeys() {
+				take("key", string(k.GetKey().GetRaw()), name)
+			}
+			i, ok := v.IssuerByUID(b.GetIssuerUid())
+			if !ok || !slices.Contains(i.GetRoles(), b.GetRole()) || b.GetRole() == "workload" && i.GetTenant() == "" && !i.GetAllTenants() &&
+				!slices.ContainsFunc(i.GetTenantUids(), func(u []byte) bool { return bytes.Equal(u, uid) }) || i.GetTenant() != "" && i.GetTenant() != tenant {
+				t.Fatalf("I23: %v is bound beyond its issuer %v", b, i)
+			}
+			if found, ok := v.BindingBySubject(b.GetIssuerUid(), b.GetSubject()); !ok || found != b {
+				t.Fatalf("%v is not found by its subject", b)
+			}
+			role, _ := auth.ParseRole(b.GetRole())
+			if found, ok := v.BindingOf(b.GetIssuerUid(), role, b.GetTenantUid(), b.GetName()); !ok || found != b {
+				t.Fatalf("%v is not found by its name", b)
+			}
+			if found, ok := v.BindingByUID(b.GetUid()); !ok || found != b {
+				t.Fatalf("%v is not found by its uid", b)
+			}
+			if b.GetRole() == "governor" && b.GetExpireTimeMs() == 0 {
+				governors[string(b.GetUid())] = true
+				if b.GetPlatform() {
+					platform++
+				}
+			}
+			if b.GetModIndex() > v.AuthorityAt() {
+				t.Fatalf("%v is newer than the last change of authority", b)
+			}
+		}
+	}
+	look("", nil)
+	if platform == 0 {
+		t.Fatalf("I22: nobody governs the platform")
+	}
+	builtins := 0
+	for _, i := range v.Issuers() {
+		take("issuer", string(i.GetUid()), i.GetId())
+		if i.GetId() == fsm.BuiltinIssuer && i.GetTenant() == "" {
+			builtins++
+		}
+		if found, ok := v.Issuer(i.GetTenant(), i.GetId()); !ok || found != i || i.GetModIndex() > v.AuthorityAt() {
+			t.Fatalf("issuer %v is not found, or newer than the last change of authority", i)
+		}
+	}
+	if builtins != 1 {
+		t.Fatalf("there are %d issuers builtin", builtins)
+	}
+	for _, tn := range v.Tenants("", 1000) {
+		if tn.GetState() == fsmpb.ObjectState_OBJECT_STATE_DESTROYED {
+			if len(v.Bindings(tn.GetName(), "", 1)) != 0 {
+				t.Fatalf("somebody is bound in the destroyed tenant %s", tn.GetName())
+			}
+			continue
+		}
+		look(tn.GetName(), tn.GetUid())
+		if !slices.ContainsFunc(tn.GetGovernors(), func(uid []byte) bool { return governors[string(uid)] }) {
+			t.Fatalf("I22: nobody governs tenant %s", tn.GetName())
+		}
 	}
 }

@@ -9,13 +9,19 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
+// another adds a second governor to a genesis.
+func another(g *fsmpb.Genesis) {
+	p, _ := person("other", "governor")
+	g.Persons = append(g.Persons, p)
+}
+
 func TestI5_ARequestActsOnce(t *testing.T) {
-	w := newWorld(t)
+	w := newWorld(t, another)
 	first := w.ok(asked("r1", w.createTenant("acme")))
 	// The retry was prepared again, with new uids; its request is the same.
 	again := w.createTenant("acme")
 	again.RequestId, again.RequestDigest = "r1", mustRequest(t, w, "r1", 0).GetDigest()
-	again.Principal = &fsmpb.Principal{Issuer: "ca", Kind: "user", Name: "gov"}
+	again.Principal = caller("governor", "gov")
 	res := w.ok(again)
 	if !res.GetReplayed() || res.GetIndex() != first.GetIndex() || string(res.GetUid()) != string(first.GetUid()) {
 		t.Errorf("replayed %v, first %v", res, first)
@@ -37,13 +43,13 @@ func TestI5_ARequestActsOnce(t *testing.T) {
 	second.Step = 1
 	w.ok(second)
 	elsewhere := asked("r1", w.createTenant("third"))
-	elsewhere.Principal = &fsmpb.Principal{Issuer: "ca", Kind: "user", Name: "somebody else"}
+	elsewhere.Principal = caller("governor", "other")
 	w.ok(elsewhere)
 }
 
 func mustRequest(t *testing.T, w *world, id string, step uint32) *fsmpb.Request {
 	t.Helper()
-	r, ok := w.view().Request(&fsmpb.Principal{Issuer: "ca", Kind: "user", Name: "gov"}, id, step)
+	r, ok := w.view().Request(caller("governor", "gov"), id, step)
 	if !ok {
 		t.Fatalf("request %s is not remembered", id)
 	}
@@ -87,22 +93,24 @@ func TestRequestsAreForgottenAfter24HoursOfCommandTime(t *testing.T) {
 	}
 	w.now++
 	w.ok(tick())
-	if _, ok := w.view().Request(&fsmpb.Principal{Issuer: "ca", Kind: "user", Name: "gov"}, "r1", 0); ok {
+	if _, ok := w.view().Request(caller("governor", "gov"), "r1", 0); ok {
 		t.Error("the request is remembered after 24 h and a tick")
 	}
 }
 
 func TestTheMemoryOfRequestsIsBounded(t *testing.T) {
-	w := acme(t)
-	noop := &fsmpb.SetHold{}
+	w := newWorld(t, another)
+	w.ok(w.createTenant("acme"))
+	w.ok(w.createService("acme", "payments"))
+	noop := func() *fsmpb.Command { return w.setPrimary("acme", "payments", 1, false) } // a fact is remembered too
 	for i := range fsm.MaxRequestsPerPrincipal {
-		w.ok(asked(fmt.Sprintf("r%d", i), &fsmpb.Command{Body: &fsmpb.Command_SetHold{SetHold: noop}}))
+		w.refused(errs.FailedState, asked(fmt.Sprintf("r%d", i), noop()))
 	}
-	w.refused(errs.LimitReached, asked("one more", &fsmpb.Command{Body: &fsmpb.Command_SetHold{SetHold: noop}}))
+	w.refused(errs.LimitReached, asked("one more", noop()))
 
 	// Others have room, and whoever takes power away always has.
 	other := asked("r", w.createTenant("other"))
-	other.Principal = &fsmpb.Principal{Name: "other"}
+	other.Principal = caller("governor", "other")
 	w.ok(other)
 	for i, c := range []*fsmpb.Command{
 		changeObject("acme", "", suspend, ""),
@@ -114,7 +122,7 @@ func TestTheMemoryOfRequestsIsBounded(t *testing.T) {
 		id := fmt.Sprintf("revoke %d", i)
 		w.ok(asked(id, c))
 		mustRequest(t, w, id, 0)
-		if _, ok := w.view().Request(&fsmpb.Principal{Issuer: "ca", Kind: "user", Name: "gov"}, fmt.Sprintf("r%d", i), 0); ok {
+		if _, ok := w.view().Request(caller("governor", "gov"), fmt.Sprintf("r%d", i), 0); ok {
 			t.Errorf("the oldest request was not pushed out by %s", id)
 		}
 	}
@@ -129,7 +137,7 @@ func TestI14_ForgettingIsBoundedPerTick(t *testing.T) {
 		w.ok(asked(fmt.Sprintf("r%d", i), &fsmpb.Command{Body: &fsmpb.Command_SetHold{SetHold: &fsmpb.SetHold{}}}))
 	}
 	w.now += fsm.RequestMemoryMS
-	p := &fsmpb.Principal{Issuer: "ca", Kind: "user", Name: "gov"}
+	p := caller("custodian", "cust")
 	for _, want := range []int{n - fsm.MaxTickObjects, n - 2*fsm.MaxTickObjects, 0} {
 		w.ok(tick())
 		left := 0

@@ -31,6 +31,7 @@ const (
 	tableIssuers   = "issuers"    // who vouches for callers
 	tableBindings  = "bindings"   // role bindings
 	tableKeys      = "keys"       // the public keys of role bindings; derived
+	tableSets      = "sets"       // the lists of governors that tenants have; derived
 	tableUIDs      = "uids"       // every uid ever used and what it belongs to; derived
 	tableDue       = "due"        // when Tick has something to do with a tenant or service; derived
 	tableReap      = "reap"       // destroyed owners that still own something; derived
@@ -48,7 +49,7 @@ const (
 
 	indexSubject  = "subject"  // role bindings by issuer and subject
 	indexIdentity = "identity" // role bindings by issuer, role, tenant and name
-	indexPower    = "power"    // role bindings of governors and custodians by role
+	indexPower    = "power"    // role bindings of governors and custodians by role and whether they are the platform's
 )
 
 // row is what the database holds: an object and, in builds with checks, the
@@ -210,10 +211,11 @@ func newDB() *memdb.MemDB {
 				return dueKey(b.GetExpireTimeMs(), b.GetUid()), b.GetExpireTimeMs() != 0
 			},
 			indexPower: func(b *fsmpb.RoleBinding) ([]byte, bool) {
-				return appendPart(appendPart(nil, b.GetRole()), b.GetUid()), isPower(b.GetRole())
+				return append(powerKey(b), b.GetUid()...), isPower(b.GetRole())
 			},
 		}),
 		table(tableKeys, func(k keyRow) ([]byte, bool) { return []byte(k.id), true }, nil),
+		table(tableSets, setKeyOf, nil),
 		table(tableUIDs, func(u uidOwner) ([]byte, bool) { return []byte(u.uid), true }, nil),
 		table(tableDue, func(d dueRow) ([]byte, bool) { return []byte(d.uid), true }, map[string]keyOf[dueRow]{
 			indexDue: func(d dueRow) ([]byte, bool) { return dueKey(d.atMS, []byte(d.uid)), true },
@@ -318,6 +320,8 @@ func dueKey(atMS int64, id []byte) []byte {
 	k = binary.BigEndian.AppendUint64(k, uint64(atMS)) //nolint:gosec // Not negative; checked where objects come in.
 	return append(k, id...)
 }
+
+func indexBytes(index uint64) []byte { return binary.BigEndian.AppendUint64(nil, index) }
 
 func concat(parts ...[]byte) []byte { return slices.Concat(parts...) }
 

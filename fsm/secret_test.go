@@ -23,7 +23,7 @@ func TestI15_ThePublicPartOfASecretNeverChanges(t *testing.T) {
 	principals := map[string]*fsmpb.Principal{
 		"the leader": nil,
 		"a node":     {Kind: "node", Name: nodeID(0)},
-		"a governor": {Issuer: "ca", Kind: "governor", Name: "alice"},
+		"a governor": caller("governor", "gov"),
 	}
 	publics := map[string][]byte{
 		"another": []byte("certificatf"), "longer": []byte("certificate and more"), "shorter": []byte("cert"), "none": nil,
@@ -31,17 +31,23 @@ func TestI15_ThePublicPartOfASecretNeverChanges(t *testing.T) {
 	for who, p := range principals {
 		for what, public := range publics {
 			t.Run(who+", "+what, func(t *testing.T) {
-				w := newWorld(t)
-				before, _ := w.view().Secret("node-ca")
-				c := w.secretWith("node-ca", public)
-				c.Principal = p
-				w.refused(errs.FailedState, c)
-				w.ok(w.addIVK()) // an occasion to wrap again is no occasion to swap
-				c = w.secretWith("node-ca", public)
-				c.Principal = p
-				w.refused(errs.FailedState, c)
-				if after, _ := w.view().Secret("node-ca"); after != before {
-					t.Errorf("the secret is %v, it was %v", after, before)
+				for _, format := range []uint32{fsm.FormatAuthority - 1, newest} {
+					w := newWorld(t, ofFormat(format))
+					code := errs.FailedState
+					if p != nil && format >= fsm.FormatAuthority {
+						code = errs.Denied // it is not for callers at all
+					}
+					before, _ := w.view().Secret("node-ca")
+					c := w.secretWith("node-ca", public)
+					c.Principal = p
+					w.refused(code, c)
+					w.ok(w.addIVK()) // an occasion to wrap again is no occasion to swap
+					c = w.secretWith("node-ca", public)
+					c.Principal = p
+					w.refused(code, c)
+					if after, _ := w.view().Secret("node-ca"); after != before {
+						t.Errorf("the secret is %v, it was %v", after, before)
+					}
 				}
 			})
 		}

@@ -198,6 +198,14 @@ func (v *View) items(f func(*fsmpb.SnapshotItem) bool) {
 		on = on && f(&fsmpb.SnapshotItem{Object: &fsmpb.SnapshotItem_Revocation{Revocation: r}})
 		return on
 	})
+	scan(v.txn, tableIssuers, indexID, nil, nil, func(i *fsmpb.Issuer) bool {
+		on = on && f(&fsmpb.SnapshotItem{Object: &fsmpb.SnapshotItem_Issuer{Issuer: i}})
+		return on
+	})
+	scan(v.txn, tableBindings, indexID, nil, nil, func(b *fsmpb.RoleBinding) bool {
+		on = on && f(&fsmpb.SnapshotItem{Object: &fsmpb.SnapshotItem_RoleBinding{RoleBinding: b}})
+		return on
+	})
 }
 
 // Proof is what a snapshot said about itself when it was restored. Its MAC can

@@ -29,6 +29,9 @@ type meta struct {
 
 	membersAt uint64 // index of the last change of a member
 
+	issuerRows int // issuers, also those of destroyed tenants that are still to be removed
+	bindings   int // role bindings, also expired ones and those of destroyed tenants
+
 	issuers     []*fsmpb.Issuer // every issuer that counts; replaced, never written to
 	authorityAt uint64          // see [View.AuthorityAt]
 }

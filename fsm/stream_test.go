@@ -36,6 +36,7 @@ func (w *world) drawNumber(t *rapid.T, tenant, service string) uint32 {
 var kinds = []string{
 	"tenant", "service", "service", "add", "add", "add", "primary", "primary", "primary", "rollback", "version", "version", "version",
 	"object", "destroy", "pin", "pin", "unpin", "unpin back", "ivk", "rewrap", "rewrap", "secret", "token", "join", "member", "revoke", "revoke", "hold", "epoch", "tick", "tick",
+	"authority", "authority", "authority", "authority", "authority",
 }
 
 // drawCommand draws a command that is well formed and may or may not be
@@ -90,7 +91,7 @@ func (w *world) drawCommand(t *rapid.T) *fsmpb.Command {
 	case "rewrap":
 		cmd = w.rewrap(tenant)
 	case "secret":
-		cmd = w.putSecret(draw(t, "secret", "node-ca", "s"))
+		cmd = w.putSecret(draw(t, "secret", "node-ca", "caller-ca", "s"))
 		if draw(t, "swap", false, false, true) {
 			cmd.GetPutSecret().GetSecret().Public = []byte(draw(t, "public", "", "certificate", "another"))
 		}
@@ -112,12 +113,15 @@ func (w *world) drawCommand(t *rapid.T) *fsmpb.Command {
 		}
 	case "hold":
 		cmd = hold(rapid.Bool().Draw(t, "held"))
+	case "authority":
+		cmd = w.drawAuthority(t, tenant)
 	case "epoch":
 		cmd = begin(rapid.IntRange(0, 3).Draw(t, "node"))
 	default:
 		cmd = tick()
 	}
-	if rapid.IntRange(0, 3).Draw(t, "asked") == 0 {
+	w.drawCaller(t, cmd)
+	if rapid.IntRange(0, 3).Draw(t, "asked") == 0 && (whoAsks(cmd) != nil || draw(t, "of the leader", true, false, false)) {
 		cmd = asked(fmt.Sprintf("r%d", rapid.IntRange(0, 20).Draw(t, "request")), cmd)
 	}
 	if rapid.IntRange(0, 4).Draw(t, "time") == 0 {

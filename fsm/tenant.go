@@ -23,6 +23,7 @@ const (
 
 const (
 	causeOperator = "operator"
+	causeL1Denied = "l1_denied"
 	causeUnlink   = "unlink"
 )
 
@@ -83,8 +84,9 @@ func (t *tx) createTenant(c *fsmpb.CreateTenant) (done, error) {
 	case t.tenants >= MaxTenants:
 		return done{}, limit("tenants", MaxTenants)
 	}
-	if len(c.GetGovernors()) != 0 && t.cluster.GetFormatVersion() < FormatAuthority {
-		return done{}, errNoAuthority()
+	governors, err := t.governorsOf(c)
+	if err != nil {
+		return done{}, err
 	}
 	if err := t.ivkInForce(c.GetL2IvkUid()); err != nil {
 		return done{}, err
@@ -92,7 +94,7 @@ func (t *tx) createTenant(c *fsmpb.CreateTenant) (done, error) {
 	if err := material(c.GetVersion(), 1, c.GetL2Uid(), "the tenant key"); err != nil {
 		return done{}, err
 	}
-	if err := t.authorize(); err != nil {
+	if _, err := t.authorize(); err != nil {
 		return done{}, err
 	}
 	uid := string(c.GetUid())
@@ -125,7 +127,9 @@ func (t *tx) createTenant(c *fsmpb.CreateTenant) (done, error) {
 		Versions:     t.mergeChain(nil, was, is, c.GetVersion()),
 		CreateTimeMs: t.timeMS,
 		ModIndex:     t.index,
+		Governors:    governors,
 	})
+	t.countSet(governors, 1)
 	return done{object: tenantName(c.GetName()), version: 1, uid: c.GetUid()}, nil
 }
 
@@ -226,7 +230,7 @@ func (t *tx) changeObject(c *fsmpb.ChangeObject) (done, error) {
 	if r != hierarchy.NotRefused {
 		return done{}, r.Err("the " + o.noun())
 	}
-	if err := t.authorize(); err != nil {
+	if _, err := t.authorize(); err != nil {
 		return done{}, err
 	}
 	if oc.Event == hierarchy.ObjectScheduleDestroy && oc.Wait == 0 {

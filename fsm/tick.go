@@ -127,8 +127,29 @@ func (k *ticking) reapTenant(r reapRow) {
 		k.spend(len(s.GetVersions()))
 		k.destroy(owner{kind: ofService, service: s})
 	}
-	if len(k.liveServices([]byte(r.uid), 1)) == 0 {
+	k.reapAuthority([]byte(r.uid))
+	if len(k.liveServices([]byte(r.uid), 1)) == 0 && !k.ownsAuthority([]byte(r.uid)) {
 		drop(k.tx, tableReap, r)
+	}
+}
+
+// reapAuthority removes the role bindings and issuers of a destroyed tenant. They
+// counted for nobody already, so nobody has to learn of it.
+func (k *ticking) reapAuthority(tenantUID []byte) {
+	if k.spent() {
+		return
+	}
+	for _, b := range k.bindingsOf(tenantUID, k.objects) {
+		k.spend(0)
+		k.dropBinding(b)
+	}
+	if k.spent() {
+		return
+	}
+	for _, i := range k.issuersOf(tenantUID, k.objects) {
+		k.spend(0)
+		drop(k.tx, tableIssuers, i)
+		k.issuerRows--
 	}
 }
 
@@ -142,7 +163,8 @@ func (k *ticking) reapService(r reapRow) {
 	}
 }
 
-// expire forgets tokens, nonces, revocations and requests.
+// expire removes role bindings that have ended, and forgets tokens, nonces,
+// revocations and requests.
 func (k *ticking) expire() {
 	for _, tok := range expired(k, tableTokens, k.timeMS, (*fsmpb.JoinToken).GetExpireTimeMs) {
 		drop(k.tx, tableTokens, tok)
@@ -156,6 +178,13 @@ func (k *ticking) expire() {
 	for _, r := range expired(k, tableRevoked, k.timeMS-RevocationGraceMS, (*fsmpb.Revocation).GetExpireTimeMs) {
 		drop(k.tx, tableRevoked, r)
 		k.revoked--
+	}
+	ended := expired(k, tableBindings, k.timeMS, (*fsmpb.RoleBinding).GetExpireTimeMs)
+	for _, b := range ended {
+		k.dropBinding(b)
+	}
+	if len(ended) != 0 {
+		k.authorityMoved()
 	}
 	for _, r := range expired(k, tableRequests, k.timeMS-RequestMemoryMS, (*fsmpb.Request).GetTimeMs) {
 		k.forget(r)
@@ -204,6 +233,9 @@ func (v *View) NextDue() (atMS int64, ok bool) {
 	}
 	if r, ok := firstOf[*fsmpb.Revocation](v, tableRevoked, indexDue); ok {
 		first = min(first, r.GetExpireTimeMs()+RevocationGraceMS)
+	}
+	if b, ok := firstOf[*fsmpb.RoleBinding](v, tableBindings, indexDue); ok {
+		first = min(first, b.GetExpireTimeMs())
 	}
 	if r, ok := firstOf[*fsmpb.Request](v, tableRequests, indexDue); ok {
 		first = min(first, r.GetTimeMs()+RequestMemoryMS)

@@ -130,7 +130,7 @@ func (t *tx) changeVersion(c *fsmpb.ChangeVersion) (done, error) {
 	if r != hierarchy.NotRefused {
 		return done{}, r.Err("the key version")
 	}
-	if err := t.authorize(); err != nil {
+	if _, err := t.authorize(); err != nil {
 		return done{}, err
 	}
 	if oc.Event == hierarchy.EventScheduleDestroy && oc.Wait == 0 {

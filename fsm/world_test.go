@@ -35,6 +35,8 @@ type world struct {
 	now   int64
 	ids   uint64
 	log   [][]byte
+
+	governors [][]byte // of the tenants that it makes; nil: of whoever asks
 }
 
 func emptyWorld(t tb) *world {
@@ -54,6 +56,7 @@ func (w *world) found(g *fsmpb.Genesis, change ...func(*fsmpb.Genesis)) {
 	for _, f := range change {
 		f(g)
 	}
+	addFounders(g)
 	w.ok(&fsmpb.Command{Body: &fsmpb.Command_Genesis{Genesis: g}})
 }
 
@@ -73,7 +76,7 @@ func nodeID(n int) string {
 func node(n int) *fsmpb.Member {
 	return &fsmpb.Member{
 		Id: nodeID(n), Name: fmt.Sprintf("node-%d", n), PublicKey: blob("spki", n), PeerAddress: fmt.Sprintf("10.0.0.%d:8402", n),
-		GrpcAddress: fmt.Sprintf("10.0.0.%d:8400", n), Region: "eu", Zone: "a", MaxFormat: fsm.MaxFormatVersion, Version: "v0.1.0",
+		GrpcAddress: fmt.Sprintf("10.0.0.%d:8400", n), Region: "eu", Zone: "a", MaxFormat: newest, Version: "v0.1.0",
 	}
 }
 
@@ -82,10 +85,11 @@ func (w *world) genesis() *fsmpb.Genesis {
 	first := node(0)
 	first.Voter = true
 	return &fsmpb.Genesis{
-		KeyspaceId: w.uid(), ClusterId: w.uid(), Name: "prod", FormatVersion: fsm.MaxFormatVersion, FirstMember: first, SealRecord: []byte("seal record"),
+		Persons:    founders(),
+		KeyspaceId: w.uid(), ClusterId: w.uid(), Name: "prod", FormatVersion: newest, FirstMember: first, SealRecord: []byte("seal record"),
 		Settings:    &fsmpb.Settings{RollbackWindowMs: dayMS, DestroyWaitMs: destroyW, Voters: 3},
 		InternalKey: &fsmpb.Version{Number: 1, Uid: ivk, Blob: blob("ivk", 1)},
-		Secrets:     []*fsmpb.Secret{{Name: "node-ca", IvkUid: ivk, Blob: blob("secret", 1), Public: []byte("certificate")}},
+		Secrets:     []*fsmpb.Secret{{Name: "node-ca", IvkUid: ivk, Blob: blob("secret", 1), Public: []byte("certificate")}, {Name: "caller-ca", IvkUid: ivk, Blob: blob("secret", 2), Public: callerCA}},
 	}
 }
 
@@ -96,10 +100,11 @@ func person(name, role string) (*fsmpb.Person, ed25519.PrivateKey) {
 	return &fsmpb.Person{Name: name, Role: role, Key: &fsmpb.PublicKey{Algorithm: fsmpb.KeyAlgorithm_KEY_ALGORITHM_ED25519, Raw: pub}}, key
 }
 
-// apply gives the command the next index and the present time, if it has none.
+// apply gives the command the next index and, if it has none, the present time and
+// somebody who may order it.
 func (w *world) apply(cmd *fsmpb.Command) (*fsmpb.Result, error) {
 	w.tb.Helper()
-	cmd.Format = fsm.CommandFormat
+	by(cmd).Format = fsm.CommandFormat
 	if cmd.GetTimeUnixMs() == 0 {
 		cmd.TimeUnixMs = w.now
 	}
@@ -181,7 +186,7 @@ func (w *world) createTenant(name string) *fsmpb.Command {
 	l2 := w.uid()
 	return &fsmpb.Command{Body: &fsmpb.Command_CreateTenant{CreateTenant: &fsmpb.CreateTenant{
 		Name: name, Uid: w.uid(), L2Uid: l2, L2Blob: blob("l2", int(w.ids)), L2IvkUid: w.ivk().GetUid(),
-		Binding: &fsmpb.Binding{Keystore: "local", Key: "kek", Archetype: "local"},
+		Binding: &fsmpb.Binding{Keystore: "local", Key: "kek", Archetype: "local"}, Governors: w.governors,
 		Version: &fsmpb.Version{Number: 1, Uid: w.uid(), ParentUid: l2, Blob: blob("l2.1", int(w.ids))},
 	}}}
 }
@@ -213,7 +218,7 @@ func (w *world) setPrimary(tenant, service string, number uint32, rollback bool)
 		uid = w.serviceOf(tenant, service).GetUid()
 	}
 	return &fsmpb.Command{
-		Principal: &fsmpb.Principal{Issuer: "ca", Kind: "user", Name: "gov"},
+		Principal: caller("governor", "gov"),
 		Body: &fsmpb.Command_SetPrimary{SetPrimary: &fsmpb.SetPrimary{
 			Object: ref(tenant, service), ObjectUid: uid, Number: number, Rollback: rollback,
 		}},
@@ -309,7 +314,6 @@ func serialOf(n int) []byte {
 // revoke revokes a certificate that has a day left.
 func (w *world) revoke(n int) *fsmpb.Command {
 	return &fsmpb.Command{
-		Principal: &fsmpb.Principal{Issuer: "ca", Kind: "governor", Name: "gov"},
 		Body: &fsmpb.Command_RevokeCertificate{RevokeCertificate: &fsmpb.RevokeCertificate{Revocation: &fsmpb.Revocation{
 			Serial: serialOf(n), ExpireTimeMs: w.now + dayMS, Reason: "left in a shop", Name: "spiffe://c/krypton/operator/olga",
 		}}},
@@ -338,8 +342,8 @@ func ofFormat(version uint32) func(*fsmpb.Genesis) {
 func asked(id string, cmd *fsmpb.Command) *fsmpb.Command {
 	sum := sha256.Sum256([]byte(cmd.String()))
 	cmd.RequestId, cmd.RequestDigest = id, sum[:]
-	if cmd.GetPrincipal() == nil {
-		cmd.Principal = &fsmpb.Principal{Issuer: "ca", Kind: "user", Name: "gov"}
+	if by(cmd).GetPrincipal() == nil {
+		cmd.Principal = caller("governor", "gov") // a request is somebody's
 	}
 	return cmd
 }

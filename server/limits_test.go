@@ -87,6 +87,13 @@ func limits() []bounds {
 			{what: "nodes, present and former", limit: fmt.Sprint(fsm.MaxMembers), code: errs.LimitReached},
 			{what: "join tokens that are not used and not expired", limit: fmt.Sprint(fsm.MaxJoinTokens), code: errs.LimitReached},
 			{what: "revoked certificates that have not expired", limit: fmt.Sprint(fsm.MaxRevocations), beyond: "identity/revocations-full"},
+			{what: "issuers of the cluster itself, of one tenant, of all", limit: fmt.Sprintf("%d, %d, %d", fsm.MaxIssuersPerOwner, fsm.MaxIssuersPerOwner, fsm.MaxIssuers), code: errs.LimitReached},
+			{what: "CA certificates of an issuer, each", limit: fmt.Sprintf("%d, %s", fsm.MaxIssuerCertificates, bytesOf(fsm.MaxCertificateBytes)), code: errs.InvalidArgument},
+			{what: "tenants that an issuer is limited to", limit: fmt.Sprint(fsm.MaxIssuerTenants), code: errs.InvalidArgument},
+			{what: "role bindings, of people and of workloads", limit: fmt.Sprint(fsm.MaxBindings), code: errs.LimitReached},
+			{what: "public keys of a role binding", limit: fmt.Sprint(fsm.MaxBindingKeys), code: errs.InvalidArgument},
+			{what: "subject of a role binding", limit: bytesOf(fsm.MaxSubjectBytes), code: errs.InvalidArgument},
+			{what: "governors that a tenant lists", limit: fmt.Sprint(fsm.MaxTenantGovernors), code: errs.InvalidArgument},
 			{what: "shares of the MasterKey", limit: fmt.Sprint(seal.MaxShares), code: errs.InvalidArgument},
 		}},
 		{"Lifetimes", []bound{

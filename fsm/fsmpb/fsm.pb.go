@@ -4026,10 +4026,12 @@ type Issuer struct {
 	// Roles for which a certificate with a URI of this program's own form needs no
 	// binding. Never governor or custodian; for others than `builtin` workload only;
 	// for tokens none.
-	UnboundRoles  []string        `protobuf:"bytes,10,rep,name=unbound_roles,json=unboundRoles,proto3" json:"unbound_roles,omitempty"`
-	CreateTimeMs  int64           `protobuf:"varint,11,opt,name=create_time_ms,json=createTimeMs,proto3" json:"create_time_ms,omitempty"`
-	ModIndex      uint64          `protobuf:"varint,12,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`
-	AuthorizedBy  []*SignedIntent `protobuf:"bytes,13,rep,name=authorized_by,json=authorizedBy,proto3" json:"authorized_by,omitempty"` // who ordered its present form
+	UnboundRoles []string `protobuf:"bytes,10,rep,name=unbound_roles,json=unboundRoles,proto3" json:"unbound_roles,omitempty"`
+	CreateTimeMs int64    `protobuf:"varint,11,opt,name=create_time_ms,json=createTimeMs,proto3" json:"create_time_ms,omitempty"`
+	ModIndex     uint64   `protobuf:"varint,12,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`
+	// Who ordered its present form, where a rule asks for signatures: the intent in
+	// the first, key id and signature in each.
+	AuthorizedBy  []*SignedIntent `protobuf:"bytes,13,rep,name=authorized_by,json=authorizedBy,proto3" json:"authorized_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4265,7 +4267,7 @@ type RoleBinding struct {
 	ExpireTimeMs  int64           `protobuf:"varint,12,opt,name=expire_time_ms,json=expireTimeMs,proto3" json:"expire_time_ms,omitempty"` // counts for nobody from then on; 0: never
 	CreateTimeMs  int64           `protobuf:"varint,13,opt,name=create_time_ms,json=createTimeMs,proto3" json:"create_time_ms,omitempty"`
 	ModIndex      uint64          `protobuf:"varint,14,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`
-	AuthorizedBy  []*SignedIntent `protobuf:"bytes,15,rep,name=authorized_by,json=authorizedBy,proto3" json:"authorized_by,omitempty"`
+	AuthorizedBy  []*SignedIntent `protobuf:"bytes,15,rep,name=authorized_by,json=authorizedBy,proto3" json:"authorized_by,omitempty"` // as of an issuer
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4405,10 +4407,11 @@ func (x *RoleBinding) GetAuthorizedBy() []*SignedIntent {
 	return nil
 }
 
-// PutIssuer makes an issuer, or replaces what it says. Apply sets uid, tenant_uid,
-// create_time_ms, mod_index and authorized_by, which a command leaves empty. Of an
-// issuer that is there the kind stays, and its limits never exclude what is bound
-// under it. Of `builtin` only unbound_roles change.
+// PutIssuer makes an issuer, or replaces what it says. Apply sets uid,
+// create_time_ms, mod_index and authorized_by, which a command leaves empty; the
+// tenant of a tenant's own is named with its uid, which refuses a re-created one.
+// Of an issuer that is there the kind stays, and its limits never exclude what is
+// bound under it. Of `builtin` only unbound_roles change.
 type PutIssuer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Issuer        *Issuer                `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
@@ -4522,8 +4525,9 @@ func (x *RemoveIssuer) GetEtag() uint64 {
 	return 0
 }
 
-// BindRole makes a role binding. Apply sets uid, tenant_uid, create_time_ms,
-// mod_index and authorized_by, which a command leaves empty.
+// BindRole makes a role binding. Apply sets uid, create_time_ms, mod_index and
+// authorized_by, which a command leaves empty; the tenant of a workload is named
+// with its uid, which refuses a re-created one.
 type BindRole struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Binding       *RoleBinding           `protobuf:"bytes,1,opt,name=binding,proto3" json:"binding,omitempty"`

@@ -1,0 +1,424 @@
+package fsm
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+// Limits of issuers.
+const (
+	MaxIssuers            = 1_000     // of a cluster, those of tenants too
+	MaxIssuersPerOwner    = 256       // of the cluster itself, and of one tenant
+	MaxIssuerCertificates = 4         // CA certificates of one issuer
+	MaxIssuerTenants      = 1_000     // tenants that an issuer is limited to
+	MaxIssuerURLBytes     = 2048      // of the URL of a jwt issuer
+	MaxAudiences          = 8         // of a jwt issuer
+	MaxAudienceBytes      = 256       // of one audience
+	MaxIssuerKeysBytes    = 64 << 10  // of the key set of a jwt issuer
+	MaxIssuerSkewMS       = 5 * 60000 // by how much the clock of a jwt issuer may differ, in milliseconds
+	MaxSubjectClaimBytes  = 64        // of the name of a claim
+	MaxSubjectBytes       = 512       // of the subject of a role binding
+)
+
+const (
+	callerCA            = "caller-ca" // the internal secret that the issuer builtin is
+	builtinDomainSuffix = ".krypton"
+
+	uidLabel        = "krypton/v1/authority-uid"
+	bindingUIDLabel = "krypton/v1/binding-uid"
+
+	subjectURI  = "uri:"
+	subjectCN   = "cn:"
+	httpsScheme = "https://"
+)
+
+func issuerName(tenant, id string) string {
+	return hierarchy.IssuerPath(hierarchy.Name(tenant), hierarchy.Name(id)).String()
+}
+
+// newUID returns the uid of the object that this command makes. A command makes
+// one at most, so its index names it; who proposes it has no say, and could else
+// give a new person the uid of one who is gone and still listed by a tenant.
+func (t *tx) newUID() []byte {
+	b := appendPart(appendPart(nil, uidLabel), t.cluster.GetClusterId())
+	sum := sha256.Sum256(appendPart(b, indexBytes(t.index)))
+	return sum[:hierarchy.UIDSize]
+}
+
+// rolesOf reads a list of roles, in the order of their numbers, none twice.
+func rolesOf(names []string) (roles []auth.Role, ok bool) {
+	for _, n := range names {
+		r, err := auth.ParseRole(n)
+		if err != nil || len(roles) > 0 && roles[len(roles)-1] >= r {
+			return nil, false
+		}
+		roles = append(roles, r)
+	}
+	return roles, true
+}
+
+// ascendingUIDs reports whether all are uids, in ascending order.
+func ascendingUIDs(uids [][]byte) bool {
+	for i, u := range uids {
+		if len(u) != hierarchy.UIDSize || uidOf(u).IsZero() || i > 0 && bytes.Compare(uids[i-1], u) >= 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// checkIssuer checks what an issuer says by itself, in a command and in a snapshot.
+func checkIssuer(i *fsmpb.Issuer) error {
+	if err := checkName(i.GetId()); err != nil {
+		return err
+	}
+	roles, ok := rolesOf(i.GetRoles())
+	unbound, okUnbound := rolesOf(i.GetUnboundRoles())
+	switch {
+	case !ok || !okUnbound || len(roles) == 0:
+		return errs.New(errs.InvalidArgument, "an issuer has no roles that it may vouch for, or not in their order",
+			errs.Hint("governor, custodian, operator, auditor, workload: in this order, each once"))
+	case slices.ContainsFunc(unbound, func(r auth.Role) bool { return !slices.Contains(roles, r) }):
+		return errs.New(errs.InvalidArgument, "a role that needs no binding is none that the issuer may vouch for")
+	case !ascendingUIDs(i.GetTenantUids()) || len(i.GetTenantUids()) > MaxIssuerTenants:
+		return invalid("the tenants of an issuer are not at most 1000 uids in ascending order")
+	case i.GetAllTenants() && len(i.GetTenantUids()) != 0:
+		return invalid("an issuer is for all tenants or for some, not both")
+	case i.GetTenant() == "" && len(i.GetTenantUid()) != 0, i.GetTenant() != "" && len(i.GetTenantUid()) != hierarchy.UIDSize:
+		return invalid("an issuer names a tenant without its uid, or a uid without its tenant")
+	case i.GetTenant() != "" && (!slices.Equal(roles, []auth.Role{auth.RoleWorkload}) || i.GetAllTenants() || len(i.GetTenantUids()) != 0):
+		return errs.New(errs.InvalidArgument, "an issuer of a tenant vouches for workloads of that tenant only",
+			errs.Hint("a platform governor registers an issuer that vouches for more"))
+	}
+	switch k := i.GetKind().(type) {
+	case *fsmpb.Issuer_X509:
+		return checkX509Issuer(i, k.X509, unbound)
+	case *fsmpb.Issuer_Jwt:
+		if len(unbound) != 0 {
+			return errs.New(errs.InvalidArgument, "whom a token names needs a role binding, whatever the role", errs.Hint("register the issuer without unbound roles"))
+		}
+		return checkJWTIssuer(k.Jwt)
+	}
+	return invalid("an issuer vouches by certificates or by tokens")
+}
+
+func checkX509Issuer(i *fsmpb.Issuer, x *fsmpb.X509Issuer, unbound []auth.Role) error {
+	if n := len(x.GetCertificates()); n == 0 || n > MaxIssuerCertificates {
+		return invalid("an issuer has 1 to 4 CA certificates")
+	}
+	keys := make(map[string]bool)
+	for _, c := range x.GetCertificates() {
+		spki, ok := spkiOf(c)
+		if !ok || keys[string(spki)] {
+			return errs.New(errs.InvalidArgument, "a CA certificate of the issuer is no certificate in DER of at most 8 KiB, or there twice")
+		}
+		keys[string(spki)] = true
+	}
+	builtin := isBuiltin(i)
+	for _, r := range unbound {
+		switch {
+		case isPower(r.String()):
+			return errs.New(errs.InvalidArgument, "a governor and a custodian need a role binding, whoever vouches for them")
+		case r != auth.RoleWorkload && !builtin:
+			return errs.New(errs.InvalidArgument, "of this issuer only workloads may go without a role binding")
+		}
+	}
+	switch {
+	case x.GetTrustDomain() != "" && !auth.ValidTrustDomain(x.GetTrustDomain()):
+		return invalid("the trust domain is none")
+	case x.GetTrustDomain() == "" && len(unbound) != 0:
+		return errs.New(errs.InvalidArgument, "roles without binding need a trust domain", errs.Hint("name the trust domain of the URIs in the certificates"))
+	}
+	return nil
+}
+
+func checkJWTIssuer(j *fsmpb.JWTIssuer) error {
+	host, https := strings.CutPrefix(j.GetUrl(), httpsScheme)
+	switch {
+	case !https || host == "" || !printable(j.GetUrl(), MaxIssuerURLBytes):
+		return errs.New(errs.InvalidArgument, "the URL of the issuer is no https URL of at most 2048 bytes", errs.Hint("give the claim iss of its tokens"))
+	case len(j.GetAudiences()) == 0 || len(j.GetAudiences()) > MaxAudiences:
+		return invalid("an issuer of tokens has 1 to 8 audiences")
+	case len(j.GetCa()) > MaxIssuerCertificates:
+		return invalid("an issuer of tokens has up to 4 CA certificates for the fetch")
+	case len(j.GetKeys()) > MaxIssuerKeysBytes || !utf8.Valid(j.GetKeys()):
+		return invalid("the key set of the issuer is larger than 64 KiB, or no text")
+	case j.GetSkewMs() > MaxIssuerSkewMS:
+		return invalid("clocks may differ by five minutes at most")
+	case !printable(j.GetSubjectClaim(), MaxSubjectClaimBytes):
+		return invalid("the subject claim is no name of a claim")
+	}
+	for i, a := range j.GetAudiences() {
+		if a == "" || !printable(a, MaxAudienceBytes) || slices.Contains(j.GetAudiences()[:i], a) {
+			return invalid("an audience is empty, too long, not printable or there twice")
+		}
+	}
+	for _, c := range j.GetCa() {
+		if _, ok := spkiOf(c); !ok {
+			return errs.New(errs.InvalidArgument, "a CA certificate for the fetch is no certificate in DER of at most 8 KiB")
+		}
+	}
+	return nil
+}
+
+func isBuiltin(i *fsmpb.Issuer) bool { return len(i.GetTenantUid()) == 0 && i.GetId() == BuiltinIssuer }
+
+// builtinUID is what auth calls the issuer of the caller CA.
+func builtinUID(spki []byte) []byte {
+	sum := sha256.Sum256(spki)
+	return sum[:hierarchy.UIDSize]
+}
+
+// putIssuer makes an issuer, or replaces what it says.
+func (t *tx) putIssuer(c *fsmpb.PutIssuer) (done, error) {
+	in := c.GetIssuer()
+	switch {
+	case len(in.GetUid()) != 0 || in.GetCreateTimeMs() != 0 || in.GetModIndex() != 0 || len(in.GetAuthorizedBy()) != 0:
+		return done{}, invalid("the command sets what only its application can know")
+	case c.GetIssuer() == nil:
+		return done{}, invalid("the command names no issuer")
+	}
+	if err := t.ownerOf(in.GetTenant(), in.GetTenantUid()); err != nil {
+		return done{}, err
+	}
+	if err := checkIssuer(in); err != nil {
+		return done{}, err
+	}
+	if err := t.checkIssuerHere(in); err != nil {
+		return done{}, err
+	}
+	is := proto.CloneOf(in)
+	was, ok := lookup[*fsmpb.Issuer](t.txn, tableIssuers, indexID, ownedKey(in.GetTenantUid(), in.GetId()))
+	if err := checkEtag(c.GetEtag(), was.GetModIndex()); err != nil {
+		return done{}, err
+	}
+	if ok {
+		is.Uid, is.CreateTimeMs = was.GetUid(), was.GetCreateTimeMs()
+		if err := t.mayReplace(was, is); err != nil {
+			return done{}, err
+		}
+	} else {
+		is.Uid, is.CreateTimeMs = t.newUID(), t.timeMS
+		if err := t.roomForIssuer(in.GetTenantUid()); err != nil {
+			return done{}, err
+		}
+	}
+	by, err := t.authorize()
+	if err != nil {
+		return done{}, err
+	}
+	is.ModIndex, is.AuthorizedBy = t.index, by
+	if !ok {
+		t.issuerRows++
+	}
+	put(t, tableIssuers, is)
+	t.issuersMoved()
+	return done{object: issuerName(is.GetTenant(), is.GetId()), uid: is.GetUid()}, nil
+}
+
+// ownerOf refuses what is for a tenant that is not there, not any more, or another
+// one of the same name.
+func (t *tx) ownerOf(tenant string, uid []byte) error {
+	if tenant == "" {
+		if len(uid) != 0 {
+			return invalid("the command names a tenant's uid without its name")
+		}
+		return nil
+	}
+	o, err := t.findKeyed(&fsmpb.ObjectRef{Tenant: tenant})
+	if err != nil {
+		return err
+	}
+	if err := o.alive(); err != nil {
+		return err
+	}
+	if !bytes.Equal(o.tenant.GetUid(), uid) {
+		return moved("the tenant")
+	}
+	return nil
+}
+
+// checkIssuerHere checks an issuer against the rest of the state.
+func (t *tx) checkIssuerHere(i *fsmpb.Issuer) error {
+	for _, uid := range i.GetTenantUids() {
+		if !ownerCounts(t.txn, uid) {
+			return errs.New(errs.NotFound, "a tenant that the issuer is limited to does not exist", errs.Hint("leave out the tenants that were destroyed"))
+		}
+	}
+	if isBuiltin(i) {
+		return nil // it stays what it is; see mayReplace
+	}
+	for _, c := range i.GetX509().GetCertificates() {
+		spki, _ := spkiOf(c)
+		if b, ok := issuerByUID(t.txn, builtinUID(spki)); ok && isBuiltin(b) {
+			// Its certificates would count without the keys of their bindings.
+			return errs.New(errs.InvalidArgument, "the CA of the cluster is the issuer builtin and no other", errs.Hint("bind its certificates under builtin"))
+		}
+	}
+	return nil
+}
+
+func (t *tx) roomForIssuer(tenantUID []byte) error {
+	own := 0
+	scan(t.txn, tableIssuers, indexID, ownerKey(tenantUID), nil, func(*fsmpb.Issuer) bool { own++; return true })
+	switch {
+	case t.issuerRows >= MaxIssuers:
+		return limit("issuers", MaxIssuers)
+	case own >= MaxIssuersPerOwner:
+		return limit("issuers of this owner", MaxIssuersPerOwner)
+	}
+	return nil
+}
+
+// mayReplace refuses to make another issuer of one, and limits that exclude what
+// is bound under it (I23). Whoever wants that removes the bindings first, and sees
+// whom it concerns.
+func (t *tx) mayReplace(was, is *fsmpb.Issuer) error {
+	if isBuiltin(was) {
+		same := proto.CloneOf(is)
+		same.UnboundRoles, same.ModIndex, same.AuthorizedBy = was.GetUnboundRoles(), was.GetModIndex(), was.GetAuthorizedBy()
+		if !proto.Equal(same, was) {
+			return errs.New(errs.FailedState, "of the issuer builtin only the roles without binding can be changed", errs.Hint("register another issuer"))
+		}
+		return nil
+	}
+	if (was.GetX509() == nil) != (is.GetX509() == nil) {
+		return errs.New(errs.FailedState, "an issuer of certificates does not become one of tokens, nor the other way round", errs.Hint("register another issuer"))
+	}
+	for _, r := range was.GetRoles() {
+		if !slices.Contains(is.GetRoles(), r) && t.boundUnder(is.GetUid(), r, nil) {
+			return errs.New(errs.FailedState, "somebody is bound in a role that the issuer would not vouch for any more", errs.Hint("remove those role bindings first"))
+		}
+	}
+	if t.boundBeyond(is) {
+		return errs.New(errs.FailedState, "a workload is bound in a tenant that the issuer would not vouch for any more", errs.Hint("remove those role bindings first"))
+	}
+	return nil
+}
+
+// boundUnder reports whether anybody is bound under an issuer: in a role if it is
+// not empty, and in a tenant if that is not.
+func (t *tx) boundUnder(issuerUID []byte, role string, tenantUID []byte) bool {
+	key := concat(issuerUID)
+	if role != "" {
+		key = appendPart(key, role)
+	}
+	found := false
+	scan(t.txn, tableBindings, indexIdentity, concat(key, tenantUID), nil, func(*fsmpb.RoleBinding) bool {
+		found = true
+		return false
+	})
+	return found
+}
+
+// boundBeyond reports whether a workload is bound under an issuer in a tenant that
+// it does not vouch for. It skips from tenant to tenant.
+func (t *tx) boundBeyond(i *fsmpb.Issuer) bool {
+	if i.GetAllTenants() || i.GetTenant() != "" {
+		return false
+	}
+	prefix := appendPart(concat(i.GetUid()), auth.RoleWorkload.String())
+	at, beyond := concat(prefix, make([]byte, hierarchy.UIDSize)), false
+	for more := true; more && !beyond; {
+		more = false
+		scan(t.txn, tableBindings, indexIdentity, nil, at, func(b *fsmpb.RoleBinding) bool {
+			if !bytes.Equal(b.GetIssuerUid(), i.GetUid()) || b.GetRole() != auth.RoleWorkload.String() {
+				return false
+			}
+			if !t.voidOwner(b) {
+				beyond = !vouchesFor(i, b.GetTenantUid())
+			}
+			// The last key of that tenant: names have no byte 0xff.
+			at, more = concat(prefix, b.GetTenantUid(), []byte{0xff}), true
+			return false
+		})
+	}
+	return beyond
+}
+
+func vouchesFor(i *fsmpb.Issuer, tenantUID []byte) bool {
+	if len(i.GetTenantUid()) != 0 {
+		return bytes.Equal(i.GetTenantUid(), tenantUID)
+	}
+	if i.GetAllTenants() {
+		return true
+	}
+	_, ok := slices.BinarySearchFunc(i.GetTenantUids(), tenantUID, bytes.Compare)
+	return ok
+}
+
+// removeIssuer removes an issuer under which nobody is bound.
+func (t *tx) removeIssuer(c *fsmpb.RemoveIssuer) (done, error) {
+	uid, err := t.liveUID(c.GetTenant())
+	if err != nil {
+		return done{}, err
+	}
+	i, ok := lookup[*fsmpb.Issuer](t.txn, tableIssuers, indexID, ownedKey(uid, c.GetId()))
+	if !ok {
+		return done{}, errs.NoSuchObject()
+	}
+	switch err := checkEtag(c.GetEtag(), i.GetModIndex()); {
+	case err != nil:
+		return done{}, err
+	case isBuiltin(i):
+		return done{}, errs.New(errs.FailedState, "the issuer builtin stays", errs.Hint("remove role bindings under it instead"))
+	case t.boundUnder(i.GetUid(), "", nil):
+		return done{}, errs.New(errs.FailedState, "somebody is bound under the issuer", errs.Hint("remove those role bindings first"))
+	}
+	if _, err := t.authorize(); err != nil {
+		return done{}, err
+	}
+	drop(t, tableIssuers, i)
+	t.issuerRows--
+	t.issuersMoved()
+	return done{object: issuerName(i.GetTenant(), i.GetId()), uid: i.GetUid()}, nil
+}
+
+// liveUID returns the uid of a tenant that is not destroyed, and none for "".
+func (t *tx) liveUID(tenant string) ([]byte, error) {
+	if tenant == "" {
+		return nil, nil
+	}
+	o, err := t.findKeyed(&fsmpb.ObjectRef{Tenant: tenant})
+	if err != nil {
+		return nil, err
+	}
+	if err := o.alive(); err != nil {
+		return nil, err
+	}
+	return o.tenant.GetUid(), nil
+}
+
+// issuersMoved makes the list of issuers anew. There are at most [MaxIssuers], and
+// they change rarely.
+func (t *tx) issuersMoved() {
+	t.listIssuers()
+	t.authorityMoved()
+}
+
+func (t *tx) listIssuers() {
+	all := make([]*fsmpb.Issuer, 0, t.issuerRows)
+	scan(t.txn, tableIssuers, indexID, nil, nil, func(i *fsmpb.Issuer) bool {
+		if ownerCounts(t.txn, i.GetTenantUid()) {
+			all = append(all, i)
+		}
+		return true
+	})
+	t.issuers = all
+}
+
+// textual reports whether s is one line of text of 1 to limit bytes.
+func textual(s string, limit int) bool {
+	return s != "" && len(s) <= limit && utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
+}
