@@ -1,6 +1,8 @@
 package fsm
 
 import (
+	"bytes"
+
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/invariants"
@@ -28,7 +30,8 @@ func (t *tx) destroy(o owner) {
 	t.putTenant(o.tenant, tn)
 	t.countSet(tn.GetGovernors(), -1)
 	if t.ownsAuthority(tn.GetUid()) {
-		t.issuersMoved()
+		t.unlistIssuers(func(i *fsmpb.Issuer) bool { return bytes.Equal(i.GetTenantUid(), tn.GetUid()) })
+		t.authorityMoved()
 	}
 	if t.hasServices(tn) || t.ownsAuthority(tn.GetUid()) {
 		put(t, tableReap, reapRow{uid: string(tn.GetUid()), kind: uidTenant})

@@ -62,7 +62,8 @@ func (t *tx) foundAuthority(raised bool) error {
 		return errs.New(errs.FailedState, "the cluster has no governor, so nobody could ever bind a role",
 			errs.Hint("a cluster is founded by at least one governor"))
 	}
-	t.issuersMoved()
+	t.listIssuer(i)
+	t.authorityMoved()
 	return nil
 }
 

@@ -223,7 +223,8 @@ func (t *tx) putIssuer(c *fsmpb.PutIssuer) (done, error) {
 		t.issuerRows++
 	}
 	put(t, tableIssuers, is)
-	t.issuersMoved()
+	t.listIssuer(is)
+	t.authorityMoved()
 	return done{object: issuerName(is.GetTenant(), is.GetId()), uid: is.GetUid()}, nil
 }
 
@@ -271,7 +272,11 @@ func (t *tx) checkIssuerHere(i *fsmpb.Issuer) error {
 
 func (t *tx) roomForIssuer(tenantUID []byte) error {
 	own := 0
-	scan(t.txn, tableIssuers, indexID, ownerKey(tenantUID), nil, func(*fsmpb.Issuer) bool { own++; return true })
+	for _, i := range t.issuers {
+		if bytes.Equal(i.GetTenantUid(), tenantUID) {
+			own++
+		}
+	}
 	switch {
 	case t.issuerRows >= MaxIssuers:
 		return limit("issuers", MaxIssuers)
@@ -381,7 +386,8 @@ func (t *tx) removeIssuer(c *fsmpb.RemoveIssuer) (done, error) {
 	}
 	drop(t, tableIssuers, i)
 	t.issuerRows--
-	t.issuersMoved()
+	t.unlistIssuers(func(other *fsmpb.Issuer) bool { return other == i })
+	t.authorityMoved()
 	return done{object: issuerName(i.GetTenant(), i.GetId()), uid: i.GetUid()}, nil
 }
 
@@ -400,13 +406,28 @@ func (t *tx) liveUID(tenant string) ([]byte, error) {
 	return o.tenant.GetUid(), nil
 }
 
-// issuersMoved makes the list of issuers anew. There are at most [MaxIssuers], and
-// they change rarely.
-func (t *tx) issuersMoved() {
-	t.listIssuers()
-	t.authorityMoved()
+// listIssuer puts an issuer into the list that views share, in place of itself. The
+// list is made anew: there are at most [MaxIssuers], and they change rarely.
+func (t *tx) listIssuer(i *fsmpb.Issuer) {
+	key, _ := issuerKeyOf(i)
+	at, there := slices.BinarySearchFunc(t.issuers, key, func(other *fsmpb.Issuer, key []byte) int {
+		k, _ := issuerKeyOf(other)
+		return bytes.Compare(k, key)
+	})
+	all := slices.Clone(t.issuers)
+	if there {
+		all[at] = i
+	} else {
+		all = slices.Insert(all, at, i)
+	}
+	t.issuers = all
 }
 
+func (t *tx) unlistIssuers(gone func(*fsmpb.Issuer) bool) {
+	t.issuers = slices.DeleteFunc(slices.Clone(t.issuers), gone)
+}
+
+// listIssuers makes the list from what is stored.
 func (t *tx) listIssuers() {
 	all := make([]*fsmpb.Issuer, 0, t.issuerRows)
 	scan(t.txn, tableIssuers, indexID, nil, nil, func(i *fsmpb.Issuer) bool {

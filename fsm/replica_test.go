@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 	"pgregory.net/rapid"
 
@@ -49,6 +50,9 @@ func TestI1_OneLogOneState(t *testing.T) {
 				t.Fatalf("results differ: %s", d)
 			}
 			sameState(t, w.m, twin)
+			if !slices.EqualFunc(w.view().Issuers(), twin.View().Issuers(), func(a, b *fsmpb.Issuer) bool { return proto.Equal(a, b) }) {
+				t.Fatalf("issuers %v, after a restore %v", w.view().Issuers(), twin.View().Issuers())
+			}
 			checkInvariants(t, w.view())
 		}
 		due, ok := w.view().NextDue()
