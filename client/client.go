@@ -22,6 +22,7 @@ type Client struct {
 	budget *budget
 	dial   dialer
 	nodes  []*node
+	shown  []grpc.CallOption // the token of every call; empty: the certificate alone
 
 	lat     [kindEnd]latency
 	reached atomic.Bool // some node has answered
@@ -34,7 +35,7 @@ var _ grpc.ClientConnInterface = (*Client)(nil)
 // [Options]; each set then changes them, in order. [With] hands in all options at
 // once, contexts.Use of package client/contexts takes those of a context.
 //
-// It reads the certificate files and does not connect: the first call does.
+// It reads the files of the identity and does not connect: the first call does.
 // Errors are of code INVALID_CONFIG.
 func New(ctx context.Context, set ...func(*Options)) (*Client, error) {
 	if err := ctx.Err(); err != nil {
@@ -52,7 +53,22 @@ func New(ctx context.Context, set ...func(*Options)) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newClient(opts, func(addr string) (Conn, error) { return opts.Transport.Dial(addr, cfg) }), nil
+	var token tokens
+	if opts.TokenFile != "" {
+		if token, err = tokenFile(opts.TokenFile); err != nil {
+			return nil, err
+		}
+	}
+	c := newClient(opts, func(addr string) (Conn, error) {
+		if opts.expired == nil {
+			return opts.Transport.Dial(addr, cfg)
+		}
+		return opts.Transport.Dial(addr, opts.acceptExpired(cfg, addr, opts.Clock.Now))
+	})
+	if token != nil {
+		c.shown = []grpc.CallOption{grpc.PerRPCCredentials(bearer{token})}
+	}
+	return c, nil
 }
 
 func newClient(opts Options, dial dialer) *Client {

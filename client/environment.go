@@ -8,24 +8,28 @@ import (
 
 // Variables of the environment that [New] reads.
 const (
-	envAddr     = "KRYPTON_ADDR"
-	envCAFile   = "KRYPTON_CA_FILE"
-	envCertFile = "KRYPTON_CERT_FILE"
-	envKeyFile  = "KRYPTON_KEY_FILE"
-	envContext  = "KRYPTON_CONTEXT"
+	envAddr      = "KRYPTON_ADDR"
+	envCAFile    = "KRYPTON_CA_FILE"
+	envCertFile  = "KRYPTON_CERT_FILE"
+	envKeyFile   = "KRYPTON_KEY_FILE"
+	envTokenFile = "KRYPTON_TOKEN_FILE"
+	envContext   = "KRYPTON_CONTEXT"
 )
 
 // environment is what options began with, so that they know what was set in code.
 type environment struct {
-	caFile, certFile, keyFile string
-	context                   string // KRYPTON_CONTEXT, which this package cannot read itself
+	caFile, certFile, keyFile, tokenFile string
+
+	context string // KRYPTON_CONTEXT, which this package cannot read itself
 }
 
 // fromEnvironment returns the options that [New] begins with.
 func fromEnvironment(getenv func(string) string) Options {
-	env := environment{caFile: getenv(envCAFile), certFile: getenv(envCertFile), keyFile: getenv(envKeyFile), context: getenv(envContext)}
+	env := environment{
+		caFile: getenv(envCAFile), certFile: getenv(envCertFile), keyFile: getenv(envKeyFile), tokenFile: getenv(envTokenFile), context: getenv(envContext),
+	}
 	return Options{
-		Addrs: splitAddrs(getenv(envAddr)), CAFile: env.caFile, CertFile: env.certFile, KeyFile: env.keyFile, env: env,
+		Addrs: splitAddrs(getenv(envAddr)), CAFile: env.caFile, CertFile: env.certFile, KeyFile: env.keyFile, TokenFile: env.tokenFile, env: env,
 	}
 }
 
@@ -53,10 +57,15 @@ func (o *Options) Fail(err error) {
 	}
 }
 
-// onlyTLS takes away the files that the environment named, when a TLS
-// configuration was set in code. Files that were set in code stay, and are a
-// contradiction.
-func (o *Options) onlyTLS() {
+// ownIdentity takes away what the environment named, when an identity was set in
+// code: the files beside a TLS configuration, and the token beside that or a
+// certificate, which it would overrule. Files that were set in code stay, and
+// beside TLS are a contradiction.
+func (o *Options) ownIdentity() {
+	certInCode := o.CertFile != o.env.certFile || o.KeyFile != o.env.keyFile
+	if (o.TLS != nil || certInCode) && o.TokenFile == o.env.tokenFile {
+		o.TokenFile = ""
+	}
 	if o.TLS == nil {
 		return
 	}

@@ -18,7 +18,7 @@ import (
 // environ sets the variables that New reads; those that are not given are empty.
 func environ(t *testing.T, vars map[string]string) {
 	t.Helper()
-	for _, name := range []string{"KRYPTON_ADDR", "KRYPTON_CA_FILE", "KRYPTON_CERT_FILE", "KRYPTON_KEY_FILE", "KRYPTON_CONTEXT"} {
+	for _, name := range []string{"KRYPTON_ADDR", "KRYPTON_CA_FILE", "KRYPTON_CERT_FILE", "KRYPTON_KEY_FILE", "KRYPTON_TOKEN_FILE", "KRYPTON_CONTEXT"} {
 		t.Setenv(name, vars[name])
 	}
 }

@@ -70,9 +70,6 @@ const (
 // client, or nil when it may pass by itself. It is nothing that another attempt
 // on the same node could change, so it is said at once.
 func (o *Options) mismatch(addr string, err error) *errs.Error {
-	if own, ok := errors.AsType[*errs.Error](err); ok && own.Code == errs.InvalidConfig {
-		return own // the files of the identity cannot be read any more
-	}
 	ca := o.CAFile
 	if ca == "" {
 		ca = "Options.TLS"

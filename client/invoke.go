@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -290,7 +291,7 @@ func (cl *call) attempt(ctx context.Context, nd *node, reply any, limit time.Dur
 	var header, trailer metadata.MD
 	var sent atomic.Bool
 	actx = withSent(actx, &sent)
-	opts := append([]grpc.CallOption{grpc.Header(&header), grpc.Trailer(&trailer)}, cl.opts...)
+	opts := slices.Concat([]grpc.CallOption{grpc.Header(&header), grpc.Trailer(&trailer)}, c.shown, cl.opts)
 	start := c.clk.Now()
 	err = s.Invoke(actx, cl.method, cl.req, reply, opts...)
 	now := c.clk.Now()
@@ -313,8 +314,11 @@ func (cl *call) attempt(ctx context.Context, nd *node, reply any, limit time.Dur
 	case c.closed.Load() && !f.definite:
 		f.err = errs.From(errClosed())
 	case f.definite:
-		if f.err.Code == errs.Unauthenticated && c.opts.CertFile != "" {
-			f.err = f.err.With(errs.Hint("%s; the certificate is in %s", f.err.Hint, c.opts.CertFile))
+		if f.err.Code == errs.Unauthenticated {
+			f.err = c.shownFrom(f.err)
+			if c.opts.CertFile != "" && c.opts.TokenFile == "" {
+				nd.refused(s, now)
+			}
 		}
 		c.reached.Store(true)
 		nd.answered(now, false, 0)
@@ -337,6 +341,17 @@ func (cl *call) attempt(ctx context.Context, nd *node, reply any, limit time.Dur
 		}
 	}
 	return &f
+}
+
+// shownFrom says where the identity is from that a node does not accept.
+func (c *Client) shownFrom(err *errs.Error) *errs.Error {
+	switch {
+	case c.opts.TokenFile != "":
+		return err.With(errs.Hint("%s; the token is in %s", err.Hint, c.opts.TokenFile))
+	case c.opts.CertFile != "":
+		return err.With(errs.Hint("%s; the certificate is in %s", err.Hint, c.opts.CertFile))
+	}
+	return err
 }
 
 // mismatch returns why no connection can come about as client and node are

@@ -12,6 +12,10 @@ const (
 	// maxPenalty is the longest time a failing node is avoided before it is
 	// tried again.
 	maxPenalty = 5 * time.Second
+
+	// anewAfter is how long a node's refusal of a certificate is believed before
+	// another connection shows what is in the files now.
+	anewAfter = 5 * time.Second
 )
 
 // dialer makes a connection. It does not connect yet.
@@ -39,6 +43,7 @@ type node struct {
 	fails    int       // failures since the last success
 	until    time.Time // avoided until then
 	lastOK   time.Time // last answer of any kind
+	anew     time.Time // when a connection was last given up for its certificate
 	ewma     float64   // of the latency of successes, seconds; 0: none yet
 }
 
@@ -110,6 +115,20 @@ func (n *node) passing(now time.Time) {
 	defer n.mu.Unlock()
 	if t := now.Add(minPenalty); t.After(n.until) {
 		n.until = t
+	}
+}
+
+// refused replaces the connection over which the node refused the certificate: it
+// shows the one of its handshake as long as it lives, an hour, while a new one may
+// have been written to the file since. Not at each refusal, because a caller that
+// is never accepted should not cost a handshake per call.
+func (n *node) refused(s *slot, now time.Time) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.cur == s && now.Sub(n.anew) >= anewAfter {
+		n.anew = now
+		n.cur = nil
+		s.retired = true // closed by release, which its user calls
 	}
 }
 

@@ -4,11 +4,8 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"io"
-	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/openkcm/krypton-cluster/internal/clock"
@@ -35,15 +32,17 @@ const (
 	maxAddrs = 64
 )
 
-// Options says how to reach a cluster. Addrs and a TLS identity are needed, the
-// zero value of everything else is the recommended one.
+// Options says how to reach a cluster. Addrs, a CA file and an identity are
+// needed: a certificate or a token. The zero value of everything else is the
+// recommended one.
 //
 // [New] begins with the environment and lets code change it:
 //
-//	KRYPTON_ADDR       Addrs, separated by commas
-//	KRYPTON_CA_FILE    CAFile
-//	KRYPTON_CERT_FILE  CertFile
-//	KRYPTON_KEY_FILE   KeyFile
+//	KRYPTON_ADDR        Addrs, separated by commas
+//	KRYPTON_CA_FILE     CAFile
+//	KRYPTON_CERT_FILE   CertFile
+//	KRYPTON_KEY_FILE    KeyFile
+//	KRYPTON_TOKEN_FILE TokenFile
 //
 // KRYPTON_CONTEXT names a context of the command line. It is read by package
 // client/contexts and not by this one, which has no YAML decoder.
@@ -55,11 +54,25 @@ type Options struct {
 
 	// CAFile, CertFile and KeyFile are PEM files: what nodes are verified with,
 	// and the caller's certificate and key. Certificate and key are read again
-	// for each new connection, so that a renewed certificate needs no restart.
+	// for each new connection, so that a renewed certificate needs no restart;
+	// while they do not fit each other, the pair that was read before is used. An
+	// expired certificate is shown too: the node decides what it is good for.
 	CAFile, CertFile, KeyFile string
 
-	// TLS replaces the three files; those of the environment are ignored then. Its
-	// MinVersion is raised to TLS 1.3.
+	// TokenFile is a file with a token (JWT), for callers that have no certificate:
+	// every call shows it, and over TLS only. At most [MaxTokenBytes], and one
+	// newline behind it. It is read again for every attempt, so that it may be
+	// replaced at any time, best by renaming another file to its name. Its mode is
+	// not checked: tokens that Kubernetes projects into a pod are readable by all
+	// in it.
+	//
+	// With a certificate beside it, the certificate is shown for TLS and the token
+	// decides who asks. One of the environment is ignored when a certificate or
+	// TLS is set in code.
+	TokenFile string
+
+	// TLS replaces CAFile, CertFile and KeyFile; those of the environment are
+	// ignored then. Its MinVersion is raised to TLS 1.3.
 	TLS *tls.Config
 
 	// Transport reaches nodes. Nil: gRPC. rest.Use of package client/rest sets one
@@ -93,8 +106,9 @@ type Options struct {
 	// concurrent use. Nil: the system's.
 	Rand io.Reader
 
-	env    environment // what the options began with; empty behind [With]
-	failed error       // see [Options.Fail]
+	env     environment                               // what the options began with; empty behind [With]
+	failed  error                                     // see [Options.Fail]
+	expired func(addr string, node *x509.Certificate) // see [AcceptExpiredNodes]; nil: none is accepted
 }
 
 // Retry tells of one attempt that failed and will be followed by another.
@@ -131,7 +145,7 @@ func complete(o Options) (Options, error) {
 			return o, err
 		}
 	}
-	o.onlyTLS()
+	o.ownIdentity()
 	if o.RetryBudget == 0 {
 		o.RetryBudget = DefaultRetryBudget
 	}
@@ -152,102 +166,4 @@ func dedupe(addrs []string) []string {
 		}
 	}
 	return out
-}
-
-// tlsConfig returns the TLS configuration of the options. Plain text and
-// unverified nodes are not among the choices.
-func (o *Options) tlsConfig() (*tls.Config, error) {
-	if o.TLS != nil {
-		if o.CAFile != "" || o.CertFile != "" || o.KeyFile != "" {
-			return nil, errs.New(errs.InvalidConfig, "both TLS and certificate files are given", errs.Hint("give one of them"))
-		}
-		if o.TLS.InsecureSkipVerify && o.TLS.VerifyPeerCertificate == nil && o.TLS.VerifyConnection == nil {
-			return nil, errs.New(errs.InvalidConfig, "the TLS configuration verifies nobody: whoever answers would get the plaintext",
-				errs.Hint("set RootCAs, or a VerifyConnection of your own beside InsecureSkipVerify"))
-		}
-		cfg := o.TLS.Clone()
-		cfg.MinVersion = tls.VersionTLS13
-		return cfg, nil
-	}
-	if o.CAFile == "" || o.CertFile == "" || o.KeyFile == "" {
-		return nil, o.missing("no TLS identity is given",
-			"set KRYPTON_CA_FILE, KRYPTON_CERT_FILE and KRYPTON_KEY_FILE, or the Options of these names, to PEM files")
-	}
-	ca, err := os.ReadFile(o.CAFile)
-	if err != nil {
-		return nil, errs.New(errs.InvalidConfig, "read CA file: "+err.Error(), errs.Cause(err),
-			errs.Hint("KRYPTON_CA_FILE or Options.CAFile names the PEM file of the cluster's CA"))
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(ca) {
-		return nil, errs.Newf(errs.InvalidConfig, "CA file %s holds no certificate", o.CAFile).
-			With(errs.Hint("it has to be PEM, as krypton init and krypton operator cert issue write it"))
-	}
-	load := func() (*tls.Certificate, error) { return loadPair(o.CertFile, o.KeyFile) }
-	if _, err := load(); err != nil { // say it now and not at the first call
-		return nil, err
-	}
-	return &tls.Config{
-		MinVersion:           tls.VersionTLS13,
-		RootCAs:              roots,
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() },
-	}, nil
-}
-
-const pairHint = "KRYPTON_CERT_FILE and KRYPTON_KEY_FILE, or the Options of these names, are the PEM files of one pair"
-
-// loadPair reads a certificate and its key.
-func loadPair(certFile, keyFile string) (*tls.Certificate, error) {
-	certPEM, err := os.ReadFile(certFile)
-	if err != nil {
-		return nil, errs.New(errs.InvalidConfig, "read certificate file: "+err.Error(), errs.Cause(err), errs.Hint(pairHint))
-	}
-	keyPEM, err := os.ReadFile(keyFile)
-	if err != nil {
-		return nil, errs.New(errs.InvalidConfig, "read key file: "+err.Error(), errs.Cause(err), errs.Hint(pairHint))
-	}
-	defer clear(keyPEM)
-	return parsePair(certPEM, keyPEM, certFile, keyFile)
-}
-
-// parsePair puts a certificate and its key together, and says which of the two
-// files is at fault.
-func parsePair(certPEM, keyPEM []byte, certFile, keyFile string) (*tls.Certificate, error) {
-	switch {
-	case !hasBlock(certPEM, isCertificate) && hasBlock(certPEM, isKey):
-		clear(certPEM)
-		return nil, errs.Newf(errs.InvalidConfig, "certificate file %s holds a private key", certFile).With(errs.Hint("the files of certificate and key are swapped"))
-	case !hasBlock(certPEM, isCertificate):
-		return nil, errs.Newf(errs.InvalidConfig, "certificate file %s holds no certificate", certFile).
-			With(errs.Hint("it has to be PEM, as krypton init and krypton operator cert issue write it"))
-	case !hasBlock(keyPEM, isKey):
-		return nil, errs.Newf(errs.InvalidConfig, "key file %s holds no private key", keyFile).
-			With(errs.Hint("it has to be PEM, as krypton operator cert new-key writes it"))
-	}
-	cert, err := tls.X509KeyPair(certPEM, keyPEM)
-	if err != nil {
-		return nil, errs.Newf(errs.InvalidConfig, "the key in %s does not fit the certificate in %s", keyFile, certFile).
-			With(errs.Cause(err), errs.Hint(pairHint))
-	}
-	return &cert, nil
-}
-
-func isCertificate(typ string) bool { return typ == "CERTIFICATE" }
-
-func isKey(typ string) bool { return strings.HasSuffix(typ, "PRIVATE KEY") }
-
-// hasBlock reports whether there is a PEM block of a type.
-func hasBlock(text []byte, is func(typ string) bool) bool {
-	for {
-		b, rest := pem.Decode(text)
-		if b == nil {
-			return false
-		}
-		found := is(b.Type)
-		clear(b.Bytes)
-		if found {
-			return true
-		}
-		text = rest
-	}
 }

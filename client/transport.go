@@ -32,7 +32,8 @@ type Transport interface {
 //
 // Invoke makes one attempt and does not repeat it. It calls [MarkSent] before a
 // byte of the request may leave, takes the trace context from the outgoing
-// metadata, and fills [grpc.Header]. An error that the node made arrives as the
+// metadata, fills [grpc.Header], and sends what [grpc.PerRPCCredentials] give,
+// over TLS only. An error that the node made arrives as the
 // gRPC status that the node made, with its details; every other error says
 // nothing about what the node did, and has no such details. A failed TLS
 // handshake is in the chain of the error, or a method HandshakeError of the

@@ -32,9 +32,11 @@ type authority struct {
 	key  *ecdsa.PrivateKey
 	pem  []byte
 	file string
+
+	change func(*x509.Certificate) // what is signed; may be nil
 }
 
-func newAuthority(file string) (*authority, error) {
+func newAuthority(file string, change func(*x509.Certificate)) (*authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -49,7 +51,7 @@ func newAuthority(file string) (*authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &authority{cert: cert, key: key, pem: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), file: file}
+	a := &authority{cert: cert, key: key, pem: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), file: file, change: change}
 	return a, os.WriteFile(file, a.pem, 0o600)
 }
 
@@ -72,6 +74,9 @@ func (a *authority) pool() *x509.CertPool {
 }
 
 func (a *authority) sign(tmpl *x509.Certificate, pub crypto.PublicKey) ([]byte, error) {
+	if a.change != nil {
+		a.change(tmpl)
+	}
 	return x509.CreateCertificate(rand.Reader, tmpl, a.cert, pub, a.key)
 }
 

@@ -30,6 +30,7 @@ package clienttest
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -58,6 +59,10 @@ type Options struct {
 	Nodes int
 	// Seal makes the seal of each node. Nil: every node is unsealed.
 	Seal func(node int, id Identity) kryptonv1.SealServer
+	// Certificate changes a certificate before it is signed, a node's or a
+	// caller's, which its usages tell apart; to have one that expired, say. Nil: it
+	// lives from an hour ago until tomorrow.
+	Certificate func(*x509.Certificate)
 }
 
 // Identity is what a node presents to its callers.
@@ -110,7 +115,7 @@ func StartIn(dir string, opts Options) (*Cluster, error) {
 	if opts.Nodes == 0 {
 		opts.Nodes = 3
 	}
-	ca, err := newAuthority(filepath.Join(dir, "ca.pem"))
+	ca, err := newAuthority(filepath.Join(dir, "ca.pem"), opts.Certificate)
 	if err != nil {
 		return nil, err
 	}

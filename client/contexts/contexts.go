@@ -51,13 +51,14 @@ const maxFile = 1 << 20
 // Context is one cluster and the identity with which to speak to it. An empty
 // field is left to the environment, the flags and the defaults.
 type Context struct {
-	Addr     []string `yaml:"addr,omitempty" json:"addr"`
-	CAFile   string   `yaml:"ca_file,omitempty" json:"caFile"`
-	CertFile string   `yaml:"cert_file,omitempty" json:"certFile"`
-	KeyFile  string   `yaml:"key_file,omitempty" json:"keyFile"`
-	Tenant   string   `yaml:"tenant,omitempty" json:"tenant"`
-	Service  string   `yaml:"service,omitempty" json:"service"`
-	Output   string   `yaml:"output,omitempty" json:"output"`
+	Addr      []string `yaml:"addr,omitempty" json:"addr"`
+	CAFile    string   `yaml:"ca_file,omitempty" json:"caFile"`
+	CertFile  string   `yaml:"cert_file,omitempty" json:"certFile"`
+	KeyFile   string   `yaml:"key_file,omitempty" json:"keyFile"`
+	TokenFile string   `yaml:"token_file,omitempty" json:"tokenFile"`
+	Tenant    string   `yaml:"tenant,omitempty" json:"tenant"`
+	Service   string   `yaml:"service,omitempty" json:"service"`
+	Output    string   `yaml:"output,omitempty" json:"output"`
 }
 
 // File is all contexts of a person. Load one, change it, Save it.
@@ -85,7 +86,8 @@ func Path(getenv func(string) string) (string, error) {
 // Use returns the options of a context, for [client.New]: addresses and files.
 // With an empty name it is the context that KRYPTON_CONTEXT names, or else the
 // current one. What the context has goes before the environment, because it was
-// asked for in code; what it leaves empty stays as it was. An error is returned
+// asked for in code; what it leaves empty stays as it was, but that the token of the
+// environment does not stand in for the certificate of a context. An error is returned
 // by client.New, with code INVALID_CONFIG.
 func Use(name string) func(*client.Options) {
 	return func(o *client.Options) {
@@ -98,6 +100,7 @@ func Use(name string) func(*client.Options) {
 			o.Addrs = slices.Clone(c.Addr)
 		}
 		o.CAFile, o.CertFile, o.KeyFile = cmp.Or(c.CAFile, o.CAFile), cmp.Or(c.CertFile, o.CertFile), cmp.Or(c.KeyFile, o.KeyFile)
+		o.TokenFile = cmp.Or(c.TokenFile, o.TokenFile)
 	}
 }
 

@@ -30,6 +30,8 @@ const (
 	headerStale       = "krypton-stale"
 	headerTrace       = "traceparent"
 
+	headerAuthorization = "Authorization" // as net/http writes it
+
 	metadataAsync = "krypton-async" // what package client says, for Prefer: respond-async
 )
 

@@ -46,6 +46,10 @@ func (c *conn) Invoke(ctx context.Context, method string, args, reply any, opts 
 	if err != nil {
 		return err
 	}
+	if err := authorize(ctx, hr, opts); err != nil {
+		_ = hr.Body.Close()
+		return err
+	}
 	resp, err := c.http.RoundTrip(hr) // and not a http.Client: no redirects, no cookies (I3)
 	if err != nil {
 		return lost(ctx, err)
@@ -58,6 +62,28 @@ func (c *conn) Invoke(ctx context.Context, method string, args, reply any, opts 
 		return lost(ctx, err)
 	}
 	return decode(resp.StatusCode, resp.Header, raw, out)
+}
+
+// authorize sets the headers of the caller's token. The last option counts, as it
+// does over gRPC. The URL is always https (hostPort), so they are sent over TLS only.
+func authorize(ctx context.Context, hr *http.Request, opts []grpc.CallOption) error {
+	for _, o := range opts {
+		o, ok := o.(grpc.PerRPCCredsCallOption)
+		if !ok {
+			continue
+		}
+		hr.Header.Del(headerAuthorization)
+		md, err := o.Creds.GetRequestMetadata(ctx, hr.URL.Scheme+"://"+hr.URL.Host)
+		if err != nil {
+			return errs.New(errs.Unauthenticated, "there are no credentials for the call", errs.Hint("check the token"), errs.Cause(err))
+		}
+		for name, value := range md {
+			if http.CanonicalHeaderKey(name) == headerAuthorization {
+				hr.Header.Set(headerAuthorization, value)
+			}
+		}
+	}
+	return nil
 }
 
 // NewStream implements [grpc.ClientConnInterface].

@@ -142,7 +142,7 @@ func commandFiles() []Situation {
 
 // commandSettings are contexts and identities.
 func commandSettings() []Situation {
-	const identity = "give --ca-file, --cert-file and --key-file, or set them in a context with krypton context set"
+	const identity = "give --ca-file, and --cert-file with --key-file, or --token-file; or set them in a context with krypton context set"
 	return []Situation{
 		{
 			ID: "cli/no-identity", When: "there is no certificate to show", Code: errs.InvalidConfig,

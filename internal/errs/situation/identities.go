@@ -4,9 +4,11 @@ import "github.com/openkcm/krypton-cluster/internal/errs"
 
 // Next steps that several rows share.
 const (
-	ports = "give the gRPC port, 8400 unless configured otherwise; 8401 is HTTP/JSON, 8402 for nodes among themselves, 8404 operations without TLS"
-	form  = "a caller's certificate has one URI name spiffe://<trust-domain>/krypton/<role>/<name>"
-	pair  = "KRYPTON_CERT_FILE and KRYPTON_KEY_FILE, or the Options of these names, are the PEM files of one pair"
+	ports  = "give the gRPC port, 8400 unless configured otherwise; 8401 is HTTP/JSON, 8402 for nodes among themselves, 8404 operations without TLS"
+	form   = "a caller's certificate has one URI name spiffe://<trust-domain>/krypton/<role>/<name>"
+	accept = "check the clock of this machine; if the node was sealed for so long, and is still one of the cluster: krypton unseal --accept-expired-node"
+	token  = "KRYPTON_TOKEN_FILE or Options.TokenFile names a file that holds one token and nothing else"
+	pair   = "KRYPTON_CERT_FILE and KRYPTON_KEY_FILE, or the Options of these names, are the PEM files of one pair"
 )
 
 func identities() Group {
@@ -28,6 +30,18 @@ func identities() Group {
 			Code: errs.InvalidConfig,
 			Says: "the certificate of node {address} is valid from {time} to {time}, which is not now",
 			Next: "check the clock of this machine; if it is right, ask the operator why the node did not renew its certificate",
+		},
+		{
+			ID: "identity/sealed-node-expired", When: "the certificate of a node expired while it was sealed, and shares are handed in",
+			Code: errs.InvalidConfig,
+			Says: "the certificate of node {address} is valid from {time} to {time}, which is not now",
+			Next: accept,
+		},
+		{
+			ID: "identity/sealed-node-shows-expired", When: "the same with tls.mode files, where the certificate of the connection is another one",
+			Code: errs.Unauthenticated,
+			Says: "node {id} does not prove who it is: its certificate expired at {time}",
+			Next: accept,
 		},
 		{
 			ID: "identity/not-a-node", When: "somebody answers at the address with the certificate of a caller",
@@ -106,6 +120,42 @@ func identities() Group {
 			Code: errs.InvalidConfig,
 			Says: "the key in {file} does not fit the certificate in {file}",
 			Next: pair,
+		},
+		{
+			ID: "identity/nothing-to-show", When: "the Go client is given neither a certificate with its key nor a token",
+			Code: errs.InvalidConfig,
+			Says: "no TLS identity is given",
+			Next: "set KRYPTON_CA_FILE, KRYPTON_CERT_FILE and KRYPTON_KEY_FILE, or the Options of these names, to PEM files; a caller with a token has KRYPTON_TOKEN_FILE in place of the last two",
+		},
+		{
+			ID: "identity/no-ca-file", When: "there is a certificate or a token, and nothing to verify nodes with",
+			Code: errs.InvalidConfig,
+			Says: "no CA file is given, and nodes cannot be verified without",
+			Next: "set KRYPTON_CA_FILE or Options.CAFile to the PEM file of the cluster's CA",
+		},
+		{
+			ID: "identity/token-file-missing", When: "the token file cannot be read",
+			Code: errs.InvalidConfig,
+			Says: "read token file: {cause}",
+			Next: token,
+		},
+		{
+			ID: "identity/token-file-empty", When: "the token file is empty",
+			Code: errs.InvalidConfig,
+			Says: "token file {file} holds no token",
+			Next: token,
+		},
+		{
+			ID: "identity/token-file-large", When: "the token file is larger than any token",
+			Code: errs.InvalidConfig,
+			Says: "token file {file} holds more than {number} bytes",
+			Next: token,
+		},
+		{
+			ID: "identity/token-file-malformed", When: "the token file holds something that is no token, such as JSON, a key, or two lines",
+			Code: errs.InvalidConfig,
+			Says: "token file {file} holds something else than one token",
+			Next: "it has to be the bare token: no quotes, spaces, further lines or \"Bearer\" before it",
 		},
 		{
 			ID: "identity/no-certificate", When: "a caller presents no certificate",
