@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -86,7 +87,9 @@ func commands(more map[string]scriptCommand) map[string]scriptCommand {
 // of its own, for what a real one does not do when it is asked to: answer with a
 // fault, forge a certificate, be ill in a certain way, die between two lines. All
 // else is in testdata/real, see TestRealScript. A script whose name begins with
-// "seal" has sealed nodes; share1 to share3 are files in its directory.
+// "seal" has sealed nodes; share1 to share3 are files in its directory. Whose name
+// has "expired" has nodes with certificates that have; "ends-soon", callers with
+// certificates that nearly have.
 //
 // Beside the commands of testscript there are
 //
@@ -160,8 +163,8 @@ func setup(env *testscript.Env) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	opts := clienttest.Options{Nodes: 2}
 	name := filepath.Base(env.WorkDir)
+	opts := clienttest.Options{Nodes: 2, Certificate: aged(name)}
 	if strings.Contains(name, "seal") {
 		rec, fp, shares, err := ceremony(clienttest.Fingerprint)
 		if err != nil {
@@ -225,6 +228,19 @@ func setup(env *testscript.Env) error {
 	env.Setenv("KRYPTON_CERT_FILE", cert)
 	env.Setenv("KRYPTON_KEY_FILE", key)
 	return nil
+}
+
+// aged returns what the name of a script asks for: certificates of nodes that
+// have expired, or of callers in the last third of their life.
+func aged(script string) func(*x509.Certificate) {
+	return func(c *x509.Certificate) {
+		switch node := slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageServerAuth); {
+		case node && strings.Contains(script, "expired"):
+			c.NotBefore, c.NotAfter = time.Now().Add(-50*time.Minute), time.Now().Add(-10*time.Minute)
+		case !node && strings.Contains(script, "ends-soon"):
+			c.NotAfter = time.Now().Add(29 * time.Minute) // of an hour and a half
+		}
+	}
 }
 
 // TestEveryCommandHasATranscript keeps a new command from being forgotten.

@@ -116,6 +116,7 @@ func bench(ctx context.Context, in *Invocation) error {
 		}
 		clients = append(clients, c)
 	}
+	in.remindToRenew()
 	w, err := newBenchWork(ctx, in, clients, scope, p)
 	if err != nil {
 		return err

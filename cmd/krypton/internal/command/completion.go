@@ -344,6 +344,16 @@ func (in *Invocation) ask(ctx context.Context, given map[string]string, do func(
 		env := "KRYPTON_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 		*at = cmp.Or(given[flag], getenv(env), *at)
 	}
+	switch { // as tokenFile has it
+	case given["token-file"] != "":
+		probe.ctx.TokenFile = given["token-file"]
+	case given["cert-file"] != "", given["key-file"] != "":
+		probe.ctx.TokenFile = ""
+	case getenv("KRYPTON_TOKEN_FILE") != "":
+		probe.ctx.TokenFile = getenv("KRYPTON_TOKEN_FILE")
+	case getenv("KRYPTON_CERT_FILE") != "", getenv("KRYPTON_KEY_FILE") != "":
+		probe.ctx.TokenFile = ""
+	}
 	if a := cmp.Or(given["addr"], getenv("KRYPTON_ADDR")); a != "" {
 		probe.ctx.Addr = []string{a}
 	}

@@ -108,8 +108,8 @@ func (in *Invocation) showFindings(found []finding) error {
 // facts are what the checks look at.
 type facts struct {
 	now      time.Time
-	settings error // why there is no client to ask with
-	leaf     *x509.Certificate
+	settings error             // why there is no client to ask with
+	leaf     *x509.Certificate // the caller's; nil: a token says who asks
 	me       *kryptonv1.WhoAmIResponse
 	meErr    error
 	view     *view
@@ -135,9 +135,11 @@ func (in *Invocation) examine(ctx context.Context) facts {
 		f.settings = err
 		return f
 	}
-	if f.leaf, err = readLeaf(in.setting("cert-file", "KRYPTON_CERT_FILE", in.ctx.CertFile)); err != nil {
-		f.settings = err
-		return f
+	if in.tokenFile() == "" { // else the token says who asks, and the node when it ends
+		if f.leaf, err = readLeaf(in.certFile()); err != nil {
+			f.settings = err
+			return f
+		}
 	}
 	roots, err := in.roots()
 	if err != nil {

@@ -86,7 +86,7 @@ func (c *Command) help(path []*Command) string {
 	}
 	if len(path) == 1 {
 		p("\nEnvironment:\n  KRYPTON_ADDR (a list) KRYPTON_CONTEXT KRYPTON_CA_FILE KRYPTON_CERT_FILE KRYPTON_KEY_FILE\n" +
-			"  KRYPTON_TENANT KRYPTON_SERVICE KRYPTON_OUTPUT\n" +
+			"  KRYPTON_TOKEN_FILE KRYPTON_TENANT KRYPTON_SERVICE KRYPTON_OUTPUT\n" +
 			"  A flag goes before the environment, the environment before the context, the context before the default.\n")
 	}
 	if len(c.Sub) > 0 {

@@ -48,6 +48,8 @@ type Invocation struct {
 	ctx   contexts.Context // the selected one
 	cl    *client.Client
 	info  client.Info // of the last call
+
+	reminded bool // see remindToRenew
 }
 
 // Args returns the arguments, of which there are as many as NArgs allows.
@@ -73,6 +75,7 @@ func connectionFlags() []cli.Flag {
 		&cli.StringFlag{Name: "ca-file", Usage: "PEM `FILE` that nodes are verified with"},
 		&cli.StringFlag{Name: "cert-file", Usage: "PEM `FILE` of your certificate"},
 		&cli.StringFlag{Name: "key-file", Usage: "PEM `FILE` of your key"},
+		&cli.StringFlag{Name: "token-file", Usage: "`FILE` with a token that says who you are, in place of a certificate or before it"},
 		&cli.StringFlag{Name: "tenant", Usage: "`TENANT` that short names belong to"},
 	}
 }
@@ -222,21 +225,20 @@ func (in *Invocation) addrs() []string {
 	return out
 }
 
-func (in *Invocation) caFile() string {
-	return in.setting("ca-file", "KRYPTON_CA_FILE", in.ctx.CAFile)
-}
-
 func (in *Invocation) tenant() string {
 	return in.setting("tenant", "KRYPTON_TENANT", in.ctx.Tenant)
 }
 
-// client returns the connection to the cluster, made once per run.
-func (in *Invocation) client(ctx context.Context) (*client.Client, error) {
+// client returns the connection to the cluster, made once per run. set changes
+// its options.
+func (in *Invocation) client(ctx context.Context, set ...func(*client.Options)) (*client.Client, error) {
 	if in.cl != nil {
 		return in.cl, nil
 	}
 	var err error
-	in.cl, err = in.connect(ctx)
+	if in.cl, err = in.connect(ctx, set...); err == nil {
+		in.remindToRenew()
+	}
 	return in.cl, err
 }
 
@@ -244,15 +246,12 @@ func (in *Invocation) client(ctx context.Context) (*client.Client, error) {
 func (in *Invocation) connect(ctx context.Context, set ...func(*client.Options)) (*client.Client, error) {
 	opts := client.Options{
 		Addrs:           in.addrs(),
-		CAFile:          in.caFile(),
-		CertFile:        in.setting("cert-file", "KRYPTON_CERT_FILE", in.ctx.CertFile),
-		KeyFile:         in.setting("key-file", "KRYPTON_KEY_FILE", in.ctx.KeyFile),
 		ConnectPatience: patience,
 		OnRetry:         func(r client.Retry) { in.meter.failed(r.Err) },
 	}
-	if opts.CAFile == "" || opts.CertFile == "" || opts.KeyFile == "" {
+	if !in.identity(&opts) {
 		return nil, errs.New(errs.InvalidConfig, "no identity is given",
-			errs.Hint("give --ca-file, --cert-file and --key-file, or set them in a context with krypton context set"))
+			errs.Hint("give --ca-file, and --cert-file with --key-file, or --token-file; or set them in a context with krypton context set"))
 	}
 	with := []func(*client.Options){client.With(opts)}
 	switch n := overHTTPS(opts.Addrs); n {
@@ -437,6 +436,6 @@ func terminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
 func Variables() []string {
 	return []string{
 		"KRYPTON_ADDR", "KRYPTON_CONTEXT", "KRYPTON_CA_FILE", "KRYPTON_CERT_FILE", "KRYPTON_KEY_FILE",
-		"KRYPTON_TENANT", "KRYPTON_SERVICE", "KRYPTON_OUTPUT", "KRYPTON_CONFIG",
+		"KRYPTON_TOKEN_FILE", "KRYPTON_TENANT", "KRYPTON_SERVICE", "KRYPTON_OUTPUT", "KRYPTON_CONFIG",
 	}
 }

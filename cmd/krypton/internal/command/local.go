@@ -128,6 +128,7 @@ func contextCommands() *Command {
 			About: "Flags that are not given keep their value; an empty value takes one away.",
 			Examples: []string{
 				"krypton context set prod --addr n1:8400,n2:8400,n3:8400 --ca-file ca.pem --cert-file gabi.pem --key-file gabi.key --tenant demo",
+				"krypton context set pod --addr n1:8400,n2:8400,n3:8400 --ca-file ca.pem --token-file /var/run/secrets/tokens/krypton",
 			},
 			Flags: append(connectionFlags(),
 				&cli.StringFlag{Name: "service", Usage: "`SERVICE` of encrypt, decrypt and data keys"},
@@ -161,7 +162,7 @@ func contextCommands() *Command {
 			},
 		},
 	)
-	g.About = "A context names addresses, certificate files, a tenant and a service. They are in $XDG_CONFIG_HOME/krypton/contexts.yaml,\n" +
+	g.About = "A context names addresses, the files of certificate or token, a tenant and a service. They are in $XDG_CONFIG_HOME/krypton/contexts.yaml,\n" +
 		"which nobody else may be able to use (mode 0600)."
 	return g
 }
@@ -180,7 +181,7 @@ func setContext(_ context.Context, in *Invocation) error {
 		c.Addr = in.listed("addr")
 	}
 	for flag, at := range map[string]*string{
-		"ca-file": &c.CAFile, "cert-file": &c.CertFile, "key-file": &c.KeyFile, "tenant": &c.Tenant, "service": &c.Service, "default-output": &c.Output,
+		"ca-file": &c.CAFile, "cert-file": &c.CertFile, "key-file": &c.KeyFile, "token-file": &c.TokenFile, "tenant": &c.Tenant, "service": &c.Service, "default-output": &c.Output,
 	} {
 		if in.c.IsSet(flag) {
 			*at = in.c.String(flag)
@@ -214,6 +215,7 @@ func (in *Invocation) showContext(f *contexts.File, name string, c contexts.Cont
 	s.add("ca file", c.CAFile)
 	s.add("cert file", c.CertFile)
 	s.add("key file", c.KeyFile)
+	s.add("token file", c.TokenFile)
 	s.add("tenant", c.Tenant)
 	s.add("service", c.Service)
 	s.add("output", c.Output)

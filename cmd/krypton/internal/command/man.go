@@ -175,8 +175,8 @@ func page(path []*Command, version string) string {
 	}
 	if len(path) == 1 || c.Reach >= Reads {
 		r.section("ENVIRONMENT")
-		r.line("KRYPTON_ADDR, KRYPTON_CONTEXT, KRYPTON_CA_FILE, KRYPTON_CERT_FILE, KRYPTON_KEY_FILE, KRYPTON_TENANT,")
-		r.line("KRYPTON_SERVICE, KRYPTON_OUTPUT. A flag goes before the environment, that before the context, that before the default.")
+		r.line("KRYPTON_ADDR, KRYPTON_CONTEXT, KRYPTON_CA_FILE, KRYPTON_CERT_FILE, KRYPTON_KEY_FILE,")
+		r.line("KRYPTON_TOKEN_FILE, KRYPTON_TENANT, KRYPTON_SERVICE, KRYPTON_OUTPUT. A flag goes before the environment, that before the context, that before the default.")
 	}
 	var also []string
 	if len(path) > 1 {

@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
@@ -35,12 +36,16 @@ func unsealCommand() *Command {
 			"read from stdin or --share-file, one share a line; it is never an argument.\n\n" +
 			"Before it leaves this machine the node has to prove with its certificate that the key it offers for shares is its\n" +
 			"own, and the share has to be of the node's cluster. On its way only that start of that node can open it.\n\n" +
+			"A node cannot renew its certificate while it is sealed. After a month of that, --accept-expired-node accepts one that has\n" +
+			"expired, when nothing else is wrong with it. Whoever has the key of a node that was removed could pose as that node, so\n" +
+			"stderr says which certificate it was: go on only if the node is still one of the cluster.\n\n" +
 			"The exit status is 9 when the shares were taken and a node waits for those of other holders; the result says how many\n" +
 			"it has and needs.",
 		Examples: []string{"krypton unseal --addr n1:8400,n2:8400,n3:8400", "krypton unseal --addr n1:8400 < share.txt"},
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "share-file", Usage: "`FILE` with shares, - for stdin"},
 			&cli.BoolFlag{Name: "reset", Usage: "first forget the shares that the node has got so far"},
+			&cli.BoolFlag{Name: "accept-expired-node", Usage: "accept the certificate of a node that is wrong in nothing but that it has expired"},
 		},
 		Run: unseal,
 	}
@@ -50,11 +55,17 @@ func unseal(ctx context.Context, in *Invocation) error {
 	if in.c.Bool("dry-run") {
 		return in.noDryRun()
 	}
-	c, err := in.client(ctx)
+	roots, err := in.roots()
 	if err != nil {
 		return err
 	}
-	roots, err := in.roots()
+	var set []func(*client.Options)
+	var old *expiredNodes
+	if in.c.Bool("accept-expired-node") {
+		old = newExpiredNodes()
+		set = append(set, client.AcceptExpiredNodes(old.accepted))
+	}
+	c, err := in.client(ctx, set...)
 	if err != nil {
 		return err
 	}
@@ -72,7 +83,7 @@ func unseal(ctx context.Context, in *Invocation) error {
 	g := grid{head: []string{"NODE", "STATE", "SHARES", "NOTE"}}
 	for _, addr := range c.Addrs() {
 		in.waits = "giving the share to " + addr
-		st, err := in.unsealNode(ctx, c.Node(addr), roots, shares)
+		st, err := in.unsealNode(ctx, c.Node(addr), roots, shares, old)
 		name, state, note := addr, "no answer", ""
 		if st != nil {
 			after = append(after, st)
@@ -121,11 +132,12 @@ func waiting(all []*kryptonv1.SealStatus) error {
 }
 
 // unsealNode gives the shares to one node and returns its last status.
-func (in *Invocation) unsealNode(ctx context.Context, nd *client.Node, roots *x509.CertPool, shares []seal.Share) (*kryptonv1.SealStatus, error) {
+func (in *Invocation) unsealNode(ctx context.Context, nd *client.Node, roots *x509.CertPool, shares []seal.Share, old *expiredNodes) (*kryptonv1.SealStatus, error) {
 	st, err := call(ctx, in, nd.Seal().GetSeal, &kryptonv1.GetSealRequest{})
 	if err != nil {
-		return nil, err
+		return nil, in.orAccept(err)
 	}
+	in.warnOfExpired(nd.Addr(), old)
 	switch {
 	case st.GetState() == kryptonv1.SealState_SEAL_STATE_UNSEALED:
 		in.note("node %s is unsealed already", nodeLabel(st))
@@ -140,10 +152,11 @@ func (in *Invocation) unsealNode(ctx context.Context, nd *client.Node, roots *x5
 		return st, errs.Newf(errs.FailedState, "node %s takes no shares: %s", nodeLabel(st), why).
 			With(errs.Hint("wait, or look at the keystore of the seal; krypton status shows how it goes"))
 	}
-	offer, member, err := verifyOffer(st, roots)
+	offer, member, err := verifyOffer(st, nd.Addr(), roots, in.env.Clock.Now(), old)
 	if err != nil {
 		return st, err
 	}
+	in.warnOfExpired(nd.Addr(), old)
 	reset := in.c.Bool("reset")
 	for _, s := range shares {
 		sealed, err := seal.SealShare(offer, member, s)
@@ -175,7 +188,7 @@ func named(err error, s seal.Share, st *kryptonv1.SealStatus) error {
 // verifyOffer checks that the node's certificate is of the cluster and names the
 // node, and returns the key it offers for shares with the key that must have
 // signed it. Whether it did is checked by seal.SealShare.
-func verifyOffer(st *kryptonv1.SealStatus, roots *x509.CertPool) (seal.Offer, crypto.PublicKey, error) {
+func verifyOffer(st *kryptonv1.SealStatus, addr string, roots *x509.CertPool, now time.Time, old *expiredNodes) (seal.Offer, crypto.PublicKey, error) {
 	refuse := func(why string, cause error) (seal.Offer, crypto.PublicKey, error) {
 		return seal.Offer{}, nil, errs.Newf(errs.Unauthenticated, "node %s does not prove who it is: %s", nodeLabel(st), why).
 			With(errs.Hint("check the address and --ca-file; no share was sent"), errs.Cause(cause))
@@ -184,7 +197,11 @@ func verifyOffer(st *kryptonv1.SealStatus, roots *x509.CertPool) (seal.Offer, cr
 	if err != nil {
 		return refuse("it shows no certificate", err)
 	}
-	if _, err := cert.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}); err != nil {
+	if err := verifyNode(cert, addr, roots, now, old); err != nil {
+		if isExpired(err, now) {
+			return seal.Offer{}, nil, errs.Newf(errs.Unauthenticated, "node %s does not prove who it is: its certificate expired at %s", nodeLabel(st), endOf(cert)).
+				With(errs.Hint(acceptHint), errs.Cause(err))
+		}
 		return refuse("its certificate is not of the cluster's CA", err)
 	}
 	if _, id, err := pki.NodeOf(cert); err != nil || id != st.GetNodeId() {
