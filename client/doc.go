@@ -44,6 +44,8 @@
 //   - I4: when it is not known whether a mutation took effect, the error says so (INDETERMINATE or DEADLINE_EXCEEDED) and names the request id, even if a later attempt ended with a clearer refusal of another kind.
 //   - I5: all attempts of one call carry one correlation id.
 //   - I6: key material that this package hands out is in a [Secret], which never prints itself, and the buffers it came through are wiped.
+//   - I7: a caller's token leaves over TLS only, and is in no error and no print of anything.
+//   - I8: with [AcceptExpiredNodes] the age of a node's certificate is forgiven, and nothing else.
 //
 // # Concurrency
 //

@@ -18,9 +18,9 @@ import (
 
 func expiredAMinuteAgo(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }
 
-// TestOnlyExpiryIsForgiven: real handshakes with nodes that have expired, that
+// TestI8_OnlyExpiryIsForgiven: real handshakes with nodes that have expired, that
 // have another fault, and that have both.
-func TestOnlyExpiryIsForgiven(t *testing.T) {
+func TestI8_OnlyExpiryIsForgiven(t *testing.T) {
 	t.Parallel()
 	own, foreign := newAuthority(t), newAuthority(t)
 	dir := t.TempDir()
@@ -120,9 +120,9 @@ func TestExpiredNodesAreAcceptedOnlyByACAFile(t *testing.T) {
 	}
 }
 
-// TestTheNameIsComparedForEveryFormOfAnAddress: an IP address is no server name in
+// TestI8_TheNameIsComparedForEveryFormOfAnAddress: an IP address is no server name in
 // TLS, so that a check of the connection's alone would let any name pass.
-func TestTheNameIsComparedForEveryFormOfAnAddress(t *testing.T) {
+func TestI8_TheNameIsComparedForEveryFormOfAnAddress(t *testing.T) {
 	t.Parallel()
 	own, dir := newAuthority(t), t.TempDir()
 	cert, key := filepath.Join(dir, "c.pem"), filepath.Join(dir, "c.key")

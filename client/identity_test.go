@@ -288,9 +288,9 @@ func TestACertificateIsShownBesideAToken(t *testing.T) {
 	}
 }
 
-// TestATokenIsNeverShownWithoutTLS: a transport of somebody else that speaks plain
+// TestI7_ATokenIsNeverShownWithoutTLS: a transport of somebody else that speaks plain
 // text gets no call through.
-func TestATokenIsNeverShownWithoutTLS(t *testing.T) {
+func TestI7_ATokenIsNeverShownWithoutTLS(t *testing.T) {
 	t.Parallel()
 	own := newAuthority(t)
 	file := filepath.Join(t.TempDir(), "token")
@@ -362,8 +362,8 @@ func TestAFileWithoutATokenIsRefused(t *testing.T) {
 	}
 }
 
-// TestATokenIsInNoText prints all that a program could print.
-func TestATokenIsInNoText(t *testing.T) {
+// TestI7_ATokenIsInNoText prints all that a program could print.
+func TestI7_ATokenIsInNoText(t *testing.T) {
 	t.Parallel()
 	own := newAuthority(t)
 	file := filepath.Join(t.TempDir(), "token")

@@ -119,4 +119,4 @@ func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]strin
 
 // RequireTransportSecurity implements [credentials.PerRPCCredentials]: gRPC refuses
 // to send it over anything but TLS.
-func (bearer) RequireTransportSecurity() bool { return true }
+func (bearer) RequireTransportSecurity() bool { return true } // I7
