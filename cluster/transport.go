@@ -201,7 +201,11 @@ func (t *raftTransport) SetHeartbeatHandler(handle func(raft.RPC)) {
 
 // AppendEntriesPipeline implements [raft.Transport].
 func (t *raftTransport) AppendEntriesPipeline(id raft.ServerID, _ raft.ServerAddress) (raft.AppendPipeline, error) {
-	return t.out.AppendEntriesPipeline(id, raft.ServerAddress(id))
+	inner, err := t.out.AppendEntriesPipeline(id, raft.ServerAddress(id))
+	if err != nil {
+		return nil, err
+	}
+	return newPipeline(inner), nil
 }
 
 // AppendEntries implements [raft.Transport].
