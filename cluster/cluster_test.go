@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/cluster"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
@@ -81,7 +82,7 @@ func TestI5I6_AFollowersWriteCarriesTheLeadersFactsAndIsVisibleAtOnce(t *testing
 		t.Fatal(err)
 	}
 	p := got.GetPrincipal()
-	if p.GetName() != "olivia" || p.GetKind() != "operator" || p.GetIssuer() == "forged" {
+	if who := cluster.Governor(); p.GetName() != who.Name || p.GetKind() != who.Role.String() || p.GetIssuer() != who.Issuer.String() {
 		t.Errorf("principal = %v, want the one behind the token", p)
 	}
 	if got.GetViaNode() != string(f.c.NodeID()) || got.GetProposer() != string(leader.c.NodeID()) || got.GetTimeUnixMs() < before {
@@ -511,7 +512,7 @@ func TestBootstrapActsOnceAndIsRepeatedAfterACrash(t *testing.T) {
 	a := newMember(t, "a")
 	a.bootstrap()
 	again := func() error {
-		return a.as(limited(t), gate.Init, func(tok gate.Token) error {
+		return a.as(limited(t), auth.LocalOperator(), gate.Init, func(tok gate.Token) error {
 			_, err := a.c.Bootstrap(limited(t), tok, a.genesis())
 			return err
 		})

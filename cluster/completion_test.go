@@ -17,8 +17,9 @@ import (
 // ask proposes a change under a request id.
 func (m *member) ask(ctx context.Context, id string, until cluster.Until) (res *fsmpb.Result, err error) {
 	m.t.Helper()
-	err = m.as(ctx, gate.SealCluster, func(tok gate.Token) error {
-		res, err = m.c.Propose(ctx, tok, write(id, 1), until)
+	cmd := write(id, 1)
+	err = m.as(ctx, cluster.WhoMay(cmd), gate.SealCluster, func(tok gate.Token) error {
+		res, err = m.c.Propose(ctx, tok, cmd, until)
 		return err
 	})
 	return res, err

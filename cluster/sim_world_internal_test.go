@@ -207,7 +207,8 @@ func (w *simWorld) until(bound time.Duration, fact func() bool) bool {
 func (l *simLife) submit(ctx context.Context, request string, cmd *fsmpb.Command) (*fsmpb.Result, error) {
 	sum := sha256.Sum256([]byte(request))
 	cmd.RequestId, cmd.RequestDigest, cmd.Format = request, sum[:], fsm.CommandFormat
-	cmd.Principal = &fsmpb.Principal{Issuer: "ca", Kind: "operator", Name: "olivia"}
+	p := WhoMay(cmd)
+	cmd.Principal = &fsmpb.Principal{Issuer: p.Issuer.String(), Kind: p.Role.String(), Name: p.Name}
 	return l.c.submit(ctx, cmd, Complete)
 }
 
@@ -258,13 +259,17 @@ func (w *simWorld) found() bool {
 	}
 	m := memberOf(first.applicant())
 	m.Voter = true
-	if _, err := l.c.internal(w.ctx, &fsmpb.Command{Body: &fsmpb.Command_Genesis{Genesis: &fsmpb.Genesis{
+	if _, err := l.c.internal(w.ctx, &fsmpb.Command{Body: &fsmpb.Command_Genesis{Genesis: Found(&fsmpb.Genesis{
 		KeyspaceId: simUID("keyspace"), ClusterId: simUID("cluster"), Name: "sim", FormatVersion: fsm.MaxFormatVersion, FirstMember: m,
 		LeaseMs:    uint32(w.lease().Milliseconds()),
 		SealRecord: []byte("record"), Settings: &fsmpb.Settings{RollbackWindowMs: 86400000, DestroyWaitMs: 86400000, Voters: 3},
 		InternalKey: &fsmpb.Version{Number: 1, Uid: simUID("ivk"), Blob: []byte("wrapped")},
-	}}}, ""); err != nil {
+	})}}, ""); err != nil {
 		w.violation("genesis: %v", err)
+		return false
+	}
+	if _, err := w.insist("bind-operator", BindOperator()); err != nil {
+		w.violation("bind the operator: %v", err)
 		return false
 	}
 	for k := range w.plan.keys {

@@ -201,45 +201,43 @@ func uid() []byte {
 	return b
 }
 
-func operator() auth.Principal {
-	return auth.Principal{Issuer: auth.Issuer{1}, Role: auth.RoleOperator, Name: "olivia"}
-}
-
-// as runs f with a token of the operator.
-func (m *member) as(ctx context.Context, act gate.Act, f func(gate.Token) error) error {
+// as runs f with a token of p.
+func (m *member) as(ctx context.Context, p auth.Principal, act gate.Act, f func(gate.Token) error) error {
 	id, err := corr.New(rand.Reader)
 	if err != nil {
 		return err
-	}
-	p := operator()
-	if act == gate.Init {
-		p = auth.LocalOperator()
 	}
 	return m.gate.Do(ctx, gate.Request{Principal: p, Act: act, Object: "cluster", Correlation: id}, f)
 }
 
 func (m *member) genesis() *fsmpb.Command {
 	first := m.c.Member()
-	return &fsmpb.Command{Body: &fsmpb.Command_Genesis{Genesis: &fsmpb.Genesis{
+	return &fsmpb.Command{Body: &fsmpb.Command_Genesis{Genesis: cluster.Found(&fsmpb.Genesis{
 		KeyspaceId: uid(), ClusterId: uid(), Name: "prod", FormatVersion: first.GetMaxFormat(), LeaseMs: uint32(m.lease.Milliseconds()), FirstMember: first, SealRecord: []byte("record"),
 		Settings:    &fsmpb.Settings{RollbackWindowMs: 86400000, DestroyWaitMs: 86400000, Voters: 3},
 		InternalKey: &fsmpb.Version{Number: 1, Uid: uid(), Blob: []byte("wrapped")},
-	}}}
+	})}}
 }
 
 func (m *member) bootstrap() {
 	m.t.Helper()
 	ctx := limited(m.t)
-	if err := m.as(ctx, gate.Init, func(tok gate.Token) error {
+	if err := m.as(ctx, auth.LocalOperator(), gate.Init, func(tok gate.Token) error {
 		_, err := m.c.Bootstrap(ctx, tok, m.genesis())
 		return err
 	}); err != nil {
 		m.t.Fatalf("bootstrap: %v", err)
 	}
+	if m.machine.View().Cluster().GetFormatVersion() < fsm.FormatAuthority {
+		return // its callers have the roles that their certificates say
+	}
+	if _, err := m.insist(gate.CreateRoleBinding, request("bind-operator", cluster.BindOperator())); err != nil {
+		m.t.Fatalf("bind the operator: %v", err)
+	}
 }
 
 func (m *member) propose(ctx context.Context, act gate.Act, cmd *fsmpb.Command) (res *fsmpb.Result, err error) {
-	err = m.as(ctx, act, func(tok gate.Token) error {
+	err = m.as(ctx, cluster.WhoMay(cmd), act, func(tok gate.Token) error {
 		res, err = m.c.Propose(ctx, tok, cmd, cluster.Complete)
 		return err
 	})

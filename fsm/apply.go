@@ -215,6 +215,11 @@ func takesPower(cmd *fsmpb.Command) bool {
 
 func invalid(msg string) error { return errs.New(errs.InvalidArgument, msg) }
 
+// wrong is invalid for what a caller chose, with what to give instead.
+func wrong(msg, hint string) error {
+	return errs.New(errs.InvalidArgument, msg, errs.Hint("%s", hint))
+}
+
 func moved(what string) error {
 	return errs.New(errs.Aborted, what+" moved while the change was being prepared", errs.Hint("prepare the change again"))
 }

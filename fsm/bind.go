@@ -55,15 +55,18 @@ func checkRoleBinding(b *fsmpb.RoleBinding, i *fsmpb.Issuer) (keys []intent.KeyI
 	case err != nil:
 		return nil, errs.New(errs.InvalidArgument, "the role of the binding is none", errs.Hint("governor, custodian, operator, auditor or workload"))
 	case b.GetName() == "" || !printable(b.GetName(), auth.MaxName) || strings.Contains(b.GetName(), "/"):
-		return nil, invalid("the name of who is bound is missing, too long or not printable")
+		return nil, wrong("the name of who is bound is missing, too long or not printable",
+			"1 to 63 of a-z, 0-9, '.', '_' and '-', beginning with a letter or digit")
 	case (role == auth.RoleWorkload) != (b.GetTenant() != ""), (b.GetTenant() != "") != (len(b.GetTenantUid()) == hierarchy.UIDSize), b.GetTenant() == "" && len(b.GetTenantUid()) != 0:
 		return nil, errs.New(errs.InvalidArgument, "a workload is of one tenant, a person of none", errs.Hint("bind a workload under its tenant, a person under none"))
 	case b.GetTenant() != "" && checkName(b.GetTenant()) != nil:
 		return nil, invalid("the tenant of the binding is no name")
 	case b.GetPlatform() && role != auth.RoleGovernor, b.GetEveryTenant() && !b.GetPlatform():
-		return nil, invalid("only a governor is one of the platform")
+		return nil, wrong("only a governor is one of the platform",
+			"leave platform out")
 	case b.GetExpireTimeMs() < 0 || b.GetExpireTimeMs() > maxTimeMS:
-		return nil, invalid("the expiry of the binding is out of range")
+		return nil, wrong("the expiry of the binding is out of range",
+			"give an earlier time, or none")
 	}
 	if err := checkVouched(b, role, i); err != nil {
 		return nil, err
@@ -90,7 +93,8 @@ func checkVouched(b *fsmpb.RoleBinding, role auth.Role, i *fsmpb.Issuer) error {
 	case role == auth.RoleWorkload && !vouchesFor(i, b.GetTenantUid()):
 		return errs.New(errs.FailedState, "the issuer may not vouch for workloads of that tenant", errs.Hint("bind under another issuer, or have its tenants changed"))
 	case !textual(b.GetSubject(), MaxSubjectBytes):
-		return invalid("the subject of the binding is missing, longer than 512 bytes, or not one line of text")
+		return wrong("the subject of the binding is missing, longer than 512 bytes, or not one line of text",
+			"give what the credential proves: uri:URI or cn:NAME of a certificate, the subject of a token")
 	}
 	switch uri, cn := strings.HasPrefix(b.GetSubject(), subjectURI), strings.HasPrefix(b.GetSubject(), subjectCN); {
 	case isBuiltin(i) && b.GetSubject() != builtinSubject(b):
@@ -104,18 +108,22 @@ func checkVouched(b *fsmpb.RoleBinding, role auth.Role, i *fsmpb.Issuer) error {
 // bindingKeys checks the keys of who is bound under builtin.
 func bindingKeys(b *fsmpb.RoleBinding) (ids []intent.KeyID, err error) {
 	if n := len(b.GetKeys()); n == 0 || n > MaxBindingKeys {
-		return nil, invalid("a binding of the issuer builtin has 1 to 4 public keys")
+		return nil, wrong("a binding of the issuer builtin has 1 to 4 public keys",
+			"give the keys of who is bound: krypton operator cert new-key makes one")
 	}
 	seen := make(map[intent.KeyID]bool, MaxBindingKeys)
 	for _, k := range b.GetKeys() {
 		key, err := signingKey(k.GetKey())
 		switch {
 		case err != nil:
-			return nil, errs.New(errs.InvalidArgument, "a public key of the binding is not valid: "+err.Error())
+			return nil, wrong("a public key of the binding is not valid: "+err.Error(),
+				"Ed25519 or ECDSA P-256: krypton operator cert new-key makes one")
 		case seen[key.ID()]:
-			return nil, invalid("a public key stands in the binding twice")
+			return nil, wrong("a public key stands in the binding twice",
+				"give each key once, with all its uses")
 		case !k.GetSign() && !k.GetTls():
-			return nil, invalid("a public key of the binding has no use")
+			return nil, wrong("a public key of the binding has no use",
+				"say that it is for tls, or to sign with")
 		case k.GetSign() && !isPower(b.GetRole()):
 			return nil, errs.New(errs.InvalidArgument, "only governors and custodians sign", errs.Hint("give the key for tls only"))
 		}
@@ -128,7 +136,7 @@ func bindingKeys(b *fsmpb.RoleBinding) (ids []intent.KeyID, err error) {
 // bindRole gives one identity one role (I21).
 func (t *tx) bindRole(c *fsmpb.BindRole) (done, error) {
 	in := c.GetBinding()
-	if len(in.GetUid()) != 0 || in.GetEveryTenant() || in.GetCreateTimeMs() != 0 || in.GetModIndex() != 0 || len(in.GetAuthorizedBy()) != 0 {
+	if len(in.GetUid()) != 0 || in.GetEveryTenant() || in.GetCreateTimeMs() != 0 || in.GetModIndex() != 0 || len(in.GetAuthorizedBy()) != 0 || in.GetStrictExpiry() {
 		return done{}, invalid("the command sets what only its application can know")
 	}
 	if err := t.ownerOf(in.GetTenant(), in.GetTenantUid()); err != nil {

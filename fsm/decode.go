@@ -22,7 +22,7 @@ const (
 	// MaxFormatVersion is the format version with which this program founds
 	// clusters and to which it raises them. Members announce it. What each brought
 	// stands in docs/formats.md.
-	MaxFormatVersion = 3
+	MaxFormatVersion = 4
 
 	// knownFormat is the highest format version that Apply and Restore understand. A
 	// release learns one before it announces it.

@@ -16,7 +16,8 @@ import (
 // CheckSize refuses a command that is longer than [MaxCommandBytes].
 func CheckSize(cmd []byte) error {
 	if len(cmd) > MaxCommandBytes {
-		return errs.Newf(errs.TooLarge, "the change needs %d bytes in the log, at most %d are allowed", len(cmd), MaxCommandBytes)
+		return errs.Newf(errs.TooLarge, "the change needs %d bytes in the log, at most %d are allowed", len(cmd), MaxCommandBytes).
+			With(errs.Hint("give less in one request"))
 	}
 	return nil
 }

@@ -18,17 +18,18 @@ import (
 
 // Limits of issuers.
 const (
-	MaxIssuers            = 1_000     // of a cluster, those of tenants too
-	MaxIssuersPerOwner    = 256       // of the cluster itself, and of one tenant
-	MaxIssuerCertificates = 4         // CA certificates of one issuer
-	MaxIssuerTenants      = 1_000     // tenants that an issuer is limited to
-	MaxIssuerURLBytes     = 2048      // of the URL of a jwt issuer
-	MaxAudiences          = 8         // of a jwt issuer
-	MaxAudienceBytes      = 256       // of one audience
-	MaxIssuerKeysBytes    = 64 << 10  // of the key set of a jwt issuer
-	MaxIssuerSkewMS       = 5 * 60000 // by how much the clock of a jwt issuer may differ, in milliseconds
-	MaxSubjectClaimBytes  = 64        // of the name of a claim
-	MaxSubjectBytes       = 512       // of the subject of a role binding
+	MaxIssuers            = 1_000      // of a cluster, those of tenants too
+	MaxIssuersPerOwner    = 256        // of the cluster itself, and of one tenant
+	MaxIssuerCertificates = 4          // CA certificates of one issuer
+	MaxIssuerTenants      = 1_000      // tenants that an issuer is limited to
+	MaxIssuerURLBytes     = 512        // of the URL of a jwt issuer
+	MaxAudiences          = 8          // of a jwt issuer
+	MaxAudienceBytes      = 256        // of one audience
+	MaxIssuerKeysBytes    = 64 << 10   // of the key set of a jwt issuer
+	MaxIssuerSkewMS       = 5 * 60000  // by how much the clock of a jwt issuer may differ, in milliseconds
+	MaxSubjectClaimBytes  = 64         // of the name of a claim
+	MaxTokenLifeS         = 30 * 86400 // longest life of a token that an issuer may allow, in seconds
+	MaxSubjectBytes       = 512        // of the subject of a role binding
 )
 
 const (
@@ -90,11 +91,13 @@ func checkIssuer(i *fsmpb.Issuer) error {
 		return errs.New(errs.InvalidArgument, "an issuer has no roles that it may vouch for, or not in their order",
 			errs.Hint("governor, custodian, operator, auditor, workload: in this order, each once"))
 	case slices.ContainsFunc(unbound, func(r auth.Role) bool { return !slices.Contains(roles, r) }):
-		return errs.New(errs.InvalidArgument, "a role that needs no binding is none that the issuer may vouch for")
+		return wrong("a role that needs no binding is none that the issuer may vouch for",
+			"name it among the roles, too, or leave it out")
 	case !ascendingUIDs(i.GetTenantUids()) || len(i.GetTenantUids()) > MaxIssuerTenants:
 		return invalid("the tenants of an issuer are not at most 1000 uids in ascending order")
 	case i.GetAllTenants() && len(i.GetTenantUids()) != 0:
-		return invalid("an issuer is for all tenants or for some, not both")
+		return wrong("an issuer is for all tenants or for some, not both",
+			"give the tenants, or all_tenants")
 	case i.GetTenant() == "" && len(i.GetTenantUid()) != 0, i.GetTenant() != "" && len(i.GetTenantUid()) != hierarchy.UIDSize:
 		return invalid("an issuer names a tenant without its uid, or a uid without its tenant")
 	case i.GetTenant() != "" && (!slices.Equal(roles, []auth.Role{auth.RoleWorkload}) || i.GetAllTenants() || len(i.GetTenantUids()) != 0):
@@ -108,20 +111,22 @@ func checkIssuer(i *fsmpb.Issuer) error {
 		if len(unbound) != 0 {
 			return errs.New(errs.InvalidArgument, "whom a token names needs a role binding, whatever the role", errs.Hint("register the issuer without unbound roles"))
 		}
-		return checkJWTIssuer(k.Jwt)
+		return checkJWTIssuer(i, k.Jwt)
 	}
 	return invalid("an issuer vouches by certificates or by tokens")
 }
 
 func checkX509Issuer(i *fsmpb.Issuer, x *fsmpb.X509Issuer, unbound []auth.Role) error {
 	if n := len(x.GetCertificates()); n == 0 || n > MaxIssuerCertificates {
-		return invalid("an issuer has 1 to 4 CA certificates")
+		return wrong("an issuer has 1 to 4 CA certificates",
+			"give the present one and those that it replaces")
 	}
 	keys := make(map[string]bool)
 	for _, c := range x.GetCertificates() {
 		spki, ok := spkiOf(c)
 		if !ok || keys[string(spki)] {
-			return errs.New(errs.InvalidArgument, "a CA certificate of the issuer is no certificate in DER of at most 8 KiB, or there twice")
+			return wrong("a CA certificate of the issuer is no certificate in DER of at most 8 KiB, or there twice",
+				"give each CA certificate once")
 		}
 		keys[string(spki)] = true
 	}
@@ -129,44 +134,64 @@ func checkX509Issuer(i *fsmpb.Issuer, x *fsmpb.X509Issuer, unbound []auth.Role) 
 	for _, r := range unbound {
 		switch {
 		case isPower(r.String()):
-			return errs.New(errs.InvalidArgument, "a governor and a custodian need a role binding, whoever vouches for them")
+			return wrong("a governor and a custodian need a role binding, whoever vouches for them",
+				"leave governor and custodian out of the unbound roles")
 		case r != auth.RoleWorkload && !builtin:
-			return errs.New(errs.InvalidArgument, "of this issuer only workloads may go without a role binding")
+			return wrong("of this issuer only workloads may go without a role binding",
+				"bind everybody else: krypton role bind")
 		}
 	}
 	switch {
 	case x.GetTrustDomain() != "" && !auth.ValidTrustDomain(x.GetTrustDomain()):
-		return invalid("the trust domain is none")
+		return wrong("the trust domain is none",
+			"lower-case letters, digits, '.', '-' and '_', as in the URI names behind spiffe://; or none")
 	case x.GetTrustDomain() == "" && len(unbound) != 0:
 		return errs.New(errs.InvalidArgument, "roles without binding need a trust domain", errs.Hint("name the trust domain of the URIs in the certificates"))
 	}
 	return nil
 }
 
-func checkJWTIssuer(j *fsmpb.JWTIssuer) error {
+func checkJWTIssuer(i *fsmpb.Issuer, j *fsmpb.JWTIssuer) error {
 	host, https := strings.CutPrefix(j.GetUrl(), httpsScheme)
 	switch {
 	case !https || host == "" || !printable(j.GetUrl(), MaxIssuerURLBytes):
-		return errs.New(errs.InvalidArgument, "the URL of the issuer is no https URL of at most 2048 bytes", errs.Hint("give the claim iss of its tokens"))
+		return errs.New(errs.InvalidArgument, "the URL of the issuer is no https URL of at most 512 bytes", errs.Hint("give the claim iss of its tokens"))
 	case len(j.GetAudiences()) == 0 || len(j.GetAudiences()) > MaxAudiences:
-		return invalid("an issuer of tokens has 1 to 8 audiences")
+		return wrong("an issuer of tokens has 1 to 8 audiences",
+			"give what its tokens have in the claim aud for this cluster")
 	case len(j.GetCa()) > MaxIssuerCertificates:
-		return invalid("an issuer of tokens has up to 4 CA certificates for the fetch")
+		return wrong("an issuer of tokens has up to 4 CA certificates for the fetch",
+			"give the present one and those that it replaces")
 	case len(j.GetKeys()) > MaxIssuerKeysBytes || !utf8.Valid(j.GetKeys()):
-		return invalid("the key set of the issuer is larger than 64 KiB, or no text")
+		return wrong("the key set of the issuer is larger than 64 KiB, or no text",
+			"give a JSON Web Key Set with the keys that sign now, or none to have it fetched")
 	case j.GetSkewMs() > MaxIssuerSkewMS:
-		return invalid("clocks may differ by five minutes at most")
+		return wrong("clocks may differ by five minutes at most",
+			"set the clocks right")
 	case !printable(j.GetSubjectClaim(), MaxSubjectClaimBytes):
-		return invalid("the subject claim is no name of a claim")
+		return wrong("the subject claim is no name of a claim",
+			"give the name of a claim, such as sub or email, or none for sub")
 	}
-	for i, a := range j.GetAudiences() {
-		if a == "" || !printable(a, MaxAudienceBytes) || slices.Contains(j.GetAudiences()[:i], a) {
-			return invalid("an audience is empty, too long, not printable or there twice")
+	if j.GetMaxLifeS() > MaxTokenLifeS {
+		return wrong("a token may live for 30 days at most", "give a shorter life, or none for a day")
+	}
+	for n, a := range j.GetAudiences() {
+		own, ofTenant := TenantAudience(i.GetTenant()), strings.HasPrefix(a, tenantAudience)
+		switch {
+		case a == "" || !printable(a, MaxAudienceBytes) || slices.Contains(j.GetAudiences()[:n], a):
+			return wrong("an audience is empty, too long, not printable or there twice",
+				"give what the tokens have in the claim aud for this cluster, each once")
+		case i.GetTenant() != "" && a != own && !strings.HasPrefix(a, own+"/"):
+			return errs.New(errs.InvalidArgument, "an audience of a tenant's own issuer does not name the tenant",
+				errs.Hint("have tokens made for the audience %s, or for one that begins with %s/", own, own))
+		case i.GetTenant() == "" && ofTenant:
+			return errs.New(errs.InvalidArgument, "the audience is one of a tenant's own issuer", errs.Hint("choose another audience, or register the issuer under the tenant"))
 		}
 	}
 	for _, c := range j.GetCa() {
 		if _, ok := spkiOf(c); !ok {
-			return errs.New(errs.InvalidArgument, "a CA certificate for the fetch is no certificate in DER of at most 8 KiB")
+			return wrong("a CA certificate for the fetch is no certificate in DER of at most 8 KiB",
+				"give PEM certificates of the CA that signed the provider's")
 		}
 	}
 	return nil
@@ -184,7 +209,7 @@ func builtinUID(spki []byte) []byte {
 func (t *tx) putIssuer(c *fsmpb.PutIssuer) (done, error) {
 	in := c.GetIssuer()
 	switch {
-	case len(in.GetUid()) != 0 || in.GetCreateTimeMs() != 0 || in.GetModIndex() != 0 || len(in.GetAuthorizedBy()) != 0:
+	case len(in.GetUid()) != 0 || in.GetCreateTimeMs() != 0 || in.GetModIndex() != 0 || len(in.GetAuthorizedBy()) != 0 || in.GetStrictExpiry():
 		return done{}, invalid("the command sets what only its application can know")
 	case c.GetIssuer() == nil:
 		return done{}, invalid("the command names no issuer")
@@ -200,11 +225,14 @@ func (t *tx) putIssuer(c *fsmpb.PutIssuer) (done, error) {
 	}
 	is := proto.CloneOf(in)
 	was, ok := lookup[*fsmpb.Issuer](t.txn, tableIssuers, indexID, ownedKey(in.GetTenantUid(), in.GetId()))
+	if ok && c.GetCreate() {
+		return done{}, errs.New(errs.AlreadyExists, "an issuer of this name exists already", errs.Hint("read it, then change it: krypton issuer update"))
+	}
 	if err := checkEtag(c.GetEtag(), was.GetModIndex()); err != nil {
 		return done{}, err
 	}
 	if ok {
-		is.Uid, is.CreateTimeMs = was.GetUid(), was.GetCreateTimeMs()
+		is.Uid, is.CreateTimeMs, is.StrictExpiry = was.GetUid(), was.GetCreateTimeMs(), was.GetStrictExpiry()
 		if err := t.mayReplace(was, is); err != nil {
 			return done{}, err
 		}
@@ -213,6 +241,12 @@ func (t *tx) putIssuer(c *fsmpb.PutIssuer) (done, error) {
 		if err := t.roomForIssuer(in.GetTenantUid()); err != nil {
 			return done{}, err
 		}
+	}
+	if err := t.checkAuthorityKeys(is); err != nil {
+		return done{}, err
+	}
+	if err := t.tokensApart(is); err != nil {
+		return done{}, err
 	}
 	by, err := t.authorize()
 	if err != nil {
@@ -265,6 +299,64 @@ func (t *tx) checkIssuerHere(i *fsmpb.Issuer) error {
 		if b, ok := issuerByUID(t.txn, builtinUID(spki)); ok && isBuiltin(b) {
 			// Its certificates would count without the keys of their bindings.
 			return errs.New(errs.InvalidArgument, "the CA of the cluster is the issuer builtin and no other", errs.Hint("bind its certificates under builtin"))
+		}
+	}
+	return nil
+}
+
+// tokensApart refuses an issuer whose tokens could be those of another one of the
+// same owner: nobody could tell whose they are, and both would be refused. Those of
+// other owners have other audiences ([TenantAudience]), so that no tenant can stand
+// in the way of another, or learn what it uses.
+func (t *tx) tokensApart(i *fsmpb.Issuer) error {
+	if i.GetJwt() == nil {
+		return nil
+	}
+	var err error
+	scan(t.txn, tableIssuers, indexID, ownerKey(i.GetTenantUid()), nil, func(o *fsmpb.Issuer) bool {
+		if o.GetId() == i.GetId() || o.GetJwt().GetUrl() != i.GetJwt().GetUrl() {
+			return true
+		}
+		for _, a := range i.GetJwt().GetAudiences() {
+			if slices.Contains(o.GetJwt().GetAudiences(), a) {
+				err = errs.New(errs.AlreadyExists, "another issuer has the same URL and audience", errs.Hint("change that one: krypton issuer update %s", o.GetId()))
+			}
+		}
+		return err == nil
+	})
+	return err
+}
+
+// tenantAudience begins the audiences of tenants' own issuers.
+const tenantAudience = "krypton:tenants/"
+
+// TenantAudience returns the audience for which tokens of a tenant's own issuers are
+// made; others begin with it and a slash. A token that one tenant's workload shows
+// is thereby worthless under another tenant, also where both trust one provider.
+func TenantAudience(tenant string) string { return tenantAudience + tenant }
+
+// checkAuthorityKeys refuses a CA that another issuer has. Nobody could tell whose
+// callers are whose, and a tenant could take the callers of another one over by
+// registering their CA, which is no secret.
+func (t *tx) checkAuthorityKeys(i *fsmpb.Issuer) error {
+	own := map[string]bool{}
+	for _, c := range i.GetX509().GetCertificates() {
+		if spki, ok := spkiOf(c); ok {
+			own[string(spki)] = true
+		}
+	}
+	if len(own) == 0 {
+		return nil
+	}
+	for _, other := range t.issuers {
+		if other.GetId() == i.GetId() && bytes.Equal(other.GetTenantUid(), i.GetTenantUid()) {
+			continue // what it was before
+		}
+		for _, c := range other.GetX509().GetCertificates() {
+			if spki, ok := spkiOf(c); ok && own[string(spki)] {
+				return errs.New(errs.AlreadyExists, "another issuer has one of these CAs already",
+					errs.Hint("bind its callers under that issuer, or use a CA of your own; a platform governor sees every issuer"))
+			}
 		}
 	}
 	return nil

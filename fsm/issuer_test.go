@@ -209,12 +209,15 @@ func TestIssuersThatAreNotSoundAreRefused(t *testing.T) {
 		"no audience":              {j, func(_ *world, i *fsmpb.Issuer) { i.GetJwt().Audiences = nil }, errs.InvalidArgument},
 		"an empty audience":        {j, func(_ *world, i *fsmpb.Issuer) { i.GetJwt().Audiences = []string{""} }, errs.InvalidArgument},
 		"an audience twice":        {j, func(_ *world, i *fsmpb.Issuer) { i.GetJwt().Audiences = []string{"a", "a"} }, errs.InvalidArgument},
+		"an audience of a tenant":  {j, func(_ *world, i *fsmpb.Issuer) { i.GetJwt().Audiences = []string{"krypton:tenants/acme"} }, errs.InvalidArgument},
+		"a token for 31 days":      {j, func(_ *world, i *fsmpb.Issuer) { i.GetJwt().MaxLifeS = fsm.MaxTokenLifeS + 1 }, errs.InvalidArgument},
 		"nine audiences":           {j, func(_ *world, i *fsmpb.Issuer) { i.GetJwt().Audiences = strings.Split("abcdefghi", "") }, errs.InvalidArgument},
 		"five CAs":                 {j, func(_ *world, i *fsmpb.Issuer) { i.GetJwt().Ca = fiveCerts() }, errs.InvalidArgument},
 		"a CA that is none":        {j, func(_ *world, i *fsmpb.Issuer) { i.GetJwt().Ca = [][]byte{{0x30}} }, errs.InvalidArgument},
 		"keys that are no text":    {j, func(_ *world, i *fsmpb.Issuer) { i.GetJwt().Keys = []byte{0xff} }, errs.InvalidArgument},
 		"too many keys":            {j, func(_ *world, i *fsmpb.Issuer) { i.GetJwt().Keys = make([]byte, 64<<10+1) }, errs.InvalidArgument},
 		"clocks far apart":         {j, func(_ *world, i *fsmpb.Issuer) { i.GetJwt().SkewMs = 300_001 }, errs.InvalidArgument},
+		"tokens for a quarter":     {j, func(_ *world, i *fsmpb.Issuer) { i.GetJwt().MaxLifeS = fsm.MaxTokenLifeS + 1 }, errs.InvalidArgument},
 		"a claim of two words":     {j, func(_ *world, i *fsmpb.Issuer) { i.GetJwt().SubjectClaim = "a b" }, errs.InvalidArgument},
 		"a uid without its tenant": {j, func(w *world, i *fsmpb.Issuer) { i.TenantUid = w.tenantOf("acme").GetUid() }, errs.InvalidArgument},
 		"a tenant without its uid": {j, func(_ *world, i *fsmpb.Issuer) { i.Tenant = "acme" }, errs.Aborted},
@@ -284,4 +287,32 @@ func TestIssuersAreLimited(t *testing.T) {
 	if len(m.View().Issuers()) != fsm.MaxIssuers {
 		t.Errorf("%d issuers", len(m.View().Issuers()))
 	}
+}
+
+// TestTokensAreOfOneIssuer: of one owner no two issuers share URL and audience, and
+// of two owners none can.
+func TestTokensAreOfOneIssuer(t *testing.T) {
+	w := acme(t)
+	first, second := jwtIssuer("idp"), jwtIssuer("other")
+	w.ok(putIssuer(first))
+	second.GetJwt().Url = first.GetJwt().GetUrl()
+	w.refused(errs.AlreadyExists, putIssuer(second))
+	second.GetJwt().Audiences = []string{"elsewhere", first.GetJwt().GetAudiences()[0]}
+	w.refused(errs.AlreadyExists, putIssuer(second))
+	second.GetJwt().Audiences = []string{"elsewhere"}
+	w.ok(putIssuer(second))
+	second.GetJwt().Audiences = first.GetJwt().GetAudiences()
+	w.refused(errs.AlreadyExists, putIssuer(second)) // nor by a change
+	w.ok(putIssuer(first))                           // itself does not stand in its way
+
+	own := w.ownIssuer("acme", "idp")
+	own.GetJwt().Url = first.GetJwt().GetUrl()
+	w.ok(putIssuer(own)) // its audience is the tenant's
+	for _, audience := range []string{first.GetJwt().GetAudiences()[0], fsm.TenantAudience("acm"), fsm.TenantAudience("acme") + "x", fsm.TenantAudience("other")} {
+		bad := proto.CloneOf(own)
+		bad.GetJwt().Audiences = []string{audience}
+		w.refused(errs.InvalidArgument, putIssuer(bad))
+	}
+	own.GetJwt().Audiences = []string{fsm.TenantAudience("acme") + "/prod"}
+	w.ok(putIssuer(own))
 }

@@ -587,7 +587,7 @@ func TestTheMachineDoesWhatTheModelDoes(t *testing.T) {
 		"*fsmpb.Command_PutIssuer ", "*fsmpb.Command_PutIssuer FAILED_STATE", "*fsmpb.Command_RemoveIssuer ", "*fsmpb.Command_RemoveIssuer FAILED_STATE",
 		"*fsmpb.Command_BindRole ", "*fsmpb.Command_BindRole FAILED_STATE", "*fsmpb.Command_BindRole ALREADY_EXISTS", "*fsmpb.Command_BindRole UNAUTHENTICATED",
 		"*fsmpb.Command_BindRole DENIED", "*fsmpb.Command_UnbindRole ", "*fsmpb.Command_UnbindRole FAILED_STATE", "*fsmpb.Command_UnbindRole NOT_FOUND",
-		"*fsmpb.Command_SetTenantGovernors ", "*fsmpb.Command_SetTenantGovernors DENIED", "*fsmpb.Command_SetTenantGovernors NOT_FOUND",
+		"*fsmpb.Command_SetTenantGovernors ", "*fsmpb.Command_SetTenantGovernors NOT_FOUND",
 		"*fsmpb.Command_RevokeCertificate FAILED_STATE", "*fsmpb.Command_RevokeCertificate INVALID_ARGUMENT",
 	} {
 		if outcomes[o] == 0 {

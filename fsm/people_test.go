@@ -7,6 +7,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 )
 
@@ -62,7 +63,7 @@ func jwtIssuer(id string) *fsmpb.Issuer {
 	return &fsmpb.Issuer{
 		Id: id, Roles: []string{"governor", "operator", "workload"}, AllTenants: true,
 		Kind: &fsmpb.Issuer_Jwt{Jwt: &fsmpb.JWTIssuer{
-			Url: "https://" + id + ".example", Audiences: []string{"krypton"}, Ca: [][]byte{caCert(id)}, Keys: []byte(`{"keys":[]}`), SkewMs: 1000,
+			Url: "https://" + id + ".example", Audiences: []string{"krypton"}, Ca: [][]byte{caCert(id)}, Keys: []byte(`{"keys":[]}`), SkewMs: 1000, MaxLifeS: 3600,
 		}},
 	}
 }
@@ -72,6 +73,7 @@ func (w *world) ownIssuer(tenant, id string) *fsmpb.Issuer {
 	i := jwtIssuer(id)
 	i.Roles, i.AllTenants = []string{"workload"}, false
 	i.Tenant, i.TenantUid = tenant, w.tenantOf(tenant).GetUid()
+	i.GetJwt().Audiences = []string{fsm.TenantAudience(tenant)}
 	return i
 }
 

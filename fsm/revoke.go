@@ -7,6 +7,9 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"google.golang.org/protobuf/proto"
+
+	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
@@ -104,9 +107,40 @@ func (t *tx) revokeCertificate(c *fsmpb.RevokeCertificate) (done, error) {
 		ModIndex:     t.index,
 	})
 	t.revoked++
+	t.endExpired(r.GetName())
 	t.authorityMoved()
 	t.dropTokens(r.GetSerial())
 	return done{object: CertificateName(r.GetSerial())}, nil
+}
+
+// endExpired has expired certificates of the identity that a revoked certificate names
+// count for nothing any more; of everybody's, if it is not known whose it was. A
+// revocation is forgotten when its certificate has expired, and an expired one for a
+// key that is bound could else be renewed.
+func (t *tx) endExpired(name string) {
+	i, ok := lookup[*fsmpb.Issuer](t.txn, tableIssuers, indexID, ownedKey(nil, BuiltinIssuer))
+	if !ok {
+		return // from [FormatAuthority] on
+	}
+	id, err := auth.ParseID(name)
+	if err != nil {
+		if !i.GetStrictExpiry() {
+			is := proto.CloneOf(i)
+			is.StrictExpiry, is.ModIndex = true, t.index
+			put(t, tableIssuers, is)
+			t.listIssuer(is)
+		}
+		return
+	}
+	subject := id.Role.String() + "/" + id.Name
+	if id.Tenant != "" {
+		subject = id.Role.String() + "/" + string(id.Tenant) + "/" + id.Name
+	}
+	if b, ok := lookup[*fsmpb.RoleBinding](t.txn, tableBindings, indexSubject, subjectKey(i.GetUid(), subject)); ok && !b.GetStrictExpiry() {
+		is := proto.CloneOf(b)
+		is.StrictExpiry, is.ModIndex = true, t.index
+		put(t, tableBindings, is)
+	}
 }
 
 // dropTokens drops the join tokens that were made with a certificate and not

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/internal/errs"
@@ -235,4 +237,39 @@ func TestARevocationIsNeverRefusedForWantOfMemory(t *testing.T) {
 	full.Principal = w.revoke(0).GetPrincipal()
 	w.refused(errs.LimitReached, full)
 	w.ok(asked("revoke", w.revoke(1)))
+}
+
+// TestARevocationEndsExpiredCertificates of the identity, for good: it is forgotten
+// itself once its certificate has expired.
+func TestARevocationEndsExpiredCertificates(t *testing.T) {
+	w := acme(t)
+	w.ok(bind(bindingFor("operator", "olga")))
+	builtin := func() bool { return w.issuerOf("", fsm.BuiltinIssuer).GetStrictExpiry() }
+	olga := func() bool {
+		b, ok := w.view().Binding("", bindingFor("operator", "olga").GetId())
+		return ok && b.GetStrictExpiry()
+	}
+	revoke := func(serial byte, name string) {
+		w.ok(&fsmpb.Command{Body: &fsmpb.Command_RevokeCertificate{RevokeCertificate: &fsmpb.RevokeCertificate{
+			Revocation: &fsmpb.Revocation{Serial: []byte{serial}, Name: name, ExpireTimeMs: w.view().TimeMS() + 3_600_000},
+		}}})
+	}
+	revoke(1, "spiffe://x.krypton/krypton/operator/otto")
+	if builtin() || olga() {
+		t.Fatal("somebody else's revocation counts")
+	}
+	revoke(2, "spiffe://x.krypton/krypton/operator/olga")
+	if builtin() || !olga() {
+		t.Fatal("her revocation counts for nothing, or for all")
+	}
+	revoke(3, "")
+	if !builtin() {
+		t.Fatal("nobody knows whose certificate it was, and it may be renewed")
+	}
+	i := proto.CloneOf(w.issuerOf("", fsm.BuiltinIssuer))
+	i.Uid, i.CreateTimeMs, i.ModIndex, i.StrictExpiry = nil, 0, 0, false
+	w.ok(putIssuer(i))
+	if !builtin() {
+		t.Error("a change of the issuer takes it back")
+	}
 }

@@ -158,6 +158,7 @@ func issuerRequest(i *fsmpb.Issuer) *intent.Request {
 		listed(texts(r.Text("kind", "jwt").Text("url", j.GetUrl()), "audiences", j.GetAudiences()), "ca", j.GetCa()).
 			Bytes("keys", j.GetKeys()).
 			Uint("skew", uint64(j.GetSkewMs())).
+			Uint("max_life", uint64(j.GetMaxLifeS())).
 			Text("subject_claim", j.GetSubjectClaim())
 	}
 	listed(texts(r, "roles", i.GetRoles()), "tenants", i.GetTenantUids()).Uint("all_tenants", flag(i.GetAllTenants()))

@@ -11,13 +11,13 @@ import (
 	"github.com/openkcm/krypton-cluster/intent"
 )
 
-// unsigned are the fields that people do not sign: what Apply makes, and the etag,
-// which only ever refuses.
+// unsigned are the fields that people do not sign: what Apply makes, and the etag
+// and create, which only ever refuse.
 var unsigned = map[protoreflect.FullName]bool{
-	"krypton.fsm.v1.Issuer.uid": true, "krypton.fsm.v1.Issuer.create_time_ms": true, "krypton.fsm.v1.Issuer.mod_index": true, "krypton.fsm.v1.Issuer.authorized_by": true,
+	"krypton.fsm.v1.Issuer.uid": true, "krypton.fsm.v1.Issuer.strict_expiry": true, "krypton.fsm.v1.RoleBinding.strict_expiry": true, "krypton.fsm.v1.Issuer.create_time_ms": true, "krypton.fsm.v1.Issuer.mod_index": true, "krypton.fsm.v1.Issuer.authorized_by": true,
 	"krypton.fsm.v1.RoleBinding.uid": true, "krypton.fsm.v1.RoleBinding.create_time_ms": true, "krypton.fsm.v1.RoleBinding.mod_index": true,
 	"krypton.fsm.v1.RoleBinding.authorized_by": true, "krypton.fsm.v1.RoleBinding.every_tenant": true, // no command sets it
-	"krypton.fsm.v1.PutIssuer.etag": true, "krypton.fsm.v1.RemoveIssuer.etag": true, "krypton.fsm.v1.SetTenantGovernors.etag": true,
+	"krypton.fsm.v1.PutIssuer.etag": true, "krypton.fsm.v1.PutIssuer.create": true, "krypton.fsm.v1.RemoveIssuer.etag": true, "krypton.fsm.v1.SetTenantGovernors.etag": true,
 }
 
 // TestEveryFieldThatGivesPowerIsSigned changes one field after the other, however

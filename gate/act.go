@@ -83,9 +83,21 @@ const (
 
 	WhoAmI
 	IssueCertificate
+	RenewCertificate
 	RevokeCertificate
 	ListRevocations
 	ReadAudit
+
+	CreateIssuer
+	UpdateIssuer
+	GetIssuer
+	ListIssuers
+	DeleteIssuer
+	CreateRoleBinding
+	GetRoleBinding
+	ListRoleBindings
+	DeleteRoleBinding
+	SetGovernors
 
 	NodeUnseal
 	NodeSeal
@@ -114,6 +126,7 @@ const (
 	DutyOperate          // run nodes
 	DutyRead             // read state that holds no key
 	DutyReadAudit        // read what others did
+	DutySelf             // ask about oneself, renew the own certificate
 	DutySystem           // what a node does by itself; no role has it
 	dutyEnd              // one past the last duty; not a duty
 )
@@ -145,6 +158,7 @@ var duties = [dutyEnd]roles{
 	DutyOperate:   oper,
 	DutyRead:      everyone,
 	DutyReadAudit: aud,
+	DutySelf:      everyone,
 	DutySystem:    0,
 }
 
@@ -157,7 +171,13 @@ type scope int
 const (
 	scopeCluster scope = iota + 1 // the object belongs to no tenant
 	scopeTenant                   // the object is a tenant or belongs to one
+	scopeEither                   // there are such objects of the cluster and of tenants
 )
+
+// fits reports whether an object of a tenant, or of none, is one of the scope.
+func (s scope) fits(ofTenant bool) bool {
+	return s == scopeEither || ofTenant == (s == scopeTenant)
+}
 
 // row is what is known about an act.
 type row struct {
@@ -166,6 +186,8 @@ type row struct {
 	scope scope
 	duty  Duty
 	may   roles // under the built-in policy
+	// power is which governors may, where it is a governor's act; see [Act.Power].
+	power auth.Power
 }
 
 // acts is an array, so that an act without a row fails
@@ -173,88 +195,100 @@ type row struct {
 //
 //nolint:gochecknoglobals // Immutable table.
 var acts = [actEnd]row{
-	GenerateDataKey: {"crypto.generate_data_key", audit.Data, scopeTenant, DutyUse, work},
-	UnwrapDataKey:   {"crypto.unwrap_data_key", audit.Data, scopeTenant, DutyUse, work},
-	RewrapDataKey:   {"crypto.rewrap_data_key", audit.Data, scopeTenant, DutyUse, work},
-	Encrypt:         {"crypto.encrypt", audit.Data, scopeTenant, DutyUse, work},
-	Decrypt:         {"crypto.decrypt", audit.Data, scopeTenant, DutyUse, work},
+	GenerateDataKey: {"crypto.generate_data_key", audit.Data, scopeTenant, DutyUse, work, 0},
+	UnwrapDataKey:   {"crypto.unwrap_data_key", audit.Data, scopeTenant, DutyUse, work, 0},
+	RewrapDataKey:   {"crypto.rewrap_data_key", audit.Data, scopeTenant, DutyUse, work, 0},
+	Encrypt:         {"crypto.encrypt", audit.Data, scopeTenant, DutyUse, work, 0},
+	Decrypt:         {"crypto.decrypt", audit.Data, scopeTenant, DutyUse, work, 0},
 
-	CreateTenant:    {"tenants.create", audit.Control, scopeTenant, DutyGovern, gov},
-	GetTenant:       {"tenants.get", audit.Data, scopeTenant, DutyRead, gov | aud | work},
-	ListTenants:     {"tenants.list", audit.Data, scopeCluster, DutyRead, gov | aud},
-	SuspendTenant:   {"tenants.suspend", audit.Control, scopeTenant, DutyGovern, gov},
-	ResumeTenant:    {"tenants.resume", audit.Control, scopeTenant, DutyGovern, gov},
-	DeleteTenant:    {"tenants.delete", audit.Control, scopeTenant, DutyGovern, gov},
-	DeleteTenantNow: {"tenants.delete_now", audit.Control, scopeTenant, DutyGovern, gov},
-	UndeleteTenant:  {"tenants.undelete", audit.Control, scopeTenant, DutyGovern, gov},
-	RotateTenant:    {"tenants.rotate", audit.Control, scopeTenant, DutyGovern, gov},
-	RollbackTenant:  {"tenants.rollback", audit.Control, scopeTenant, DutyGovern, gov},
+	CreateTenant:    {"tenants.create", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerCreateTenant},
+	GetTenant:       {"tenants.get", audit.Data, scopeTenant, DutyRead, gov | aud | work, 0},
+	ListTenants:     {"tenants.list", audit.Data, scopeCluster, DutyRead, gov | aud, 0},
+	SuspendTenant:   {"tenants.suspend", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerSuspendTenant},
+	ResumeTenant:    {"tenants.resume", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerResumeTenant},
+	DeleteTenant:    {"tenants.delete", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerDeleteTenant},
+	DeleteTenantNow: {"tenants.delete_now", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerDeleteTenant},
+	UndeleteTenant:  {"tenants.undelete", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerDeleteTenant},
+	RotateTenant:    {"tenants.rotate", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerTenant},
+	RollbackTenant:  {"tenants.rollback", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerTenant},
 
-	CreateService:    {"services.create", audit.Control, scopeTenant, DutyGovern, gov},
-	GetService:       {"services.get", audit.Data, scopeTenant, DutyRead, gov | aud | work},
-	ListServices:     {"services.list", audit.Data, scopeTenant, DutyRead, gov | aud | work},
-	DeleteService:    {"services.delete", audit.Control, scopeTenant, DutyGovern, gov},
-	DeleteServiceNow: {"services.delete_now", audit.Control, scopeTenant, DutyGovern, gov},
-	UndeleteService:  {"services.undelete", audit.Control, scopeTenant, DutyGovern, gov},
-	SuspendService:   {"services.suspend", audit.Control, scopeTenant, DutyGovern, gov},
-	ResumeService:    {"services.resume", audit.Control, scopeTenant, DutyGovern, gov},
-	RotateService:    {"services.rotate", audit.Control, scopeTenant, DutyGovern, gov},
-	RollbackService:  {"services.rollback", audit.Control, scopeTenant, DutyGovern, gov},
+	CreateService:    {"services.create", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerTenant},
+	GetService:       {"services.get", audit.Data, scopeTenant, DutyRead, gov | aud | work, 0},
+	ListServices:     {"services.list", audit.Data, scopeTenant, DutyRead, gov | aud | work, 0},
+	DeleteService:    {"services.delete", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerTenant},
+	DeleteServiceNow: {"services.delete_now", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerTenant},
+	UndeleteService:  {"services.undelete", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerTenant},
+	SuspendService:   {"services.suspend", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerSuspendService},
+	ResumeService:    {"services.resume", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerTenant},
+	RotateService:    {"services.rotate", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerTenant},
+	RollbackService:  {"services.rollback", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerTenant},
 
-	GetVersion:           {"versions.get", audit.Data, scopeTenant, DutyRead, gov | aud | work},
-	ListVersions:         {"versions.list", audit.Data, scopeTenant, DutyRead, gov | aud | work},
-	EnableVersion:        {"versions.enable", audit.Control, scopeTenant, DutyGovern, gov},
-	DisableVersion:       {"versions.disable", audit.Control, scopeTenant, DutyGovern, gov},
-	DeprecateVersion:     {"versions.deprecate", audit.Control, scopeTenant, DutyGovern, gov},
-	CompromiseVersion:    {"versions.compromise", audit.Control, scopeTenant, DutyGovern, gov},
-	DestroyVersion:       {"versions.destroy", audit.Control, scopeTenant, DutyGovern, gov},
-	DestroyVersionNow:    {"versions.destroy_now", audit.Control, scopeTenant, DutyGovern, gov},
-	CancelDestroyVersion: {"versions.cancel_destroy", audit.Control, scopeTenant, DutyGovern, gov},
+	GetVersion:           {"versions.get", audit.Data, scopeTenant, DutyRead, gov | aud | work, 0},
+	ListVersions:         {"versions.list", audit.Data, scopeTenant, DutyRead, gov | aud | work, 0},
+	EnableVersion:        {"versions.enable", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerTenant},
+	DisableVersion:       {"versions.disable", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerWeakenVersion},
+	DeprecateVersion:     {"versions.deprecate", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerTenant},
+	CompromiseVersion:    {"versions.compromise", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerWeakenVersion},
+	DestroyVersion:       {"versions.destroy", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerTenant},
+	DestroyVersionNow:    {"versions.destroy_now", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerTenant},
+	CancelDestroyVersion: {"versions.cancel_destroy", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerTenant},
 
-	PinResource:      {"resources.pin", audit.Control, scopeTenant, DutyGovern, gov},
-	UnpinResource:    {"resources.unpin", audit.Control, scopeTenant, DutyGovern, gov},
-	RollbackResource: {"resources.rollback", audit.Control, scopeTenant, DutyGovern, gov},
-	GetResource:      {"resources.get", audit.Data, scopeTenant, DutyRead, gov | aud | work},
-	ListResources:    {"resources.list", audit.Data, scopeTenant, DutyRead, gov | aud | work},
+	PinResource:      {"resources.pin", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerTenant},
+	UnpinResource:    {"resources.unpin", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerTenant},
+	RollbackResource: {"resources.rollback", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerTenant},
+	GetResource:      {"resources.get", audit.Data, scopeTenant, DutyRead, gov | aud | work, 0},
+	ListResources:    {"resources.list", audit.Data, scopeTenant, DutyRead, gov | aud | work, 0},
 
-	GetSeal:     {"seal.get", audit.Data, scopeCluster, DutyRead, everyone},
-	Contribute:  {"seal.contribute", audit.Control, scopeCluster, DutyCustody, cust},
-	SealNode:    {"seal.seal", audit.Control, scopeCluster, DutyProtect, gov | cust | oper},
-	SealCluster: {"seal.seal_cluster", audit.Control, scopeCluster, DutyProtect, gov | cust},
-	ReleaseHold: {"seal.release_hold", audit.Control, scopeCluster, DutyCustody, cust},
+	GetSeal:     {"seal.get", audit.Data, scopeCluster, DutyRead, everyone, 0},
+	Contribute:  {"seal.contribute", audit.Control, scopeCluster, DutyCustody, cust, 0},
+	SealNode:    {"seal.seal", audit.Control, scopeCluster, DutyProtect, gov | cust | oper, 0},
+	SealCluster: {"seal.seal_cluster", audit.Control, scopeCluster, DutyProtect, gov | cust, 0},
+	ReleaseHold: {"seal.release_hold", audit.Control, scopeCluster, DutyCustody, cust, 0},
 
-	Init:      {"admin.init", audit.Control, scopeCluster, DutyOperate, oper},
-	Join:      {"admin.join", audit.Control, scopeCluster, DutyOperate, oper},
-	GetStatus: {"admin.status", audit.Data, scopeCluster, DutyRead, oper},
+	Init:      {"admin.init", audit.Control, scopeCluster, DutyOperate, oper, 0},
+	Join:      {"admin.join", audit.Control, scopeCluster, DutyOperate, oper, 0},
+	GetStatus: {"admin.status", audit.Data, scopeCluster, DutyRead, oper, 0},
 
-	GetCluster:         {"cluster.get", audit.Data, scopeCluster, DutyRead, people},
-	ListNodes:          {"nodes.list", audit.Data, scopeCluster, DutyRead, people},
-	GetNode:            {"nodes.get", audit.Data, scopeCluster, DutyRead, people},
-	CreateJoinToken:    {"nodes.create_join_token", audit.Control, scopeCluster, DutyOperate, oper},
-	PromoteNode:        {"nodes.promote", audit.Control, scopeCluster, DutyOperate, oper},
-	DemoteNode:         {"nodes.demote", audit.Control, scopeCluster, DutyOperate, oper},
-	RemoveNode:         {"nodes.remove", audit.Control, scopeCluster, DutyOperate, oper},
-	TransferLeadership: {"cluster.transfer_leadership", audit.Control, scopeCluster, DutyOperate, oper},
-	SaveSnapshot:       {"cluster.save_snapshot", audit.Control, scopeCluster, DutyOperate, oper},
+	GetCluster:         {"cluster.get", audit.Data, scopeCluster, DutyRead, people, 0},
+	ListNodes:          {"nodes.list", audit.Data, scopeCluster, DutyRead, people, 0},
+	GetNode:            {"nodes.get", audit.Data, scopeCluster, DutyRead, people, 0},
+	CreateJoinToken:    {"nodes.create_join_token", audit.Control, scopeCluster, DutyOperate, oper, 0},
+	PromoteNode:        {"nodes.promote", audit.Control, scopeCluster, DutyOperate, oper, 0},
+	DemoteNode:         {"nodes.demote", audit.Control, scopeCluster, DutyOperate, oper, 0},
+	RemoveNode:         {"nodes.remove", audit.Control, scopeCluster, DutyOperate, oper, 0},
+	TransferLeadership: {"cluster.transfer_leadership", audit.Control, scopeCluster, DutyOperate, oper, 0},
+	SaveSnapshot:       {"cluster.save_snapshot", audit.Control, scopeCluster, DutyOperate, oper, 0},
 
-	GetOperation:  {"operations.get", audit.Data, scopeCluster, DutyRead, people},
-	WaitOperation: {"operations.wait", audit.Data, scopeCluster, DutyRead, people},
+	GetOperation:  {"operations.get", audit.Data, scopeCluster, DutyRead, people, 0},
+	WaitOperation: {"operations.wait", audit.Data, scopeCluster, DutyRead, people, 0},
 
-	WhoAmI:            {"access.whoami", audit.Data, scopeCluster, DutyRead, everyone},
-	IssueCertificate:  {"access.issue_certificate", audit.Control, scopeCluster, DutyGovern, gov},
-	RevokeCertificate: {"access.revoke_certificate", audit.Control, scopeCluster, DutyProtect, gov | oper},
-	ListRevocations:   {"access.list_revocations", audit.Data, scopeCluster, DutyRead, people},
-	ReadAudit:         {"audit.read", audit.Data, scopeCluster, DutyReadAudit, aud},
+	WhoAmI:            {"access.whoami", audit.Data, scopeCluster, DutySelf, everyone, 0},
+	RenewCertificate:  {"access.renew_certificate", audit.Control, scopeCluster, DutySelf, everyone, 0},
+	IssueCertificate:  {"access.issue_certificate", audit.Control, scopeEither, DutyGovern, gov, auth.PowerTenant},
+	RevokeCertificate: {"access.revoke_certificate", audit.Control, scopeCluster, DutyProtect, gov | oper, 0},
+	ListRevocations:   {"access.list_revocations", audit.Data, scopeCluster, DutyRead, people, 0},
+	ReadAudit:         {"audit.read", audit.Data, scopeCluster, DutyReadAudit, aud, 0},
 
-	NodeUnseal:           {"node.unseal", audit.Control, scopeCluster, DutySystem, 0},
-	NodeSeal:             {"node.seal", audit.Control, scopeCluster, DutySystem, 0},
-	NodeRotate:           {"node.rotate", audit.Control, scopeTenant, DutySystem, 0},
-	NodePrepare:          {"node.prepare", audit.Control, scopeTenant, DutySystem, 0},
-	NodeIssueCertificate: {"node.issue_certificate", audit.Control, scopeCluster, DutySystem, 0},
-	NodeRewrap:           {"node.rewrap", audit.Control, scopeTenant, DutySystem, 0},
-	NodeCheckL1:          {"node.check_l1", audit.Data, scopeTenant, DutySystem, 0},
-	NodeSuspend:          {"node.suspend", audit.Control, scopeTenant, DutySystem, 0},
-	NodeDestroy:          {"node.destroy", audit.Control, scopeTenant, DutySystem, 0},
+	CreateIssuer:      {"issuers.create", audit.Control, scopeEither, DutyGovern, gov, auth.PowerTenant},
+	UpdateIssuer:      {"issuers.update", audit.Control, scopeEither, DutyGovern, gov, auth.PowerTenant},
+	GetIssuer:         {"issuers.get", audit.Data, scopeEither, DutyRead, gov | aud, 0},
+	ListIssuers:       {"issuers.list", audit.Data, scopeEither, DutyRead, gov | aud, 0},
+	DeleteIssuer:      {"issuers.delete", audit.Control, scopeEither, DutyGovern, gov, auth.PowerTenant},
+	CreateRoleBinding: {"role_bindings.create", audit.Control, scopeEither, DutyGovern, gov, auth.PowerTenant},
+	GetRoleBinding:    {"role_bindings.get", audit.Data, scopeEither, DutyRead, people, 0},
+	ListRoleBindings:  {"role_bindings.list", audit.Data, scopeEither, DutyRead, people, 0},
+	DeleteRoleBinding: {"role_bindings.delete", audit.Control, scopeEither, DutyGovern, gov, auth.PowerTenant},
+	SetGovernors:      {"tenants.set_governors", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerTenant},
+
+	NodeUnseal:           {"node.unseal", audit.Control, scopeCluster, DutySystem, 0, 0},
+	NodeSeal:             {"node.seal", audit.Control, scopeCluster, DutySystem, 0, 0},
+	NodeRotate:           {"node.rotate", audit.Control, scopeTenant, DutySystem, 0, 0},
+	NodePrepare:          {"node.prepare", audit.Control, scopeTenant, DutySystem, 0, 0},
+	NodeIssueCertificate: {"node.issue_certificate", audit.Control, scopeCluster, DutySystem, 0, 0},
+	NodeRewrap:           {"node.rewrap", audit.Control, scopeTenant, DutySystem, 0, 0},
+	NodeCheckL1:          {"node.check_l1", audit.Data, scopeTenant, DutySystem, 0, 0},
+	NodeSuspend:          {"node.suspend", audit.Control, scopeTenant, DutySystem, 0, 0},
+	NodeDestroy:          {"node.destroy", audit.Control, scopeTenant, DutySystem, 0, 0},
 }
 
 // Valid reports whether a is one of the acts.
@@ -293,6 +327,26 @@ func (a Act) Duty() Duty {
 		return DutyUnspecified
 	}
 	return acts[a].duty
+}
+
+// Power returns which governors may do the act to an object of a tenant, or of the
+// cluster: what is the cluster's is for those of the platform. Invalid for what is
+// no governor's act.
+func (a Act) Power(ofTenant bool) auth.Power {
+	switch {
+	case a.Duty() != DutyGovern && a.Duty() != DutyProtect:
+		return auth.PowerUnspecified
+	case !ofTenant:
+		return auth.PowerCluster
+	}
+	return acts[a].power
+}
+
+// Expired reports whether the act is open to who shows an expired certificate for a
+// key that a role binding has: to learn who one is, to renew it, and for custodians
+// to unseal a cluster that was off for longer than certificates live.
+func (a Act) Expired(r auth.Role) bool {
+	return a == WhoAmI || a == RenewCertificate || r == auth.RoleCustodian && (a == GetSeal || a == Contribute)
 }
 
 func (a Act) scope() scope {

@@ -51,6 +51,7 @@ import (
 type Request struct {
 	Principal   auth.Principal // as verified; the zero value is an unauthenticated caller
 	Serial      string         // of the certificate that proved the principal: the bytes of the number; empty = none did
+	Authority   uint64         // fsm.View.AuthorityAt of the view in which the principal was found; 0 = unknown
 	Act         Act
 	Object      string  // name of the object, such as tenants/acme/services/payments; at most audit.MaxObject bytes
 	Correlation corr.ID // empty = the one that ctx carries
@@ -180,7 +181,7 @@ func (g *Gate) begin(req Request, principal, role string) (Token, error) {
 func (g *Gate) authorize(req Request) (cause string, err *errs.Error) {
 	p := req.Principal
 	tenant, ok := tenantOf(req.Object)
-	if !validObject(req.Object) || !ok || (tenant != "") != (req.Act.scope() == scopeTenant) {
+	if !validObject(req.Object) || !ok || !req.Act.scope().fits(tenant != "") {
 		return "object name does not fit the act", errs.New(errs.InvalidArgument, "object name does not fit the call",
 			errs.Hint("names look like tenants/acme/services/payments"))
 	}

@@ -78,51 +78,53 @@ func request(r auth.Role, a gate.Act) gate.Request {
 }
 
 // table says who may do what, written a second time and by name: G governor,
-// C custodian, O operator, A auditor, W workload.
+// C custodian, O operator, A auditor, W workload. The last column says which
+// governors: P of the platform, T of the tenant, PT both, P/T those of the platform
+// for an object of the cluster and the tenant's for one of a tenant.
 const table = `
 crypto.generate_data_key     ....W  data
 crypto.unwrap_data_key       ....W  data
 crypto.rewrap_data_key       ....W  data
 crypto.encrypt               ....W  data
 crypto.decrypt               ....W  data
-tenants.create               G....  control
+tenants.create               G....  control  P
 tenants.get                  G..AW  data
 tenants.list                 G..A.  data
-tenants.suspend              G....  control
-tenants.resume               G....  control
-tenants.delete               G....  control
-tenants.delete_now           G....  control
-tenants.undelete             G....  control
-tenants.rotate               G....  control
-tenants.rollback             G....  control
-services.create              G....  control
+tenants.suspend              G....  control  PT
+tenants.resume               G....  control  PT
+tenants.delete               G....  control  P
+tenants.delete_now           G....  control  P
+tenants.undelete             G....  control  P
+tenants.rotate               G....  control  T
+tenants.rollback             G....  control  T
+services.create              G....  control  T
 services.get                 G..AW  data
 services.list                G..AW  data
-services.delete              G....  control
-services.delete_now          G....  control
-services.undelete            G....  control
-services.suspend             G....  control
-services.resume              G....  control
-services.rotate              G....  control
-services.rollback            G....  control
+services.delete              G....  control  T
+services.delete_now          G....  control  T
+services.undelete            G....  control  T
+services.suspend             G....  control  PT
+services.resume              G....  control  T
+services.rotate              G....  control  T
+services.rollback            G....  control  T
 versions.get                 G..AW  data
 versions.list                G..AW  data
-versions.enable              G....  control
-versions.disable             G....  control
-versions.deprecate           G....  control
-versions.compromise          G....  control
-versions.destroy             G....  control
-versions.destroy_now         G....  control
-versions.cancel_destroy      G....  control
-resources.pin                G....  control
-resources.unpin              G....  control
-resources.rollback           G....  control
+versions.enable              G....  control  T
+versions.disable             G....  control  PT
+versions.deprecate           G....  control  T
+versions.compromise          G....  control  PT
+versions.destroy             G....  control  T
+versions.destroy_now         G....  control  T
+versions.cancel_destroy      G....  control  T
+resources.pin                G....  control  T
+resources.unpin              G....  control  T
+resources.rollback           G....  control  T
 resources.get                G..AW  data
 resources.list               G..AW  data
 seal.get                     GCOAW  data
 seal.contribute              .C...  control
-seal.seal                    GCO..  control
-seal.seal_cluster            GC...  control
+seal.seal                    GCO..  control  P
+seal.seal_cluster            GC...  control  P
 seal.release_hold            .C...  control
 admin.init                   ..O..  control
 admin.join                   ..O..  control
@@ -139,9 +141,20 @@ cluster.save_snapshot        ..O..  control
 operations.get               GCOA.  data
 operations.wait              GCOA.  data
 access.whoami                GCOAW  data
-access.issue_certificate     G....  control
-access.revoke_certificate    g.o..  control
+access.issue_certificate     G....  control  P/T
+access.revoke_certificate    g.o..  control  P
 access.list_revocations      gcoa.  data
+access.renew_certificate     GCOAW  control
+issuers.create               G....  control  P/T
+issuers.update               G....  control  P/T
+issuers.get                  G..A.  data
+issuers.list                 G..A.  data
+issuers.delete               G....  control  P/T
+role_bindings.create         G....  control  P/T
+role_bindings.get            GCOA.  data
+role_bindings.list           GCOA.  data
+role_bindings.delete         G....  control  P/T
+tenants.set_governors        G....  control  T
 audit.read                   ...A.  data
 node.unseal                  .....  control
 node.seal                    .....  control
@@ -154,17 +167,17 @@ node.suspend                 .....  control
 node.destroy                 .....  control
 `
 
-type tableRow struct{ name, roles, class string }
+type tableRow struct{ name, roles, class, governors string }
 
 func tableRows(t *testing.T) map[string]tableRow {
 	t.Helper()
 	rows := map[string]tableRow{}
 	for line := range strings.Lines(strings.TrimSpace(table)) {
 		f := strings.Fields(line)
-		if len(f) != 3 || len(f[1]) != 5 {
+		if len(f) < 3 || len(f) > 4 || len(f[1]) != 5 {
 			t.Fatalf("table row %q", line)
 		}
-		rows[f[0]] = tableRow{f[0], f[1], f[2]}
+		rows[f[0]] = tableRow{f[0], f[1], f[2], strings.Join(f[3:], "")}
 	}
 	return rows
 }
@@ -192,6 +205,64 @@ func TestEveryActHasOneRowAndOneName(t *testing.T) {
 	for _, a := range []gate.Act{0, -1, 1000} {
 		if a.Valid() || a.Class() != 0 || a.Duty() != 0 || a.String() != "unspecified" {
 			t.Errorf("act %d is known", a)
+		}
+	}
+}
+
+// TestWhichGovernors holds the last column of the table, for objects of a tenant and of none.
+func TestWhichGovernors(t *testing.T) {
+	t.Parallel()
+	rows := tableRows(t)
+	for _, a := range gate.Acts() {
+		row := rows[a.String()]
+		of := func(ofTenant bool) (who string) {
+			if a.Power(ofTenant).Has(auth.Standing{Platform: true}) {
+				who = "P"
+			}
+			if a.Power(ofTenant).Has(auth.Standing{Tenant: true}) {
+				who += "T"
+			}
+			if a.Power(ofTenant).Has(auth.Standing{}) {
+				t.Errorf("%s needs no governor", a)
+			}
+			return who
+		}
+		want := [2]string{row.governors, row.governors}
+		if row.governors == "P/T" {
+			want = [2]string{"P", "T"}
+		}
+		ofTenant := strings.HasPrefix(objectOf(a), "tenants/")
+		if row.governors != "P/T" && (ofTenant || row.governors == "") {
+			want[0] = of(false) // there is no such object
+		}
+		if row.governors != "P/T" && (!ofTenant || row.governors == "") {
+			want[1] = of(true)
+		}
+		if got := [2]string{of(false), of(true)}; got != want || row.governors == "" && (a.Duty() == gate.DutyGovern) {
+			t.Errorf("%s: governors of %v, want %v (of the cluster, of a tenant)", a, got, want)
+		}
+		if a.Duty() == gate.DutyGovern && row.roles[0] == '.' {
+			t.Errorf("%s is a governor's act that no governor may", a)
+		}
+	}
+}
+
+// Only what lets its holder get out of it is open to an expired certificate.
+func TestWhatAnExpiredCertificateMay(t *testing.T) {
+	t.Parallel()
+	for _, r := range auth.Roles() {
+		want := []string{"access.whoami", "access.renew_certificate"}
+		if r == auth.RoleCustodian {
+			want = []string{"seal.get", "seal.contribute", "access.whoami", "access.renew_certificate"}
+		}
+		var got []string
+		for _, a := range gate.Acts() {
+			if a.Expired(r) {
+				got = append(got, a.String())
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("acts of %s differ (-want +got):\n%s", r, diff)
 		}
 	}
 }
@@ -248,11 +319,11 @@ func TestEveryRoleAndAct(t *testing.T) {
 func TestI4_DutiesStaySeparateUnderEveryPolicy(t *testing.T) {
 	t.Parallel()
 	may := map[auth.Role][]gate.Duty{
-		auth.RoleGovernor:  {gate.DutyGovern, gate.DutyProtect, gate.DutyRead},
-		auth.RoleCustodian: {gate.DutyCustody, gate.DutyProtect, gate.DutyRead},
-		auth.RoleOperator:  {gate.DutyOperate, gate.DutyProtect, gate.DutyRead},
-		auth.RoleAuditor:   {gate.DutyRead, gate.DutyReadAudit},
-		auth.RoleWorkload:  {gate.DutyUse, gate.DutyRead},
+		auth.RoleGovernor:  {gate.DutyGovern, gate.DutyProtect, gate.DutyRead, gate.DutySelf},
+		auth.RoleCustodian: {gate.DutyCustody, gate.DutyProtect, gate.DutyRead, gate.DutySelf},
+		auth.RoleOperator:  {gate.DutyOperate, gate.DutyProtect, gate.DutyRead, gate.DutySelf},
+		auth.RoleAuditor:   {gate.DutyRead, gate.DutyReadAudit, gate.DutySelf},
+		auth.RoleWorkload:  {gate.DutyUse, gate.DutyRead, gate.DutySelf},
 	}
 	h := newHarness(t, policyFunc(allowAll))
 	for _, a := range gate.Acts() {

@@ -32,14 +32,15 @@ type strays struct {
 // Unauthenticated records that a caller presented no valid identity, within the
 // limits above, and returns the error for them. cause goes to the record and may
 // be nil. If it is itself an UNAUTHENTICATED error, it is also what the caller is
-// told, without what that hides: it speaks of the certificate that the caller
-// presented and of nothing else. [Gate.Enter] calls it for a request without a principal; the
+// told, without what that hides: it speaks of the certificate or token that the caller
+// presented and of nothing else. So is UNAVAILABLE or THROTTLED: whether a token is
+// good could not be found out just now. [Gate.Enter] calls it for a request without a principal; the
 // server calls it when a handshake or a token fails before there is a request.
 func (g *Gate) Unauthenticated(_ context.Context, req Request, cause error) error {
 	refusal := errs.New(errs.Unauthenticated, "no valid identity was presented",
 		errs.Hint("use a client certificate that this cluster issued and that has not expired"))
-	if e := errs.From(cause); cause != nil && e.Code == errs.Unauthenticated {
-		refusal = errs.New(errs.Unauthenticated, e.Msg, errs.Hint("%s", e.Hint))
+	if e := errs.From(cause); cause != nil && (e.Code == errs.Unauthenticated || e.Code == errs.Unavailable || e.Code == errs.Throttled) {
+		refusal = errs.New(e.Code, e.Msg, errs.Hint("%s", e.Hint))
 	}
 	g.sweep()
 	if !g.strays.take() {

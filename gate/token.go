@@ -89,6 +89,10 @@ func (t Token) Principal() auth.Principal { return t.must().req.Principal }
 // as bytes; empty if none did.
 func (t Token) Serial() string { return t.must().req.Serial }
 
+// Authority returns the index of the registry's last change of identities when the
+// principal was found; 0 if that is not known.
+func (t Token) Authority() uint64 { return t.must().req.Authority }
+
 // Act returns what was asked for.
 func (t Token) Act() Act { return t.must().req.Act }
 

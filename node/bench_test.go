@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"testing"
 
+	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/corr"
@@ -16,6 +17,7 @@ import (
 // hot is a node with everything loaded, and what each operation works on.
 type hot struct {
 	m              *member
+	who            auth.Principal
 	tg             node.Target
 	ctx            context.Context //nolint:containedctx // Of the benchmark.
 	plain, ct, key []byte
@@ -24,7 +26,7 @@ type hot struct {
 func newHot(b testing.TB) *hot {
 	b.Helper()
 	w, m := cluster1(b, withClock(clock.System{}))
-	h := &hot{m: m, tg: target("acme", "pay"), plain: make([]byte, 256)}
+	h := &hot{m: m, who: m.workload("acme"), tg: target("acme", "pay"), plain: make([]byte, 256)}
 	h.ctx = corr.With(context.Background(), must[corr.ID](b)(corr.New(rand.Reader)))
 
 	for range 3 { // sessions are kept from the second opening on
@@ -44,7 +46,7 @@ func newHot(b testing.TB) *hot {
 }
 
 func (h *hot) do(act gate.Act, fn func(gate.Token) error) error {
-	return h.m.gate.Do(h.ctx, gate.Request{Principal: workload("acme"), Act: act, Object: h.tg.Name()}, fn)
+	return h.m.gate.Do(h.ctx, gate.Request{Principal: h.who, Act: act, Object: h.tg.Name()}, fn)
 }
 
 func (h *hot) encrypt() error {

@@ -13,6 +13,8 @@ import (
 
 	"github.com/openkcm/krypton-cluster/audit"
 	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/auth/pki"
+	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/hierarchy"
@@ -24,18 +26,50 @@ import (
 	"github.com/openkcm/krypton-cluster/seal"
 )
 
-// Who asks.
+// Who asks. Roles come from the registry: persons of the genesis are in it from the
+// start, all others are bound.
 
-func governor() auth.Principal {
-	return auth.Principal{Issuer: auth.Issuer{1}, Role: auth.RoleGovernor, Name: "gov"}
+// caller is who has that role and name under the cluster's own CA.
+func (m *member) caller(role auth.Role, tenant hierarchy.Name, name string) auth.Principal {
+	p := auth.Principal{Issuer: m.w.callers, Role: role, Tenant: tenant, Name: name}
+	if t, ok := m.w.members[0].machine.View().Tenant(string(tenant)); ok {
+		copy(p.TenantUID[:], t.GetUid())
+	}
+	return p
 }
 
-func custodian(name string) auth.Principal {
-	return auth.Principal{Issuer: auth.Issuer{1}, Role: auth.RoleCustodian, Name: name}
+func (m *member) governor() auth.Principal { return m.caller(auth.RoleGovernor, "", "gov") }
+
+func (m *member) custodian(name string) auth.Principal { return m.caller(auth.RoleCustodian, "", name) }
+
+func (m *member) workload(tenant hierarchy.Name) auth.Principal {
+	return m.caller(auth.RoleWorkload, tenant, "app")
 }
 
-func workload(tenant hierarchy.Name) auth.Principal {
-	return auth.Principal{Issuer: auth.Issuer{1}, Role: auth.RoleWorkload, Tenant: tenant, Name: "app"}
+// roleBinding is of who has that role and name under the cluster's own CA, for a key
+// of their own.
+func (w *world) roleBinding(role auth.Role, tenant hierarchy.Name, name string) *fsmpb.RoleBinding {
+	key := must[*fsmpb.PublicKey](w.tb)(node.PublicKey(person(w.tb, name).PublicKey))
+	return &fsmpb.RoleBinding{
+		Id: name, IssuerUid: w.callers[:], Role: role.String(), Tenant: string(tenant), Name: name,
+		Keys: []*fsmpb.BindingKey{{Key: key, Tls: true, Sign: role == auth.RoleGovernor || role == auth.RoleCustodian}},
+	}
+}
+
+func (m *member) createRoleBinding(p auth.Principal, r node.Request, b *fsmpb.RoleBinding) (out *fsmpb.RoleBinding, err error) {
+	name := hierarchy.RoleBindingPath(hierarchy.Name(b.GetTenant()), hierarchy.Name(b.GetId())).String()
+	err = m.do(p, gate.CreateRoleBinding, name, func(ctx context.Context, tok gate.Token) (err error) {
+		out, err = m.CreateRoleBinding(ctx, tok, r, b)
+		return err
+	})
+	return out, err
+}
+
+// bind gives somebody a role, by the node, and returns who that is.
+func (w *world) bind(m *member, role auth.Role, tenant hierarchy.Name, name string) auth.Principal {
+	w.tb.Helper()
+	must[*fsmpb.RoleBinding](w.tb)(m.createRoleBinding(m.governor(), w.request(), w.roleBinding(role, tenant, name)))
+	return m.caller(role, tenant, name)
 }
 
 // do passes the gate, as the server does.
@@ -50,20 +84,29 @@ func (w *world) request() node.Request {
 	return node.Request{ID: fmt.Sprintf("request-%d", n), Digest: [32]byte{byte(n), byte(n >> 8)}}
 }
 
+// spki is the public key of the member, as callers send theirs.
+func (m *member) spki() []byte {
+	der, err := x509.MarshalPKIXPublicKey(m.key.Public())
+	if err != nil {
+		panic(err)
+	}
+	return der
+}
+
 func binding() *fsmpb.Binding {
 	return &fsmpb.Binding{Keystore: "customer", Key: customerKey, Archetype: "local"}
 }
 
 func (m *member) createTenant(r node.Request, name hierarchy.Name, b *fsmpb.Binding) (t *fsmpb.Tenant, err error) {
-	err = m.do(governor(), gate.CreateTenant, "tenants/"+string(name), func(ctx context.Context, tok gate.Token) (err error) {
-		t, err = m.CreateTenant(ctx, tok, r, name, b)
+	err = m.do(m.governor(), gate.CreateTenant, "tenants/"+string(name), func(ctx context.Context, tok gate.Token) (err error) {
+		t, err = m.CreateTenant(ctx, tok, r, name, b, nil)
 		return err
 	})
 	return t, err
 }
 
 func (m *member) createService(r node.Request, tenant, name hierarchy.Name) (s *fsmpb.Service, err error) {
-	err = m.do(governor(), gate.CreateService, "tenants/"+string(tenant)+"/services/"+string(name), func(ctx context.Context, tok gate.Token) (err error) {
+	err = m.do(m.governor(), gate.CreateService, "tenants/"+string(tenant)+"/services/"+string(name), func(ctx context.Context, tok gate.Token) (err error) {
 		s, err = m.CreateService(ctx, tok, r, tenant, name)
 		return err
 	})
@@ -79,7 +122,7 @@ func (m *member) rotate(r node.Request, o node.Object) error {
 	if o.Service == "" {
 		act = gate.RotateTenant
 	}
-	return m.do(governor(), act, o.Name(), func(ctx context.Context, tok gate.Token) error { return m.Rotate(ctx, tok, r, o) })
+	return m.do(m.governor(), act, o.Name(), func(ctx context.Context, tok gate.Token) error { return m.Rotate(ctx, tok, r, o) })
 }
 
 func (m *member) rollback(r node.Request, o node.Object, number uint32) error {
@@ -87,43 +130,43 @@ func (m *member) rollback(r node.Request, o node.Object, number uint32) error {
 	if o.Service == "" {
 		act = gate.RollbackTenant
 	}
-	return m.do(governor(), act, o.Name(), func(ctx context.Context, tok gate.Token) error { return m.Rollback(ctx, tok, r, o, number) })
+	return m.do(m.governor(), act, o.Name(), func(ctx context.Context, tok gate.Token) error { return m.Rollback(ctx, tok, r, o, number) })
 }
 
 func (m *member) changeObject(r node.Request, o node.Object, e fsmpb.ObjectEvent, now node.Wait) error {
-	return m.do(governor(), node.ObjectAct(o, e, now), o.Name(), func(ctx context.Context, tok gate.Token) error {
+	return m.do(m.governor(), node.ObjectAct(o, e, now), o.Name(), func(ctx context.Context, tok gate.Token) error {
 		return m.ChangeObject(ctx, tok, r, o, e, now)
 	})
 }
 
 func (m *member) changeVersion(r node.Request, o node.Object, number uint32, e fsmpb.VersionEvent, now node.Wait) error {
-	return m.do(governor(), node.VersionAct(e, now), o.VersionName(number), func(ctx context.Context, tok gate.Token) error {
+	return m.do(m.governor(), node.VersionAct(e, now), o.VersionName(number), func(ctx context.Context, tok gate.Token) error {
 		return m.ChangeVersion(ctx, tok, r, o, number, e, now)
 	})
 }
 
 func (m *member) pinResource(r node.Request, o node.Object, id hierarchy.ResourceID, version uint32) error {
-	return m.do(governor(), gate.PinResource, o.ResourceName(id), func(ctx context.Context, tok gate.Token) error {
+	return m.do(m.governor(), gate.PinResource, o.ResourceName(id), func(ctx context.Context, tok gate.Token) error {
 		return m.PinResource(ctx, tok, r, o, id, version)
 	})
 }
 
 func (m *member) unpinResource(r node.Request, o node.Object, id hierarchy.ResourceID) error {
-	return m.do(governor(), gate.UnpinResource, o.ResourceName(id), func(ctx context.Context, tok gate.Token) error {
+	return m.do(m.governor(), gate.UnpinResource, o.ResourceName(id), func(ctx context.Context, tok gate.Token) error {
 		return m.UnpinResource(ctx, tok, r, o, id)
 	})
 }
 
 func (m *member) rollbackResource(r node.Request, o node.Object, id hierarchy.ResourceID) error {
-	return m.do(governor(), gate.RollbackResource, o.ResourceName(id), func(ctx context.Context, tok gate.Token) error {
+	return m.do(m.governor(), gate.RollbackResource, o.ResourceName(id), func(ctx context.Context, tok gate.Token) error {
 		return m.RollbackResource(ctx, tok, r, o, id)
 	})
 }
 
 func (m *member) setHold(r node.Request, h node.Hold) error {
-	p := governor()
+	p := m.governor()
 	if h == node.Released {
-		p = custodian("cust")
+		p = m.custodian("cust")
 	}
 	return m.do(p, node.HoldAct(h), node.ObjectSeal, func(ctx context.Context, tok gate.Token) error {
 		return m.SetHold(ctx, tok, r, h, "a test")
@@ -131,13 +174,13 @@ func (m *member) setHold(r node.Request, h node.Hold) error {
 }
 
 func (m *member) sealNode() error {
-	return m.do(governor(), gate.SealNode, node.ObjectSeal, func(ctx context.Context, tok gate.Token) error { return m.Seal(ctx, tok) })
+	return m.do(m.governor(), gate.SealNode, node.ObjectSeal, func(ctx context.Context, tok gate.Token) error { return m.Seal(ctx, tok) })
 }
 
 // Data operations. They return what a server would send.
 
 func (m *member) encrypt(t node.Target, plaintext []byte) (out []byte, used node.Used, err error) {
-	err = m.do(workload(t.Tenant), gate.Encrypt, t.Name(), func(ctx context.Context, tok gate.Token) (err error) {
+	err = m.do(m.workload(t.Tenant), gate.Encrypt, t.Name(), func(ctx context.Context, tok gate.Token) (err error) {
 		out, used, err = m.Encrypt(ctx, tok, t, plaintext)
 		return err
 	})
@@ -150,14 +193,14 @@ func (m *member) encrypt(t node.Target, plaintext []byte) (out []byte, used node
 // encryptCtx is encrypt for a caller who may give up.
 func (m *member) encryptCtx(ctx context.Context, t node.Target) error {
 	ctx = corr.With(ctx, must[corr.ID](m.w.tb)(corr.New(rand.Reader)))
-	return m.gate.Do(ctx, gate.Request{Principal: workload(t.Tenant), Act: gate.Encrypt, Object: t.Name()}, func(tok gate.Token) error {
+	return m.gate.Do(ctx, gate.Request{Principal: m.workload(t.Tenant), Act: gate.Encrypt, Object: t.Name()}, func(tok gate.Token) error {
 		_, _, err := m.Encrypt(ctx, tok, t, nil)
 		return err
 	})
 }
 
 func (m *member) decrypt(t node.Target, ciphertext []byte) (out []byte, used node.Used, err error) {
-	err = m.do(workload(t.Tenant), gate.Decrypt, t.Name(), func(ctx context.Context, tok gate.Token) (err error) {
+	err = m.do(m.workload(t.Tenant), gate.Decrypt, t.Name(), func(ctx context.Context, tok gate.Token) (err error) {
 		out, used, err = m.Decrypt(ctx, tok, t, ciphertext)
 		return err
 	})
@@ -168,7 +211,7 @@ func (m *member) decrypt(t node.Target, ciphertext []byte) (out []byte, used nod
 }
 
 func (m *member) generate(t node.Target, length int) (plain, wrapped []byte, used node.Used, err error) {
-	err = m.do(workload(t.Tenant), gate.GenerateDataKey, t.Name(), func(ctx context.Context, tok gate.Token) error {
+	err = m.do(m.workload(t.Tenant), gate.GenerateDataKey, t.Name(), func(ctx context.Context, tok gate.Token) error {
 		key, w, u, err := m.GenerateDataKey(ctx, tok, t, length)
 		wrapped, used = w, u
 		if err != nil {
@@ -185,7 +228,7 @@ func (m *member) generate(t node.Target, length int) (plain, wrapped []byte, use
 }
 
 func (m *member) unwrap(t node.Target, wrapped []byte) (plain []byte, used node.Used, err error) {
-	err = m.do(workload(t.Tenant), gate.UnwrapDataKey, t.Name(), func(ctx context.Context, tok gate.Token) error {
+	err = m.do(m.workload(t.Tenant), gate.UnwrapDataKey, t.Name(), func(ctx context.Context, tok gate.Token) error {
 		key, u, err := m.UnwrapDataKey(ctx, tok, t, wrapped)
 		used = u
 		if err != nil {
@@ -202,7 +245,7 @@ func (m *member) unwrap(t node.Target, wrapped []byte) (plain []byte, used node.
 }
 
 func (m *member) rewrap(t node.Target, wrapped []byte) (out []byte, used, before node.Used, err error) {
-	err = m.do(workload(t.Tenant), gate.RewrapDataKey, t.Name(), func(ctx context.Context, tok gate.Token) (err error) {
+	err = m.do(m.workload(t.Tenant), gate.RewrapDataKey, t.Name(), func(ctx context.Context, tok gate.Token) (err error) {
 		out, used, before, err = m.RewrapDataKey(ctx, tok, t, wrapped)
 		return err
 	})
@@ -263,6 +306,9 @@ func (m *member) init(p node.InitPlan) (out *node.InitResult, err error) {
 		out, err = m.Init(ctx, tok, p)
 		return err
 	})
+	if err == nil && out != nil {
+		m.w.callers = pki.IssuerOf(out.CallerCA)
+	}
 	return out, err
 }
 
@@ -282,6 +328,9 @@ func (w *world) tenant(m *member, name hierarchy.Name, services ...hierarchy.Nam
 	must[*fsmpb.Tenant](w.tb)(m.createTenant(w.request(), name, binding()))
 	for _, s := range services {
 		must[*fsmpb.Service](w.tb)(m.createService(w.request(), name, s))
+	}
+	if w.format == 0 || w.format >= fsm.FormatAuthority {
+		w.bind(m, auth.RoleWorkload, name, "app")
 	}
 }
 

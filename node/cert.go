@@ -6,9 +6,7 @@ import (
 	"crypto/x509"
 	"net"
 	"net/netip"
-	"time"
 
-	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/auth/pki"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
@@ -17,50 +15,6 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/corr"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
-
-// IssueCaller signs a caller's public key with the cluster's caller CA. A
-// workload's tenant must exist: a certificate for a tenant to come would reach
-// whoever is called so later.
-func (n *Node) IssueCaller(ctx context.Context, tok gate.Token, role auth.Role, tenant hierarchy.Name, name string, pub crypto.PublicKey, ttl time.Duration) (leaf, nodeCA *x509.Certificate, err error) {
-	if err := tok.Require(gate.IssueCertificate, ObjectCluster); err != nil {
-		return nil, nil, err
-	}
-	v, err := n.stillTrusted(ctx, tok)
-	if err != nil {
-		return nil, nil, err
-	}
-	var uid hierarchy.UID
-	if role == auth.RoleWorkload {
-		t, ok := v.Tenant(string(tenant))
-		// That there is a tenant is told like that there is none.
-		if err := n.Shown(ctx, Look{View: v}, t.GetModIndex()); err != nil {
-			return nil, nil, err
-		}
-		if !ok || t.GetState() == fsmpb.ObjectState_OBJECT_STATE_DESTROYED {
-			return nil, nil, gate.NoSuchObject()
-		}
-		if uid, err = uidOf(t.GetUid()); err != nil {
-			return nil, nil, err
-		}
-	}
-	nodeCA, ok := Authority(v, SecretNodeCA)
-	if !ok {
-		return nil, nil, errs.New(errs.FailedState, "the cluster has no CA of its own for nodes")
-	}
-	ca, err := n.openCA(ctx, SecretCallerCA)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer ca.Destroy()
-	domain, err := trustDomain(v.Cluster())
-	if err != nil {
-		return nil, nil, err
-	}
-	leaf, err = ca.IssueCaller(n.rand, n.clock.Now(), pki.CallerRequest{
-		ID: auth.ID{TrustDomain: domain, Role: role, Tenant: tenant, TenantUID: uid, Name: name}, PublicKey: pub, Lifetime: ttl,
-	})
-	return leaf, nodeCA, err
-}
 
 func trustDomain(c *fsmpb.Cluster) (string, error) {
 	id, err := hierarchy.ClusterIDFromBytes(c.GetClusterId())

@@ -108,8 +108,9 @@ func (n *Node) answered(tok gate.Token, r Request, step uint32) bool {
 }
 
 // CreateTenant makes a tenant whose key is wrapped by the customer's key and by
-// the internal key, one inside the other.
-func (n *Node) CreateTenant(ctx context.Context, tok gate.Token, r Request, name hierarchy.Name, b *fsmpb.Binding) (*fsmpb.Tenant, error) {
+// the internal key, one inside the other. governors are the role bindings, by uid, of
+// who governs what is inside it; none: whoever asks.
+func (n *Node) CreateTenant(ctx context.Context, tok gate.Token, r Request, name hierarchy.Name, b *fsmpb.Binding, governors [][]byte) (*fsmpb.Tenant, error) {
 	if err := tok.Require(gate.CreateTenant, hierarchy.TenantPath(name).String()); err != nil {
 		return nil, err
 	}
@@ -118,7 +119,7 @@ func (n *Node) CreateTenant(ctx context.Context, tok gate.Token, r Request, name
 		b.Archetype = archetype(n.stores.Type(b.GetKeystore()))
 	}
 	cmd := r.command(0)
-	cmd.Body = &fsmpb.Command_CreateTenant{CreateTenant: &fsmpb.CreateTenant{Name: string(name), Binding: b}}
+	cmd.Body = &fsmpb.Command_CreateTenant{CreateTenant: &fsmpb.CreateTenant{Name: string(name), Binding: b, Governors: governors}}
 	res, err := n.commitMade(ctx, tok, r, cmd)
 	if err != nil {
 		return nil, err

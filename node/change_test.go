@@ -182,6 +182,7 @@ func TestASealedNodeTakesPowerAwayAndCreatesThroughAPeer(t *testing.T) {
 	recorded := len(a.records("node.prepare"))
 	made := must[*fsmpb.Tenant](t)(b.createTenant(w.request(), "via-peer", binding()))
 	must[*fsmpb.Service](t)(b.createService(w.request(), "via-peer", "pay"))
+	w.bind(b, auth.RoleWorkload, "via-peer", "app")
 	check(t, b.rotate(w.request(), object("via-peer", "pay")))
 	check(t, b.rotate(w.request(), object("via-peer", "")))
 	ct, _, err := a.encrypt(target("via-peer", "pay"), []byte("x"))
@@ -340,7 +341,7 @@ func TestMembersAndTokensAreChangedByTheirActs(t *testing.T) {
 	w, m := cluster1(t)
 	b := w.add(t, options{})
 	w.join(b)
-	operator := auth.Principal{Issuer: auth.Issuer{1}, Role: auth.RoleOperator, Name: "op"}
+	operator := w.bind(m, auth.RoleOperator, "", "op")
 	voter := func() bool {
 		e, _ := m.machine.View().Member(string(b.id))
 		return e.GetVoter()

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"strings"
 
+	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
@@ -148,18 +149,31 @@ type question struct {
 	choose func(*fsm.View, *question) (choice, error)
 	target Target
 	uid    hierarchy.UID // of the version that a header selects
-	serial []byte        // of the caller's certificate
+	// Who asks: while identities are as they were when the principal was found, that
+	// needs no look.
+	principal auth.Principal
+	serial    []byte // of the caller's certificate
+	authority uint64
 }
 
-// in answers the question by a view. A certificate that is revoked there is refused
-// by it: the door looked at a view that may have been older than a lease, and calls
+// in answers the question by a view. Who is not bound there any more, or whose certificate
+// is revoked there, is refused by it: the door looked at a view that may have been older than a lease, and calls
 // may take long behind it. Like every other answer, the result leaves only if the
 // caller is trusted still, and the refusal once the revocation is complete.
 func (q *question) in(v *fsm.View) (choice, error) {
-	if r, gone := v.Revoked(q.serial); gone {
-		return choice{gate: v.GateIndex(fsm.ReadSet{Revoked: r})}, fsm.ErrCallerRevoked()
+	if v.AuthorityAt() != q.authority {
+		if r, gone := v.Revoked(q.serial); gone {
+			return choice{gate: v.GateIndex(fsm.ReadSet{Revoked: r})}, fsm.ErrCallerRevoked()
+		}
 	}
-	return q.choose(v, q)
+	c, err := q.choose(v, q)
+	if err != nil || v.AuthorityAt() == q.authority {
+		return c, err // that the tenant is gone says more than that its bindings are
+	}
+	if err := bound(v, q.principal, v.TimeMS()); err != nil {
+		return choice{gate: v.AuthorityAt()}, err
+	}
+	return c, nil
 }
 
 // chooseWrap picks the version that wraps: what the resource pins, else the
@@ -231,6 +245,7 @@ func serve[T any](ctx context.Context, n *Node, tok gate.Token, q question, work
 	var zero T
 	var why error
 	asked := &q
+	asked.principal, asked.authority = tok.Principal(), tok.Authority()
 	asked.serial = []byte(tok.Serial()) // now: the last look comes when the token is finished
 	for round := range maxRounds {
 		u, st, err := n.starting()

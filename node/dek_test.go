@@ -398,7 +398,7 @@ func TestRecordsOfDataOperationsNameTheVersionByUID(t *testing.T) {
 	tg := target("acme", "pay")
 	reload(t, m)
 	describe := func(act gate.Act, fn func(ctx context.Context, tok gate.Token) (node.Used, error)) error {
-		return m.do(workload("acme"), act, tg.Name(), func(ctx context.Context, tok gate.Token) error {
+		return m.do(m.workload("acme"), act, tg.Name(), func(ctx context.Context, tok gate.Token) error {
 			used, err := fn(ctx, tok)
 			tok.Describe(gate.Details{KeyVersion: used.UID, KeystoreRequest: used.KeystoreRequest})
 			return err

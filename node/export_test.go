@@ -1,6 +1,12 @@
 package node
 
-import "context"
+import (
+	"context"
+	"time"
+
+	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/fsm"
+)
 
 // What Run does from its goroutines, for tests that say when.
 
@@ -34,3 +40,6 @@ func (n *Node) Quotas() int {
 	defer u.ring.mu.Unlock()
 	return len(u.ring.quotas)
 }
+
+// Bound reports why a caller has no role any more in that state.
+func Bound(v *fsm.View, p auth.Principal, now time.Time) error { return bound(v, p, now.UnixMilli()) }

@@ -218,8 +218,8 @@ func TestRefusalsOfChangesTellNothingThatIsNotComplete(t *testing.T) {
 }
 
 func (m *member) issueWorkload(tenant hierarchy.Name) error {
-	return m.do(governor(), gate.IssueCertificate, node.ObjectCluster, func(ctx context.Context, tok gate.Token) error {
-		_, _, err := m.IssueCaller(ctx, tok, auth.RoleWorkload, tenant, "x", m.key.Public(), 0)
+	return m.do(m.governor(), gate.IssueCertificate, hierarchy.TenantPath(tenant).String(), func(ctx context.Context, tok gate.Token) error {
+		_, _, err := m.IssueCaller(ctx, tok, m.w.request(), node.Caller{Role: auth.RoleWorkload, Tenant: tenant, Name: "x", PublicKey: m.spki()}, 0)
 		return err
 	})
 }

@@ -275,6 +275,7 @@ func (n *Node) genesis(p InitPlan, b *newborn, persons []*fsmpb.Person) (*fsmpb.
 	if err != nil {
 		return nil, nil, err
 	}
+	first := n.cluster.Member()
 	g := &fsmpb.Genesis{
 		KeyspaceId: b.keyspace[:], ClusterId: b.cluster[:], Persons: persons, Name: p.ClusterName,
 		Settings: &fsmpb.Settings{
@@ -283,9 +284,9 @@ func (n *Node) genesis(p InitPlan, b *newborn, persons []*fsmpb.Person) (*fsmpb.
 		SealRecord:    rec,
 		InternalKey:   &fsmpb.Version{Number: 1, Uid: b.ivkUID[:], Blob: b.ivkBlob},
 		Secrets:       []*fsmpb.Secret{b.callerSec, b.nodeSec},
-		FirstMember:   n.cluster.Member(),
-		FormatVersion: fsm.MaxFormatVersion,
-		LeaseMs:       uint32(n.cfg.Lease.Milliseconds()), //nolint:gosec // Checked when the genesis is applied; at most 60,000.
+		FirstMember:   first,
+		FormatVersion: min(fsm.MaxFormatVersion, max(first.GetMaxFormat(), 1)), // what its first member says it supports
+		LeaseMs:       uint32(n.cfg.Lease.Milliseconds()),                      //nolint:gosec // Checked when the genesis is applied; at most 60,000.
 	}
 	raw, err := fsm.EncodeGenesis(g)
 	return g, raw, err

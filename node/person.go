@@ -1,6 +1,7 @@
 package node
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 
@@ -17,10 +18,20 @@ func personKey(p Person) (*fsmpb.PublicKey, error) {
 		return nil, errs.Newf(errs.InvalidArgument, "%q is not a name for a person", p.Name).
 			With(errs.Hint("lower-case letters, digits, dot, dash and underscore, at most 63"))
 	}
-	pub, err := pki.ParsePublicKey(p.PublicKey)
+	return PublicKey(p.PublicKey)
+}
+
+// PublicKey turns a SubjectPublicKeyInfo (DER) into the form in which the registry
+// keeps public keys.
+func PublicKey(der []byte) (*fsmpb.PublicKey, error) {
+	pub, err := pki.ParsePublicKey(der)
 	if err != nil {
 		return nil, err
 	}
+	return publicKey(pub)
+}
+
+func publicKey(pub crypto.PublicKey) (*fsmpb.PublicKey, error) {
 	switch k := pub.(type) {
 	case ed25519.PublicKey:
 		return &fsmpb.PublicKey{Algorithm: fsmpb.KeyAlgorithm_KEY_ALGORITHM_ED25519, Raw: k}, nil

@@ -301,7 +301,7 @@ func TestI1_ARemovedMemberGetsNoCertificateFromANodeThatWasBehind(t *testing.T) 
 	check(t, err)
 	m.behind.Store(true)
 	m.contact.Store(1 << 62)
-	check(t, fsm.Err(w.commit(&fsmpb.Command{Format: fsm.CommandFormat, Body: &fsmpb.Command_RemoveMember{
+	check(t, fsm.Err(w.commit(&fsmpb.Command{Format: fsm.CommandFormat, Principal: localOperator(), Body: &fsmpb.Command_RemoveMember{
 		RemoveMember: &fsmpb.RemoveMember{Id: string(b.id)},
 	}})))
 	m.sinkHook(func() {
@@ -334,9 +334,14 @@ func TestCertificatesAreForWhoExists(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	keys := map[auth.Role][]byte{auth.RoleWorkload: m.spki(), auth.RoleAuditor: person(t, "auditor").PublicKey}
 	issue := func(role auth.Role, tenant hierarchy.Name) (leaf, nodeCA *x509.Certificate, err error) {
-		err = m.do(governor(), gate.IssueCertificate, node.ObjectCluster, func(ctx context.Context, tok gate.Token) (err error) {
-			leaf, nodeCA, err = m.IssueCaller(ctx, tok, role, tenant, "app", m.key.Public(), 0)
+		object := node.ObjectCluster
+		if tenant != "" {
+			object = hierarchy.TenantPath(tenant).String()
+		}
+		err = m.do(m.governor(), gate.IssueCertificate, object, func(ctx context.Context, tok gate.Token) (err error) {
+			leaf, nodeCA, err = m.IssueCaller(ctx, tok, w.request(), node.Caller{Role: role, Tenant: tenant, Name: "other", PublicKey: keys[role]}, 0)
 			return err
 		})
 		return leaf, nodeCA, err

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/openkcm/krypton-cluster/auth"
@@ -94,5 +95,26 @@ func (n *Node) stillTrusted(ctx context.Context, tok gate.Token) (*fsm.View, err
 	if _, gone := v.Revoked([]byte(tok.Serial())); gone {
 		return nil, fsm.ErrCallerRevoked()
 	}
+	if err := bound(v, tok.Principal(), n.clock.Now().UnixMilli()); err != nil {
+		return nil, err
+	}
 	return v, nil
+}
+
+// bound reports why a caller has no role any more in that state.
+func bound(v *fsm.View, p auth.Principal, nowMS int64) error {
+	if v.Cluster().GetFormatVersion() < fsm.FormatAuthority {
+		return nil
+	}
+	var tenant []byte
+	if p.Role == auth.RoleWorkload {
+		tenant = p.TenantUID[:]
+	}
+	if b, ok := v.BindingOf(p.Issuer[:], p.Role, tenant, p.Name); ok && !fsm.Expired(b, nowMS) {
+		return nil
+	}
+	if i, ok := v.IssuerByUID(p.Issuer[:]); ok && slices.Contains(i.GetUnboundRoles(), p.Role.String()) {
+		return nil
+	}
+	return errs.New(errs.Unauthenticated, "the role with which this was asked for was taken away in the meantime", errs.Hint("ask a governor of this cluster"))
 }

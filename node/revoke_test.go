@@ -40,16 +40,16 @@ func TestWhoIsRevokedGetsNoOtherCertificate(t *testing.T) {
 	serial := "serial of a thief"
 	issue := func() error {
 		ctx := corr.With(t.Context(), must[corr.ID](t)(corr.New(rand.Reader)))
-		req := gate.Request{Principal: governor(), Serial: serial, Act: gate.IssueCertificate, Object: node.ObjectCluster}
+		req := gate.Request{Principal: m.governor(), Serial: serial, Act: gate.IssueCertificate, Object: node.ObjectCluster}
 		return m.gate.Do(ctx, req, func(tok gate.Token) error {
-			_, _, err := m.IssueCaller(ctx, tok, auth.RoleGovernor, "", "thief", m.key.Public(), 0)
+			_, _, err := m.IssueCaller(ctx, tok, w.request(), node.Caller{Role: auth.RoleGovernor, Name: "thief", PublicKey: m.spki()}, 0)
 			return err
 		})
 	}
 	check(t, issue())
 
 	m.behind.Store(true)
-	w.commit(&fsmpb.Command{Format: fsm.CommandFormat, Body: &fsmpb.Command_RevokeCertificate{RevokeCertificate: &fsmpb.RevokeCertificate{
+	w.commit(&fsmpb.Command{Format: fsm.CommandFormat, Principal: localOperator(), Body: &fsmpb.Command_RevokeCertificate{RevokeCertificate: &fsmpb.RevokeCertificate{
 		Revocation: &fsmpb.Revocation{Serial: []byte(serial), ExpireTimeMs: clk.Now().Add(time.Hour).UnixMilli()},
 	}}})
 	m.contact.Store(int64(leaseSpan / 2))
@@ -75,8 +75,8 @@ func TestWhoIsRevokedGetsNoOtherCertificate(t *testing.T) {
 func TestANodeThatDiffersSaysSo(t *testing.T) {
 	_, m := cluster1(t)
 	issue := func() error {
-		return m.do(governor(), gate.IssueCertificate, node.ObjectCluster, func(ctx context.Context, tok gate.Token) error {
-			_, _, err := m.IssueCaller(ctx, tok, auth.RoleAuditor, "", "a", m.key.Public(), 0)
+		return m.do(m.governor(), gate.IssueCertificate, node.ObjectCluster, func(ctx context.Context, tok gate.Token) error {
+			_, _, err := m.IssueCaller(ctx, tok, m.w.request(), node.Caller{Role: auth.RoleAuditor, Name: "a", PublicKey: m.spki()}, 0)
 			return err
 		})
 	}
@@ -95,7 +95,7 @@ func TestI3_ARevocationOvertakesWhatItsHolderAskedFor(t *testing.T) {
 	check(t, err)
 	decrypt := func() (out []byte, err error) {
 		ctx := corr.With(t.Context(), must[corr.ID](t)(corr.New(rand.Reader)))
-		req := gate.Request{Principal: workload("acme"), Serial: serial, Act: gate.Decrypt, Object: at.Name()}
+		req := gate.Request{Principal: m.workload("acme"), Serial: serial, Act: gate.Decrypt, Object: at.Name()}
 		err = m.gate.Do(ctx, req, func(tok gate.Token) error {
 			var err error
 			out, _, err = m.Decrypt(ctx, tok, at, ct)
@@ -106,7 +106,7 @@ func TestI3_ARevocationOvertakesWhatItsHolderAskedFor(t *testing.T) {
 	if out, err := decrypt(); err != nil || string(out) != "x" {
 		t.Fatalf("%q, %v", out, err)
 	}
-	w.commit(&fsmpb.Command{Format: fsm.CommandFormat, Body: &fsmpb.Command_RevokeCertificate{RevokeCertificate: &fsmpb.RevokeCertificate{
+	w.commit(&fsmpb.Command{Format: fsm.CommandFormat, Principal: localOperator(), Body: &fsmpb.Command_RevokeCertificate{RevokeCertificate: &fsmpb.RevokeCertificate{
 		Revocation: &fsmpb.Revocation{Serial: []byte(serial), ExpireTimeMs: w.clock.Now().Add(time.Hour).UnixMilli()},
 	}}})
 	m.incomplete.Store(m.machine.View().Index())
@@ -120,5 +120,40 @@ func TestI3_ARevocationOvertakesWhatItsHolderAskedFor(t *testing.T) {
 	}
 	if _, _, err := m.decrypt(at, ct); err != nil {
 		t.Errorf("another caller: %v", err)
+	}
+}
+
+// TestI3_WhoLosesTheRoleLosesWhatWasAskedFor, however long the door is behind: what a
+// workload asked for ends with its role binding.
+func TestI3_WhoLosesTheRoleLosesWhatWasAskedFor(t *testing.T) {
+	w, m := cluster1(t)
+	at, app := target("acme", "pay"), m.workload("acme")
+	ct, _, err := m.encrypt(at, []byte("x"))
+	check(t, err)
+	known := m.machine.View().AuthorityAt()
+	decrypt := func() (out []byte, err error) {
+		ctx := corr.With(t.Context(), must[corr.ID](t)(corr.New(rand.Reader)))
+		req := gate.Request{Principal: app, Authority: known, Act: gate.Decrypt, Object: at.Name()}
+		err = m.gate.Do(ctx, req, func(tok gate.Token) error {
+			var err error
+			out, _, err = m.Decrypt(ctx, tok, at, ct)
+			return err
+		})
+		return out, err
+	}
+	if out, err := decrypt(); err != nil || string(out) != "x" {
+		t.Fatalf("%q, %v", out, err)
+	}
+	b, gov := m.boundAs(app), m.governor()
+	by := &fsmpb.Principal{Issuer: gov.Issuer.String(), Kind: gov.Role.String(), Name: gov.Name}
+	w.commit(&fsmpb.Command{Format: fsm.CommandFormat, Principal: by, Body: &fsmpb.Command_UnbindRole{UnbindRole: &fsmpb.UnbindRole{Tenant: b.GetTenant(), Id: b.GetId()}}})
+	m.incomplete.Store(m.machine.View().Index())
+	_, err = decrypt()
+	wants(t, err, errs.ChangeInProgress)
+	m.incomplete.Store(0)
+	out, err := decrypt()
+	wants(t, err, errs.Unauthenticated)
+	if len(out) != 0 {
+		t.Errorf("%q leaves", out)
 	}
 }

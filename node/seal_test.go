@@ -41,7 +41,7 @@ func (m *member) contribute(text []byte) error {
 }
 
 func (m *member) contributeRaw(sealed []byte) error {
-	return m.do(custodian("cust"), gate.Contribute, node.ObjectSeal, func(ctx context.Context, tok gate.Token) error {
+	return m.do(m.custodian("cust"), gate.Contribute, node.ObjectSeal, func(ctx context.Context, tok gate.Token) error {
 		return m.Contribute(ctx, tok, sealed)
 	})
 }
@@ -220,7 +220,7 @@ func TestSharesAreRefusedByName(t *testing.T) {
 	if st := must[node.SealStatus](t)(m.GetSeal()); st.Have != 1 || st.Unsealed {
 		t.Errorf("refusals changed the progress: %+v", st)
 	}
-	check(t, m.do(custodian("cust"), gate.Contribute, node.ObjectSeal, func(_ context.Context, tok gate.Token) error { return m.ResetShares(tok) }))
+	check(t, m.do(m.custodian("cust"), gate.Contribute, node.ObjectSeal, func(_ context.Context, tok gate.Token) error { return m.ResetShares(tok) }))
 	if st := must[node.SealStatus](t)(m.GetSeal()); st.Have != 0 {
 		t.Errorf("reset: %+v", st)
 	}
@@ -569,7 +569,7 @@ func TestI1_ARemovedNodeServesNothing(t *testing.T) {
 	w.join(b)
 	check(t, b.TryAuto(t.Context()))
 	check(t, b.ServingErr())
-	operator := auth.Principal{Issuer: auth.Issuer{1}, Role: auth.RoleOperator, Name: "op"}
+	operator := w.bind(a, auth.RoleOperator, "", "op")
 	check(t, a.do(operator, gate.RemoveNode, node.NodeName(string(b.id)), func(ctx context.Context, tok gate.Token) error {
 		return a.RemoveMember(ctx, tok, w.request(), string(b.id))
 	}))

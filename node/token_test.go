@@ -26,7 +26,7 @@ func TestI2_TokensOfOtherActsAndObjectsAreRefused(t *testing.T) {
 		"encrypt":  func(tok gate.Token) error { _, _, err := m.Encrypt(ctx, tok, tg, ct); return err },
 		"decrypt":  func(tok gate.Token) error { _, _, err := m.Decrypt(ctx, tok, tg, ct); return err },
 		"create tenant": func(tok gate.Token) error {
-			_, err := m.CreateTenant(ctx, tok, w.request(), "x", binding())
+			_, err := m.CreateTenant(ctx, tok, w.request(), "x", binding(), nil)
 			return err
 		},
 		"create service": func(tok gate.Token) error { _, err := m.CreateService(ctx, tok, w.request(), "acme", "x"); return err },
@@ -54,7 +54,7 @@ func TestI2_TokensOfOtherActsAndObjectsAreRefused(t *testing.T) {
 		"reset":             func(tok gate.Token) error { return m.ResetShares(tok) },
 		"init":              func(tok gate.Token) error { _, err := m.Init(ctx, tok, autoPlan(t)); return err },
 		"certificate": func(tok gate.Token) error {
-			_, _, err := m.IssueCaller(ctx, tok, auth.RoleWorkload, "acme", "x", m.key.Public(), 0)
+			_, _, err := m.IssueCaller(ctx, tok, w.request(), node.Caller{Role: auth.RoleWorkload, Tenant: "acme", Name: "x", PublicKey: m.spki()}, 0)
 			return err
 		},
 	} {
@@ -62,7 +62,7 @@ func TestI2_TokensOfOtherActsAndObjectsAreRefused(t *testing.T) {
 			act gate.Act
 			obj string
 		}{{gate.GetService, o.Name()}, {gate.GetTenant, "tenants/other"}, {gate.GetCluster, node.ObjectCluster}} {
-			err := m.do(governor(), wrong.act, wrong.obj, func(_ context.Context, tok gate.Token) error { return op(tok) })
+			err := m.do(m.governor(), wrong.act, wrong.obj, func(_ context.Context, tok gate.Token) error { return op(tok) })
 			if !errs.Is(err, errs.Denied) {
 				t.Errorf("%s with a token for %v: %v", name, wrong.act, err)
 			}
@@ -70,17 +70,17 @@ func TestI2_TokensOfOtherActsAndObjectsAreRefused(t *testing.T) {
 	}
 	// The right act on another object.
 	for name, err := range map[string]error{
-		"encrypt": m.do(workload("acme"), gate.Encrypt, target("acme", "log").Name(), func(ctx context.Context, tok gate.Token) error {
+		"encrypt": m.do(m.workload("acme"), gate.Encrypt, target("acme", "log").Name(), func(ctx context.Context, tok gate.Token) error {
 			_, _, err := m.Encrypt(ctx, tok, tg, nil)
 			return err
 		}),
-		"rotate": m.do(governor(), gate.RotateService, object("acme", "log").Name(), func(ctx context.Context, tok gate.Token) error {
+		"rotate": m.do(m.governor(), gate.RotateService, object("acme", "log").Name(), func(ctx context.Context, tok gate.Token) error {
 			return m.Rotate(ctx, tok, w.request(), o)
 		}),
-		"destroy now": m.do(governor(), gate.DestroyVersion, o.VersionName(1), func(ctx context.Context, tok gate.Token) error {
+		"destroy now": m.do(m.governor(), gate.DestroyVersion, o.VersionName(1), func(ctx context.Context, tok gate.Token) error {
 			return m.ChangeVersion(ctx, tok, w.request(), o, 1, fsmpb.VersionEvent_VERSION_EVENT_SCHEDULE_DESTROY, node.WithoutWait)
 		}),
-		"delete now": m.do(governor(), gate.DeleteTenant, "tenants/acme", func(ctx context.Context, tok gate.Token) error {
+		"delete now": m.do(m.governor(), gate.DeleteTenant, "tenants/acme", func(ctx context.Context, tok gate.Token) error {
 			return m.ChangeObject(ctx, tok, w.request(), object("acme", ""), fsmpb.ObjectEvent_OBJECT_EVENT_SCHEDULE_DESTROY, node.WithoutWait)
 		}),
 	} {

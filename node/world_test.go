@@ -22,6 +22,7 @@ import (
 
 	"github.com/openkcm/krypton-cluster/audit"
 	"github.com/openkcm/krypton-cluster/audit/audittest"
+	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/cluster"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
@@ -67,6 +68,8 @@ type world struct {
 	members  []*member
 
 	requests atomic.Int64
+	callers  auth.Issuer // the caller CA; until there is one, nobody's
+	format   uint32      // of a new cluster; 0: the newest
 }
 
 // calls counts and hinders what is asked of the customer's keystore.
@@ -158,10 +161,12 @@ type option func(*options)
 type options struct {
 	clock  clock.Clock
 	l2Hold time.Duration
+	format uint32
 }
 
 func withClock(c clock.Clock) option  { return func(o *options) { o.clock = c } }
 func withHold(d time.Duration) option { return func(o *options) { o.l2Hold = d } }
+func ofFormat(v uint32) option        { return func(o *options) { o.format = v } }
 func discard() *slog.Logger           { return slog.New(slog.DiscardHandler) }
 func (w *world) env() keystore.Env {
 	return keystore.Env{Logger: discard(), Rand: rand.Reader, Clock: w.clock}
@@ -192,7 +197,7 @@ func newWorld(t testing.TB, opts ...option) (*world, options) {
 	for _, f := range opts {
 		f(&o)
 	}
-	w := &world{tb: t, dir: t.TempDir(), clock: o.clock, term: 1, rand: &recorder{}, calls: &calls{}}
+	w := &world{tb: t, dir: t.TempDir(), clock: o.clock, term: 1, rand: &recorder{}, calls: &calls{}, format: o.format, callers: auth.Issuer{1}}
 	if w.clock == nil {
 		w.fake = clock.NewFake(start)
 		w.clock = w.fake
@@ -267,7 +272,7 @@ func (m *member) boot(t testing.TB) {
 	w := m.w
 	m.machine = fsm.New(fsm.Options{})
 	m.applied = 0
-	m.gate = must[*gate.Gate](t)(gate.New(gate.Config{Node: string(m.id), Sink: m.hooked, Policy: gate.RolePolicy{}, Clock: w.clock}))
+	m.gate = must[*gate.Gate](t)(gate.New(gate.Config{Node: string(m.id), Sink: m.hooked, Policy: node.TenantPolicy{Machine: m.machine, Next: gate.RolePolicy{}}, Clock: w.clock}))
 	types := keystore.Constructors{local.Type: func(ctx context.Context, env keystore.Env, c keystore.Config) (keystore.Provider, error) {
 		p, err := local.New(ctx, env, c)
 		if err != nil || c.Name != "customer" {
@@ -413,7 +418,7 @@ func (l link) Member() *fsmpb.Member {
 
 func (l link) Propose(_ context.Context, tok gate.Token, cmd *fsmpb.Command, _ cluster.Until) (*fsmpb.Result, error) {
 	cmd = proto.CloneOf(cmd)
-	cmd.Principal, cmd.CorrelationId = cluster.PrincipalOf(tok, l.m.id), string(tok.Correlation())
+	cmd.Principal, cmd.CorrelationId, cmd.CallerSerial = cluster.PrincipalOf(tok, l.m.id), string(tok.Correlation()), []byte(tok.Serial())
 	l.m.mu.Lock()
 	before, after := l.m.before, l.m.after
 	l.m.mu.Unlock()
@@ -433,6 +438,9 @@ func (l link) Propose(_ context.Context, tok gate.Token, cmd *fsmpb.Command, _ c
 
 func (l link) Bootstrap(_ context.Context, tok gate.Token, cmd *fsmpb.Command) (*fsmpb.Result, error) {
 	cmd = proto.CloneOf(cmd)
+	if f := l.m.w.format; f != 0 {
+		cmd.GetGenesis().FormatVersion = f
+	}
 	cmd.Format, cmd.Principal, cmd.CorrelationId = fsm.CommandFormat, cluster.PrincipalOf(tok, l.m.id), string(tok.Correlation())
 	res := l.m.w.commit(cmd)
 	if err := fsm.Err(res); err != nil {
@@ -523,6 +531,12 @@ func (w *world) tick() {
 	check(w.tb, fsm.Err(res))
 }
 
+// localOperator is who opened the administration socket of a member.
+func localOperator() *fsmpb.Principal {
+	p := auth.LocalOperator()
+	return &fsmpb.Principal{Issuer: p.Issuer.String(), Kind: p.Role.String(), Name: p.Name}
+}
+
 // join makes m a member of the cluster of the others.
 func (w *world) join(m *member) {
 	w.tb.Helper()
@@ -534,6 +548,9 @@ func (w *world) join(m *member) {
 		{Body: &fsmpb.Command_AddMember{AddMember: &fsmpb.AddMember{TokenHash: hash, Member: link{m}.Member()}}},
 	} {
 		body.Format = fsm.CommandFormat
+		if body.GetAddMember() == nil {
+			body.Principal = localOperator()
+		}
 		check(w.tb, fsm.Err(w.commit(body)))
 	}
 	m.setPin()

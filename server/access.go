@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
 	"time"
@@ -11,6 +12,7 @@ import (
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/auth/pki"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/errs"
@@ -40,9 +42,11 @@ func (s accessServer) WhoAmI(ctx context.Context, _ *kryptonv1.WhoAmIRequest) (*
 		if p.Tenant != "" {
 			out.Tenant = hierarchy.TenantPath(p.Tenant).String()
 		}
-		if until := identityOf(ctx).notAfter; !until.IsZero() {
-			out.CertificateExpireTime = timestamppb.New(until)
-			out.CertificateSerial = hex.EncodeToString([]byte(identityOf(ctx).serial))
+		s.standing(out, callerOf(ctx))
+		who := callerOf(ctx)
+		if !who.NotAfter.IsZero() {
+			out.CertificateExpireTime = timestamppb.New(who.NotAfter)
+			out.CertificateSerial = hex.EncodeToString([]byte(who.Serial))
 		}
 		return nil
 	})
@@ -50,6 +54,35 @@ func (s accessServer) WhoAmI(ctx context.Context, _ *kryptonv1.WhoAmIRequest) (*
 		return nil, err
 	}
 	return out, nil
+}
+
+// maxGoverns bounds the tenants that WhoAmI names.
+const maxGoverns = 100
+
+// standing adds what the registry says about the caller.
+func (s accessServer) standing(out *kryptonv1.WhoAmIResponse, who caller) {
+	out.IssuerName, out.Expired = who.Issuer, who.Expired
+	v := s.machine.View()
+	b, ok := v.BindingByUID(who.Binding[:])
+	if !ok {
+		return
+	}
+	out.RoleBinding, out.Platform = bindingName(b), b.GetPlatform()
+	if b.GetRole() != auth.RoleGovernor.String() {
+		return
+	}
+	for after := ""; len(out.GetGoverns()) < maxGoverns; {
+		some := v.Tenants(after, MaxPage)
+		for _, t := range some {
+			after = t.GetName()
+			if v.Governs(b, t) && t.GetState() != fsmpb.ObjectState_OBJECT_STATE_DESTROYED && len(out.GetGoverns()) < maxGoverns {
+				out.Governs = append(out.Governs, hierarchy.TenantPath(hierarchy.Name(t.GetName())).String())
+			}
+		}
+		if len(some) < MaxPage {
+			return
+		}
+	}
 }
 
 // IssueCertificate implements kryptonv1.AccessServer.
@@ -63,7 +96,8 @@ func (s accessServer) IssueCertificate(ctx context.Context, r *kryptonv1.IssueCe
 	if !role.Valid() {
 		return nil, errs.New(errs.InvalidArgument, "role is missing, or none that this node knows", errs.Hint("governor, custodian, operator, auditor or workload"))
 	}
-	var tenant hierarchy.Name
+	c := node.Caller{Role: role, Name: r.GetName(), PublicKey: r.GetPublicKey()}
+	object := node.ObjectCluster
 	if (role == auth.RoleWorkload) != (r.GetTenant() != "") {
 		return nil, errs.New(errs.InvalidArgument, "a workload's certificate names its tenant, any other names none",
 			errs.Hint("give tenant for the role workload and only for it"))
@@ -73,35 +107,58 @@ func (s accessServer) IssueCertificate(ctx context.Context, r *kryptonv1.IssueCe
 		if err != nil {
 			return nil, err
 		}
-		tenant = p.Tenant
+		c.Tenant, object = p.Tenant, p.String()
 	}
 	if !auth.ValidName(r.GetName()) {
 		return nil, errs.New(errs.InvalidArgument, "name is missing, or none that a certificate can have",
 			errs.Hint("1 to 63 of a-z, 0-9, '.', '_' and '-', beginning with a letter or a digit"))
 	}
-	pub, err := pki.ParsePublicKey(r.GetPublicKey())
+	if _, err := pki.ParsePublicKey(r.GetPublicKey()); err != nil {
+		return nil, err
+	}
+	req, err := s.request(r)
 	if err != nil {
 		return nil, err
 	}
-	// A retry signs once more, which does no harm; the id is looked at so that a
-	// mistake in it is not overlooked here alone.
-	if _, err := s.request(r); err != nil {
-		return nil, err
-	}
 	out := &kryptonv1.IssueCertificateResponse{}
-	err = s.do(ctx, gate.IssueCertificate, node.ObjectCluster, func(tok gate.Token) error {
-		leaf, ca, err := s.node.IssueCaller(ctx, tok, role, tenant, r.GetName(), pub, time.Duration(r.GetTtlSeconds())*time.Second)
+	err = s.do(ctx, gate.IssueCertificate, object, func(tok gate.Token) error {
+		leaf, ca, err := s.node.IssueCaller(ctx, tok, req, c, time.Duration(r.GetTtlSeconds())*time.Second)
 		if err != nil {
 			return err
 		}
-		out.Certificate, out.Ca, out.ExpireTime = certPEM(leaf.Raw), certPEM(ca.Raw), timestamppb.New(leaf.NotAfter)
-		out.Serial = hex.EncodeToString(leaf.SerialNumber.Bytes())
+		issuedToAPI(out, leaf, ca)
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
 	return out, nil
+}
+
+// RenewCertificate implements kryptonv1.AccessServer.
+func (s accessServer) RenewCertificate(ctx context.Context, r *kryptonv1.RenewCertificateRequest) (*kryptonv1.IssueCertificateResponse, error) {
+	out := &kryptonv1.IssueCertificateResponse{}
+	err := s.do(ctx, gate.RenewCertificate, node.ObjectCluster, func(tok gate.Token) error {
+		who := callerOf(ctx)
+		if who.key == nil {
+			return errs.New(errs.FailedState, "there is no certificate to renew: the caller showed a token", errs.Hint("get a new token where this one is from"))
+		}
+		leaf, ca, err := s.node.RenewCaller(ctx, tok, who.Binding, who.key, time.Duration(r.GetTtlSeconds())*time.Second)
+		if err != nil {
+			return err
+		}
+		issuedToAPI(out, leaf, ca)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func issuedToAPI(out *kryptonv1.IssueCertificateResponse, leaf, ca *x509.Certificate) {
+	out.Certificate, out.Ca, out.ExpireTime = certPEM(leaf.Raw), certPEM(ca.Raw), timestamppb.New(leaf.NotAfter)
+	out.Serial = hex.EncodeToString(leaf.SerialNumber.Bytes())
 }
 
 func certPEM(der []byte) []byte {

@@ -64,7 +64,7 @@ func (c *calls) adopt(ctx context.Context, cert cluster.Certificate) {
 // know takes over the CA of callers before the answer goes out that they may
 // come. What cannot be kept on disk is tried again with the next change.
 func (c *calls) know(ctx context.Context) {
-	if err := c.certs.observe(c.machine.View()); err != nil {
+	if err := c.dirs.keep(c.machine.View()); err != nil {
 		c.log.WarnContext(ctx, "the CA of callers cannot be kept", slog.Any("error", err))
 	}
 }

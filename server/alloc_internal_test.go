@@ -14,6 +14,7 @@ import (
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/auth/identity"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 )
@@ -36,7 +37,7 @@ func TestAllocOfACallWithoutItsHandler(t *testing.T) {
 	const budget = 9
 	if n := testing.AllocsPerRun(500, func() {
 		ctx := grpc.NewContextWithServerTransportStream(ctx, &inprocStream{method: info.FullMethod})
-		if _, err := c.answer(withIdentity(ctx, identity{principal: auth.LocalOperator()}), req, info, next); err != nil {
+		if _, err := c.answer(withCaller(ctx, caller{Identity: identity.Identity{Principal: auth.LocalOperator()}}), req, info, next); err != nil {
 			t.Fatal(err)
 		}
 	}); n > budget {

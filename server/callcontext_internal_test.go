@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/auth/identity"
 	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/internal/corr"
 )
@@ -34,8 +35,8 @@ func (s seen) check(ctx context.Context, t *testing.T, door string) {
 	if v := ctx.Value(seenKey{}); v != s.own {
 		t.Errorf("%s: a value of the process is %v", door, v)
 	}
-	if id := identityOf(ctx); id.principal != s.who {
-		t.Errorf("%s: the call is of %v", door, id.principal)
+	if id := callerOf(ctx); id.Principal != s.who {
+		t.Errorf("%s: the call is of %v", door, id.Principal)
 	}
 	if !callOf(ctx).async {
 		t.Errorf("%s: what the caller asked for is lost", door)
@@ -54,18 +55,18 @@ func TestI1_AHandlerSeesNoHeaders(t *testing.T) {
 	c, _, _ := testCalls(t)
 	base := context.WithValue(t.Context(), seenKey{}, "kept")
 	base = metadata.NewIncomingContext(base, metadata.Pairs("x-principal", "governor", asyncHeader, "1"))
-	who := identity{principal: auth.Principal{Issuer: auth.Issuer{1}, Role: auth.RoleGovernor, Name: "alice"}}
+	who := caller{Identity: identity.Identity{Principal: auth.Principal{Issuer: auth.Issuer{1}, Role: auth.RoleGovernor, Name: "alice"}}}
 	doors := map[string]context.Context{
-		"network":  withIdentity(grpc.NewContextWithServerTransportStream(base, &inprocStream{}), who),
-		"gateway":  grpc.NewContextWithServerTransportStream(withIdentity(corr.With(base, "0193f1e2-7b3c-7abc-8def-0123456789ab"), who), &inprocStream{}),
-		"one more": grpc.NewContextWithServerTransportStream(withIdentity(withIdentity(base, identity{}), who), &inprocStream{}),
+		"network":  withCaller(grpc.NewContextWithServerTransportStream(base, &inprocStream{}), who),
+		"gateway":  grpc.NewContextWithServerTransportStream(withCaller(corr.With(base, "0193f1e2-7b3c-7abc-8def-0123456789ab"), who), &inprocStream{}),
+		"one more": grpc.NewContextWithServerTransportStream(withCaller(withCaller(base, caller{}), who), &inprocStream{}),
 	}
 	for door, ctx := range doors {
 		ctx, cancel := context.WithCancel(ctx)
 		_, err := c.answer(ctx, nil, &grpc.UnaryServerInfo{}, func(inner context.Context, _ any) (any, error) {
 			further, stop := context.WithTimeout(inner, time.Hour)
 			defer stop()
-			want := seen{who: who.principal, own: "kept"}
+			want := seen{who: who.Principal, own: "kept"}
 			if door == "gateway" {
 				want.id = "0193f1e2-7b3c-7abc-8def-0123456789ab"
 			}
@@ -89,7 +90,7 @@ func TestAnswersDoNotShareWhatIsSaid(t *testing.T) {
 	c, _, _ := testCalls(t)
 	first, second := &inprocStream{}, &inprocStream{}
 	for _, s := range []*inprocStream{first, second} {
-		ctx := withIdentity(grpc.NewContextWithServerTransportStream(t.Context(), s), identity{principal: auth.LocalOperator()})
+		ctx := withCaller(grpc.NewContextWithServerTransportStream(t.Context(), s), caller{Identity: identity.Identity{Principal: auth.LocalOperator()}})
 		if _, err := c.answer(ctx, nil, &grpc.UnaryServerInfo{}, func(ctx context.Context, _ any) (any, error) {
 			return nil, c.do(ctx, gate.WhoAmI, "cluster", func(gate.Token) error { return nil })
 		}); err != nil {

@@ -3,6 +3,7 @@ package server
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/x509"
 	"io"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/auth/identity"
 	"github.com/openkcm/krypton-cluster/auth/pki"
 	"github.com/openkcm/krypton-cluster/cluster"
 	"github.com/openkcm/krypton-cluster/fsm"
@@ -34,10 +36,12 @@ import (
 // calls is what every service needs to answer a call.
 type calls struct {
 	node     *node.Node
+	serving  func() error // [node.Node.ServingErr]
 	machine  *fsm.Machine
 	cluster  *cluster.Cluster
 	gate     *gate.Gate
 	certs    *certificates
+	dirs     *directories
 	metrics  *metrics
 	clock    clock.Clock
 	rand     io.Reader
@@ -53,10 +57,13 @@ type calls struct {
 
 // do passes the gate and runs fn behind it.
 func (c *calls) do(ctx context.Context, act gate.Act, object string, fn func(gate.Token) error) error {
-	id := identityOf(ctx)
-	req := gate.Request{Principal: id.principal, Serial: id.serial, Act: act, Object: object, Correlation: corr.From(ctx)}
+	id := callerOf(ctx)
+	req := gate.Request{Principal: id.Principal, Serial: id.Serial, Authority: id.asked, Act: act, Object: object, Correlation: corr.From(ctx)}
 	if id.refused != nil {
-		return c.gate.Unauthenticated(ctx, req, id.refused)
+		return c.refuse(ctx, req)
+	}
+	if id.Expired && !act.Expired(id.Principal.Role) {
+		return c.gate.Unauthenticated(ctx, req, pki.ErrExpired(id.NotAfter, c.clock.Now()))
 	}
 	return c.gate.Do(ctx, req, func(tok gate.Token) error {
 		err := fn(tok)
@@ -89,22 +96,29 @@ func (c *calls) member(ctx context.Context) (*fsm.View, error) {
 	}
 }
 
-// identity is who a call comes from, as its connection proves it.
-type identity struct {
-	principal auth.Principal
-	notAfter  time.Time
-	serial    string // of the certificate, under the caller CA; its bytes
-	refused   error  // why the certificate is not accepted
+// caller is who a call comes from, as its connection or its token proves it.
+type caller struct {
+	identity.Identity
+
+	key     crypto.PublicKey // of the certificate; nil: it was none
+	asked   uint64           // [fsm.View.AuthorityAt] of the view in which this was found
+	refused error            // why whoever it is is not accepted; nil: accepted
+	// mayChange: it is refused for what the registry does not have.
+	mayChange bool
+	// notYet is what kept the node from serving when it refused: its registry is missing
+	// or old, so another node, or this one in a moment, may well accept the caller.
+	notYet error
 }
 
 // call is one call from its door to its answer. It is used by one goroutine.
 type call struct {
-	identity
+	caller
 
 	async     bool   // the caller wants changes to be answered once they are committed
 	operation string // request id of the change that the call makes; empty: it makes none
 	pending   bool   // that change was not waited for, and this node does not know it to be complete
 	stale     bool   // the answer is from a registry that may be behind
+	told      error  // the answer of a caller that is not accepted, once it was recorded
 }
 
 type callKey struct{}
@@ -150,83 +164,118 @@ func callOf(ctx context.Context) *call {
 	return &call{}
 }
 
-func identityOf(ctx context.Context) identity { return callOf(ctx).identity }
+func callerOf(ctx context.Context) caller { return callOf(ctx).caller }
 
-func withIdentity(ctx context.Context, id identity) context.Context {
-	c := &callContext{Context: ctx, own: call{identity: id}}
+func withCaller(ctx context.Context, who caller) context.Context {
+	c := &callContext{Context: ctx, own: call{caller: who}}
 	c.is = &c.own
 	return c
 }
 
-// verifiedCache remembers verified certificates, so that a call costs a lookup
-// and not two signature checks. It is emptied when the issuers change, and when
-// it is full: whoever makes many connections pays for them himself.
+// verifiedCache remembers who holds a certificate, so that a call costs a lookup
+// and not two signature checks. It is emptied when it is full: whoever makes many
+// connections pays for them himself.
 //
 // A connection's certificate is parsed once and never changes, so its address
 // stands for it: a hash of it per call would cost more than the rest of the lookup.
 type verifiedCache struct {
-	mu      sync.RWMutex
-	callers *pki.Callers
-	byCert  map[*x509.Certificate]verified
+	mu     sync.RWMutex
+	byCert map[*x509.Certificate]verified
 }
 
-// get returns what is remembered of a certificate under these issuers.
-func (c *verifiedCache) get(callers *pki.Callers, leaf *x509.Certificate) (verified, bool) {
+func (c *verifiedCache) get(leaf *x509.Certificate) (verified, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	if c.callers != callers {
-		return verified{}, false
-	}
 	v, ok := c.byCert[leaf]
 	return v, ok
 }
 
-func (c *verifiedCache) put(callers *pki.Callers, leaf *x509.Certificate, v verified) {
+func (c *verifiedCache) put(leaf *x509.Certificate, v verified) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.callers != callers || len(c.byCert) >= maxVerified {
-		c.callers, c.byCert = callers, map[*x509.Certificate]verified{}
+	if c.byCert == nil || len(c.byCert) >= maxVerified {
+		c.byCert = map[*x509.Certificate]verified{}
 	}
 	c.byCert[leaf] = v
 }
 
-// verified is a certificate that is valid until it expires or is revoked.
+// verified is who holds a certificate until it ends, or the registry changes.
 type verified struct {
-	pki.Verified
+	identity.Identity
 
-	// asked is [fsm.View.AuthorityAt] of the view in which it was not revoked. While
-	// the present one is equal, that needs no look into the registry.
-	asked uint64
+	// asked is [fsm.View.AuthorityAt] of the view in which this was found. While the
+	// present one is equal, that needs no look into the registry.
+	asked   uint64
+	founded bool // there was a registry
+	// byName: only the name in the certificate says which tenant the workload is of,
+	// so it is of the one that has the name now. A tenant that is made moves no
+	// AuthorityAt.
+	byName bool
+}
+
+// holds reports whether v is still so.
+func (v verified) holds(now time.Time, view *fsm.View) bool {
+	if !now.Before(v.NotAfter) || v.asked != view.AuthorityAt() || v.founded != view.Initialized() {
+		return false
+	}
+	if !v.byName {
+		return true
+	}
+	t, ok := view.Tenant(string(v.Principal.Tenant))
+	return ok && string(t.GetUid()) == string(v.Principal.TenantUID[:])
 }
 
 // maxVerified is how many are remembered. Each keeps its certificate, a few KiB.
 const maxVerified = 4096
 
-// identify returns who holds a certificate. An expired or revoked one is refused
-// at every call, not only when the connection is made (I4). What was refused is
-// not remembered: it costs its holder as much as this node.
-func (c *calls) identify(leaf *x509.Certificate) identity {
-	callers := c.certs.callers()
-	now := c.clock.Now()
-	if leaf == nil {
-		_, err := callers.Verify(nil, now)
-		return identity{refused: err}
+// identify returns who holds a certificate. One that has expired, was revoked, or
+// whose role binding or issuer is gone, is refused at every call, not only when the
+// connection is made (I4). What was refused is not remembered: it costs its holder
+// as much as this node.
+//
+// A node that just started has an old registry, or none. What such a node does not
+// find is no answer, so a refusal counts only by a view that is as new as a lease
+// makes it.
+func (c *calls) identify(leaf *x509.Certificate) caller {
+	return c.settled(func() caller { return c.identifyNow(leaf) })
+}
+
+// settled looks again where a refusal may be due to an old registry.
+func (c *calls) settled(find func() caller) caller {
+	who := find()
+	if !who.mayChange {
+		return who
 	}
-	view := c.machine.View()
-	v, ok := c.verified.get(callers, leaf)
-	if ok && now.Before(v.NotAfter) && v.asked == view.AuthorityAt() {
-		return identity{principal: v.Principal, notAfter: v.NotAfter, serial: v.Serial}
+	notYet := c.serving()
+	if who = find(); who.refused != nil && who.mayChange {
+		who.notYet = notYet
 	}
-	var err error
-	if v.Verified, err = callers.Verify(leaf, now); err != nil {
-		return identity{refused: err}
+	return who
+}
+
+func (c *calls) identifyNow(leaf *x509.Certificate) caller {
+	now, view := c.clock.Now(), c.machine.View()
+	if leaf != nil {
+		v, ok := c.verified.get(leaf)
+		if ok && v.holds(now, view) {
+			return caller{Identity: v.Identity, key: leaf.PublicKey, asked: v.asked}
+		}
 	}
-	if r, gone := view.Revoked([]byte(v.Serial)); gone {
-		return identity{refused: revoked(r)}
+	dir := c.dirs.of(view)
+	proof, err := dir.callers.Verify(leaf, now)
+	if err != nil {
+		return caller{refused: err, mayChange: pki.IsUnknownCA(err) && c.serving() != nil} // it may not know the issuer yet
 	}
-	v.asked = view.AuthorityAt()
-	c.verified.put(callers, leaf, v)
-	return identity{principal: v.Principal, notAfter: v.NotAfter, serial: v.Serial}
+	v := verified{asked: view.AuthorityAt(), founded: view.Initialized()}
+	if v.Identity, err = identity.OfCertificate(dir, proof, now); err != nil {
+		return caller{refused: err, mayChange: true}
+	}
+	v.byName = v.Binding.IsZero() && v.Principal.Role == auth.RoleWorkload && proof.ID.TenantUID.IsZero()
+	if r, gone := view.Revoked([]byte(v.Serial)); gone && v.Serial != "" {
+		return caller{refused: revoked(r)}
+	}
+	c.verified.put(leaf, v)
+	return caller{Identity: v.Identity, key: leaf.PublicKey, asked: v.asked}
 }
 
 // revoked tells the holder of a certificate that it was revoked, and when. Why
@@ -236,19 +285,23 @@ func revoked(r *fsmpb.Revocation) error {
 		errs.Hint("ask a governor of this cluster why, and for a new one"))
 }
 
-// fromNetwork is the interceptor of the gRPC port: the caller is who the
-// connection's certificate says.
+// fromNetwork is the interceptor of the gRPC port: the caller is who the call's
+// token or the connection's certificate says.
 func (c *calls) fromNetwork(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	var leaf *x509.Certificate
+	return c.answer(withCaller(ctx, c.identifyCall(ctx)), req, info, next)
+}
+
+// peerLeaf returns the certificate that the connection of a call proved, or nil.
+func peerLeaf(ctx context.Context) *x509.Certificate {
 	if p, ok := peer.FromContext(ctx); ok {
-		leaf = leafOf(p.AuthInfo)
+		return leafOf(p.AuthInfo)
 	}
-	return c.answer(withIdentity(ctx, c.identify(leaf)), req, info, next)
+	return nil
 }
 
 // fromSocket is the interceptor of the administration socket.
 func (c *calls) fromSocket(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	return c.answer(withIdentity(ctx, identity{principal: auth.LocalOperator()}), req, info, next)
+	return c.answer(withCaller(ctx, caller{Identity: identity.Identity{Principal: auth.LocalOperator()}}), req, info, next)
 }
 
 // maxDeadline bounds a call whose caller chose a deadline.
@@ -306,11 +359,27 @@ func (c *calls) bounded(ctx context.Context, start time.Time) (context.Context, 
 // one that says so: a handler may find fault with the request before it asks the
 // gate, and the record must not depend on that (I2).
 func (c *calls) strangers(ctx context.Context, id corr.ID, err error) error {
-	who := identityOf(ctx)
-	if who.refused == nil || errs.Is(err, errs.Unauthenticated) || errs.Is(err, errs.AuditUnavailable) {
+	who := callOf(ctx)
+	switch {
+	case who.refused == nil:
 		return err
+	case who.told != nil:
+		return who.told
 	}
-	return c.gate.Unauthenticated(ctx, gate.Request{Correlation: id}, who.refused)
+	return c.refuse(ctx, gate.Request{Correlation: id})
+}
+
+// refuse records a caller that is not accepted, and says why. Who has a certificate
+// of a registered CA and asks a node whose registry may be old hears what keeps that
+// node from serving, which is what the caller would wait for: UNAUTHENTICATED would be
+// a guess, and programs give up on it.
+func (c *calls) refuse(ctx context.Context, req gate.Request) error {
+	who := callOf(ctx)
+	who.told = c.gate.Unauthenticated(ctx, req, who.refused)
+	if who.notYet != nil && errs.Is(who.told, errs.Unauthenticated) {
+		who.told = who.notYet
+	}
+	return who.told
 }
 
 // asyncHeader is what a caller over gRPC sends to have a change answered once it is

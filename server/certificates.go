@@ -19,26 +19,17 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/openkcm/krypton-cluster/auth"
-	"github.com/openkcm/krypton-cluster/auth/pki"
 	"github.com/openkcm/krypton-cluster/cluster"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
-	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/atomicfile"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
-	"github.com/openkcm/krypton-cluster/node"
 )
 
 // Files in the data directory's tls/.
 const (
-	apiFile     = "api.pem"     // certificate of the public ports, leaf first
-	callersFile = "callers.pem" // CA of callers, for a start without a quorum
-
-	// trustDomainHeader is the PEM header of callersFile that says which
-	// identities the CA may issue.
-	trustDomainHeader = "Trust-Domain"
+	apiFile = "api.pem" // certificate of the public ports, leaf first
 
 	// renewEvery is how often a node looks whether its certificate has to be
 	// renewed, which it is at two thirds of its life.
@@ -48,7 +39,7 @@ const (
 	obtainEvery = time.Second
 )
 
-// certificates is what the public ports present, and whom they accept.
+// certificates is what the public ports present.
 //
 // The key is the member key: who verifies the certificate of a node knows its
 // member key, with which it signs its start key.
@@ -59,29 +50,16 @@ type certificates struct {
 	clock  clock.Clock
 	log    *slog.Logger
 
-	own     atomic.Pointer[tls.Certificate] // nil: none yet
-	accepts atomic.Pointer[pki.Callers]     // never nil
-
-	mu     sync.Mutex
-	caSeen []byte // certificate of the caller CA that accepts was made from
-	caKept bool   // callersFile has it
+	own atomic.Pointer[tls.Certificate] // nil: none yet
 }
 
-func newCertificates(ctx context.Context, dir string, signer crypto.Signer, files *fileCertificate, c clock.Clock, log *slog.Logger) (*certificates, error) {
+func newCertificates(ctx context.Context, dir string, signer crypto.Signer, files *fileCertificate, c clock.Clock, log *slog.Logger) *certificates {
 	s := &certificates{dir: dir, signer: signer, files: files, clock: c, log: log}
-	none, err := pki.NewCallers(nil)
-	if err != nil {
-		return nil, err
+	if err := s.loadOwn(); err != nil {
+		// It is no reason not to start: it is made again as soon as the cluster can be asked.
+		log.WarnContext(ctx, "the certificate on disk cannot be used; the node asks for it again", slog.Any("error", err))
 	}
-	s.accepts.Store(none)
-	// Damage to either file is not what keeps a node from starting: both are
-	// made again as soon as the cluster can be asked.
-	for _, load := range []func() error{s.loadOwn, s.loadCallers} {
-		if err := load(); err != nil {
-			log.WarnContext(ctx, "a certificate on disk cannot be used; the node asks for it again", slog.Any("error", err))
-		}
-	}
-	return s, nil
+	return s
 }
 
 func (s *certificates) loadOwn() error {
@@ -122,73 +100,6 @@ func (s *certificates) adopt(c cluster.Certificate) error {
 	}
 	return writeFile(filepath.Join(s.dir, apiFile), out.Bytes())
 }
-
-func (s *certificates) loadCallers() error {
-	raw, err := os.ReadFile(filepath.Join(s.dir, callersFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return errs.New(errs.InvalidConfig, "the CA of callers cannot be read: "+err.Error(), errs.Cause(err))
-	}
-	block, _ := pem.Decode(raw)
-	if block == nil {
-		return errs.New(errs.InvalidConfig, "tls/callers.pem holds no certificate")
-	}
-	if err := s.accept(block.Bytes, block.Headers[trustDomainHeader]); err != nil {
-		return err
-	}
-	s.caKept = true
-	return nil
-}
-
-// accept makes the cluster's own CA the one whose callers are accepted.
-func (s *certificates) accept(der []byte, domain string) error {
-	ca, err := x509.ParseCertificate(der)
-	if err != nil {
-		return errs.New(errs.StateCorrupt, "the CA of callers does not parse", errs.Cause(err))
-	}
-	callers, err := pki.NewCallers([]pki.CallerIssuer{{CA: ca, TrustDomain: domain, Roles: auth.Roles(), Tenants: pki.AllTenants()}})
-	if err != nil {
-		return err
-	}
-	s.accepts.Store(callers)
-	s.caSeen = der
-	return nil
-}
-
-// observe takes the CA of callers from a new state of the registry, and keeps it
-// on disk: a node that starts without a quorum has no registry, and must know
-// its custodians before it can be unsealed.
-func (s *certificates) observe(v *fsm.View) error {
-	secret, ok := v.Secret(node.SecretCallerCA)
-	if !ok {
-		return nil
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	seen := bytes.Equal(secret.GetPublic(), s.caSeen)
-	if seen && s.caKept {
-		return nil
-	}
-	id, err := hierarchy.ClusterIDFromBytes(v.Cluster().GetClusterId())
-	if err != nil {
-		return err
-	}
-	domain := node.TrustDomain(id)
-	if !seen {
-		if err := s.accept(secret.GetPublic(), domain); err != nil {
-			return err
-		}
-	}
-	err = writeFile(filepath.Join(s.dir, callersFile), pem.EncodeToMemory(&pem.Block{
-		Type: "CERTIFICATE", Bytes: secret.GetPublic(), Headers: map[string]string{trustDomainHeader: domain},
-	}))
-	s.caKept = err == nil
-	return err
-}
-
-func (s *certificates) callers() *pki.Callers { return s.accepts.Load() }
 
 // leaf returns the certificate that the node signs its start key under, DER.
 func (s *certificates) leaf() []byte {
@@ -239,19 +150,27 @@ func (s *certificates) serve(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return nil, errors.New("this node belongs to no cluster yet, so it has no certificate: krypton init or krypton join")
 }
 
-// run keeps the CA of callers and the node's own certificate current. The node
+// run keeps the node's own certificate current, and what is kept of dirs. The node
 // has one of its own also when the ports present another from files: it is the
 // one that custodians check its start key with.
-func (s *certificates) run(ctx context.Context, c *cluster.Cluster, m *fsm.Machine, id string) error {
+func (s *certificates) run(ctx context.Context, c *cluster.Cluster, m *fsm.Machine, dirs *directories, id string) error {
 	next := s.clock.Now()
+	kept, once := uint64(0), false
 	for {
 		every := renewEvery
 		if s.own.Load() == nil {
 			every = obtainEvery // no caller can connect meanwhile
 		}
 		v := m.View()
-		if err := s.observe(v); err != nil {
-			s.log.ErrorContext(ctx, "the CA of callers cannot be taken over", slog.Any("error", err))
+		if at := v.AuthorityAt(); v.Initialized() && (at != kept || !once) {
+			if wrong := dirs.of(v).wrong; len(wrong) > 0 {
+				s.log.ErrorContext(ctx, "some issuers of callers cannot be used", slog.Any("error", errors.Join(wrong...)))
+			}
+			if err := dirs.keep(v); err != nil {
+				s.log.ErrorContext(ctx, "the callers that may unseal cannot be kept on disk", slog.Any("error", err))
+			} else {
+				kept, once = at, true
+			}
 		}
 		self, ok := v.Member(id)
 		if now := s.clock.Now(); ok && !self.GetRemoved() && s.due(self) && !now.Before(next) {

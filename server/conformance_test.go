@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/internal/errs"
@@ -99,6 +101,19 @@ func conformance(w *world) []call2 {
 		w.t.Fatal(err)
 	}
 	ciphertext := enc.(*kryptonv1.EncryptResponse).GetCiphertext()
+	ca, customer := newAuthority(w.t, corpDomain), newAuthority(w.t, "acme.example")
+	corp, own := ca.issuer(kryptonv1.Role_ROLE_OPERATOR), customer.issuer(kryptonv1.Role_ROLE_WORKLOAD)
+	wider := ca.issuer(kryptonv1.Role_ROLE_OPERATOR, kryptonv1.Role_ROLE_WORKLOAD)
+	wider.Tenants, wider.UnboundRoles = []string{ten}, []kryptonv1.Role{kryptonv1.Role_ROLE_WORKLOAD}
+	idp := &kryptonv1.Issuer{Roles: []kryptonv1.Role{kryptonv1.Role_ROLE_AUDITOR}, Kind: &kryptonv1.Issuer_Jwt{Jwt: &kryptonv1.JWTIssuer{
+		Url: "https://id.corp.example", Audiences: []string{"krypton"}, Ca: ca.pem(), SubjectClaim: "email", ClockSkewSeconds: 30, MaxLifeSeconds: 3600,
+	}}}
+	olga := &kryptonv1.RoleBinding{Issuer: "issuers/corp", Subject: "cn:Olga Operator", Role: kryptonv1.Role_ROLE_OPERATOR, Member: "olga"}
+	app := &kryptonv1.RoleBinding{Issuer: ten + "/issuers/own", Subject: "uri:spiffe://acme.example/app", Role: kryptonv1.Role_ROLE_WORKLOAD, Member: "app"}
+	key := &kryptonv1.RoleBinding{Role: kryptonv1.Role_ROLE_WORKLOAD, Member: "app", Keys: tlsKey(spki(w.t))}
+	gabi := &kryptonv1.RoleBinding{
+		Role: kryptonv1.Role_ROLE_GOVERNOR, Member: "gabi", Keys: []*kryptonv1.AuthorityKey{{PublicKey: spki(w.t), Sign: true, Tls: true}}, ExpireTime: timestamppb.New(time.Now().Add(time.Hour)),
+	}
 	pairs := []*kryptonv1.ContextPair{{Key: "a", Value: "1"}, {Key: "a", Value: "2"}}
 	return []call2{
 		{"Access.WhoAmI", gov, &kryptonv1.WhoAmIRequest{}, 0, nil},
@@ -129,6 +144,73 @@ func conformance(w *world) []call2 {
 		{"Access.ListRevocations", gov, &kryptonv1.ListRevocationsRequest{PageSize: 1}, 0, nil},
 		{"Access.ListRevocations", gov, &kryptonv1.ListRevocationsRequest{PageSize: 1001}, errs.InvalidArgument, nil},
 		{"Access.ListRevocations", work, &kryptonv1.ListRevocationsRequest{}, errs.Denied, nil},
+
+		{"Access.RenewCertificate", gov, &kryptonv1.RenewCertificateRequest{TtlSeconds: 3600}, 0, []proto.Message{&kryptonv1.IssueCertificateResponse{}}},
+		{"Access.RenewCertificate", work, &kryptonv1.RenewCertificateRequest{}, 0, []proto.Message{&kryptonv1.IssueCertificateResponse{}}},
+		{"Access.RenewCertificate", gov, &kryptonv1.RenewCertificateRequest{TtlSeconds: 59}, errs.InvalidArgument, nil},
+		{"Access.RenewCertificate", "", &kryptonv1.RenewCertificateRequest{}, errs.Unauthenticated, nil},
+		{"Access.CreateIssuer", gov, &kryptonv1.CreateIssuerRequest{IssuerId: "corp", Issuer: corp, ValidateOnly: true}, 0, nil},
+		{"Access.CreateIssuer", gov, &kryptonv1.CreateIssuerRequest{IssuerId: "corp", Issuer: corp}, 0, nil},
+		{"Access.CreateIssuer", gov, &kryptonv1.CreateIssuerRequest{IssuerId: "corp", Issuer: corp}, errs.AlreadyExists, nil},
+		{"Access.CreateIssuer", gov, &kryptonv1.CreateIssuerRequest{IssuerId: "x"}, errs.InvalidArgument, nil},
+		{"Access.CreateIssuer", gov, &kryptonv1.CreateIssuerRequest{IssuerId: "X", Issuer: corp}, errs.InvalidArgument, nil},
+		{"Access.CreateIssuer", gov, &kryptonv1.CreateIssuerRequest{Parent: ten, IssuerId: "own", Issuer: own}, 0, nil},
+		{"Access.CreateIssuer", gov, &kryptonv1.CreateIssuerRequest{Parent: "tenants/ghost", IssuerId: "own", Issuer: own}, errs.NotFound, nil},
+		{"Access.CreateIssuer", gov, &kryptonv1.CreateIssuerRequest{IssuerId: "idp", Issuer: idp}, 0, nil},
+		{"Access.CreateIssuer", op, &kryptonv1.CreateIssuerRequest{IssuerId: "x", Issuer: corp}, errs.Denied, nil},
+		{"Access.CreateIssuer", work, &kryptonv1.CreateIssuerRequest{Parent: "tenants/other", IssuerId: "x", Issuer: own}, errs.NotFound, nil},
+		{"Access.UpdateIssuer", gov, &kryptonv1.UpdateIssuerRequest{Name: "issuers/corp", Issuer: wider}, 0, nil},
+		{"Access.UpdateIssuer", gov, &kryptonv1.UpdateIssuerRequest{Name: "issuers/corp", Issuer: wider, Etag: `"1"`}, errs.StaleEtag, nil},
+		{"Access.UpdateIssuer", gov, &kryptonv1.UpdateIssuerRequest{Name: "issuers/none", Issuer: wider}, errs.NotFound, nil},
+		{"Access.UpdateIssuer", gov, &kryptonv1.UpdateIssuerRequest{Name: "issuers/corp", Issuer: idp}, errs.FailedState, nil},
+		{"Access.UpdateIssuer", gov, &kryptonv1.UpdateIssuerRequest{Name: "issuers/builtin", Issuer: wider}, errs.FailedState, nil},
+		{"Access.GetIssuer", "auditor", &kryptonv1.GetIssuerRequest{Name: "issuers/builtin"}, 0, nil},
+		{"Access.GetIssuer", gov, &kryptonv1.GetIssuerRequest{Name: ten + "/issuers/own"}, 0, nil},
+		{"Access.GetIssuer", gov, &kryptonv1.GetIssuerRequest{Name: "issuers/idp"}, 0, nil},
+		{"Access.GetIssuer", gov, &kryptonv1.GetIssuerRequest{Name: "issuers/none"}, errs.NotFound, nil},
+		{"Access.GetIssuer", gov, &kryptonv1.GetIssuerRequest{Name: "tenants/ghost/issuers/own"}, errs.NotFound, nil},
+		{"Access.GetIssuer", work, &kryptonv1.GetIssuerRequest{Name: "issuers/corp"}, errs.Denied, nil},
+		{"Access.ListIssuers", gov, &kryptonv1.ListIssuersRequest{}, 0, nil},
+		{"Access.ListIssuers", gov, &kryptonv1.ListIssuersRequest{PageSize: 1}, 0, nil},
+		{"Access.ListIssuers", "auditor", &kryptonv1.ListIssuersRequest{Parent: ten}, 0, nil},
+		{"Access.ListIssuers", gov, &kryptonv1.ListIssuersRequest{Parent: "tenants/ghost"}, errs.NotFound, nil},
+		{"Access.ListIssuers", gov, &kryptonv1.ListIssuersRequest{PageSize: 1001}, errs.InvalidArgument, nil},
+		{"Access.CreateRoleBinding", gov, &kryptonv1.CreateRoleBindingRequest{RoleBindingId: "olga", RoleBinding: olga, ValidateOnly: true}, 0, nil},
+		{"Access.CreateRoleBinding", gov, &kryptonv1.CreateRoleBindingRequest{RoleBindingId: "olga", RoleBinding: olga}, 0, nil},
+		{"Access.CreateRoleBinding", gov, &kryptonv1.CreateRoleBindingRequest{RoleBindingId: "olga", RoleBinding: olga}, errs.AlreadyExists, nil},
+		{"Access.CreateRoleBinding", gov, &kryptonv1.CreateRoleBindingRequest{RoleBindingId: "x"}, errs.InvalidArgument, nil},
+		{"Access.CreateRoleBinding", gov, &kryptonv1.CreateRoleBindingRequest{Parent: ten, RoleBindingId: "olga", RoleBinding: olga}, errs.InvalidArgument, nil},
+		{"Access.CreateRoleBinding", gov, &kryptonv1.CreateRoleBindingRequest{Parent: ten, RoleBindingId: "app", RoleBinding: app}, 0, nil},
+		{"Access.CreateRoleBinding", gov, &kryptonv1.CreateRoleBindingRequest{Parent: "tenants/ghost", RoleBindingId: "app", RoleBinding: key}, errs.NotFound, nil},
+		{"Access.CreateRoleBinding", gov, &kryptonv1.CreateRoleBindingRequest{RoleBindingId: "gabi", RoleBinding: gabi}, 0, nil},
+		{"Access.CreateRoleBinding", op, &kryptonv1.CreateRoleBindingRequest{RoleBindingId: "x", RoleBinding: olga}, errs.Denied, nil},
+		{"Access.GetRoleBinding", gov, &kryptonv1.GetRoleBindingRequest{Name: "roleBindings/olga"}, 0, nil},
+		{"Access.GetRoleBinding", "custodian", &kryptonv1.GetRoleBindingRequest{Name: "roleBindings/alice"}, 0, nil},
+		{"Access.GetRoleBinding", gov, &kryptonv1.GetRoleBindingRequest{Name: ten + "/roleBindings/app"}, 0, nil},
+		{"Access.GetRoleBinding", gov, &kryptonv1.GetRoleBindingRequest{Name: "roleBindings/none"}, errs.NotFound, nil},
+		{"Access.GetRoleBinding", work, &kryptonv1.GetRoleBindingRequest{Name: "roleBindings/olga"}, errs.Denied, nil},
+		{"Access.ListRoleBindings", gov, &kryptonv1.ListRoleBindingsRequest{PageSize: 2}, 0, nil},
+		{"Access.ListRoleBindings", op, &kryptonv1.ListRoleBindingsRequest{Parent: ten}, 0, nil},
+		{"Access.ListRoleBindings", gov, &kryptonv1.ListRoleBindingsRequest{Parent: "tenants/ghost"}, errs.NotFound, nil},
+		{"Access.DeleteIssuer", gov, &kryptonv1.DeleteIssuerRequest{Name: "issuers/corp"}, errs.FailedState, nil},
+		{"Access.DeleteIssuer", gov, &kryptonv1.DeleteIssuerRequest{Name: "issuers/builtin"}, errs.FailedState, nil},
+		{"Access.DeleteIssuer", gov, &kryptonv1.DeleteIssuerRequest{Name: "issuers/none"}, errs.NotFound, nil},
+		{"Tenants.SetGovernors", gov, &kryptonv1.SetGovernorsRequest{Name: ten, Governors: []string{"roleBindings/alice", "roleBindings/gabi"}, ValidateOnly: true}, 0, nil},
+		{"Tenants.SetGovernors", gov, &kryptonv1.SetGovernorsRequest{Name: ten, Governors: []string{"roleBindings/alice", "roleBindings/gabi"}}, 0, nil},
+		{"Tenants.SetGovernors", gov, &kryptonv1.SetGovernorsRequest{Name: ten}, errs.InvalidArgument, nil},
+		{"Tenants.SetGovernors", gov, &kryptonv1.SetGovernorsRequest{Name: ten, Governors: []string{"roleBindings/olga"}}, errs.FailedState, nil},
+		{"Tenants.SetGovernors", gov, &kryptonv1.SetGovernorsRequest{Name: ten, Governors: []string{"gabi"}}, errs.InvalidArgument, nil},
+		{"Tenants.SetGovernors", gov, &kryptonv1.SetGovernorsRequest{Name: "tenants/ghost", Governors: []string{"roleBindings/alice"}}, errs.NotFound, nil},
+		{"Tenants.SetGovernors", op, &kryptonv1.SetGovernorsRequest{Name: ten, Governors: []string{"roleBindings/alice"}}, errs.Denied, nil},
+		{"Tenants.GetTenant", gov, &kryptonv1.GetTenantRequest{Name: ten}, 0, nil},
+		{"Access.DeleteRoleBinding", gov, &kryptonv1.DeleteRoleBindingRequest{Name: "roleBindings/olga", Etag: `"1"`}, errs.StaleEtag, nil},
+		{"Access.DeleteRoleBinding", gov, &kryptonv1.DeleteRoleBindingRequest{Name: "roleBindings/olga", ValidateOnly: true}, 0, nil},
+		{"Access.DeleteRoleBinding", gov, &kryptonv1.DeleteRoleBindingRequest{Name: "roleBindings/olga"}, 0, []proto.Message{&kryptonv1.RoleBinding{}}},
+		{"Access.DeleteRoleBinding", gov, &kryptonv1.DeleteRoleBindingRequest{Name: "roleBindings/olga"}, errs.NotFound, nil},
+		{"Access.DeleteRoleBinding", gov, &kryptonv1.DeleteRoleBindingRequest{Name: "roleBindings/alice"}, errs.FailedState, nil},
+		{"Access.DeleteRoleBinding", gov, &kryptonv1.DeleteRoleBindingRequest{Name: "roleBindings/carol"}, errs.FailedState, nil},
+		{"Access.DeleteIssuer", gov, &kryptonv1.DeleteIssuerRequest{Name: "issuers/corp", ValidateOnly: true}, 0, nil},
+		{"Access.DeleteIssuer", gov, &kryptonv1.DeleteIssuerRequest{Name: "issuers/corp"}, 0, []proto.Message{&kryptonv1.Issuer{}}},
 
 		{"Crypto.GenerateDataKey", work, &kryptonv1.GenerateDataKeyRequest{Service: svc, Length: 16}, 0, []proto.Message{&kryptonv1.GenerateDataKeyResponse{}}},
 		{"Crypto.GenerateDataKey", work, &kryptonv1.GenerateDataKeyRequest{Service: svc, WithoutPlaintext: true}, 0, []proto.Message{&kryptonv1.GenerateDataKeyResponse{}}},

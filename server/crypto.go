@@ -80,6 +80,11 @@ var examples = map[hierarchy.Kind]string{
 	hierarchy.KindService:        "tenants/acme/services/payments",
 	hierarchy.KindServiceVersion: "tenants/acme/services/payments/versions/3",
 	hierarchy.KindResource:       "tenants/acme/services/payments/resources/table-7",
+
+	hierarchy.KindIssuer:            "issuers/corp",
+	hierarchy.KindTenantIssuer:      "tenants/acme/issuers/k8s",
+	hierarchy.KindRoleBinding:       "roleBindings/governor-alice",
+	hierarchy.KindTenantRoleBinding: "tenants/acme/roleBindings/app1",
 }
 
 func looksLike(kinds []hierarchy.Kind) string {

@@ -6,10 +6,10 @@
 //
 // # Invariants
 //
-//   - I1: who a call comes from is what its connection's certificate proves; no header, field or forwarded text says it.
+//   - I1: who a call comes from is what the registry says about what its connection's certificate proves, or its one token, verified; no other header, field or forwarded text says it.
 //   - I2: every method passes the gate before it does anything, with the object it is about.
 //   - I3: every answer carries a correlation id, and every error is a row of the error table.
-//   - I4: an expired certificate ends a caller at the next call, also on a connection that is older.
+//   - I4: what a caller was accepted for ends at the next call, also on a connection that is older: certificate, role binding, issuer. With an expired certificate its holder renews it, and unseals as custodian, nothing else.
 //   - I5: the administration socket can be opened by the owner of the data directory only; the public doors have no method of it.
 //   - I6: request and response bodies are in no log and no metric; labels come from closed sets.
 //   - I7: gRPC and HTTP/JSON answer alike: code, hint, and what is refused.

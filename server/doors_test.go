@@ -81,7 +81,7 @@ func TestI1_NoHeaderSaysWhoTheCallerIs(t *testing.T) {
 	lies := map[string]string{
 		"grpc-metadata-krypton-principal": gov, "grpc-metadata-authorization": "Bearer x", "krypton-principal": gov, "krypton-role": "governor",
 		"krypton-tenant": "acme", "x-forwarded-client-cert": "URI=" + gov, "x-forwarded-for": "10.0.0.1", "x-forwarded-user": "alice",
-		"authorization": "Bearer x", "x-ssl-client-cert": "x", "forwarded": "for=1", "krypton-correlation-id": "00000000-0000-0000-0000-00000000dead",
+		"x-ssl-client-cert": "x", "forwarded": "for=1", "krypton-correlation-id": "00000000-0000-0000-0000-00000000dead",
 		"x-request-id": "dead", "krypton-attempt": "7", "via": "node",
 	}
 	// A workload of the other tenant stays what it is, whatever it sends.
@@ -160,9 +160,9 @@ func TestI4_AnExpiredCertificateEndsAtTheNextCall(t *testing.T) {
 	w := served(t)
 	w.issue("auditor", "", time.Hour)
 	who := func() (viaGRPC errs.Code, viaHTTP []errs.Code) {
-		_, err := w.call(t, 0, "auditor", "Access.WhoAmI", &kryptonv1.WhoAmIRequest{})
+		_, err := w.call(t, 0, "auditor", "Tenants.ListTenants", &kryptonv1.ListTenantsRequest{})
 		for _, p := range []string{"h2", "http/1.1"} {
-			req, rerr := http.NewRequestWithContext(limited(t), http.MethodGet, "https://"+w.members[0].addrs.REST+"/v1/access:whoAmI", nil)
+			req, rerr := http.NewRequestWithContext(limited(t), http.MethodGet, "https://"+w.members[0].addrs.REST+"/v1/tenants", nil)
 			if rerr != nil {
 				t.Fatal(rerr)
 			}

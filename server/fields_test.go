@@ -13,11 +13,13 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 	"unicode"
 
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/timestamppb"
 	"pgregory.net/rapid"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
@@ -45,6 +47,11 @@ func validRequests(g *ground) map[string]valid {
 	v := func(n string) string { return states + "/versions/" + n }
 	_, pub := newKey(g.t)
 	ctx := pairs(2, 3)
+	ca := newAuthority(g.t, "fresh.example")
+	idp := &kryptonv1.Issuer{Roles: []kryptonv1.Role{kryptonv1.Role_ROLE_AUDITOR}, Kind: &kryptonv1.Issuer_Jwt{Jwt: &kryptonv1.JWTIssuer{
+		Url: "https://id.corp.example", Audiences: []string{"krypton"}, Ca: ca.pem(), SubjectClaim: "email", ClockSkewSeconds: 30, MaxLifeSeconds: 3600,
+	}}}
+	g.register("", "idp", idp)
 	return map[string]valid{
 		"Crypto.GenerateDataKey": {work, &kryptonv1.GenerateDataKeyRequest{Service: pay, Resource: "r", EncryptionContext: ctx}},
 		"Crypto.UnwrapDataKey":   {work, &kryptonv1.UnwrapDataKeyRequest{Service: pay, Wrapped: g.wrapped[pay]}},
@@ -101,6 +108,20 @@ func validRequests(g *ground) map[string]valid {
 		"Access.RevokeCertificate": {gov, &kryptonv1.RevokeCertificateRequest{Serial: "5f2a", Reason: "found in a log", ValidateOnly: true}},
 		"Access.ListRevocations":   {gov, &kryptonv1.ListRevocationsRequest{PageSize: 2}},
 
+		"Access.RenewCertificate": {"auditor", &kryptonv1.RenewCertificateRequest{TtlSeconds: 3600}},
+		"Access.CreateIssuer":     {gov, &kryptonv1.CreateIssuerRequest{Parent: acme, IssuerId: "fresh", Issuer: ca.issuer(kryptonv1.Role_ROLE_WORKLOAD), ValidateOnly: true}},
+		"Access.UpdateIssuer":     {gov, &kryptonv1.UpdateIssuerRequest{Name: "issuers/idp", Issuer: idp, ValidateOnly: true}},
+		"Access.GetIssuer":        {gov, &kryptonv1.GetIssuerRequest{Name: "issuers/corp"}},
+		"Access.ListIssuers":      {gov, &kryptonv1.ListIssuersRequest{Parent: acme, PageSize: 2}},
+		"Access.DeleteIssuer":     {gov, &kryptonv1.DeleteIssuerRequest{Name: "issuers/corp", ValidateOnly: true}},
+		"Access.CreateRoleBinding": {gov, &kryptonv1.CreateRoleBindingRequest{RoleBindingId: "fresh", ValidateOnly: true, RoleBinding: &kryptonv1.RoleBinding{
+			Role: kryptonv1.Role_ROLE_GOVERNOR, Member: "gabi", Keys: []*kryptonv1.AuthorityKey{{PublicKey: spki(g.t), Sign: true, Tls: true}}, ExpireTime: timestamppb.New(time.Now().Add(time.Hour)),
+		}}},
+		"Access.GetRoleBinding":    {gov, &kryptonv1.GetRoleBindingRequest{Name: "roleBindings/alice"}},
+		"Access.ListRoleBindings":  {gov, &kryptonv1.ListRoleBindingsRequest{Parent: acme, PageSize: 2}},
+		"Access.DeleteRoleBinding": {gov, &kryptonv1.DeleteRoleBindingRequest{Name: acme + "/roleBindings/x", ValidateOnly: true}},
+		"Tenants.SetGovernors":     {gov, &kryptonv1.SetGovernorsRequest{Name: acme, Governors: []string{"roleBindings/alice"}, ValidateOnly: true}},
+
 		"Seal.GetSeal":     {gov, &kryptonv1.GetSealRequest{}},
 		"Seal.Contribute":  {"custodian", &kryptonv1.ContributeRequest{NodeId: self, SealedShare: []byte("s")}},
 		"Seal.ReleaseHold": {"custodian", &kryptonv1.ReleaseHoldRequest{}},
@@ -152,6 +173,10 @@ func oddEnums() []protoreflect.EnumNumber {
 // oddValues are values of a field that is now in m.
 func oddValues(m protoreflect.Message, fd protoreflect.FieldDescriptor) (out []protoreflect.Value) {
 	switch {
+	case fd.IsList() && fd.Message() != nil && fd.Message().FullName() != contextPair:
+		out = oddLists(m, fd)
+	case fd.IsList() && fd.Message() == nil:
+		out = oddLists(m, fd)
 	case fd.IsList():
 		for _, ps := range [][]*kryptonv1.ContextPair{
 			nil,
@@ -180,6 +205,14 @@ func oddValues(m protoreflect.Message, fd protoreflect.FieldDescriptor) (out []p
 		for _, b := range oddBytes(m.Get(fd).Bytes()) {
 			out = append(out, protoreflect.ValueOfBytes(b))
 		}
+	case fd.Kind() == protoreflect.Int32Kind:
+		for _, n := range []int32{0, 1, 999_999_999} { // nanoseconds of a time; others JSON cannot say
+			out = append(out, protoreflect.ValueOfInt32(n))
+		}
+	case fd.Kind() == protoreflect.Int64Kind:
+		for _, n := range []int64{-62135596800, -1, 0, 1, 253402300799} { // seconds of a time; others JSON cannot say
+			out = append(out, protoreflect.ValueOfInt64(n))
+		}
 	case fd.Kind() == protoreflect.Uint32Kind:
 		for _, n := range oddNumbers() {
 			out = append(out, protoreflect.ValueOfUint32(n))
@@ -193,7 +226,10 @@ func oddValues(m protoreflect.Message, fd protoreflect.FieldDescriptor) (out []p
 			out = append(out, protoreflect.ValueOfBool(false), protoreflect.ValueOfBool(true))
 		}
 	case fd.Kind() == protoreflect.MessageKind:
-		sub := m.Get(fd).Message()
+		sub := m.NewField(fd).Message()
+		if m.Has(fd) {
+			sub = m.Get(fd).Message()
+		}
 		out = append(out, protoreflect.ValueOfMessage(m.NewField(fd).Message()))
 		for i := range sub.Descriptor().Fields().Len() {
 			inner := sub.Descriptor().Fields().Get(i)
@@ -206,6 +242,61 @@ func oddValues(m protoreflect.Message, fd protoreflect.FieldDescriptor) (out []p
 	default:
 		panic("a field of a kind that the tests do not know: " + fd.FullName())
 	}
+	return out
+}
+
+// contextPair has odd values of its own.
+const contextPair = protoreflect.FullName("krypton.v1.ContextPair")
+
+// oddLists are lists of what is odd by itself: none of it, one of each, one of them
+// twice, and too many.
+func oddLists(m protoreflect.Message, fd protoreflect.FieldDescriptor) (out []protoreflect.Value) {
+	now := m.Get(fd).List()
+	var ones []protoreflect.Value
+	switch fd.Kind() {
+	case protoreflect.StringKind:
+		is := ""
+		if now.Len() > 0 {
+			is = now.Get(0).String()
+		}
+		for _, s := range oddTexts(is) {
+			ones = append(ones, protoreflect.ValueOfString(s))
+		}
+	case protoreflect.EnumKind:
+		for _, n := range oddEnums() {
+			ones = append(ones, protoreflect.ValueOfEnum(n))
+		}
+	case protoreflect.MessageKind:
+		one := m.NewField(fd).List().NewElement().Message()
+		if now.Len() > 0 {
+			one = now.Get(0).Message()
+		}
+		fields := one.Descriptor().Fields()
+		for i := range fields.Len() {
+			for _, v := range oddValues(one, fields.Get(i)) {
+				c := proto.Clone(one.Interface()).ProtoReflect()
+				c.Set(fields.Get(i), v)
+				ones = append(ones, protoreflect.ValueOfMessage(c))
+			}
+		}
+		ones = append(ones, protoreflect.ValueOfMessage(one))
+	default:
+		panic("a list of a kind that the tests do not know: " + fd.FullName())
+	}
+	list := func(values ...protoreflect.Value) {
+		l := m.NewField(fd).List()
+		for _, v := range values {
+			l.Append(v)
+		}
+		out = append(out, protoreflect.ValueOfList(l))
+	}
+	list()
+	for _, v := range ones {
+		list(v)
+	}
+	last := ones[len(ones)-1]
+	list(last, last)
+	list(slices.Repeat([]protoreflect.Value{last}, 200)...)
 	return out
 }
 

@@ -2,18 +2,12 @@ package server_test
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
-	"math/big"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"testing"
@@ -27,33 +21,6 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
 	"github.com/openkcm/krypton-cluster/internal/errs/wire"
 )
-
-// callerCA stands for the cluster's own CA of callers: the node is told to
-// accept it as it learns its own one from the registry, so that certificates can
-// be made that the cluster's CA would never sign.
-func callerCA(t testing.TB, m *member, domain string) (*x509.Certificate, *ecdsa.PrivateKey) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "callers"}, NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := m.srv.Accept(der, domain); err != nil {
-		t.Fatal(err)
-	}
-	ca, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ca, key
-}
 
 // refusedAs asks both doors, and fails the test unless both give the situation.
 func (w *world) refusedAs(t *testing.T, id string, certs ...tls.Certificate) {
@@ -92,41 +59,27 @@ func TestEveryWrongIdentityIsToldWhatIsWrongWithIt(t *testing.T) {
 	w.refusedAs(t, "identity/foreign-certificate", forged(t, w.people["governor"]))
 	w.refusedAs(t, "identity/of-a-node", nodeCert)
 
-	const domain = "test.krypton"
-	ca, key := callerCA(t, w.members[0], domain)
-	leaf := func(change func(*x509.Certificate), uris ...string) tls.Certificate {
-		tmpl := &x509.Certificate{
-			SerialNumber: big.NewInt(7), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, KeyUsage: x509.KeyUsageDigitalSignature,
-		}
-		for _, u := range uris {
-			parsed, err := url.Parse(u)
-			if err != nil {
-				t.Fatal(err)
-			}
-			tmpl.URIs = append(tmpl.URIs, parsed)
-		}
-		change(tmpl)
-		own, _ := newKey(t)
-		der, err := x509.CreateCertificate(rand.Reader, tmpl, ca, &own.PublicKey, key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: own}
-	}
-	as := func(*x509.Certificate) {}
-	const name = "spiffe://" + domain + "/krypton/auditor/ada"
+	ca := w.corp()
+	leaf, name := ca.leaf, ca.uri("acme", "ada")
 	w.refusedAs(t, "identity/expired", leaf(func(c *x509.Certificate) {
 		c.NotBefore, c.NotAfter = time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour)
 	}, name))
 	w.refusedAs(t, "identity/not-yet-valid", leaf(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(30 * time.Minute) }, name))
-	w.refusedAs(t, "identity/no-name", leaf(as))
-	w.refusedAs(t, "identity/two-names", leaf(as, name, "spiffe://"+domain+"/krypton/governor/ada"))
-	for _, unknown := range []string{"https://" + domain + "/krypton/auditor/ada", "spiffe://" + domain + "/krypton/king/ada", "spiffe://" + domain + "/krypton/auditor/ADA", "spiffe://" + domain} {
+	w.refusedAs(t, "identity/no-name", leaf(nil))
+	w.refusedAs(t, "identity/two-names", leaf(nil, name, ca.uri("other", "ada")))
+	for _, unknown := range []string{
+		"spiffe://" + corpDomain + "/krypton/king/ada", "spiffe://" + corpDomain + "/krypton/workload/acme/ADA", "spiffe://" + corpDomain, // not of our form
+		"spiffe://" + corpDomain + "/krypton/operator/ada", "spiffe://" + corpDomain + "/krypton/governor/ada", // and nobody bound it
+	} {
 		w.hangUp()
-		w.refusedAs(t, "identity/unknown-name", leaf(as, unknown))
+		w.refusedAs(t, "identity/unbound-subject", leaf(nil, unknown))
 	}
-	w.refusedAs(t, "identity/other-trust-domain", leaf(as, "spiffe://other.krypton/krypton/auditor/ada"))
+	for _, foreign := range []string{"https://" + corpDomain + "/krypton/workload/acme/ada", "spiffe://other.example/krypton/workload/acme/ada"} {
+		w.hangUp()
+		w.refusedAs(t, "identity/other-trust-domain", leaf(nil, foreign))
+	}
+	w.hangUp()
+	w.refusedAs(t, "identity/unbound-subject", ca.named("ada"))
 	w.refusedAs(t, "identity/server-usage-only", leaf(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }, name))
 	w.refusedAs(t, "identity/of-a-ca", leaf(func(c *x509.Certificate) { c.IsCA, c.BasicConstraintsValid = true, true }, name))
 }

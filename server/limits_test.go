@@ -90,6 +90,7 @@ func limits() []bounds {
 			{what: "issuers of the cluster itself, of one tenant, of all", limit: fmt.Sprintf("%d, %d, %d", fsm.MaxIssuersPerOwner, fsm.MaxIssuersPerOwner, fsm.MaxIssuers), code: errs.LimitReached},
 			{what: "CA certificates of an issuer, each", limit: fmt.Sprintf("%d, %s", fsm.MaxIssuerCertificates, bytesOf(fsm.MaxCertificateBytes)), code: errs.InvalidArgument},
 			{what: "tenants that an issuer is limited to", limit: fmt.Sprint(fsm.MaxIssuerTenants), code: errs.InvalidArgument},
+			{what: "life of the tokens of an issuer, from issue to expiry", limit: lifetime(fsm.MaxTokenLifeS * time.Second), code: errs.InvalidArgument},
 			{what: "role bindings, of people and of workloads", limit: fmt.Sprint(fsm.MaxBindings), code: errs.LimitReached},
 			{what: "public keys of a role binding", limit: fmt.Sprint(fsm.MaxBindingKeys), code: errs.InvalidArgument},
 			{what: "subject of a role binding", limit: bytesOf(fsm.MaxSubjectBytes), code: errs.InvalidArgument},

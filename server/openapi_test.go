@@ -91,12 +91,19 @@ func complete(schema *openapi3.Schema, v any, at string) error {
 			}
 		}
 		for name := range schema.Properties {
-			if _, ok := v[name]; !ok && name != "hint" { // the one field that may be absent
+			if _, ok := v[name]; !ok && name != "hint" && !otherKind(v, name) { // what may be absent
 				return fmt.Errorf("%s.%s is in the file and not in the answer", at, name)
 			}
 		}
 	}
 	return nil
+}
+
+// otherKind reports whether an issuer lacks a field because it is of the other kind,
+// or, deleted by an earlier answer to the same request, of none any more.
+func otherKind(v map[string]any, name string) bool {
+	other, ok := map[string]string{"x509": "jwt", "jwt": "x509"}[name]
+	return ok && (v[other] != nil || v["etag"] == "")
 }
 
 // conforms checks one call of the story against the file: the answer, and the

@@ -3,6 +3,8 @@ package server_test
 import (
 	"testing"
 
+	"google.golang.org/grpc"
+
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
@@ -26,6 +28,16 @@ func TestAWorkloadOfADestroyedTenantDoesNotReachTheNextOneOfThatName(t *testing.
 	}
 
 	gov := w.grpc(0, "governor")
+	// One whom no binding has to know, and whose certificate names the tenant by its uid.
+	ca := w.corp()
+	tenant, err := kryptonv1.NewTenantsClient(gov).GetTenant(ctx, &kryptonv1.GetTenantRequest{Name: "tenants/acme"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := w.as(0, ca.leaf(nil, ca.uri("acme", tenant.GetUid()+"/app")))
+	if _, err := kryptonv1.NewCryptoClient(before).Decrypt(ctx, &kryptonv1.DecryptRequest{Service: svc, Ciphertext: first.GetCiphertext()}); err != nil {
+		t.Fatal(err)
+	}
 	tenants := kryptonv1.NewTenantsClient(gov)
 	if _, err := tenants.DeleteTenant(ctx, &kryptonv1.DeleteTenantRequest{Name: "tenants/acme", Now: true}); err != nil {
 		t.Fatal(err)
@@ -46,11 +58,14 @@ func TestAWorkloadOfADestroyedTenantDoesNotReachTheNextOneOfThatName(t *testing.
 		t.Fatalf("the next tenant's own workload: %v", err)
 	}
 
-	if _, err := kryptonv1.NewCryptoClient(old).Decrypt(ctx, &kryptonv1.DecryptRequest{Service: svc, Ciphertext: second.GetCiphertext()}); codeOf(err) != errs.NotFound {
-		t.Errorf("the old workload reads the next customer's data: %v", err)
+	// The old one has the key that is bound now, and its certificate names the tenant before.
+	for id, cc := range map[string]*grpc.ClientConn{"identity/of-a-tenant-before": old, "identity/other-tenant": before} {
+		if _, err := kryptonv1.NewCryptoClient(cc).Decrypt(ctx, &kryptonv1.DecryptRequest{Service: svc, Ciphertext: second.GetCiphertext()}); codeOf(err) != errs.NotFound && codeOf(err) != errs.Unauthenticated {
+			t.Errorf("%s: the old workload reads the next customer's data: %v", id, err)
+		}
+		_, err = kryptonv1.NewTenantsClient(cc).GetTenant(ctx, &kryptonv1.GetTenantRequest{Name: "tenants/acme"})
+		situationtest.Error(t, id, wire.FromStatus(err))
 	}
-	_, err = kryptonv1.NewTenantsClient(old).GetTenant(ctx, &kryptonv1.GetTenantRequest{Name: "tenants/acme"})
-	situationtest.Error(t, "identity/other-tenant", wire.FromStatus(err))
 	if _, err := kryptonv1.NewCryptoClient(fresh).Decrypt(ctx, &kryptonv1.DecryptRequest{Service: svc, Ciphertext: first.GetCiphertext()}); codeOf(err) != errs.Integrity {
 		t.Errorf("the next workload opens the first customer's data: %v", err)
 	}

@@ -7,6 +7,8 @@ import (
 	"encoding/pem"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/auth/identity"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
@@ -35,12 +37,16 @@ func (s accessServer) RevokeCertificate(ctx context.Context, r *kryptonv1.Revoke
 		if err != nil {
 			return nil, err
 		}
-		v, err := s.certs.callers().Verify(leaf, leaf.NotBefore)
+		dir := s.dirs.of(s.machine.View())
+		v, err := dir.callers.Verify(leaf, leaf.NotBefore)
+		if i, ok := dir.IssuerByUID(v.Issuer[:]); err == nil && (!ok || !identity.IsBuiltin(i) || v.ID == (auth.ID{})) {
+			err = errs.New(errs.InvalidArgument, "its issuer is not the cluster's own CA, or it names no caller")
+		}
 		if err != nil {
 			return nil, errs.New(errs.InvalidArgument, "the certificate is not one that this cluster gave to a caller",
 				errs.Hint("give the certificate of a caller of this cluster; those of nodes end with the membership: krypton operator remove"), errs.Cause(err))
 		}
-		target.Serial, target.NotAfter, target.Name, target.Role = []byte(v.Serial), v.NotAfter, v.Name, v.Principal.Role
+		target.Serial, target.NotAfter, target.Name, target.Role = []byte(v.Serial), v.NotAfter, v.ID.String(), v.ID.Role
 	}
 	req, err := s.mutation(ctx, r)
 	if err != nil {

@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -98,6 +99,22 @@ func permissions(w *world) (order []string, table map[string]permission) {
 		"Seal.ReleaseHold": {"c", &kryptonv1.ReleaseHoldRequest{}, false},
 		"Seal.SealNode":    {"gco", &kryptonv1.SealNodeRequest{}, false},
 	}
+	ca := newAuthority(w.t, corpDomain)
+	issuer := ca.issuer(kryptonv1.Role_ROLE_WORKLOAD)
+	bound := &kryptonv1.RoleBinding{Role: kryptonv1.Role_ROLE_WORKLOAD, Member: "y", Keys: tlsKey(spki(w.t))}
+	maps.Copy(t, map[string]permission{
+		"Access.CreateIssuer":      {"g", &kryptonv1.CreateIssuerRequest{Parent: "tenants/acme", IssuerId: "own", Issuer: issuer, ValidateOnly: true}, true},
+		"Access.UpdateIssuer":      {"g", &kryptonv1.UpdateIssuerRequest{Name: "tenants/acme/issuers/none", Issuer: issuer, ValidateOnly: true}, true},
+		"Access.GetIssuer":         {"ga", &kryptonv1.GetIssuerRequest{Name: "tenants/acme/issuers/none"}, true},
+		"Access.ListIssuers":       {"ga", &kryptonv1.ListIssuersRequest{Parent: "tenants/acme"}, true},
+		"Access.DeleteIssuer":      {"g", &kryptonv1.DeleteIssuerRequest{Name: "tenants/acme/issuers/none", ValidateOnly: true}, true},
+		"Access.CreateRoleBinding": {"g", &kryptonv1.CreateRoleBindingRequest{Parent: "tenants/acme", RoleBindingId: "y", RoleBinding: bound, ValidateOnly: true}, true},
+		"Access.GetRoleBinding":    {"gcoa", &kryptonv1.GetRoleBindingRequest{Name: "tenants/acme/roleBindings/x"}, true},
+		"Access.ListRoleBindings":  {"gcoa", &kryptonv1.ListRoleBindingsRequest{Parent: "tenants/acme"}, true},
+		"Access.DeleteRoleBinding": {"g", &kryptonv1.DeleteRoleBindingRequest{Name: "tenants/acme/roleBindings/none", ValidateOnly: true}, true},
+		"Tenants.SetGovernors":     {"g", &kryptonv1.SetGovernorsRequest{Name: "tenants/acme", Governors: []string{"roleBindings/alice"}, ValidateOnly: true}, true},
+		"Access.RenewCertificate":  {"gcoaw", &kryptonv1.RenewCertificateRequest{}, false},
+	})
 	t["Access.RevokeCertificate"] = permission{"go", &kryptonv1.RevokeCertificateRequest{
 		Certificate: w.people["auditor"].Certificate[0], ValidateOnly: true,
 	}, false}

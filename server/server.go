@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +22,7 @@ import (
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/auth/identity"
 	"github.com/openkcm/krypton-cluster/cluster"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/gate"
@@ -133,14 +133,15 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 			return nil, err
 		}
 	}
-	certs, err := newCertificates(ctx, cfg.TLSDir, cfg.Cluster.Signer(), files, cfg.Clock, cfg.Logger)
+	dirs, err := newDirectories(ctx, cfg.TLSDir, cfg.Clock, cfg.Logger)
 	if err != nil {
 		return nil, err
 	}
+	certs := newCertificates(ctx, cfg.TLSDir, cfg.Cluster.Signer(), files, cfg.Clock, cfg.Logger)
 	m := newMetrics()
 	m.gauges(cfg.Node, cfg.Cluster, cfg.Gate)
 	return &Server{cfg: cfg, calls: &calls{
-		node: cfg.Node, machine: cfg.Machine, cluster: cfg.Cluster, gate: cfg.Gate, certs: certs, metrics: m,
+		node: cfg.Node, serving: cfg.Node.ServingErr, machine: cfg.Machine, cluster: cfg.Cluster, gate: cfg.Gate, certs: certs, dirs: dirs, metrics: m,
 		clock: cfg.Clock, rand: cfg.Rand, log: cfg.Logger, nodeID: string(cfg.Cluster.NodeID()), nodeName: cfg.NodeName,
 		dataDir: cfg.DataDir, version: cfg.Version, budget: cfg.Budget,
 	}}, nil
@@ -148,6 +149,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 
 // Run answers until ctx ends, then lets running calls finish for a few seconds.
 func (s *Server) Run(ctx context.Context) error {
+	defer s.calls.dirs.close()
 	rest, err := s.restHandler(ctx)
 	if err != nil {
 		return err
@@ -157,10 +159,12 @@ func (s *Server) Run(ctx context.Context) error {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.calls.certs.run(ctx, s.cfg.Cluster, s.cfg.Machine, s.calls.nodeID) })
+	g.Go(func() error {
+		return s.calls.certs.run(ctx, s.cfg.Cluster, s.cfg.Machine, s.calls.dirs, s.calls.nodeID)
+	})
 
 	creds := publicCreds{TransportCredentials: credentials.NewTLS(s.calls.certs.config("h2")), identify: s.calls.identify}
-	public := s.grpcServer(grpc.Creds(creds), grpc.UnaryInterceptor(s.calls.fromNetwork))
+	public := s.grpcServer(grpc.Creds(creds), grpc.UnaryInterceptor(s.calls.fromNetwork), s.calls.tapOption())
 	s.registerPublic(public)
 	s.serveGRPC(g, ctx, public, netutil.LimitListener(s.cfg.Listeners.GRPC, s.cfg.Connections))
 
@@ -186,7 +190,7 @@ func (s *Server) Join(ctx context.Context, token cluster.JoinToken) error {
 		return errs.New(errs.Internal, "no randomness for a correlation id", errs.Cause(err))
 	}
 	// Whoever writes the configuration is who may open the socket.
-	ctx = withIdentity(corr.With(ctx, id), identity{principal: auth.LocalOperator()})
+	ctx = withCaller(corr.With(ctx, id), caller{Identity: identity.Identity{Principal: auth.LocalOperator()}})
 	_, err = s.calls.join(ctx, token)
 	return err
 }
@@ -282,8 +286,8 @@ func (s *Server) serveHTTP(g *errgroup.Group, ctx context.Context, h http.Handle
 	})
 }
 
-// restHandler is the HTTP/JSON door: the caller is who the TLS connection's
-// certificate says, and the call goes through the same interceptor as over gRPC.
+// restHandler is the HTTP/JSON door: the caller is who the request's token or the TLS
+// connection's certificate says, and the call goes through the same interceptor as over gRPC.
 func (s *Server) restHandler(ctx context.Context) (http.Handler, error) {
 	conn := &inproc{intercept: s.calls.answer}
 	s.registerPublic(conn)
@@ -296,11 +300,7 @@ func (s *Server) restHandler(ctx context.Context) (http.Handler, error) {
 			gateway.RefuseGRPC(w)
 			return
 		}
-		var leaf *x509.Certificate
-		if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-			leaf = r.TLS.PeerCertificates[0]
-		}
-		who := s.calls.identify(leaf)
+		who := s.calls.identifyRequest(r)
 		if who.refused != nil {
 			// A stranger's request is known by its path, for the record; what it
 			// carries is not read, and the connection is of no further use.
@@ -326,7 +326,7 @@ func (s *Server) restHandler(ctx context.Context) (http.Handler, error) {
 			gateway.WriteDescription(w)
 			return
 		}
-		ctx := withIdentity(corr.With(r.Context(), id), who)
+		ctx := withCaller(corr.With(r.Context(), id), who)
 		callOf(ctx).async = gateway.RespondAsync(r.Header)
 		h.ServeHTTP(w, r.WithContext(ctx))
 	}), nil

@@ -86,7 +86,9 @@ func wrongCiphertexts(g *ground) []wrong {
 	dct, dwr = lost("tenants/doomed/services/pay")
 	add("ciphertext/tenant-destroy-scheduled", "workload/doomed", "tenants/doomed/services/pay", dct, dwr)
 	gct, gwr = lost("tenants/gone/services/pay")
-	add("ciphertext/tenant-destroyed", "workload/gone", "tenants/gone/services/pay", gct, gwr)
+	add("ciphertext/tenant-destroyed", "corp/gone", "tenants/gone/services/pay", gct, gwr)
+
+	add("identity/unbound", "workload/gone", "tenants/gone/services/pay", gct, gwr)
 
 	// What was bound to it has to be given again.
 	bound := func(resource string, ctx ...*kryptonv1.ContextPair) []wrong {

@@ -142,6 +142,9 @@ func newGround(t testing.TB) *ground {
 	w.hangUp()
 	w.issue("workload", "again", 0)
 	g.rollbackEnds()
+	// A bound workload ends with its tenant; one that needs no binding asks on.
+	corp := w.corp()
+	w.people["corp/gone"] = corp.leaf(nil, corp.uri("gone", "x"))
 
 	there := newWorld(t, 1)
 	there.init(kryptonv1.SealMode_SEAL_MODE_AUTO)
@@ -194,6 +197,14 @@ func registry(t testing.TB, v *fsm.View) []byte {
 	}
 	for _, m := range v.Members() {
 		add(m)
+	}
+	for _, i := range v.Issuers() {
+		add(i)
+	}
+	for _, owner := range []string{"", "acme", "other", "again"} {
+		for _, b := range v.Bindings(owner, "", 1000) {
+			add(b)
+		}
 	}
 	for _, k := range v.JoinTokens() {
 		add(k)

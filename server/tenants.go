@@ -1,11 +1,14 @@
 package server
 
 import (
+	"bytes"
 	"context"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
@@ -38,13 +41,17 @@ func (s tenantsServer) CreateTenant(ctx context.Context, r *kryptonv1.CreateTena
 		return nil, errs.New(errs.InvalidArgument, "the binding names a keystore or a key with too long a name",
 			errs.Hint("a keystore has at most %d bytes, a key %d", fsm.MaxKeystoreBytes, fsm.MaxKeyRefBytes))
 	}
+	governors, err := s.governors(r.GetGovernors())
+	if err != nil {
+		return nil, err
+	}
 	req, err := s.mutation(ctx, r)
 	if err != nil {
 		return nil, err
 	}
 	var t *fsmpb.Tenant
 	err = s.do(ctx, gate.CreateTenant, hierarchy.TenantPath(name).String(), func(tok gate.Token) (err error) {
-		if t, err = s.node.CreateTenant(ctx, tok, req, name, &fsmpb.Binding{Keystore: b.GetKeystore(), Key: b.GetKey()}); err != nil {
+		if t, err = s.node.CreateTenant(ctx, tok, req, name, &fsmpb.Binding{Keystore: b.GetKeystore(), Key: b.GetKey()}, governors); err != nil {
 			return err
 		}
 		return s.after(ctx, tok, req, t.GetModIndex())
@@ -52,7 +59,14 @@ func (s tenantsServer) CreateTenant(ctx context.Context, r *kryptonv1.CreateTena
 	if err != nil {
 		return nil, err
 	}
-	return tenantToAPI(t, s.window()), nil
+	return s.show(s.machine.View(), t), nil
+}
+
+// show is a tenant with the names of its governors in that view.
+func (s tenantsServer) show(v *fsm.View, t *fsmpb.Tenant) *kryptonv1.Tenant {
+	out := tenantToAPI(t, s.window())
+	out.Governors = governorNames(v, t.GetGovernors())
+	return out
 }
 
 // GetTenant implements kryptonv1.TenantsServer.
@@ -75,7 +89,7 @@ func (s tenantsServer) tenant(v *fsm.View, name hierarchy.Name) (*kryptonv1.Tena
 	if !ok {
 		return nil, gate.NoSuchObject()
 	}
-	return tenantToAPI(t, s.window()), nil
+	return s.show(v, t), nil
 }
 
 // ListTenants implements kryptonv1.TenantsServer.
@@ -91,7 +105,7 @@ func (s tenantsServer) ListTenants(ctx context.Context, r *kryptonv1.ListTenants
 			func(t *fsmpb.Tenant) (string, kryptonv1.ObjectState) {
 				return t.GetName(), kryptonv1.ObjectState(t.GetState())
 			},
-			func(t *fsmpb.Tenant) *kryptonv1.Tenant { return tenantToAPI(t, s.window()) })
+			func(t *fsmpb.Tenant) *kryptonv1.Tenant { return s.show(l.View, t) })
 		return s.shown(ctx, l, newest(out), nil)
 	})
 	if err != nil {
@@ -178,4 +192,44 @@ func wait(r interface{ GetNow() bool }) node.Wait {
 		return node.WithoutWait
 	}
 	return node.AfterWait
+}
+
+// SetGovernors implements kryptonv1.TenantsServer.
+func (s tenantsServer) SetGovernors(ctx context.Context, r *kryptonv1.SetGovernorsRequest) (*kryptonv1.Tenant, error) {
+	return s.change(ctx, gate.SetGovernors, r, func(tok gate.Token, req node.Request, o node.Object) error {
+		uids, err := s.governors(r.GetGovernors())
+		if err != nil {
+			return err
+		}
+		return s.node.SetGovernors(ctx, tok, req, o.Tenant, uids)
+	})
+}
+
+// governors returns the uids of role bindings of governors, in ascending order.
+func (s tenantsServer) governors(names []string) (uids [][]byte, err error) {
+	v := s.machine.View()
+	for _, name := range names {
+		p, err := path(name, "governors", hierarchy.KindRoleBinding)
+		if err != nil {
+			return nil, err
+		}
+		b, ok := v.Binding("", string(p.ID))
+		if !ok || b.GetRole() != auth.RoleGovernor.String() {
+			return nil, errs.New(errs.FailedState, "governors names a role binding that does not exist, or not that of a governor", errs.Hint("krypton role list shows those that do"))
+		}
+		uids = append(uids, b.GetUid())
+	}
+	slices.SortFunc(uids, bytes.Compare)
+	return slices.CompactFunc(uids, bytes.Equal), nil
+}
+
+// governorNames is the inverse of governors. Those whose binding is gone are left out.
+func governorNames(v *fsm.View, uids [][]byte) (names []string) {
+	for _, uid := range uids {
+		if b, ok := v.BindingByUID(uid); ok {
+			names = append(names, bindingName(b))
+		}
+	}
+	slices.Sort(names)
+	return names
 }

@@ -22,6 +22,7 @@ import (
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/audit/audittest"
 	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/auth/identity"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
@@ -340,7 +341,7 @@ func TestAPanicIsOneFailedCall(t *testing.T) {
 	c, sink, log := testCalls(t)
 	who := auth.Principal{Issuer: auth.Issuer{1}, Role: auth.RoleGovernor, Name: "alice"}
 	stream := &inprocStream{}
-	ctx := grpc.NewContextWithServerTransportStream(withIdentity(t.Context(), identity{principal: who}), stream)
+	ctx := grpc.NewContextWithServerTransportStream(withCaller(t.Context(), caller{Identity: identity.Identity{Principal: who}}), stream)
 	_, err := c.answer(ctx, &kryptonv1.WhoAmIRequest{}, &grpc.UnaryServerInfo{FullMethod: "/krypton.v1.Access/WhoAmI"},
 		func(ctx context.Context, _ any) (any, error) {
 			return nil, c.do(ctx, gate.WhoAmI, "cluster", func(gate.Token) error { panic("0xSECRET") })
@@ -381,8 +382,8 @@ func TestI3_AnErrorWithoutACodeKeepsItsTextInTheLog(t *testing.T) {
 // TestI2_AStrangerHearsNothingElse even from a handler that forgets the gate.
 func TestI2_AStrangerHearsNothingElse(t *testing.T) {
 	c, sink, _ := testCalls(t)
-	ctx := grpc.NewContextWithServerTransportStream(withIdentity(t.Context(), identity{refused: errors.New("no certificate")}), &inprocStream{})
 	for name, answer := range map[string]error{"an answer": nil, "an error of its own": errs.New(errs.NotFound, "no such tenant")} {
+		ctx := grpc.NewContextWithServerTransportStream(withCaller(t.Context(), caller{refused: errors.New("no certificate")}), &inprocStream{})
 		out, err := c.answer(ctx, &kryptonv1.WhoAmIRequest{}, &grpc.UnaryServerInfo{FullMethod: "x"}, func(context.Context, any) (any, error) {
 			return &kryptonv1.WhoAmIResponse{Name: "x"}, answer
 		})

@@ -139,9 +139,11 @@ type world struct {
 	ks      *local.Keystore
 	members []*member
 	ca      []byte
-	people  map[string]tls.Certificate // by role, or workload/<tenant>
-	conns   sync.Map                   // of grpc, by member and person
-	waits   bool                       // destroyed things stay for a while, and a rollback is possible for a second
+	people  map[string]tls.Certificate   // by role, or workload/<tenant>
+	keys    map[string]*ecdsa.PrivateKey // of people whom issue made, by the same name
+	conns   sync.Map                     // of grpc, by member and person
+	format  uint32                       // highest format version that nodes support which are started from now on
+	waits   bool                         // destroyed things stay for a while, and a rollback is possible for a second
 }
 
 // option changes a server's configuration before it starts.
@@ -150,12 +152,18 @@ type option func(*server.Config)
 // newWorld starts n nodes that belong to no cluster.
 func newWorld(t testing.TB, n int, opts ...option) *world {
 	t.Helper()
+	return newWorldOf(t, fsm.MaxFormatVersion, n, opts...)
+}
+
+// newWorldOf is newWorld with nodes of a release that knows formats up to that one.
+func newWorldOf(t testing.TB, format uint32, n int, opts ...option) *world {
+	t.Helper()
 	// Paths of sockets are short, names of tests are not.
 	dir, err := os.MkdirTemp("", "k") //nolint:usetesting // As said above.
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, dir: dir, people: map[string]tls.Certificate{}}
+	w := &world{t: t, dir: dir, format: format, people: map[string]tls.Certificate{}, keys: map[string]*ecdsa.PrivateKey{}}
 	t.Cleanup(func() {
 		w.hangUp()
 		for _, m := range w.members {
@@ -276,7 +284,7 @@ func (w *world) tryStart(name string, opts ...option) (m *member, err error) {
 	m.addrs = cluster.Addresses{GRPC: ports.GRPC.Addr().String(), REST: ports.REST.Addr().String(), Ops: ports.Ops.Addr().String()}
 	if m.c, err = cluster.Open(cluster.Config{
 		Dir: m.dir, Machine: machine, Hooks: hooks{m.node}, Listen: "127.0.0.1:0",
-		Self: cluster.Self{Name: name, Region: "eu", Version: "v0", MaxFormat: fsm.MaxFormatVersion, GRPCAddress: m.addrs.GRPC, RESTAddress: m.addrs.REST},
+		Self: cluster.Self{Name: name, Region: "eu", Version: "v0", MaxFormat: w.format, GRPCAddress: m.addrs.GRPC, RESTAddress: m.addrs.REST},
 		MAC:  m.node.MAC, Clock: clk, Rand: rand.Reader, Log: log,
 	}); err != nil {
 		return fail(err)
@@ -335,6 +343,16 @@ func newKey(t testing.TB) (*ecdsa.PrivateKey, []byte) {
 		t.Fatal(err)
 	}
 	return key, spki
+}
+
+// spkiOf returns the public half of a key, SubjectPublicKeyInfo.
+func spkiOf(t testing.TB, key *ecdsa.PrivateKey) []byte {
+	t.Helper()
+	spki, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spki
 }
 
 func certificate(t testing.TB, text []byte, key *ecdsa.PrivateKey) tls.Certificate {
@@ -444,19 +462,25 @@ func until(t testing.TB, what string, f func() error) {
 }
 
 // issue has the governor make a certificate and keeps it under the role, or
-// workload/<tenant>.
+// workload/<tenant>. The first binds the identity to a key, and later ones are for
+// that key.
 func (w *world) issue(role, tenant string, ttl time.Duration) tls.Certificate {
 	w.t.Helper()
 	r, err := auth.ParseRole(role)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	key, pub := newKey(w.t)
-	req := &kryptonv1.IssueCertificateRequest{Role: kryptonv1.Role(r), Name: "x", PublicKey: pub, TtlSeconds: uint32(ttl / time.Second)}
+	req := &kryptonv1.IssueCertificateRequest{Role: kryptonv1.Role(r), Name: "x", TtlSeconds: uint32(ttl / time.Second)}
 	who := role
 	if tenant != "" {
 		req.Tenant, who = "tenants/"+tenant, who+"/"+tenant
 	}
+	key, ok := w.keys[who]
+	if !ok {
+		key, _ = newKey(w.t)
+		w.keys[who] = key
+	}
+	req.PublicKey = spkiOf(w.t, key)
 	resp, err := kryptonv1.NewAccessClient(w.grpc(0, "governor")).IssueCertificate(limited(w.t), req)
 	if err != nil {
 		w.t.Fatalf("issue a certificate for %s: %v", who, err)

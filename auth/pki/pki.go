@@ -8,7 +8,7 @@
 //
 // # Invariants
 //
-//   - I1: Callers.Verify returns a principal only for a leaf that a registered CA signed, that is valid at the given time, and whose one URI name that CA may vouch for.
+//   - I1: Callers.Verify returns a proof only for a leaf that a registered CA signed, that is valid at the given time or marked as expired, and whose URI name, if it has one, is in the trust domain of that CA. It gives no role: see package auth/identity.
 //   - I2: identity is the issuing key and the name in the bytes of the certificate; nothing is decoded, lower-cased or taken from the subject.
 //   - I3: whoever asks for a certificate decides its key and nothing else: names in a request are ignored.
 //   - I4: keys are ECDSA P-256 or Ed25519, serial numbers 128 random bits.
@@ -21,8 +21,7 @@
 // # Failure
 //
 // A certificate that is not accepted is errs.Unauthenticated, with what is wrong
-// in the message. There is no revocation list: lifetimes are short, and a role
-// is taken away by policy. While a CA signs, crypto.Signer keeps its private key
+// in the message. Revocation is not asked for here, but in the registry. While a CA signs, crypto.Signer keeps its private key
 // on the Go heap; the standard library has no way around it. It is collected
 // when the call returns, and not wiped.
 //

@@ -16,6 +16,7 @@ import (
 	"math/big"
 	"net/netip"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -67,10 +68,10 @@ func callers(t *testing.T, is ...pki.CallerIssuer) *pki.Callers {
 }
 
 func everything(ca *pki.CA) pki.CallerIssuer {
-	return pki.CallerIssuer{CA: ca.Certificate(), TrustDomain: domain, Roles: auth.Roles(), Tenants: pki.AllTenants()}
+	return pki.CallerIssuer{UID: pki.IssuerOf(ca.Certificate()), Certificates: []*x509.Certificate{ca.Certificate()}, TrustDomain: domain}
 }
 
-func TestI1_CallersBecomeTheirPrincipal(t *testing.T) {
+func TestI1_CallersAreWhoTheirCertificateSays(t *testing.T) {
 	t.Parallel()
 	ca := newCA(t, pki.ForCallers)
 	c := callers(t, everything(ca))
@@ -89,16 +90,19 @@ func TestI1_CallersBecomeTheirPrincipal(t *testing.T) {
 			if err != nil {
 				t.Fatalf("verify %s: %v", id, err)
 			}
-			want, err := id.Principal(pki.IssuerOf(ca.Certificate()))
-			if err != nil {
-				t.Fatal(err)
+			if got.Issuer != pki.IssuerOf(ca.Certificate()) || got.ID != id || got.Subject != "uri:"+id.String() || got.Expired ||
+				!got.NotAfter.Equal(now.Add(pki.CallerLifetime)) || got.Serial != string(leaf.SerialNumber.Bytes()) || !leaf.PublicKey.(keyed).Equal(got.Key) {
+				t.Errorf("verified %+v, want %+v until %v", got, id, now.Add(pki.CallerLifetime))
 			}
-			if got.Principal != want || !got.NotAfter.Equal(now.Add(pki.CallerLifetime)) {
-				t.Errorf("verified %+v, want %+v until %v", got, want, now.Add(pki.CallerLifetime))
+			late, err := c.Verify(leaf, got.NotAfter.Add(time.Second))
+			if err != nil || !late.Expired || late.ID != id {
+				t.Errorf("after its end: %+v, %v", late, err)
 			}
 		}
 	}
 }
+
+type keyed interface{ Equal(crypto.PublicKey) bool }
 
 // raw signs a certificate with whatever is in tmpl, as a careless or hostile CA would.
 func raw(t *testing.T, ca *x509.Certificate, signer crypto.Signer, change func(*x509.Certificate)) *x509.Certificate {
@@ -148,12 +152,6 @@ func TestI1_RefusedCertificates(t *testing.T) {
 		t.Fatal(err)
 	}
 	full := everything(ca)
-	limited := full
-	limited.Roles = []auth.Role{auth.RoleWorkload, auth.RoleAuditor}
-	limited.Tenants = pki.OnlyTenants("acme")
-	noTenants := limited
-	noTenants.Tenants = pki.TenantScope{}
-
 	uri := func(s ...string) func(*x509.Certificate) {
 		return func(c *x509.Certificate) { c.ExtraExtensions = []pkix.Extension{san(t, s...)} }
 	}
@@ -165,10 +163,6 @@ func TestI1_RefusedCertificates(t *testing.T) {
 	if _, err := callers(t, full).Verify(control, now); err != nil {
 		t.Fatalf("the unchanged certificate is refused: %v", err)
 	}
-	if _, err := callers(t, limited).Verify(raw(t, ca.Certificate(), signer, uri(app)), now); err != nil {
-		t.Fatalf("a workload of an allowed tenant is refused: %v", err)
-	}
-
 	for name, tc := range map[string]struct {
 		issuer pki.CallerIssuer
 		leaf   *x509.Certificate
@@ -176,7 +170,6 @@ func TestI1_RefusedCertificates(t *testing.T) {
 		says   string
 	}{
 		"no certificate":      {full, nil, now, "no client certificate"},
-		"expired":             {full, control, now.Add(time.Hour + time.Second), "expired"},
 		"not yet valid":       {full, control, now.Add(-time.Hour - time.Second), "valid only from"},
 		"other CA, same name": {full, raw(t, other.Certificate(), otherSigner, keep), now, "not from a CA"},
 		"CA expired":          {full, raw(t, ca.Certificate(), signer, func(c *x509.Certificate) { c.NotAfter = now.Add(20 * pki.CALifetime) }), now.Add(2 * pki.CALifetime), "not valid"},
@@ -186,38 +179,29 @@ func TestI1_RefusedCertificates(t *testing.T) {
 		"unknown critical": {full, raw(t, ca.Certificate(), signer, func(c *x509.Certificate) {
 			c.ExtraExtensions = append(c.ExtraExtensions, pkix.Extension{Id: asn1.ObjectIdentifier{1, 2, 3}, Critical: true, Value: []byte{5, 0}})
 		}), now, "not valid"},
-		"no names":               {full, raw(t, ca.Certificate(), signer, func(c *x509.Certificate) { c.ExtraExtensions = nil }), now, "no role"},
-		"role only in the CN":    {full, raw(t, ca.Certificate(), signer, func(c *x509.Certificate) { c.ExtraExtensions = nil; c.DNSNames = []string{"governor.bank.example"} }), now, "no role"},
 		"two URI names":          {full, raw(t, ca.Certificate(), signer, uri(alice, app)), now, "more than one"},
 		"same URI name twice":    {full, raw(t, ca.Certificate(), signer, uri(alice, alice)), now, "more than one"},
 		"second URI is not ours": {full, raw(t, ca.Certificate(), signer, uri(alice, "https://example.com/")), now, "more than one"},
-		"escaped role":           {full, raw(t, ca.Certificate(), signer, uri("spiffe://"+domain+"/krypton/%67overnor/alice")), now, "no role"},
-		"upper-case scheme":      {full, raw(t, ca.Certificate(), signer, uri("SPIFFE://"+domain+"/krypton/governor/alice")), now, "no role"},
-		"empty fragment":         {full, raw(t, ca.Certificate(), signer, uri(alice+"#")), now, "no role"},
-		"empty query":            {full, raw(t, ca.Certificate(), signer, uri(alice+"?")), now, "no role"},
-		"node name":              {full, raw(t, ca.Certificate(), signer, uri("spiffe://"+domain+"/krypton/node/n1")), now, "no role"},
+		"node name":              {full, raw(t, ca.Certificate(), signer, uri("spiffe://"+domain+"/krypton/node/n1")), now, "that of a node"},
+		"upper-case scheme":      {full, raw(t, ca.Certificate(), signer, uri("SPIFFE://"+domain+"/krypton/governor/alice")), now, "trust domain"},
+		"another scheme":         {full, raw(t, ca.Certificate(), signer, uri("https://"+domain+"/krypton/governor/alice")), now, "trust domain"},
+		"no trust domain":        {pki.CallerIssuer{UID: full.UID, Certificates: full.Certificates}, control, now, "trust domain"},
 		"other trust domain":     {full, raw(t, ca.Certificate(), signer, uri("spiffe://evil.example/krypton/governor/alice")), now, "trust domain"},
-		"role beyond the issuer": {limited, control, now, "may not vouch for the role"},
-		"tenant beyond":          {limited, raw(t, ca.Certificate(), signer, uri("spiffe://"+domain+"/krypton/workload/other/app")), now, "workloads of this tenant"},
-		"zero tenant scope":      {noTenants, raw(t, ca.Certificate(), signer, uri(app)), now, "workloads of this tenant"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			v, err := callers(t, tc.issuer).Verify(tc.leaf, tc.at)
 			if err == nil {
-				t.Fatalf("accepted as %v", v.Principal)
+				t.Fatalf("accepted as %+v", v)
 			}
 			// A node whose clock is wrong says what it takes the time for.
-			switch name {
-			case "expired":
-				situationtest.Error(t, "identity/expired", err)
-			case "not yet valid":
+			if name == "not yet valid" {
 				situationtest.Error(t, "identity/not-yet-valid", err)
 			}
 			if !errs.Is(err, errs.Unauthenticated) || !strings.Contains(err.Error(), tc.says) {
 				t.Errorf("error is %v (%v), want UNAUTHENTICATED with %q", err, errs.Of(err), tc.says)
 			}
-			if v != (pki.Verified{}) {
+			if !reflect.DeepEqual(v, pki.Proof{}) {
 				t.Errorf("refused, and returned %+v", v)
 			}
 		})
@@ -489,20 +473,95 @@ func TestCertificateFiles(t *testing.T) {
 	}
 }
 
-func TestIssuersMustSayWhatTheyMay(t *testing.T) {
+// TestNamesThatARoleBindingCanKnow: a certificate has one, and none that its holder
+// might have chosen beside it.
+func TestNamesThatARoleBindingCanKnow(t *testing.T) {
 	t.Parallel()
 	ca := newCA(t, pki.ForCallers)
+	signer, err := pki.Signer(ca.Key())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cn := func(names ...string) func(*x509.Certificate) {
+		return func(c *x509.Certificate) {
+			c.ExtraExtensions = nil
+			c.Subject = pkix.Name{Organization: []string{"bank"}}
+			for _, n := range names {
+				c.Subject.ExtraNames = append(c.Subject.ExtraNames, pkix.AttributeTypeAndValue{Type: asn1.ObjectIdentifier{2, 5, 4, 3}, Value: n})
+			}
+		}
+	}
+	uri := func(s string) func(*x509.Certificate) {
+		return func(c *x509.Certificate) { c.ExtraExtensions = []pkix.Extension{san(t, s)} }
+	}
+	for name, tc := range map[string]struct {
+		change func(*x509.Certificate)
+		want   string
+		own    bool
+	}{
+		"our form":             {func(*x509.Certificate) {}, "uri:spiffe://" + domain + "/krypton/governor/alice", true},
+		"another form":         {uri("spiffe://" + domain + "/ns/pay/sa/app"), "uri:spiffe://" + domain + "/ns/pay/sa/app", false},
+		"escaped role":         {uri("spiffe://" + domain + "/krypton/%67overnor/alice"), "uri:spiffe://" + domain + "/krypton/%67overnor/alice", false},
+		"empty fragment":       {uri("spiffe://" + domain + "/krypton/governor/alice#"), "uri:spiffe://" + domain + "/krypton/governor/alice#", false},
+		"empty query":          {uri("spiffe://" + domain + "/krypton/governor/alice?"), "uri:spiffe://" + domain + "/krypton/governor/alice?", false},
+		"common name":          {cn("app1.bank.example"), "cn:app1.bank.example", false},
+		"two common names":     {cn("app1", "app2"), "", false},
+		"no name":              {cn(), "", false},
+		"control characters":   {cn("app1\x1b[2J"), "", false},
+		"longest":              {cn(strings.Repeat("a", pki.MaxSubject-3)), "cn:" + strings.Repeat("a", pki.MaxSubject-3), false},
+		"too long":             {cn(strings.Repeat("a", pki.MaxSubject-2)), "", false},
+		"a role as name":       {cn("governor"), "cn:governor", false},
+		"a DNS name is none":   {func(c *x509.Certificate) { cn()(c); c.DNSNames = []string{"governor.bank.example"} }, "", false},
+		"URI beats the common": {func(c *x509.Certificate) { c.Subject = pkix.Name{CommonName: "app1"} }, "uri:spiffe://" + domain + "/krypton/governor/alice", true},
+	} {
+		p, err := callers(t, everything(ca)).Verify(raw(t, ca.Certificate(), signer, tc.change), now)
+		if err != nil || p.Subject != tc.want || (p.ID != auth.ID{}) != tc.own {
+			t.Errorf("%s: %q, own form %v, %v; want %q", name, p.Subject, p.ID, err, tc.want)
+		}
+	}
+}
+
+func TestIssuersMustBeCAsOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	ca, second := newCA(t, pki.ForCallers), newCA(t, pki.ForCallers)
+	small, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, change := range map[string]func(*pki.CallerIssuer){
-		"no CA":         func(i *pki.CallerIssuer) { i.CA = nil },
-		"no domain":     func(i *pki.CallerIssuer) { i.TrustDomain = "" },
-		"no roles":      func(i *pki.CallerIssuer) { i.Roles = nil },
-		"the zero role": func(i *pki.CallerIssuer) { i.Roles = []auth.Role{0} },
-		"not a CA":      func(i *pki.CallerIssuer) { i.CA = &x509.Certificate{} },
+		"no uid":     func(i *pki.CallerIssuer) { i.UID = auth.Issuer{} },
+		"no CA":      func(i *pki.CallerIssuer) { i.Certificates = nil },
+		"a nil CA":   func(i *pki.CallerIssuer) { i.Certificates = []*x509.Certificate{nil} },
+		"bad domain": func(i *pki.CallerIssuer) { i.TrustDomain = "Bank" },
+		"not a CA":   func(i *pki.CallerIssuer) { i.Certificates = []*x509.Certificate{{}} },
+		"a weak key": func(i *pki.CallerIssuer) {
+			i.Certificates = []*x509.Certificate{{IsCA: true, BasicConstraintsValid: true, PublicKey: &small.PublicKey, PublicKeyAlgorithm: x509.RSA}}
+		},
+		"an old format": func(i *pki.CallerIssuer) {
+			i.Certificates = []*x509.Certificate{{IsCA: true, PublicKey: ca.Certificate().PublicKey}}
+		},
 	} {
 		i := everything(ca)
 		change(&i)
 		if _, err := pki.NewCallers([]pki.CallerIssuer{i}); !errs.Is(err, errs.InvalidConfig) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+	thief := everything(ca)
+	thief.UID = auth.Issuer{1}
+	if _, err := pki.NewCallers([]pki.CallerIssuer{everything(ca), thief}); !errs.Is(err, errs.InvalidConfig) {
+		t.Errorf("one CA key for two issuers: %v", err)
+	}
+	both := everything(ca)
+	both.Certificates = append(both.Certificates, second.Certificate())
+	for _, one := range []*pki.CA{ca, second} { // while a CA is replaced
+		_, pub := newKey(t, pki.Ed25519)
+		leaf, err := one.IssueCaller(rand.Reader, now, pki.CallerRequest{ID: auth.ID{TrustDomain: domain, Role: auth.RoleAuditor, Name: "ada"}, PublicKey: pub})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p, err := callers(t, both).Verify(leaf, now); err != nil || p.Issuer != both.UID {
+			t.Errorf("of one of two CAs: %+v, %v", p, err)
 		}
 	}
 	if _, err := callers(t).Verify(ca.Certificate(), now); !errors.Is(err, errs.New(errs.Unauthenticated, "")) {

@@ -1,137 +1,221 @@
 package pki
 
 import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/asn1"
 	"errors"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/openkcm/krypton-cluster/auth"
-	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
-// TenantScope says for which tenants' workloads an issuer may vouch. The zero
-// value is none.
-type TenantScope struct {
-	all   bool
-	names []hierarchy.Name
-}
-
-// AllTenants is the scope of the cluster's own CA.
-func AllTenants() TenantScope { return TenantScope{all: true} }
-
-// OnlyTenants is the scope of a tenant's CA.
-func OnlyTenants(names ...hierarchy.Name) TenantScope {
-	return TenantScope{names: slices.Clone(names)}
-}
-
-func (s TenantScope) has(t hierarchy.Name) bool { return s.all || slices.Contains(s.names, t) }
-
-// CallerIssuer is a CA whose callers are accepted, and what it may vouch for. A
-// CA of a tenant must not be able to make a governor.
+// CallerIssuer is a registered authority whose certificates are looked at. What
+// it may vouch for, and what its callers may do, is for package auth/identity.
 type CallerIssuer struct {
-	CA          *x509.Certificate // the key that signs leaves itself; intermediates are not followed
-	TrustDomain string            // in the identities it issues
-	Roles       []auth.Role       // at least one
-	Tenants     TenantScope       // of its workloads
+	UID auth.Issuer // of the registered issuer
+	// Certificates of the keys that sign leaves themselves; intermediates are not
+	// followed. More than one while a CA is replaced.
+	Certificates []*x509.Certificate
+	// TrustDomain of the URI names that it may issue; empty: URI names prove nothing.
+	TrustDomain string
 }
 
 // Callers verifies callers' certificates. Make one with [NewCallers].
 type Callers struct {
 	issuers []CallerIssuer
-	pool    *x509.CertPool
 }
 
 // NewCallers checks and copies the registered issuers.
 func NewCallers(issuers []CallerIssuer) (*Callers, error) {
-	c := &Callers{pool: x509.NewCertPool()}
+	c := &Callers{}
+	keys := map[auth.Issuer]auth.Issuer{}
 	for _, i := range issuers {
-		switch {
-		case i.CA == nil || !i.CA.IsCA:
-			return nil, errs.New(errs.InvalidConfig, "a caller issuer has no CA certificate")
-		case checkKey(i.CA.PublicKey) != nil && i.CA.PublicKeyAlgorithm != x509.RSA:
-			return nil, errs.New(errs.InvalidConfig, "the key of a caller issuer is not ECDSA P-256, Ed25519 or RSA")
-		case !auth.ValidTrustDomain(i.TrustDomain):
-			return nil, errs.New(errs.InvalidConfig, "a caller issuer has no trust domain")
-		case len(i.Roles) == 0 || slices.ContainsFunc(i.Roles, func(r auth.Role) bool { return !r.Valid() }):
-			return nil, errs.New(errs.InvalidConfig, "a caller issuer may vouch for no role, or for an unknown one")
+		if err := i.check(); err != nil {
+			return nil, err
 		}
-		i.Roles = slices.Clone(i.Roles)
+		for _, ca := range i.Certificates {
+			key := IssuerOf(ca)
+			if other, twice := keys[key]; twice && other != i.UID {
+				return nil, errs.New(errs.InvalidConfig, "two issuers have one CA key, so nobody could tell whose callers are whose")
+			}
+			keys[key] = i.UID
+		}
+		i.Certificates = slices.Clone(i.Certificates)
 		c.issuers = append(c.issuers, i)
-		c.pool.AddCert(i.CA)
 	}
 	return c, nil
 }
 
-// Pool returns the CAs for tls.Config.ClientCAs.
-func (c *Callers) Pool() *x509.CertPool { return c.pool }
+func (i CallerIssuer) check() error {
+	switch {
+	case i.UID.IsZero():
+		return errs.New(errs.InvalidConfig, "a caller issuer has no uid")
+	case len(i.Certificates) == 0:
+		return errs.New(errs.InvalidConfig, "a caller issuer has no CA certificate")
+	case i.TrustDomain != "" && !auth.ValidTrustDomain(i.TrustDomain):
+		return errs.New(errs.InvalidConfig, "the trust domain of a caller issuer is not one")
+	}
+	for _, ca := range i.Certificates {
+		if err := CheckCA(ca); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
-// Verified is a caller who is who they say until NotAfter. A connection may live
-// longer than its certificate: compare NotAfter with the time of each call.
-type Verified struct {
-	Principal auth.Principal
-	NotAfter  time.Time
+// CheckCA refuses a certificate that cannot be that of a caller issuer.
+func CheckCA(ca *x509.Certificate) error {
+	switch {
+	case ca == nil || !ca.IsCA || !ca.BasicConstraintsValid:
+		return errs.New(errs.InvalidConfig, "the certificate of a caller issuer is not that of a CA", errs.Hint("give the certificate of the CA that signs the callers' certificates"))
+	case checkKey(ca.PublicKey) != nil && !strongRSA(ca.PublicKey) && !strongEC(ca.PublicKey):
+		return errs.New(errs.InvalidConfig, "the key of a caller issuer is not ECDSA P-256 or P-384, Ed25519, or RSA of at least 2048 bits", errs.Hint("have a CA with such a key sign the callers' certificates"))
+	}
+	return nil
+}
+
+func strongRSA(pub crypto.PublicKey) bool {
+	k, ok := pub.(*rsa.PublicKey)
+	return ok && k.N.BitLen() >= 2048
+}
+
+func strongEC(pub crypto.PublicKey) bool {
+	k, ok := pub.(*ecdsa.PublicKey)
+	return ok && k.Curve == elliptic.P384()
+}
+
+// Proof is what a certificate proves about its holder. It gives no role: see
+// package auth/identity.
+type Proof struct {
+	Issuer auth.Issuer // uid of the issuer
+	// ID is what the certificate says in Krypton's own form; the zero ID: nothing, or
+	// in another trust domain than the issuer's.
+	ID auth.ID
+	// Subject is the name by which a role binding can know the holder: "uri:" with the
+	// one URI name, or, in a certificate without one, "cn:" with the one common name:
+	// whoever may choose the one must not be able to pass for somebody by the other.
+	// Empty: there is neither.
+	Subject  string
+	Key      crypto.PublicKey
+	NotAfter time.Time
+	// Expired: all is well but that NotAfter has passed.
+	Expired bool
 	// Serial is the serial number under the issuer: the bytes of the number, big
 	// endian without leading zeros.
 	Serial string
-	// Name is the URI name in the certificate.
-	Name string
 }
 
-// Verify returns whose certificate leaf is (I1). It does not rely on what TLS
-// verified before: TLS knows no roles, and one wrong option there must not
-// become a governor here.
-func (c *Callers) Verify(leaf *x509.Certificate, now time.Time) (Verified, error) {
+// MaxSubject bounds [Proof.Subject] in bytes; a longer name counts as none.
+const MaxSubject = 512
+
+// Verify returns what leaf proves (I1). It does not rely on what TLS verified
+// before: TLS knows no issuers, and one wrong option there must not become a
+// governor here.
+func (c *Callers) Verify(leaf *x509.Certificate, now time.Time) (Proof, error) {
 	if leaf == nil {
-		return Verified{}, refuse("no client certificate was presented", "give --cert-file and --key-file, or set KRYPTON_CERT_FILE and KRYPTON_KEY_FILE", nil)
+		return Proof{}, refuse("no client certificate was presented", "give --cert-file and --key-file, or set KRYPTON_CERT_FILE and KRYPTON_KEY_FILE", nil)
 	}
-	issuer, ok := c.issuerOf(leaf)
+	issuer, ca, ok := c.issuerOf(leaf)
 	_, _, notNode := NodeOf(leaf)
 	switch {
-	case !ok && notNode == nil: // what it says of itself, which only makes the refusal clearer
-		return Verified{}, refuse("the client certificate is that of a node", "use a certificate of your own; nodes do not call", nil)
+	case notNode == nil: // whoever issued it: a node is nobody's caller
+		return Proof{}, refuse("the client certificate is that of a node", "use a certificate of your own; nodes do not call", nil)
 	case !ok:
-		return Verified{}, refuse("the client certificate is not from a CA that this cluster accepts", "use a certificate that this cluster issued", nil)
-	case now.After(leaf.NotAfter):
-		return Verified{}, refuse("the client certificate expired at "+clockText(leaf.NotAfter)+", and the node's clock says "+clockText(now),
-			"have a governor issue a new one; if the node's clock is wrong (compare date -u), set it right", nil)
+		return Proof{}, refuse("the client certificate is not from a CA that this cluster accepts", "use a certificate that this cluster issued, or have the CA registered: krypton issuer create", errUnknownCA)
 	case now.Before(leaf.NotBefore):
-		return Verified{}, refuse("the client certificate is valid only from "+clockText(leaf.NotBefore)+", and the node's clock says "+clockText(now),
+		return Proof{}, refuse("the client certificate is valid only from "+clockText(leaf.NotBefore)+", and the node's clock says "+clockText(now),
 			"compare the node's clock with that of who issued the certificate (date -u), and set right the one that is wrong", nil)
 	case leaf.SerialNumber.Sign() <= 0:
-		return Verified{}, refuse("the client certificate has no serial number", "use a certificate that this cluster issued", nil)
+		return Proof{}, refuse("the client certificate has no serial number", "use a certificate that this cluster issued", nil)
 	case leaf.IsCA:
-		return Verified{}, refuse("the client certificate is that of a CA", "use a certificate of your own", nil)
+		return Proof{}, refuse("the client certificate is that of a CA", "use a certificate of your own", nil)
+	}
+	p := Proof{
+		Issuer: issuer.UID, Key: leaf.PublicKey, NotAfter: leaf.NotAfter, Expired: now.After(leaf.NotAfter),
+		Serial: string(leaf.SerialNumber.Bytes()),
+	}
+	at := now
+	if p.Expired {
+		at = leaf.NotAfter
 	}
 	roots := x509.NewCertPool()
-	roots.AddCert(issuer.CA)
+	roots.AddCert(ca)
 	// The rest of RFC 5280: usages of both certificates, constraints of the CA,
 	// its own validity, critical extensions that nobody knows.
 	if _, err := leaf.Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: x509.NewCertPool(), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		Roots: roots, Intermediates: x509.NewCertPool(), CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}); err != nil {
-		return Verified{}, refuse("the client certificate is not valid for a caller", "check its usages and its CA", err)
+		return Proof{}, refuse("the client certificate is not valid for a caller", "check its usages and its CA", err)
 	}
-	id, err := callerID(leaf)
+	if err := p.name(leaf, issuer); err != nil {
+		return Proof{}, err
+	}
+	return p, nil
+}
+
+var errUnknownCA = errors.New("no registered issuer signed the certificate")
+
+// IsUnknownCA reports whether an error of [Callers.Verify] says that no registered
+// issuer signed the certificate, which another registration might change.
+func IsUnknownCA(err error) bool { return errors.Is(err, errUnknownCA) }
+
+// ErrExpired is the answer to the holder of a certificate that has expired.
+func ErrExpired(notAfter, now time.Time) error {
+	return refuse("the client certificate expired at "+clockText(notAfter)+", and the node's clock says "+clockText(now),
+		"renew it: krypton operator cert renew; if the node's clock is wrong (compare date -u), set it right", nil)
+}
+
+// name reads the names in leaf that issuer may give.
+func (p *Proof) name(leaf *x509.Certificate, issuer CallerIssuer) error {
+	uris, err := uriNames(leaf)
 	if err != nil {
-		return Verified{}, err
+		return refuse("names of the client certificate cannot be read", "have another one issued", err)
 	}
-	switch {
-	case id.TrustDomain != issuer.TrustDomain:
-		return Verified{}, refuse("the client certificate names a trust domain that its CA does not have", "use a certificate of this cluster", nil)
-	case !slices.Contains(issuer.Roles, id.Role):
-		return Verified{}, refuse("the CA of the client certificate may not vouch for the role "+id.Role.String(), "have it issued by the cluster's own CA", nil)
-	case id.Role == auth.RoleWorkload && !issuer.Tenants.has(id.Tenant):
-		return Verified{}, refuse("the CA of the client certificate may not vouch for workloads of this tenant", "have it issued by the cluster's own CA", nil)
+	if len(uris) > 1 {
+		return refuse("the client certificate has more than one URI name", "a caller's certificate has one URI name (SPIFFE X.509-SVID), or none", nil)
 	}
-	p, err := id.Principal(IssuerOf(issuer.CA))
-	if err != nil {
-		return Verified{}, refuse("the client certificate names no caller", "use a certificate of your own", err)
+	if len(uris) == 1 {
+		domain, isSPIFFE := strings.CutPrefix(uris[0], "spiffe://")
+		domain, _, _ = strings.Cut(domain, "/")
+		if !isSPIFFE || issuer.TrustDomain == "" || domain != issuer.TrustDomain {
+			return refuse("the client certificate names a trust domain that its CA does not have", "use a certificate of this cluster", nil)
+		}
+		if id, err := auth.ParseID(uris[0]); err == nil {
+			p.ID = id
+		}
+		p.Subject = subject("uri:", uris[0])
+		return nil
 	}
-	return Verified{Principal: p, NotAfter: leaf.NotAfter, Serial: string(leaf.SerialNumber.Bytes()), Name: id.String()}, nil
+	if commonNames(leaf) == 1 {
+		p.Subject = subject("cn:", leaf.Subject.CommonName)
+	}
+	return nil
+}
+
+func subject(kind, name string) string {
+	if name == "" || len(kind)+len(name) > MaxSubject || strings.ContainsFunc(name, func(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }) {
+		return ""
+	}
+	return kind + name
+}
+
+// commonNames counts them: a subject can have several, of which crypto/x509 shows one.
+func commonNames(leaf *x509.Certificate) (n int) {
+	for _, a := range leaf.Subject.Names {
+		if a.Type.Equal(asn1.ObjectIdentifier{2, 5, 4, 3}) {
+			n++
+		}
+	}
+	return n
 }
 
 // clockText writes a time as people compare it with date -u.
@@ -139,32 +223,15 @@ func clockText(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // issuerOf finds the CA whose key signed leaf. Names are compared only to save
 // signature checks: two CAs may have one name.
-func (c *Callers) issuerOf(leaf *x509.Certificate) (CallerIssuer, bool) {
+func (c *Callers) issuerOf(leaf *x509.Certificate) (CallerIssuer, *x509.Certificate, bool) {
 	for _, i := range c.issuers {
-		if string(i.CA.RawSubject) == string(leaf.RawIssuer) && leaf.CheckSignatureFrom(i.CA) == nil {
-			return i, true
+		for _, ca := range i.Certificates {
+			if string(ca.RawSubject) == string(leaf.RawIssuer) && leaf.CheckSignatureFrom(ca) == nil {
+				return i, ca, true
+			}
 		}
 	}
-	return CallerIssuer{}, false
-}
-
-// callerID reads the identity from the one URI name of leaf.
-func callerID(leaf *x509.Certificate) (auth.ID, error) {
-	uris, err := uriNames(leaf)
-	const hint = "a caller's certificate has one URI name spiffe://<trust-domain>/krypton/<role>/<name>"
-	switch {
-	case err != nil:
-		return auth.ID{}, refuse("names of the client certificate cannot be read", hint, err)
-	case len(uris) == 0:
-		return auth.ID{}, refuse("the client certificate names no role", hint, nil)
-	case len(uris) > 1:
-		return auth.ID{}, refuse("the client certificate has more than one URI name", hint, nil)
-	}
-	id, err := auth.ParseID(uris[0])
-	if err != nil {
-		return auth.ID{}, refuse("the client certificate names no role: "+err.Error(), hint, err)
-	}
-	return id, nil
+	return CallerIssuer{}, nil, false
 }
 
 // NodeOf returns trust domain and node id of a node's certificate. It verifies

@@ -24,7 +24,7 @@ func (c *Cluster) health(n *node) *kryptonv1.NodeHealth {
 		MemoryTier: "secretmem", ContactAge: durationpb.New(100 * time.Millisecond),
 		DiskFreeBytes: 60 << 30, DiskTotalBytes: 100 << 30, AuditFreeBytes: 60 << 30,
 		WallTime: timestamppb.Now(), ClockOffset: durationpb.New(0),
-		MemoryUsedBytes: 1 << 20, MemoryLimitBytes: 8 << 20, Hardened: true, MaxFormat: 3,
+		MemoryUsedBytes: 1 << 20, MemoryLimitBytes: 8 << 20, Hardened: true, MaxFormat: 4,
 		LeaseRemaining: durationpb.New(2800 * time.Millisecond), LeaseHolding: &kryptonv1.LeaseHolding{Held: durationpb.New(3 * time.Second)},
 	}
 	if n.i == 0 {

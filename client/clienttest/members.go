@@ -47,7 +47,7 @@ func (s clusterServer) GetCluster(ctx context.Context, _ *kryptonv1.GetClusterRe
 func (s clusterServer) info() *kryptonv1.ClusterInfo {
 	return &kryptonv1.ClusterInfo{
 		Name: "test", KeyspaceId: KeyspaceID, ClusterId: ClusterID, Fingerprint: Fingerprint,
-		Leader: "nodes/n1", Term: 2, AppliedIndex: s.n.c.reg.index, FormatVersion: 3, LeaseDuration: durationpb.New(3 * time.Second), VotersWanted: 3, InternalKeyVersion: 1,
+		Leader: "nodes/n1", Term: 2, AppliedIndex: s.n.c.reg.index, FormatVersion: 4, LeaseDuration: durationpb.New(3 * time.Second), VotersWanted: 3, InternalKeyVersion: 1,
 		RollbackWindow: durationpb.New(24 * time.Hour), DestroyWait: durationpb.New(week),
 	}
 }

@@ -4,14 +4,53 @@ package rest
 
 // table is how every method of the API stands in HTTP.
 var table = map[string][]rule{
+	"/krypton.v1.Access/CreateIssuer": {
+		{verb: "POST", prefix: "/v1/issuers", field: "", pattern: "", suffix: ""},
+		{verb: "POST", prefix: "/v1/", field: "parent", pattern: "tenants/*", suffix: "/issuers"},
+	},
+	"/krypton.v1.Access/CreateRoleBinding": {
+		{verb: "POST", prefix: "/v1/roleBindings", field: "", pattern: "", suffix: ""},
+		{verb: "POST", prefix: "/v1/", field: "parent", pattern: "tenants/*", suffix: "/roleBindings"},
+	},
+	"/krypton.v1.Access/DeleteIssuer": {
+		{verb: "DELETE", prefix: "/v1/", field: "name", pattern: "issuers/*", suffix: ""},
+		{verb: "DELETE", prefix: "/v1/", field: "name", pattern: "tenants/*/issuers/*", suffix: ""},
+	},
+	"/krypton.v1.Access/DeleteRoleBinding": {
+		{verb: "DELETE", prefix: "/v1/", field: "name", pattern: "roleBindings/*", suffix: ""},
+		{verb: "DELETE", prefix: "/v1/", field: "name", pattern: "tenants/*/roleBindings/*", suffix: ""},
+	},
+	"/krypton.v1.Access/GetIssuer": {
+		{verb: "GET", prefix: "/v1/", field: "name", pattern: "issuers/*", suffix: ""},
+		{verb: "GET", prefix: "/v1/", field: "name", pattern: "tenants/*/issuers/*", suffix: ""},
+	},
+	"/krypton.v1.Access/GetRoleBinding": {
+		{verb: "GET", prefix: "/v1/", field: "name", pattern: "roleBindings/*", suffix: ""},
+		{verb: "GET", prefix: "/v1/", field: "name", pattern: "tenants/*/roleBindings/*", suffix: ""},
+	},
 	"/krypton.v1.Access/IssueCertificate": {
 		{verb: "POST", prefix: "/v1/access:issueCertificate", field: "", pattern: "", suffix: ""},
+	},
+	"/krypton.v1.Access/ListIssuers": {
+		{verb: "GET", prefix: "/v1/issuers", field: "", pattern: "", suffix: ""},
+		{verb: "GET", prefix: "/v1/", field: "parent", pattern: "tenants/*", suffix: "/issuers"},
 	},
 	"/krypton.v1.Access/ListRevocations": {
 		{verb: "GET", prefix: "/v1/access:revocations", field: "", pattern: "", suffix: ""},
 	},
+	"/krypton.v1.Access/ListRoleBindings": {
+		{verb: "GET", prefix: "/v1/roleBindings", field: "", pattern: "", suffix: ""},
+		{verb: "GET", prefix: "/v1/", field: "parent", pattern: "tenants/*", suffix: "/roleBindings"},
+	},
+	"/krypton.v1.Access/RenewCertificate": {
+		{verb: "POST", prefix: "/v1/access:renewCertificate", field: "", pattern: "", suffix: ""},
+	},
 	"/krypton.v1.Access/RevokeCertificate": {
 		{verb: "POST", prefix: "/v1/access:revokeCertificate", field: "", pattern: "", suffix: ""},
+	},
+	"/krypton.v1.Access/UpdateIssuer": {
+		{verb: "POST", prefix: "/v1/", field: "name", pattern: "issuers/*", suffix: ":update"},
+		{verb: "POST", prefix: "/v1/", field: "name", pattern: "tenants/*/issuers/*", suffix: ":update"},
 	},
 	"/krypton.v1.Access/WhoAmI": {
 		{verb: "GET", prefix: "/v1/access:whoAmI", field: "", pattern: "", suffix: ""},
@@ -163,6 +202,9 @@ var table = map[string][]rule{
 	},
 	"/krypton.v1.Tenants/RotateTenant": {
 		{verb: "POST", prefix: "/v1/", field: "name", pattern: "tenants/*", suffix: ":rotate"},
+	},
+	"/krypton.v1.Tenants/SetGovernors": {
+		{verb: "POST", prefix: "/v1/", field: "name", pattern: "tenants/*", suffix: ":setGovernors"},
 	},
 	"/krypton.v1.Tenants/SuspendTenant": {
 		{verb: "POST", prefix: "/v1/", field: "name", pattern: "tenants/*", suffix: ":suspend"},

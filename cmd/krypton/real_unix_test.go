@@ -51,6 +51,8 @@ func (w *realWorld) person(role string) (cert, key string, err error) {
 //
 //	config NAME DIR     write NAME.yaml, of a node of that name with its data in DIR and a keystore beside it
 //	address VAR DIR     set VAR to the gRPC address of the node with its data in DIR
+//	authority FILE      make a CA that is not the cluster's: FILE.pem, FILE.key
+//	certificate CA FILE SUBJECT  make a certificate of it for cn:NAME or uri:URI: FILE.pem, FILE.key
 //	until N CMD...      run a command until it ends with status N, for 20 s at most
 //
 // RUN is a directory whose path is short enough for sockets, KEYSTORE the directory of the keystore of the nodes, ADDR1 to ADDR3 are
@@ -89,9 +91,11 @@ func TestRealScript(t *testing.T) {
 				ts.Setenv("KRYPTON_CERT_FILE", cert)
 				ts.Setenv("KRYPTON_KEY_FILE", key)
 			},
-			"config":  w.config,
-			"address": address,
-			"until":   until,
+			"config":      w.config,
+			"address":     address,
+			"authority":   authority,
+			"certificate": certificate,
+			"until":       until,
 		}),
 	})
 }

@@ -3927,6 +3927,7 @@ type JWTIssuer struct {
 	Keys          []byte                 `protobuf:"bytes,4,opt,name=keys,proto3" json:"keys,omitempty"`                                     // a JSON Web Key Set that is used instead of a fetch; empty: fetched
 	SkewMs        uint32                 `protobuf:"varint,5,opt,name=skew_ms,json=skewMs,proto3" json:"skew_ms,omitempty"`                  // by how much the clocks may differ, at most 300,000
 	SubjectClaim  string                 `protobuf:"bytes,6,opt,name=subject_claim,json=subjectClaim,proto3" json:"subject_claim,omitempty"` // the claim that is the subject; empty: sub
+	MaxLifeS      uint32                 `protobuf:"varint,7,opt,name=max_life_s,json=maxLifeS,proto3" json:"max_life_s,omitempty"`          // longest life of a token, in seconds; 0: a day
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4003,6 +4004,13 @@ func (x *JWTIssuer) GetSubjectClaim() string {
 	return ""
 }
 
+func (x *JWTIssuer) GetMaxLifeS() uint32 {
+	if x != nil {
+		return x.MaxLifeS
+	}
+	return 0
+}
+
 // Issuer is an authority outside the registry that vouches for who a caller is,
 // never for what the caller may do: that is what role bindings say.
 type Issuer struct {
@@ -4031,7 +4039,10 @@ type Issuer struct {
 	ModIndex     uint64   `protobuf:"varint,12,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`
 	// Who ordered its present form, where a rule asks for signatures: the intent in
 	// the first, key id and signature in each.
-	AuthorizedBy  []*SignedIntent `protobuf:"bytes,13,rep,name=authorized_by,json=authorizedBy,proto3" json:"authorized_by,omitempty"`
+	AuthorizedBy []*SignedIntent `protobuf:"bytes,13,rep,name=authorized_by,json=authorizedBy,proto3" json:"authorized_by,omitempty"`
+	// Of `builtin`: a certificate was revoked by its number alone, so that nobody knows
+	// whose it is: no expired certificate counts any more. Made by Apply.
+	StrictExpiry  bool `protobuf:"varint,14,opt,name=strict_expiry,json=strictExpiry,proto3" json:"strict_expiry,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4168,6 +4179,13 @@ func (x *Issuer) GetAuthorizedBy() []*SignedIntent {
 	return nil
 }
 
+func (x *Issuer) GetStrictExpiry() bool {
+	if x != nil {
+		return x.StrictExpiry
+	}
+	return false
+}
+
 type isIssuer_Kind interface {
 	isIssuer_Kind()
 }
@@ -4256,18 +4274,21 @@ type RoleBinding struct {
 	// workload/<tenant>/<name>, which Apply fills in if it is empty; of another
 	// x509 issuer: uri:<URI> or cn:<common name>; of a jwt issuer: the value of its
 	// subject claim.
-	Subject       string          `protobuf:"bytes,4,opt,name=subject,proto3" json:"subject,omitempty"`
-	Role          string          `protobuf:"bytes,5,opt,name=role,proto3" json:"role,omitempty"`
-	Name          string          `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`
-	Tenant        string          `protobuf:"bytes,7,opt,name=tenant,proto3" json:"tenant,omitempty"` // of workloads only
-	TenantUid     []byte          `protobuf:"bytes,8,opt,name=tenant_uid,json=tenantUid,proto3" json:"tenant_uid,omitempty"`
-	Platform      bool            `protobuf:"varint,9,opt,name=platform,proto3" json:"platform,omitempty"`                                // of governors: tenants, people and issuers
-	EveryTenant   bool            `protobuf:"varint,10,opt,name=every_tenant,json=everyTenant,proto3" json:"every_tenant,omitempty"`      // of governors of before format version 4: every tenant; no command sets it
-	Keys          []*BindingKey   `protobuf:"bytes,11,rep,name=keys,proto3" json:"keys,omitempty"`                                        // 1 to 4 for `builtin`, none for others
-	ExpireTimeMs  int64           `protobuf:"varint,12,opt,name=expire_time_ms,json=expireTimeMs,proto3" json:"expire_time_ms,omitempty"` // counts for nobody from then on; 0: never
-	CreateTimeMs  int64           `protobuf:"varint,13,opt,name=create_time_ms,json=createTimeMs,proto3" json:"create_time_ms,omitempty"`
-	ModIndex      uint64          `protobuf:"varint,14,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`
-	AuthorizedBy  []*SignedIntent `protobuf:"bytes,15,rep,name=authorized_by,json=authorizedBy,proto3" json:"authorized_by,omitempty"` // as of an issuer
+	Subject      string          `protobuf:"bytes,4,opt,name=subject,proto3" json:"subject,omitempty"`
+	Role         string          `protobuf:"bytes,5,opt,name=role,proto3" json:"role,omitempty"`
+	Name         string          `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`
+	Tenant       string          `protobuf:"bytes,7,opt,name=tenant,proto3" json:"tenant,omitempty"` // of workloads only
+	TenantUid    []byte          `protobuf:"bytes,8,opt,name=tenant_uid,json=tenantUid,proto3" json:"tenant_uid,omitempty"`
+	Platform     bool            `protobuf:"varint,9,opt,name=platform,proto3" json:"platform,omitempty"`                                // of governors: tenants, people and issuers
+	EveryTenant  bool            `protobuf:"varint,10,opt,name=every_tenant,json=everyTenant,proto3" json:"every_tenant,omitempty"`      // of governors of before format version 4: every tenant; no command sets it
+	Keys         []*BindingKey   `protobuf:"bytes,11,rep,name=keys,proto3" json:"keys,omitempty"`                                        // 1 to 4 for `builtin`, none for others
+	ExpireTimeMs int64           `protobuf:"varint,12,opt,name=expire_time_ms,json=expireTimeMs,proto3" json:"expire_time_ms,omitempty"` // counts for nobody from then on; 0: never
+	CreateTimeMs int64           `protobuf:"varint,13,opt,name=create_time_ms,json=createTimeMs,proto3" json:"create_time_ms,omitempty"`
+	ModIndex     uint64          `protobuf:"varint,14,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`
+	AuthorizedBy []*SignedIntent `protobuf:"bytes,15,rep,name=authorized_by,json=authorizedBy,proto3" json:"authorized_by,omitempty"` // as of an issuer
+	// Of `builtin`: a certificate of this identity was revoked. A revocation is forgotten
+	// once its certificate has expired, so no expired one counts any more. Made by Apply.
+	StrictExpiry  bool `protobuf:"varint,16,opt,name=strict_expiry,json=strictExpiry,proto3" json:"strict_expiry,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4407,6 +4428,13 @@ func (x *RoleBinding) GetAuthorizedBy() []*SignedIntent {
 	return nil
 }
 
+func (x *RoleBinding) GetStrictExpiry() bool {
+	if x != nil {
+		return x.StrictExpiry
+	}
+	return false
+}
+
 // PutIssuer makes an issuer, or replaces what it says. Apply sets uid,
 // create_time_ms, mod_index and authorized_by, which a command leaves empty; the
 // tenant of a tenant's own is named with its uid, which refuses a re-created one.
@@ -4416,6 +4444,7 @@ type PutIssuer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Issuer        *Issuer                `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
 	Etag          uint64                 `protobuf:"varint,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	Create        bool                   `protobuf:"varint,3,opt,name=create,proto3" json:"create,omitempty"` // refused if there is one of that id
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4462,6 +4491,13 @@ func (x *PutIssuer) GetEtag() uint64 {
 		return x.Etag
 	}
 	return 0
+}
+
+func (x *PutIssuer) GetCreate() bool {
+	if x != nil {
+		return x.Create
+	}
+	return false
 }
 
 // RemoveIssuer removes an issuer under which nobody is bound. `builtin` stays.
@@ -5951,14 +5987,16 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
 	"X509Issuer\x12\"\n" +
 	"\fcertificates\x18\x01 \x03(\fR\fcertificates\x12!\n" +
-	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\"\x9d\x01\n" +
+	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\"\xbb\x01\n" +
 	"\tJWTIssuer\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x1c\n" +
 	"\taudiences\x18\x02 \x03(\tR\taudiences\x12\x0e\n" +
 	"\x02ca\x18\x03 \x03(\fR\x02ca\x12\x12\n" +
 	"\x04keys\x18\x04 \x01(\fR\x04keys\x12\x17\n" +
 	"\askew_ms\x18\x05 \x01(\rR\x06skewMs\x12#\n" +
-	"\rsubject_claim\x18\x06 \x01(\tR\fsubjectClaim\"\xcd\x03\n" +
+	"\rsubject_claim\x18\x06 \x01(\tR\fsubjectClaim\x12\x1c\n" +
+	"\n" +
+	"max_life_s\x18\a \x01(\rR\bmaxLifeS\"\xf2\x03\n" +
 	"\x06Issuer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\fR\x03uid\x12\x16\n" +
@@ -5976,13 +6014,14 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	" \x03(\tR\funboundRoles\x12$\n" +
 	"\x0ecreate_time_ms\x18\v \x01(\x03R\fcreateTimeMs\x12\x1b\n" +
 	"\tmod_index\x18\f \x01(\x04R\bmodIndex\x12A\n" +
-	"\rauthorized_by\x18\r \x03(\v2\x1c.krypton.fsm.v1.SignedIntentR\fauthorizedByB\x06\n" +
+	"\rauthorized_by\x18\r \x03(\v2\x1c.krypton.fsm.v1.SignedIntentR\fauthorizedBy\x12#\n" +
+	"\rstrict_expiry\x18\x0e \x01(\bR\fstrictExpiryB\x06\n" +
 	"\x04kind\"_\n" +
 	"\n" +
 	"BindingKey\x12+\n" +
 	"\x03key\x18\x01 \x01(\v2\x19.krypton.fsm.v1.PublicKeyR\x03key\x12\x12\n" +
 	"\x04sign\x18\x02 \x01(\bR\x04sign\x12\x10\n" +
-	"\x03tls\x18\x03 \x01(\bR\x03tls\"\xe2\x03\n" +
+	"\x03tls\x18\x03 \x01(\bR\x03tls\"\x87\x04\n" +
 	"\vRoleBinding\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\fR\x03uid\x12\x1d\n" +
@@ -6001,10 +6040,12 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x0eexpire_time_ms\x18\f \x01(\x03R\fexpireTimeMs\x12$\n" +
 	"\x0ecreate_time_ms\x18\r \x01(\x03R\fcreateTimeMs\x12\x1b\n" +
 	"\tmod_index\x18\x0e \x01(\x04R\bmodIndex\x12A\n" +
-	"\rauthorized_by\x18\x0f \x03(\v2\x1c.krypton.fsm.v1.SignedIntentR\fauthorizedBy\"O\n" +
+	"\rauthorized_by\x18\x0f \x03(\v2\x1c.krypton.fsm.v1.SignedIntentR\fauthorizedBy\x12#\n" +
+	"\rstrict_expiry\x18\x10 \x01(\bR\fstrictExpiry\"g\n" +
 	"\tPutIssuer\x12.\n" +
 	"\x06issuer\x18\x01 \x01(\v2\x16.krypton.fsm.v1.IssuerR\x06issuer\x12\x12\n" +
-	"\x04etag\x18\x02 \x01(\x04R\x04etag\"J\n" +
+	"\x04etag\x18\x02 \x01(\x04R\x04etag\x12\x16\n" +
+	"\x06create\x18\x03 \x01(\bR\x06create\"J\n" +
 	"\fRemoveIssuer\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
@@ -271,6 +272,7 @@ func TestI3_AGivenDirStays(t *testing.T) {
 	}
 	cl.Close()
 	addrs := c.Nodes()[0].Addresses()
+	people := keysOf(t, c)
 	if err := c.Close(); err != nil {
 		t.Fatalf("the node did not stop when asked: %v", err)
 	}
@@ -287,4 +289,40 @@ func TestI3_AGivenDirStays(t *testing.T) {
 	if err != nil || string(again.Plaintext.Bytes()) != string(key.Plaintext.Bytes()) {
 		t.Fatalf("the key of the first run does not open in the second: %v", err)
 	}
+	if diff := cmp.Diff(people, keysOf(t, c)); diff != "" {
+		t.Errorf("people have other keys than before:\n%s", diff)
+	}
+
+	// The workload's files are of one tenant at a time, however often that changes.
+	if err := c.CreateTenant(t.Context(), "other"); err != nil {
+		t.Fatal(err)
+	}
+	for _, tenant := range []string{"other", "demo"} {
+		if _, err := c.Issue(t.Context(), auth.RoleWorkload, tenant); err != nil {
+			t.Fatal(err)
+		}
+		again, err := c.Client(t.Context(), auth.RoleWorkload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		who, err := again.Access().WhoAmI(t.Context(), &kryptonv1.WhoAmIRequest{})
+		if err != nil || who.GetTenant() != "tenants/"+tenant {
+			t.Errorf("the workload is %v, want one of %s: %v", who, tenant, err)
+		}
+		again.Close()
+	}
+}
+
+// keysOf returns the content of the key files of everybody.
+func keysOf(t *testing.T, c *devcluster.Cluster) map[string]string {
+	t.Helper()
+	keys := map[string]string{}
+	for _, p := range c.People() {
+		raw, err := os.ReadFile(p.KeyFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys[p.Role.String()] = string(raw)
+	}
+	return keys
 }

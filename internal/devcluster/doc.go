@@ -14,7 +14,7 @@
 //	cluster.json             written last; says that the rest is complete
 //	nN/ nN.yaml nN.log       data directory, configuration and output of node N
 //	keystore/                local keystore: seals the MasterKey, holds L1
-//	people/<role>.crt .key   one throw-away person or workload per role
+//	people/<role>.crt .key   one throw-away person or workload per role; keys stay, certificates are renewed
 //	people/ca.crt            what callers verify nodes with
 //
 // # Invariants

@@ -70,13 +70,9 @@ func (c *Cluster) form(ctx context.Context) error {
 	return replaceFile(c.path(stateFile), append(raw, '\n'))
 }
 
-// resume starts the nodes of an earlier cluster. Its people keep their keys;
-// those that the governor vouches for get new certificates.
+// resume starts the nodes of an earlier cluster. Its people keep their keys, and
+// get new certificates for them.
 func (c *Cluster) resume(ctx context.Context, old state) error {
-	for _, r := range []auth.Role{auth.RoleGovernor, auth.RoleCustodian} {
-		base := c.path(peopleDir, r.String())
-		c.setPerson(Person{Role: r, Name: names[r], CertFile: base + ".crt", KeyFile: base + ".key"})
-	}
 	for _, n := range c.nodes {
 		if err := n.readConfig(); err != nil {
 			return err
@@ -90,15 +86,17 @@ func (c *Cluster) resume(ctx context.Context, old state) error {
 		return err
 	}
 	c.opts.Progress("every node unsealed itself and serves")
+	for _, r := range []auth.Role{auth.RoleGovernor, auth.RoleCustodian} {
+		if err := c.renew(ctx, r); err != nil {
+			return err
+		}
+	}
 	issue := map[auth.Role]string{auth.RoleOperator: "", auth.RoleAuditor: ""}
 	if old.Tenant != "" {
 		issue[auth.RoleWorkload] = old.Tenant
 	}
 	for r, tenant := range issue {
 		if _, err := c.Issue(ctx, r, tenant); err != nil {
-			if errs.Is(err, errs.Unauthenticated) {
-				return fmt.Errorf("%w; the governor's certificate, valid for 30 days, may have ended: remove %s", err, c.dir)
-			}
 			return err
 		}
 	}

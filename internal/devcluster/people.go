@@ -5,6 +5,7 @@ package devcluster
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"os"
@@ -40,8 +41,7 @@ var names = map[auth.Role]string{ //nolint:gochecknoglobals // Immutable table.
 // newPerson makes a key in the people directory and returns its public half,
 // SubjectPublicKeyInfo in DER. The person has no certificate yet.
 func (c *Cluster) newPerson(role auth.Role, tenant string) (Person, []byte, error) {
-	base := c.path(peopleDir, role.String())
-	p := Person{Role: role, Name: names[role], Tenant: tenant, CertFile: base + ".crt", KeyFile: base + ".key"}
+	p := c.person(role, tenant)
 	key, pub, err := pki.GenerateKey(c.opts.Rand, pki.ECDSAP256)
 	if err != nil {
 		return p, nil, err
@@ -60,23 +60,36 @@ func (c *Cluster) newPerson(role auth.Role, tenant string) (Person, []byte, erro
 	return p, spki, err
 }
 
-// Issue lets the governor issue a certificate for a new key of the throw-away
-// caller of that role, in place of an earlier one. tenant is the id of an
-// existing tenant for a workload, and empty for a person. Governor and custodian
-// have theirs from the initialisation.
+// Issue lets the governor issue a certificate for the throw-away caller of that
+// role, in place of an earlier one. tenant is the id of an existing tenant for a
+// workload, and empty for a person. Who has a key keeps it, because the cluster
+// accepts no other one of that identity; who has none, or one of another tenant,
+// gets a new key, and the role binding of an earlier one is removed first.
+// Governor and custodian have theirs from the initialisation.
 func (c *Cluster) Issue(ctx context.Context, role auth.Role, tenant string) (Person, error) {
 	if role == auth.RoleGovernor || role == auth.RoleCustodian {
 		return Person{}, errs.Newf(errs.InvalidArgument, "the %s is bound to the cluster by its first key", role)
 	}
-	p, pub, err := c.newPerson(role, tenant)
-	if err != nil {
-		return p, err
+	p, pub, kept := c.keptPerson(role, tenant)
+	if !kept {
+		var err error
+		if p, pub, err = c.newPerson(role, tenant); err != nil {
+			return p, err
+		}
 	}
 	req := &kryptonv1.IssueCertificateRequest{Role: kryptonv1.Role(role), Name: p.Name, PublicKey: pub}
+	binding := "roleBindings/" + role.String() + "-" + p.Name
 	if tenant != "" {
 		req.Tenant = "tenants/" + tenant
+		binding = req.GetTenant() + "/roleBindings/" + p.Name
 	}
-	err = c.as(ctx, auth.RoleGovernor, func(cl *client.Client) error {
+	err := c.as(ctx, auth.RoleGovernor, func(cl *client.Client) error {
+		if !kept {
+			_, err := cl.Access().DeleteRoleBinding(ctx, &kryptonv1.DeleteRoleBindingRequest{Name: binding})
+			if err != nil && !errs.Is(err, errs.NotFound) {
+				return err
+			}
+		}
 		resp, err := cl.Access().IssueCertificate(ctx, req)
 		if err != nil {
 			return err
@@ -88,6 +101,58 @@ func (c *Cluster) Issue(ctx context.Context, role auth.Role, tenant string) (Per
 	}
 	c.setPerson(p)
 	return p, nil
+}
+
+// keptPerson returns who has a key and a certificate for it in the people
+// directory, with the public half of the key; false: nobody of that role and
+// tenant has. Files of which only one was replaced before a crash are nobody's.
+func (c *Cluster) keptPerson(role auth.Role, tenant string) (Person, []byte, bool) {
+	p := c.person(role, tenant)
+	pair, err := tls.LoadX509KeyPair(p.CertFile, p.KeyFile)
+	if err != nil || len(pair.Leaf.URIs) != 1 {
+		return p, nil, false
+	}
+	id, err := auth.ParseID(pair.Leaf.URIs[0].String())
+	if err != nil || id.Role != role || string(id.Tenant) != tenant || id.Name != p.Name {
+		return p, nil, false
+	}
+	return p, pair.Leaf.RawSubjectPublicKeyInfo, true
+}
+
+// renew lets a person get a new certificate in place of one that has less than
+// half of its life left, also of one that has ended.
+func (c *Cluster) renew(ctx context.Context, role auth.Role) error {
+	p, _, kept := c.keptPerson(role, "")
+	if !kept {
+		return errs.Newf(errs.NotFound, "the files of the %s in %s do not belong together", role, c.path(peopleDir)).
+			With(errs.Hint("remove %s, or put the files back", c.dir))
+	}
+	c.setPerson(p)
+	pair, err := tls.LoadX509KeyPair(p.CertFile, p.KeyFile)
+	if err != nil {
+		return err
+	}
+	life := pair.Leaf.NotAfter.Sub(pair.Leaf.NotBefore)
+	if pair.Leaf.NotAfter.Sub(c.clk.Now()) > life/2 {
+		return nil
+	}
+	err = c.as(ctx, role, func(cl *client.Client) error {
+		resp, err := cl.Access().RenewCertificate(ctx, &kryptonv1.RenewCertificateRequest{})
+		if err != nil {
+			return err
+		}
+		return replaceFile(p.CertFile, resp.GetCertificate())
+	})
+	if err != nil {
+		return fmt.Errorf("renew the certificate of the %s: %w", role, err)
+	}
+	return nil
+}
+
+// person returns who has that role, and where the files are.
+func (c *Cluster) person(role auth.Role, tenant string) Person {
+	base := c.path(peopleDir, role.String())
+	return Person{Role: role, Name: names[role], Tenant: tenant, CertFile: base + ".crt", KeyFile: base + ".key"}
 }
 
 func (c *Cluster) setPerson(p Person) {

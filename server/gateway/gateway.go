@@ -74,8 +74,9 @@ const (
 // respondAsync is the preference of [RespondAsync].
 const respondAsync = "respond-async"
 
-// Traceparent is one of the two headers of a request that are read (I1). The other
-// is Prefer, see [RespondAsync].
+// Traceparent is one of the three headers of a request that are read (I1). The others
+// are Prefer, see [RespondAsync], and Authorization, which whoever owns the connection
+// reads: a token in it is verified, and nothing of it comes here.
 const Traceparent = "traceparent"
 
 // RespondAsync reports whether a caller prefers not to wait until a change is

@@ -122,17 +122,28 @@ func (*WhoAmIRequest) Descriptor() ([]byte, []int) {
 }
 
 type WhoAmIResponse struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Issuer string                 `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
-	Role   Role                   `protobuf:"varint,2,opt,name=role,proto3,enum=krypton.v1.Role" json:"role,omitempty"`
-	Name   string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Uid of the issuer that vouches for the caller.
+	Issuer string `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Role   Role   `protobuf:"varint,2,opt,name=role,proto3,enum=krypton.v1.Role" json:"role,omitempty"`
+	Name   string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	// tenants/{t} of a workload.
 	Tenant                string                 `protobuf:"bytes,4,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	CertificateExpireTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=certificate_expire_time,json=certificateExpireTime,proto3" json:"certificate_expire_time,omitempty"`
 	// Serial number of the certificate, hex; what RevokeCertificate takes.
 	CertificateSerial string `protobuf:"bytes,6,opt,name=certificate_serial,json=certificateSerial,proto3" json:"certificate_serial,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// issuers/{i} or tenants/{t}/issuers/{i}.
+	IssuerName string `protobuf:"bytes,7,opt,name=issuer_name,json=issuerName,proto3" json:"issuer_name,omitempty"`
+	// The role binding that gives the role; empty: the issuer's unbound_roles do.
+	RoleBinding string `protobuf:"bytes,8,opt,name=role_binding,json=roleBinding,proto3" json:"role_binding,omitempty"`
+	// Of a governor; see RoleBinding.
+	Platform bool `protobuf:"varint,9,opt,name=platform,proto3" json:"platform,omitempty"`
+	// Of a governor: tenants that list it, the first 100.
+	Governs []string `protobuf:"bytes,10,rep,name=governs,proto3" json:"governs,omitempty"`
+	// The certificate has expired: only RenewCertificate is left, and for custodians unsealing.
+	Expired       bool `protobuf:"varint,11,opt,name=expired,proto3" json:"expired,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WhoAmIResponse) Reset() {
@@ -207,6 +218,86 @@ func (x *WhoAmIResponse) GetCertificateSerial() string {
 	return ""
 }
 
+func (x *WhoAmIResponse) GetIssuerName() string {
+	if x != nil {
+		return x.IssuerName
+	}
+	return ""
+}
+
+func (x *WhoAmIResponse) GetRoleBinding() string {
+	if x != nil {
+		return x.RoleBinding
+	}
+	return ""
+}
+
+func (x *WhoAmIResponse) GetPlatform() bool {
+	if x != nil {
+		return x.Platform
+	}
+	return false
+}
+
+func (x *WhoAmIResponse) GetGoverns() []string {
+	if x != nil {
+		return x.Governs
+	}
+	return nil
+}
+
+func (x *WhoAmIResponse) GetExpired() bool {
+	if x != nil {
+		return x.Expired
+	}
+	return false
+}
+
+type RenewCertificateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 30 days; 0 means 30 days.
+	TtlSeconds    uint32 `protobuf:"varint,1,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewCertificateRequest) Reset() {
+	*x = RenewCertificateRequest{}
+	mi := &file_krypton_v1_access_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewCertificateRequest) ProtoMessage() {}
+
+func (x *RenewCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewCertificateRequest.ProtoReflect.Descriptor instead.
+func (*RenewCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RenewCertificateRequest) GetTtlSeconds() uint32 {
+	if x != nil {
+		return x.TtlSeconds
+	}
+	return 0
+}
+
 type IssueCertificateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Role  Role                   `protobuf:"varint,1,opt,name=role,proto3,enum=krypton.v1.Role" json:"role,omitempty"`
@@ -225,7 +316,7 @@ type IssueCertificateRequest struct {
 
 func (x *IssueCertificateRequest) Reset() {
 	*x = IssueCertificateRequest{}
-	mi := &file_krypton_v1_access_proto_msgTypes[2]
+	mi := &file_krypton_v1_access_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -237,7 +328,7 @@ func (x *IssueCertificateRequest) String() string {
 func (*IssueCertificateRequest) ProtoMessage() {}
 
 func (x *IssueCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_access_proto_msgTypes[2]
+	mi := &file_krypton_v1_access_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -250,7 +341,7 @@ func (x *IssueCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCertificateRequest.ProtoReflect.Descriptor instead.
 func (*IssueCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_access_proto_rawDescGZIP(), []int{2}
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *IssueCertificateRequest) GetRole() Role {
@@ -310,7 +401,7 @@ type IssueCertificateResponse struct {
 
 func (x *IssueCertificateResponse) Reset() {
 	*x = IssueCertificateResponse{}
-	mi := &file_krypton_v1_access_proto_msgTypes[3]
+	mi := &file_krypton_v1_access_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -322,7 +413,7 @@ func (x *IssueCertificateResponse) String() string {
 func (*IssueCertificateResponse) ProtoMessage() {}
 
 func (x *IssueCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_access_proto_msgTypes[3]
+	mi := &file_krypton_v1_access_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -335,7 +426,7 @@ func (x *IssueCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCertificateResponse.ProtoReflect.Descriptor instead.
 func (*IssueCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_access_proto_rawDescGZIP(), []int{3}
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *IssueCertificateResponse) GetCertificate() []byte {
@@ -388,7 +479,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_krypton_v1_access_proto_msgTypes[4]
+	mi := &file_krypton_v1_access_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -400,7 +491,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_access_proto_msgTypes[4]
+	mi := &file_krypton_v1_access_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -413,7 +504,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_access_proto_rawDescGZIP(), []int{4}
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Revocation) GetName() string {
@@ -482,7 +573,7 @@ type RevokeCertificateRequest struct {
 
 func (x *RevokeCertificateRequest) Reset() {
 	*x = RevokeCertificateRequest{}
-	mi := &file_krypton_v1_access_proto_msgTypes[5]
+	mi := &file_krypton_v1_access_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -494,7 +585,7 @@ func (x *RevokeCertificateRequest) String() string {
 func (*RevokeCertificateRequest) ProtoMessage() {}
 
 func (x *RevokeCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_access_proto_msgTypes[5]
+	mi := &file_krypton_v1_access_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -507,7 +598,7 @@ func (x *RevokeCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertificateRequest.ProtoReflect.Descriptor instead.
 func (*RevokeCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_access_proto_rawDescGZIP(), []int{5}
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RevokeCertificateRequest) GetCertificate() []byte {
@@ -556,7 +647,7 @@ type ListRevocationsRequest struct {
 
 func (x *ListRevocationsRequest) Reset() {
 	*x = ListRevocationsRequest{}
-	mi := &file_krypton_v1_access_proto_msgTypes[6]
+	mi := &file_krypton_v1_access_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -568,7 +659,7 @@ func (x *ListRevocationsRequest) String() string {
 func (*ListRevocationsRequest) ProtoMessage() {}
 
 func (x *ListRevocationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_access_proto_msgTypes[6]
+	mi := &file_krypton_v1_access_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -581,7 +672,7 @@ func (x *ListRevocationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevocationsRequest.ProtoReflect.Descriptor instead.
 func (*ListRevocationsRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_access_proto_rawDescGZIP(), []int{6}
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListRevocationsRequest) GetPageSize() uint32 {
@@ -609,7 +700,7 @@ type ListRevocationsResponse struct {
 
 func (x *ListRevocationsResponse) Reset() {
 	*x = ListRevocationsResponse{}
-	mi := &file_krypton_v1_access_proto_msgTypes[7]
+	mi := &file_krypton_v1_access_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -621,7 +712,7 @@ func (x *ListRevocationsResponse) String() string {
 func (*ListRevocationsResponse) ProtoMessage() {}
 
 func (x *ListRevocationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_access_proto_msgTypes[7]
+	mi := &file_krypton_v1_access_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -634,7 +725,7 @@ func (x *ListRevocationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevocationsResponse.ProtoReflect.Descriptor instead.
 func (*ListRevocationsResponse) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_access_proto_rawDescGZIP(), []int{7}
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListRevocationsResponse) GetRevocations() []*Revocation {
@@ -651,20 +742,1237 @@ func (x *ListRevocationsResponse) GetNextPageToken() string {
 	return ""
 }
 
+// Issuer is an authority whose callers the cluster knows: a CA, or a service that
+// signs tokens (OpenID Connect, Kubernetes). It can vouch for no more than its
+// limits say.
+type Issuer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// issuers/{i}, or tenants/{t}/issuers/{i}: a tenant's own, which vouches for
+	// workloads of that tenant only. issuers/builtin is the cluster's own CA.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Uid  string `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
+	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*Issuer_X509
+	//	*Issuer_Jwt
+	Kind isIssuer_Kind `protobuf_oneof:"kind"`
+	// Roles that its callers can be bound to.
+	Roles []Role `protobuf:"varint,6,rep,packed,name=roles,proto3,enum=krypton.v1.Role" json:"roles,omitempty"`
+	// Tenants whose workloads it may vouch for: tenants/{t}. Empty: none, unless
+	// all_tenants.
+	Tenants    []string `protobuf:"bytes,7,rep,name=tenants,proto3" json:"tenants,omitempty"`
+	AllTenants bool     `protobuf:"varint,8,opt,name=all_tenants,json=allTenants,proto3" json:"all_tenants,omitempty"`
+	// Roles for which a certificate that names its holder in Krypton's own form
+	// (spiffe://{trust domain}/krypton/workload/{t}/{name}) needs no role binding.
+	// Only ROLE_WORKLOAD, and only of a CA.
+	UnboundRoles  []Role                 `protobuf:"varint,9,rep,packed,name=unbound_roles,json=unboundRoles,proto3,enum=krypton.v1.Role" json:"unbound_roles,omitempty"`
+	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Issuer) Reset() {
+	*x = Issuer{}
+	mi := &file_krypton_v1_access_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Issuer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Issuer) ProtoMessage() {}
+
+func (x *Issuer) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
+func (*Issuer) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Issuer) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Issuer) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *Issuer) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *Issuer) GetKind() isIssuer_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *Issuer) GetX509() *X509Issuer {
+	if x != nil {
+		if x, ok := x.Kind.(*Issuer_X509); ok {
+			return x.X509
+		}
+	}
+	return nil
+}
+
+func (x *Issuer) GetJwt() *JWTIssuer {
+	if x != nil {
+		if x, ok := x.Kind.(*Issuer_Jwt); ok {
+			return x.Jwt
+		}
+	}
+	return nil
+}
+
+func (x *Issuer) GetRoles() []Role {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *Issuer) GetTenants() []string {
+	if x != nil {
+		return x.Tenants
+	}
+	return nil
+}
+
+func (x *Issuer) GetAllTenants() bool {
+	if x != nil {
+		return x.AllTenants
+	}
+	return false
+}
+
+func (x *Issuer) GetUnboundRoles() []Role {
+	if x != nil {
+		return x.UnboundRoles
+	}
+	return nil
+}
+
+func (x *Issuer) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+type isIssuer_Kind interface {
+	isIssuer_Kind()
+}
+
+type Issuer_X509 struct {
+	X509 *X509Issuer `protobuf:"bytes,4,opt,name=x509,proto3,oneof"`
+}
+
+type Issuer_Jwt struct {
+	Jwt *JWTIssuer `protobuf:"bytes,5,opt,name=jwt,proto3,oneof"`
+}
+
+func (*Issuer_X509) isIssuer_Kind() {}
+
+func (*Issuer_Jwt) isIssuer_Kind() {}
+
+// X509Issuer is a CA that signs callers' certificates itself; intermediates that
+// a caller sends are not followed.
+type X509Issuer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// CA certificates, PEM, 1 to 4: the present one and those that it replaces.
+	Certificates []byte `protobuf:"bytes,1,opt,name=certificates,proto3" json:"certificates,omitempty"`
+	// Trust domain of the URI names that it may issue; empty: URI names prove nothing.
+	TrustDomain   string `protobuf:"bytes,2,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *X509Issuer) Reset() {
+	*x = X509Issuer{}
+	mi := &file_krypton_v1_access_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *X509Issuer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*X509Issuer) ProtoMessage() {}
+
+func (x *X509Issuer) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use X509Issuer.ProtoReflect.Descriptor instead.
+func (*X509Issuer) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *X509Issuer) GetCertificates() []byte {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+func (x *X509Issuer) GetTrustDomain() string {
+	if x != nil {
+		return x.TrustDomain
+	}
+	return ""
+}
+
+// JWTIssuer signs tokens.
+type JWTIssuer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the claim iss says, exactly; https.
+	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	// A token must be for one of these, 1 to 8.
+	Audiences []string `protobuf:"bytes,2,rep,name=audiences,proto3" json:"audiences,omitempty"`
+	// CA certificates, PEM, that the keys are fetched with; empty: those of the node's system.
+	Ca []byte `protobuf:"bytes,3,opt,name=ca,proto3" json:"ca,omitempty"`
+	// JSON Web Key Set (RFC 7517). With it, nothing is fetched.
+	Keys []byte `protobuf:"bytes,4,opt,name=keys,proto3" json:"keys,omitempty"`
+	// How far clocks may differ; 0 means 60; at most 300.
+	ClockSkewSeconds uint32 `protobuf:"varint,5,opt,name=clock_skew_seconds,json=clockSkewSeconds,proto3" json:"clock_skew_seconds,omitempty"`
+	// Claim that names the caller; empty: sub.
+	SubjectClaim string `protobuf:"bytes,6,opt,name=subject_claim,json=subjectClaim,proto3" json:"subject_claim,omitempty"`
+	// Longest life of a token that is accepted, from iat to exp; 0 means 24 h.
+	MaxLifeSeconds uint32 `protobuf:"varint,7,opt,name=max_life_seconds,json=maxLifeSeconds,proto3" json:"max_life_seconds,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *JWTIssuer) Reset() {
+	*x = JWTIssuer{}
+	mi := &file_krypton_v1_access_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JWTIssuer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JWTIssuer) ProtoMessage() {}
+
+func (x *JWTIssuer) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JWTIssuer.ProtoReflect.Descriptor instead.
+func (*JWTIssuer) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *JWTIssuer) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *JWTIssuer) GetAudiences() []string {
+	if x != nil {
+		return x.Audiences
+	}
+	return nil
+}
+
+func (x *JWTIssuer) GetCa() []byte {
+	if x != nil {
+		return x.Ca
+	}
+	return nil
+}
+
+func (x *JWTIssuer) GetKeys() []byte {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *JWTIssuer) GetClockSkewSeconds() uint32 {
+	if x != nil {
+		return x.ClockSkewSeconds
+	}
+	return 0
+}
+
+func (x *JWTIssuer) GetSubjectClaim() string {
+	if x != nil {
+		return x.SubjectClaim
+	}
+	return ""
+}
+
+func (x *JWTIssuer) GetMaxLifeSeconds() uint32 {
+	if x != nil {
+		return x.MaxLifeSeconds
+	}
+	return 0
+}
+
+// RoleBinding says what role an identity has. One identity, which is an issuer
+// and a subject, has one role.
+type RoleBinding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// roleBindings/{b} of people, tenants/{t}/roleBindings/{b} of workloads.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Uid  string `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
+	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	// issuers/{i} or tenants/{t}/issuers/{i}; empty: issuers/builtin.
+	Issuer string `protobuf:"bytes,4,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// What the issuer's credential must prove, exactly: uri:{URI name} or cn:{common
+	// name} of a certificate, the value of the subject claim of a token. Empty for
+	// issuers/builtin, where role, tenant and member say it.
+	Subject string `protobuf:"bytes,5,opt,name=subject,proto3" json:"subject,omitempty"`
+	Role    Role   `protobuf:"varint,6,opt,name=role,proto3,enum=krypton.v1.Role" json:"role,omitempty"`
+	// Name of the caller in records: ^[a-z0-9]([a-z0-9._-]{0,62})$. Unique for the
+	// issuer, role and tenant.
+	Member string `protobuf:"bytes,7,opt,name=member,proto3" json:"member,omitempty"`
+	// Of a governor: may create, suspend and delete tenants, and decide about people
+	// and issuers. What is inside a tenant is for the governors that the tenant lists.
+	Platform bool `protobuf:"varint,8,opt,name=platform,proto3" json:"platform,omitempty"`
+	// Of a governor in a cluster that is older than tenants' own governors: may govern every tenant.
+	EveryTenant bool `protobuf:"varint,9,opt,name=every_tenant,json=everyTenant,proto3" json:"every_tenant,omitempty"`
+	// Keys of the caller: for issuers/builtin what certificates may be made for, for
+	// governors and custodians what they sign with. At most 4.
+	Keys []*AuthorityKey `protobuf:"bytes,10,rep,name=keys,proto3" json:"keys,omitempty"`
+	// From then on it counts for nothing; empty: for ever.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RoleBinding) Reset() {
+	*x = RoleBinding{}
+	mi := &file_krypton_v1_access_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RoleBinding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RoleBinding) ProtoMessage() {}
+
+func (x *RoleBinding) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RoleBinding.ProtoReflect.Descriptor instead.
+func (*RoleBinding) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RoleBinding) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RoleBinding) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *RoleBinding) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *RoleBinding) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *RoleBinding) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *RoleBinding) GetRole() Role {
+	if x != nil {
+		return x.Role
+	}
+	return Role_ROLE_UNSPECIFIED
+}
+
+func (x *RoleBinding) GetMember() string {
+	if x != nil {
+		return x.Member
+	}
+	return ""
+}
+
+func (x *RoleBinding) GetPlatform() bool {
+	if x != nil {
+		return x.Platform
+	}
+	return false
+}
+
+func (x *RoleBinding) GetEveryTenant() bool {
+	if x != nil {
+		return x.EveryTenant
+	}
+	return false
+}
+
+func (x *RoleBinding) GetKeys() []*AuthorityKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *RoleBinding) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+func (x *RoleBinding) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+// AuthorityKey is a public key of a caller.
+type AuthorityKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SubjectPublicKeyInfo (DER): Ed25519 or ECDSA P-256.
+	PublicKey []byte `protobuf:"bytes,1,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// Signatures with it count; governors and custodians.
+	Sign bool `protobuf:"varint,2,opt,name=sign,proto3" json:"sign,omitempty"`
+	// Certificates may be for it; issuers/builtin.
+	Tls           bool `protobuf:"varint,3,opt,name=tls,proto3" json:"tls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthorityKey) Reset() {
+	*x = AuthorityKey{}
+	mi := &file_krypton_v1_access_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthorityKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthorityKey) ProtoMessage() {}
+
+func (x *AuthorityKey) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthorityKey.ProtoReflect.Descriptor instead.
+func (*AuthorityKey) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *AuthorityKey) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *AuthorityKey) GetSign() bool {
+	if x != nil {
+		return x.Sign
+	}
+	return false
+}
+
+func (x *AuthorityKey) GetTls() bool {
+	if x != nil {
+		return x.Tls
+	}
+	return false
+}
+
+type CreateIssuerRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// tenants/{t} of a tenant's own issuer; empty: of the cluster.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// ^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$
+	IssuerId      string  `protobuf:"bytes,2,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
+	Issuer        *Issuer `protobuf:"bytes,3,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	RequestId     string  `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ValidateOnly  bool    `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateIssuerRequest) Reset() {
+	*x = CreateIssuerRequest{}
+	mi := &file_krypton_v1_access_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateIssuerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateIssuerRequest) ProtoMessage() {}
+
+func (x *CreateIssuerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateIssuerRequest.ProtoReflect.Descriptor instead.
+func (*CreateIssuerRequest) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *CreateIssuerRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *CreateIssuerRequest) GetIssuerId() string {
+	if x != nil {
+		return x.IssuerId
+	}
+	return ""
+}
+
+func (x *CreateIssuerRequest) GetIssuer() *Issuer {
+	if x != nil {
+		return x.Issuer
+	}
+	return nil
+}
+
+func (x *CreateIssuerRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *CreateIssuerRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+type UpdateIssuerRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// All of it as it shall be from then on: keys, certificates, limits. The kind stays.
+	Issuer        *Issuer `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Etag          string  `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	RequestId     string  `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ValidateOnly  bool    `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateIssuerRequest) Reset() {
+	*x = UpdateIssuerRequest{}
+	mi := &file_krypton_v1_access_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateIssuerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateIssuerRequest) ProtoMessage() {}
+
+func (x *UpdateIssuerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateIssuerRequest.ProtoReflect.Descriptor instead.
+func (*UpdateIssuerRequest) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *UpdateIssuerRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *UpdateIssuerRequest) GetIssuer() *Issuer {
+	if x != nil {
+		return x.Issuer
+	}
+	return nil
+}
+
+func (x *UpdateIssuerRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *UpdateIssuerRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *UpdateIssuerRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+type GetIssuerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetIssuerRequest) Reset() {
+	*x = GetIssuerRequest{}
+	mi := &file_krypton_v1_access_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetIssuerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetIssuerRequest) ProtoMessage() {}
+
+func (x *GetIssuerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetIssuerRequest.ProtoReflect.Descriptor instead.
+func (*GetIssuerRequest) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *GetIssuerRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ListIssuersRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Parent string                 `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// 0 means 100; at most 1,000.
+	PageSize      uint32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListIssuersRequest) Reset() {
+	*x = ListIssuersRequest{}
+	mi := &file_krypton_v1_access_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListIssuersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListIssuersRequest) ProtoMessage() {}
+
+func (x *ListIssuersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListIssuersRequest.ProtoReflect.Descriptor instead.
+func (*ListIssuersRequest) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ListIssuersRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ListIssuersRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListIssuersRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListIssuersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Issuers       []*Issuer              `protobuf:"bytes,1,rep,name=issuers,proto3" json:"issuers,omitempty"`
+	NextPageToken string                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListIssuersResponse) Reset() {
+	*x = ListIssuersResponse{}
+	mi := &file_krypton_v1_access_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListIssuersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListIssuersResponse) ProtoMessage() {}
+
+func (x *ListIssuersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListIssuersResponse.ProtoReflect.Descriptor instead.
+func (*ListIssuersResponse) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ListIssuersResponse) GetIssuers() []*Issuer {
+	if x != nil {
+		return x.Issuers
+	}
+	return nil
+}
+
+func (x *ListIssuersResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+type DeleteIssuerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Etag          string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	RequestId     string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ValidateOnly  bool                   `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteIssuerRequest) Reset() {
+	*x = DeleteIssuerRequest{}
+	mi := &file_krypton_v1_access_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteIssuerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteIssuerRequest) ProtoMessage() {}
+
+func (x *DeleteIssuerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteIssuerRequest.ProtoReflect.Descriptor instead.
+func (*DeleteIssuerRequest) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *DeleteIssuerRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteIssuerRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *DeleteIssuerRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *DeleteIssuerRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+type CreateRoleBindingRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// tenants/{t} of a workload's binding; empty: of people.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// ^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$
+	RoleBindingId string       `protobuf:"bytes,2,opt,name=role_binding_id,json=roleBindingId,proto3" json:"role_binding_id,omitempty"`
+	RoleBinding   *RoleBinding `protobuf:"bytes,3,opt,name=role_binding,json=roleBinding,proto3" json:"role_binding,omitempty"`
+	RequestId     string       `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ValidateOnly  bool         `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateRoleBindingRequest) Reset() {
+	*x = CreateRoleBindingRequest{}
+	mi := &file_krypton_v1_access_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateRoleBindingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateRoleBindingRequest) ProtoMessage() {}
+
+func (x *CreateRoleBindingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateRoleBindingRequest.ProtoReflect.Descriptor instead.
+func (*CreateRoleBindingRequest) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *CreateRoleBindingRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *CreateRoleBindingRequest) GetRoleBindingId() string {
+	if x != nil {
+		return x.RoleBindingId
+	}
+	return ""
+}
+
+func (x *CreateRoleBindingRequest) GetRoleBinding() *RoleBinding {
+	if x != nil {
+		return x.RoleBinding
+	}
+	return nil
+}
+
+func (x *CreateRoleBindingRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *CreateRoleBindingRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+type GetRoleBindingRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRoleBindingRequest) Reset() {
+	*x = GetRoleBindingRequest{}
+	mi := &file_krypton_v1_access_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRoleBindingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRoleBindingRequest) ProtoMessage() {}
+
+func (x *GetRoleBindingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRoleBindingRequest.ProtoReflect.Descriptor instead.
+func (*GetRoleBindingRequest) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *GetRoleBindingRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ListRoleBindingsRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Parent string                 `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// 0 means 100; at most 1,000.
+	PageSize      uint32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRoleBindingsRequest) Reset() {
+	*x = ListRoleBindingsRequest{}
+	mi := &file_krypton_v1_access_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRoleBindingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRoleBindingsRequest) ProtoMessage() {}
+
+func (x *ListRoleBindingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRoleBindingsRequest.ProtoReflect.Descriptor instead.
+func (*ListRoleBindingsRequest) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ListRoleBindingsRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ListRoleBindingsRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListRoleBindingsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListRoleBindingsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RoleBindings  []*RoleBinding         `protobuf:"bytes,1,rep,name=role_bindings,json=roleBindings,proto3" json:"role_bindings,omitempty"`
+	NextPageToken string                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRoleBindingsResponse) Reset() {
+	*x = ListRoleBindingsResponse{}
+	mi := &file_krypton_v1_access_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRoleBindingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRoleBindingsResponse) ProtoMessage() {}
+
+func (x *ListRoleBindingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRoleBindingsResponse.ProtoReflect.Descriptor instead.
+func (*ListRoleBindingsResponse) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ListRoleBindingsResponse) GetRoleBindings() []*RoleBinding {
+	if x != nil {
+		return x.RoleBindings
+	}
+	return nil
+}
+
+func (x *ListRoleBindingsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+type DeleteRoleBindingRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Etag          string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	RequestId     string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ValidateOnly  bool                   `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteRoleBindingRequest) Reset() {
+	*x = DeleteRoleBindingRequest{}
+	mi := &file_krypton_v1_access_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteRoleBindingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteRoleBindingRequest) ProtoMessage() {}
+
+func (x *DeleteRoleBindingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteRoleBindingRequest.ProtoReflect.Descriptor instead.
+func (*DeleteRoleBindingRequest) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *DeleteRoleBindingRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteRoleBindingRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *DeleteRoleBindingRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *DeleteRoleBindingRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
 var File_krypton_v1_access_proto protoreflect.FileDescriptor
 
 const file_krypton_v1_access_proto_rawDesc = "" +
 	"\n" +
 	"\x17krypton/v1/access.proto\x12\n" +
 	"krypton.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
-	"\rWhoAmIRequest\"\xfd\x01\n" +
+	"\rWhoAmIRequest\"\x91\x03\n" +
 	"\x0eWhoAmIResponse\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12$\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x10.krypton.v1.RoleR\x04role\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x16\n" +
 	"\x06tenant\x18\x04 \x01(\tR\x06tenant\x12R\n" +
 	"\x17certificate_expire_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x15certificateExpireTime\x12-\n" +
-	"\x12certificate_serial\x18\x06 \x01(\tR\x11certificateSerial\"\xca\x01\n" +
+	"\x12certificate_serial\x18\x06 \x01(\tR\x11certificateSerial\x12\x1f\n" +
+	"\vissuer_name\x18\a \x01(\tR\n" +
+	"issuerName\x12!\n" +
+	"\frole_binding\x18\b \x01(\tR\vroleBinding\x12\x1a\n" +
+	"\bplatform\x18\t \x01(\bR\bplatform\x12\x18\n" +
+	"\agoverns\x18\n" +
+	" \x03(\tR\agoverns\x12\x18\n" +
+	"\aexpired\x18\v \x01(\bR\aexpired\":\n" +
+	"\x17RenewCertificateRequest\x12\x1f\n" +
+	"\vttl_seconds\x18\x01 \x01(\rR\n" +
+	"ttlSeconds\"\xca\x01\n" +
 	"\x17IssueCertificateRequest\x12$\n" +
 	"\x04role\x18\x01 \x01(\x0e2\x10.krypton.v1.RoleR\x04role\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -706,19 +2014,130 @@ const file_krypton_v1_access_proto_rawDesc = "" +
 	"page_token\x18\x02 \x01(\tR\tpageToken\"{\n" +
 	"\x17ListRevocationsResponse\x128\n" +
 	"\vrevocations\x18\x01 \x03(\v2\x16.krypton.v1.RevocationR\vrevocations\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*{\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xfa\x02\n" +
+	"\x06Issuer\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\x12,\n" +
+	"\x04x509\x18\x04 \x01(\v2\x16.krypton.v1.X509IssuerH\x00R\x04x509\x12)\n" +
+	"\x03jwt\x18\x05 \x01(\v2\x15.krypton.v1.JWTIssuerH\x00R\x03jwt\x12&\n" +
+	"\x05roles\x18\x06 \x03(\x0e2\x10.krypton.v1.RoleR\x05roles\x12\x18\n" +
+	"\atenants\x18\a \x03(\tR\atenants\x12\x1f\n" +
+	"\vall_tenants\x18\b \x01(\bR\n" +
+	"allTenants\x125\n" +
+	"\runbound_roles\x18\t \x03(\x0e2\x10.krypton.v1.RoleR\funboundRoles\x12;\n" +
+	"\vcreate_time\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTimeB\x06\n" +
+	"\x04kind\"S\n" +
+	"\n" +
+	"X509Issuer\x12\"\n" +
+	"\fcertificates\x18\x01 \x01(\fR\fcertificates\x12!\n" +
+	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\"\xdc\x01\n" +
+	"\tJWTIssuer\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12\x1c\n" +
+	"\taudiences\x18\x02 \x03(\tR\taudiences\x12\x0e\n" +
+	"\x02ca\x18\x03 \x01(\fR\x02ca\x12\x12\n" +
+	"\x04keys\x18\x04 \x01(\fR\x04keys\x12,\n" +
+	"\x12clock_skew_seconds\x18\x05 \x01(\rR\x10clockSkewSeconds\x12#\n" +
+	"\rsubject_claim\x18\x06 \x01(\tR\fsubjectClaim\x12(\n" +
+	"\x10max_life_seconds\x18\a \x01(\rR\x0emaxLifeSeconds\"\x9e\x03\n" +
+	"\vRoleBinding\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\x12\x16\n" +
+	"\x06issuer\x18\x04 \x01(\tR\x06issuer\x12\x18\n" +
+	"\asubject\x18\x05 \x01(\tR\asubject\x12$\n" +
+	"\x04role\x18\x06 \x01(\x0e2\x10.krypton.v1.RoleR\x04role\x12\x16\n" +
+	"\x06member\x18\a \x01(\tR\x06member\x12\x1a\n" +
+	"\bplatform\x18\b \x01(\bR\bplatform\x12!\n" +
+	"\fevery_tenant\x18\t \x01(\bR\veveryTenant\x12,\n" +
+	"\x04keys\x18\n" +
+	" \x03(\v2\x18.krypton.v1.AuthorityKeyR\x04keys\x12;\n" +
+	"\vexpire_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\x12;\n" +
+	"\vcreate_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\"S\n" +
+	"\fAuthorityKey\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x01 \x01(\fR\tpublicKey\x12\x12\n" +
+	"\x04sign\x18\x02 \x01(\bR\x04sign\x12\x10\n" +
+	"\x03tls\x18\x03 \x01(\bR\x03tls\"\xba\x01\n" +
+	"\x13CreateIssuerRequest\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x12\x1b\n" +
+	"\tissuer_id\x18\x02 \x01(\tR\bissuerId\x12*\n" +
+	"\x06issuer\x18\x03 \x01(\v2\x12.krypton.v1.IssuerR\x06issuer\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"\xad\x01\n" +
+	"\x13UpdateIssuerRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
+	"\x06issuer\x18\x02 \x01(\v2\x12.krypton.v1.IssuerR\x06issuer\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"&\n" +
+	"\x10GetIssuerRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"h\n" +
+	"\x12ListIssuersRequest\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"k\n" +
+	"\x13ListIssuersResponse\x12,\n" +
+	"\aissuers\x18\x01 \x03(\v2\x12.krypton.v1.IssuerR\aissuers\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x81\x01\n" +
+	"\x13DeleteIssuerRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"\xda\x01\n" +
+	"\x18CreateRoleBindingRequest\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x12&\n" +
+	"\x0frole_binding_id\x18\x02 \x01(\tR\rroleBindingId\x12:\n" +
+	"\frole_binding\x18\x03 \x01(\v2\x17.krypton.v1.RoleBindingR\vroleBinding\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"+\n" +
+	"\x15GetRoleBindingRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"m\n" +
+	"\x17ListRoleBindingsRequest\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"\x80\x01\n" +
+	"\x18ListRoleBindingsResponse\x12<\n" +
+	"\rrole_bindings\x18\x01 \x03(\v2\x17.krypton.v1.RoleBindingR\froleBindings\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x86\x01\n" +
+	"\x18DeleteRoleBindingRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly*{\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rROLE_GOVERNOR\x10\x01\x12\x12\n" +
 	"\x0eROLE_CUSTODIAN\x10\x02\x12\x11\n" +
 	"\rROLE_OPERATOR\x10\x03\x12\x10\n" +
 	"\fROLE_AUDITOR\x10\x04\x12\x11\n" +
-	"\rROLE_WORKLOAD\x10\x052\xd7\x02\n" +
+	"\rROLE_WORKLOAD\x10\x052\xe9\b\n" +
 	"\x06Access\x12?\n" +
 	"\x06WhoAmI\x12\x19.krypton.v1.WhoAmIRequest\x1a\x1a.krypton.v1.WhoAmIResponse\x12]\n" +
-	"\x10IssueCertificate\x12#.krypton.v1.IssueCertificateRequest\x1a$.krypton.v1.IssueCertificateResponse\x12Q\n" +
+	"\x10IssueCertificate\x12#.krypton.v1.IssueCertificateRequest\x1a$.krypton.v1.IssueCertificateResponse\x12]\n" +
+	"\x10RenewCertificate\x12#.krypton.v1.RenewCertificateRequest\x1a$.krypton.v1.IssueCertificateResponse\x12Q\n" +
 	"\x11RevokeCertificate\x12$.krypton.v1.RevokeCertificateRequest\x1a\x16.krypton.v1.Revocation\x12Z\n" +
-	"\x0fListRevocations\x12\".krypton.v1.ListRevocationsRequest\x1a#.krypton.v1.ListRevocationsResponseB=Z;github.com/openkcm/krypton-cluster/api/krypton/v1;kryptonv1b\x06proto3"
+	"\x0fListRevocations\x12\".krypton.v1.ListRevocationsRequest\x1a#.krypton.v1.ListRevocationsResponse\x12C\n" +
+	"\fCreateIssuer\x12\x1f.krypton.v1.CreateIssuerRequest\x1a\x12.krypton.v1.Issuer\x12C\n" +
+	"\fUpdateIssuer\x12\x1f.krypton.v1.UpdateIssuerRequest\x1a\x12.krypton.v1.Issuer\x12=\n" +
+	"\tGetIssuer\x12\x1c.krypton.v1.GetIssuerRequest\x1a\x12.krypton.v1.Issuer\x12N\n" +
+	"\vListIssuers\x12\x1e.krypton.v1.ListIssuersRequest\x1a\x1f.krypton.v1.ListIssuersResponse\x12C\n" +
+	"\fDeleteIssuer\x12\x1f.krypton.v1.DeleteIssuerRequest\x1a\x12.krypton.v1.Issuer\x12R\n" +
+	"\x11CreateRoleBinding\x12$.krypton.v1.CreateRoleBindingRequest\x1a\x17.krypton.v1.RoleBinding\x12L\n" +
+	"\x0eGetRoleBinding\x12!.krypton.v1.GetRoleBindingRequest\x1a\x17.krypton.v1.RoleBinding\x12]\n" +
+	"\x10ListRoleBindings\x12#.krypton.v1.ListRoleBindingsRequest\x1a$.krypton.v1.ListRoleBindingsResponse\x12R\n" +
+	"\x11DeleteRoleBinding\x12$.krypton.v1.DeleteRoleBindingRequest\x1a\x17.krypton.v1.RoleBindingB=Z;github.com/openkcm/krypton-cluster/api/krypton/v1;kryptonv1b\x06proto3"
 
 var (
 	file_krypton_v1_access_proto_rawDescOnce sync.Once
@@ -733,40 +2152,91 @@ func file_krypton_v1_access_proto_rawDescGZIP() []byte {
 }
 
 var file_krypton_v1_access_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_krypton_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_krypton_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_krypton_v1_access_proto_goTypes = []any{
 	(Role)(0),                        // 0: krypton.v1.Role
 	(*WhoAmIRequest)(nil),            // 1: krypton.v1.WhoAmIRequest
 	(*WhoAmIResponse)(nil),           // 2: krypton.v1.WhoAmIResponse
-	(*IssueCertificateRequest)(nil),  // 3: krypton.v1.IssueCertificateRequest
-	(*IssueCertificateResponse)(nil), // 4: krypton.v1.IssueCertificateResponse
-	(*Revocation)(nil),               // 5: krypton.v1.Revocation
-	(*RevokeCertificateRequest)(nil), // 6: krypton.v1.RevokeCertificateRequest
-	(*ListRevocationsRequest)(nil),   // 7: krypton.v1.ListRevocationsRequest
-	(*ListRevocationsResponse)(nil),  // 8: krypton.v1.ListRevocationsResponse
-	(*timestamppb.Timestamp)(nil),    // 9: google.protobuf.Timestamp
+	(*RenewCertificateRequest)(nil),  // 3: krypton.v1.RenewCertificateRequest
+	(*IssueCertificateRequest)(nil),  // 4: krypton.v1.IssueCertificateRequest
+	(*IssueCertificateResponse)(nil), // 5: krypton.v1.IssueCertificateResponse
+	(*Revocation)(nil),               // 6: krypton.v1.Revocation
+	(*RevokeCertificateRequest)(nil), // 7: krypton.v1.RevokeCertificateRequest
+	(*ListRevocationsRequest)(nil),   // 8: krypton.v1.ListRevocationsRequest
+	(*ListRevocationsResponse)(nil),  // 9: krypton.v1.ListRevocationsResponse
+	(*Issuer)(nil),                   // 10: krypton.v1.Issuer
+	(*X509Issuer)(nil),               // 11: krypton.v1.X509Issuer
+	(*JWTIssuer)(nil),                // 12: krypton.v1.JWTIssuer
+	(*RoleBinding)(nil),              // 13: krypton.v1.RoleBinding
+	(*AuthorityKey)(nil),             // 14: krypton.v1.AuthorityKey
+	(*CreateIssuerRequest)(nil),      // 15: krypton.v1.CreateIssuerRequest
+	(*UpdateIssuerRequest)(nil),      // 16: krypton.v1.UpdateIssuerRequest
+	(*GetIssuerRequest)(nil),         // 17: krypton.v1.GetIssuerRequest
+	(*ListIssuersRequest)(nil),       // 18: krypton.v1.ListIssuersRequest
+	(*ListIssuersResponse)(nil),      // 19: krypton.v1.ListIssuersResponse
+	(*DeleteIssuerRequest)(nil),      // 20: krypton.v1.DeleteIssuerRequest
+	(*CreateRoleBindingRequest)(nil), // 21: krypton.v1.CreateRoleBindingRequest
+	(*GetRoleBindingRequest)(nil),    // 22: krypton.v1.GetRoleBindingRequest
+	(*ListRoleBindingsRequest)(nil),  // 23: krypton.v1.ListRoleBindingsRequest
+	(*ListRoleBindingsResponse)(nil), // 24: krypton.v1.ListRoleBindingsResponse
+	(*DeleteRoleBindingRequest)(nil), // 25: krypton.v1.DeleteRoleBindingRequest
+	(*timestamppb.Timestamp)(nil),    // 26: google.protobuf.Timestamp
 }
 var file_krypton_v1_access_proto_depIdxs = []int32{
 	0,  // 0: krypton.v1.WhoAmIResponse.role:type_name -> krypton.v1.Role
-	9,  // 1: krypton.v1.WhoAmIResponse.certificate_expire_time:type_name -> google.protobuf.Timestamp
+	26, // 1: krypton.v1.WhoAmIResponse.certificate_expire_time:type_name -> google.protobuf.Timestamp
 	0,  // 2: krypton.v1.IssueCertificateRequest.role:type_name -> krypton.v1.Role
-	9,  // 3: krypton.v1.IssueCertificateResponse.expire_time:type_name -> google.protobuf.Timestamp
-	9,  // 4: krypton.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
-	9,  // 5: krypton.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
-	5,  // 6: krypton.v1.ListRevocationsResponse.revocations:type_name -> krypton.v1.Revocation
-	1,  // 7: krypton.v1.Access.WhoAmI:input_type -> krypton.v1.WhoAmIRequest
-	3,  // 8: krypton.v1.Access.IssueCertificate:input_type -> krypton.v1.IssueCertificateRequest
-	6,  // 9: krypton.v1.Access.RevokeCertificate:input_type -> krypton.v1.RevokeCertificateRequest
-	7,  // 10: krypton.v1.Access.ListRevocations:input_type -> krypton.v1.ListRevocationsRequest
-	2,  // 11: krypton.v1.Access.WhoAmI:output_type -> krypton.v1.WhoAmIResponse
-	4,  // 12: krypton.v1.Access.IssueCertificate:output_type -> krypton.v1.IssueCertificateResponse
-	5,  // 13: krypton.v1.Access.RevokeCertificate:output_type -> krypton.v1.Revocation
-	8,  // 14: krypton.v1.Access.ListRevocations:output_type -> krypton.v1.ListRevocationsResponse
-	11, // [11:15] is the sub-list for method output_type
-	7,  // [7:11] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	26, // 3: krypton.v1.IssueCertificateResponse.expire_time:type_name -> google.protobuf.Timestamp
+	26, // 4: krypton.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
+	26, // 5: krypton.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	6,  // 6: krypton.v1.ListRevocationsResponse.revocations:type_name -> krypton.v1.Revocation
+	11, // 7: krypton.v1.Issuer.x509:type_name -> krypton.v1.X509Issuer
+	12, // 8: krypton.v1.Issuer.jwt:type_name -> krypton.v1.JWTIssuer
+	0,  // 9: krypton.v1.Issuer.roles:type_name -> krypton.v1.Role
+	0,  // 10: krypton.v1.Issuer.unbound_roles:type_name -> krypton.v1.Role
+	26, // 11: krypton.v1.Issuer.create_time:type_name -> google.protobuf.Timestamp
+	0,  // 12: krypton.v1.RoleBinding.role:type_name -> krypton.v1.Role
+	14, // 13: krypton.v1.RoleBinding.keys:type_name -> krypton.v1.AuthorityKey
+	26, // 14: krypton.v1.RoleBinding.expire_time:type_name -> google.protobuf.Timestamp
+	26, // 15: krypton.v1.RoleBinding.create_time:type_name -> google.protobuf.Timestamp
+	10, // 16: krypton.v1.CreateIssuerRequest.issuer:type_name -> krypton.v1.Issuer
+	10, // 17: krypton.v1.UpdateIssuerRequest.issuer:type_name -> krypton.v1.Issuer
+	10, // 18: krypton.v1.ListIssuersResponse.issuers:type_name -> krypton.v1.Issuer
+	13, // 19: krypton.v1.CreateRoleBindingRequest.role_binding:type_name -> krypton.v1.RoleBinding
+	13, // 20: krypton.v1.ListRoleBindingsResponse.role_bindings:type_name -> krypton.v1.RoleBinding
+	1,  // 21: krypton.v1.Access.WhoAmI:input_type -> krypton.v1.WhoAmIRequest
+	4,  // 22: krypton.v1.Access.IssueCertificate:input_type -> krypton.v1.IssueCertificateRequest
+	3,  // 23: krypton.v1.Access.RenewCertificate:input_type -> krypton.v1.RenewCertificateRequest
+	7,  // 24: krypton.v1.Access.RevokeCertificate:input_type -> krypton.v1.RevokeCertificateRequest
+	8,  // 25: krypton.v1.Access.ListRevocations:input_type -> krypton.v1.ListRevocationsRequest
+	15, // 26: krypton.v1.Access.CreateIssuer:input_type -> krypton.v1.CreateIssuerRequest
+	16, // 27: krypton.v1.Access.UpdateIssuer:input_type -> krypton.v1.UpdateIssuerRequest
+	17, // 28: krypton.v1.Access.GetIssuer:input_type -> krypton.v1.GetIssuerRequest
+	18, // 29: krypton.v1.Access.ListIssuers:input_type -> krypton.v1.ListIssuersRequest
+	20, // 30: krypton.v1.Access.DeleteIssuer:input_type -> krypton.v1.DeleteIssuerRequest
+	21, // 31: krypton.v1.Access.CreateRoleBinding:input_type -> krypton.v1.CreateRoleBindingRequest
+	22, // 32: krypton.v1.Access.GetRoleBinding:input_type -> krypton.v1.GetRoleBindingRequest
+	23, // 33: krypton.v1.Access.ListRoleBindings:input_type -> krypton.v1.ListRoleBindingsRequest
+	25, // 34: krypton.v1.Access.DeleteRoleBinding:input_type -> krypton.v1.DeleteRoleBindingRequest
+	2,  // 35: krypton.v1.Access.WhoAmI:output_type -> krypton.v1.WhoAmIResponse
+	5,  // 36: krypton.v1.Access.IssueCertificate:output_type -> krypton.v1.IssueCertificateResponse
+	5,  // 37: krypton.v1.Access.RenewCertificate:output_type -> krypton.v1.IssueCertificateResponse
+	6,  // 38: krypton.v1.Access.RevokeCertificate:output_type -> krypton.v1.Revocation
+	9,  // 39: krypton.v1.Access.ListRevocations:output_type -> krypton.v1.ListRevocationsResponse
+	10, // 40: krypton.v1.Access.CreateIssuer:output_type -> krypton.v1.Issuer
+	10, // 41: krypton.v1.Access.UpdateIssuer:output_type -> krypton.v1.Issuer
+	10, // 42: krypton.v1.Access.GetIssuer:output_type -> krypton.v1.Issuer
+	19, // 43: krypton.v1.Access.ListIssuers:output_type -> krypton.v1.ListIssuersResponse
+	10, // 44: krypton.v1.Access.DeleteIssuer:output_type -> krypton.v1.Issuer
+	13, // 45: krypton.v1.Access.CreateRoleBinding:output_type -> krypton.v1.RoleBinding
+	13, // 46: krypton.v1.Access.GetRoleBinding:output_type -> krypton.v1.RoleBinding
+	24, // 47: krypton.v1.Access.ListRoleBindings:output_type -> krypton.v1.ListRoleBindingsResponse
+	13, // 48: krypton.v1.Access.DeleteRoleBinding:output_type -> krypton.v1.RoleBinding
+	35, // [35:49] is the sub-list for method output_type
+	21, // [21:35] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_krypton_v1_access_proto_init() }
@@ -774,13 +2244,17 @@ func file_krypton_v1_access_proto_init() {
 	if File_krypton_v1_access_proto != nil {
 		return
 	}
+	file_krypton_v1_access_proto_msgTypes[9].OneofWrappers = []any{
+		(*Issuer_X509)(nil),
+		(*Issuer_Jwt)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_krypton_v1_access_proto_rawDesc), len(file_krypton_v1_access_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   8,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,8 +21,18 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Access_WhoAmI_FullMethodName            = "/krypton.v1.Access/WhoAmI"
 	Access_IssueCertificate_FullMethodName  = "/krypton.v1.Access/IssueCertificate"
+	Access_RenewCertificate_FullMethodName  = "/krypton.v1.Access/RenewCertificate"
 	Access_RevokeCertificate_FullMethodName = "/krypton.v1.Access/RevokeCertificate"
 	Access_ListRevocations_FullMethodName   = "/krypton.v1.Access/ListRevocations"
+	Access_CreateIssuer_FullMethodName      = "/krypton.v1.Access/CreateIssuer"
+	Access_UpdateIssuer_FullMethodName      = "/krypton.v1.Access/UpdateIssuer"
+	Access_GetIssuer_FullMethodName         = "/krypton.v1.Access/GetIssuer"
+	Access_ListIssuers_FullMethodName       = "/krypton.v1.Access/ListIssuers"
+	Access_DeleteIssuer_FullMethodName      = "/krypton.v1.Access/DeleteIssuer"
+	Access_CreateRoleBinding_FullMethodName = "/krypton.v1.Access/CreateRoleBinding"
+	Access_GetRoleBinding_FullMethodName    = "/krypton.v1.Access/GetRoleBinding"
+	Access_ListRoleBindings_FullMethodName  = "/krypton.v1.Access/ListRoleBindings"
+	Access_DeleteRoleBinding_FullMethodName = "/krypton.v1.Access/DeleteRoleBinding"
 )
 
 // AccessClient is the client API for Access service.
@@ -31,10 +41,16 @@ const (
 //
 // Access tells callers who they are and gives out certificates.
 type AccessClient interface {
-	// WhoAmI tells the caller what its certificate says.
+	// WhoAmI tells the caller who it is to this cluster.
 	WhoAmI(ctx context.Context, in *WhoAmIRequest, opts ...grpc.CallOption) (*WhoAmIResponse, error)
-	// IssueCertificate signs a caller's public key with the cluster's caller CA.
+	// IssueCertificate signs a caller's public key with the cluster's caller CA. The
+	// certificate works as long as a role binding has the key: if the identity has
+	// none yet, it is made, which is a change; if it has one with this key, only a
+	// certificate is made.
 	IssueCertificate(ctx context.Context, in *IssueCertificateRequest, opts ...grpc.CallOption) (*IssueCertificateResponse, error)
+	// RenewCertificate makes a new certificate for the caller's own identity and key.
+	// It takes an expired certificate, too: what counts is the role binding.
+	RenewCertificate(ctx context.Context, in *RenewCertificateRequest, opts ...grpc.CallOption) (*IssueCertificateResponse, error)
 	// RevokeCertificate ends what a caller's certificate may do, for good, on every
 	// node as soon as that node has applied it. A governor may revoke every
 	// certificate but the own one; an operator those of operators, auditors and
@@ -42,6 +58,26 @@ type AccessClient interface {
 	RevokeCertificate(ctx context.Context, in *RevokeCertificateRequest, opts ...grpc.CallOption) (*Revocation, error)
 	// ListRevocations shows the revoked certificates that have not expired for a day.
 	ListRevocations(ctx context.Context, in *ListRevocationsRequest, opts ...grpc.CallOption) (*ListRevocationsResponse, error)
+	// CreateIssuer makes an authority known whose callers the cluster shall know.
+	CreateIssuer(ctx context.Context, in *CreateIssuerRequest, opts ...grpc.CallOption) (*Issuer, error)
+	// UpdateIssuer changes its keys or limits.
+	UpdateIssuer(ctx context.Context, in *UpdateIssuerRequest, opts ...grpc.CallOption) (*Issuer, error)
+	// GetIssuer returns one issuer.
+	GetIssuer(ctx context.Context, in *GetIssuerRequest, opts ...grpc.CallOption) (*Issuer, error)
+	// ListIssuers returns issuers page by page, in the order of their ids.
+	ListIssuers(ctx context.Context, in *ListIssuersRequest, opts ...grpc.CallOption) (*ListIssuersResponse, error)
+	// DeleteIssuer forgets an issuer that no role binding names. When it is
+	// answered, no node accepts a caller of it.
+	DeleteIssuer(ctx context.Context, in *DeleteIssuerRequest, opts ...grpc.CallOption) (*Issuer, error)
+	// CreateRoleBinding gives an identity a role.
+	CreateRoleBinding(ctx context.Context, in *CreateRoleBindingRequest, opts ...grpc.CallOption) (*RoleBinding, error)
+	// GetRoleBinding returns one role binding.
+	GetRoleBinding(ctx context.Context, in *GetRoleBindingRequest, opts ...grpc.CallOption) (*RoleBinding, error)
+	// ListRoleBindings returns role bindings page by page, in the order of their ids.
+	ListRoleBindings(ctx context.Context, in *ListRoleBindingsRequest, opts ...grpc.CallOption) (*ListRoleBindingsResponse, error)
+	// DeleteRoleBinding takes a role away. When it is answered, no node accepts the
+	// identity.
+	DeleteRoleBinding(ctx context.Context, in *DeleteRoleBindingRequest, opts ...grpc.CallOption) (*RoleBinding, error)
 }
 
 type accessClient struct {
@@ -72,6 +108,16 @@ func (c *accessClient) IssueCertificate(ctx context.Context, in *IssueCertificat
 	return out, nil
 }
 
+func (c *accessClient) RenewCertificate(ctx context.Context, in *RenewCertificateRequest, opts ...grpc.CallOption) (*IssueCertificateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(IssueCertificateResponse)
+	err := c.cc.Invoke(ctx, Access_RenewCertificate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *accessClient) RevokeCertificate(ctx context.Context, in *RevokeCertificateRequest, opts ...grpc.CallOption) (*Revocation, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Revocation)
@@ -92,16 +138,112 @@ func (c *accessClient) ListRevocations(ctx context.Context, in *ListRevocationsR
 	return out, nil
 }
 
+func (c *accessClient) CreateIssuer(ctx context.Context, in *CreateIssuerRequest, opts ...grpc.CallOption) (*Issuer, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Issuer)
+	err := c.cc.Invoke(ctx, Access_CreateIssuer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accessClient) UpdateIssuer(ctx context.Context, in *UpdateIssuerRequest, opts ...grpc.CallOption) (*Issuer, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Issuer)
+	err := c.cc.Invoke(ctx, Access_UpdateIssuer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accessClient) GetIssuer(ctx context.Context, in *GetIssuerRequest, opts ...grpc.CallOption) (*Issuer, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Issuer)
+	err := c.cc.Invoke(ctx, Access_GetIssuer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accessClient) ListIssuers(ctx context.Context, in *ListIssuersRequest, opts ...grpc.CallOption) (*ListIssuersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListIssuersResponse)
+	err := c.cc.Invoke(ctx, Access_ListIssuers_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accessClient) DeleteIssuer(ctx context.Context, in *DeleteIssuerRequest, opts ...grpc.CallOption) (*Issuer, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Issuer)
+	err := c.cc.Invoke(ctx, Access_DeleteIssuer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accessClient) CreateRoleBinding(ctx context.Context, in *CreateRoleBindingRequest, opts ...grpc.CallOption) (*RoleBinding, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RoleBinding)
+	err := c.cc.Invoke(ctx, Access_CreateRoleBinding_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accessClient) GetRoleBinding(ctx context.Context, in *GetRoleBindingRequest, opts ...grpc.CallOption) (*RoleBinding, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RoleBinding)
+	err := c.cc.Invoke(ctx, Access_GetRoleBinding_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accessClient) ListRoleBindings(ctx context.Context, in *ListRoleBindingsRequest, opts ...grpc.CallOption) (*ListRoleBindingsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListRoleBindingsResponse)
+	err := c.cc.Invoke(ctx, Access_ListRoleBindings_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accessClient) DeleteRoleBinding(ctx context.Context, in *DeleteRoleBindingRequest, opts ...grpc.CallOption) (*RoleBinding, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RoleBinding)
+	err := c.cc.Invoke(ctx, Access_DeleteRoleBinding_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AccessServer is the server API for Access service.
 // All implementations must embed UnimplementedAccessServer
 // for forward compatibility.
 //
 // Access tells callers who they are and gives out certificates.
 type AccessServer interface {
-	// WhoAmI tells the caller what its certificate says.
+	// WhoAmI tells the caller who it is to this cluster.
 	WhoAmI(context.Context, *WhoAmIRequest) (*WhoAmIResponse, error)
-	// IssueCertificate signs a caller's public key with the cluster's caller CA.
+	// IssueCertificate signs a caller's public key with the cluster's caller CA. The
+	// certificate works as long as a role binding has the key: if the identity has
+	// none yet, it is made, which is a change; if it has one with this key, only a
+	// certificate is made.
 	IssueCertificate(context.Context, *IssueCertificateRequest) (*IssueCertificateResponse, error)
+	// RenewCertificate makes a new certificate for the caller's own identity and key.
+	// It takes an expired certificate, too: what counts is the role binding.
+	RenewCertificate(context.Context, *RenewCertificateRequest) (*IssueCertificateResponse, error)
 	// RevokeCertificate ends what a caller's certificate may do, for good, on every
 	// node as soon as that node has applied it. A governor may revoke every
 	// certificate but the own one; an operator those of operators, auditors and
@@ -109,6 +251,26 @@ type AccessServer interface {
 	RevokeCertificate(context.Context, *RevokeCertificateRequest) (*Revocation, error)
 	// ListRevocations shows the revoked certificates that have not expired for a day.
 	ListRevocations(context.Context, *ListRevocationsRequest) (*ListRevocationsResponse, error)
+	// CreateIssuer makes an authority known whose callers the cluster shall know.
+	CreateIssuer(context.Context, *CreateIssuerRequest) (*Issuer, error)
+	// UpdateIssuer changes its keys or limits.
+	UpdateIssuer(context.Context, *UpdateIssuerRequest) (*Issuer, error)
+	// GetIssuer returns one issuer.
+	GetIssuer(context.Context, *GetIssuerRequest) (*Issuer, error)
+	// ListIssuers returns issuers page by page, in the order of their ids.
+	ListIssuers(context.Context, *ListIssuersRequest) (*ListIssuersResponse, error)
+	// DeleteIssuer forgets an issuer that no role binding names. When it is
+	// answered, no node accepts a caller of it.
+	DeleteIssuer(context.Context, *DeleteIssuerRequest) (*Issuer, error)
+	// CreateRoleBinding gives an identity a role.
+	CreateRoleBinding(context.Context, *CreateRoleBindingRequest) (*RoleBinding, error)
+	// GetRoleBinding returns one role binding.
+	GetRoleBinding(context.Context, *GetRoleBindingRequest) (*RoleBinding, error)
+	// ListRoleBindings returns role bindings page by page, in the order of their ids.
+	ListRoleBindings(context.Context, *ListRoleBindingsRequest) (*ListRoleBindingsResponse, error)
+	// DeleteRoleBinding takes a role away. When it is answered, no node accepts the
+	// identity.
+	DeleteRoleBinding(context.Context, *DeleteRoleBindingRequest) (*RoleBinding, error)
 	mustEmbedUnimplementedAccessServer()
 }
 
@@ -125,11 +287,41 @@ func (UnimplementedAccessServer) WhoAmI(context.Context, *WhoAmIRequest) (*WhoAm
 func (UnimplementedAccessServer) IssueCertificate(context.Context, *IssueCertificateRequest) (*IssueCertificateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method IssueCertificate not implemented")
 }
+func (UnimplementedAccessServer) RenewCertificate(context.Context, *RenewCertificateRequest) (*IssueCertificateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RenewCertificate not implemented")
+}
 func (UnimplementedAccessServer) RevokeCertificate(context.Context, *RevokeCertificateRequest) (*Revocation, error) {
 	return nil, status.Error(codes.Unimplemented, "method RevokeCertificate not implemented")
 }
 func (UnimplementedAccessServer) ListRevocations(context.Context, *ListRevocationsRequest) (*ListRevocationsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListRevocations not implemented")
+}
+func (UnimplementedAccessServer) CreateIssuer(context.Context, *CreateIssuerRequest) (*Issuer, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateIssuer not implemented")
+}
+func (UnimplementedAccessServer) UpdateIssuer(context.Context, *UpdateIssuerRequest) (*Issuer, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateIssuer not implemented")
+}
+func (UnimplementedAccessServer) GetIssuer(context.Context, *GetIssuerRequest) (*Issuer, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetIssuer not implemented")
+}
+func (UnimplementedAccessServer) ListIssuers(context.Context, *ListIssuersRequest) (*ListIssuersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListIssuers not implemented")
+}
+func (UnimplementedAccessServer) DeleteIssuer(context.Context, *DeleteIssuerRequest) (*Issuer, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteIssuer not implemented")
+}
+func (UnimplementedAccessServer) CreateRoleBinding(context.Context, *CreateRoleBindingRequest) (*RoleBinding, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateRoleBinding not implemented")
+}
+func (UnimplementedAccessServer) GetRoleBinding(context.Context, *GetRoleBindingRequest) (*RoleBinding, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetRoleBinding not implemented")
+}
+func (UnimplementedAccessServer) ListRoleBindings(context.Context, *ListRoleBindingsRequest) (*ListRoleBindingsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListRoleBindings not implemented")
+}
+func (UnimplementedAccessServer) DeleteRoleBinding(context.Context, *DeleteRoleBindingRequest) (*RoleBinding, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteRoleBinding not implemented")
 }
 func (UnimplementedAccessServer) mustEmbedUnimplementedAccessServer() {}
 func (UnimplementedAccessServer) testEmbeddedByValue()                {}
@@ -188,6 +380,24 @@ func _Access_IssueCertificate_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Access_RenewCertificate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RenewCertificateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServer).RenewCertificate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Access_RenewCertificate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServer).RenewCertificate(ctx, req.(*RenewCertificateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Access_RevokeCertificate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RevokeCertificateRequest)
 	if err := dec(in); err != nil {
@@ -224,6 +434,168 @@ func _Access_ListRevocations_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Access_CreateIssuer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateIssuerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServer).CreateIssuer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Access_CreateIssuer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServer).CreateIssuer(ctx, req.(*CreateIssuerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Access_UpdateIssuer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateIssuerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServer).UpdateIssuer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Access_UpdateIssuer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServer).UpdateIssuer(ctx, req.(*UpdateIssuerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Access_GetIssuer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetIssuerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServer).GetIssuer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Access_GetIssuer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServer).GetIssuer(ctx, req.(*GetIssuerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Access_ListIssuers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListIssuersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServer).ListIssuers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Access_ListIssuers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServer).ListIssuers(ctx, req.(*ListIssuersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Access_DeleteIssuer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteIssuerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServer).DeleteIssuer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Access_DeleteIssuer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServer).DeleteIssuer(ctx, req.(*DeleteIssuerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Access_CreateRoleBinding_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateRoleBindingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServer).CreateRoleBinding(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Access_CreateRoleBinding_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServer).CreateRoleBinding(ctx, req.(*CreateRoleBindingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Access_GetRoleBinding_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRoleBindingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServer).GetRoleBinding(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Access_GetRoleBinding_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServer).GetRoleBinding(ctx, req.(*GetRoleBindingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Access_ListRoleBindings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRoleBindingsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServer).ListRoleBindings(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Access_ListRoleBindings_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServer).ListRoleBindings(ctx, req.(*ListRoleBindingsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Access_DeleteRoleBinding_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteRoleBindingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServer).DeleteRoleBinding(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Access_DeleteRoleBinding_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServer).DeleteRoleBinding(ctx, req.(*DeleteRoleBindingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Access_ServiceDesc is the grpc.ServiceDesc for Access service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -240,12 +612,52 @@ var Access_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Access_IssueCertificate_Handler,
 		},
 		{
+			MethodName: "RenewCertificate",
+			Handler:    _Access_RenewCertificate_Handler,
+		},
+		{
 			MethodName: "RevokeCertificate",
 			Handler:    _Access_RevokeCertificate_Handler,
 		},
 		{
 			MethodName: "ListRevocations",
 			Handler:    _Access_ListRevocations_Handler,
+		},
+		{
+			MethodName: "CreateIssuer",
+			Handler:    _Access_CreateIssuer_Handler,
+		},
+		{
+			MethodName: "UpdateIssuer",
+			Handler:    _Access_UpdateIssuer_Handler,
+		},
+		{
+			MethodName: "GetIssuer",
+			Handler:    _Access_GetIssuer_Handler,
+		},
+		{
+			MethodName: "ListIssuers",
+			Handler:    _Access_ListIssuers_Handler,
+		},
+		{
+			MethodName: "DeleteIssuer",
+			Handler:    _Access_DeleteIssuer_Handler,
+		},
+		{
+			MethodName: "CreateRoleBinding",
+			Handler:    _Access_CreateRoleBinding_Handler,
+		},
+		{
+			MethodName: "GetRoleBinding",
+			Handler:    _Access_GetRoleBinding_Handler,
+		},
+		{
+			MethodName: "ListRoleBindings",
+			Handler:    _Access_ListRoleBindings_Handler,
+		},
+		{
+			MethodName: "DeleteRoleBinding",
+			Handler:    _Access_DeleteRoleBinding_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -100,8 +100,11 @@ type Tenant struct {
 	Versions       []*KeyVersion          `protobuf:"bytes,8,rep,name=versions,proto3" json:"versions,omitempty"`
 	CreateTime     *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	DestroyTime    *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=destroy_time,json=destroyTime,proto3" json:"destroy_time,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Who governs what is inside it: roleBindings/{b} of governors, 1 to 16. Empty
+	// for a tenant that is older than tenants' own governors.
+	Governors     []string `protobuf:"bytes,11,rep,name=governors,proto3" json:"governors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Tenant) Reset() {
@@ -204,20 +207,107 @@ func (x *Tenant) GetDestroyTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Tenant) GetGovernors() []string {
+	if x != nil {
+		return x.Governors
+	}
+	return nil
+}
+
+type SetGovernorsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// All of them from then on: roleBindings/{b}, 1 to 16.
+	Governors     []string `protobuf:"bytes,2,rep,name=governors,proto3" json:"governors,omitempty"`
+	Etag          string   `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	RequestId     string   `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ValidateOnly  bool     `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetGovernorsRequest) Reset() {
+	*x = SetGovernorsRequest{}
+	mi := &file_krypton_v1_tenants_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetGovernorsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetGovernorsRequest) ProtoMessage() {}
+
+func (x *SetGovernorsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_tenants_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetGovernorsRequest.ProtoReflect.Descriptor instead.
+func (*SetGovernorsRequest) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SetGovernorsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SetGovernorsRequest) GetGovernors() []string {
+	if x != nil {
+		return x.Governors
+	}
+	return nil
+}
+
+func (x *SetGovernorsRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *SetGovernorsRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *SetGovernorsRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
 type CreateTenantRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The id; the name becomes tenants/{tenant_id}.
-	TenantId      string   `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
-	Binding       *Binding `protobuf:"bytes,2,opt,name=binding,proto3" json:"binding,omitempty"`
-	RequestId     string   `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	ValidateOnly  bool     `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	TenantId     string   `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	Binding      *Binding `protobuf:"bytes,2,opt,name=binding,proto3" json:"binding,omitempty"`
+	RequestId    string   `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ValidateOnly bool     `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Who shall govern what is inside it: roleBindings/{b} of governors, at most 16;
+	// empty: the caller.
+	Governors     []string `protobuf:"bytes,5,rep,name=governors,proto3" json:"governors,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateTenantRequest) Reset() {
 	*x = CreateTenantRequest{}
-	mi := &file_krypton_v1_tenants_proto_msgTypes[2]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -229,7 +319,7 @@ func (x *CreateTenantRequest) String() string {
 func (*CreateTenantRequest) ProtoMessage() {}
 
 func (x *CreateTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_tenants_proto_msgTypes[2]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -242,7 +332,7 @@ func (x *CreateTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTenantRequest.ProtoReflect.Descriptor instead.
 func (*CreateTenantRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{2}
+	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CreateTenantRequest) GetTenantId() string {
@@ -273,6 +363,13 @@ func (x *CreateTenantRequest) GetValidateOnly() bool {
 	return false
 }
 
+func (x *CreateTenantRequest) GetGovernors() []string {
+	if x != nil {
+		return x.Governors
+	}
+	return nil
+}
+
 type GetTenantRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -282,7 +379,7 @@ type GetTenantRequest struct {
 
 func (x *GetTenantRequest) Reset() {
 	*x = GetTenantRequest{}
-	mi := &file_krypton_v1_tenants_proto_msgTypes[3]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -294,7 +391,7 @@ func (x *GetTenantRequest) String() string {
 func (*GetTenantRequest) ProtoMessage() {}
 
 func (x *GetTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_tenants_proto_msgTypes[3]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -307,7 +404,7 @@ func (x *GetTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTenantRequest.ProtoReflect.Descriptor instead.
 func (*GetTenantRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{3}
+	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GetTenantRequest) GetName() string {
@@ -330,7 +427,7 @@ type ListTenantsRequest struct {
 
 func (x *ListTenantsRequest) Reset() {
 	*x = ListTenantsRequest{}
-	mi := &file_krypton_v1_tenants_proto_msgTypes[4]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -342,7 +439,7 @@ func (x *ListTenantsRequest) String() string {
 func (*ListTenantsRequest) ProtoMessage() {}
 
 func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_tenants_proto_msgTypes[4]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -355,7 +452,7 @@ func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsRequest.ProtoReflect.Descriptor instead.
 func (*ListTenantsRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{4}
+	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListTenantsRequest) GetPageSize() uint32 {
@@ -389,7 +486,7 @@ type ListTenantsResponse struct {
 
 func (x *ListTenantsResponse) Reset() {
 	*x = ListTenantsResponse{}
-	mi := &file_krypton_v1_tenants_proto_msgTypes[5]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -401,7 +498,7 @@ func (x *ListTenantsResponse) String() string {
 func (*ListTenantsResponse) ProtoMessage() {}
 
 func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_tenants_proto_msgTypes[5]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -414,7 +511,7 @@ func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsResponse.ProtoReflect.Descriptor instead.
 func (*ListTenantsResponse) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{5}
+	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListTenantsResponse) GetTenants() []*Tenant {
@@ -443,7 +540,7 @@ type SuspendTenantRequest struct {
 
 func (x *SuspendTenantRequest) Reset() {
 	*x = SuspendTenantRequest{}
-	mi := &file_krypton_v1_tenants_proto_msgTypes[6]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -455,7 +552,7 @@ func (x *SuspendTenantRequest) String() string {
 func (*SuspendTenantRequest) ProtoMessage() {}
 
 func (x *SuspendTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_tenants_proto_msgTypes[6]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -468,7 +565,7 @@ func (x *SuspendTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspendTenantRequest.ProtoReflect.Descriptor instead.
 func (*SuspendTenantRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{6}
+	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SuspendTenantRequest) GetName() string {
@@ -511,7 +608,7 @@ type ResumeTenantRequest struct {
 
 func (x *ResumeTenantRequest) Reset() {
 	*x = ResumeTenantRequest{}
-	mi := &file_krypton_v1_tenants_proto_msgTypes[7]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -523,7 +620,7 @@ func (x *ResumeTenantRequest) String() string {
 func (*ResumeTenantRequest) ProtoMessage() {}
 
 func (x *ResumeTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_tenants_proto_msgTypes[7]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -536,7 +633,7 @@ func (x *ResumeTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeTenantRequest.ProtoReflect.Descriptor instead.
 func (*ResumeTenantRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{7}
+	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ResumeTenantRequest) GetName() string {
@@ -581,7 +678,7 @@ type DeleteTenantRequest struct {
 
 func (x *DeleteTenantRequest) Reset() {
 	*x = DeleteTenantRequest{}
-	mi := &file_krypton_v1_tenants_proto_msgTypes[8]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -593,7 +690,7 @@ func (x *DeleteTenantRequest) String() string {
 func (*DeleteTenantRequest) ProtoMessage() {}
 
 func (x *DeleteTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_tenants_proto_msgTypes[8]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -606,7 +703,7 @@ func (x *DeleteTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTenantRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTenantRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{8}
+	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *DeleteTenantRequest) GetName() string {
@@ -656,7 +753,7 @@ type UndeleteTenantRequest struct {
 
 func (x *UndeleteTenantRequest) Reset() {
 	*x = UndeleteTenantRequest{}
-	mi := &file_krypton_v1_tenants_proto_msgTypes[9]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -668,7 +765,7 @@ func (x *UndeleteTenantRequest) String() string {
 func (*UndeleteTenantRequest) ProtoMessage() {}
 
 func (x *UndeleteTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_tenants_proto_msgTypes[9]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -681,7 +778,7 @@ func (x *UndeleteTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndeleteTenantRequest.ProtoReflect.Descriptor instead.
 func (*UndeleteTenantRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{9}
+	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *UndeleteTenantRequest) GetName() string {
@@ -724,7 +821,7 @@ type RotateTenantRequest struct {
 
 func (x *RotateTenantRequest) Reset() {
 	*x = RotateTenantRequest{}
-	mi := &file_krypton_v1_tenants_proto_msgTypes[10]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -736,7 +833,7 @@ func (x *RotateTenantRequest) String() string {
 func (*RotateTenantRequest) ProtoMessage() {}
 
 func (x *RotateTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_tenants_proto_msgTypes[10]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -749,7 +846,7 @@ func (x *RotateTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateTenantRequest.ProtoReflect.Descriptor instead.
 func (*RotateTenantRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{10}
+	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RotateTenantRequest) GetName() string {
@@ -794,7 +891,7 @@ type RollbackTenantRequest struct {
 
 func (x *RollbackTenantRequest) Reset() {
 	*x = RollbackTenantRequest{}
-	mi := &file_krypton_v1_tenants_proto_msgTypes[11]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -806,7 +903,7 @@ func (x *RollbackTenantRequest) String() string {
 func (*RollbackTenantRequest) ProtoMessage() {}
 
 func (x *RollbackTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_tenants_proto_msgTypes[11]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -819,7 +916,7 @@ func (x *RollbackTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackTenantRequest.ProtoReflect.Descriptor instead.
 func (*RollbackTenantRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{11}
+	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RollbackTenantRequest) GetName() string {
@@ -867,7 +964,7 @@ const file_krypton_v1_tenants_proto_rawDesc = "" +
 	"\bkeystore\x18\x01 \x01(\tR\bkeystore\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x1f\n" +
 	"\vkey_version\x18\x03 \x01(\tR\n" +
-	"keyVersion\"\xa0\x03\n" +
+	"keyVersion\"\xbe\x03\n" +
 	"\x06Tenant\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x12\n" +
@@ -880,13 +977,22 @@ const file_krypton_v1_tenants_proto_rawDesc = "" +
 	"\vcreate_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12=\n" +
 	"\fdestroy_time\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\vdestroyTime\"\xa5\x01\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\vdestroyTime\x12\x1c\n" +
+	"\tgovernors\x18\v \x03(\tR\tgovernors\"\x9f\x01\n" +
+	"\x13SetGovernorsRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\tgovernors\x18\x02 \x03(\tR\tgovernors\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"\xc3\x01\n" +
 	"\x13CreateTenantRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12-\n" +
 	"\abinding\x18\x02 \x01(\v2\x13.krypton.v1.BindingR\abinding\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"&\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12\x1c\n" +
+	"\tgovernors\x18\x05 \x03(\tR\tgovernors\"&\n" +
 	"\x10GetTenantRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"h\n" +
 	"\x12ListTenantsRequest\x12\x1b\n" +
@@ -934,7 +1040,7 @@ const file_krypton_v1_tenants_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
 	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12\x18\n" +
-	"\aversion\x18\x05 \x01(\rR\aversion2\x85\x05\n" +
+	"\aversion\x18\x05 \x01(\rR\aversion2\xca\x05\n" +
 	"\aTenants\x12C\n" +
 	"\fCreateTenant\x12\x1f.krypton.v1.CreateTenantRequest\x1a\x12.krypton.v1.Tenant\x12=\n" +
 	"\tGetTenant\x12\x1c.krypton.v1.GetTenantRequest\x1a\x12.krypton.v1.Tenant\x12N\n" +
@@ -944,7 +1050,8 @@ const file_krypton_v1_tenants_proto_rawDesc = "" +
 	"\fDeleteTenant\x12\x1f.krypton.v1.DeleteTenantRequest\x1a\x12.krypton.v1.Tenant\x12G\n" +
 	"\x0eUndeleteTenant\x12!.krypton.v1.UndeleteTenantRequest\x1a\x12.krypton.v1.Tenant\x12C\n" +
 	"\fRotateTenant\x12\x1f.krypton.v1.RotateTenantRequest\x1a\x12.krypton.v1.Tenant\x12G\n" +
-	"\x0eRollbackTenant\x12!.krypton.v1.RollbackTenantRequest\x1a\x12.krypton.v1.TenantB=Z;github.com/openkcm/krypton-cluster/api/krypton/v1;kryptonv1b\x06proto3"
+	"\x0eRollbackTenant\x12!.krypton.v1.RollbackTenantRequest\x1a\x12.krypton.v1.Tenant\x12C\n" +
+	"\fSetGovernors\x12\x1f.krypton.v1.SetGovernorsRequest\x1a\x12.krypton.v1.TenantB=Z;github.com/openkcm/krypton-cluster/api/krypton/v1;kryptonv1b\x06proto3"
 
 var (
 	file_krypton_v1_tenants_proto_rawDescOnce sync.Once
@@ -958,52 +1065,55 @@ func file_krypton_v1_tenants_proto_rawDescGZIP() []byte {
 	return file_krypton_v1_tenants_proto_rawDescData
 }
 
-var file_krypton_v1_tenants_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_krypton_v1_tenants_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_krypton_v1_tenants_proto_goTypes = []any{
 	(*Binding)(nil),               // 0: krypton.v1.Binding
 	(*Tenant)(nil),                // 1: krypton.v1.Tenant
-	(*CreateTenantRequest)(nil),   // 2: krypton.v1.CreateTenantRequest
-	(*GetTenantRequest)(nil),      // 3: krypton.v1.GetTenantRequest
-	(*ListTenantsRequest)(nil),    // 4: krypton.v1.ListTenantsRequest
-	(*ListTenantsResponse)(nil),   // 5: krypton.v1.ListTenantsResponse
-	(*SuspendTenantRequest)(nil),  // 6: krypton.v1.SuspendTenantRequest
-	(*ResumeTenantRequest)(nil),   // 7: krypton.v1.ResumeTenantRequest
-	(*DeleteTenantRequest)(nil),   // 8: krypton.v1.DeleteTenantRequest
-	(*UndeleteTenantRequest)(nil), // 9: krypton.v1.UndeleteTenantRequest
-	(*RotateTenantRequest)(nil),   // 10: krypton.v1.RotateTenantRequest
-	(*RollbackTenantRequest)(nil), // 11: krypton.v1.RollbackTenantRequest
-	(ObjectState)(0),              // 12: krypton.v1.ObjectState
-	(*KeyVersion)(nil),            // 13: krypton.v1.KeyVersion
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(*SetGovernorsRequest)(nil),   // 2: krypton.v1.SetGovernorsRequest
+	(*CreateTenantRequest)(nil),   // 3: krypton.v1.CreateTenantRequest
+	(*GetTenantRequest)(nil),      // 4: krypton.v1.GetTenantRequest
+	(*ListTenantsRequest)(nil),    // 5: krypton.v1.ListTenantsRequest
+	(*ListTenantsResponse)(nil),   // 6: krypton.v1.ListTenantsResponse
+	(*SuspendTenantRequest)(nil),  // 7: krypton.v1.SuspendTenantRequest
+	(*ResumeTenantRequest)(nil),   // 8: krypton.v1.ResumeTenantRequest
+	(*DeleteTenantRequest)(nil),   // 9: krypton.v1.DeleteTenantRequest
+	(*UndeleteTenantRequest)(nil), // 10: krypton.v1.UndeleteTenantRequest
+	(*RotateTenantRequest)(nil),   // 11: krypton.v1.RotateTenantRequest
+	(*RollbackTenantRequest)(nil), // 12: krypton.v1.RollbackTenantRequest
+	(ObjectState)(0),              // 13: krypton.v1.ObjectState
+	(*KeyVersion)(nil),            // 14: krypton.v1.KeyVersion
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
 }
 var file_krypton_v1_tenants_proto_depIdxs = []int32{
-	12, // 0: krypton.v1.Tenant.state:type_name -> krypton.v1.ObjectState
+	13, // 0: krypton.v1.Tenant.state:type_name -> krypton.v1.ObjectState
 	0,  // 1: krypton.v1.Tenant.binding:type_name -> krypton.v1.Binding
-	13, // 2: krypton.v1.Tenant.versions:type_name -> krypton.v1.KeyVersion
-	14, // 3: krypton.v1.Tenant.create_time:type_name -> google.protobuf.Timestamp
-	14, // 4: krypton.v1.Tenant.destroy_time:type_name -> google.protobuf.Timestamp
+	14, // 2: krypton.v1.Tenant.versions:type_name -> krypton.v1.KeyVersion
+	15, // 3: krypton.v1.Tenant.create_time:type_name -> google.protobuf.Timestamp
+	15, // 4: krypton.v1.Tenant.destroy_time:type_name -> google.protobuf.Timestamp
 	0,  // 5: krypton.v1.CreateTenantRequest.binding:type_name -> krypton.v1.Binding
 	1,  // 6: krypton.v1.ListTenantsResponse.tenants:type_name -> krypton.v1.Tenant
-	2,  // 7: krypton.v1.Tenants.CreateTenant:input_type -> krypton.v1.CreateTenantRequest
-	3,  // 8: krypton.v1.Tenants.GetTenant:input_type -> krypton.v1.GetTenantRequest
-	4,  // 9: krypton.v1.Tenants.ListTenants:input_type -> krypton.v1.ListTenantsRequest
-	6,  // 10: krypton.v1.Tenants.SuspendTenant:input_type -> krypton.v1.SuspendTenantRequest
-	7,  // 11: krypton.v1.Tenants.ResumeTenant:input_type -> krypton.v1.ResumeTenantRequest
-	8,  // 12: krypton.v1.Tenants.DeleteTenant:input_type -> krypton.v1.DeleteTenantRequest
-	9,  // 13: krypton.v1.Tenants.UndeleteTenant:input_type -> krypton.v1.UndeleteTenantRequest
-	10, // 14: krypton.v1.Tenants.RotateTenant:input_type -> krypton.v1.RotateTenantRequest
-	11, // 15: krypton.v1.Tenants.RollbackTenant:input_type -> krypton.v1.RollbackTenantRequest
-	1,  // 16: krypton.v1.Tenants.CreateTenant:output_type -> krypton.v1.Tenant
-	1,  // 17: krypton.v1.Tenants.GetTenant:output_type -> krypton.v1.Tenant
-	5,  // 18: krypton.v1.Tenants.ListTenants:output_type -> krypton.v1.ListTenantsResponse
-	1,  // 19: krypton.v1.Tenants.SuspendTenant:output_type -> krypton.v1.Tenant
-	1,  // 20: krypton.v1.Tenants.ResumeTenant:output_type -> krypton.v1.Tenant
-	1,  // 21: krypton.v1.Tenants.DeleteTenant:output_type -> krypton.v1.Tenant
-	1,  // 22: krypton.v1.Tenants.UndeleteTenant:output_type -> krypton.v1.Tenant
-	1,  // 23: krypton.v1.Tenants.RotateTenant:output_type -> krypton.v1.Tenant
-	1,  // 24: krypton.v1.Tenants.RollbackTenant:output_type -> krypton.v1.Tenant
-	16, // [16:25] is the sub-list for method output_type
-	7,  // [7:16] is the sub-list for method input_type
+	3,  // 7: krypton.v1.Tenants.CreateTenant:input_type -> krypton.v1.CreateTenantRequest
+	4,  // 8: krypton.v1.Tenants.GetTenant:input_type -> krypton.v1.GetTenantRequest
+	5,  // 9: krypton.v1.Tenants.ListTenants:input_type -> krypton.v1.ListTenantsRequest
+	7,  // 10: krypton.v1.Tenants.SuspendTenant:input_type -> krypton.v1.SuspendTenantRequest
+	8,  // 11: krypton.v1.Tenants.ResumeTenant:input_type -> krypton.v1.ResumeTenantRequest
+	9,  // 12: krypton.v1.Tenants.DeleteTenant:input_type -> krypton.v1.DeleteTenantRequest
+	10, // 13: krypton.v1.Tenants.UndeleteTenant:input_type -> krypton.v1.UndeleteTenantRequest
+	11, // 14: krypton.v1.Tenants.RotateTenant:input_type -> krypton.v1.RotateTenantRequest
+	12, // 15: krypton.v1.Tenants.RollbackTenant:input_type -> krypton.v1.RollbackTenantRequest
+	2,  // 16: krypton.v1.Tenants.SetGovernors:input_type -> krypton.v1.SetGovernorsRequest
+	1,  // 17: krypton.v1.Tenants.CreateTenant:output_type -> krypton.v1.Tenant
+	1,  // 18: krypton.v1.Tenants.GetTenant:output_type -> krypton.v1.Tenant
+	6,  // 19: krypton.v1.Tenants.ListTenants:output_type -> krypton.v1.ListTenantsResponse
+	1,  // 20: krypton.v1.Tenants.SuspendTenant:output_type -> krypton.v1.Tenant
+	1,  // 21: krypton.v1.Tenants.ResumeTenant:output_type -> krypton.v1.Tenant
+	1,  // 22: krypton.v1.Tenants.DeleteTenant:output_type -> krypton.v1.Tenant
+	1,  // 23: krypton.v1.Tenants.UndeleteTenant:output_type -> krypton.v1.Tenant
+	1,  // 24: krypton.v1.Tenants.RotateTenant:output_type -> krypton.v1.Tenant
+	1,  // 25: krypton.v1.Tenants.RollbackTenant:output_type -> krypton.v1.Tenant
+	1,  // 26: krypton.v1.Tenants.SetGovernors:output_type -> krypton.v1.Tenant
+	17, // [17:27] is the sub-list for method output_type
+	7,  // [7:17] is the sub-list for method input_type
 	7,  // [7:7] is the sub-list for extension type_name
 	7,  // [7:7] is the sub-list for extension extendee
 	0,  // [0:7] is the sub-list for field type_name
@@ -1021,7 +1131,7 @@ func file_krypton_v1_tenants_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_krypton_v1_tenants_proto_rawDesc), len(file_krypton_v1_tenants_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

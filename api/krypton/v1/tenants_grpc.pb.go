@@ -28,6 +28,7 @@ const (
 	Tenants_UndeleteTenant_FullMethodName = "/krypton.v1.Tenants/UndeleteTenant"
 	Tenants_RotateTenant_FullMethodName   = "/krypton.v1.Tenants/RotateTenant"
 	Tenants_RollbackTenant_FullMethodName = "/krypton.v1.Tenants/RollbackTenant"
+	Tenants_SetGovernors_FullMethodName   = "/krypton.v1.Tenants/SetGovernors"
 )
 
 // TenantsClient is the client API for Tenants service.
@@ -56,6 +57,9 @@ type TenantsClient interface {
 	RotateTenant(ctx context.Context, in *RotateTenantRequest, opts ...grpc.CallOption) (*Tenant, error)
 	// RollbackTenant makes an earlier version of the tenant key primary again.
 	RollbackTenant(ctx context.Context, in *RollbackTenantRequest, opts ...grpc.CallOption) (*Tenant, error)
+	// SetGovernors says who governs what is inside the tenant. Only one of its
+	// governors can.
+	SetGovernors(ctx context.Context, in *SetGovernorsRequest, opts ...grpc.CallOption) (*Tenant, error)
 }
 
 type tenantsClient struct {
@@ -156,6 +160,16 @@ func (c *tenantsClient) RollbackTenant(ctx context.Context, in *RollbackTenantRe
 	return out, nil
 }
 
+func (c *tenantsClient) SetGovernors(ctx context.Context, in *SetGovernorsRequest, opts ...grpc.CallOption) (*Tenant, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Tenant)
+	err := c.cc.Invoke(ctx, Tenants_SetGovernors_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // TenantsServer is the server API for Tenants service.
 // All implementations must embed UnimplementedTenantsServer
 // for forward compatibility.
@@ -182,6 +196,9 @@ type TenantsServer interface {
 	RotateTenant(context.Context, *RotateTenantRequest) (*Tenant, error)
 	// RollbackTenant makes an earlier version of the tenant key primary again.
 	RollbackTenant(context.Context, *RollbackTenantRequest) (*Tenant, error)
+	// SetGovernors says who governs what is inside the tenant. Only one of its
+	// governors can.
+	SetGovernors(context.Context, *SetGovernorsRequest) (*Tenant, error)
 	mustEmbedUnimplementedTenantsServer()
 }
 
@@ -218,6 +235,9 @@ func (UnimplementedTenantsServer) RotateTenant(context.Context, *RotateTenantReq
 }
 func (UnimplementedTenantsServer) RollbackTenant(context.Context, *RollbackTenantRequest) (*Tenant, error) {
 	return nil, status.Error(codes.Unimplemented, "method RollbackTenant not implemented")
+}
+func (UnimplementedTenantsServer) SetGovernors(context.Context, *SetGovernorsRequest) (*Tenant, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetGovernors not implemented")
 }
 func (UnimplementedTenantsServer) mustEmbedUnimplementedTenantsServer() {}
 func (UnimplementedTenantsServer) testEmbeddedByValue()                 {}
@@ -402,6 +422,24 @@ func _Tenants_RollbackTenant_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Tenants_SetGovernors_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetGovernorsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TenantsServer).SetGovernors(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Tenants_SetGovernors_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TenantsServer).SetGovernors(ctx, req.(*SetGovernorsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Tenants_ServiceDesc is the grpc.ServiceDesc for Tenants service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -444,6 +482,10 @@ var Tenants_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RollbackTenant",
 			Handler:    _Tenants_RollbackTenant_Handler,
+		},
+		{
+			MethodName: "SetGovernors",
+			Handler:    _Tenants_SetGovernors_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

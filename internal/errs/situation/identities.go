@@ -5,7 +5,6 @@ import "github.com/openkcm/krypton-cluster/internal/errs"
 // Next steps that several rows share.
 const (
 	ports  = "give the gRPC port, 8400 unless configured otherwise; 8401 is HTTP/JSON, 8402 for nodes among themselves, 8404 operations without TLS"
-	form   = "a caller's certificate has one URI name spiffe://<trust-domain>/krypton/<role>/<name>"
 	accept = "check the clock of this machine; if the node was sealed for so long, and is still one of the cluster: krypton unseal --accept-expired-node"
 	token  = "KRYPTON_TOKEN_FILE or Options.TokenFile names a file that holds one token and nothing else"
 	pair   = "KRYPTON_CERT_FILE and KRYPTON_KEY_FILE, or the Options of these names, are the PEM files of one pair"
@@ -167,13 +166,13 @@ func identities() Group {
 			ID: "identity/foreign-certificate", When: "the certificate is of another cluster or another CA",
 			Code: errs.Unauthenticated,
 			Says: "the client certificate is not from a CA that this cluster accepts",
-			Next: "use a certificate that this cluster issued",
+			Next: "use a certificate that this cluster issued, or have the CA registered: krypton issuer create",
 		},
 		{
 			ID: "identity/expired", When: "the certificate has expired, also while a connection is open",
 			Code: errs.Unauthenticated,
 			Says: "the client certificate expired at {time}, and the node's clock says {time}",
-			Next: "have a governor issue a new one; if the node's clock is wrong (compare date -u), set it right",
+			Next: "renew it: krypton operator cert renew; if the node's clock is wrong (compare date -u), set it right",
 		},
 		{
 			ID: "identity/not-yet-valid", When: "the certificate is not valid yet",
@@ -194,22 +193,52 @@ func identities() Group {
 			Next: "use a certificate of your own; nodes do not call",
 		},
 		{
-			ID: "identity/no-name", When: "the certificate has no URI name",
+			ID: "identity/no-name", When: "the certificate, of a registered CA, has neither a URI name nor a common name",
 			Code: errs.Unauthenticated,
-			Says: "the client certificate names no role",
-			Next: form,
+			Says: "the credential of {issuer} has no name that a role binding could know",
+			Next: "a certificate needs one URI name in the issuer's trust domain, or one common name",
 		},
 		{
-			ID: "identity/unknown-name", When: "the URI name of the certificate is not one of Krypton",
+			ID: "identity/unbound", When: "the identity in a certificate of this cluster was never bound to a role, or not any more, also while a connection is open",
 			Code: errs.Unauthenticated,
-			Says: "the client certificate names no role: {cause}",
-			Next: form,
+			Says: "the identity {identity} has no role in this cluster: it was never bound, or its role binding was removed",
+			Next: "ask a governor: krypton operator cert issue",
+		},
+		{
+			ID: "identity/unbound-subject", When: "a registered CA vouches for somebody who is bound to no role",
+			Code: errs.Unauthenticated,
+			Says: "the identity {subject} of {issuer} has no role in this cluster",
+			Next: "ask a governor to bind it: krypton role bind --issuer {issuer} --subject {subject}",
+		},
+		{
+			ID: "identity/other-key", When: "the certificate is by the cluster's own CA, for a key that the role binding does not have: it was bound anew since, or the CA was misused",
+			Code: errs.Unauthenticated,
+			Says: "the client certificate is for a key that the role binding of {identity} does not have",
+			Next: "use the certificate for the bound key; a governor binds another key: krypton role bind",
+		},
+		{
+			ID: "identity/binding-expired", When: "the role binding of the caller has ended, and nobody removed it yet",
+			Code: errs.Unauthenticated,
+			Says: "the role binding of this identity expired at {time}",
+			Next: "ask a governor for a new one: krypton role bind",
+		},
+		{
+			ID: "identity/issuer-tenant", When: "the issuer of the certificate may not vouch for workloads of the tenant",
+			Code: errs.Unauthenticated,
+			Says: "{issuer} may not vouch for workloads of this tenant",
+			Next: "have the identity issued by the cluster's own CA, or by an issuer of the tenant",
+		},
+		{
+			ID: "identity/of-a-tenant-before", When: "the certificate of a workload is of a tenant that was destroyed, and another workload of that name is bound in the tenant that has its name now",
+			Code: errs.Unauthenticated,
+			Says: "the credential was issued for another tenant of this name",
+			Next: "have a new one issued",
 		},
 		{
 			ID: "identity/two-names", When: "the certificate has more than one URI name",
 			Code: errs.Unauthenticated,
 			Says: "the client certificate has more than one URI name",
-			Next: form,
+			Next: "a caller's certificate has one URI name (SPIFFE X.509-SVID), or none",
 		},
 		{
 			ID: "identity/other-trust-domain", When: "the certificate names another cluster's trust domain",
@@ -240,6 +269,30 @@ func identities() Group {
 			Code: errs.NotFound,
 			Says: "no such object",
 			Next: "check the name; objects of other tenants are not shown",
+		},
+		{
+			ID: "identity/governor-of-something-else", When: "a governor decides about something that other governors govern: about a tenant that does not list the governor, or about the cluster without being one of the platform",
+			Code: errs.Denied,
+			Says: "the role {role} may not do {act} here",
+			Next: "ask for a certificate with another role, or for a change of the policy",
+		},
+		{
+			ID: "identity/issue-other-key", When: "a certificate is to be issued for another key than the one that is bound",
+			Code: errs.FailedState,
+			Says: "the identity has a role binding for another key",
+			Next: "issue for the key it has, choose another name, or remove the binding first: krypton role unbind {binding}",
+		},
+		{
+			ID: "identity/renew-unbound", When: "a certificate is to be renewed whose role needs no binding",
+			Code: errs.FailedState,
+			Says: "this certificate cannot renew itself: no role binding has its key",
+			Next: "have a governor issue a new one: krypton operator cert issue",
+		},
+		{
+			ID: "identity/renew-foreign", When: "a certificate of a registered CA is to be renewed",
+			Code: errs.FailedState,
+			Says: "the cluster renews only certificates of its own CA",
+			Next: "renew it where it was issued",
 		},
 		{
 			ID: "identity/revoke-own", When: "a governor revokes the certificate in use",

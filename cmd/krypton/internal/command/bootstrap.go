@@ -79,7 +79,7 @@ func people(flag string, values []string) ([]*kryptonv1.PersonKey, error) {
 		if !ok || name == "" || file == "" {
 			return nil, usagef("give it as --"+flag+" gabi=gabi.pub.pem", "--%s %q is not NAME=FILE", flag, v)
 		}
-		der, err := pemBlock(file, pemPublic)
+		der, err := publicKeyIn(file)
 		if err != nil {
 			return nil, err
 		}

@@ -24,7 +24,8 @@ const (
 	rateWarn   = 0.005
 	rateFail   = 0.01 // of time; what leases allow for
 
-	leasesFormat = 3 // format version of a cluster from which on it has leases
+	leasesFormat    = 3 // format version of a cluster from which on it has leases
+	authorityFormat = 4 // and role bindings
 )
 
 // outcome is how a check ended.
@@ -96,6 +97,7 @@ func checks() []check {
 	return []check{
 		{"settings", "addresses, files and context can be used", checkSettings},
 		{"identity", "your certificate is accepted and does not expire soon", checkIdentity},
+		{"bindings", "no certificate of the cluster's CA gives a role without a role binding", checkBindings},
 		{"addresses", "every node of --addr answers, with a certificate of your cluster", checkAddresses},
 		{"node-certs", "no node's certificate expires soon", checkNodeCerts},
 		{"one-cluster", "all nodes of --addr belong to the same cluster", checkOneCluster},
@@ -118,6 +120,9 @@ func checkSettings(f facts) finding {
 	return fine("%s", plural(len(f.servers), "address", "addresses"))
 }
 
+// renewHint is what to do about the own certificate.
+const renewHint = "renew it: krypton operator cert renew; or ask a governor for a new one: krypton operator cert issue"
+
 func checkIdentity(f facts) finding {
 	if f.settings != nil {
 		return leftOut("the settings cannot be used")
@@ -128,7 +133,7 @@ func checkIdentity(f facts) finding {
 	}
 	switch {
 	case f.leaf != nil && left <= 0:
-		return brokenf(errs.Unauthenticated, "ask a governor for a new one: krypton operator cert issue", "your certificate expired on %s", f.leaf.NotAfter.UTC().Format(time.RFC3339))
+		return brokenf(errs.Unauthenticated, renewHint, "your certificate expired on %s", f.leaf.NotAfter.UTC().Format(time.RFC3339))
 	case f.leaf != nil && f.now.Before(f.leaf.NotBefore):
 		return brokenf(errs.Unauthenticated, "look at the clock of this machine", "your certificate is not valid before %s", f.leaf.NotBefore.UTC().Format(time.RFC3339))
 	case f.meErr != nil && errs.Is(f.meErr, errs.Unavailable):
@@ -144,9 +149,29 @@ func checkIdentity(f facts) finding {
 		return fine("you are %s, by your token", who)
 	}
 	if endsSoon(f.leaf, f.now) {
-		return warn("ask a governor for a new one: krypton operator cert issue", "you are %s; your certificate expires in %s", who, roughly(left))
+		return warn(renewHint, "you are %s; your certificate expires in %s", who, roughly(left))
 	}
 	return fine("you are %s; your certificate is valid for %s", who, roughly(left))
+}
+
+// checkBindings looks whether a certificate alone still gives a role, as it did in
+// clusters of older releases.
+func checkBindings(f facts) finding {
+	format := f.view.info.GetFormatVersion()
+	switch unbound := f.builtin.GetUnboundRoles(); {
+	case f.settings != nil || f.view.info == nil:
+		return leftOut("no node answers")
+	case format < authorityFormat:
+		return warn("upgrade every node; the leader then raises the format version by itself", "the cluster has no role bindings yet: roles come from certificates alone (format %d)", format)
+	case errs.Is(f.builtErr, errs.Denied):
+		return leftOut("your role does not see issuers")
+	case f.builtErr != nil || f.builtin == nil:
+		return leftOut("the issuers are not seen")
+	case len(unbound) > 0:
+		return warn("bind who still needs it (krypton operator cert issue NAME --public-key, for the key in use), then krypton issuer update builtin --require-bindings: docs/identity.md",
+			"certificates of the roles %s count without a role binding, whoever made them with the CA's key", roleWords(unbound))
+	}
+	return fine("every caller of the cluster's CA has a role binding for one key")
 }
 
 func checkAddresses(f facts) finding {

@@ -23,7 +23,8 @@ func wellFacts() *facts {
 	}
 	f := &facts{
 		now: now, leaf: leaf(30 * 24 * time.Hour), me: &kryptonv1.WhoAmIResponse{Role: kryptonv1.Role_ROLE_OPERATOR, Name: "olga"},
-		view: &view{asked: now, answered: now, info: &kryptonv1.ClusterInfo{FormatVersion: 3, LeaseDuration: durationpb.New(3 * time.Second)}},
+		builtin: &kryptonv1.Issuer{Name: builtinIssuer},
+		view:    &view{asked: now, answered: now, info: &kryptonv1.ClusterInfo{FormatVersion: 4, LeaseDuration: durationpb.New(3 * time.Second)}},
 	}
 	for i, name := range []string{"n1", "n2", "n3"} {
 		addr := name + ":8400"
@@ -36,7 +37,7 @@ func wellFacts() *facts {
 			Health: &kryptonv1.NodeHealth{
 				Reachable: true, Seal: kryptonv1.SealState_SEAL_STATE_UNSEALED, Serving: true, AppliedIndex: 100, Version: "v1", MemoryTier: "mlock",
 				ContactAge: durationpb.New(0), DiskFreeBytes: 50 << 30, DiskTotalBytes: 100 << 30, AuditFreeBytes: 50 << 30,
-				WallTime: timestamppb.New(now), MemoryUsedBytes: 1 << 20, MemoryLimitBytes: 8 << 20, Hardened: true, MaxFormat: 3,
+				WallTime: timestamppb.New(now), MemoryUsedBytes: 1 << 20, MemoryLimitBytes: 8 << 20, Hardened: true, MaxFormat: 4,
 				LeaseRemaining: durationpb.New(2800 * time.Millisecond), LeaseHolding: &kryptonv1.LeaseHolding{
 					Held: durationpb.New(3 * time.Second), ClockOver: durationpb.New(time.Minute), ClockAhead: durationpb.New(-time.Millisecond),
 				},
@@ -86,6 +87,10 @@ func TestEveryCheckIsProvoked(t *testing.T) {
 		{"not accepted", func(f *facts) {
 			f.meErr = errs.New(errs.Unauthenticated, "the certificate is of another cluster", errs.Hint("get another one"))
 		}, "identity", failure, 4, "the certificate is of another cluster", ""},
+		{"roles by certificate alone", func(f *facts) {
+			f.builtin.UnboundRoles = []kryptonv1.Role{kryptonv1.Role_ROLE_AUDITOR, kryptonv1.Role_ROLE_WORKLOAD}
+		}, "bindings", warning, 0, "certificates of the roles auditor, workload count without a role binding, whoever made them with the CA's key", ""},
+		{"no role bindings yet", func(f *facts) { f.view.info.FormatVersion = 3 }, "bindings", warning, 0, "the cluster has no role bindings yet: roles come from certificates alone (format 3)", ""},
 		{"port closed", func(f *facts) {
 			f.servers[1] = server{addr: "n2:8400", err: errs.New(errs.Unavailable, "n2:8400 cannot be reached", errs.Hint("start it"))}
 		}, "addresses", failure, 6, "n2:8400 cannot be reached", ""},
@@ -144,7 +149,7 @@ func TestEveryCheckIsProvoked(t *testing.T) {
 		{"clock beyond what leases allow", func(f *facts) {
 			f.health(1).LeaseHolding.ClockAhead = durationpb.New(660 * time.Millisecond)
 		}, "leases", failure, 5, "the clock of n2 and that of the leader run apart by 1.10 %", ""},
-		{"before leases", func(f *facts) { f.view.info.FormatVersion = 2 }, "leases", warning, 0, "the cluster has no leases yet, so nodes of this release serve nothing: format 2", ""},
+		{"before leases", func(f *facts) { f.view.info.FormatVersion = 2 }, "leases", warning, 0, "the cluster has no leases yet, so nodes of this release serve nothing: format 2", "bindings"},
 		{"disk full", func(f *facts) { f.health(2).DiskFreeBytes = 1 << 20 }, "disk", failure, 6, "n3 has 1.0 MiB left; a full disk stops its service", ""},
 		{"audit disk full", func(f *facts) { f.health(2).AuditFreeBytes = 1 << 20 }, "disk", failure, 6, "n3 has 1.0 MiB left; a full disk stops its service", ""},
 		{"disk nearly full", func(f *facts) { f.health(2).DiskFreeBytes = 5 << 30 }, "disk", warning, 0, "n3 has 5.0 GiB (5 %) left", ""},
@@ -157,7 +162,7 @@ func TestEveryCheckIsProvoked(t *testing.T) {
 			f.view.asked, f.view.answered = f.now.Add(-time.Minute), f.now.Add(-6*time.Second)
 		}, "clocks", failure, 5, "the clock of this machine is off by -6s", ""},
 		{"two releases", func(f *facts) { f.health(2).Version = "v2" }, "versions", warning, 0, "the members run v1 and v2", ""},
-		{"old release", func(f *facts) { f.view.info.FormatVersion = 4; f.health(0).MaxFormat, f.health(1).MaxFormat = 4, 4 }, "versions", failure, 5, "n3 knows formats up to 3, the registry has 4", ""},
+		{"old release", func(f *facts) { f.view.info.FormatVersion = 5; f.health(0).MaxFormat, f.health(1).MaxFormat = 5, 5 }, "versions", failure, 5, "n3 knows formats up to 4, the registry has 5", ""},
 		{"unlocked", func(f *facts) { f.health(2).MemoryTier = "none" }, "memory", warning, 0, "n3 keeps keys in memory that can be swapped out", ""},
 		{"dumps", func(f *facts) { f.health(2).Hardened = false }, "memory", warning, 0, "n3 can be dumped or debugged", ""},
 		{"memory full", func(f *facts) { f.health(2).MemoryUsedBytes = 7 << 20 }, "memory", warning, 0, "n3 uses 7.0 MiB of 8.0 MiB of locked memory", ""},
@@ -193,7 +198,7 @@ func TestChecksThatCannotLookSaySo(t *testing.T) {
 	t.Parallel()
 	f := wellFacts()
 	f.view.members, f.view.memberErr = nil, errs.New(errs.Denied, "no")
-	for _, c := range checks()[6:] {
+	for _, c := range checks()[7:] {
 		if got := c.run(*f); got.verdict != skipped || got.says != "left out: your role does not see the members" {
 			t.Errorf("%s: %+v", c.name, got)
 		}

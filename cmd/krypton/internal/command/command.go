@@ -120,7 +120,7 @@ func Tree(more ...*Command) *Command {
 		Sub: []*Command{
 			statusCommand(), doctorCommand(), unsealCommand(), sealCommand(), initCommand(), joinCommand(),
 			encryptCommand(), decryptCommand(), rewrapCommand(), benchCommand(),
-			tenantCommands(), serviceCommands(), keyCommands(), resourceCommands(), dataKeyCommands(),
+			tenantCommands(), serviceCommands(), keyCommands(), resourceCommands(), dataKeyCommands(), roleCommands(), issuerCommands(),
 			operatorCommands(), operationCommands(),
 			contextCommands(), whoamiCommand(), completionCommand(), manCommand(), versionCommand(), completeCommand(),
 		},

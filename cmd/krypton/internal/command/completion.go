@@ -89,8 +89,8 @@ func completionCommand() *Command {
 		shell("fish", completionFish, "krypton completion fish > ~/.config/fish/completions/krypton.fish"),
 		shell("powershell", completionPowerShell, "krypton completion powershell | Out-String | Invoke-Expression"),
 	)
-	g.About = "Commands, flags and their values are completed, names of contexts too, and names of tenants, services and nodes when\n" +
-		"the cluster of the settings answers within 0.3 s."
+	g.About = "Commands, flags and their values are completed, names of contexts too, and names of tenants, services, nodes,\n" +
+		"issuers and role bindings when the cluster of the settings answers within 0.3 s."
 	return g
 }
 
@@ -211,8 +211,12 @@ func (k completion) values(ctx context.Context, c *Command, flag, last string) [
 			return nil
 		}
 		return contextNames(k.getenv)
-	case "tenant":
+	case "tenant", "for-tenant":
 		return k.tenants(ctx)
+	case "issuer":
+		return k.issuers(ctx, last)
+	case "governor":
+		return k.bindings(ctx, last)
 	case "service":
 		if c.Name == "set" {
 			return nil
@@ -226,6 +230,9 @@ func (k completion) values(ctx context.Context, c *Command, flag, last string) [
 // for it.
 func (k completion) arguments(ctx context.Context, c *Command, i int, last string) []string {
 	words := strings.Fields(strings.Trim(c.Args, "[]"))
+	if n := len(words); n > 0 && i >= n && strings.HasSuffix(words[n-1], "...") {
+		i = n - 1 // the last one can be given many times
+	}
 	if c.Reach == Local {
 		if i == 0 && (c.Name == "use" || c.Name == "show" || c.Name == "delete") {
 			return contextNames(k.getenv)
@@ -235,7 +242,7 @@ func (k completion) arguments(ctx context.Context, c *Command, i int, last strin
 	if i >= len(words) {
 		return nil
 	}
-	switch strings.Trim(words[i], "[]") {
+	switch strings.TrimSuffix(strings.Trim(words[i], "[]"), "...") {
 	case "TENANT":
 		return k.tenants(ctx)
 	case "TENANT/SERVICE":
@@ -247,6 +254,13 @@ func (k completion) arguments(ctx context.Context, c *Command, i int, last strin
 		return k.tenants(ctx)
 	case "NODE":
 		return k.nodes(ctx)
+	case "ISSUER":
+		if c.Name == "create" {
+			return nil // a new name
+		}
+		return k.issuers(ctx, last)
+	case "BINDING":
+		return k.bindings(ctx, last)
 	}
 	return nil
 }
@@ -255,12 +269,12 @@ func (k completion) tenants(ctx context.Context) (names []string) {
 	k.ask(ctx, k.given, func(ctx context.Context, c *client.Client) error {
 		r, err := c.Tenants().ListTenants(ctx, &kryptonv1.ListTenantsRequest{PageSize: pageSize})
 		for _, t := range r.GetTenants() {
-			names = append(names, strings.TrimPrefix(t.GetName(), "tenants/"))
+			names = append(names, strings.TrimPrefix(t.GetName(), tenantsPrefix))
 		}
 		return err
 	})
 	// Workloads may not list tenants, and know their own.
-	if own := strings.TrimPrefix(cmp.Or(k.given["tenant"], k.tenant()), "tenants/"); len(names) == 0 && own != "" {
+	if own := strings.TrimPrefix(cmp.Or(k.given["tenant"], k.tenant()), tenantsPrefix); len(names) == 0 && own != "" {
 		names = []string{own}
 	}
 	return names
@@ -280,10 +294,64 @@ func (k completion) services(ctx context.Context, last string) (names []string) 
 		names = nil
 	}
 	k.ask(ctx, k.given, func(ctx context.Context, c *client.Client) error {
-		r, err := c.Services().ListServices(ctx, &kryptonv1.ListServicesRequest{Parent: "tenants/" + tenant, PageSize: pageSize})
+		r, err := c.Services().ListServices(ctx, &kryptonv1.ListServicesRequest{Parent: tenantsPrefix + tenant, PageSize: pageSize})
 		for _, v := range r.GetServices() {
 			_, id := cutService(v.GetName())
 			names = append(names, tenant+"/"+id)
+		}
+		return err
+	})
+	return names
+}
+
+// issuers returns those of the cluster and tenants up to the slash, and behind it
+// the tenant's own.
+func (k completion) issuers(ctx context.Context, last string) []string {
+	return k.owned(ctx, last, issuerPrefix, func(ctx context.Context, c *client.Client, parent string) (names []string, err error) {
+		r, err := c.Access().ListIssuers(ctx, &kryptonv1.ListIssuersRequest{Parent: parent, PageSize: pageSize})
+		for _, i := range r.GetIssuers() {
+			names = append(names, i.GetName())
+		}
+		return names, err
+	})
+}
+
+// bindings returns role bindings of people and tenants up to the slash, and behind
+// it those of the tenant's workloads.
+func (k completion) bindings(ctx context.Context, last string) []string {
+	return k.owned(ctx, last, bindingPrefix, func(ctx context.Context, c *client.Client, parent string) (names []string, err error) {
+		r, err := c.Access().ListRoleBindings(ctx, &kryptonv1.ListRoleBindingsRequest{Parent: parent, PageSize: pageSize})
+		for _, b := range r.GetRoleBindings() {
+			names = append(names, b.GetName())
+		}
+		return names, err
+	})
+}
+
+// owned returns the short names of what the cluster has, and tenants up to the
+// slash; behind a slash what that tenant has. Whole names stay whole.
+func (k completion) owned(ctx context.Context, last, prefix string, list func(ctx context.Context, c *client.Client, parent string) ([]string, error)) (names []string) {
+	whole := strings.HasPrefix(last, prefix)
+	tenant, _, ofTenant := strings.Cut(last, "/")
+	parent := ""
+	if ofTenant && !whole {
+		parent = tenantsPrefix + tenant
+	} else if !whole {
+		for _, t := range k.tenants(ctx) {
+			names = append(names, t+"/")
+		}
+	}
+	k.ask(ctx, k.given, func(ctx context.Context, c *client.Client) error {
+		all, err := list(ctx, c, parent)
+		for _, name := range all {
+			switch {
+			case whole:
+			case parent != "":
+				name = tenant + "/" + strings.TrimPrefix(name, parent+"/"+prefix)
+			default:
+				name = strings.TrimPrefix(name, prefix)
+			}
+			names = append(names, name)
 		}
 		return err
 	})

@@ -112,6 +112,8 @@ type facts struct {
 	leaf     *x509.Certificate // the caller's; nil: a token says who asks
 	me       *kryptonv1.WhoAmIResponse
 	meErr    error
+	builtin  *kryptonv1.Issuer // the cluster's own CA of callers
+	builtErr error
 	view     *view
 	servers  []server
 }
@@ -154,6 +156,7 @@ func (in *Invocation) examine(ctx context.Context) facts {
 		return f
 	}
 	f.me, f.meErr = call(ctx, in, c.Access().WhoAmI, &kryptonv1.WhoAmIRequest{})
+	f.builtin, f.builtErr = call(ctx, in, c.Access().GetIssuer, &kryptonv1.GetIssuerRequest{Name: builtinIssuer})
 	return f
 }
 

@@ -44,7 +44,12 @@ func whoamiCommand() *Command {
 				s.add("name", r.GetName())
 				s.add("role", strings.ToLower(enum(r.GetRole(), "ROLE_")))
 				s.add("tenant", r.GetTenant())
-				s.add("issuer", r.GetIssuer())
+				s.add("issuer", cmp.Or(r.GetIssuerName(), r.GetIssuer()))
+				s.add("role binding", r.GetRoleBinding())
+				if r.GetRole() == kryptonv1.Role_ROLE_GOVERNOR {
+					s.add("platform", yesNo(r.GetPlatform()))
+					s.add("governs", strings.Join(r.GetGoverns(), ", "))
+				}
 				s.add("certificate expires", when(r.GetCertificateExpireTime()))
 				s.add("certificate serial", r.GetCertificateSerial())
 				return s.text()

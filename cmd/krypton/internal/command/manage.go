@@ -76,6 +76,7 @@ func tenantCommands() *Command {
 			Flags: []cli.Flag{
 				&cli.StringFlag{Name: "keystore", Usage: "`NAME` of the keystore that holds the customer's key, as the nodes are configured", Required: true},
 				&cli.StringFlag{Name: "key", Usage: "`REFERENCE` of the customer's key in that keystore", Required: true},
+				&cli.StringSliceFlag{Name: "governor", Usage: "`BINDING` of a governor who decides what is inside the tenant, as krypton role list shows it; default: yourself"},
 			},
 			Run: func(ctx context.Context, in *Invocation) error {
 				name, err := in.tenantName(in.args[0])
@@ -86,10 +87,18 @@ func tenantCommands() *Command {
 				if err != nil {
 					return err
 				}
-				t, err := call(ctx, in, c.Tenants().CreateTenant, &kryptonv1.CreateTenantRequest{
-					TenantId: name[len("tenants/"):],
+				req := &kryptonv1.CreateTenantRequest{
+					TenantId: name[len(tenantsPrefix):],
 					Binding:  &kryptonv1.Binding{Keystore: in.c.String("keystore"), Key: in.c.String("key")},
-				})
+				}
+				for _, g := range in.c.StringSlice("governor") {
+					b, err := bindingNameOf(g)
+					if err != nil {
+						return err
+					}
+					req.Governors = append(req.Governors, b)
+				}
+				t, err := call(ctx, in, c.Tenants().CreateTenant, req)
 				if err != nil {
 					return err
 				}
@@ -180,6 +189,7 @@ func tenantCommands() *Command {
 			func(in *Invocation, n string) *kryptonv1.RollbackTenantRequest {
 				return &kryptonv1.RollbackTenantRequest{Name: n, Version: number(in)}
 			}, "", rollbackFlag()),
+		governorsCommand(),
 	)
 }
 

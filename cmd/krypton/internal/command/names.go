@@ -7,6 +7,8 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
+const tenantsPrefix = "tenants/"
+
 // tenantName returns the full name of the tenant that s says: demo, or
 // tenants/demo. "" is the tenant of the settings.
 func (in *Invocation) tenantName(s string) (string, error) {
@@ -16,7 +18,7 @@ func (in *Invocation) tenantName(s string) (string, error) {
 	if s == "" {
 		return "", usagef("name one, or set KRYPTON_TENANT", "no tenant is named")
 	}
-	p, err := hierarchy.ParseName(strings.TrimPrefix(s, "tenants/"))
+	p, err := hierarchy.ParseName(strings.TrimPrefix(s, tenantsPrefix))
 	if err != nil {
 		return "", bad("tenant", s, err)
 	}
@@ -35,13 +37,13 @@ func (in *Invocation) serviceName(s string) (string, error) {
 	}
 	tenant, service, ok := strings.Cut(s, "/")
 	switch {
-	case strings.HasPrefix(s, "tenants/"):
+	case strings.HasPrefix(s, tenantsPrefix):
 		if p, err := hierarchy.ParsePath(s); err == nil && p.Kind == hierarchy.KindService {
 			return s, nil
 		}
 		return "", bad("service", s, nil)
 	case !ok:
-		tenant, service = strings.TrimPrefix(in.tenant(), "tenants/"), s
+		tenant, service = strings.TrimPrefix(in.tenant(), tenantsPrefix), s
 		if tenant == "" {
 			return "", usagef("name it as tenant/service, or set KRYPTON_TENANT", "the tenant of service %q is not named", s)
 		}
@@ -60,7 +62,7 @@ func (in *Invocation) serviceName(s string) (string, error) {
 // keyName returns the full name of a key: that of a tenant (demo) or of a
 // service (demo/payments).
 func (in *Invocation) keyName(s string) (name string, ofService bool, err error) {
-	rest := strings.TrimPrefix(s, "tenants/")
+	rest := strings.TrimPrefix(s, tenantsPrefix)
 	if strings.Contains(rest, "/") {
 		name, err = in.serviceName(s)
 		return name, true, err

@@ -44,6 +44,7 @@ func tenantSheet(t *kryptonv1.Tenant) string {
 	s.add("customer key", t.GetBinding().GetKey())
 	s.add("customer key version", t.GetBinding().GetKeyVersion())
 	s.add("primary version", fmt.Sprint(t.GetPrimaryVersion()))
+	s.add("governors", strings.Join(t.GetGovernors(), ", "))
 	s.add("created", when(t.GetCreateTime()))
 	s.add("destroy time", when(t.GetDestroyTime()))
 	s.add("uid", t.GetUid())

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -154,7 +155,7 @@ func operatorCommands() *Command {
 				return in.show(st, func() string { return sealSheet(st) })
 			},
 		},
-		group("cert", "make, issue and revoke certificates of callers", newKeyCommand(), issueCommand(), revokeCommand(), revocationsCommand()),
+		group("cert", "make, issue and revoke certificates of callers", newKeyCommand(), issueCommand(), renewCommand(), revokeCommand(), revocationsCommand()),
 	)
 }
 
@@ -234,7 +235,8 @@ func issueCommand() *Command {
 	return &Command{
 		Name: "issue", Args: "NAME", Usage: "issue a certificate for a caller", Reach: Acts, NArgs: [2]int{1, 1},
 		About: "Without --public-key a key is made on this machine, which alone ever has it. Writes NAME.pem, ca.pem and, unless\n" +
-			"--public-key is given, NAME.key with mode 0600.",
+			"--public-key is given, NAME.key with mode 0600. Who has no role yet is bound to it under that key; see krypton role. An\n" +
+			"identity keeps its key: for another one remove the role binding first (krypton role unbind), or choose another name.",
 		Examples: []string{
 			"krypton operator cert issue app1 --role workload --tenant demo --out certs",
 			"krypton operator cert issue olga --role operator --public-key olga.pub.pem --out certs",
@@ -252,14 +254,14 @@ func issueCommand() *Command {
 
 func issue(ctx context.Context, in *Invocation) (err error) {
 	name, dir := in.args[0], in.c.String("out")
-	role, ok := kryptonv1.Role_value["ROLE_"+strings.ToUpper(in.c.String("role"))]
-	if !ok || role == 0 {
-		return usagef("use one of: "+strings.Join(roles(), ", "), "there is no role %q", in.c.String("role"))
+	role, err := roleCalled(in.c.String("role"))
+	if err != nil {
+		return err
 	}
 	if !auth.ValidName(name) {
 		return usagef("lower-case letters, digits, dot, dash and underscore, at most 63", "%q is not a name", name)
 	}
-	req := &kryptonv1.IssueCertificateRequest{Role: kryptonv1.Role(role), Name: name}
+	req := &kryptonv1.IssueCertificateRequest{Role: role, Name: name}
 	if req.TtlSeconds, err = seconds("ttl", in.c.Duration("ttl"), 720*time.Hour); err != nil {
 		return err
 	}
@@ -276,7 +278,7 @@ func issue(ctx context.Context, in *Invocation) (err error) {
 		return exists(files["certFile"], "choose another directory or name")
 	}
 	if f := in.c.String("public-key"); f != "" {
-		if req.PublicKey, err = pemBlock(f, pemPublic); err != nil {
+		if req.PublicKey, err = publicKeyIn(f); err != nil {
 			return err
 		}
 	} else {
@@ -335,6 +337,60 @@ func (in *Invocation) saveIssued(ctx context.Context, req *kryptonv1.IssueCertif
 		return errors.Join(err, ca.abort())
 	}
 	return ca.commit()
+}
+
+func renewCommand() *Command {
+	return &Command{
+		Name: "renew", Usage: "get a new certificate in place of the one in use", Reach: Acts,
+		About: "For the same identity and the same key. It works with a certificate that has expired, too: what counts is the role\n" +
+			"binding, which has the key. The file of the certificate in use is replaced, unless --out is given.",
+		Examples: []string{"krypton operator cert renew", "krypton operator cert renew --context app1 --out certs/app1.pem"},
+		Flags: []cli.Flag{
+			&cli.DurationFlag{Name: "ttl", Usage: "`DURATION` that it is valid, at most 720h", Value: 720 * time.Hour},
+			&cli.StringFlag{Name: "out", Usage: "`FILE` for the new certificate"},
+		},
+		Run: func(ctx context.Context, in *Invocation) error {
+			ttl, err := seconds("ttl", in.c.Duration("ttl"), 720*time.Hour)
+			if err != nil {
+				return err
+			}
+			inUse := in.setting("cert-file", "KRYPTON_CERT_FILE", in.ctx.CertFile)
+			file := cmp.Or(in.c.String("out"), inUse)
+			c, err := in.client(ctx)
+			if err != nil {
+				return err
+			}
+			leaf, err := readLeaf(inUse)
+			if err != nil {
+				return err
+			}
+			resp, err := call(ctx, in, c.Access().RenewCertificate, &kryptonv1.RenewCertificateRequest{TtlSeconds: ttl})
+			if err != nil {
+				return err
+			}
+			if err := checkIssued(resp.GetCertificate(), leaf.RawSubjectPublicKeyInfo); err != nil {
+				return err
+			}
+			f, err := in.env.create(file, 0o644)
+			if err != nil {
+				return err
+			}
+			if _, err := f.Write(resp.GetCertificate()); err != nil {
+				return errors.Join(err, f.abort())
+			}
+			if err := f.commit(); err != nil {
+				return err
+			}
+			if in.jsonOutput() {
+				return in.showJSON(map[string]string{"certFile": file, "serial": resp.GetSerial(), "expireTime": resp.GetExpireTime().AsTime().UTC().Format(time.RFC3339)})
+			}
+			var s sheet
+			s.add("certificate", file)
+			s.add("serial", resp.GetSerial())
+			s.add("expires", when(resp.GetExpireTime()))
+			return in.write([]byte(s.text()))
+		},
+	}
 }
 
 // operationError is the error that an operation ended with, or that it has not.

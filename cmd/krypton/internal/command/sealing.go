@@ -330,15 +330,15 @@ func sealCommand() *Command {
 	}
 }
 
-// pemBlock returns the bytes of the one PEM block of that type in a file.
-func pemBlock(file, typ string) ([]byte, error) {
+// publicKeyIn returns the bytes of the one PEM block in a file, which is a public key.
+func publicKeyIn(file string) ([]byte, error) {
 	raw, err := os.ReadFile(file)
 	if err != nil {
 		return nil, cannotRead(file, err)
 	}
 	b, rest := pem.Decode(raw)
-	if b == nil || b.Type != typ || len(bytes.TrimSpace(rest)) != 0 {
-		return nil, usagef("krypton operator cert new-key makes one", "%s is not one PEM block %q", file, typ)
+	if b == nil || b.Type != pemPublic || len(bytes.TrimSpace(rest)) != 0 {
+		return nil, usagef("krypton operator cert new-key makes one", "%s is not one PEM block %q", file, pemPublic)
 	}
 	return b.Bytes, nil
 }

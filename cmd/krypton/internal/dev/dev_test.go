@@ -213,8 +213,8 @@ func TestI1_AnotherTerminalWorksAndNothingIsLeft(t *testing.T) {
 // curlLine is the command for curl in the text that a person sees.
 var curlLine = regexp.MustCompile(`curl --cacert (\S+) --cert (\S+) --key (\S+) (https://\S+) --data '([^']+)'`)
 
-// shell runs a line as a person types it who has krypton in the PATH.
-func shell(t *testing.T, home, line string) (stdout string) {
+// path returns a PATH that has krypton.
+func path(t *testing.T, home string) string {
 	t.Helper()
 	bin := filepath.Join(home, "bin")
 	if err := os.MkdirAll(bin, 0o700); err != nil {
@@ -223,9 +223,15 @@ func shell(t *testing.T, home, line string) (stdout string) {
 	if err := os.WriteFile(filepath.Join(bin, "krypton"), []byte("#!/bin/sh\nexec '"+os.Args[0]+"' \"$@\"\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	return bin + ":" + os.Getenv("PATH")
+}
+
+// shell runs a line as a person types it who has krypton in the PATH.
+func shell(t *testing.T, home, line string) (stdout string) {
+	t.Helper()
 	cmd := krypton(t.Context(), home)
 	cmd.Path, cmd.Args, cmd.Dir = "/bin/sh", []string{"sh", "-c", line}, home
-	cmd.Env[0] = "PATH=" + bin + ":" + os.Getenv("PATH")
+	cmd.Env[0] = "PATH=" + path(t, home)
 	var out, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &stderr
 	if err := cmd.Run(); err != nil {

@@ -138,6 +138,9 @@ func (c converter) name(defs map[string]obj) error {
 		name := strings.TrimPrefix(old, "v1")
 		if m[2] != "" {
 			name = m[2] + "Request"
+			if _, whole := defs["v1"+name]; whole { // one path of the method has all fields in its body
+				name = m[2] + "Body"
+			}
 		}
 		if other, ok := taken[name]; ok {
 			return fmt.Errorf("definitions %s and %s would both be called %s", other, old, name)
