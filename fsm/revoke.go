@@ -132,10 +132,7 @@ func (t *tx) endExpired(name string) {
 		}
 		return
 	}
-	subject := id.Role.String() + "/" + id.Name
-	if id.Tenant != "" {
-		subject = id.Role.String() + "/" + string(id.Tenant) + "/" + id.Name
-	}
+	subject := builtinSubject(&fsmpb.RoleBinding{Role: id.Role.String(), Tenant: string(id.Tenant), Name: id.Name})
 	if b, ok := lookup[*fsmpb.RoleBinding](t.txn, tableBindings, indexSubject, subjectKey(i.GetUid(), subject)); ok && !b.GetStrictExpiry() {
 		is := proto.CloneOf(b)
 		is.StrictExpiry, is.ModIndex = true, t.index
