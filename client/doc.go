@@ -23,6 +23,7 @@
 //	how each node is                    Client.Health
 //	one node and no other               Client.Node
 //	ids of a call, for records          Capture
+//	changes that people must sign       Options.Signer, SignedBy
 //	the clusters of the command line    package client/contexts
 //	HTTP/JSON, where gRPC cannot pass   package client/rest
 //
@@ -46,6 +47,7 @@
 //   - I6: key material that this package hands out is in a [Secret], which never prints itself, and the buffers it came through are wiped.
 //   - I7: a caller's token leaves over TLS only, and is in no error and no print of anything.
 //   - I8: with [AcceptExpiredNodes] the age of a node's certificate is forgiven, and nothing else.
+//   - I9: all attempts of one call carry the same signatures, which are made once; a call that only checks carries none.
 //
 // # Concurrency
 //

@@ -29,13 +29,14 @@ func (c *Client) Invoke(ctx context.Context, method string, args, reply any, opt
 		ctx, cancel = context.WithTimeout(ctx, DefaultDeadline)
 		defer cancel()
 	}
-	if cl.kind == kindWait {
-		err = cl.wait(ctx, reply)
-	} else {
-		err = cl.run(ctx, reply)
+	defer cl.report()
+	if err := cl.sign(ctx); err != nil {
+		return err
 	}
-	cl.report()
-	return err
+	if cl.kind == kindWait {
+		return cl.wait(ctx, reply)
+	}
+	return cl.run(ctx, reply)
 }
 
 // NewStream implements [grpc.ClientConnInterface]. The API has no streaming
@@ -56,6 +57,9 @@ func (nd *Node) Invoke(ctx context.Context, method string, args, reply any, opts
 		defer cancel()
 	}
 	defer cl.report()
+	if err := cl.sign(ctx); err != nil {
+		return err
+	}
 	// There is no other attempt to hurry for: the caller's deadline is enough.
 	limit := nd.c.opts.Timeout
 	if limit == 0 {
@@ -86,6 +90,7 @@ type call struct {
 	opts   []grpc.CallOption
 	info   *Info // the caller's, or nil
 	async  bool  // see [Async]
+	signer Signer
 
 	requestID string
 	traceID   [16]byte
@@ -101,11 +106,10 @@ func (c *Client) newCall(method string, args any, opts []grpc.CallOption) (*call
 	if !ok {
 		return nil, errs.Newf(errs.InvalidArgument, "request of %s is not a message", method)
 	}
-	if n := proto.Size(req); n > MaxRequestBytes {
-		return nil, errs.Newf(errs.TooLarge, "the request has %d bytes, at most %d are taken", n, MaxRequestBytes).
-			With(errs.Hint("encrypt large data with a data key, or with client/stream"))
+	if err := checkSize(req); err != nil {
+		return nil, err
 	}
-	cl := &call{c: c, method: method, kind: kindOf(method, req), req: req}
+	cl := &call{c: c, method: method, kind: kindOf(method, req), req: req, signer: c.opts.Signer}
 	for _, o := range opts {
 		switch o := o.(type) {
 		case captureOption:
@@ -113,6 +117,9 @@ func (c *Client) newCall(method string, args any, opts []grpc.CallOption) (*call
 			continue
 		case asyncOption:
 			cl.async = true
+			continue
+		case signerOption:
+			cl.signer = o.signer
 			continue
 		}
 		cl.opts = append(cl.opts, o)

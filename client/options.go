@@ -99,6 +99,10 @@ type Options struct {
 	// block. Nil: nobody is told.
 	OnRetry func(Retry)
 
+	// Signer has people sign the changes for which a cluster asks signatures. Nil:
+	// nobody signs, and such a change is refused. See [SignedBy] for one call.
+	Signer Signer
+
 	// Clock is the source of time for measurements and delays. Nil: the system's.
 	Clock clock.Clock
 

@@ -128,6 +128,27 @@ func (t JoinToken) Text() string {
 	return tokenPrefix + tokenEncoding.EncodeToString(append(b, sum[:tokenSumSize]...))
 }
 
+// Blank returns [JoinToken.Text] with 32 zero bytes where the secret belongs, for
+// whoever made a secret of their own and lets nobody else see it: [FillJoinToken].
+// The token must not be zero.
+func (t JoinToken) Blank() string {
+	t.secret = func() (none [tokenSecretSize]byte) { return none }
+	return t.Text()
+}
+
+// FillJoinToken puts a secret into the text of a blank token.
+func FillJoinToken(blank string, secret [32]byte) (JoinToken, error) {
+	t, err := ParseJoinToken(blank)
+	if err != nil {
+		return JoinToken{}, err
+	}
+	if t.secret() != ([tokenSecretSize]byte{}) {
+		return JoinToken{}, errors.New("the join token has a secret already")
+	}
+	t.secret = keepSecret(secret[:])
+	return t, nil
+}
+
 // ParseJoinToken is the inverse of [JoinToken.Text]; white space around the
 // text is ignored. A token has exactly one spelling.
 func ParseJoinToken(text string) (JoinToken, error) {

@@ -26,11 +26,14 @@ func (t *tx) authorize() ([]*fsmpb.SignedIntent, error) {
 }
 
 func (t *tx) verify(act intent.Act, req *intent.Request) ([]*fsmpb.SignedIntent, error) {
-	rule, needed := ruleFor(t.cluster.GetRules(), act)
+	rule, needed := RuleFor(t.cluster.GetRules(), act)
 	if !needed {
 		return nil, nil // and what was sent nevertheless proves nothing
 	}
-	signed, err := t.signed()
+	if t.forecast && len(t.cmd.GetIntents()) == 0 {
+		return nil, nil // see DryRun
+	}
+	signed, err := t.signed(act, rule)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +56,7 @@ func (t *tx) verify(act intent.Act, req *intent.Request) ([]*fsmpb.SignedIntent,
 		},
 	})
 	if err != nil {
-		return nil, err
+		return nil, explained(err, act, rule)
 	}
 	if t.nonces >= MaxNonces {
 		return nil, limit("used intents", MaxNonces)
@@ -74,9 +77,26 @@ func kept(all []*fsmpb.SignedIntent) []*fsmpb.SignedIntent {
 	return out
 }
 
-// ruleFor joins the rows of an act to one rule. No row, or rows that ask for no
+// explained adds the rule to a refusal that it explains: who should have signed.
+func explained(err error, act intent.Act, rule intent.Rule) error {
+	var r *intent.RefusalError
+	if !errors.As(err, &r) {
+		return err
+	}
+	switch r.Reason { //nolint:exhaustive // The others are not about who signed.
+	case intent.ReasonTooFew, intent.ReasonWrongRole, intent.ReasonDuplicatePerson, intent.ReasonRequesterSigned, intent.ReasonUnsigned:
+		e := errs.From(err)
+		return errs.New(e.Code, e.Msg+": "+needs(act, rule), errs.Hint("%s", e.Hint), errs.Cause(err))
+	}
+	return err
+}
+
+// needs says what a rule asks for.
+func needs(act intent.Act, rule intent.Rule) string { return act.String() + " needs " + rule.String() }
+
+// RuleFor joins the rows of an act to one rule. No row, or rows that ask for no
 // signature, mean that nobody needs to sign.
-func ruleFor(rows []*fsmpb.IntentRule, act intent.Act) (rule intent.Rule, needed bool) {
+func RuleFor(rows []*fsmpb.IntentRule, act intent.Act) (rule intent.Rule, needed bool) {
 	rule.Requester = intent.RequesterCounts
 	for _, r := range rows {
 		if r.GetAct() != uint32(act) || r.GetSignatures() == 0 {
@@ -98,11 +118,11 @@ func ruleFor(rows []*fsmpb.IntentRule, act intent.Act) (rule intent.Rule, needed
 
 // signed puts the command's intents together. Every signature must be over the
 // same bytes: four eyes see one thing.
-func (t *tx) signed() (intent.Signed, error) {
+func (t *tx) signed(act intent.Act, rule intent.Rule) (intent.Signed, error) {
 	all := t.cmd.GetIntents()
 	if len(all) == 0 {
-		return intent.Signed{}, errs.New(errs.IntentRefused, "the act needs a signed intent",
-			errs.Hint("have the request signed by the persons that the rule asks for"))
+		return intent.Signed{}, errs.New(errs.IntentRefused, "the request is not signed: "+needs(act, rule),
+			errs.Hint("sign it with krypton, which does so with the key of your context; others add theirs with --sign-only and --intent"))
 	}
 	in, err := intent.Decode(all[0].GetIntent())
 	if err != nil {

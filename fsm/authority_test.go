@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/openkcm/krypton-cluster/fsm"
@@ -197,11 +198,123 @@ func TestI8_AnIntentIsUsedOnce(t *testing.T) {
 	w.refused(errs.IntentRefused, w.signedBy(c, in, keys["alice"], keys["bob"]))
 }
 
+// TestI8_WhatWasSignedIsKnownAfterARestore: nonces that are spent, and who signed for
+// what is there.
+func TestI8_WhatWasSignedIsKnownAfterARestore(t *testing.T) {
+	w, keys := governed(t)
+	c := changeVersion("acme", "payments", 1, fsmpb.VersionEvent_VERSION_EVENT_SCHEDULE_DESTROY)
+	in := w.ordered(c)
+	w.ok(w.signedBy(c, in, keys["alice"], keys["bob"]))
+	w.ok(changeVersion("acme", "payments", 1, fsmpb.VersionEvent_VERSION_EVENT_CANCEL_DESTROY))
+
+	raw, before := snapshot(t, w.m, testMAC), w.view().Digest()
+	w.m = fsm.New(fsm.Options{})
+	if err := w.m.Restore(bytes.NewReader(raw)); err != nil {
+		t.Fatal(err)
+	}
+	if w.view().Digest() != before {
+		t.Error("the state is another one after the restore")
+	}
+	again := w.signedBy(c, in, keys["alice"], keys["bob"])
+	if res := w.refused(errs.IntentRefused, again); !strings.Contains(res.GetMessage(), intent.ReasonReplayed.String()) {
+		t.Errorf("refused, but not as a replay: %s", res.GetMessage())
+	}
+	w.ok(w.signedBy(c, w.ordered(c), keys["alice"], keys["bob"]))
+}
+
+// TestI2_ANodeThatDoesNotAskForSignaturesIsFoundOut: a release, a leader's own say,
+// that does what people have to sign without asking. The others refuse the same
+// entry, and from then on its chain is not theirs.
+func TestI2_ANodeThatDoesNotAskForSignaturesIsFoundOut(t *testing.T) {
+	w, keys := governed(t)
+	// Machines of the same state and the same chain, one of which knows no rule: what it
+	// does is what a machine does that leaves out the check.
+	raw := snapshot(t, w.m, testMAC)
+	restored := func(raw []byte) *fsm.Machine {
+		m := fsm.New(fsm.Options{})
+		if err := m.Restore(bytes.NewReader(raw)); err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	honest := restored(raw)
+	liar := restored(edit(t, raw, func(items []*fsmpb.SnapshotItem) []*fsmpb.SnapshotItem {
+		items[0].GetCluster().Rules = nil
+		return items
+	}))
+	apply := func(cmd *fsmpb.Command) (said *fsmpb.Result, lied *fsmpb.Result) {
+		t.Helper()
+		w.now++
+		w.index++
+		cmd.Format, cmd.TimeUnixMs = fsm.CommandFormat, w.now
+		b, err := fsm.EncodeCommand(cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if said, err = honest.Apply(w.index, w.term, b); err != nil {
+			t.Fatal(err)
+		}
+		if lied, err = liar.Apply(w.index, w.term, b); err != nil {
+			t.Fatal(err)
+		}
+		return said, lied
+	}
+	same := func() bool {
+		_, _, a := honest.Applied()
+		_, _, b := liar.Applied()
+		return a == b
+	}
+	state := func(m *fsm.Machine) fsmpb.ObjectState {
+		tn, _ := m.View().Tenant("acme")
+		s, _ := m.View().ServiceOf(tn, "payments")
+		return s.GetState()
+	}
+
+	// What needs no signature, and what has them, is the same on both.
+	apply(asked("q", changeVersion("acme", "payments", 1, fsmpb.VersionEvent_VERSION_EVENT_DISABLE)))
+	if !same() {
+		t.Fatal("they differ before one of them lied")
+	}
+	said, lied := apply(asked("r", destroyNow("acme", "payments")))
+	if said.GetReason() != errs.IntentRefused.String() || state(honest) != fsmpb.ObjectState_OBJECT_STATE_ACTIVE {
+		t.Errorf("an honest replica says %v, and the service is %v", said, state(honest))
+	}
+	if lied.GetReason() != "" || state(liar) != fsmpb.ObjectState_OBJECT_STATE_DESTROYED {
+		t.Fatalf("the liar says %v, and the service is %v: this test proves nothing", lied, state(liar))
+	}
+	if same() {
+		t.Error("nobody can tell from the chain that one of them did what the other refused")
+	}
+	// For good: nothing that both do later makes it right.
+	c := destroyNow("acme", "payments")
+	apply(asked("s", w.signedBy(c, w.ordered(destroyNow("acme", "payments")), keys["alice"], keys["bob"])))
+	if same() {
+		t.Error("the chains meet again")
+	}
+}
+
 func TestActsThatOnlyTakePowerAwayNeedNoSignature(t *testing.T) {
 	w, _ := governed(t)
 	w.ok(changeObject("acme", "", suspend, "unlink"))
 	w.ok(changeVersion("acme", "payments", 1, fsmpb.VersionEvent_VERSION_EVENT_DISABLE))
 	w.refused(errs.IntentRefused, changeObject("acme", "", resume, "unlink"))
+}
+
+// Nobody should sign what is only asked: whoever gets the signature could use it.
+func TestADryRunNeedsNoSignatureAndJudgesThoseItHas(t *testing.T) {
+	w, keys := governed(t)
+	dry := func(c *fsmpb.Command) string {
+		c.Format = fsm.CommandFormat
+		return w.m.DryRun(c).GetReason()
+	}
+	if got := dry(asked("d", w.token(1, true))); got != "" {
+		t.Errorf("without a signature: %s", got)
+	}
+	c := w.token(2, true)
+	if got := dry(asked("e", w.signedBy(c, w.ordered(c), keys["alice"]))); got != errs.IntentRefused.String() {
+		t.Errorf("with one signature of two: %q", got)
+	}
+	w.refused(errs.IntentRefused, w.token(1, true))
 }
 
 func TestAVoterNeedsASignedIntent(t *testing.T) {

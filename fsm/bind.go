@@ -255,18 +255,11 @@ func (t *tx) unbindRole(c *fsmpb.UnbindRole) (done, error) {
 	if err := t.mayLeave(b); err != nil {
 		return done{}, err
 	}
-	if _, err := t.verify(actOfBinding(b), UnbindRequest(b)); err != nil {
+	req := UnbindRequest(b)
+	if _, err := t.verify(req.Act(), req); err != nil {
 		return done{}, err
 	}
 	t.dropBinding(b)
 	t.authorityMoved()
 	return done{object: bindingName(b.GetTenant(), b.GetId()), uid: bytes.Clone(b.GetUid())}, nil
-}
-
-// actOfBinding: who governs or holds a share signs with keys of the binding.
-func actOfBinding(b *fsmpb.RoleBinding) intent.Act {
-	if isPower(b.GetRole()) {
-		return intent.ActSetAuthorityKeys
-	}
-	return intent.ActBindRole
 }

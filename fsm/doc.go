@@ -11,7 +11,7 @@
 // # Invariants
 //
 //   - I1: the state is a function of the log: two machines with one log have one digest, also when one of them was restored from a snapshot in between.
-//   - I2: the chain covers every command: c_i = SHA-256(c_(i-1) | i | command). Nobody changes, drops or adds a command without changing every later c.
+//   - I2: the chain covers every command and, from [FormatAuthority] on, whether it was refused and why: c_i = SHA-256(c_(i-1) | i | SHA-256(command) | outcome). Nobody changes, drops or adds a command, or does what others refuse, without changing every later c.
 //   - I3: a uid is never used again, whatever became of its object and its name.
 //   - I4: what a view returned never changes.
 //   - I5: a request acts at most once: (principal, request id, step) is remembered for 24 h of command time.

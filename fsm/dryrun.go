@@ -12,7 +12,9 @@ import (
 // DryRun returns how the present state would answer cmd, and changes nothing:
 // what a caller sees who asks to validate only. The answer is a forecast. The
 // state may have moved when the command itself comes, and signed intents are
-// judged by the time that the leader will give the command.
+// judged by the time that the leader will give the command. A command without any
+// is answered as if it had those that it needs: nobody should have to sign what is
+// only asked, because whoever gets the signature could use it.
 //
 // It is safe for concurrent use, waits for nothing and makes nothing wait.
 func (m *Machine) DryRun(cmd *fsmpb.Command) *fsmpb.Result {
@@ -33,6 +35,7 @@ func (m *Machine) DryRun(cmd *fsmpb.Command) *fsmpb.Result {
 	next.index++
 	next.timeMS = cmd.GetTimeUnixMs()
 	t := m.begin(before, next, cmd, raw)
+	t.forecast = true
 	defer t.txn.Abort()
 	if res := t.recall(); res != nil {
 		return res

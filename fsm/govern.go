@@ -207,7 +207,7 @@ func (t *tx) governorsOf(c *fsmpb.CreateTenant) ([][]byte, error) {
 	}
 	governors := c.GetGovernors()
 	if len(governors) == 0 {
-		if _, signed := ruleFor(t.cluster.GetRules(), intent.ActBindL1); signed {
+		if _, signed := RuleFor(t.cluster.GetRules(), intent.ActBindL1); signed {
 			// Who asked is what the node that let it in says; who signs must see it.
 			return nil, errs.New(errs.InvalidArgument, "a tenant for which people sign names its governors", errs.Hint("name the governors of the tenant"))
 		}

@@ -156,7 +156,6 @@ func (m *Machine) apply(index, term uint64, raw []byte) (*fsmpb.Result, error) {
 	}
 	next := before.meta
 	next.index, next.term = index, term
-	next.chain = chainStep(before.chain, index, raw)
 	next.commands++
 
 	var res *fsmpb.Result
@@ -166,6 +165,15 @@ func (m *Machine) apply(index, term uint64, raw []byte) (*fsmpb.Result, error) {
 		res = &fsmpb.Result{Index: index}
 	} else if res, began, err = m.run(after, cmd, raw); err != nil {
 		return nil, err
+	}
+	switch {
+	case before.cluster.GetFormatVersion() < FormatAuthority:
+		after.chain = chainStep(before.chain, index, raw)
+	case skip || cmd.GetSkippable():
+		// Not every release can say more of it than that it is there.
+		after.chain = outcomeStep(before.chain, index, raw, "")
+	default:
+		after.chain = outcomeStep(before.chain, index, raw, res.GetReason())
 	}
 	if !res.GetReplayed() {
 		res.Term = term // not before it was remembered: it is never stored
@@ -194,7 +202,25 @@ func (m *Machine) publish(before *View, p Published) {
 	close(before.next)
 }
 
-// chainStep returns c_i of the state chain (I2):
+// outcomeStep returns c_i of the state chain (I2), from [FormatAuthority] on:
+//
+//	c_i = SHA-256( c_(i-1) | u64be i | SHA-256(command bytes) | name of the error code, if it was refused )
+//
+// With the outcome in it a node that does what the others refuse, because it does
+// not ask for the signatures of people, say, is found out at that entry. A chain of
+// the commands alone would be the same on all of them.
+func outcomeStep(prev [32]byte, index uint64, cmd []byte, reason string) (c [32]byte) {
+	sum := sha256.Sum256(cmd)
+	h := sha256.New()
+	h.Write(prev[:])
+	h.Write(binary.BigEndian.AppendUint64(nil, index))
+	h.Write(sum[:])
+	h.Write([]byte(reason))
+	h.Sum(c[:0])
+	return c
+}
+
+// chainStep is outcomeStep for clusters older than that:
 //
 //	c_i = SHA-256( c_(i-1) | u64be i | command bytes )
 func chainStep(prev [32]byte, index uint64, cmd []byte) (c [32]byte) {

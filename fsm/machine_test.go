@@ -125,7 +125,7 @@ func TestGenesisOfAnotherClusterThanPinnedStopsTheNode(t *testing.T) {
 	w.found(g)
 }
 
-func TestI2_TheChainCoversEveryCommand(t *testing.T) {
+func TestI2_TheChainCoversEveryCommandAndItsOutcome(t *testing.T) {
 	w := newWorld(t)
 	w.ok(w.createTenant("acme"))
 	w.refused(errs.AlreadyExists, w.createTenant("acme"))
@@ -134,11 +134,18 @@ func TestI2_TheChainCoversEveryCommand(t *testing.T) {
 
 	var want [32]byte
 	indexes := []uint64{1, 2, 3, 11}
+	outcomes := []string{"", "", "ALREADY_EXISTS", ""}
 	for i, raw := range w.log {
 		h := sha256.New()
 		h.Write(want[:])
 		h.Write(binary.BigEndian.AppendUint64(nil, indexes[i]))
-		h.Write(raw)
+		if i == 0 { // before there is a format version
+			h.Write(raw)
+		} else {
+			sum := sha256.Sum256(raw)
+			h.Write(sum[:])
+			h.Write([]byte(outcomes[i]))
+		}
 		h.Sum(want[:0])
 	}
 	index, term, chain := w.m.Applied()

@@ -126,7 +126,8 @@ type tx struct {
 	raw  []byte // the bytes of cmd
 	opts Options
 
-	epoch Epoch // what the command began, if it did
+	epoch    Epoch // what the command began, if it did
+	forecast bool  // of a dry run, which changes nothing
 }
 
 func put[T any](t *tx, table string, obj T) {

@@ -3,9 +3,10 @@
 // A sovereign act changes who holds power over the cluster or its keys. It needs
 // an [Intent] signed by registered personal keys. Every replica runs [Verify]
 // when it applies the command, so a lying follower, leader or certificate
-// authority cannot act in a person's name. This package only verifies; signing
-// and randomness are in intent/sign, so that the replicated state machine can
-// import this package.
+// authority cannot act in a person's name. What the act orders is a [Request]: it
+// has a digest for the machines and a description for the people who sign. This
+// package only verifies; signing and randomness are in intent/sign, so that the
+// replicated state machine can import this package.
 //
 // # Invariants
 //
@@ -15,6 +16,8 @@
 //   - I4: a person counts once, however many keys that person has, and the requester does not count where the rule excludes them.
 //   - I5: a nonce is accepted once. It is the replay key, not the signature, so that a malleable signature is not a second act.
 //   - I6: a public key has one encoding and one id, and is not one under which anybody can sign.
+//   - I7: a canonical request has exactly one encoding; ParseRequest accepts b only if Canonical returns b.
+//   - I8: a description shows all of what is signed, and no value in it can look like another field, another line or the end of the text.
 //
 // # Concurrency
 //

@@ -36,6 +36,29 @@ func (r Rule) Validate() error {
 	return nil
 }
 
+// String says what r asks for, to a person.
+func (r Rule) String() string {
+	part := func(n int, role string) string {
+		if n == 1 {
+			return "1 " + role
+		}
+		return fmt.Sprintf("%d %ss", n, role)
+	}
+	var who string
+	switch {
+	case r.Governors > 0 && r.Custodians > 0:
+		who = part(r.Governors, "governor") + " and " + part(r.Custodians, "custodian")
+	case r.Custodians > 0:
+		who = part(r.Custodians, "custodian")
+	default:
+		who = part(r.Governors, "governor")
+	}
+	if r.Requester == RequesterCounts {
+		return "the signature of " + who
+	}
+	return "the signature of " + who + " other than who asks"
+}
+
 // Larger returns the rule that is at least as strict as both. A change of the
 // rules must satisfy Larger(old, new), else M people could lower M first and
 // act alone afterwards, or one person could raise it and lock everybody out.

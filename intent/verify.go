@@ -61,17 +61,11 @@ func Verify(s Signed, c Check) (Approval, error) {
 		return Approval{}, refuse(ReasonUnsigned, nil)
 	case len(s.Signatures) > MaxSignatures:
 		return Approval{}, refuse(ReasonMalformed, errors.New("more signatures than the limit"))
-	case in.Keyspace != c.Keyspace:
-		return Approval{}, refuse(ReasonOtherKeyspace, nil)
-	case in.Act != c.Act:
-		return Approval{}, refuse(ReasonOtherAct, nil)
-	case in.Request != c.Request:
-		return Approval{}, refuse(ReasonOtherRequest, nil)
-	case c.NowMs >= in.NotAfter:
-		return Approval{}, refuse(ReasonExpired, nil)
-	case in.NotAfter-c.NowMs > MaxLifetimeMs:
-		return Approval{}, refuse(ReasonTooLong, nil)
-	case c.NonceUsed(in.Nonce):
+	}
+	if err := in.Match(c.Keyspace, c.Act, c.Request, c.NowMs); err != nil {
+		return Approval{}, err
+	}
+	if c.NonceUsed(in.Nonce) {
 		return Approval{}, refuse(ReasonReplayed, nil)
 	}
 	for _, p := range in.Preconditions {
@@ -88,6 +82,28 @@ func Verify(s Signed, c Check) (Approval, error) {
 		return Approval{}, refuse(ReasonMalformed, err)
 	}
 	return Approval{Intent: digest, Persons: persons}, nil
+}
+
+// Match reports why in does not order that act of that request in that keyspace
+// at nowMs, unix milliseconds. The error is a [*RefusalError].
+// It is the part of [Verify] that needs no registry, so
+// that a person's program refuses to sign what the cluster would refuse.
+func (in Intent) Match(keyspace hierarchy.KeyspaceID, act Act, request Digest, nowMs int64) error {
+	switch {
+	case nowMs <= 0: // NotAfter - nowMs could overflow
+		return refuse(ReasonMalformed, errors.New("check is incomplete"))
+	case in.Keyspace != keyspace:
+		return refuse(ReasonOtherKeyspace, nil)
+	case in.Act != act:
+		return refuse(ReasonOtherAct, nil)
+	case in.Request != request:
+		return refuse(ReasonOtherRequest, nil)
+	case nowMs >= in.NotAfter:
+		return refuse(ReasonExpired, nil)
+	case in.NotAfter-nowMs > MaxLifetimeMs:
+		return refuse(ReasonTooLong, nil)
+	}
+	return nil
 }
 
 // complete reports what the caller forgot. It is an error and not a panic,

@@ -31,6 +31,10 @@ type Request struct {
 	ValidateOnly bool
 	// Until says when the change is answered; zero: once it is complete.
 	Until cluster.Until
+	// Intents are the signatures of people over what is asked, if the caller sent some.
+	// They are not in the digest: who signed is no part of what is asked, and a retry
+	// may bring other signatures.
+	Intents []*fsmpb.SignedIntent
 }
 
 // command makes the command of one step of the request. Who asks, and under
@@ -41,6 +45,7 @@ func (r Request) command(step uint32) *fsmpb.Command {
 		RequestId:     r.ID,
 		RequestDigest: r.Digest[:],
 		Step:          step,
+		Intents:       r.Intents,
 	}
 }
 
@@ -114,9 +119,13 @@ func (n *Node) CreateTenant(ctx context.Context, tok gate.Token, r Request, name
 	if err := tok.Require(gate.CreateTenant, hierarchy.TenantPath(name).String()); err != nil {
 		return nil, err
 	}
-	if b.GetArchetype() == "" {
+	switch is := archetype(n.stores.Type(b.GetKeystore())); b.GetArchetype() {
+	case is:
+	case "":
 		b = proto.CloneOf(b)
-		b.Archetype = archetype(n.stores.Type(b.GetKeystore()))
+		b.Archetype = is
+	default: // and people may have signed it
+		return nil, errs.New(errs.InvalidArgument, "binding.archetype is not how the keystore holds the key", errs.Hint("it is %s; leave it out if nobody signs", is))
 	}
 	cmd := r.command(0)
 	cmd.Body = &fsmpb.Command_CreateTenant{CreateTenant: &fsmpb.CreateTenant{Name: string(name), Binding: b, Governors: governors}}

@@ -254,14 +254,9 @@ func hasKey(b *fsmpb.RoleBinding, key *fsmpb.PublicKey) bool {
 // or is taken by a binding of somebody else, of another issuer say, it is the role
 // and a digest.
 func bindingID(v *fsm.View, c Caller) string {
-	id := c.Name
-	if c.Tenant == "" {
-		id = c.Role.String() + "-" + c.Name
-	}
-	if _, err := hierarchy.ParseName(id); err == nil {
-		if _, taken := v.Binding(string(c.Tenant), id); !taken {
-			return id
-		}
+	id := identity.BindingID(c.id())
+	if _, taken := v.Binding(string(c.Tenant), id); !taken {
+		return id
 	}
 	sum := sha256.Sum256([]byte(identity.Subject(c.id())))
 	return c.Role.String() + "-" + hex.EncodeToString(sum[:8])

@@ -15,6 +15,7 @@ import (
 	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/hierarchy/envelope"
+	"github.com/openkcm/krypton-cluster/intent"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/keystore"
 	"github.com/openkcm/krypton-cluster/memsec"
@@ -47,6 +48,62 @@ type InitPlan struct {
 	DestroyWait    time.Duration // 0 only on purpose: development
 	RollbackWindow time.Duration
 	ValidateOnly   bool
+
+	// How many governors sign sovereign acts, and how many custodians those on the
+	// MasterKey; both sign for who signs. 0: nobody of that role; at most
+	// [intent.MaxRule]. See [rulesOf].
+	GovernorQuorum  int
+	CustodianQuorum int
+}
+
+// rulesOf returns the rows of the genesis for these quorums: for each act how many of
+// which role sign. One person may sign for what they ask for themselves. From two on
+// others must: a rule of two that counts the one who asks would need one other only.
+func rulesOf(governors, custodians int) (rows []*fsmpb.IntentRule) {
+	for _, act := range intent.Acts() {
+		rule, ok := intent.RuleOf(act, intent.Quorum{Governors: governors, Custodians: custodians})
+		if !ok {
+			continue
+		}
+		for _, of := range []struct {
+			role auth.Role
+			n    int
+		}{{auth.RoleGovernor, rule.Governors}, {auth.RoleCustodian, rule.Custodians}} {
+			if of.n > 0 {
+				rows = append(rows, &fsmpb.IntentRule{
+					Act: uint32(act), Role: of.role.String(), Signatures: uint32(of.n), //nolint:gosec // checkQuorums: at most intent.MaxRule.
+					RequesterCounts: rule.Governors <= 1 && rule.Custodians <= 1,
+				})
+			}
+		}
+	}
+	return rows
+}
+
+// checkQuorums refuses quorums that these persons could never fulfil: nothing would
+// ever be ordered, and nobody could change that.
+func (p InitPlan) checkQuorums() error {
+	for _, q := range []struct {
+		role string
+		n    int
+	}{{"governor", p.GovernorQuorum}, {"custodian", p.CustodianQuorum}} {
+		if q.n < 0 || q.n > intent.MaxRule {
+			return errs.Newf(errs.InvalidArgument, "a quorum of %d %ss is not possible", q.n, q.role).With(errs.Hint("0 to %d", intent.MaxRule))
+		}
+	}
+	short := func(role string, people int, format string, args ...any) error {
+		return errs.Newf(errs.InvalidArgument, format+", and there are %d", append(args, people)...).With(errs.Hint("name more with --%s, or ask for fewer", role))
+	}
+	g, c := p.GovernorQuorum, p.CustodianQuorum
+	switch {
+	case g > 0 && (g > 1 || c > 1) && g+1 > len(p.Governors): // who asks is a governor
+		return short("governor", len(p.Governors), "a quorum of %d governor(s) other than the one who asks needs %d", g, g+1)
+	case g > len(p.Governors):
+		return short("governor", len(p.Governors), "a quorum of %d governor(s) needs as many", g)
+	case c > len(p.Custodians):
+		return short("custodian", len(p.Custodians), "a quorum of %d custodian(s) needs as many", c)
+	}
+	return nil
 }
 
 // InitResult is what init hands out, once.
@@ -177,6 +234,9 @@ func (p InitPlan) check() ([]*fsmpb.Person, error) {
 	case p.DestroyWait < 0 || p.DestroyWait > 365*24*time.Hour || p.RollbackWindow < 0 || p.RollbackWindow > 365*24*time.Hour:
 		return nil, bad("a wait or window is not between 0 and one year")
 	}
+	if err := p.checkQuorums(); err != nil {
+		return nil, err
+	}
 	var persons []*fsmpb.Person
 	for _, group := range []struct {
 		role   auth.Role
@@ -278,6 +338,7 @@ func (n *Node) genesis(p InitPlan, b *newborn, persons []*fsmpb.Person) (*fsmpb.
 	first := n.cluster.Member()
 	g := &fsmpb.Genesis{
 		KeyspaceId: b.keyspace[:], ClusterId: b.cluster[:], Persons: persons, Name: p.ClusterName,
+		Rules: rulesOf(p.GovernorQuorum, p.CustodianQuorum),
 		Settings: &fsmpb.Settings{
 			RollbackWindowMs: p.RollbackWindow.Milliseconds(), DestroyWaitMs: p.DestroyWait.Milliseconds(), Voters: uint32(p.Voters), //nolint:gosec // 1 to 7.
 		},

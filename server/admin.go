@@ -77,6 +77,7 @@ func initPlan(r *kryptonv1.InitRequest) (node.InitPlan, error) {
 		DestroyWait:    time.Duration(r.GetDestroyWaitSeconds()) * time.Second,
 		RollbackWindow: time.Duration(r.GetRollbackWindowSeconds()) * time.Second,
 		ValidateOnly:   r.GetValidateOnly(),
+		GovernorQuorum: int(min(r.GetGovernorQuorum(), 1<<16)), CustodianQuorum: int(min(r.GetCustodianQuorum(), 1<<16)),
 	}
 	if p.ClusterName == "" {
 		p.ClusterName = "krypton"

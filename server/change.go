@@ -18,6 +18,7 @@ const (
 	fieldRequestID    = protoreflect.Name("request_id")
 	fieldETag         = protoreflect.Name("etag")
 	fieldValidateOnly = protoreflect.Name("validate_only")
+	fieldIntents      = protoreflect.Name("intents")
 )
 
 // mutation is [calls.request] for what is committed as an operation, which the answer
@@ -35,12 +36,13 @@ func (c *calls) mutation(ctx context.Context, m proto.Message) (node.Request, er
 	return r, nil
 }
 
-// request reads what every change carries: request id, etag and validate_only,
-// by their names, so that no handler can forget one.
+// request reads what every change carries: request id, etag, validate_only and the
+// signatures of people, by their names, so that no handler can forget one.
 //
-// The digest is SHA-256 over the method and the message without its request id,
-// in protobuf's deterministic encoding: our messages have no maps and no unknown
-// fields, so equal requests have equal bytes.
+// The digest is SHA-256 over the method and the message without its request id and
+// the signatures, in protobuf's deterministic encoding: our messages have no maps and
+// no unknown fields, so equal requests have equal bytes. A retry that brings another
+// signature is the same request.
 func (c *calls) request(m proto.Message) (node.Request, error) {
 	r := node.Request{}
 	msg := m.ProtoReflect()
@@ -69,9 +71,14 @@ func (c *calls) request(m proto.Message) (node.Request, error) {
 	if f := fields.ByName(fieldValidateOnly); f != nil {
 		r.ValidateOnly = msg.Get(f).Bool()
 	}
+	if r.Intents, err = intentsOf(msg); err != nil {
+		return r, err
+	}
 	same := proto.Clone(m)
-	if f := fields.ByName(fieldRequestID); f != nil {
-		same.ProtoReflect().Clear(f)
+	for _, name := range []protoreflect.Name{fieldRequestID, fieldIntents} {
+		if f := fields.ByName(name); f != nil {
+			same.ProtoReflect().Clear(f)
+		}
 	}
 	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(same)
 	if err != nil {

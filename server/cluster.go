@@ -53,6 +53,7 @@ func (c *calls) clusterInfo(v *fsm.View) *kryptonv1.ClusterInfo {
 		LeaseDuration:      durationpb.New(v.LeaseDuration()),
 		RollbackWindow:     durationpb.New(time.Duration(cl.GetSettings().GetRollbackWindowMs()) * time.Millisecond),
 		DestroyWait:        durationpb.New(time.Duration(cl.GetSettings().GetDestroyWaitMs()) * time.Millisecond),
+		Rules:              rulesToAPI(cl.GetRules()),
 	}
 	if id := c.cluster.LeaderID(); id != "" {
 		out.Leader = node.NodeName(string(id))
@@ -239,14 +240,32 @@ func (s clusterServer) GetNode(ctx context.Context, r *kryptonv1.GetNodeRequest)
 	return out, err
 }
 
-// CreateJoinToken implements kryptonv1.ClusterServer.
-func (s clusterServer) CreateJoinToken(ctx context.Context, r *kryptonv1.CreateJoinTokenRequest) (*kryptonv1.CreateJoinTokenResponse, error) {
-	life := time.Duration(r.GetTtlSeconds()) * time.Second
+// tokenExpiry returns when a join token ends, unix milliseconds.
+func (s clusterServer) tokenExpiry(r *kryptonv1.CreateJoinTokenRequest) (int64, error) {
+	now, life := s.clock.Now(), time.Duration(r.GetTtlSeconds())*time.Second
+	if at := r.GetExpireTime(); at != nil {
+		if at.CheckValid() != nil || life != 0 || !at.AsTime().After(now) || at.AsTime().Nanosecond()%int(time.Millisecond) != 0 {
+			return 0, errs.New(errs.InvalidArgument, "expire_time is no time to come in whole milliseconds, or stands beside ttl_seconds", errs.Hint("give one of both"))
+		}
+		life = at.AsTime().Sub(now)
+	}
 	switch {
 	case life == 0:
 		life = defaultTokenLife
 	case life > maxTokenLife:
-		return nil, errs.New(errs.InvalidArgument, "the join token would live too long", errs.Hint("ttl_seconds is at most %d; 0 means %d", maxTokenLife/time.Second, defaultTokenLife/time.Second))
+		return 0, errs.New(errs.InvalidArgument, "the join token would live too long", errs.Hint("ttl_seconds is at most %d; 0 means %d", maxTokenLife/time.Second, defaultTokenLife/time.Second))
+	}
+	return now.Add(life).UnixMilli(), nil
+}
+
+// CreateJoinToken implements kryptonv1.ClusterServer.
+func (s clusterServer) CreateJoinToken(ctx context.Context, r *kryptonv1.CreateJoinTokenRequest) (*kryptonv1.CreateJoinTokenResponse, error) {
+	expires, err := s.tokenExpiry(r)
+	if err != nil {
+		return nil, err
+	}
+	if n := len(r.GetSecretHash()); n != 0 && n != 32 {
+		return nil, errs.New(errs.InvalidArgument, "secret_hash is not 32 bytes", errs.Hint("the SHA-256 of a secret of 32 random bytes, or nothing"))
 	}
 	req, err := s.mutation(ctx, r)
 	if err != nil {
@@ -263,7 +282,10 @@ func (s clusterServer) CreateJoinToken(ctx context.Context, r *kryptonv1.CreateJ
 		if err != nil {
 			return err
 		}
-		hash, expires := t.Hash(), s.clock.Now().Add(life).UnixMilli()
+		hash, text := t.Hash(), t.Text
+		if len(r.GetSecretHash()) > 0 {
+			hash, text = [32]byte(r.GetSecretHash()), t.Blank
+		}
 		if err := s.node.CreateJoinToken(ctx, tok, req, &fsmpb.JoinToken{
 			Hash: hash[:], ExpireTimeMs: expires, Voter: r.GetVoter(), Region: r.GetRegion(),
 		}); errs.Is(err, errs.NotComplete) {
@@ -277,7 +299,7 @@ func (s clusterServer) CreateJoinToken(ctx context.Context, r *kryptonv1.CreateJ
 			return errs.New(errs.FailedState, "this request made a token before, which was shown once",
 				errs.Hint("make another one, with a new request id"))
 		}
-		out.Token, out.ExpireTime = t.Text(), stamp(expires)
+		out.Token, out.ExpireTime = text(), stamp(expires)
 		return nil
 	})
 	if err != nil {

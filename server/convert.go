@@ -125,6 +125,7 @@ func tenantToAPI(t *fsmpb.Tenant, window time.Duration) *kryptonv1.Tenant {
 			Keystore:   t.GetBinding().GetKeystore(),
 			Key:        t.GetBinding().GetKey(),
 			KeyVersion: t.GetBinding().GetKeyVersion(),
+			Archetype:  t.GetBinding().GetArchetype(),
 		},
 		PrimaryVersion: t.GetPrimary(),
 		Versions:       tenantChain(t, window).all(),

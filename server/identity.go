@@ -434,6 +434,7 @@ func (s accessServer) issuerToAPI(v *fsm.View, i *fsmpb.Issuer) *kryptonv1.Issue
 	out := &kryptonv1.Issuer{
 		Name: identity.IssuerName(i), Uid: uidText(i.GetUid()), Etag: etag(i.GetModIndex()),
 		Roles: rolesToAPI(i.GetRoles()), UnboundRoles: rolesToAPI(i.GetUnboundRoles()), AllTenants: i.GetAllTenants(), CreateTime: stamp(i.GetCreateTimeMs()),
+		AuthorizedBy: signersOf(v, i.GetAuthorizedBy()),
 	}
 	for _, uid := range i.GetTenantUids() {
 		if t, ok := v.TenantByUID(uid); ok {
@@ -512,6 +513,7 @@ func (s accessServer) bindingToAPI(v *fsm.View, b *fsmpb.RoleBinding) *kryptonv1
 	out := &kryptonv1.RoleBinding{
 		Name: bindingName(b), Uid: uidText(b.GetUid()), Etag: etag(b.GetModIndex()), Subject: b.GetSubject(), Member: b.GetName(),
 		Platform: b.GetPlatform(), EveryTenant: b.GetEveryTenant(), CreateTime: stamp(b.GetCreateTimeMs()),
+		AuthorizedBy: signersOf(v, b.GetAuthorizedBy()),
 	}
 	if r, err := auth.ParseRole(b.GetRole()); err == nil {
 		out.Role = apiRoles[r]

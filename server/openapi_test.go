@@ -241,7 +241,11 @@ func TestOpenAPIHasTheFieldsOfTheProtos(t *testing.T) {
 				inPath = v[1]
 			}
 			for f := range m.Input().Fields().Len() {
-				if fd := m.Input().Fields().Get(f); string(fd.Name()) != inPath {
+				fd := m.Input().Fields().Get(f)
+				if b.Verb == http.MethodDelete && fd.Name() == "intents" {
+					continue // a URL has no room for them; the POST of the method has
+				}
+				if string(fd.Name()) != inPath {
 					want = append(want, fd.JSONName())
 				}
 			}

@@ -51,7 +51,7 @@ func (s tenantsServer) CreateTenant(ctx context.Context, r *kryptonv1.CreateTena
 	}
 	var t *fsmpb.Tenant
 	err = s.do(ctx, gate.CreateTenant, hierarchy.TenantPath(name).String(), func(tok gate.Token) (err error) {
-		if t, err = s.node.CreateTenant(ctx, tok, req, name, &fsmpb.Binding{Keystore: b.GetKeystore(), Key: b.GetKey()}, governors); err != nil {
+		if t, err = s.node.CreateTenant(ctx, tok, req, name, &fsmpb.Binding{Keystore: b.GetKeystore(), Key: b.GetKey(), Archetype: b.GetArchetype()}, governors); err != nil {
 			return err
 		}
 		return s.after(ctx, tok, req, t.GetModIndex())

@@ -30,6 +30,8 @@ package identity
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"slices"
 	"strconv"
 	"time"
@@ -166,6 +168,21 @@ func Subject(id auth.ID) string {
 		return id.Role.String() + "/" + string(id.Tenant) + "/" + id.Name
 	}
 	return id.Role.String() + "/" + id.Name
+}
+
+// BindingID returns the id of the role binding that comes with the first
+// certificate of id: the name under a tenant, role and name of a person. A name that
+// an id cannot be, with dots or too long, is replaced by a digest.
+func BindingID(id auth.ID) string {
+	name := id.Name
+	if id.Tenant == "" {
+		name = id.Role.String() + "-" + id.Name
+	}
+	if _, err := hierarchy.ParseName(name); err == nil {
+		return name
+	}
+	sum := sha256.Sum256([]byte(name))
+	return id.Role.String() + "-" + hex.EncodeToString(sum[:8])
 }
 
 // bind makes id what a role binding says.

@@ -56,6 +56,8 @@ type Context struct {
 	CertFile  string   `yaml:"cert_file,omitempty" json:"certFile"`
 	KeyFile   string   `yaml:"key_file,omitempty" json:"keyFile"`
 	TokenFile string   `yaml:"token_file,omitempty" json:"tokenFile"`
+	SignKey   string   `yaml:"sign_key,omitempty" json:"signKey"`    // file or agent:NAME; empty: KeyFile
+	Keyspace  string   `yaml:"keyspace,omitempty" json:"keyspaceId"` // for which its person signs, 32 hex digits; empty: not known yet
 	Tenant    string   `yaml:"tenant,omitempty" json:"tenant"`
 	Service   string   `yaml:"service,omitempty" json:"service"`
 	Output    string   `yaml:"output,omitempty" json:"output"`

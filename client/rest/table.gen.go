@@ -13,10 +13,14 @@ var table = map[string][]rule{
 		{verb: "POST", prefix: "/v1/", field: "parent", pattern: "tenants/*", suffix: "/roleBindings"},
 	},
 	"/krypton.v1.Access/DeleteIssuer": {
+		{verb: "POST", prefix: "/v1/", field: "name", pattern: "issuers/*", suffix: ":delete"},
+		{verb: "POST", prefix: "/v1/", field: "name", pattern: "tenants/*/issuers/*", suffix: ":delete"},
 		{verb: "DELETE", prefix: "/v1/", field: "name", pattern: "issuers/*", suffix: ""},
 		{verb: "DELETE", prefix: "/v1/", field: "name", pattern: "tenants/*/issuers/*", suffix: ""},
 	},
 	"/krypton.v1.Access/DeleteRoleBinding": {
+		{verb: "POST", prefix: "/v1/", field: "name", pattern: "roleBindings/*", suffix: ":delete"},
+		{verb: "POST", prefix: "/v1/", field: "name", pattern: "tenants/*/roleBindings/*", suffix: ":delete"},
 		{verb: "DELETE", prefix: "/v1/", field: "name", pattern: "roleBindings/*", suffix: ""},
 		{verb: "DELETE", prefix: "/v1/", field: "name", pattern: "tenants/*/roleBindings/*", suffix: ""},
 	},
@@ -124,6 +128,7 @@ var table = map[string][]rule{
 		{verb: "POST", prefix: "/v1/", field: "parent", pattern: "tenants/*", suffix: "/services"},
 	},
 	"/krypton.v1.Services/DeleteService": {
+		{verb: "POST", prefix: "/v1/", field: "name", pattern: "tenants/*/services/*", suffix: ":delete"},
 		{verb: "DELETE", prefix: "/v1/", field: "name", pattern: "tenants/*/services/*", suffix: ""},
 	},
 	"/krypton.v1.Services/DeprecateVersion": {
@@ -186,6 +191,7 @@ var table = map[string][]rule{
 		{verb: "POST", prefix: "/v1/tenants", field: "", pattern: "", suffix: ""},
 	},
 	"/krypton.v1.Tenants/DeleteTenant": {
+		{verb: "POST", prefix: "/v1/", field: "name", pattern: "tenants/*", suffix: ":delete"},
 		{verb: "DELETE", prefix: "/v1/", field: "name", pattern: "tenants/*", suffix: ""},
 	},
 	"/krypton.v1.Tenants/GetTenant": {

@@ -95,6 +95,9 @@ func TestEveryPublicMethodCanBeSaidInHTTP(t *testing.T) {
 				}
 				for i := range in.Fields().Len() {
 					fd := in.Fields().Get(i)
+					if fd.Name() == "intents" && table[name][0].verb == "POST" {
+						continue // signatures go by the first form, which has a body
+					}
 					if _, ok := scalar(fd, fd.Default()); !ok && r.verb != "POST" {
 						t.Errorf("%s %s: field %s fits no URL", r.verb, name, fd.Name())
 					}
@@ -118,7 +121,7 @@ func TestNamesBecomePaths(t *testing.T) {
 		{"/krypton.v1.Access/WhoAmI", &kryptonv1.WhoAmIRequest{}, "GET https://h:1/v1/access:whoAmI"},
 		{"/krypton.v1.Tenants/GetTenant", &kryptonv1.GetTenantRequest{Name: "tenants/a"}, "GET https://h:1/v1/tenants/a"},
 		{"/krypton.v1.Tenants/ListTenants", &kryptonv1.ListTenantsRequest{PageSize: 1 << 30, PageToken: "a=&", Filter: "state=ACTIVE"}, "GET https://h:1/v1/tenants?filter=state%3DACTIVE&pageSize=1073741824&pageToken=a%3D%26"},
-		{"/krypton.v1.Tenants/DeleteTenant", &kryptonv1.DeleteTenantRequest{Name: "tenants/a", Now: true}, "DELETE https://h:1/v1/tenants/a?now=true"},
+		{"/krypton.v1.Tenants/DeleteTenant", &kryptonv1.DeleteTenantRequest{Name: "tenants/a", Now: true}, "POST https://h:1/v1/tenants/a:delete"},
 		{"/krypton.v1.Services/GetVersion", &kryptonv1.GetVersionRequest{Name: "tenants/a/versions/1"}, "GET https://h:1/v1/tenants/a/versions/1"},
 		{"/krypton.v1.Services/GetVersion", &kryptonv1.GetVersionRequest{Name: "tenants/a/services/s/versions/1"}, "GET https://h:1/v1/tenants/a/services/s/versions/1"},
 		{"/krypton.v1.Services/GetResource", &kryptonv1.GetResourceRequest{Name: "tenants/a/services/s/resources/a%2Fb%3A"}, "GET https://h:1/v1/tenants/a/services/s/resources/a%252Fb%253A"},

@@ -55,7 +55,7 @@ func (w *realWorld) person(role string) (cert, key string, err error) {
 //	certificate CA FILE SUBJECT  make a certificate of it for cn:NAME or uri:URI: FILE.pem, FILE.key
 //	until N CMD...      run a command until it ends with status N, for 20 s at most
 //
-// RUN is a directory whose path is short enough for sockets, KEYSTORE the directory of the keystore of the nodes, ADDR1 to ADDR3 are
+// GOVERNOR_KEY is the key of the governor, RUN is a directory whose path is short enough for sockets, KEYSTORE the directory of the keystore of the nodes, ADDR1 to ADDR3 are
 // their addresses, REST1 is where the first one speaks HTTP, DATA1 its data directory.
 func TestRealScript(t *testing.T) {
 	self, err := exec.LookPath("krypton")
@@ -134,6 +134,7 @@ func (w *realWorld) setup(env *testscript.Env) error {
 	if err != nil {
 		return err
 	}
+	env.Setenv("GOVERNOR_KEY", key)
 	out := filepath.Join(env.WorkDir, ".workload")
 	issue := exec.Command("krypton", "operator", "cert", "issue", "app", "--role", "workload", "--tenant", name, "--out", out,
 		"--addr", w.cluster.Addrs()[0], "--ca-file", w.cluster.CAFile(), "--cert-file", cert, "--key-file", key)

@@ -1,28 +1,40 @@
-// Package sign makes what package intent verifies: nonces, key descriptions and
-// signatures. Command lines and tests import it; the replicated state machine
-// must not.
+// Package sign makes what package intent verifies: intents, and signatures by
+// people's keys, wherever the keys are. Command lines and tests import it; the
+// replicated state machine must not.
+//
+// A person's key is a [Signer]: a file ([OpenKey]), a key in an SSH agent
+// ([Agent]), or any [crypto.Signer] of the program ([New]). One person makes an
+// intent with [Propose], others look at it and add theirs with
+// [File.Countersign]; a [File] carries it between them, also by hand to a machine
+// without a network. PKCS#11 tokens are not a source of their own, because their
+// library needs cgo; many of them can stand behind an SSH agent.
 //
 // # Invariants
 //
-//   - I1: every signature made here verifies under the public key made here from the same signer.
+//   - I1: every signature made here verifies under the public key that its signer shows; it was verified before it was returned.
 //   - I2: a nonce is never zero; it has 128 bits from the given source.
+//   - I3: nothing is signed but an intent over a request that this release knows field by field, for the keyspace that the person named, within the time that a cluster accepts. [Sign] and [Signer] are below this rule, [Propose] and [Countersign] hold it.
+//   - I4: a file of a signed intent has one form, but for white space; what is read is whole: the intent is over the request, and every signature in it verifies.
+//   - I5: a private key is in no text, error or dump of a value of this package.
 //
 // # Concurrency
 //
-// Safe for concurrent use as far as the signer is.
+// Safe for concurrent use as far as the signer is; the signers made here are.
 //
 // # Failure
 //
-// A signer that refuses, and a key of another algorithm, are errors. Private keys
-// stay behind [crypto.Signer], so a hardware token works as well as a file; a
-// software key lies on the Go heap while it is used.
+// A signer that refuses, lies or does not answer, and a key of another algorithm,
+// are errors; nothing is returned that does not verify. A software key lies on the
+// Go heap while it is used: the program signs and ends.
 //
 // # Source
 //
-// RFC 8032, FIPS 186-5, docs/formats.md (signed intents).
+// RFC 8032, FIPS 186-5, RFC 5958 (PKCS#8), RFC 5915 (SEC1), OpenSSH PROTOCOL.key
+// and draft-ietf-sshm-ssh-agent, docs/formats.md (signed intents).
 package sign
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -35,7 +47,10 @@ import (
 	"github.com/openkcm/krypton-cluster/intent"
 )
 
-var errAlgorithm = errors.New("personal keys are Ed25519 or ECDSA P-256")
+var (
+	errAlgorithm = errors.New("personal keys are Ed25519 or ECDSA P-256")
+	errNotItsOwn = errors.New("the key's signature does not verify under its own public key")
+)
 
 // PublicKey describes pub, an ed25519.PublicKey or *ecdsa.PublicKey on P-256,
 // as the registry stores it.
@@ -68,6 +83,43 @@ func Nonce(rand io.Reader) (intent.Nonce, error) {
 	return n, nil
 }
 
+// Signer is a person's key. Sign asks whatever holds the key and verifies what it
+// gets, so an implementation that is wrong or lies is found here and not by the
+// cluster, after the nonce and the ceremony are spent.
+type Signer interface {
+	// PublicKey returns the key under which signatures of Sign verify. Its ID is
+	// the key id by which the registry knows it.
+	PublicKey() intent.PublicKey
+	// Sign returns the signature over in. It looks at nothing but the encoding of
+	// in: callers use [Propose] or [Countersign].
+	Sign(ctx context.Context, in intent.Intent) (intent.Signature, error)
+}
+
+// signer keeps a key in a closure, so that no verb of fmt and no encoder can
+// reach it (I5).
+type signer struct {
+	pub  intent.PublicKey
+	sign func(context.Context, intent.Intent) (intent.Signature, error)
+}
+
+func (s signer) PublicKey() intent.PublicKey { return s.pub }
+
+func (s signer) Sign(ctx context.Context, in intent.Intent) (intent.Signature, error) {
+	if err := ctx.Err(); err != nil {
+		return intent.Signature{}, err
+	}
+	return s.sign(ctx, in)
+}
+
+// New makes a Signer of key. What it says of rand is what [Sign] says.
+func New(rand io.Reader, key crypto.Signer) (Signer, error) {
+	pub, err := PublicKey(key.Public())
+	if err != nil {
+		return nil, err
+	}
+	return signer{pub: pub, sign: func(_ context.Context, in intent.Intent) (intent.Signature, error) { return Sign(rand, key, in) }}, nil
+}
+
 // Sign signs in with key. ECDSA draws from rand unless the Go runtime draws by
 // itself, as it does since Go 1.26; Ed25519 needs no randomness.
 func Sign(rand io.Reader, key crypto.Signer, in intent.Intent) (intent.Signature, error) {
@@ -88,10 +140,8 @@ func Sign(rand io.Reader, key crypto.Signer, in intent.Intent) (intent.Signature
 	if err != nil {
 		return intent.Signature{}, fmt.Errorf("sign intent: %w", err)
 	}
-	// A token that signs with another key than it shows would be found only by
-	// the cluster, after the nonce and the ceremony are spent.
-	if !pub.Verify(message, sig) {
-		return intent.Signature{}, errors.New("the key's signature does not verify under its own public key")
+	if !pub.Verify(message, sig) { // I1
+		return intent.Signature{}, errNotItsOwn
 	}
 	return intent.Signature{Key: pub.ID(), Sig: sig}, nil
 }

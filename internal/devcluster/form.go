@@ -4,16 +4,21 @@ package devcluster
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/client"
+	"github.com/openkcm/krypton-cluster/cluster"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/keystore/local"
 )
@@ -147,9 +152,11 @@ func (c *Cluster) init(ctx context.Context) error {
 			Voters:      uint32(len(c.nodes)), //nolint:gosec // 1, 3 or 5.
 			Governors:   []*kryptonv1.PersonKey{{Name: governor.Name, PublicKey: governorKey}},
 			Custodians:  []*kryptonv1.PersonKey{{Name: custodian.Name, PublicKey: custodianKey}},
-			SealMode:    kryptonv1.SealMode_SEAL_MODE_AUTO,
-			Keystore:    KeystoreName,
-			Key:         sealKey,
+			// The throw-away people sign, so that a developer sees what production asks.
+			GovernorQuorum: 1, CustodianQuorum: 1,
+			SealMode: kryptonv1.SealMode_SEAL_MODE_AUTO,
+			Keystore: KeystoreName,
+			Key:      sealKey,
 			// A developer destroys keys to see it happen.
 			NoDestroyWait: true,
 		})
@@ -173,9 +180,8 @@ func (c *Cluster) init(ctx context.Context) error {
 // join lets the operator invite a node, which then joins with the token.
 func (c *Cluster) join(ctx context.Context, n *Node) error {
 	var token string
-	err := c.as(ctx, auth.RoleOperator, func(cl *client.Client) error {
-		resp, err := cl.Cluster().CreateJoinToken(ctx, &kryptonv1.CreateJoinTokenRequest{Voter: true})
-		token = resp.GetToken()
+	err := c.as(ctx, auth.RoleOperator, func(cl *client.Client) (err error) {
+		token, err = c.Invite(ctx, cl)
 		return err
 	})
 	if err != nil {
@@ -185,6 +191,30 @@ func (c *Cluster) join(ctx context.Context, n *Node) error {
 		_, err := a.Join(ctx, &kryptonv1.JoinRequest{Token: token})
 		return err
 	})
+}
+
+// inviteFor is how long a token of [Cluster.Invite] can be used.
+const inviteFor = time.Hour
+
+// Invite has cl make a token with which one node joins as a voter. The secret in it
+// is made here: people sign its hash.
+func (c *Cluster) Invite(ctx context.Context, cl *client.Client) (string, error) {
+	var secret [32]byte
+	if _, err := io.ReadFull(c.opts.Rand, secret[:]); err != nil {
+		return "", err
+	}
+	hash := sha256.Sum256(secret[:])
+	resp, err := cl.Cluster().CreateJoinToken(ctx, &kryptonv1.CreateJoinTokenRequest{
+		Voter: true, SecretHash: hash[:], ExpireTime: timestamppb.New(c.clk.Now().Add(inviteFor).Truncate(time.Millisecond)),
+	})
+	if err != nil {
+		return "", err
+	}
+	t, err := cluster.FillJoinToken(resp.GetToken(), secret)
+	if err != nil {
+		return "", err
+	}
+	return t.Text(), nil
 }
 
 // waitVoters returns when every node is a voter.
@@ -234,8 +264,13 @@ func (c *Cluster) CreateTenant(ctx context.Context, id string) error {
 		return fmt.Errorf("create key %s for tenant %s: %w", l1, id, err)
 	}
 	err := c.as(ctx, auth.RoleGovernor, func(cl *client.Client) error {
-		_, err := cl.Tenants().CreateTenant(ctx, &kryptonv1.CreateTenantRequest{
-			TenantId: id, Binding: &kryptonv1.Binding{Keystore: KeystoreName, Key: l1},
+		who, err := cl.Access().WhoAmI(ctx, &kryptonv1.WhoAmIRequest{})
+		if err != nil {
+			return err
+		}
+		_, err = cl.Tenants().CreateTenant(ctx, &kryptonv1.CreateTenantRequest{
+			TenantId: id, Binding: &kryptonv1.Binding{Keystore: KeystoreName, Key: l1, Archetype: "local"},
+			Governors: []string{who.GetRoleBinding()},
 		})
 		return err
 	})

@@ -16,6 +16,8 @@ import (
 	"github.com/openkcm/krypton-cluster/auth/pki"
 	"github.com/openkcm/krypton-cluster/client"
 	"github.com/openkcm/krypton-cluster/client/rest"
+	"github.com/openkcm/krypton-cluster/intent/orders"
+	"github.com/openkcm/krypton-cluster/intent/sign"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -218,7 +220,11 @@ func (c *Cluster) dial(ctx context.Context, role auth.Role, addrs []string, set 
 	if !ok {
 		return nil, errs.Newf(errs.NotFound, "there is no %s with a certificate", role)
 	}
-	all := client.With(client.Options{Addrs: addrs, CAFile: c.CAFile(), CertFile: p.CertFile, KeyFile: p.KeyFile})
+	signer, err := c.Signer()
+	if err != nil {
+		return nil, err
+	}
+	all := client.With(client.Options{Addrs: addrs, CAFile: c.CAFile(), CertFile: p.CertFile, KeyFile: p.KeyFile, Signer: signer})
 	return client.New(ctx, append([]func(*client.Options){all}, set...)...)
 }
 
@@ -237,6 +243,25 @@ func (c *Cluster) as(ctx context.Context, role auth.Role, call func(*client.Clie
 	err = call(cl)
 	_ = cl.Close() // nothing is in flight
 	return err
+}
+
+// Signer signs as the governor and the custodian what the cluster asks people to
+// sign. Every client of this package has it, in whatever role: the directory has
+// all keys anyhow.
+func (c *Cluster) Signer() (orders.Signer, error) {
+	s := orders.Signer{Clock: c.opts.Clock, Rand: c.opts.Rand}
+	for role, keys := range map[auth.Role]*[]sign.Signer{auth.RoleGovernor: &s.Governors, auth.RoleCustodian: &s.Custodians} {
+		p, ok := c.Person(role)
+		if !ok {
+			return s, errs.Newf(errs.NotFound, "there is no %s", role)
+		}
+		key, err := sign.OpenKey(p.KeyFile, c.opts.Rand, nil)
+		if err != nil {
+			return s, err
+		}
+		*keys = append(*keys, key)
+	}
+	return s, nil
 }
 
 func (c *Cluster) path(parts ...string) string {

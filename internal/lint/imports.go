@@ -53,6 +53,7 @@ var Layers = map[string]int{
 	"node/...":            4,
 	"server/...":          5,
 	"cmd/...":             6,
+	"intent/orders":       6, // speaks to nodes through the client
 	"internal/devcluster": 6, // only for `krypton dev` and jepsen
 	"client/...":          LayerClient,
 	"jepsen/...":          LayerChaos,
@@ -136,6 +137,11 @@ var Restrictions = []Restriction{
 		What:      []string{"github.com/hashicorp/vault"},
 		Importers: map[string]string{"seal": "splits and joins the MasterKey (MPL-2.0 part, see NOTICE)"},
 		Instead:   "call package seal",
+	},
+	{
+		What:      []string{"golang.org/x/crypto"},
+		Importers: map[string]string{"intent/sign": "a person's key may be in an SSH agent or a file of ssh-keygen"},
+		Instead:   "use the standard library; for a person's key call intent/sign",
 	},
 	{
 		What: []string{Module + "/memsec/reveal"},

@@ -308,8 +308,10 @@ type IssueCertificateRequest struct {
 	// SubjectPublicKeyInfo (DER) of the caller's own key: ECDSA P-256 or Ed25519.
 	PublicKey []byte `protobuf:"bytes,4,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
 	// At most 30 days; 0 means 30 days.
-	TtlSeconds    uint32 `protobuf:"varint,5,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
-	RequestId     string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	TtlSeconds uint32 `protobuf:"varint,5,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
+	RequestId  string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Signatures of people over what is asked; see SignedIntent.
+	Intents       []*SignedIntent `protobuf:"bytes,20,rep,name=intents,proto3" json:"intents,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -384,6 +386,13 @@ func (x *IssueCertificateRequest) GetRequestId() string {
 		return x.RequestId
 	}
 	return ""
+}
+
+func (x *IssueCertificateRequest) GetIntents() []*SignedIntent {
+	if x != nil {
+		return x.Intents
+	}
+	return nil
 }
 
 type IssueCertificateResponse struct {
@@ -766,8 +775,10 @@ type Issuer struct {
 	// Roles for which a certificate that names its holder in Krypton's own form
 	// (spiffe://{trust domain}/krypton/workload/{t}/{name}) needs no role binding.
 	// Only ROLE_WORKLOAD, and only of a CA.
-	UnboundRoles  []Role                 `protobuf:"varint,9,rep,packed,name=unbound_roles,json=unboundRoles,proto3,enum=krypton.v1.Role" json:"unbound_roles,omitempty"`
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	UnboundRoles []Role                 `protobuf:"varint,9,rep,packed,name=unbound_roles,json=unboundRoles,proto3,enum=krypton.v1.Role" json:"unbound_roles,omitempty"`
+	CreateTime   *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// Who signed for it as it is now: governor/{name} or custodian/{name}.
+	AuthorizedBy  []string `protobuf:"bytes,20,rep,name=authorized_by,json=authorizedBy,proto3" json:"authorized_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -879,6 +890,13 @@ func (x *Issuer) GetUnboundRoles() []Role {
 func (x *Issuer) GetCreateTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *Issuer) GetAuthorizedBy() []string {
+	if x != nil {
+		return x.AuthorizedBy
 	}
 	return nil
 }
@@ -1082,8 +1100,10 @@ type RoleBinding struct {
 	// governors and custodians what they sign with. At most 4.
 	Keys []*AuthorityKey `protobuf:"bytes,10,rep,name=keys,proto3" json:"keys,omitempty"`
 	// From then on it counts for nothing; empty: for ever.
-	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// Who signed for it as it is now: governor/{name} or custodian/{name}.
+	AuthorizedBy  []string `protobuf:"bytes,20,rep,name=authorized_by,json=authorizedBy,proto3" json:"authorized_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1202,6 +1222,13 @@ func (x *RoleBinding) GetCreateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *RoleBinding) GetAuthorizedBy() []string {
+	if x != nil {
+		return x.AuthorizedBy
+	}
+	return nil
+}
+
 // AuthorityKey is a public key of a caller.
 type AuthorityKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1271,10 +1298,12 @@ type CreateIssuerRequest struct {
 	// tenants/{t} of a tenant's own issuer; empty: of the cluster.
 	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
 	// ^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$
-	IssuerId      string  `protobuf:"bytes,2,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
-	Issuer        *Issuer `protobuf:"bytes,3,opt,name=issuer,proto3" json:"issuer,omitempty"`
-	RequestId     string  `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	ValidateOnly  bool    `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	IssuerId     string  `protobuf:"bytes,2,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
+	Issuer       *Issuer `protobuf:"bytes,3,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	RequestId    string  `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ValidateOnly bool    `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Signatures of people over what is asked; see SignedIntent.
+	Intents       []*SignedIntent `protobuf:"bytes,20,rep,name=intents,proto3" json:"intents,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1344,14 +1373,23 @@ func (x *CreateIssuerRequest) GetValidateOnly() bool {
 	return false
 }
 
+func (x *CreateIssuerRequest) GetIntents() []*SignedIntent {
+	if x != nil {
+		return x.Intents
+	}
+	return nil
+}
+
 type UpdateIssuerRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// All of it as it shall be from then on: keys, certificates, limits. The kind stays.
-	Issuer        *Issuer `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
-	Etag          string  `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
-	RequestId     string  `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	ValidateOnly  bool    `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	Issuer       *Issuer `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Etag         string  `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	RequestId    string  `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ValidateOnly bool    `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Signatures of people over what is asked; see SignedIntent.
+	Intents       []*SignedIntent `protobuf:"bytes,20,rep,name=intents,proto3" json:"intents,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1419,6 +1457,13 @@ func (x *UpdateIssuerRequest) GetValidateOnly() bool {
 		return x.ValidateOnly
 	}
 	return false
+}
+
+func (x *UpdateIssuerRequest) GetIntents() []*SignedIntent {
+	if x != nil {
+		return x.Intents
+	}
+	return nil
 }
 
 type GetIssuerRequest struct {
@@ -1579,11 +1624,13 @@ func (x *ListIssuersResponse) GetNextPageToken() string {
 }
 
 type DeleteIssuerRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Etag          string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
-	RequestId     string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	ValidateOnly  bool                   `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Name         string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Etag         string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	RequestId    string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ValidateOnly bool                   `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Signatures of people over what is asked; see SignedIntent.
+	Intents       []*SignedIntent `protobuf:"bytes,20,rep,name=intents,proto3" json:"intents,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1646,6 +1693,13 @@ func (x *DeleteIssuerRequest) GetValidateOnly() bool {
 	return false
 }
 
+func (x *DeleteIssuerRequest) GetIntents() []*SignedIntent {
+	if x != nil {
+		return x.Intents
+	}
+	return nil
+}
+
 type CreateRoleBindingRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// tenants/{t} of a workload's binding; empty: of people.
@@ -1655,6 +1709,8 @@ type CreateRoleBindingRequest struct {
 	RoleBinding   *RoleBinding `protobuf:"bytes,3,opt,name=role_binding,json=roleBinding,proto3" json:"role_binding,omitempty"`
 	RequestId     string       `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	ValidateOnly  bool         `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Signatures of people over what is asked; see SignedIntent.
+	Intents       []*SignedIntent `protobuf:"bytes,20,rep,name=intents,proto3" json:"intents,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1722,6 +1778,13 @@ func (x *CreateRoleBindingRequest) GetValidateOnly() bool {
 		return x.ValidateOnly
 	}
 	return false
+}
+
+func (x *CreateRoleBindingRequest) GetIntents() []*SignedIntent {
+	if x != nil {
+		return x.Intents
+	}
+	return nil
 }
 
 type GetRoleBindingRequest struct {
@@ -1882,11 +1945,13 @@ func (x *ListRoleBindingsResponse) GetNextPageToken() string {
 }
 
 type DeleteRoleBindingRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Etag          string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
-	RequestId     string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	ValidateOnly  bool                   `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Name         string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Etag         string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	RequestId    string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ValidateOnly bool                   `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Signatures of people over what is asked; see SignedIntent.
+	Intents       []*SignedIntent `protobuf:"bytes,20,rep,name=intents,proto3" json:"intents,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1949,12 +2014,19 @@ func (x *DeleteRoleBindingRequest) GetValidateOnly() bool {
 	return false
 }
 
+func (x *DeleteRoleBindingRequest) GetIntents() []*SignedIntent {
+	if x != nil {
+		return x.Intents
+	}
+	return nil
+}
+
 var File_krypton_v1_access_proto protoreflect.FileDescriptor
 
 const file_krypton_v1_access_proto_rawDesc = "" +
 	"\n" +
 	"\x17krypton/v1/access.proto\x12\n" +
-	"krypton.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
+	"krypton.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17krypton/v1/common.proto\"\x0f\n" +
 	"\rWhoAmIRequest\"\x91\x03\n" +
 	"\x0eWhoAmIResponse\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12$\n" +
@@ -1972,7 +2044,7 @@ const file_krypton_v1_access_proto_rawDesc = "" +
 	"\aexpired\x18\v \x01(\bR\aexpired\":\n" +
 	"\x17RenewCertificateRequest\x12\x1f\n" +
 	"\vttl_seconds\x18\x01 \x01(\rR\n" +
-	"ttlSeconds\"\xca\x01\n" +
+	"ttlSeconds\"\xfe\x01\n" +
 	"\x17IssueCertificateRequest\x12$\n" +
 	"\x04role\x18\x01 \x01(\x0e2\x10.krypton.v1.RoleR\x04role\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -1982,7 +2054,8 @@ const file_krypton_v1_access_proto_rawDesc = "" +
 	"\vttl_seconds\x18\x05 \x01(\rR\n" +
 	"ttlSeconds\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x06 \x01(\tR\trequestId\"\xa1\x01\n" +
+	"request_id\x18\x06 \x01(\tR\trequestId\x122\n" +
+	"\aintents\x18\x14 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents\"\xa1\x01\n" +
 	"\x18IssueCertificateResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x0e\n" +
 	"\x02ca\x18\x02 \x01(\fR\x02ca\x12;\n" +
@@ -2014,7 +2087,7 @@ const file_krypton_v1_access_proto_rawDesc = "" +
 	"page_token\x18\x02 \x01(\tR\tpageToken\"{\n" +
 	"\x17ListRevocationsResponse\x128\n" +
 	"\vrevocations\x18\x01 \x03(\v2\x16.krypton.v1.RevocationR\vrevocations\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xfa\x02\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x9f\x03\n" +
 	"\x06Issuer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x12\n" +
@@ -2028,7 +2101,8 @@ const file_krypton_v1_access_proto_rawDesc = "" +
 	"\runbound_roles\x18\t \x03(\x0e2\x10.krypton.v1.RoleR\funboundRoles\x12;\n" +
 	"\vcreate_time\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTimeB\x06\n" +
+	"createTime\x12#\n" +
+	"\rauthorized_by\x18\x14 \x03(\tR\fauthorizedByB\x06\n" +
 	"\x04kind\"S\n" +
 	"\n" +
 	"X509Issuer\x12\"\n" +
@@ -2041,7 +2115,7 @@ const file_krypton_v1_access_proto_rawDesc = "" +
 	"\x04keys\x18\x04 \x01(\fR\x04keys\x12,\n" +
 	"\x12clock_skew_seconds\x18\x05 \x01(\rR\x10clockSkewSeconds\x12#\n" +
 	"\rsubject_claim\x18\x06 \x01(\tR\fsubjectClaim\x12(\n" +
-	"\x10max_life_seconds\x18\a \x01(\rR\x0emaxLifeSeconds\"\x9e\x03\n" +
+	"\x10max_life_seconds\x18\a \x01(\rR\x0emaxLifeSeconds\"\xc3\x03\n" +
 	"\vRoleBinding\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x12\n" +
@@ -2057,26 +2131,29 @@ const file_krypton_v1_access_proto_rawDesc = "" +
 	"\vexpire_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12;\n" +
 	"\vcreate_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\"S\n" +
+	"createTime\x12#\n" +
+	"\rauthorized_by\x18\x14 \x03(\tR\fauthorizedBy\"S\n" +
 	"\fAuthorityKey\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\x01 \x01(\fR\tpublicKey\x12\x12\n" +
 	"\x04sign\x18\x02 \x01(\bR\x04sign\x12\x10\n" +
-	"\x03tls\x18\x03 \x01(\bR\x03tls\"\xba\x01\n" +
+	"\x03tls\x18\x03 \x01(\bR\x03tls\"\xee\x01\n" +
 	"\x13CreateIssuerRequest\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\tR\x06parent\x12\x1b\n" +
 	"\tissuer_id\x18\x02 \x01(\tR\bissuerId\x12*\n" +
 	"\x06issuer\x18\x03 \x01(\v2\x12.krypton.v1.IssuerR\x06issuer\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tR\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"\xad\x01\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\x122\n" +
+	"\aintents\x18\x14 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents\"\xe1\x01\n" +
 	"\x13UpdateIssuerRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
 	"\x06issuer\x18\x02 \x01(\v2\x12.krypton.v1.IssuerR\x06issuer\x12\x12\n" +
 	"\x04etag\x18\x03 \x01(\tR\x04etag\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tR\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"&\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\x122\n" +
+	"\aintents\x18\x14 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents\"&\n" +
 	"\x10GetIssuerRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"h\n" +
 	"\x12ListIssuersRequest\x12\x16\n" +
@@ -2086,20 +2163,22 @@ const file_krypton_v1_access_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tR\tpageToken\"k\n" +
 	"\x13ListIssuersResponse\x12,\n" +
 	"\aissuers\x18\x01 \x03(\v2\x12.krypton.v1.IssuerR\aissuers\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x81\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xb5\x01\n" +
 	"\x13DeleteIssuerRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"\xda\x01\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x122\n" +
+	"\aintents\x18\x14 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents\"\x8e\x02\n" +
 	"\x18CreateRoleBindingRequest\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\tR\x06parent\x12&\n" +
 	"\x0frole_binding_id\x18\x02 \x01(\tR\rroleBindingId\x12:\n" +
 	"\frole_binding\x18\x03 \x01(\v2\x17.krypton.v1.RoleBindingR\vroleBinding\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tR\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"+\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\x122\n" +
+	"\aintents\x18\x14 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents\"+\n" +
 	"\x15GetRoleBindingRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"m\n" +
 	"\x17ListRoleBindingsRequest\x12\x16\n" +
@@ -2109,13 +2188,14 @@ const file_krypton_v1_access_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tR\tpageToken\"\x80\x01\n" +
 	"\x18ListRoleBindingsResponse\x12<\n" +
 	"\rrole_bindings\x18\x01 \x03(\v2\x17.krypton.v1.RoleBindingR\froleBindings\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x86\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xba\x01\n" +
 	"\x18DeleteRoleBindingRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly*{\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x122\n" +
+	"\aintents\x18\x14 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents*{\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rROLE_GOVERNOR\x10\x01\x12\x12\n" +
@@ -2181,62 +2261,69 @@ var file_krypton_v1_access_proto_goTypes = []any{
 	(*ListRoleBindingsResponse)(nil), // 24: krypton.v1.ListRoleBindingsResponse
 	(*DeleteRoleBindingRequest)(nil), // 25: krypton.v1.DeleteRoleBindingRequest
 	(*timestamppb.Timestamp)(nil),    // 26: google.protobuf.Timestamp
+	(*SignedIntent)(nil),             // 27: krypton.v1.SignedIntent
 }
 var file_krypton_v1_access_proto_depIdxs = []int32{
 	0,  // 0: krypton.v1.WhoAmIResponse.role:type_name -> krypton.v1.Role
 	26, // 1: krypton.v1.WhoAmIResponse.certificate_expire_time:type_name -> google.protobuf.Timestamp
 	0,  // 2: krypton.v1.IssueCertificateRequest.role:type_name -> krypton.v1.Role
-	26, // 3: krypton.v1.IssueCertificateResponse.expire_time:type_name -> google.protobuf.Timestamp
-	26, // 4: krypton.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
-	26, // 5: krypton.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
-	6,  // 6: krypton.v1.ListRevocationsResponse.revocations:type_name -> krypton.v1.Revocation
-	11, // 7: krypton.v1.Issuer.x509:type_name -> krypton.v1.X509Issuer
-	12, // 8: krypton.v1.Issuer.jwt:type_name -> krypton.v1.JWTIssuer
-	0,  // 9: krypton.v1.Issuer.roles:type_name -> krypton.v1.Role
-	0,  // 10: krypton.v1.Issuer.unbound_roles:type_name -> krypton.v1.Role
-	26, // 11: krypton.v1.Issuer.create_time:type_name -> google.protobuf.Timestamp
-	0,  // 12: krypton.v1.RoleBinding.role:type_name -> krypton.v1.Role
-	14, // 13: krypton.v1.RoleBinding.keys:type_name -> krypton.v1.AuthorityKey
-	26, // 14: krypton.v1.RoleBinding.expire_time:type_name -> google.protobuf.Timestamp
-	26, // 15: krypton.v1.RoleBinding.create_time:type_name -> google.protobuf.Timestamp
-	10, // 16: krypton.v1.CreateIssuerRequest.issuer:type_name -> krypton.v1.Issuer
-	10, // 17: krypton.v1.UpdateIssuerRequest.issuer:type_name -> krypton.v1.Issuer
-	10, // 18: krypton.v1.ListIssuersResponse.issuers:type_name -> krypton.v1.Issuer
-	13, // 19: krypton.v1.CreateRoleBindingRequest.role_binding:type_name -> krypton.v1.RoleBinding
-	13, // 20: krypton.v1.ListRoleBindingsResponse.role_bindings:type_name -> krypton.v1.RoleBinding
-	1,  // 21: krypton.v1.Access.WhoAmI:input_type -> krypton.v1.WhoAmIRequest
-	4,  // 22: krypton.v1.Access.IssueCertificate:input_type -> krypton.v1.IssueCertificateRequest
-	3,  // 23: krypton.v1.Access.RenewCertificate:input_type -> krypton.v1.RenewCertificateRequest
-	7,  // 24: krypton.v1.Access.RevokeCertificate:input_type -> krypton.v1.RevokeCertificateRequest
-	8,  // 25: krypton.v1.Access.ListRevocations:input_type -> krypton.v1.ListRevocationsRequest
-	15, // 26: krypton.v1.Access.CreateIssuer:input_type -> krypton.v1.CreateIssuerRequest
-	16, // 27: krypton.v1.Access.UpdateIssuer:input_type -> krypton.v1.UpdateIssuerRequest
-	17, // 28: krypton.v1.Access.GetIssuer:input_type -> krypton.v1.GetIssuerRequest
-	18, // 29: krypton.v1.Access.ListIssuers:input_type -> krypton.v1.ListIssuersRequest
-	20, // 30: krypton.v1.Access.DeleteIssuer:input_type -> krypton.v1.DeleteIssuerRequest
-	21, // 31: krypton.v1.Access.CreateRoleBinding:input_type -> krypton.v1.CreateRoleBindingRequest
-	22, // 32: krypton.v1.Access.GetRoleBinding:input_type -> krypton.v1.GetRoleBindingRequest
-	23, // 33: krypton.v1.Access.ListRoleBindings:input_type -> krypton.v1.ListRoleBindingsRequest
-	25, // 34: krypton.v1.Access.DeleteRoleBinding:input_type -> krypton.v1.DeleteRoleBindingRequest
-	2,  // 35: krypton.v1.Access.WhoAmI:output_type -> krypton.v1.WhoAmIResponse
-	5,  // 36: krypton.v1.Access.IssueCertificate:output_type -> krypton.v1.IssueCertificateResponse
-	5,  // 37: krypton.v1.Access.RenewCertificate:output_type -> krypton.v1.IssueCertificateResponse
-	6,  // 38: krypton.v1.Access.RevokeCertificate:output_type -> krypton.v1.Revocation
-	9,  // 39: krypton.v1.Access.ListRevocations:output_type -> krypton.v1.ListRevocationsResponse
-	10, // 40: krypton.v1.Access.CreateIssuer:output_type -> krypton.v1.Issuer
-	10, // 41: krypton.v1.Access.UpdateIssuer:output_type -> krypton.v1.Issuer
-	10, // 42: krypton.v1.Access.GetIssuer:output_type -> krypton.v1.Issuer
-	19, // 43: krypton.v1.Access.ListIssuers:output_type -> krypton.v1.ListIssuersResponse
-	10, // 44: krypton.v1.Access.DeleteIssuer:output_type -> krypton.v1.Issuer
-	13, // 45: krypton.v1.Access.CreateRoleBinding:output_type -> krypton.v1.RoleBinding
-	13, // 46: krypton.v1.Access.GetRoleBinding:output_type -> krypton.v1.RoleBinding
-	24, // 47: krypton.v1.Access.ListRoleBindings:output_type -> krypton.v1.ListRoleBindingsResponse
-	13, // 48: krypton.v1.Access.DeleteRoleBinding:output_type -> krypton.v1.RoleBinding
-	35, // [35:49] is the sub-list for method output_type
-	21, // [21:35] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	27, // 3: krypton.v1.IssueCertificateRequest.intents:type_name -> krypton.v1.SignedIntent
+	26, // 4: krypton.v1.IssueCertificateResponse.expire_time:type_name -> google.protobuf.Timestamp
+	26, // 5: krypton.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
+	26, // 6: krypton.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	6,  // 7: krypton.v1.ListRevocationsResponse.revocations:type_name -> krypton.v1.Revocation
+	11, // 8: krypton.v1.Issuer.x509:type_name -> krypton.v1.X509Issuer
+	12, // 9: krypton.v1.Issuer.jwt:type_name -> krypton.v1.JWTIssuer
+	0,  // 10: krypton.v1.Issuer.roles:type_name -> krypton.v1.Role
+	0,  // 11: krypton.v1.Issuer.unbound_roles:type_name -> krypton.v1.Role
+	26, // 12: krypton.v1.Issuer.create_time:type_name -> google.protobuf.Timestamp
+	0,  // 13: krypton.v1.RoleBinding.role:type_name -> krypton.v1.Role
+	14, // 14: krypton.v1.RoleBinding.keys:type_name -> krypton.v1.AuthorityKey
+	26, // 15: krypton.v1.RoleBinding.expire_time:type_name -> google.protobuf.Timestamp
+	26, // 16: krypton.v1.RoleBinding.create_time:type_name -> google.protobuf.Timestamp
+	10, // 17: krypton.v1.CreateIssuerRequest.issuer:type_name -> krypton.v1.Issuer
+	27, // 18: krypton.v1.CreateIssuerRequest.intents:type_name -> krypton.v1.SignedIntent
+	10, // 19: krypton.v1.UpdateIssuerRequest.issuer:type_name -> krypton.v1.Issuer
+	27, // 20: krypton.v1.UpdateIssuerRequest.intents:type_name -> krypton.v1.SignedIntent
+	10, // 21: krypton.v1.ListIssuersResponse.issuers:type_name -> krypton.v1.Issuer
+	27, // 22: krypton.v1.DeleteIssuerRequest.intents:type_name -> krypton.v1.SignedIntent
+	13, // 23: krypton.v1.CreateRoleBindingRequest.role_binding:type_name -> krypton.v1.RoleBinding
+	27, // 24: krypton.v1.CreateRoleBindingRequest.intents:type_name -> krypton.v1.SignedIntent
+	13, // 25: krypton.v1.ListRoleBindingsResponse.role_bindings:type_name -> krypton.v1.RoleBinding
+	27, // 26: krypton.v1.DeleteRoleBindingRequest.intents:type_name -> krypton.v1.SignedIntent
+	1,  // 27: krypton.v1.Access.WhoAmI:input_type -> krypton.v1.WhoAmIRequest
+	4,  // 28: krypton.v1.Access.IssueCertificate:input_type -> krypton.v1.IssueCertificateRequest
+	3,  // 29: krypton.v1.Access.RenewCertificate:input_type -> krypton.v1.RenewCertificateRequest
+	7,  // 30: krypton.v1.Access.RevokeCertificate:input_type -> krypton.v1.RevokeCertificateRequest
+	8,  // 31: krypton.v1.Access.ListRevocations:input_type -> krypton.v1.ListRevocationsRequest
+	15, // 32: krypton.v1.Access.CreateIssuer:input_type -> krypton.v1.CreateIssuerRequest
+	16, // 33: krypton.v1.Access.UpdateIssuer:input_type -> krypton.v1.UpdateIssuerRequest
+	17, // 34: krypton.v1.Access.GetIssuer:input_type -> krypton.v1.GetIssuerRequest
+	18, // 35: krypton.v1.Access.ListIssuers:input_type -> krypton.v1.ListIssuersRequest
+	20, // 36: krypton.v1.Access.DeleteIssuer:input_type -> krypton.v1.DeleteIssuerRequest
+	21, // 37: krypton.v1.Access.CreateRoleBinding:input_type -> krypton.v1.CreateRoleBindingRequest
+	22, // 38: krypton.v1.Access.GetRoleBinding:input_type -> krypton.v1.GetRoleBindingRequest
+	23, // 39: krypton.v1.Access.ListRoleBindings:input_type -> krypton.v1.ListRoleBindingsRequest
+	25, // 40: krypton.v1.Access.DeleteRoleBinding:input_type -> krypton.v1.DeleteRoleBindingRequest
+	2,  // 41: krypton.v1.Access.WhoAmI:output_type -> krypton.v1.WhoAmIResponse
+	5,  // 42: krypton.v1.Access.IssueCertificate:output_type -> krypton.v1.IssueCertificateResponse
+	5,  // 43: krypton.v1.Access.RenewCertificate:output_type -> krypton.v1.IssueCertificateResponse
+	6,  // 44: krypton.v1.Access.RevokeCertificate:output_type -> krypton.v1.Revocation
+	9,  // 45: krypton.v1.Access.ListRevocations:output_type -> krypton.v1.ListRevocationsResponse
+	10, // 46: krypton.v1.Access.CreateIssuer:output_type -> krypton.v1.Issuer
+	10, // 47: krypton.v1.Access.UpdateIssuer:output_type -> krypton.v1.Issuer
+	10, // 48: krypton.v1.Access.GetIssuer:output_type -> krypton.v1.Issuer
+	19, // 49: krypton.v1.Access.ListIssuers:output_type -> krypton.v1.ListIssuersResponse
+	10, // 50: krypton.v1.Access.DeleteIssuer:output_type -> krypton.v1.Issuer
+	13, // 51: krypton.v1.Access.CreateRoleBinding:output_type -> krypton.v1.RoleBinding
+	13, // 52: krypton.v1.Access.GetRoleBinding:output_type -> krypton.v1.RoleBinding
+	24, // 53: krypton.v1.Access.ListRoleBindings:output_type -> krypton.v1.ListRoleBindingsResponse
+	13, // 54: krypton.v1.Access.DeleteRoleBinding:output_type -> krypton.v1.RoleBinding
+	41, // [41:55] is the sub-list for method output_type
+	27, // [27:41] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_krypton_v1_access_proto_init() }
@@ -2244,6 +2331,7 @@ func file_krypton_v1_access_proto_init() {
 	if File_krypton_v1_access_proto != nil {
 		return
 	}
+	file_krypton_v1_common_proto_init()
 	file_krypton_v1_access_proto_msgTypes[9].OneofWrappers = []any{
 		(*Issuer_X509)(nil),
 		(*Issuer_Jwt)(nil),

@@ -97,9 +97,17 @@ type InitRequest struct {
 	// 0: 24 h.
 	RollbackWindowSeconds uint32 `protobuf:"varint,12,opt,name=rollback_window_seconds,json=rollbackWindowSeconds,proto3" json:"rollback_window_seconds,omitempty"`
 	// Checks everything, changes nothing.
-	ValidateOnly  bool `protobuf:"varint,13,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ValidateOnly bool `protobuf:"varint,13,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// How many governors sign what cannot be taken back or changes who has a say, 0 to
+	// 16. 0: nobody signs, and whoever controls one node can order all of it. 1: whoever
+	// makes the request may be the one who signs. More: only others count (four eyes), so
+	// there must be one governor more.
+	GovernorQuorum uint32 `protobuf:"varint,20,opt,name=governor_quorum,json=governorQuorum,proto3" json:"governor_quorum,omitempty"`
+	// The same for custodians, who sign for the MasterKey and, with governors, for who
+	// signs.
+	CustodianQuorum uint32 `protobuf:"varint,21,opt,name=custodian_quorum,json=custodianQuorum,proto3" json:"custodian_quorum,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *InitRequest) Reset() {
@@ -221,6 +229,20 @@ func (x *InitRequest) GetValidateOnly() bool {
 		return x.ValidateOnly
 	}
 	return false
+}
+
+func (x *InitRequest) GetGovernorQuorum() uint32 {
+	if x != nil {
+		return x.GovernorQuorum
+	}
+	return 0
+}
+
+func (x *InitRequest) GetCustodianQuorum() uint32 {
+	if x != nil {
+		return x.CustodianQuorum
+	}
+	return 0
 }
 
 type InitResponse struct {
@@ -605,7 +627,7 @@ const file_krypton_v1_admin_proto_rawDesc = "" +
 	"\tPersonKey\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
-	"public_key\x18\x02 \x01(\fR\tpublicKey\"\x82\x04\n" +
+	"public_key\x18\x02 \x01(\fR\tpublicKey\"\xd6\x04\n" +
 	"\vInitRequest\x12!\n" +
 	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\x12\x16\n" +
 	"\x06voters\x18\x02 \x01(\rR\x06voters\x123\n" +
@@ -622,7 +644,9 @@ const file_krypton_v1_admin_proto_rawDesc = "" +
 	" \x01(\rR\x12destroyWaitSeconds\x12&\n" +
 	"\x0fno_destroy_wait\x18\v \x01(\bR\rnoDestroyWait\x126\n" +
 	"\x17rollback_window_seconds\x18\f \x01(\rR\x15rollbackWindowSeconds\x12#\n" +
-	"\rvalidate_only\x18\r \x01(\bR\fvalidateOnly\"\xbd\x02\n" +
+	"\rvalidate_only\x18\r \x01(\bR\fvalidateOnly\x12'\n" +
+	"\x0fgovernor_quorum\x18\x14 \x01(\rR\x0egovernorQuorum\x12)\n" +
+	"\x10custodian_quorum\x18\x15 \x01(\rR\x0fcustodianQuorum\"\xbd\x02\n" +
 	"\fInitResponse\x12 \n" +
 	"\vfingerprint\x18\x01 \x01(\tR\vfingerprint\x12\x1f\n" +
 	"\vkeyspace_id\x18\x02 \x01(\tR\n" +

@@ -96,6 +96,8 @@ type ClusterInfo struct {
 	DestroyWait        *durationpb.Duration `protobuf:"bytes,13,opt,name=destroy_wait,json=destroyWait,proto3" json:"destroy_wait,omitempty"`
 	// How long a serving lease lasts, fixed when the cluster was founded.
 	LeaseDuration *durationpb.Duration `protobuf:"bytes,14,opt,name=lease_duration,json=leaseDuration,proto3" json:"lease_duration,omitempty"`
+	// Which acts need signatures of people, and whose. An act without a rule needs none.
+	Rules         []*IntentRule `protobuf:"bytes,21,rep,name=rules,proto3" json:"rules,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -224,6 +226,13 @@ func (x *ClusterInfo) GetDestroyWait() *durationpb.Duration {
 func (x *ClusterInfo) GetLeaseDuration() *durationpb.Duration {
 	if x != nil {
 		return x.LeaseDuration
+	}
+	return nil
+}
+
+func (x *ClusterInfo) GetRules() []*IntentRule {
+	if x != nil {
+		return x.Rules
 	}
 	return nil
 }
@@ -975,8 +984,16 @@ type CreateJoinTokenRequest struct {
 	// The node becomes a voter once it has caught up.
 	Voter bool `protobuf:"varint,2,opt,name=voter,proto3" json:"voter,omitempty"`
 	// Only for a node of this region; empty: any.
-	Region        string `protobuf:"bytes,3,opt,name=region,proto3" json:"region,omitempty"`
-	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Region    string `protobuf:"bytes,3,opt,name=region,proto3" json:"region,omitempty"`
+	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Signatures of people over what is asked; see SignedIntent. They sign for a token
+	// of a voter, and need secret_hash and expire_time, which they sign.
+	Intents []*SignedIntent `protobuf:"bytes,20,rep,name=intents,proto3" json:"intents,omitempty"`
+	// SHA-256 of a secret of 32 random bytes that the caller made. Empty: the node makes
+	// the secret.
+	SecretHash []byte `protobuf:"bytes,21,opt,name=secret_hash,json=secretHash,proto3" json:"secret_hash,omitempty"`
+	// Instead of ttl_seconds, whole milliseconds; at most 24 h from now.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1039,10 +1056,32 @@ func (x *CreateJoinTokenRequest) GetRequestId() string {
 	return ""
 }
 
+func (x *CreateJoinTokenRequest) GetIntents() []*SignedIntent {
+	if x != nil {
+		return x.Intents
+	}
+	return nil
+}
+
+func (x *CreateJoinTokenRequest) GetSecretHash() []byte {
+	if x != nil {
+		return x.SecretHash
+	}
+	return nil
+}
+
+func (x *CreateJoinTokenRequest) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
 type CreateJoinTokenResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One line of text. It says which cluster, where, and holds the single-use
-	// secret.
+	// secret. If the caller made the secret, 32 zero bytes stand for it, and the caller
+	// puts it in.
 	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1094,11 +1133,13 @@ func (x *CreateJoinTokenResponse) GetExpireTime() *timestamppb.Timestamp {
 }
 
 type PromoteNodeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Etag          string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
-	RequestId     string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	ValidateOnly  bool                   `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Name         string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Etag         string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	RequestId    string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ValidateOnly bool                   `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Signatures of people over what is asked; see SignedIntent.
+	Intents       []*SignedIntent `protobuf:"bytes,20,rep,name=intents,proto3" json:"intents,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1159,6 +1200,13 @@ func (x *PromoteNodeRequest) GetValidateOnly() bool {
 		return x.ValidateOnly
 	}
 	return false
+}
+
+func (x *PromoteNodeRequest) GetIntents() []*SignedIntent {
+	if x != nil {
+		return x.Intents
+	}
+	return nil
 }
 
 type DemoteNodeRequest struct {
@@ -1443,7 +1491,7 @@ var File_krypton_v1_cluster_proto protoreflect.FileDescriptor
 const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"\x18krypton/v1/cluster.proto\x12\n" +
-	"krypton.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17krypton/v1/common.proto\x1a\x15krypton/v1/seal.proto\"\xaa\x04\n" +
+	"krypton.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17krypton/v1/common.proto\x1a\x15krypton/v1/seal.proto\"\xd8\x04\n" +
 	"\vClusterInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
 	"\vkeyspace_id\x18\x02 \x01(\tR\n" +
@@ -1461,7 +1509,8 @@ const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"\x14internal_key_version\x18\v \x01(\rR\x12internalKeyVersion\x12B\n" +
 	"\x0frollback_window\x18\f \x01(\v2\x19.google.protobuf.DurationR\x0erollbackWindow\x12<\n" +
 	"\fdestroy_wait\x18\r \x01(\v2\x19.google.protobuf.DurationR\vdestroyWait\x12@\n" +
-	"\x0elease_duration\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\"\xd3\x03\n" +
+	"\x0elease_duration\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\x12,\n" +
+	"\x05rules\x18\x15 \x03(\v2\x16.krypton.v1.IntentRuleR\x05rules\"\xd3\x03\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12!\n" +
@@ -1527,24 +1576,30 @@ const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"\x11ListNodesResponse\x12&\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x10.krypton.v1.NodeR\x05nodes\"$\n" +
 	"\x0eGetNodeRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\x86\x01\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x98\x02\n" +
 	"\x16CreateJoinTokenRequest\x12\x1f\n" +
 	"\vttl_seconds\x18\x01 \x01(\rR\n" +
 	"ttlSeconds\x12\x14\n" +
 	"\x05voter\x18\x02 \x01(\bR\x05voter\x12\x16\n" +
 	"\x06region\x18\x03 \x01(\tR\x06region\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x04 \x01(\tR\trequestId\"q\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x122\n" +
+	"\aintents\x18\x14 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents\x12\x1f\n" +
+	"\vsecret_hash\x18\x15 \x01(\fR\n" +
+	"secretHash\x12;\n" +
+	"\vexpire_time\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\"q\n" +
 	"\x17CreateJoinTokenResponse\x12\x19\n" +
 	"\x05token\x18\x01 \x01(\tB\x03\x80\x01\x01R\x05token\x12;\n" +
 	"\vexpire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\"\x80\x01\n" +
+	"expireTime\"\xb4\x01\n" +
 	"\x12PromoteNodeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"\x7f\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x122\n" +
+	"\aintents\x18\x14 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents\"\x7f\n" +
 	"\x11DemoteNodeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1d\n" +
@@ -1620,56 +1675,62 @@ var file_krypton_v1_cluster_proto_goTypes = []any{
 	(*GetOperationRequest)(nil),       // 17: krypton.v1.GetOperationRequest
 	(*WaitOperationRequest)(nil),      // 18: krypton.v1.WaitOperationRequest
 	(*durationpb.Duration)(nil),       // 19: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),     // 20: google.protobuf.Timestamp
-	(SealState)(0),                    // 21: krypton.v1.SealState
-	(*Operation)(nil),                 // 22: krypton.v1.Operation
+	(*IntentRule)(nil),                // 20: krypton.v1.IntentRule
+	(*timestamppb.Timestamp)(nil),     // 21: google.protobuf.Timestamp
+	(SealState)(0),                    // 22: krypton.v1.SealState
+	(*SignedIntent)(nil),              // 23: krypton.v1.SignedIntent
+	(*Operation)(nil),                 // 24: krypton.v1.Operation
 }
 var file_krypton_v1_cluster_proto_depIdxs = []int32{
 	19, // 0: krypton.v1.ClusterInfo.rollback_window:type_name -> google.protobuf.Duration
 	19, // 1: krypton.v1.ClusterInfo.destroy_wait:type_name -> google.protobuf.Duration
 	19, // 2: krypton.v1.ClusterInfo.lease_duration:type_name -> google.protobuf.Duration
-	0,  // 3: krypton.v1.Node.role:type_name -> krypton.v1.NodeRole
-	20, // 4: krypton.v1.Node.create_time:type_name -> google.protobuf.Timestamp
-	3,  // 5: krypton.v1.Node.health:type_name -> krypton.v1.NodeHealth
-	21, // 6: krypton.v1.NodeHealth.seal:type_name -> krypton.v1.SealState
-	19, // 7: krypton.v1.NodeHealth.contact_age:type_name -> google.protobuf.Duration
-	20, // 8: krypton.v1.NodeHealth.wall_time:type_name -> google.protobuf.Timestamp
-	19, // 9: krypton.v1.NodeHealth.clock_offset:type_name -> google.protobuf.Duration
-	19, // 10: krypton.v1.NodeHealth.lease_remaining:type_name -> google.protobuf.Duration
-	4,  // 11: krypton.v1.NodeHealth.lease_holding:type_name -> krypton.v1.LeaseHolding
-	5,  // 12: krypton.v1.NodeHealth.leader_leases:type_name -> krypton.v1.LeaderLeases
-	19, // 13: krypton.v1.LeaseHolding.held:type_name -> google.protobuf.Duration
-	19, // 14: krypton.v1.LeaseHolding.clock_over:type_name -> google.protobuf.Duration
-	19, // 15: krypton.v1.LeaseHolding.clock_ahead:type_name -> google.protobuf.Duration
-	6,  // 16: krypton.v1.LeaderLeases.waits:type_name -> krypton.v1.LeaseWait
-	19, // 17: krypton.v1.LeaseWait.at_most:type_name -> google.protobuf.Duration
-	2,  // 18: krypton.v1.ListNodesResponse.nodes:type_name -> krypton.v1.Node
-	20, // 19: krypton.v1.CreateJoinTokenResponse.expire_time:type_name -> google.protobuf.Timestamp
-	7,  // 20: krypton.v1.Cluster.GetCluster:input_type -> krypton.v1.GetClusterRequest
-	8,  // 21: krypton.v1.Cluster.ListNodes:input_type -> krypton.v1.ListNodesRequest
-	10, // 22: krypton.v1.Cluster.GetNode:input_type -> krypton.v1.GetNodeRequest
-	11, // 23: krypton.v1.Cluster.CreateJoinToken:input_type -> krypton.v1.CreateJoinTokenRequest
-	13, // 24: krypton.v1.Cluster.PromoteNode:input_type -> krypton.v1.PromoteNodeRequest
-	14, // 25: krypton.v1.Cluster.DemoteNode:input_type -> krypton.v1.DemoteNodeRequest
-	15, // 26: krypton.v1.Cluster.RemoveNode:input_type -> krypton.v1.RemoveNodeRequest
-	16, // 27: krypton.v1.Cluster.TransferLeadership:input_type -> krypton.v1.TransferLeadershipRequest
-	17, // 28: krypton.v1.Cluster.GetOperation:input_type -> krypton.v1.GetOperationRequest
-	18, // 29: krypton.v1.Cluster.WaitOperation:input_type -> krypton.v1.WaitOperationRequest
-	1,  // 30: krypton.v1.Cluster.GetCluster:output_type -> krypton.v1.ClusterInfo
-	9,  // 31: krypton.v1.Cluster.ListNodes:output_type -> krypton.v1.ListNodesResponse
-	2,  // 32: krypton.v1.Cluster.GetNode:output_type -> krypton.v1.Node
-	12, // 33: krypton.v1.Cluster.CreateJoinToken:output_type -> krypton.v1.CreateJoinTokenResponse
-	2,  // 34: krypton.v1.Cluster.PromoteNode:output_type -> krypton.v1.Node
-	2,  // 35: krypton.v1.Cluster.DemoteNode:output_type -> krypton.v1.Node
-	2,  // 36: krypton.v1.Cluster.RemoveNode:output_type -> krypton.v1.Node
-	1,  // 37: krypton.v1.Cluster.TransferLeadership:output_type -> krypton.v1.ClusterInfo
-	22, // 38: krypton.v1.Cluster.GetOperation:output_type -> krypton.v1.Operation
-	22, // 39: krypton.v1.Cluster.WaitOperation:output_type -> krypton.v1.Operation
-	30, // [30:40] is the sub-list for method output_type
-	20, // [20:30] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	20, // 3: krypton.v1.ClusterInfo.rules:type_name -> krypton.v1.IntentRule
+	0,  // 4: krypton.v1.Node.role:type_name -> krypton.v1.NodeRole
+	21, // 5: krypton.v1.Node.create_time:type_name -> google.protobuf.Timestamp
+	3,  // 6: krypton.v1.Node.health:type_name -> krypton.v1.NodeHealth
+	22, // 7: krypton.v1.NodeHealth.seal:type_name -> krypton.v1.SealState
+	19, // 8: krypton.v1.NodeHealth.contact_age:type_name -> google.protobuf.Duration
+	21, // 9: krypton.v1.NodeHealth.wall_time:type_name -> google.protobuf.Timestamp
+	19, // 10: krypton.v1.NodeHealth.clock_offset:type_name -> google.protobuf.Duration
+	19, // 11: krypton.v1.NodeHealth.lease_remaining:type_name -> google.protobuf.Duration
+	4,  // 12: krypton.v1.NodeHealth.lease_holding:type_name -> krypton.v1.LeaseHolding
+	5,  // 13: krypton.v1.NodeHealth.leader_leases:type_name -> krypton.v1.LeaderLeases
+	19, // 14: krypton.v1.LeaseHolding.held:type_name -> google.protobuf.Duration
+	19, // 15: krypton.v1.LeaseHolding.clock_over:type_name -> google.protobuf.Duration
+	19, // 16: krypton.v1.LeaseHolding.clock_ahead:type_name -> google.protobuf.Duration
+	6,  // 17: krypton.v1.LeaderLeases.waits:type_name -> krypton.v1.LeaseWait
+	19, // 18: krypton.v1.LeaseWait.at_most:type_name -> google.protobuf.Duration
+	2,  // 19: krypton.v1.ListNodesResponse.nodes:type_name -> krypton.v1.Node
+	23, // 20: krypton.v1.CreateJoinTokenRequest.intents:type_name -> krypton.v1.SignedIntent
+	21, // 21: krypton.v1.CreateJoinTokenRequest.expire_time:type_name -> google.protobuf.Timestamp
+	21, // 22: krypton.v1.CreateJoinTokenResponse.expire_time:type_name -> google.protobuf.Timestamp
+	23, // 23: krypton.v1.PromoteNodeRequest.intents:type_name -> krypton.v1.SignedIntent
+	7,  // 24: krypton.v1.Cluster.GetCluster:input_type -> krypton.v1.GetClusterRequest
+	8,  // 25: krypton.v1.Cluster.ListNodes:input_type -> krypton.v1.ListNodesRequest
+	10, // 26: krypton.v1.Cluster.GetNode:input_type -> krypton.v1.GetNodeRequest
+	11, // 27: krypton.v1.Cluster.CreateJoinToken:input_type -> krypton.v1.CreateJoinTokenRequest
+	13, // 28: krypton.v1.Cluster.PromoteNode:input_type -> krypton.v1.PromoteNodeRequest
+	14, // 29: krypton.v1.Cluster.DemoteNode:input_type -> krypton.v1.DemoteNodeRequest
+	15, // 30: krypton.v1.Cluster.RemoveNode:input_type -> krypton.v1.RemoveNodeRequest
+	16, // 31: krypton.v1.Cluster.TransferLeadership:input_type -> krypton.v1.TransferLeadershipRequest
+	17, // 32: krypton.v1.Cluster.GetOperation:input_type -> krypton.v1.GetOperationRequest
+	18, // 33: krypton.v1.Cluster.WaitOperation:input_type -> krypton.v1.WaitOperationRequest
+	1,  // 34: krypton.v1.Cluster.GetCluster:output_type -> krypton.v1.ClusterInfo
+	9,  // 35: krypton.v1.Cluster.ListNodes:output_type -> krypton.v1.ListNodesResponse
+	2,  // 36: krypton.v1.Cluster.GetNode:output_type -> krypton.v1.Node
+	12, // 37: krypton.v1.Cluster.CreateJoinToken:output_type -> krypton.v1.CreateJoinTokenResponse
+	2,  // 38: krypton.v1.Cluster.PromoteNode:output_type -> krypton.v1.Node
+	2,  // 39: krypton.v1.Cluster.DemoteNode:output_type -> krypton.v1.Node
+	2,  // 40: krypton.v1.Cluster.RemoveNode:output_type -> krypton.v1.Node
+	1,  // 41: krypton.v1.Cluster.TransferLeadership:output_type -> krypton.v1.ClusterInfo
+	24, // 42: krypton.v1.Cluster.GetOperation:output_type -> krypton.v1.Operation
+	24, // 43: krypton.v1.Cluster.WaitOperation:output_type -> krypton.v1.Operation
+	34, // [34:44] is the sub-list for method output_type
+	24, // [24:34] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_krypton_v1_cluster_proto_init() }

@@ -340,6 +340,147 @@ func (x *KeyVersion) GetParent() string {
 	return ""
 }
 
+// SignedIntent is the signature of one person over an intent: the keyspace, the act,
+// the digest of what is asked, the objects as that person saw them, an expiry and a
+// number used once. docs/formats.md has the bytes.
+//
+// Changes that cannot be taken back, or that change who has a say, need signatures by
+// the persons that the cluster's rules name (ClusterInfo.rules). Every node verifies
+// them for itself. All signatures of a request are over the same intent; at most 32.
+type SignedIntent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The encoded intent, the same in all signatures of a request; at most 33,615 bytes.
+	Intent []byte `protobuf:"bytes,1,opt,name=intent,proto3" json:"intent,omitempty"`
+	// Id of the signer's key: 32 bytes.
+	KeyId []byte `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// Ed25519: 64 bytes; ECDSA P-256 with SHA-256: ASN.1 DER.
+	Signature     []byte `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignedIntent) Reset() {
+	*x = SignedIntent{}
+	mi := &file_krypton_v1_common_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignedIntent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignedIntent) ProtoMessage() {}
+
+func (x *SignedIntent) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_common_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignedIntent.ProtoReflect.Descriptor instead.
+func (*SignedIntent) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_common_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SignedIntent) GetIntent() []byte {
+	if x != nil {
+		return x.Intent
+	}
+	return nil
+}
+
+func (x *SignedIntent) GetKeyId() []byte {
+	if x != nil {
+		return x.KeyId
+	}
+	return nil
+}
+
+func (x *SignedIntent) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+// IntentRule says which signatures an act needs, all by different persons.
+type IntentRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the act, such as destroy.
+	Act        string `protobuf:"bytes,1,opt,name=act,proto3" json:"act,omitempty"`
+	Governors  uint32 `protobuf:"varint,2,opt,name=governors,proto3" json:"governors,omitempty"`
+	Custodians uint32 `protobuf:"varint,3,opt,name=custodians,proto3" json:"custodians,omitempty"`
+	// Whoever makes the request may be one of them.
+	RequesterCounts bool `protobuf:"varint,4,opt,name=requester_counts,json=requesterCounts,proto3" json:"requester_counts,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *IntentRule) Reset() {
+	*x = IntentRule{}
+	mi := &file_krypton_v1_common_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IntentRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IntentRule) ProtoMessage() {}
+
+func (x *IntentRule) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_common_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IntentRule.ProtoReflect.Descriptor instead.
+func (*IntentRule) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_common_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *IntentRule) GetAct() string {
+	if x != nil {
+		return x.Act
+	}
+	return ""
+}
+
+func (x *IntentRule) GetGovernors() uint32 {
+	if x != nil {
+		return x.Governors
+	}
+	return 0
+}
+
+func (x *IntentRule) GetCustodians() uint32 {
+	if x != nil {
+		return x.Custodians
+	}
+	return 0
+}
+
+func (x *IntentRule) GetRequesterCounts() bool {
+	if x != nil {
+		return x.RequesterCounts
+	}
+	return false
+}
+
 // Operation is what became of a mutation, found by its request id for 24 h.
 type Operation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -369,7 +510,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_krypton_v1_common_proto_msgTypes[2]
+	mi := &file_krypton_v1_common_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -381,7 +522,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_common_proto_msgTypes[2]
+	mi := &file_krypton_v1_common_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -394,7 +535,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_common_proto_rawDescGZIP(), []int{2}
+	return file_krypton_v1_common_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Operation) GetName() string {
@@ -496,7 +637,19 @@ const file_krypton_v1_common_proto_rawDesc = "" +
 	"createTime\x12=\n" +
 	"\fdestroy_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\vdestroyTime\x12\x16\n" +
 	"\x06parent\x18\n" +
-	" \x01(\tR\x06parent\"\xeb\x02\n" +
+	" \x01(\tR\x06parent\"[\n" +
+	"\fSignedIntent\x12\x16\n" +
+	"\x06intent\x18\x01 \x01(\fR\x06intent\x12\x15\n" +
+	"\x06key_id\x18\x02 \x01(\fR\x05keyId\x12\x1c\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\"\x87\x01\n" +
+	"\n" +
+	"IntentRule\x12\x10\n" +
+	"\x03act\x18\x01 \x01(\tR\x03act\x12\x1c\n" +
+	"\tgovernors\x18\x02 \x01(\rR\tgovernors\x12\x1e\n" +
+	"\n" +
+	"custodians\x18\x03 \x01(\rR\n" +
+	"custodians\x12)\n" +
+	"\x10requester_counts\x18\x04 \x01(\bR\x0frequesterCounts\"\xeb\x02\n" +
 	"\tOperation\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04done\x18\x02 \x01(\bR\x04done\x12\x16\n" +
@@ -540,22 +693,24 @@ func file_krypton_v1_common_proto_rawDescGZIP() []byte {
 }
 
 var file_krypton_v1_common_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_krypton_v1_common_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_krypton_v1_common_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_krypton_v1_common_proto_goTypes = []any{
 	(ObjectState)(0),              // 0: krypton.v1.ObjectState
 	(VersionState)(0),             // 1: krypton.v1.VersionState
 	(*ContextPair)(nil),           // 2: krypton.v1.ContextPair
 	(*KeyVersion)(nil),            // 3: krypton.v1.KeyVersion
-	(*Operation)(nil),             // 4: krypton.v1.Operation
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(*SignedIntent)(nil),          // 4: krypton.v1.SignedIntent
+	(*IntentRule)(nil),            // 5: krypton.v1.IntentRule
+	(*Operation)(nil),             // 6: krypton.v1.Operation
+	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
 }
 var file_krypton_v1_common_proto_depIdxs = []int32{
 	1, // 0: krypton.v1.KeyVersion.state:type_name -> krypton.v1.VersionState
-	5, // 1: krypton.v1.KeyVersion.rollback_until:type_name -> google.protobuf.Timestamp
-	5, // 2: krypton.v1.KeyVersion.create_time:type_name -> google.protobuf.Timestamp
-	5, // 3: krypton.v1.KeyVersion.destroy_time:type_name -> google.protobuf.Timestamp
-	5, // 4: krypton.v1.Operation.create_time:type_name -> google.protobuf.Timestamp
-	5, // 5: krypton.v1.Operation.complete_by_time:type_name -> google.protobuf.Timestamp
+	7, // 1: krypton.v1.KeyVersion.rollback_until:type_name -> google.protobuf.Timestamp
+	7, // 2: krypton.v1.KeyVersion.create_time:type_name -> google.protobuf.Timestamp
+	7, // 3: krypton.v1.KeyVersion.destroy_time:type_name -> google.protobuf.Timestamp
+	7, // 4: krypton.v1.Operation.create_time:type_name -> google.protobuf.Timestamp
+	7, // 5: krypton.v1.Operation.complete_by_time:type_name -> google.protobuf.Timestamp
 	6, // [6:6] is the sub-list for method output_type
 	6, // [6:6] is the sub-list for method input_type
 	6, // [6:6] is the sub-list for extension type_name
@@ -574,7 +729,7 @@ func file_krypton_v1_common_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_krypton_v1_common_proto_rawDesc), len(file_krypton_v1_common_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   3,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -438,12 +438,14 @@ func (x *ListServicesResponse) GetNextPageToken() string {
 }
 
 type DeleteServiceRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Etag          string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
-	RequestId     string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	ValidateOnly  bool                   `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
-	Now           bool                   `protobuf:"varint,5,opt,name=now,proto3" json:"now,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Name         string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Etag         string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	RequestId    string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ValidateOnly bool                   `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	Now          bool                   `protobuf:"varint,5,opt,name=now,proto3" json:"now,omitempty"`
+	// Signatures of people over what is asked; see SignedIntent.
+	Intents       []*SignedIntent `protobuf:"bytes,20,rep,name=intents,proto3" json:"intents,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -511,6 +513,13 @@ func (x *DeleteServiceRequest) GetNow() bool {
 		return x.Now
 	}
 	return false
+}
+
+func (x *DeleteServiceRequest) GetIntents() []*SignedIntent {
+	if x != nil {
+		return x.Intents
+	}
+	return nil
 }
 
 type UndeleteServiceRequest struct {
@@ -1187,7 +1196,9 @@ type DestroyVersionRequest struct {
 	RequestId    string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	ValidateOnly bool                   `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	// Without the wait. Needs a permission of its own.
-	Now           bool `protobuf:"varint,5,opt,name=now,proto3" json:"now,omitempty"`
+	Now bool `protobuf:"varint,5,opt,name=now,proto3" json:"now,omitempty"`
+	// Signatures of people over what is asked; see SignedIntent.
+	Intents       []*SignedIntent `protobuf:"bytes,20,rep,name=intents,proto3" json:"intents,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1255,6 +1266,13 @@ func (x *DestroyVersionRequest) GetNow() bool {
 		return x.Now
 	}
 	return false
+}
+
+func (x *DestroyVersionRequest) GetIntents() []*SignedIntent {
+	if x != nil {
+		return x.Intents
+	}
+	return nil
 }
 
 type CancelDestroyVersionRequest struct {
@@ -1734,14 +1752,15 @@ const file_krypton_v1_services_proto_rawDesc = "" +
 	"\x06filter\x18\x04 \x01(\tR\x06filter\"o\n" +
 	"\x14ListServicesResponse\x12/\n" +
 	"\bservices\x18\x01 \x03(\v2\x13.krypton.v1.ServiceR\bservices\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x94\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xc8\x01\n" +
 	"\x14DeleteServiceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
 	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12\x10\n" +
-	"\x03now\x18\x05 \x01(\bR\x03now\"\x84\x01\n" +
+	"\x03now\x18\x05 \x01(\bR\x03now\x122\n" +
+	"\aintents\x18\x14 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents\"\x84\x01\n" +
 	"\x16UndeleteServiceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1d\n" +
@@ -1798,14 +1817,15 @@ const file_krypton_v1_services_proto_rawDesc = "" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"\x95\x01\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"\xc9\x01\n" +
 	"\x15DestroyVersionRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
 	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12\x10\n" +
-	"\x03now\x18\x05 \x01(\bR\x03now\"\x89\x01\n" +
+	"\x03now\x18\x05 \x01(\bR\x03now\x122\n" +
+	"\aintents\x18\x14 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents\"\x89\x01\n" +
 	"\x1bCancelDestroyVersionRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1d\n" +
@@ -1908,6 +1928,7 @@ var file_krypton_v1_services_proto_goTypes = []any{
 	(ObjectState)(0),                    // 25: krypton.v1.ObjectState
 	(*KeyVersion)(nil),                  // 26: krypton.v1.KeyVersion
 	(*timestamppb.Timestamp)(nil),       // 27: google.protobuf.Timestamp
+	(*SignedIntent)(nil),                // 28: krypton.v1.SignedIntent
 }
 var file_krypton_v1_services_proto_depIdxs = []int32{
 	25, // 0: krypton.v1.Service.state:type_name -> krypton.v1.ObjectState
@@ -1915,54 +1936,56 @@ var file_krypton_v1_services_proto_depIdxs = []int32{
 	27, // 2: krypton.v1.Service.create_time:type_name -> google.protobuf.Timestamp
 	27, // 3: krypton.v1.Service.destroy_time:type_name -> google.protobuf.Timestamp
 	0,  // 4: krypton.v1.ListServicesResponse.services:type_name -> krypton.v1.Service
-	1,  // 5: krypton.v1.ListResourcesResponse.resources:type_name -> krypton.v1.Resource
-	2,  // 6: krypton.v1.Services.CreateService:input_type -> krypton.v1.CreateServiceRequest
-	3,  // 7: krypton.v1.Services.GetService:input_type -> krypton.v1.GetServiceRequest
-	4,  // 8: krypton.v1.Services.ListServices:input_type -> krypton.v1.ListServicesRequest
-	6,  // 9: krypton.v1.Services.DeleteService:input_type -> krypton.v1.DeleteServiceRequest
-	7,  // 10: krypton.v1.Services.UndeleteService:input_type -> krypton.v1.UndeleteServiceRequest
-	8,  // 11: krypton.v1.Services.SuspendService:input_type -> krypton.v1.SuspendServiceRequest
-	9,  // 12: krypton.v1.Services.ResumeService:input_type -> krypton.v1.ResumeServiceRequest
-	10, // 13: krypton.v1.Services.RotateService:input_type -> krypton.v1.RotateServiceRequest
-	11, // 14: krypton.v1.Services.RollbackService:input_type -> krypton.v1.RollbackServiceRequest
-	12, // 15: krypton.v1.Services.GetVersion:input_type -> krypton.v1.GetVersionRequest
-	13, // 16: krypton.v1.Services.EnableVersion:input_type -> krypton.v1.EnableVersionRequest
-	14, // 17: krypton.v1.Services.DisableVersion:input_type -> krypton.v1.DisableVersionRequest
-	15, // 18: krypton.v1.Services.DeprecateVersion:input_type -> krypton.v1.DeprecateVersionRequest
-	16, // 19: krypton.v1.Services.CompromiseVersion:input_type -> krypton.v1.CompromiseVersionRequest
-	17, // 20: krypton.v1.Services.DestroyVersion:input_type -> krypton.v1.DestroyVersionRequest
-	18, // 21: krypton.v1.Services.CancelDestroyVersion:input_type -> krypton.v1.CancelDestroyVersionRequest
-	19, // 22: krypton.v1.Services.PinResource:input_type -> krypton.v1.PinResourceRequest
-	20, // 23: krypton.v1.Services.UnpinResource:input_type -> krypton.v1.UnpinResourceRequest
-	21, // 24: krypton.v1.Services.RollbackResource:input_type -> krypton.v1.RollbackResourceRequest
-	22, // 25: krypton.v1.Services.GetResource:input_type -> krypton.v1.GetResourceRequest
-	23, // 26: krypton.v1.Services.ListResources:input_type -> krypton.v1.ListResourcesRequest
-	0,  // 27: krypton.v1.Services.CreateService:output_type -> krypton.v1.Service
-	0,  // 28: krypton.v1.Services.GetService:output_type -> krypton.v1.Service
-	5,  // 29: krypton.v1.Services.ListServices:output_type -> krypton.v1.ListServicesResponse
-	0,  // 30: krypton.v1.Services.DeleteService:output_type -> krypton.v1.Service
-	0,  // 31: krypton.v1.Services.UndeleteService:output_type -> krypton.v1.Service
-	0,  // 32: krypton.v1.Services.SuspendService:output_type -> krypton.v1.Service
-	0,  // 33: krypton.v1.Services.ResumeService:output_type -> krypton.v1.Service
-	0,  // 34: krypton.v1.Services.RotateService:output_type -> krypton.v1.Service
-	0,  // 35: krypton.v1.Services.RollbackService:output_type -> krypton.v1.Service
-	26, // 36: krypton.v1.Services.GetVersion:output_type -> krypton.v1.KeyVersion
-	26, // 37: krypton.v1.Services.EnableVersion:output_type -> krypton.v1.KeyVersion
-	26, // 38: krypton.v1.Services.DisableVersion:output_type -> krypton.v1.KeyVersion
-	26, // 39: krypton.v1.Services.DeprecateVersion:output_type -> krypton.v1.KeyVersion
-	26, // 40: krypton.v1.Services.CompromiseVersion:output_type -> krypton.v1.KeyVersion
-	26, // 41: krypton.v1.Services.DestroyVersion:output_type -> krypton.v1.KeyVersion
-	26, // 42: krypton.v1.Services.CancelDestroyVersion:output_type -> krypton.v1.KeyVersion
-	1,  // 43: krypton.v1.Services.PinResource:output_type -> krypton.v1.Resource
-	1,  // 44: krypton.v1.Services.UnpinResource:output_type -> krypton.v1.Resource
-	1,  // 45: krypton.v1.Services.RollbackResource:output_type -> krypton.v1.Resource
-	1,  // 46: krypton.v1.Services.GetResource:output_type -> krypton.v1.Resource
-	24, // 47: krypton.v1.Services.ListResources:output_type -> krypton.v1.ListResourcesResponse
-	27, // [27:48] is the sub-list for method output_type
-	6,  // [6:27] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	28, // 5: krypton.v1.DeleteServiceRequest.intents:type_name -> krypton.v1.SignedIntent
+	28, // 6: krypton.v1.DestroyVersionRequest.intents:type_name -> krypton.v1.SignedIntent
+	1,  // 7: krypton.v1.ListResourcesResponse.resources:type_name -> krypton.v1.Resource
+	2,  // 8: krypton.v1.Services.CreateService:input_type -> krypton.v1.CreateServiceRequest
+	3,  // 9: krypton.v1.Services.GetService:input_type -> krypton.v1.GetServiceRequest
+	4,  // 10: krypton.v1.Services.ListServices:input_type -> krypton.v1.ListServicesRequest
+	6,  // 11: krypton.v1.Services.DeleteService:input_type -> krypton.v1.DeleteServiceRequest
+	7,  // 12: krypton.v1.Services.UndeleteService:input_type -> krypton.v1.UndeleteServiceRequest
+	8,  // 13: krypton.v1.Services.SuspendService:input_type -> krypton.v1.SuspendServiceRequest
+	9,  // 14: krypton.v1.Services.ResumeService:input_type -> krypton.v1.ResumeServiceRequest
+	10, // 15: krypton.v1.Services.RotateService:input_type -> krypton.v1.RotateServiceRequest
+	11, // 16: krypton.v1.Services.RollbackService:input_type -> krypton.v1.RollbackServiceRequest
+	12, // 17: krypton.v1.Services.GetVersion:input_type -> krypton.v1.GetVersionRequest
+	13, // 18: krypton.v1.Services.EnableVersion:input_type -> krypton.v1.EnableVersionRequest
+	14, // 19: krypton.v1.Services.DisableVersion:input_type -> krypton.v1.DisableVersionRequest
+	15, // 20: krypton.v1.Services.DeprecateVersion:input_type -> krypton.v1.DeprecateVersionRequest
+	16, // 21: krypton.v1.Services.CompromiseVersion:input_type -> krypton.v1.CompromiseVersionRequest
+	17, // 22: krypton.v1.Services.DestroyVersion:input_type -> krypton.v1.DestroyVersionRequest
+	18, // 23: krypton.v1.Services.CancelDestroyVersion:input_type -> krypton.v1.CancelDestroyVersionRequest
+	19, // 24: krypton.v1.Services.PinResource:input_type -> krypton.v1.PinResourceRequest
+	20, // 25: krypton.v1.Services.UnpinResource:input_type -> krypton.v1.UnpinResourceRequest
+	21, // 26: krypton.v1.Services.RollbackResource:input_type -> krypton.v1.RollbackResourceRequest
+	22, // 27: krypton.v1.Services.GetResource:input_type -> krypton.v1.GetResourceRequest
+	23, // 28: krypton.v1.Services.ListResources:input_type -> krypton.v1.ListResourcesRequest
+	0,  // 29: krypton.v1.Services.CreateService:output_type -> krypton.v1.Service
+	0,  // 30: krypton.v1.Services.GetService:output_type -> krypton.v1.Service
+	5,  // 31: krypton.v1.Services.ListServices:output_type -> krypton.v1.ListServicesResponse
+	0,  // 32: krypton.v1.Services.DeleteService:output_type -> krypton.v1.Service
+	0,  // 33: krypton.v1.Services.UndeleteService:output_type -> krypton.v1.Service
+	0,  // 34: krypton.v1.Services.SuspendService:output_type -> krypton.v1.Service
+	0,  // 35: krypton.v1.Services.ResumeService:output_type -> krypton.v1.Service
+	0,  // 36: krypton.v1.Services.RotateService:output_type -> krypton.v1.Service
+	0,  // 37: krypton.v1.Services.RollbackService:output_type -> krypton.v1.Service
+	26, // 38: krypton.v1.Services.GetVersion:output_type -> krypton.v1.KeyVersion
+	26, // 39: krypton.v1.Services.EnableVersion:output_type -> krypton.v1.KeyVersion
+	26, // 40: krypton.v1.Services.DisableVersion:output_type -> krypton.v1.KeyVersion
+	26, // 41: krypton.v1.Services.DeprecateVersion:output_type -> krypton.v1.KeyVersion
+	26, // 42: krypton.v1.Services.CompromiseVersion:output_type -> krypton.v1.KeyVersion
+	26, // 43: krypton.v1.Services.DestroyVersion:output_type -> krypton.v1.KeyVersion
+	26, // 44: krypton.v1.Services.CancelDestroyVersion:output_type -> krypton.v1.KeyVersion
+	1,  // 45: krypton.v1.Services.PinResource:output_type -> krypton.v1.Resource
+	1,  // 46: krypton.v1.Services.UnpinResource:output_type -> krypton.v1.Resource
+	1,  // 47: krypton.v1.Services.RollbackResource:output_type -> krypton.v1.Resource
+	1,  // 48: krypton.v1.Services.GetResource:output_type -> krypton.v1.Resource
+	24, // 49: krypton.v1.Services.ListResources:output_type -> krypton.v1.ListResourcesResponse
+	29, // [29:50] is the sub-list for method output_type
+	8,  // [8:29] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_krypton_v1_services_proto_init() }

@@ -30,7 +30,11 @@ type Binding struct {
 	// Reference of the key there.
 	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	// Version of the key that wraps the tenant key now, as its keystore says it.
-	KeyVersion    string `protobuf:"bytes,3,opt,name=key_version,json=keyVersion,proto3" json:"key_version,omitempty"`
+	KeyVersion string `protobuf:"bytes,3,opt,name=key_version,json=keyVersion,proto3" json:"key_version,omitempty"`
+	// How the customer holds the key: "local" in a keystore of the nodes themselves,
+	// "hyok" in one of somebody else. People sign it; in a request it must be right,
+	// or empty when nobody signs.
+	Archetype     string `protobuf:"bytes,4,opt,name=archetype,proto3" json:"archetype,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -82,6 +86,13 @@ func (x *Binding) GetKey() string {
 func (x *Binding) GetKeyVersion() string {
 	if x != nil {
 		return x.KeyVersion
+	}
+	return ""
+}
+
+func (x *Binding) GetArchetype() string {
+	if x != nil {
+		return x.Archetype
 	}
 	return ""
 }
@@ -218,10 +229,12 @@ type SetGovernorsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// All of them from then on: roleBindings/{b}, 1 to 16.
-	Governors     []string `protobuf:"bytes,2,rep,name=governors,proto3" json:"governors,omitempty"`
-	Etag          string   `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
-	RequestId     string   `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	ValidateOnly  bool     `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	Governors    []string `protobuf:"bytes,2,rep,name=governors,proto3" json:"governors,omitempty"`
+	Etag         string   `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	RequestId    string   `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ValidateOnly bool     `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Signatures of people over what is asked; see SignedIntent.
+	Intents       []*SignedIntent `protobuf:"bytes,20,rep,name=intents,proto3" json:"intents,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -291,6 +304,13 @@ func (x *SetGovernorsRequest) GetValidateOnly() bool {
 	return false
 }
 
+func (x *SetGovernorsRequest) GetIntents() []*SignedIntent {
+	if x != nil {
+		return x.Intents
+	}
+	return nil
+}
+
 type CreateTenantRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The id; the name becomes tenants/{tenant_id}.
@@ -300,7 +320,9 @@ type CreateTenantRequest struct {
 	ValidateOnly bool     `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	// Who shall govern what is inside it: roleBindings/{b} of governors, at most 16;
 	// empty: the caller.
-	Governors     []string `protobuf:"bytes,5,rep,name=governors,proto3" json:"governors,omitempty"`
+	Governors []string `protobuf:"bytes,5,rep,name=governors,proto3" json:"governors,omitempty"`
+	// Signatures of people over what is asked; see SignedIntent.
+	Intents       []*SignedIntent `protobuf:"bytes,20,rep,name=intents,proto3" json:"intents,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -366,6 +388,13 @@ func (x *CreateTenantRequest) GetValidateOnly() bool {
 func (x *CreateTenantRequest) GetGovernors() []string {
 	if x != nil {
 		return x.Governors
+	}
+	return nil
+}
+
+func (x *CreateTenantRequest) GetIntents() []*SignedIntent {
+	if x != nil {
+		return x.Intents
 	}
 	return nil
 }
@@ -671,7 +700,9 @@ type DeleteTenantRequest struct {
 	RequestId    string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	ValidateOnly bool                   `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	// Without the wait. Needs a permission of its own.
-	Now           bool `protobuf:"varint,5,opt,name=now,proto3" json:"now,omitempty"`
+	Now bool `protobuf:"varint,5,opt,name=now,proto3" json:"now,omitempty"`
+	// Signatures of people over what is asked; see SignedIntent.
+	Intents       []*SignedIntent `protobuf:"bytes,20,rep,name=intents,proto3" json:"intents,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -739,6 +770,13 @@ func (x *DeleteTenantRequest) GetNow() bool {
 		return x.Now
 	}
 	return false
+}
+
+func (x *DeleteTenantRequest) GetIntents() []*SignedIntent {
+	if x != nil {
+		return x.Intents
+	}
+	return nil
 }
 
 type UndeleteTenantRequest struct {
@@ -959,12 +997,13 @@ var File_krypton_v1_tenants_proto protoreflect.FileDescriptor
 const file_krypton_v1_tenants_proto_rawDesc = "" +
 	"\n" +
 	"\x18krypton/v1/tenants.proto\x12\n" +
-	"krypton.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17krypton/v1/common.proto\"X\n" +
+	"krypton.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17krypton/v1/common.proto\"v\n" +
 	"\aBinding\x12\x1a\n" +
 	"\bkeystore\x18\x01 \x01(\tR\bkeystore\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x1f\n" +
 	"\vkey_version\x18\x03 \x01(\tR\n" +
-	"keyVersion\"\xbe\x03\n" +
+	"keyVersion\x12\x1c\n" +
+	"\tarchetype\x18\x04 \x01(\tR\tarchetype\"\xbe\x03\n" +
 	"\x06Tenant\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x12\n" +
@@ -978,21 +1017,23 @@ const file_krypton_v1_tenants_proto_rawDesc = "" +
 	"createTime\x12=\n" +
 	"\fdestroy_time\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\vdestroyTime\x12\x1c\n" +
-	"\tgovernors\x18\v \x03(\tR\tgovernors\"\x9f\x01\n" +
+	"\tgovernors\x18\v \x03(\tR\tgovernors\"\xd3\x01\n" +
 	"\x13SetGovernorsRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tgovernors\x18\x02 \x03(\tR\tgovernors\x12\x12\n" +
 	"\x04etag\x18\x03 \x01(\tR\x04etag\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tR\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"\xc3\x01\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\x122\n" +
+	"\aintents\x18\x14 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents\"\xf7\x01\n" +
 	"\x13CreateTenantRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12-\n" +
 	"\abinding\x18\x02 \x01(\v2\x13.krypton.v1.BindingR\abinding\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
 	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12\x1c\n" +
-	"\tgovernors\x18\x05 \x03(\tR\tgovernors\"&\n" +
+	"\tgovernors\x18\x05 \x03(\tR\tgovernors\x122\n" +
+	"\aintents\x18\x14 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents\"&\n" +
 	"\x10GetTenantRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"h\n" +
 	"\x12ListTenantsRequest\x12\x1b\n" +
@@ -1014,14 +1055,15 @@ const file_krypton_v1_tenants_proto_rawDesc = "" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"\x93\x01\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"\xc7\x01\n" +
 	"\x13DeleteTenantRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
 	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12\x10\n" +
-	"\x03now\x18\x05 \x01(\bR\x03now\"\x83\x01\n" +
+	"\x03now\x18\x05 \x01(\bR\x03now\x122\n" +
+	"\aintents\x18\x14 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents\"\x83\x01\n" +
 	"\x15UndeleteTenantRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1d\n" +
@@ -1083,6 +1125,7 @@ var file_krypton_v1_tenants_proto_goTypes = []any{
 	(ObjectState)(0),              // 13: krypton.v1.ObjectState
 	(*KeyVersion)(nil),            // 14: krypton.v1.KeyVersion
 	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(*SignedIntent)(nil),          // 16: krypton.v1.SignedIntent
 }
 var file_krypton_v1_tenants_proto_depIdxs = []int32{
 	13, // 0: krypton.v1.Tenant.state:type_name -> krypton.v1.ObjectState
@@ -1090,33 +1133,36 @@ var file_krypton_v1_tenants_proto_depIdxs = []int32{
 	14, // 2: krypton.v1.Tenant.versions:type_name -> krypton.v1.KeyVersion
 	15, // 3: krypton.v1.Tenant.create_time:type_name -> google.protobuf.Timestamp
 	15, // 4: krypton.v1.Tenant.destroy_time:type_name -> google.protobuf.Timestamp
-	0,  // 5: krypton.v1.CreateTenantRequest.binding:type_name -> krypton.v1.Binding
-	1,  // 6: krypton.v1.ListTenantsResponse.tenants:type_name -> krypton.v1.Tenant
-	3,  // 7: krypton.v1.Tenants.CreateTenant:input_type -> krypton.v1.CreateTenantRequest
-	4,  // 8: krypton.v1.Tenants.GetTenant:input_type -> krypton.v1.GetTenantRequest
-	5,  // 9: krypton.v1.Tenants.ListTenants:input_type -> krypton.v1.ListTenantsRequest
-	7,  // 10: krypton.v1.Tenants.SuspendTenant:input_type -> krypton.v1.SuspendTenantRequest
-	8,  // 11: krypton.v1.Tenants.ResumeTenant:input_type -> krypton.v1.ResumeTenantRequest
-	9,  // 12: krypton.v1.Tenants.DeleteTenant:input_type -> krypton.v1.DeleteTenantRequest
-	10, // 13: krypton.v1.Tenants.UndeleteTenant:input_type -> krypton.v1.UndeleteTenantRequest
-	11, // 14: krypton.v1.Tenants.RotateTenant:input_type -> krypton.v1.RotateTenantRequest
-	12, // 15: krypton.v1.Tenants.RollbackTenant:input_type -> krypton.v1.RollbackTenantRequest
-	2,  // 16: krypton.v1.Tenants.SetGovernors:input_type -> krypton.v1.SetGovernorsRequest
-	1,  // 17: krypton.v1.Tenants.CreateTenant:output_type -> krypton.v1.Tenant
-	1,  // 18: krypton.v1.Tenants.GetTenant:output_type -> krypton.v1.Tenant
-	6,  // 19: krypton.v1.Tenants.ListTenants:output_type -> krypton.v1.ListTenantsResponse
-	1,  // 20: krypton.v1.Tenants.SuspendTenant:output_type -> krypton.v1.Tenant
-	1,  // 21: krypton.v1.Tenants.ResumeTenant:output_type -> krypton.v1.Tenant
-	1,  // 22: krypton.v1.Tenants.DeleteTenant:output_type -> krypton.v1.Tenant
-	1,  // 23: krypton.v1.Tenants.UndeleteTenant:output_type -> krypton.v1.Tenant
-	1,  // 24: krypton.v1.Tenants.RotateTenant:output_type -> krypton.v1.Tenant
-	1,  // 25: krypton.v1.Tenants.RollbackTenant:output_type -> krypton.v1.Tenant
-	1,  // 26: krypton.v1.Tenants.SetGovernors:output_type -> krypton.v1.Tenant
-	17, // [17:27] is the sub-list for method output_type
-	7,  // [7:17] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	16, // 5: krypton.v1.SetGovernorsRequest.intents:type_name -> krypton.v1.SignedIntent
+	0,  // 6: krypton.v1.CreateTenantRequest.binding:type_name -> krypton.v1.Binding
+	16, // 7: krypton.v1.CreateTenantRequest.intents:type_name -> krypton.v1.SignedIntent
+	1,  // 8: krypton.v1.ListTenantsResponse.tenants:type_name -> krypton.v1.Tenant
+	16, // 9: krypton.v1.DeleteTenantRequest.intents:type_name -> krypton.v1.SignedIntent
+	3,  // 10: krypton.v1.Tenants.CreateTenant:input_type -> krypton.v1.CreateTenantRequest
+	4,  // 11: krypton.v1.Tenants.GetTenant:input_type -> krypton.v1.GetTenantRequest
+	5,  // 12: krypton.v1.Tenants.ListTenants:input_type -> krypton.v1.ListTenantsRequest
+	7,  // 13: krypton.v1.Tenants.SuspendTenant:input_type -> krypton.v1.SuspendTenantRequest
+	8,  // 14: krypton.v1.Tenants.ResumeTenant:input_type -> krypton.v1.ResumeTenantRequest
+	9,  // 15: krypton.v1.Tenants.DeleteTenant:input_type -> krypton.v1.DeleteTenantRequest
+	10, // 16: krypton.v1.Tenants.UndeleteTenant:input_type -> krypton.v1.UndeleteTenantRequest
+	11, // 17: krypton.v1.Tenants.RotateTenant:input_type -> krypton.v1.RotateTenantRequest
+	12, // 18: krypton.v1.Tenants.RollbackTenant:input_type -> krypton.v1.RollbackTenantRequest
+	2,  // 19: krypton.v1.Tenants.SetGovernors:input_type -> krypton.v1.SetGovernorsRequest
+	1,  // 20: krypton.v1.Tenants.CreateTenant:output_type -> krypton.v1.Tenant
+	1,  // 21: krypton.v1.Tenants.GetTenant:output_type -> krypton.v1.Tenant
+	6,  // 22: krypton.v1.Tenants.ListTenants:output_type -> krypton.v1.ListTenantsResponse
+	1,  // 23: krypton.v1.Tenants.SuspendTenant:output_type -> krypton.v1.Tenant
+	1,  // 24: krypton.v1.Tenants.ResumeTenant:output_type -> krypton.v1.Tenant
+	1,  // 25: krypton.v1.Tenants.DeleteTenant:output_type -> krypton.v1.Tenant
+	1,  // 26: krypton.v1.Tenants.UndeleteTenant:output_type -> krypton.v1.Tenant
+	1,  // 27: krypton.v1.Tenants.RotateTenant:output_type -> krypton.v1.Tenant
+	1,  // 28: krypton.v1.Tenants.RollbackTenant:output_type -> krypton.v1.Tenant
+	1,  // 29: krypton.v1.Tenants.SetGovernors:output_type -> krypton.v1.Tenant
+	20, // [20:30] is the sub-list for method output_type
+	10, // [10:20] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_krypton_v1_tenants_proto_init() }

@@ -45,6 +45,10 @@ func initCommand() *Command {
 		Name: "init", Usage: "make a new cluster of the node of this machine", Reach: Socket, Exits: []int{errs.ExitDenied}, Waits: "making the cluster",
 		About: "Governors decide over tenants and keys, custodians hold the MasterKey; there has to be one of each at least, and no\n" +
 			"person is both with the same key. The public keys come from krypton operator cert new-key.\n\n" +
+			"What cannot be taken back, such as destroying keys, and what changes who has a say, is done only with the signatures\n" +
+			"of --governor-quorum governors, and where it is about who signs, of --custodian-quorum custodians besides. With 1,\n" +
+			"the person who asks may sign. From 2 on others must, so there has to be a governor more. With 0 nobody signs:\n" +
+			"whoever controls one node can order all of it.\n\n" +
 			"With --shares the MasterKey opens by --threshold of as many shares, which are printed once, on stdout, and kept\n" +
 			"nowhere. With --keystore the keystore opens it without people. The certificates of the persons and the CA that\n" +
 			"nodes are verified with are written to --out.",
@@ -58,6 +62,8 @@ func initCommand() *Command {
 			&cli.UintFlag{Name: "voters", Usage: "`NUMBER` of voters wanted: 1, 3, 5 or 7", Value: 3},
 			&cli.StringSliceFlag{Name: "governor", Usage: "`NAME=FILE` of a governor's public key, repeated", Required: true},
 			&cli.StringSliceFlag{Name: "custodian", Usage: "`NAME=FILE` of a custodian's public key, repeated", Required: true},
+			&cli.UintFlag{Name: "governor-quorum", Usage: "`NUMBER` of governors who sign what cannot be taken back or changes who has a say; 0: nobody signs", Value: 1},
+			&cli.UintFlag{Name: "custodian-quorum", Usage: "`NUMBER` of custodians who sign for the MasterKey and for who signs; 0: none", Value: 1},
 			&cli.UintFlag{Name: "shares", Usage: "`NUMBER` of shares that the MasterKey is split into"},
 			&cli.UintFlag{Name: "threshold", Usage: "`NUMBER` of shares that open it"},
 			&cli.StringFlag{Name: "keystore", Usage: "`NAME` of the keystore that opens the MasterKey, instead of shares"},
@@ -97,6 +103,7 @@ func initRequest(in *Invocation) (*kryptonv1.InitRequest, error) {
 	req := &kryptonv1.InitRequest{
 		ClusterName: in.c.String("name"), Voters: u("voters"), Shares: u("shares"), Threshold: u("threshold"),
 		Keystore: in.c.String("keystore"), Key: in.c.String("key"),
+		GovernorQuorum: u("governor-quorum"), CustodianQuorum: u("custodian-quorum"),
 		DestroyWaitSeconds: secs("destroy-wait"), NoDestroyWait: in.c.Bool("no-destroy-wait"), RollbackWindowSeconds: secs("rollback-window"),
 	}
 	auto, shamir := in.c.IsSet("keystore"), in.c.IsSet("shares") || in.c.IsSet("threshold")
@@ -130,6 +137,9 @@ func initCluster(ctx context.Context, in *Invocation) error {
 	}
 	if req.GetSealMode() == kryptonv1.SealMode_SEAL_MODE_SHAMIR && !in.c.Bool("dry-run") && isNull(in.env.Stdout) {
 		return usagef("print them on a terminal, or name a file of yours", "the shares would be lost: stdout is closed, or is "+os.DevNull)
+	}
+	if req.GetGovernorQuorum() == 0 || req.GetCustodianQuorum() == 0 {
+		in.note("with a quorum of 0 nobody of that role signs: whoever controls one node can order what people should sign")
 	}
 	admin, done, err := in.admin(in.c.String("data-dir"))
 	if err != nil {

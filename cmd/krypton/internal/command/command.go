@@ -68,6 +68,7 @@ type Command struct {
 	Examples []string
 	Exits    []int // statuses beyond those of Reach
 	Reach    Reach
+	Signs    bool   // people may have to sign it; see authorize
 	Waits    string // what it does while it waits for its call, for the meter
 	Flags    []cli.Flag
 	NArgs    [2]int // least and most
@@ -120,7 +121,7 @@ func Tree(more ...*Command) *Command {
 		Sub: []*Command{
 			statusCommand(), doctorCommand(), unsealCommand(), sealCommand(), initCommand(), joinCommand(),
 			encryptCommand(), decryptCommand(), rewrapCommand(), benchCommand(),
-			tenantCommands(), serviceCommands(), keyCommands(), resourceCommands(), dataKeyCommands(), roleCommands(), issuerCommands(),
+			tenantCommands(), serviceCommands(), keyCommands(), resourceCommands(), dataKeyCommands(), roleCommands(), issuerCommands(), intentCommands(),
 			operatorCommands(), operationCommands(),
 			contextCommands(), whoamiCommand(), completionCommand(), manCommand(), versionCommand(), completeCommand(),
 		},

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/client"
 	"github.com/openkcm/krypton-cluster/client/contexts"
 	"github.com/openkcm/krypton-cluster/client/rest"
@@ -43,11 +44,13 @@ type Invocation struct {
 	c    *cli.Context
 	args []string
 
-	meter *meter
-	waits string           // what it waits for now; before Command.Waits
-	ctx   contexts.Context // the selected one
-	cl    *client.Client
-	info  client.Info // of the last call
+	meter   *meter
+	waits   string                // what it waits for now; before Command.Waits
+	ctx     contexts.Context      // the selected one
+	ctxName string                // its name; empty: none is selected
+	rule    *kryptonv1.IntentRule // who has to sign the last request
+	cl      *client.Client
+	info    client.Info // of the last call
 
 	reminded bool // see remindToRenew
 }
@@ -128,7 +131,12 @@ func (c *Command) shared() []cli.Flag {
 }
 
 // flags returns all flags of c.
-func (c *Command) flags() []cli.Flag { return slices.Concat(c.Flags, c.shared()) }
+func (c *Command) flags() []cli.Flag {
+	if c.Signs {
+		return slices.Concat(c.Flags, c.shared(), signFlags())
+	}
+	return slices.Concat(c.Flags, c.shared())
+}
 
 func (in *Invocation) run(ctx context.Context) (err error) {
 	in.meter.start(ctx)
@@ -150,7 +158,10 @@ func (in *Invocation) run(ctx context.Context) (err error) {
 			err = errors.Join(err, in.cl.Close())
 		}
 	}()
-	return in.cmd.Run(ctx, in)
+	if err := in.cmd.Run(ctx, in); !errors.Is(err, errDetached) {
+		return err
+	}
+	return nil
 }
 
 // loadContext selects the context, for commands that speak to a cluster.
@@ -169,6 +180,7 @@ func (in *Invocation) loadContext() error {
 	}
 	if name = cmp.Or(name, in.env.Getenv("KRYPTON_CONTEXT"), f.Current); name != "" {
 		in.ctx, err = f.Get(name)
+		in.ctxName = name
 	}
 	return err
 }
@@ -303,6 +315,10 @@ func call[Req, Resp proto.Message](ctx context.Context, in *Invocation, f method
 	}
 	in.meter.step("%s", cmp.Or(in.waits, in.cmd.Waits, "waiting for the answer"))
 	defer in.meter.watch(nil)
+	if err := in.authorize(ctx, req); err != nil {
+		return none, err
+	}
+	in.meter.step("%s", cmp.Or(in.waits, in.cmd.Waits, "waiting for the answer"))
 	ctx, cancel := in.deadline(ctx)
 	defer cancel()
 	if in.c.Bool("async") {
@@ -317,7 +333,7 @@ func call[Req, Resp proto.Message](ctx context.Context, in *Invocation, f method
 		}
 	}
 	if err != nil {
-		return none, wire.FromStatus(err) // the administration socket has no client to do it
+		return none, in.unsigned(wire.FromStatus(err)) // the administration socket has no client to make an error of the table
 	}
 	return resp, nil
 }
@@ -435,7 +451,7 @@ func terminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
 // ones of its own.
 func Variables() []string {
 	return []string{
-		"KRYPTON_ADDR", "KRYPTON_CONTEXT", "KRYPTON_CA_FILE", "KRYPTON_CERT_FILE", "KRYPTON_KEY_FILE",
+		"KRYPTON_ADDR", "KRYPTON_CONTEXT", "KRYPTON_CA_FILE", "KRYPTON_CERT_FILE", "KRYPTON_KEY_FILE", "KRYPTON_SIGN_KEY_FILE",
 		"KRYPTON_TOKEN_FILE", "KRYPTON_TENANT", "KRYPTON_SERVICE", "KRYPTON_OUTPUT", "KRYPTON_CONFIG",
 	}
 }

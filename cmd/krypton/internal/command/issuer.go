@@ -68,7 +68,7 @@ func issuerFlags() []cli.Flag {
 func issuerCommands() *Command {
 	return group("issuer", "authorities whose callers the cluster knows: CAs and token services",
 		&Command{
-			Name: "create", Args: "ISSUER", Usage: "make an authority known", Reach: Changes, Waits: waitsForAll, NArgs: [2]int{1, 1},
+			Name: "create", Args: "ISSUER", Usage: "make an authority known", Reach: Changes, Signs: true, Waits: waitsForAll, NArgs: [2]int{1, 1},
 			About: "ISSUER is ID, or TENANT/ID for a tenant's own, which vouches for workloads of that tenant only. Give --ca for certificates,\n" +
 				"--url and --audience for tokens. An issuer gives nobody a role: krypton role bind does.",
 			Examples: []string{
@@ -100,7 +100,7 @@ func issuerCommands() *Command {
 			},
 		},
 		&Command{
-			Name: "update", Args: "ISSUER", Usage: "change what an issuer is known by, or its limits", Reach: Changes, Waits: waitsForAll, NArgs: [2]int{1, 1},
+			Name: "update", Args: "ISSUER", Usage: "change what an issuer is known by, or its limits", Reach: Changes, Signs: true, Waits: waitsForAll, NArgs: [2]int{1, 1},
 			About: "What is not given stays; what can be given many times is replaced whole. The issuer is read, changed and written back\n" +
 				"under its etag, so a change that somebody else makes meanwhile is not lost. Of issuers/builtin only the roles that need no\n" +
 				"binding can be changed.",
@@ -157,7 +157,7 @@ func issuerCommands() *Command {
 			},
 		},
 		&Command{
-			Name: "delete", Args: "ISSUER", Usage: "forget an issuer that no role binding names", Reach: Changes, Waits: waitsForAll, NArgs: [2]int{1, 1}, Flags: []cli.Flag{etagFlag()},
+			Name: "delete", Args: "ISSUER", Usage: "forget an issuer that no role binding names", Reach: Changes, Signs: true, Waits: waitsForAll, NArgs: [2]int{1, 1}, Flags: []cli.Flag{etagFlag()},
 			About:    "When the command ends, no node accepts a caller of it. Role bindings under it have to be removed first: krypton role unbind.",
 			Examples: []string{"krypton issuer delete corp --yes"},
 			Run: func(ctx context.Context, in *Invocation) error {

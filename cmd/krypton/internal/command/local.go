@@ -136,6 +136,8 @@ func contextCommands() *Command {
 				"krypton context set pod --addr n1:8400,n2:8400,n3:8400 --ca-file ca.pem --token-file /var/run/secrets/tokens/krypton",
 			},
 			Flags: append(connectionFlags(),
+				&cli.StringFlag{Name: "sign-key", Usage: "`KEY` to sign with: a file, or agent:NAME of your SSH agent; default: that of --key-file"},
+				&cli.StringFlag{Name: "keyspace", Usage: "`ID` of the keyspace for which you sign; default: that of the first signature"},
 				&cli.StringFlag{Name: "service", Usage: "`SERVICE` of encrypt, decrypt and data keys"},
 				&cli.StringFlag{Name: "default-output", Usage: "`FORMAT` of results: table or json"}),
 			Run: setContext,
@@ -186,11 +188,14 @@ func setContext(_ context.Context, in *Invocation) error {
 		c.Addr = in.listed("addr")
 	}
 	for flag, at := range map[string]*string{
-		"ca-file": &c.CAFile, "cert-file": &c.CertFile, "key-file": &c.KeyFile, "token-file": &c.TokenFile, "tenant": &c.Tenant, "service": &c.Service, "default-output": &c.Output,
+		"ca-file": &c.CAFile, "cert-file": &c.CertFile, "key-file": &c.KeyFile, "token-file": &c.TokenFile, "sign-key": &c.SignKey, "keyspace": &c.Keyspace, "tenant": &c.Tenant, "service": &c.Service, "default-output": &c.Output,
 	} {
 		if in.c.IsSet(flag) {
 			*at = in.c.String(flag)
 		}
+	}
+	if _, err := hierarchy.ParseKeyspaceID(c.Keyspace); c.Keyspace != "" && err != nil {
+		return usagef("32 hex digits; krypton init and krypton status --output json show it", "%q is no keyspace id", c.Keyspace)
 	}
 	if c.Output != "" && !slices.Contains(formats(), c.Output) {
 		return usagef("use "+strings.Join(formats(), " or "), "there is no output format %q", c.Output)
@@ -221,6 +226,8 @@ func (in *Invocation) showContext(f *contexts.File, name string, c contexts.Cont
 	s.add("cert file", c.CertFile)
 	s.add("key file", c.KeyFile)
 	s.add("token file", c.TokenFile)
+	s.add("sign key", c.SignKey)
+	s.add("keyspace", c.Keyspace)
 	s.add("tenant", c.Tenant)
 	s.add("service", c.Service)
 	s.add("output", c.Output)

@@ -42,7 +42,7 @@ func onTenant[Req proto.Message](name, usage, example string, f func(kryptonv1.T
 	req func(in *Invocation, tenant string) Req, danger string, flags ...cli.Flag,
 ) *Command {
 	return &Command{
-		Name: name, Args: "TENANT", Usage: usage, Examples: []string{example}, Reach: Changes, NArgs: [2]int{1, 1},
+		Name: name, Args: "TENANT", Usage: usage, Examples: []string{example}, Reach: Changes, Signs: name == "delete", NArgs: [2]int{1, 1},
 		Flags: append(flags, etagFlag()),
 		Run: func(ctx context.Context, in *Invocation) error {
 			tenant, err := in.tenantName(in.args[0])
@@ -70,12 +70,13 @@ func onTenant[Req proto.Message](name, usage, example string, f func(kryptonv1.T
 func tenantCommands() *Command {
 	return group("tenant", "manage tenants",
 		&Command{
-			Name: "create", Args: "TENANT", Usage: "make a tenant whose key is wrapped by the customer's key", Reach: Changes, NArgs: [2]int{1, 1},
+			Name: "create", Args: "TENANT", Usage: "make a tenant whose key is wrapped by the customer's key", Reach: Changes, Signs: true, NArgs: [2]int{1, 1},
 			Examples: []string{"krypton tenant create demo --keystore local --key demo-l1"},
 			Waits:    "waiting for the customer's keystore",
 			Flags: []cli.Flag{
 				&cli.StringFlag{Name: "keystore", Usage: "`NAME` of the keystore that holds the customer's key, as the nodes are configured", Required: true},
 				&cli.StringFlag{Name: "key", Usage: "`REFERENCE` of the customer's key in that keystore", Required: true},
+				&cli.StringFlag{Name: "archetype", Usage: "how the customer holds the key, `WORD` local or hyok; default: what the nodes say of the keystore"},
 				&cli.StringSliceFlag{Name: "governor", Usage: "`BINDING` of a governor who decides what is inside the tenant, as krypton role list shows it; default: yourself"},
 			},
 			Run: func(ctx context.Context, in *Invocation) error {
@@ -89,7 +90,7 @@ func tenantCommands() *Command {
 				}
 				req := &kryptonv1.CreateTenantRequest{
 					TenantId: name[len(tenantsPrefix):],
-					Binding:  &kryptonv1.Binding{Keystore: in.c.String("keystore"), Key: in.c.String("key")},
+					Binding:  &kryptonv1.Binding{Keystore: in.c.String("keystore"), Key: in.c.String("key"), Archetype: in.c.String("archetype")},
 				}
 				for _, g := range in.c.StringSlice("governor") {
 					b, err := bindingNameOf(g)
@@ -215,7 +216,7 @@ func onService[Req proto.Message](name, usage, example string, f func(kryptonv1.
 	req func(in *Invocation, service string) Req, danger string, flags ...cli.Flag,
 ) *Command {
 	return &Command{
-		Name: name, Args: "TENANT/SERVICE", Usage: usage, Examples: []string{example}, Reach: Changes, NArgs: [2]int{1, 1},
+		Name: name, Args: "TENANT/SERVICE", Usage: usage, Examples: []string{example}, Reach: Changes, Signs: name == "delete", NArgs: [2]int{1, 1},
 		Flags: append(flags, etagFlag()),
 		Run: func(ctx context.Context, in *Invocation) error {
 			service, err := in.serviceName(in.args[0])
@@ -434,7 +435,7 @@ func onVersion[Req proto.Message](name, usage, example string, f func(kryptonv1.
 	req func(in *Invocation, version string) Req, danger string, flags ...cli.Flag,
 ) *Command {
 	return &Command{
-		Name: name, Args: "KEY", Usage: usage, Examples: []string{example}, Reach: Changes, NArgs: [2]int{1, 1},
+		Name: name, Args: "KEY", Usage: usage, Examples: []string{example}, Reach: Changes, Signs: name == "destroy", NArgs: [2]int{1, 1},
 		About: versionAbout,
 		Flags: append([]cli.Flag{&cli.StringFlag{Name: "version", Usage: "`NUMBER` of the version"}}, append(flags, etagFlag())...),
 		Run: func(ctx context.Context, in *Invocation) error {

@@ -33,7 +33,7 @@ const nodeAbout = "NODE is a node's name, its address, its id or the begin of th
 func operatorCommands() *Command {
 	onNode := func(name, usage string, danger string, do func(ctx context.Context, in *Invocation, c kryptonv1.ClusterClient, node string) (*kryptonv1.Node, error)) *Command {
 		return &Command{
-			Name: name, Args: "NODE", Usage: usage, Reach: Changes, About: nodeAbout, Waits: "waiting for the other nodes to agree", NArgs: [2]int{1, 1}, Flags: []cli.Flag{etagFlag()},
+			Name: name, Args: "NODE", Usage: usage, Reach: Changes, Signs: name == "promote", About: nodeAbout, Waits: "waiting for the other nodes to agree", NArgs: [2]int{1, 1}, Flags: []cli.Flag{etagFlag()},
 			Examples: []string{"krypton operator " + name + " n3", "krypton operator " + name + " nodes/0123456789abcdef0123456789abcdef"},
 			Run: func(ctx context.Context, in *Invocation) error {
 				c, err := in.client(ctx)
@@ -76,7 +76,7 @@ func operatorCommands() *Command {
 			},
 		},
 		&Command{
-			Name: "join-token", Usage: "print a token that lets one new node join once", Reach: Changes,
+			Name: "join-token", Usage: "print a token that lets one new node join once", Reach: Changes, Signs: true,
 			Examples: []string{"krypton operator join-token --voter --ttl 10m"},
 			Flags: []cli.Flag{
 				&cli.DurationFlag{Name: "ttl", Usage: "`DURATION` in which it can be used, at most 24h", Value: time.Hour},
@@ -88,18 +88,7 @@ func operatorCommands() *Command {
 				if err != nil {
 					return err
 				}
-				c, err := in.client(ctx)
-				if err != nil {
-					return err
-				}
-				r, err := call(ctx, in, c.Cluster().CreateJoinToken, &kryptonv1.CreateJoinTokenRequest{TtlSeconds: ttl, Voter: in.c.Bool("voter"), Region: in.c.String("region")})
-				if err != nil {
-					return err
-				}
-				if !in.jsonOutput() {
-					in.note("works once, until %s", when(r.GetExpireTime()))
-				}
-				return in.show(r, func() string { return r.GetToken() + "\n" })
+				return joinToken(ctx, in, &kryptonv1.CreateJoinTokenRequest{TtlSeconds: ttl, Voter: in.c.Bool("voter"), Region: in.c.String("region")})
 			},
 		},
 		onNode("promote", "make a node a voter once it has caught up", "",
@@ -233,7 +222,7 @@ func newKeyCommand() *Command {
 
 func issueCommand() *Command {
 	return &Command{
-		Name: "issue", Args: "NAME", Usage: "issue a certificate for a caller", Reach: Acts, NArgs: [2]int{1, 1},
+		Name: "issue", Args: "NAME", Usage: "issue a certificate for a caller", Reach: Acts, Signs: true, NArgs: [2]int{1, 1},
 		About: "Without --public-key a key is made on this machine, which alone ever has it. Writes NAME.pem, ca.pem and, unless\n" +
 			"--public-key is given, NAME.key with mode 0600. Who has no role yet is bound to it under that key; see krypton role. An\n" +
 			"identity keeps its key: for another one remove the role binding first (krypton role unbind), or choose another name.",
@@ -281,6 +270,9 @@ func issue(ctx context.Context, in *Invocation) (err error) {
 		if req.PublicKey, err = publicKeyIn(f); err != nil {
 			return err
 		}
+	} else if in.signsFiles() {
+		return usagef("have the caller make one with krypton operator cert new-key, and give its public half with --public-key",
+			"--sign-only and --intent need a key that is the same each time")
 	} else {
 		var private []byte
 		if private, req.PublicKey, err = newKey(in.c.String("algorithm")); err != nil {

@@ -25,10 +25,11 @@ func Reference(root *Command) string {
 			p("| [`%s`](#%s) | %s |\n", words(path[1:]), pageName(path), path[len(path)-1].Usage)
 		}
 	})
-	p("\n## Flags of many commands\n\nA command that asks or changes something in a cluster has the first and the second group, one that speaks to the node of its machine\nthe second, any other one `--output` alone. One that changes what every node follows, which is an operation, has the third too.\n")
+	p("\n## Flags of many commands\n\nA command that asks or changes something in a cluster has the first and the second group, one that speaks to the node of its machine\nthe second, any other one `--output` alone. One that changes what every node follows, which is an operation, has the third too;\none that people may have to sign has the fourth.\n")
 	fenced(flagColumns(append(connectionFlags(), contextFlag())))
 	fenced(flagColumns(sharedFlags()))
 	fenced(flagColumns([]cli.Flag{asyncFlag()}))
+	fenced(flagColumns(signFlags()))
 	p("\n## Exit statuses\n")
 	fenced(columns(func(row func(string, string)) {
 		for _, e := range (&Command{Reach: Uses, Exits: []int{9}}).exits() {

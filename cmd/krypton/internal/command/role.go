@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/auth"
@@ -45,7 +44,7 @@ func roleCalled(word string) (kryptonv1.Role, error) {
 func roleCommands() *Command {
 	return group("role", "who has which role",
 		&Command{
-			Name: "bind", Args: "NAME", Usage: "give an identity a role", Reach: Changes, Waits: waitsForAll, NArgs: [2]int{1, 1},
+			Name: "bind", Args: "NAME", Usage: "give an identity a role", Reach: Changes, Signs: true, Waits: waitsForAll, NArgs: [2]int{1, 1},
 			About: "NAME is what records call who it is. For the cluster's own CA give the caller's public key: certificates for that key\n" +
 				"and no other are accepted. For another issuer give --issuer and --subject: uri:URI or cn:COMMON-NAME of its certificates, the\n" +
 				"subject of its tokens. A person's role is the cluster's; a workload's is that of --tenant. One identity has one role.\n" +
@@ -53,7 +52,7 @@ func roleCommands() *Command {
 			Examples: []string{
 				"krypton role bind olga --role operator --public-key olga.pub.pem",
 				"krypton role bind pay --role workload --tenant demo --issuer issuers/corp --subject uri:spiffe://corp.example/ns/pay/sa/app",
-				"krypton role bind gabi --role governor --platform --public-key gabi.pub.pem --sign-key gabi-agent.pub.pem",
+				"krypton role bind gabi --role governor --platform --public-key gabi.pub.pem --public-sign-key gabi-agent.pub.pem",
 			},
 			Flags: []cli.Flag{
 				&cli.StringFlag{Name: "role", Usage: "`ROLE`: governor, custodian, operator, auditor or workload", Required: true},
@@ -61,14 +60,14 @@ func roleCommands() *Command {
 				&cli.StringFlag{Name: "issuer", Usage: "`ISSUER` that vouches for the identity: issuers/ID or tenants/TENANT/issuers/ID; default: the cluster's own CA"},
 				&cli.StringFlag{Name: "subject", Usage: "`SUBJECT` that the issuer's credential proves, exactly"},
 				&cli.StringSliceFlag{Name: "public-key", Usage: "PEM `FILE` of the caller's public key; can be given up to four times"},
-				&cli.StringSliceFlag{Name: "sign-key", Usage: "PEM `FILE` of a public key that a governor or custodian only signs with"},
+				&cli.StringSliceFlag{Name: "public-sign-key", Usage: "PEM `FILE` of a public key that a governor or custodian only signs with"},
 				&cli.BoolFlag{Name: "platform", Usage: "a governor who decides about tenants, people and issuers"},
 				&cli.DurationFlag{Name: "ttl", Usage: "`DURATION` after which the role ends by itself; default: never"},
 			},
 			Run: bindRole,
 		},
 		&Command{
-			Name: "unbind", Args: "BINDING", Usage: "take a role away", Reach: Changes, Waits: waitsForAll, NArgs: [2]int{1, 1}, Flags: []cli.Flag{etagFlag()},
+			Name: "unbind", Args: "BINDING", Usage: "take a role away", Reach: Changes, Signs: true, Waits: waitsForAll, NArgs: [2]int{1, 1}, Flags: []cli.Flag{etagFlag()},
 			About: "BINDING is ID of a person's, TENANT/ID of a workload's. When the command ends, no node accepts the identity. A role that\n" +
 				"was taken away can be given again: krypton role bind. The last governor of the platform stays, and the last one of a tenant.",
 			Examples: []string{
@@ -194,7 +193,7 @@ func bindRole(ctx context.Context, in *Invocation) error {
 		}
 		req.RoleBinding.Keys = append(req.RoleBinding.Keys, &kryptonv1.AuthorityKey{PublicKey: der, Tls: true, Sign: power})
 	}
-	for _, f := range in.c.StringSlice("sign-key") {
+	for _, f := range in.c.StringSlice("public-sign-key") {
 		der, err := publicKeyIn(f)
 		if err != nil {
 			return err
@@ -205,7 +204,9 @@ func bindRole(ctx context.Context, in *Invocation) error {
 		if ttl < time.Minute {
 			return usagef("give a minute or more, such as 720h", "--ttl is %s", span(ttl))
 		}
-		req.RoleBinding.ExpireTime = timestamppb.New(in.env.Clock.Now().Add(ttl))
+		if req.RoleBinding.ExpireTime, err = in.expiry(ttl); err != nil {
+			return err
+		}
 	}
 	c, err := in.client(ctx)
 	if err != nil {
@@ -292,7 +293,7 @@ func keyFingerprint(der []byte) string {
 
 func governorsCommand() *Command {
 	return &Command{
-		Name: "governors", Args: "TENANT BINDING...", Usage: "say who governs what is inside a tenant", Reach: Changes, Waits: waitsForAll, NArgs: [2]int{2, 17}, Flags: []cli.Flag{etagFlag()},
+		Name: "governors", Args: "TENANT BINDING...", Usage: "say who governs what is inside a tenant", Reach: Changes, Signs: true, Waits: waitsForAll, NArgs: [2]int{2, 17}, Flags: []cli.Flag{etagFlag()},
 		About: "BINDING is the role binding of a governor, as krypton role list shows it: roleBindings/ID or ID. Those that are given govern\n" +
 			"the tenant from then on, and nobody else. Only a governor of the tenant can say so.",
 		Examples: []string{"krypton tenant governors demo governor-alice governor-bob"},

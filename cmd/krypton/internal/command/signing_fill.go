@@ -1,0 +1,159 @@
+package command
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"os"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/client"
+	"github.com/openkcm/krypton-cluster/cluster"
+	"github.com/openkcm/krypton-cluster/intent/orders"
+	"github.com/openkcm/krypton-cluster/intent/sign"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
+
+// What a request leaves to the nodes cannot be signed. It is filled in before, and
+// is in what is shown.
+
+// complete fills in what nobody typed and people sign.
+func (in *Invocation) complete(ctx context.Context, c *client.Client, req proto.Message) error {
+	r, ok := req.(*kryptonv1.CreateTenantRequest)
+	if !ok {
+		return nil
+	}
+	rules, err := orders.Rules(ctx, c)
+	if err != nil || len(rules) == 0 {
+		return err
+	}
+	if len(r.GetGovernors()) == 0 { // else it would be whoever sends the request
+		who, err := c.Access().WhoAmI(ctx, &kryptonv1.WhoAmIRequest{})
+		if err != nil {
+			return err
+		}
+		if who.GetRole() == kryptonv1.Role_ROLE_GOVERNOR && who.GetRoleBinding() != "" {
+			r.Governors = []string{who.GetRoleBinding()}
+		}
+	}
+	if r.GetBinding().GetArchetype() == "" {
+		look := proto.CloneOf(r)
+		look.ValidateOnly, look.RequestId = true, ""
+		t, err := c.Tenants().CreateTenant(ctx, look, client.Capture(&in.info))
+		if err != nil {
+			return err
+		}
+		r.Binding.Archetype = t.GetBinding().GetArchetype()
+	}
+	return nil
+}
+
+// signedTime returns the time in a field of the intent that the command sends, and
+// false if it sends none: a command with --ttl that is given again means the time of
+// the first one.
+func (in *Invocation) signedTime(field string) (*timestamppb.Timestamp, bool, error) {
+	files := in.c.StringSlice("intent")
+	if len(files) == 0 {
+		return nil, false, nil
+	}
+	f, err := sign.OpenFile(files[0])
+	if err != nil {
+		return nil, false, inFile(files[0], err)
+	}
+	for _, one := range f.Request.Fields() {
+		if one.Name == field && one.Uint > 0 && one.Uint < 1<<62 {
+			return timestamppb.New(time.UnixMilli(int64(one.Uint))), true, nil
+		}
+	}
+	return nil, false, nil
+}
+
+// expiry returns when what lives for ttl from now on ends, in whole milliseconds.
+func (in *Invocation) expiry(ttl time.Duration) (*timestamppb.Timestamp, error) {
+	at, ok, err := in.signedTime("expire")
+	if err != nil || ok {
+		return at, err
+	}
+	return timestamppb.New(time.UnixMilli(in.env.Clock.Now().Add(ttl).UnixMilli())), nil
+}
+
+// secretSuffix is added to the name of an intent's file for the secret of the
+// token that it is for. The intent is handed on, the secret is not.
+const secretSuffix = ".secret"
+
+// joinToken makes a token. Of one for a voter people sign the hash of the secret and
+// when it ends, so the secret is made here, and no node sees it before the one that
+// joins.
+func joinToken(ctx context.Context, in *Invocation, req *kryptonv1.CreateJoinTokenRequest) error {
+	c, err := in.client(ctx)
+	if err != nil {
+		return err
+	}
+	fill := func(text string) (string, error) { return text, nil }
+	if req.GetVoter() {
+		rules, err := orders.Rules(ctx, c)
+		if err != nil {
+			return err
+		}
+		if len(rules) > 0 {
+			if fill, err = in.ownSecret(req); err != nil {
+				return err
+			}
+		}
+	}
+	r, err := call(ctx, in, c.Cluster().CreateJoinToken, req)
+	if err != nil {
+		return err
+	}
+	if r.Token, err = fill(r.GetToken()); err != nil {
+		return err
+	}
+	if !in.jsonOutput() {
+		in.note("works once, until %s", when(r.GetExpireTime()))
+	}
+	return in.show(r, func() string { return r.GetToken() + "\n" })
+}
+
+// ownSecret puts the hash of a secret into the request, and returns what puts the
+// secret into the token. With --sign-only the secret is kept beside the file, with
+// --intent it is read from there.
+func (in *Invocation) ownSecret(req *kryptonv1.CreateJoinTokenRequest) (fill func(string) (string, error), err error) {
+	var secret [32]byte
+	if files := in.c.StringSlice("intent"); len(files) > 0 {
+		raw, err := os.ReadFile(files[0] + secretSuffix)
+		defer clear(raw)
+		if err != nil || len(raw) != len(secret) {
+			return nil, errs.Newf(errs.InvalidArgument, "the secret of the token is not in %s", files[0]+secretSuffix).
+				With(errs.Hint("send it from the machine on which --sign-only made it, with the intent under its first name first"), errs.Cause(err))
+		}
+		copy(secret[:], raw)
+	} else if _, err := rand.Read(secret[:]); err != nil {
+		return nil, errs.New(errs.Internal, "no randomness for a secret", errs.Cause(err))
+	}
+	if only := in.c.String("sign-only"); only != "" && len(in.c.StringSlice("intent")) == 0 {
+		if _, err := os.Lstat(only); err == nil {
+			return nil, exists(only, "name another file; krypton intent sign adds a signature to this one")
+		}
+		if err := save(only+secretSuffix, secret[:], 0o600); err != nil {
+			return nil, err
+		}
+	}
+	hash := sha256.Sum256(secret[:])
+	req.SecretHash = hash[:]
+	if req.ExpireTime, err = in.expiry(time.Duration(req.GetTtlSeconds()) * time.Second); err != nil {
+		return nil, err
+	}
+	req.TtlSeconds = 0
+	return func(text string) (string, error) {
+		defer clear(secret[:])
+		t, err := cluster.FillJoinToken(text, secret)
+		if err != nil {
+			return "", errs.New(errs.Internal, "the node answered with no join token", errs.Hint("do not use it; look into the node"), errs.Cause(err))
+		}
+		return t.Text(), nil
+	}, nil
+}

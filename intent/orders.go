@@ -1,0 +1,80 @@
+package intent
+
+// What follows are the requests that people sign, one type for each. The state
+// machine makes them from the command that it is about to apply, a command line
+// from what its user typed: one code for both, so that the digests agree. The
+// fields and their order are a format: changing them voids every signature over
+// such a request that is on its way.
+
+// BindL1 orders a tenant under a customer key.
+type BindL1 struct {
+	Tenant    string
+	Keystore  string // its name in the nodes' configuration
+	Key       string // reference in that keystore
+	Archetype string
+	Governors [][]byte // uids of role bindings; none: whoever asks
+}
+
+// Request returns the canonical form.
+func (b BindL1) Request() *Request {
+	r := NewRequest(ActBindL1).Text("tenant", b.Tenant).Text("keystore", b.Keystore).Text("key", b.Key).Text("archetype", b.Archetype)
+	if len(b.Governors) != 0 {
+		r.listBytes("governors", b.Governors)
+	}
+	return r
+}
+
+// Destroy orders the end of a tenant, a service, or one version of a key.
+type Destroy struct {
+	Tenant  string // empty: a version of the internal key
+	Service string // empty: the tenant or a version of its key
+	Version uint32 // 0: the whole tenant or service
+	Now     bool   // without the cluster's waiting time
+}
+
+// Request returns the canonical form.
+func (d Destroy) Request() *Request {
+	return NewRequest(ActDestroy).Text("tenant", d.Tenant).Text("service", d.Service).Uint("version", uint64(d.Version)).Uint("now", flag(d.Now))
+}
+
+// ResumeAfterUnlink gives a tenant or a service back that was unlinked.
+type ResumeAfterUnlink struct {
+	Tenant  string
+	Service string // empty: the tenant
+}
+
+// Request returns the canonical form.
+func (u ResumeAfterUnlink) Request() *Request {
+	return NewRequest(ActResumeAfterUnlink).Text("tenant", u.Tenant).Text("service", u.Service)
+}
+
+// VoterToken orders a join token with which a new node becomes a voter.
+type VoterToken struct {
+	Hash         []byte // SHA-256 of the token's secret
+	Region       string // where the node must say that it is; empty: anywhere
+	ExpireTimeMs int64  // unix milliseconds; negative counts as 0
+}
+
+// Request returns the canonical form.
+func (t VoterToken) Request() *Request {
+	return NewRequest(ActAddMember).Bytes("token", t.Hash).Text("region", t.Region).Uint("expire", uint64(max(t.ExpireTimeMs, 0)))
+}
+
+// VoterPromotion makes a member a voter. It names the key, because people must
+// know whose key they admit.
+type VoterPromotion struct {
+	Node      string // id of the member
+	PublicKey []byte // its SubjectPublicKeyInfo, DER
+}
+
+// Request returns the canonical form.
+func (p VoterPromotion) Request() *Request {
+	return NewRequest(ActAddMember).Text("node", p.Node).Bytes("key", p.PublicKey)
+}
+
+func flag(on bool) uint64 {
+	if on {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,314 @@
+package orders_test
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/client"
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/intent"
+	"github.com/openkcm/krypton-cluster/intent/orders"
+	"github.com/openkcm/krypton-cluster/intent/sign"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/errs/wire"
+)
+
+const (
+	space     = "0102030405060708090a0b0c0d0e0f10"
+	tenantUID = "11111111111111111111111111111111"
+	aliceUID  = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+	bobUID    = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+	issuerUID = "cccccccccccccccccccccccccccccccc"
+)
+
+// says is what one node answers to reads, by the name of the object.
+type says struct {
+	keyspace string
+	uids     map[string]string
+	rules    []*kryptonv1.IntentRule
+}
+
+func honest() says {
+	return says{
+		keyspace: space,
+		uids: map[string]string{
+			"tenants/acme": tenantUID, "roleBindings/alice": aliceUID, "roleBindings/bob": bobUID, "issuers/builtin": issuerUID,
+		},
+		rules: rules(true),
+	}
+}
+
+func rules(requester bool) (out []*kryptonv1.IntentRule) {
+	for _, a := range intent.Acts() {
+		out = append(out, &kryptonv1.IntentRule{Act: a.String(), Governors: 1, RequesterCounts: requester})
+	}
+	return out
+}
+
+// Invoke implements client.Conn.
+func (s *says) Invoke(_ context.Context, method string, args, reply any, _ ...grpc.CallOption) error {
+	fill := func(m proto.Message) { proto.Merge(reply.(proto.Message), m) }
+	none := wire.ToStatus(errs.New(errs.NotFound, "no such object")).Err()
+	switch r := args.(type) {
+	case *kryptonv1.GetClusterRequest:
+		fill(&kryptonv1.ClusterInfo{KeyspaceId: s.keyspace, Rules: s.rules})
+	case *kryptonv1.GetTenantRequest:
+		if s.uids[r.GetName()] == "" {
+			return none
+		}
+		fill(&kryptonv1.Tenant{Name: r.GetName(), Uid: s.uids[r.GetName()], Etag: `"7"`})
+	case *kryptonv1.GetRoleBindingRequest:
+		if s.uids[r.GetName()] == "" {
+			return none
+		}
+		fill(&kryptonv1.RoleBinding{Name: r.GetName(), Uid: s.uids[r.GetName()], Etag: `"8"`, Role: kryptonv1.Role_ROLE_GOVERNOR, Member: strings.TrimPrefix(r.GetName(), "roleBindings/")})
+	case *kryptonv1.GetIssuerRequest:
+		if s.uids[r.GetName()] == "" {
+			return none
+		}
+		fill(&kryptonv1.Issuer{Name: r.GetName(), Uid: s.uids[r.GetName()], Etag: `"9"`})
+	default:
+		return wire.ToStatus(errs.Newf(errs.Internal, "unexpected %s", method)).Err()
+	}
+	return nil
+}
+
+func (*says) NewStream(context.Context, *grpc.StreamDesc, string, ...grpc.CallOption) (grpc.ClientStream, error) {
+	return nil, errs.New(errs.Unimplemented, "no streams")
+}
+
+func (*says) Close() error { return nil }
+
+// network is nodes by their addresses.
+type network map[string]*says
+
+func (network) Check(string) error { return nil }
+
+func (n network) Dial(addr string, _ *tls.Config) (client.Conn, error) { return n[addr], nil }
+
+func dial(t *testing.T, nodes ...says) *client.Client {
+	t.Helper()
+	n, opts := network{}, client.Options{TLS: &tls.Config{MinVersion: tls.VersionTLS13}}
+	for i := range nodes {
+		addr := string(rune('a'+i)) + ":1"
+		n[addr], opts.Addrs = &nodes[i], append(opts.Addrs, addr)
+	}
+	opts.Transport = n
+	c, err := client.New(t.Context(), client.With(opts))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+func raw(t *testing.T, text string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestI1_AnOrderIsWhatTheStateMachineSaysOfTheCommand(t *testing.T) {
+	pub := ed25519.NewKeyFromSeed(make([]byte, 32)).Public().(ed25519.PublicKey)
+	spki, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	binding := &fsmpb.RoleBinding{
+		Id: "governor-gina", IssuerUid: raw(t, issuerUID), Role: "governor", Name: "gina", Platform: true, ExpireTimeMs: 5_000,
+		Keys: []*fsmpb.BindingKey{{Key: &fsmpb.PublicKey{Algorithm: fsmpb.KeyAlgorithm_KEY_ALGORITHM_ED25519, Raw: pub}, Sign: true, Tls: true}},
+	}
+	plain := proto.CloneOf(binding)
+	plain.Platform, plain.ExpireTimeMs = false, 0
+	for _, tc := range []struct {
+		name string
+		req  proto.Message
+		cmd  *fsmpb.Command
+		only []intent.Precondition
+	}{
+		{
+			"create tenant",
+			&kryptonv1.CreateTenantRequest{TenantId: "new", Binding: &kryptonv1.Binding{Keystore: "ks", Key: "k", Archetype: "hyok"}, Governors: []string{"roleBindings/bob", "roleBindings/alice"}},
+			&fsmpb.Command{Body: &fsmpb.Command_CreateTenant{CreateTenant: &fsmpb.CreateTenant{
+				Name: "new", Binding: &fsmpb.Binding{Keystore: "ks", Key: "k", Archetype: "hyok"}, Governors: [][]byte{raw(t, aliceUID), raw(t, bobUID)},
+			}}},
+			[]intent.Precondition{{Object: "tenants/new", ModIndex: 0}},
+		},
+		{
+			"destroy tenant", &kryptonv1.DeleteTenantRequest{Name: "tenants/acme", Now: true},
+			&fsmpb.Command{Body: &fsmpb.Command_ChangeObject{ChangeObject: &fsmpb.ChangeObject{
+				Object: &fsmpb.ObjectRef{Tenant: "acme"}, Event: fsmpb.ObjectEvent_OBJECT_EVENT_SCHEDULE_DESTROY, Now: true,
+			}}},
+			[]intent.Precondition{{Object: "tenants/acme", ModIndex: 7}},
+		},
+		{
+			"governors", &kryptonv1.SetGovernorsRequest{Name: "tenants/acme", Governors: []string{"roleBindings/bob", "roleBindings/alice", "roleBindings/bob"}},
+			&fsmpb.Command{Body: &fsmpb.Command_SetTenantGovernors{SetTenantGovernors: &fsmpb.SetTenantGovernors{
+				Tenant: "acme", TenantUid: raw(t, tenantUID), Governors: [][]byte{raw(t, aliceUID), raw(t, bobUID)},
+			}}},
+			[]intent.Precondition{{Object: "tenants/acme", ModIndex: 7}},
+		},
+		{
+			"bind", &kryptonv1.CreateRoleBindingRequest{RoleBindingId: "governor-gina", RoleBinding: &kryptonv1.RoleBinding{
+				Role: kryptonv1.Role_ROLE_GOVERNOR, Member: "gina", Platform: true, ExpireTime: timestamppb.New(time.UnixMilli(5_000)),
+				Keys: []*kryptonv1.AuthorityKey{{PublicKey: spki, Sign: true, Tls: true}},
+			}},
+			&fsmpb.Command{Body: &fsmpb.Command_BindRole{BindRole: &fsmpb.BindRole{Binding: binding}}},
+			[]intent.Precondition{{Object: "roleBindings/governor-gina", ModIndex: 0}},
+		},
+		{
+			"voter token", &kryptonv1.CreateJoinTokenRequest{Voter: true, Region: "eu", SecretHash: make([]byte, 32), ExpireTime: timestamppb.New(time.UnixMilli(9_000))},
+			&fsmpb.Command{Body: &fsmpb.Command_CreateJoinToken{CreateJoinToken: &fsmpb.CreateJoinToken{Token: &fsmpb.JoinToken{Voter: true, Region: "eu", Hash: make([]byte, 32), ExpireTimeMs: 9_000}}}},
+			nil,
+		},
+		{
+			"issuer", &kryptonv1.CreateIssuerRequest{Parent: "tenants/acme", IssuerId: "k8s", Issuer: &kryptonv1.Issuer{
+				Roles: []kryptonv1.Role{kryptonv1.Role_ROLE_WORKLOAD},
+				Kind:  &kryptonv1.Issuer_Jwt{Jwt: &kryptonv1.JWTIssuer{Url: "https://k", Audiences: []string{"b", "a"}, ClockSkewSeconds: 30, MaxLifeSeconds: 60, SubjectClaim: "sub"}},
+			}},
+			&fsmpb.Command{Body: &fsmpb.Command_PutIssuer{PutIssuer: &fsmpb.PutIssuer{Issuer: &fsmpb.Issuer{
+				Id: "k8s", Tenant: "acme", TenantUid: raw(t, tenantUID), Roles: []string{"workload"},
+				Kind: &fsmpb.Issuer_Jwt{Jwt: &fsmpb.JWTIssuer{Url: "https://k", Audiences: []string{"b", "a"}, SkewMs: 30_000, MaxLifeS: 60, SubjectClaim: "sub"}},
+			}}}},
+			[]intent.Precondition{{Object: "tenants/acme/issuers/k8s", ModIndex: 0}},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			o, err := orders.Of(t.Context(), dial(t, honest(), honest()), tc.req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			act, want, ok := fsm.SovereignRequest(tc.cmd)
+			if !ok || o.Request.Act() != act || !o.Request.Equal(want) {
+				t.Errorf("the order is not what the state machine computes:\n%s", intent.Differences(want, o.Request))
+			}
+			if !slices.Equal(o.Preconditions, tc.only) {
+				t.Errorf("preconditions %v, want %v", o.Preconditions, tc.only)
+			}
+			if !o.Request.Known() || o.Keyspace.String() != space {
+				t.Errorf("nobody would sign it: known %v, keyspace %s", o.Request.Known(), o.Keyspace)
+			}
+		})
+	}
+}
+
+func TestI1_WhatIsLeftToANodeIsNotOrdered(t *testing.T) {
+	for name, req := range map[string]proto.Message{
+		"governors": &kryptonv1.CreateTenantRequest{TenantId: "new", Binding: &kryptonv1.Binding{Keystore: "ks", Key: "k", Archetype: "hyok"}},
+		"archetype": &kryptonv1.CreateTenantRequest{TenantId: "new", Binding: &kryptonv1.Binding{Keystore: "ks", Key: "k"}, Governors: []string{"roleBindings/bob"}},
+		"secret":    &kryptonv1.CreateJoinTokenRequest{Voter: true, TtlSeconds: 60},
+	} {
+		if o, err := orders.Of(t.Context(), dial(t, honest()), req); !errs.Is(err, errs.InvalidArgument) {
+			t.Errorf("%s: order %v, error %v", name, o, err)
+		}
+	}
+}
+
+func TestI2_ANodeThatSaysAnotherUidThanTheOthersIsNoticed(t *testing.T) {
+	req := &kryptonv1.SetGovernorsRequest{Name: "tenants/acme", Governors: []string{"roleBindings/alice"}}
+	for name, change := range map[string]func(*says){
+		"another person":   func(s *says) { s.uids["roleBindings/alice"] = bobUID },
+		"another keyspace": func(s *says) { s.keyspace = strings.Repeat("77", 16) },
+	} {
+		for liar := range 3 {
+			nodes := []says{honest(), honest(), honest()}
+			change(&nodes[liar])
+			o, err := orders.Of(t.Context(), dial(t, nodes...), req)
+			if !errs.Is(err, errs.FailedState) || !strings.Contains(errs.From(err).Msg, "contradict") {
+				t.Errorf("%s by node %d: order %v, error %v", name, liar, o, err)
+			}
+		}
+	}
+}
+
+// What one node alone is asked makes, if it lies, another order than the one that
+// the state machine computes: the cluster refuses it.
+func TestI2_AWrongTenantUidMakesAnOrderThatTheClusterRefuses(t *testing.T) {
+	liar := honest()
+	liar.uids["tenants/acme"] = strings.Repeat("22", 16)
+	o, err := orders.Of(t.Context(), dial(t, liar), &kryptonv1.SetGovernorsRequest{Name: "tenants/acme", Governors: []string{"roleBindings/alice"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, want, _ := fsm.SovereignRequest(&fsmpb.Command{Body: &fsmpb.Command_SetTenantGovernors{SetTenantGovernors: &fsmpb.SetTenantGovernors{
+		Tenant: "acme", TenantUid: raw(t, tenantUID), Governors: [][]byte{raw(t, aliceUID)},
+	}}})
+	if o.Request.Equal(want) {
+		t.Error("the uid of the tenant is not in the order")
+	}
+}
+
+func TestI3_ACallerOfAClusterThatAsksNobodySignsNothing(t *testing.T) {
+	none, other := honest(), honest()
+	none.rules = nil
+	other.rules = []*kryptonv1.IntentRule{{Act: intent.ActSetPolicy.String(), Governors: 1}, {Act: intent.ActDestroy.String()}}
+	for name, node := range map[string]says{"older or quorum 0": none, "rules for other acts": other} {
+		signed, err := orders.Signer{Governors: []sign.Signer{key(t)}}.Sign(t.Context(), dial(t, node), &kryptonv1.DeleteTenantRequest{Name: "tenants/acme"})
+		if err != nil || len(signed) != 0 {
+			t.Errorf("%s: %d signatures, error %v", name, len(signed), err)
+		}
+	}
+}
+
+func TestI3_APinnedKeyspaceIsTheOnlyOneSignedFor(t *testing.T) {
+	s := orders.Signer{Governors: []sign.Signer{key(t)}, Keyspace: hierarchy.KeyspaceID{9}}
+	if _, err := s.Sign(t.Context(), dial(t, honest()), &kryptonv1.DeleteTenantRequest{Name: "tenants/acme"}); !errs.Is(err, errs.IntentRefused) {
+		t.Errorf("error = %v", err)
+	}
+}
+
+func TestI4_ARequestIDHasOneNonce(t *testing.T) {
+	c := dial(t, honest())
+	nonce := func(req *kryptonv1.DeleteTenantRequest) intent.Nonce {
+		signed, err := orders.Signer{Governors: []sign.Signer{key(t)}}.Sign(t.Context(), c, req)
+		if err != nil || len(signed) != 1 {
+			t.Fatalf("%d signatures, error %v", len(signed), err)
+		}
+		in, err := intent.Decode(signed[0].GetIntent())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return in.Nonce
+	}
+	const id, other = "0190a3c4-1f2e-7c3d-9a4b-5c6d7e8f9a0b", "0190a3c4-1f2e-7c3d-9a4b-5c6d7e8f9a0c"
+	first := nonce(&kryptonv1.DeleteTenantRequest{Name: "tenants/acme", RequestId: id})
+	if again := nonce(&kryptonv1.DeleteTenantRequest{Name: "tenants/acme", RequestId: id}); again != first {
+		t.Error("the same request again has another nonce, so it could act twice")
+	}
+	for name, req := range map[string]*kryptonv1.DeleteTenantRequest{
+		"another id":      {Name: "tenants/acme", RequestId: other},
+		"another request": {Name: "tenants/acme", RequestId: id, Now: true},
+		"no id":           {Name: "tenants/acme"},
+	} {
+		if nonce(req) == first {
+			t.Errorf("%s has the same nonce", name)
+		}
+	}
+}
+
+func key(t *testing.T) sign.Signer {
+	t.Helper()
+	s, err := sign.New(rand.Reader, ed25519.NewKeyFromSeed(slices.Repeat([]byte{7}, 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
