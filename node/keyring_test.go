@@ -122,7 +122,7 @@ func TestTheCustomersKeystoreDecides(t *testing.T) {
 	b.Key = "no such key"
 	_, err = m.createTenant(w.request(), "lost", b)
 	wants(t, err, errs.KeystoreMisconfigured)
-	b.Keystore = "none"
+	b.Keystore, b.Archetype = "none", ""
 	_, err = m.createTenant(w.request(), "lost", b)
 	wants(t, err, errs.KeystoreMisconfigured)
 }

@@ -50,7 +50,8 @@ type certificates struct {
 	clock  clock.Clock
 	log    *slog.Logger
 
-	own atomic.Pointer[tls.Certificate] // nil: none yet
+	own   atomic.Pointer[tls.Certificate] // nil: none yet
+	keeps sync.Mutex                      // who initialises or joins adopts one while run may
 }
 
 func newCertificates(ctx context.Context, dir string, signer crypto.Signer, files *fileCertificate, c clock.Clock, log *slog.Logger) *certificates {
@@ -89,6 +90,8 @@ func (s *certificates) adopt(c cluster.Certificate) error {
 	if len(c.Chain) == 0 {
 		return errs.New(errs.Internal, "a certificate without a leaf")
 	}
+	s.keeps.Lock() // what is served is what is on disk, and one writes it at a time
+	defer s.keeps.Unlock()
 	if err := s.present(c.Chain); err != nil {
 		return err
 	}

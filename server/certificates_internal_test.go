@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -127,6 +128,30 @@ func TestTheOwnCertificateIsKeptAndRenewedInTime(t *testing.T) {
 		if err := again.adopt(bad); err == nil || !bytes.Equal(again.leaf(), cert.Chain[0]) {
 			t.Errorf("adopted %s: %v", name, err)
 		}
+	}
+}
+
+// TestTwoAdoptAtOnce: init or join brings a certificate while the node asks for one
+// itself. Neither fails, and what is served is what a restart would serve.
+func TestTwoAdoptAtOnce(t *testing.T) {
+	key, dir := memberKey(t), t.TempDir()
+	clk := clock.NewFake(time.Now())
+	ca := newCA(t, pki.ForNodes, clk.Now())
+	s, _ := newStore(t, dir, key, nil, clk)
+	var wg sync.WaitGroup
+	for range 8 {
+		cert := issued(t, ca, key, clk.Now(), "127.0.0.1")
+		wg.Go(func() {
+			for range 20 {
+				if err := s.adopt(cert); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if again, _ := newStore(t, dir, key, nil, clk); !bytes.Equal(again.leaf(), s.leaf()) {
+		t.Error("another certificate is on disk than is served")
 	}
 }
 

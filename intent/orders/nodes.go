@@ -72,7 +72,7 @@ func each(ctx context.Context, c *client.Client, what string, ask func(context.C
 func (n *nodes) agreed(ctx context.Context, o *Order, name string, at func(context.Context, *client.Node, string) (string, error)) ([]byte, error) {
 	text, err := each(ctx, n.c, name, func(ctx context.Context, nd *client.Node) (string, error) { return at(ctx, nd, name) })
 	if err != nil {
-		return nil, err
+		return nil, missing(name, err)
 	}
 	uid, err := uidOf(text)
 	if err != nil {
@@ -121,11 +121,20 @@ func (n *nodes) tenantUID(ctx context.Context, tenant hierarchy.Name) ([]byte, e
 	if tenant == "" {
 		return nil, nil
 	}
-	t, err := n.c.Tenants().GetTenant(ctx, &kryptonv1.GetTenantRequest{Name: hierarchy.TenantPath(tenant).String()})
+	name := hierarchy.TenantPath(tenant).String()
+	t, err := n.c.Tenants().GetTenant(ctx, &kryptonv1.GetTenantRequest{Name: name})
 	if err != nil {
-		return nil, err
+		return nil, missing(name, err)
 	}
 	return uidOf(t.GetUid())
+}
+
+// missing says of which object err is, if it is that there is none.
+func missing(name string, err error) error {
+	if !errs.Is(err, errs.NotFound) {
+		return err
+	}
+	return errs.New(errs.NotFound, name+", which what you sign names by its uid, does not exist, or you may not see it", errs.Hint("check the name"), errs.Cause(err))
 }
 
 // unchanged makes the order depend on the object as it is now, also if there is

@@ -4,11 +4,17 @@ package crash_test
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
 	"fmt"
 	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/client"
+	"github.com/openkcm/krypton-cluster/cluster"
 	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
 )
 
@@ -25,10 +31,21 @@ func three(w *world) error {
 	for _, name := range []string{"n2", "n3"} {
 		n := w.node(name)
 		n.run()
+		// People sign the hash of a voter's secret, so no node makes it.
+		var secret [32]byte
+		_, err := rand.Read(secret[:])
+		w.must(err)
+		hash := sha256.Sum256(secret[:])
 		var token string
 		w.must(n1.as(w.Context(), "operator", func(ctx context.Context, c *client.Client) error {
-			r, err := c.Cluster().CreateJoinToken(ctx, &kryptonv1.CreateJoinTokenRequest{Voter: true})
-			token = r.GetToken()
+			r, err := c.Cluster().CreateJoinToken(ctx, &kryptonv1.CreateJoinTokenRequest{
+				Voter: true, SecretHash: hash[:], ExpireTime: timestamppb.New(time.Now().Add(time.Hour).Truncate(time.Millisecond)),
+			})
+			if err != nil {
+				return err
+			}
+			t, err := cluster.FillJoinToken(r.GetToken(), secret)
+			token = t.Text()
 			return err
 		}))
 		w.must(n.admin(func(a kryptonv1.AdminClient) error {

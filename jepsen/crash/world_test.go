@@ -31,6 +31,8 @@ import (
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/client"
 	"github.com/openkcm/krypton-cluster/cluster"
+	"github.com/openkcm/krypton-cluster/intent/orders"
+	"github.com/openkcm/krypton-cluster/intent/sign"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/wire"
@@ -285,10 +287,26 @@ func (n *node) run() {
 
 // client returns a client of this node in a role.
 func (n *node) client(ctx context.Context, role string) (*client.Client, error) {
+	signer, err := n.w.signer()
+	if err != nil {
+		return nil, err
+	}
 	return client.New(ctx, client.With(client.Options{
 		Addrs: []string{n.addr.GRPC}, CAFile: n.w.path("people", "ca.pem"), CertFile: n.w.path("people", role+".pem"), KeyFile: n.w.path("people", role+".key"),
-		Timeout: patience,
+		Timeout: patience, Signer: signer,
 	}))
+}
+
+// signer signs what the cluster asks people to sign, whoever makes the request.
+func (w *world) signer() (s orders.Signer, err error) {
+	for role, keys := range map[string]*[]sign.Signer{"governor": &s.Governors, "custodian": &s.Custodians} {
+		key, err := sign.OpenKey(w.path("people", role+".key"), rand.Reader, nil)
+		if err != nil {
+			return s, err
+		}
+		*keys = append(*keys, key)
+	}
+	return s, nil
 }
 
 // as calls the node in a role. The call ends when the node's process does.
@@ -384,6 +402,8 @@ func (w *world) initRequest(m mode) *kryptonv1.InitRequest {
 		ClusterName: "crash", Voters: 1,
 		Governors:  []*kryptonv1.PersonKey{{Name: "gabi", PublicKey: w.person("governor")}},
 		Custodians: []*kryptonv1.PersonKey{{Name: "carl", PublicKey: w.person("custodian")}},
+
+		GovernorQuorum: 1, CustodianQuorum: 1,
 	}
 	if m == auto {
 		r.SealMode, r.Keystore, r.Key = kryptonv1.SealMode_SEAL_MODE_AUTO, "local", "masterkey"
@@ -436,7 +456,9 @@ func (n *node) furnish() {
 	n.w.Helper()
 	n.issue("operator", "")
 	n.w.must(n.as(n.w.Context(), "governor", func(ctx context.Context, c *client.Client) error {
-		_, err := c.Tenants().CreateTenant(ctx, &kryptonv1.CreateTenantRequest{TenantId: "demo", Binding: &kryptonv1.Binding{Keystore: "local", Key: "demo-l1"}})
+		_, err := c.Tenants().CreateTenant(ctx, &kryptonv1.CreateTenantRequest{
+			TenantId: "demo", Binding: &kryptonv1.Binding{Keystore: "local", Key: "demo-l1", Archetype: "local"}, Governors: []string{"roleBindings/gabi"},
+		})
 		if err != nil {
 			return err
 		}
