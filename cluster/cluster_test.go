@@ -153,6 +153,22 @@ func TestALostLeaderIsReplacedAndARetryActsOnce(t *testing.T) {
 	}
 }
 
+// TestANodeThatJoinsWaitsForAnElection: the leader is gone, and nobody has to type
+// the token again.
+func TestANodeThatJoinsWaitsForAnElection(t *testing.T) {
+	t.Parallel()
+	all := three(t)
+	leader, others := leaderOf(t, all)
+	tok := others[0].invite(wanted{})
+	late := newMember(t, "late")
+	leader.stop()
+	late.join(tok)
+	others[0].eventually("the late one is a member", func() bool {
+		m, ok := others[0].machine.View().Member(string(late.c.NodeID()))
+		return ok && !m.GetRemoved()
+	})
+}
+
 func TestAClusterThatStoppedAsAWholeStartsAgain(t *testing.T) {
 	t.Parallel()
 	all := three(t)

@@ -194,7 +194,8 @@ func (c *Cluster) JoinToken() (JoinToken, error) {
 // certificate is zero when no unsealed member could be reached; see
 // [Cluster.RequestCertificate]. Errors: FailedState when the node is a member
 // already, Denied when the token does not admit it, Unavailable when no member
-// in the token can be reached.
+// in the token can be reached. Where members can be reached that have no leader
+// just now it asks again, for [joinPatience].
 func (c *Cluster) Join(ctx context.Context, token JoinToken) (Certificate, error) {
 	if err := token.check(); err != nil {
 		return Certificate{}, errs.New(errs.InvalidArgument, "the join token is empty", errs.Cause(err))
@@ -202,21 +203,52 @@ func (c *Cluster) Join(ctx context.Context, token JoinToken) (Certificate, error
 	if c.cfg.Dir.Membership() != MembershipNone {
 		return Certificate{}, errs.New(errs.FailedState, "this node belongs to a cluster already", errs.Hint("if its join was given again because the answer was lost, it is done: look with krypton status; for another cluster use an empty data directory"))
 	}
-	err := errs.New(errs.Unavailable, "no member that the join token names can be reached",
-		errs.Hint("check the addresses and the network, then join again with the same token"))
-	for _, seed := range token.Seeds {
-		resp, jerr := c.askToJoin(ctx, seed, token)
-		if jerr != nil {
-			c.log.LogAttrs(ctx, slog.LevelWarn, "join refused", slog.String("seed", seed.Address), slog.Any("error", jerr))
-			if code := errs.Of(jerr); code.Row().Retry == errs.RetryNever && code != errs.Internal {
-				return Certificate{}, jerr
-			}
-			err = err.With(errs.Cause(jerr))
-			continue
+	for begun := c.clk.Now(); ; {
+		resp, err := c.askSeeds(ctx, token)
+		if err == nil {
+			return c.joined(resp, token)
 		}
-		return c.joined(resp, token)
+		if !electing(err) || c.clk.Since(begun) > joinPatience || c.clk.Sleep(ctx, joinPause) != nil {
+			return Certificate{}, err
+		}
 	}
-	return Certificate{}, err
+}
+
+// A node asks to be let in again, in these steps and for so long, while the members
+// that it reaches elect: a person would do no more than type the same again.
+const (
+	joinPatience = 15 * time.Second
+	joinPause    = 250 * time.Millisecond
+)
+
+// electing reports whether a join failed for want of a leader. Of a leader that was
+// lost in the middle it is not known what it did, and the same token says it again.
+func electing(err error) bool { return errs.Is(err, errs.NoLeader) || errs.Is(err, errs.Indeterminate) }
+
+// askSeeds asks the members that the token names, one after the other. A member that
+// can be reached says more than one that cannot, whichever was asked last.
+func (c *Cluster) askSeeds(ctx context.Context, token JoinToken) (*clusterpb.JoinResponse, error) {
+	unreached := errs.New(errs.Unavailable, "no member that the join token names can be reached",
+		errs.Hint("check the addresses and the network, then join again with the same token"))
+	var wait error
+	for _, seed := range token.Seeds {
+		resp, err := c.askToJoin(ctx, seed, token)
+		if err == nil {
+			return resp, nil
+		}
+		c.log.LogAttrs(ctx, slog.LevelWarn, "join refused", slog.String("seed", seed.Address), slog.Any("error", err))
+		switch code := errs.Of(err); {
+		case code.Row().Retry == errs.RetryNever && code != errs.Internal:
+			return nil, err
+		case electing(err):
+			wait = err
+		}
+		unreached = unreached.With(errs.Cause(err))
+	}
+	if wait != nil {
+		return nil, wait
+	}
+	return nil, unreached
 }
 
 func (c *Cluster) askToJoin(ctx context.Context, seed Seed, token JoinToken) (*clusterpb.JoinResponse, error) {
