@@ -35,7 +35,8 @@ const (
 	// renewed, which it is at two thirds of its life.
 	renewEvery = 30 * time.Second
 
-	// obtainEvery is renewEvery of a node that has none.
+	// obtainEvery is renewEvery of a node that has none, or whose own has ended while
+	// it was off.
 	obtainEvery = time.Second
 )
 
@@ -112,6 +113,12 @@ func (s *certificates) leaf() []byte {
 	return nil
 }
 
+// usable reports whether the node has a certificate that callers accept now.
+func (s *certificates) usable() bool {
+	c := s.own.Load()
+	return c != nil && s.clock.Now().Before(c.Leaf.NotAfter)
+}
+
 // due reports whether the certificate is missing, old enough to be renewed, or
 // does not carry a name under which the member is reached now.
 func (s *certificates) due(m *fsmpb.Member) bool {
@@ -161,7 +168,7 @@ func (s *certificates) run(ctx context.Context, c *cluster.Cluster, m *fsm.Machi
 	kept, once := uint64(0), false
 	for {
 		every := renewEvery
-		if s.own.Load() == nil {
+		if !s.usable() {
 			every = obtainEvery // no caller can connect meanwhile
 		}
 		v := m.View()

@@ -50,6 +50,7 @@ func (w *realWorld) person(role string) (cert, key string, err error) {
 // Beside the commands of testscript and of [TestScript] there are
 //
 //	config NAME DIR     write NAME.yaml, of a node of that name with its data in DIR and a keystore beside it
+//	settle NAME DIR     as config, with the addresses that the node has now
 //	address VAR DIR     set VAR to the gRPC address of the node with its data in DIR
 //	authority FILE      make a CA that is not the cluster's: FILE.pem, FILE.key
 //	certificate CA FILE SUBJECT  make a certificate of it for cn:NAME or uri:URI: FILE.pem, FILE.key
@@ -92,6 +93,7 @@ func TestRealScript(t *testing.T) {
 				ts.Setenv("KRYPTON_KEY_FILE", key)
 			},
 			"config":      w.config,
+			"settle":      w.settle,
 			"address":     address,
 			"authority":   authority,
 			"certificate": certificate,
@@ -150,11 +152,22 @@ func (w *realWorld) setup(env *testscript.Env) error {
 }
 
 func (w *realWorld) config(ts *testscript.TestScript, _ bool, args []string) {
-	name, dir := args[0], args[1]
-	text := fmt.Sprintf("node: {name: %s, data_dir: %s}\n"+
-		"listen: {grpc: 127.0.0.1:0, rest: 127.0.0.1:0, peer: 127.0.0.1:0, ops: 127.0.0.1:0}\n"+
+	const free = "127.0.0.1:0"
+	configure(ts, args[0], args[1], cluster.Addresses{GRPC: free, REST: free, Peer: free, Ops: free})
+}
+
+// settle is for nodes that start again at once: which have only each other to ask
+// where the others are.
+func (w *realWorld) settle(ts *testscript.TestScript, _ bool, args []string) {
+	at, err := cluster.ReadAddresses(args[1])
+	ts.Check(err)
+	configure(ts, args[0], args[1], at)
+}
+
+func configure(ts *testscript.TestScript, name, dir string, at cluster.Addresses) {
+	text := fmt.Sprintf("node: {name: %s, data_dir: %s}\nlisten: {grpc: %s, rest: %s, peer: %s, ops: %s}\n"+
 		"memory: {lock_mib: 4}\naudit: {segment_mib: 8, reserve_mib: 8}\n"+
-		"keystores: [{name: local, type: local, dir: %s}]\n", name, dir, filepath.Join(filepath.Dir(dir), "keystore"))
+		"keystores: [{name: local, type: local, dir: %s}]\n", name, dir, at.GRPC, at.REST, at.Peer, at.Ops, filepath.Join(filepath.Dir(dir), "keystore"))
 	ts.Check(os.WriteFile(ts.MkAbs(name+".yaml"), []byte(text), 0o600))
 }
 

@@ -37,7 +37,12 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"krypton": func() { os.Exit(run()) }})
+	all := programs()
+	if all == nil {
+		all = map[string]func(){}
+	}
+	all["krypton"] = func() { os.Exit(run()) }
+	testscript.Main(m, all)
 }
 
 // scriptCluster is the cluster of one script.
