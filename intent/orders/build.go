@@ -31,11 +31,11 @@ func builderOf(req proto.Message) builder {
 	case *kryptonv1.CreateTenantRequest:
 		return createTenant(r)
 	case *kryptonv1.DeleteTenantRequest:
-		return destroy(r.GetName(), r.GetNow())
+		return destroy(r.GetName(), r.GetNow(), hierarchy.KindTenant)
 	case *kryptonv1.DeleteServiceRequest:
-		return destroy(r.GetName(), r.GetNow())
+		return destroy(r.GetName(), r.GetNow(), hierarchy.KindService)
 	case *kryptonv1.DestroyVersionRequest:
-		return destroy(r.GetName(), r.GetNow())
+		return destroy(r.GetName(), r.GetNow(), hierarchy.KindTenantVersion, hierarchy.KindServiceVersion)
 	case *kryptonv1.CreateJoinTokenRequest:
 		return joinToken(r)
 	case *kryptonv1.PromoteNodeRequest:
@@ -101,9 +101,12 @@ func createTenant(r *kryptonv1.CreateTenantRequest) builder {
 	}
 }
 
-func destroy(name string, now bool) builder {
+// destroy is for objects of the kinds that the request is for. A request that names
+// something else destroys nothing, and its signature would: the whole tenant, say, of
+// which a version was meant.
+func destroy(name string, now bool, kinds ...hierarchy.Kind) builder {
 	return func(ctx context.Context, n *nodes, o *Order) (*intent.Request, error) {
-		p, err := pathOf(name, hierarchy.KindTenant, hierarchy.KindService, hierarchy.KindTenantVersion, hierarchy.KindServiceVersion)
+		p, err := pathOf(name, kinds...)
 		if err != nil {
 			return nil, err
 		}
@@ -279,7 +282,7 @@ func unbind(name string) builder {
 		if err := o.unchanged(p, b.GetEtag()); err != nil {
 			return nil, err
 		}
-		o.Names = append(o.Names, Name{UID: b.GetUid(), Name: name + " of " + roleName(b.GetRole()) + " " + b.GetMember()})
+		o.Names = append(o.Names, Name{UID: b.GetUid(), Name: boundTo(name, b)})
 		return intent.UnbindRole{Tenant: string(p.Tenant), ID: string(p.ID), UID: uid, Role: roleName(b.GetRole())}.Request(), nil
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/hex"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,7 +30,9 @@ type nodes struct {
 }
 
 // each asks every node of the client at once and returns what they say. Those that
-// do not answer are left out, those that do must agree.
+// do not answer are left out, those that do must agree. That there is no such thing,
+// or that it may not be seen, is an answer: else the one node that lies would be the
+// only one that says something.
 func each(ctx context.Context, c *client.Client, what string, ask func(context.Context, *client.Node) (string, error)) (string, error) {
 	type answer struct {
 		text string
@@ -48,23 +51,34 @@ func each(ctx context.Context, c *client.Client, what string, ask func(context.C
 		})
 	}
 	wg.Wait()
-	said, found := "", false
+	said, found, denied := "", false, false
 	var err error
 	for _, a := range answers {
 		switch {
+		case errs.Is(a.err, errs.NotFound), errs.Is(a.err, errs.Denied):
+			err, denied = a.err, true
 		case a.err != nil:
-			err = a.err
+			if !denied {
+				err = a.err
+			}
 		case found && a.text != said:
-			return "", errs.New(errs.FailedState, "the nodes contradict each other about "+what+", so nothing is signed",
-				errs.Hint("if it was changed this moment, try again; else one of them lies: look with --addr at each alone"))
+			return "", contradiction(what)
 		default:
 			said, found = a.text, true
 		}
 	}
-	if !found {
+	switch {
+	case !found:
 		return "", err
+	case denied:
+		return "", contradiction(what)
 	}
 	return said, nil
+}
+
+func contradiction(what string) error {
+	return errs.New(errs.FailedState, "the nodes contradict each other about "+what+", so nothing is signed",
+		errs.Hint("if it was changed this moment, try again; else one of them lies: look with --addr at each alone"))
 }
 
 // agreed returns the uid of the object of that name, on which the nodes agree
@@ -223,7 +237,7 @@ func (n *nodes) memberKey(ctx context.Context, o *Order, name, id string) ([]byt
 	if err != nil || st.GetNodeId() != id {
 		return nil, errs.New(errs.FailedState, "what answers at the address of the node is not the node", errs.Hint("look at %s: krypton operator members", name), errs.Cause(err))
 	}
-	o.Names = append(o.Names, Name{UID: id, Name: "node " + m.GetDisplayName() + " at " + m.GetGrpcAddress()})
+	o.Names = append(o.Names, Name{UID: id, Name: "node " + shown(m.GetDisplayName()) + " at " + shown(m.GetGrpcAddress())})
 	return cert.RawSubjectPublicKeyInfo, nil
 }
 
@@ -256,6 +270,19 @@ func Keyspace(ctx context.Context, c *client.Client) (hierarchy.KeyspaceID, erro
 	return id, nil
 }
 
+// OwnBinding returns the name of the role binding by which the caller is a governor, on
+// which the nodes of c agree (I2); empty if the caller is none. It is for what is
+// filled in for a person who did not type it.
+func OwnBinding(ctx context.Context, c *client.Client) (string, error) {
+	return each(ctx, c, "who you are", func(ctx context.Context, nd *client.Node) (string, error) {
+		who, err := kryptonv1.NewAccessClient(nd).WhoAmI(ctx, &kryptonv1.WhoAmIRequest{})
+		if who.GetRole() != kryptonv1.Role_ROLE_GOVERNOR {
+			return "", err
+		}
+		return who.GetRoleBinding(), err
+	})
+}
+
 // Rules returns which acts the cluster wants to be signed, and by whom.
 func Rules(ctx context.Context, c *client.Client) ([]*kryptonv1.IntentRule, error) {
 	info, err := c.Cluster().GetCluster(ctx, &kryptonv1.GetClusterRequest{})
@@ -264,29 +291,90 @@ func Rules(ctx context.Context, c *client.Client) ([]*kryptonv1.IntentRule, erro
 
 // NamesIn returns what the nodes of c say of the uids in a request: whose role
 // binding, which issuer, which tenant. It is for who signs what somebody else
-// made. What cannot be found, in the first thousand of each, has no name.
+// made, so every node is asked, and where those that answer do not say the same,
+// that is what the name is. What cannot be found, in the first thousand of each, has
+// no name.
 func NamesIn(ctx context.Context, c *client.Client, r *intent.Request) (names []Name) {
-	known := map[string]string{}
-	if all, err := c.Access().ListRoleBindings(ctx, &kryptonv1.ListRoleBindingsRequest{PageSize: pageSize}); err == nil {
-		for _, b := range all.GetRoleBindings() {
-			known[b.GetUid()] = b.GetName() + " of " + roleName(b.GetRole()) + " " + b.GetMember()
-		}
-	}
-	if all, err := c.Access().ListIssuers(ctx, &kryptonv1.ListIssuersRequest{PageSize: pageSize}); err == nil {
-		for _, i := range all.GetIssuers() {
-			known[i.GetUid()] = i.GetName()
-		}
-	}
-	if all, err := c.Tenants().ListTenants(ctx, &kryptonv1.ListTenantsRequest{PageSize: pageSize}); err == nil {
-		for _, t := range all.GetTenants() {
-			known[t.GetUid()] = t.GetName()
-		}
-	}
+	var uids []string
 	for _, f := range r.Fields() {
-		uid := hex.EncodeToString(f.Bytes)
-		if name, ok := known[uid]; ok && len(f.Bytes) == hierarchy.UIDSize {
+		if uid := hex.EncodeToString(f.Bytes); len(f.Bytes) == hierarchy.UIDSize && !slices.Contains(uids, uid) {
+			uids = append(uids, uid)
+		}
+	}
+	if len(uids) == 0 {
+		return nil
+	}
+	all := make([]map[string]string, len(c.Addrs()))
+	var wg sync.WaitGroup
+	for i, addr := range c.Addrs() {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, askTimeout)
+			defer cancel()
+			nd := c.Node(addr)
+			defer nd.Close() //nolint:errcheck // It is one of the client's own, and stays open.
+			all[i] = namesAt(ctx, nd)
+		})
+	}
+	wg.Wait()
+	for _, uid := range uids {
+		name, answers := "", 0
+		for _, known := range all {
+			switch is := known[uid]; {
+			case known == nil: // it did not answer
+			case answers == 0 || is == name:
+				name, answers = is, answers+1
+			default:
+				name, answers = "something else on each node: one of them lies, or it was changed this moment", answers+1
+			}
+		}
+		if name != "" {
 			names = append(names, Name{UID: uid, Name: name})
 		}
 	}
 	return names
+}
+
+// namesAt returns the names of all uids that a node says; nil if it does not answer.
+// What the caller may not list has no name.
+func namesAt(ctx context.Context, nd *client.Node) map[string]string {
+	known, access := map[string]string{}, kryptonv1.NewAccessClient(nd)
+	bindings, err1 := access.ListRoleBindings(ctx, &kryptonv1.ListRoleBindingsRequest{PageSize: pageSize})
+	for _, b := range bindings.GetRoleBindings() {
+		known[b.GetUid()] = boundTo(b.GetName(), b)
+	}
+	issuers, err2 := access.ListIssuers(ctx, &kryptonv1.ListIssuersRequest{PageSize: pageSize})
+	for _, i := range issuers.GetIssuers() {
+		known[i.GetUid()] = shown(i.GetName())
+	}
+	tenants, err3 := kryptonv1.NewTenantsClient(nd).ListTenants(ctx, &kryptonv1.ListTenantsRequest{PageSize: pageSize})
+	for _, t := range tenants.GetTenants() {
+		known[t.GetUid()] = shown(t.GetName())
+	}
+	for _, err := range []error{err1, err2, err3} {
+		if err != nil && !errs.Is(err, errs.Denied) {
+			return nil
+		}
+	}
+	return known
+}
+
+func boundTo(name string, b *kryptonv1.RoleBinding) string {
+	return shown(name) + " of " + roleName(b.GetRole()) + " " + shown(b.GetMember())
+}
+
+// shownLen is how many bytes of a name that a node says are shown at most.
+const shownLen = 256
+
+// shown is a name that a node says, as it may stand before a person who decides what
+// to sign (I5): one that is none, because it could move the cursor over what is
+// signed, or look like another line of it, is quoted, and one that is too long is cut.
+func shown(name string) string {
+	cut := ""
+	if len(name) > shownLen {
+		name, cut = name[:shownLen], "..."
+	}
+	if name == "" || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return strconv.QuoteToASCII(name) + cut
+	}
+	return name + cut
 }

@@ -14,6 +14,7 @@
 //   - I2: what a node says wrongly can only make an order that the cluster refuses, or that the person sees: uids that stand for a person or an issuer and for nothing else in the order are asked of every node at hand, and these must agree.
 //   - I3: nothing is signed for a cluster that asks nobody to, and with a pinned keyspace for no other.
 //   - I4: a request id has one nonce, so that a request that is signed and sent again acts once.
+//   - I5: what a node says cannot look, to the person who signs, like another field, another line or the end of what is signed.
 //
 // # Concurrency
 //

@@ -1,6 +1,7 @@
 package orders_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -41,11 +42,13 @@ type says struct {
 	keyspace string
 	uids     map[string]string
 	rules    []*kryptonv1.IntentRule
+	self     string // role binding of the caller
+	member   string // who every role binding is of; empty: as it is called
 }
 
 func honest() says {
 	return says{
-		keyspace: space,
+		keyspace: space, self: "roleBindings/alice",
 		uids: map[string]string{
 			"tenants/acme": tenantUID, "roleBindings/alice": aliceUID, "roleBindings/bob": bobUID, "issuers/builtin": issuerUID,
 		},
@@ -76,7 +79,21 @@ func (s *says) Invoke(_ context.Context, method string, args, reply any, _ ...gr
 		if s.uids[r.GetName()] == "" {
 			return none
 		}
-		fill(&kryptonv1.RoleBinding{Name: r.GetName(), Uid: s.uids[r.GetName()], Etag: `"8"`, Role: kryptonv1.Role_ROLE_GOVERNOR, Member: strings.TrimPrefix(r.GetName(), "roleBindings/")})
+		fill(s.binding(r.GetName()))
+	case *kryptonv1.ListRoleBindingsRequest:
+		out := &kryptonv1.ListRoleBindingsResponse{}
+		for name := range s.uids {
+			if strings.HasPrefix(name, "roleBindings/") {
+				out.RoleBindings = append(out.RoleBindings, s.binding(name))
+			}
+		}
+		fill(out)
+	case *kryptonv1.ListIssuersRequest:
+		fill(&kryptonv1.ListIssuersResponse{Issuers: []*kryptonv1.Issuer{{Name: "issuers/builtin", Uid: s.uids["issuers/builtin"]}}})
+	case *kryptonv1.ListTenantsRequest:
+		fill(&kryptonv1.ListTenantsResponse{Tenants: []*kryptonv1.Tenant{{Name: "tenants/acme", Uid: s.uids["tenants/acme"]}}})
+	case *kryptonv1.WhoAmIRequest:
+		fill(&kryptonv1.WhoAmIResponse{Role: kryptonv1.Role_ROLE_GOVERNOR, RoleBinding: s.self})
 	case *kryptonv1.GetIssuerRequest:
 		if s.uids[r.GetName()] == "" {
 			return none
@@ -86,6 +103,12 @@ func (s *says) Invoke(_ context.Context, method string, args, reply any, _ ...gr
 		return wire.ToStatus(errs.Newf(errs.Internal, "unexpected %s", method)).Err()
 	}
 	return nil
+}
+
+func (s *says) binding(name string) *kryptonv1.RoleBinding {
+	return &kryptonv1.RoleBinding{
+		Name: name, Uid: s.uids[name], Etag: `"8"`, Role: kryptonv1.Role_ROLE_GOVERNOR, Member: cmp.Or(s.member, strings.TrimPrefix(name, "roleBindings/")),
+	}
 }
 
 func (*says) NewStream(context.Context, *grpc.StreamDesc, string, ...grpc.CallOption) (grpc.ClientStream, error) {
@@ -311,4 +334,100 @@ func key(t *testing.T) sign.Signer {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// A signature for what the request does not say is good for whoever can send the
+// request that does.
+func TestI1_ARequestThatNamesAnotherKindOfObjectOrdersNothing(t *testing.T) {
+	for _, req := range []proto.Message{
+		&kryptonv1.DestroyVersionRequest{Name: "tenants/acme", Now: true},
+		&kryptonv1.DestroyVersionRequest{Name: "tenants/acme/services/pay", Now: true},
+		&kryptonv1.DeleteServiceRequest{Name: "tenants/acme"},
+		&kryptonv1.DeleteServiceRequest{Name: "tenants/acme/versions/1"},
+		&kryptonv1.DeleteTenantRequest{Name: "tenants/acme/services/pay"},
+	} {
+		if signed, err := (orders.Signer{Governors: []sign.Signer{key(t)}}).Sign(t.Context(), dial(t, honest()), req); !errs.Is(err, errs.InvalidArgument) {
+			t.Errorf("%T %v: %d signatures, error %v", req, req, len(signed), err)
+		}
+	}
+}
+
+func TestI2_ThatThereIsNoSuchThingIsAnAnswer(t *testing.T) {
+	req := &kryptonv1.SetGovernorsRequest{Name: "tenants/acme", Governors: []string{"roleBindings/eve"}}
+	for liar := range 3 {
+		nodes := []says{honest(), honest(), honest()}
+		nodes[liar].uids["roleBindings/eve"] = bobUID
+		o, err := orders.Of(t.Context(), dial(t, nodes...), req)
+		if !errs.Is(err, errs.FailedState) || !strings.Contains(errs.From(err).Msg, "contradict") {
+			t.Errorf("node %d alone says who eve is: order %v, error %v", liar, o, err)
+		}
+	}
+	if _, err := orders.Of(t.Context(), dial(t, honest(), honest()), req); !errs.Is(err, errs.NotFound) {
+		t.Errorf("nobody knows eve: error %v", err)
+	}
+}
+
+func TestI2_WhoTheCallerIsIsAskedOfEveryNode(t *testing.T) {
+	for liar := range 3 {
+		nodes := []says{honest(), honest(), honest()}
+		nodes[liar].self = "roleBindings/bob"
+		if own, err := orders.OwnBinding(t.Context(), dial(t, nodes...)); !errs.Is(err, errs.FailedState) {
+			t.Errorf("node %d says that the caller is bob: %q, error %v", liar, own, err)
+		}
+	}
+	if own, err := orders.OwnBinding(t.Context(), dial(t, honest(), honest())); own != "roleBindings/alice" || err != nil {
+		t.Errorf("own binding %q, error %v", own, err)
+	}
+}
+
+func TestI2_WhoAddsASignatureHearsOfNodesThatContradictEachOther(t *testing.T) {
+	r := intent.SetTenantGovernors{Tenant: "acme", TenantUID: raw(t, tenantUID), Governors: [][]byte{raw(t, bobUID)}}.Request()
+	said := func(nodes ...says) map[string]string {
+		names := map[string]string{}
+		for _, n := range orders.NamesIn(t.Context(), dial(t, nodes...), r) {
+			names[n.UID] = n.Name
+		}
+		return names
+	}
+	if got := said(honest(), honest()); got[bobUID] != "roleBindings/bob of governor bob" || got[tenantUID] != "tenants/acme" {
+		t.Errorf("names %v", got)
+	}
+	for liar := range 3 {
+		for name, change := range map[string]func(*says){
+			"another name": func(s *says) { s.uids["roleBindings/alice"], s.uids["roleBindings/bob"] = bobUID, aliceUID },
+			"no name":      func(s *says) { delete(s.uids, "roleBindings/bob") },
+		} {
+			nodes := []says{honest(), honest(), honest()}
+			change(&nodes[liar])
+			if got := said(nodes...); !strings.Contains(got[bobUID], "lies") || got[tenantUID] != "tenants/acme" {
+				t.Errorf("%s by node %d: names %v", name, liar, got)
+			}
+		}
+	}
+}
+
+// The terminal of who signs obeys what it is sent. So nothing that a node says may be
+// more than a name.
+func TestI5_WhatANodeSaysIsNoMoreThanAName(t *testing.T) {
+	for _, evil := range []string{
+		"\x1b[2J\x1b[Hdestroy (act 5): nothing", "bob\n  tenant: \"other\"", "bob\r  tenant", "bob\u202egnp", "bоb", strings.Repeat(" ", 80) + "tenant", strings.Repeat("a", 4000), "\u009b2J",
+	} {
+		liar := honest()
+		liar.member = evil
+		c := dial(t, liar)
+		o, err := orders.Of(t.Context(), c, &kryptonv1.DeleteRoleBindingRequest{Name: "roleBindings/bob"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := o.Describe()
+		for _, n := range orders.NamesIn(t.Context(), c, intent.SetTenantGovernors{Tenant: "acme", Governors: [][]byte{raw(t, bobUID)}}.Request()) {
+			text += n.Name + "\n"
+		}
+		if strings.ContainsFunc(text, func(r rune) bool { return r != '\n' && (r < ' ' || r > '~') }) {
+			t.Errorf("%q reaches the terminal:\n%q", evil, text)
+		}
+		if strings.Contains(text, "\n  tenant: \"other") || len(text) > 4000 {
+			t.Errorf("%q makes a line of its own:\n%s", evil, text)
+		}
+	}
 }

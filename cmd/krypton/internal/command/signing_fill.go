@@ -32,12 +32,12 @@ func (in *Invocation) complete(ctx context.Context, c *client.Client, req proto.
 		return err
 	}
 	if len(r.GetGovernors()) == 0 { // else it would be whoever sends the request
-		who, err := c.Access().WhoAmI(ctx, &kryptonv1.WhoAmIRequest{})
+		own, err := orders.OwnBinding(ctx, c)
 		if err != nil {
 			return err
 		}
-		if who.GetRole() == kryptonv1.Role_ROLE_GOVERNOR && who.GetRoleBinding() != "" {
-			r.Governors = []string{who.GetRoleBinding()}
+		if own != "" {
+			r.Governors = []string{own}
 		}
 	}
 	if r.GetBinding().GetArchetype() == "" {
@@ -72,14 +72,27 @@ func (in *Invocation) signedTime(field string) (*timestamppb.Timestamp, bool, er
 	return nil, false, nil
 }
 
-// expiry returns when what lives for ttl from now on ends, in whole milliseconds.
+// expiry returns when what lives for ttl from now on ends, in whole milliseconds. The
+// time in an intent was made earlier of the same ttl, so it is no later than that:
+// else who made the file says for how long, and not who gives the command.
 func (in *Invocation) expiry(ttl time.Duration) (*timestamppb.Timestamp, error) {
+	latest := time.UnixMilli(in.env.Clock.Now().Add(ttl).UnixMilli())
 	at, ok, err := in.signedTime("expire")
-	if err != nil || ok {
-		return at, err
+	switch {
+	case err != nil:
+		return nil, err
+	case !ok:
+		return timestamppb.New(latest), nil
+	case at.AsTime().After(latest.Add(clockSlack)):
+		return nil, usagef("give the --ttl with which the intent was made; krypton intent show says when what it orders ends",
+			"the signed intent orders a longer life than --ttl says")
 	}
-	return timestamppb.New(time.UnixMilli(in.env.Clock.Now().Add(ttl).UnixMilli())), nil
+	return at, nil
 }
+
+// clockSlack is by how much the clocks of who made an intent and of who sends it may
+// differ.
+const clockSlack = 10 * time.Minute
 
 // secretSuffix is added to the name of an intent's file for the secret of the
 // token that it is for. The intent is handed on, the secret is not.
