@@ -51,6 +51,8 @@ func commandWords() []Situation {
 		usage("dry-run-unsigned", "what people sign is checked only, and a file of signatures is named", "a dry run is not signed: whoever has the signature could use it", "leave --dry-run out"),
 		usage("sign-only-new-key", "a certificate for a key that is made each time is to be signed by several", "--sign-only and --intent need a key that is the same each time",
 			"have the caller make one with krypton operator cert new-key, and give its public half with --public-key"),
+		usage("sign-longer-life", "a file of signatures orders a longer life than the command that sends it", "the signed intent orders a longer life than --ttl says",
+			"give the --ttl with which the intent was made; krypton intent show says when what it orders ends"),
 		usage("unknown-role", "a role does not exist", `there is no role "{value}"`, "use one of: {roles}"),
 		usage("unknown-key-type", "a type of key does not exist", `there is no key type "{value}"`, "use ecdsa or ed25519"),
 		usage("unknown-operation", "bench is asked for an operation that does not exist", `there is no operation "{value}"`, "use one of: {operations}"),

@@ -417,7 +417,7 @@ func (e *Env) fail(err error, in *Invocation) int {
 		return code.Row().Exit
 	}
 	if corr != "" {
-		corr = ", correlation id " + corr
+		corr = ", correlation id " + visible(corr)
 	}
 	fmt.Fprintf(e.Stderr, "krypton: %s (%s%s)\n", msg, code, corr)
 	return code.Row().Exit
@@ -432,7 +432,7 @@ func line(err error) (errs.Code, string) {
 	} else if c := errs.Of(err); c != errs.Internal {
 		code, msg = c, errs.From(err).Error()
 	}
-	return code, strings.Join(strings.FieldsFunc(msg, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+	return code, visible(strings.Join(strings.FieldsFunc(msg, func(r rune) bool { return r == '\n' || r == '\r' }), "; "))
 }
 
 // Fail writes err to w as every command ends with it, and returns the exit

@@ -162,5 +162,5 @@ func (m *meter) ask(question func()) {
 // note tells the person something beside the result, on stderr.
 func (in *Invocation) note(format string, a ...any) {
 	in.meter.clear()
-	fmt.Fprintf(in.env.Stderr, "krypton: "+format+"\n", a...)
+	fmt.Fprintf(in.env.Stderr, "krypton: %s\n", visible(fmt.Sprintf(format, a...)))
 }

@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
+	"unicode"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -49,14 +52,42 @@ type grid struct {
 	rows [][]string
 }
 
-func (g *grid) add(cells ...string) { g.rows = append(g.rows, cells) }
+func (g *grid) add(cells ...string) {
+	for i, c := range cells {
+		cells[i] = visible(c)
+	}
+	g.rows = append(g.rows, cells)
+}
+
+// visible is text with every character escaped that a terminal obeys and does not
+// show, or that turns the text around it. Names, reasons and errors are what a node
+// says, and a node that lies must not write over what the person has just read.
+func visible(text string) string {
+	if !strings.ContainsFunc(text, hidden) && utf8.ValidString(text) {
+		return text
+	}
+	var b strings.Builder
+	for s := text; s != ""; {
+		r, n := utf8.DecodeRuneInString(s)
+		if hidden(r) || r == utf8.RuneError && n == 1 {
+			q := strconv.QuoteToASCII(s[:n])
+			b.WriteString(q[1 : len(q)-1])
+		} else {
+			b.WriteString(s[:n])
+		}
+		s = s[n:]
+	}
+	return b.String()
+}
+
+func hidden(r rune) bool { return !unicode.IsPrint(r) }
 
 // sheet is an object: lines of a name and a value.
 type sheet [][2]string
 
 func (s *sheet) add(name, value string) {
 	if value != "" {
-		*s = append(*s, [2]string{name, value})
+		*s = append(*s, [2]string{visible(name), visible(value)})
 	}
 }
 
