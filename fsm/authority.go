@@ -11,9 +11,18 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
-// MaxNonces bounds the nonces of signed intents that are remembered until the
-// intents expire. It takes that many sovereign acts in 30 days to reach it.
-const MaxNonces = 100_000
+// Limits of the nonces of signed intents, which are remembered until the intents
+// expire.
+const (
+	// MaxNonces bounds those of everybody. It takes that many sovereign acts in 30
+	// days to reach it.
+	MaxNonces = 100_000
+
+	// MaxNoncesPerPerson bounds those of the intents that one person signed, so that
+	// nobody uses up the memory of all: a governor of one tenant could else stop every
+	// sovereign act for 30 days, and what takes that governor's role away is one.
+	MaxNoncesPerPerson = 5_000
+)
 
 // authorize verifies the signatures of people over the command, if the cluster's
 // rules ask for them for what it does (I8), and returns what is stored of them.
@@ -41,7 +50,7 @@ func (t *tx) verify(act intent.Act, req *intent.Request) ([]*fsmpb.SignedIntent,
 	if err != nil {
 		return nil, err
 	}
-	_, err = intent.Verify(signed, intent.Check{
+	approval, err := intent.Verify(signed, intent.Check{
 		Keyspace:  hierarchy.KeyspaceID(uidOf(t.cluster.GetKeyspaceId())),
 		Act:       act,
 		Request:   req.Digest(),
@@ -58,12 +67,48 @@ func (t *tx) verify(act intent.Act, req *intent.Request) ([]*fsmpb.SignedIntent,
 	if err != nil {
 		return nil, explained(err, act, rule)
 	}
+	n := &fsmpb.UsedNonce{Nonce: signed.Intent.Nonce[:], ExpireTimeMs: signed.Intent.NotAfter}
+	for _, p := range approval.Persons {
+		if t.signedFor(string(p)) >= MaxNoncesPerPerson {
+			return nil, errs.Newf(errs.LimitReached, "a signer signed %d intents already that were used and have not expired", MaxNoncesPerPerson).
+				With(errs.Hint("have another person sign; intents that end sooner are forgotten sooner: --sign-for"))
+		}
+		if t.cluster.GetFormatVersion() >= FormatAuthority { // an older release would not know it
+			n.Persons = append(n.Persons, string(p))
+		}
+	}
 	if t.nonces >= MaxNonces {
 		return nil, limit("used intents", MaxNonces)
 	}
-	put(t, tableNonces, &fsmpb.UsedNonce{Nonce: signed.Intent.Nonce[:], ExpireTimeMs: signed.Intent.NotAfter})
-	t.nonces++
+	t.putNonce(n)
 	return kept(t.cmd.GetIntents()), nil
+}
+
+func (t *tx) putNonce(n *fsmpb.UsedNonce) {
+	put(t, tableNonces, n)
+	t.nonces++
+	for _, p := range n.GetPersons() {
+		put(t, tableSigners, signerRow{person: p, n: t.signedFor(p) + 1})
+	}
+}
+
+func (t *tx) dropNonce(n *fsmpb.UsedNonce) {
+	drop(t, tableNonces, n)
+	t.nonces--
+	for _, p := range n.GetPersons() {
+		s := signerRow{person: p, n: t.signedFor(p) - 1}
+		if s.n > 0 {
+			put(t, tableSigners, s)
+		} else {
+			drop(t, tableSigners, s)
+		}
+	}
+}
+
+// signedFor returns how many nonces are remembered of intents that a person signed.
+func (t *tx) signedFor(person string) int {
+	s, _ := lookup[signerRow](t.txn, tableSigners, indexID, []byte(person))
+	return s.n
 }
 
 // kept is what an object stores of the intents that ordered it. They are all over

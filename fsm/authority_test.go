@@ -375,3 +375,47 @@ func TestSovereignRequestsDifferWhereTheActsDiffer(t *testing.T) {
 		}
 	}
 }
+
+// TestI8_OnePersonCannotUseUpTheMemoryOfAll: what is remembered of used intents has a
+// limit, and at it nobody orders anything that people sign, not even to take the
+// role from who filled it.
+func TestI8_OnePersonCannotUseUpTheMemoryOfAll(t *testing.T) {
+	keys := make(map[string]ed25519.PrivateKey)
+	w := newWorld(t, func(g *fsmpb.Genesis) {
+		for _, name := range []string{"alice", "carol"} {
+			rec, key := person(name, "governor")
+			g.Persons, keys[name] = append(g.Persons, rec), key
+		}
+		g.Rules = append(g.Rules, &fsmpb.IntentRule{Act: uint32(intent.ActBindRole), Role: "governor", Signatures: 1, RequesterCounts: true})
+	})
+	w.governedBy("alice", "carol")
+	w.ok(w.createTenant("acme"))
+	order := func(who string) *fsmpb.Command {
+		cmd := w.setGovernors("acme", w.governors...)
+		in := w.ordered(cmd)
+		in.NotAfter = w.now + intent.MaxLifetimeMs
+		in.Nonce[2], in.Nonce[3] = byte(w.ids>>8), byte(w.ids>>16)
+		cmd = w.signedBy(cmd, in, keys[who])
+		cmd.Principal = caller("governor", who)
+		return cmd
+	}
+	for range fsm.MaxNoncesPerPerson {
+		w.ok(order("carol"))
+	}
+	w.refused(errs.LimitReached, order("carol"))
+	w.ok(order("alice"))
+
+	// The count is that of what is remembered, also after a restore and once it is forgotten.
+	r := &world{tb: t, m: fsm.New(fsm.Options{}), now: w.now, index: w.index, term: w.term, ids: w.ids, governors: w.governors}
+	if err := r.m.Restore(bytes.NewReader(snapshot(t, w.m, testMAC))); err != nil {
+		t.Fatal(err)
+	}
+	sameState(t, w.m, r.m)
+	w = r
+	w.refused(errs.LimitReached, order("carol"))
+	w.now += intent.MaxLifetimeMs + 1
+	for range fsm.MaxNoncesPerPerson/fsm.MaxTickObjects + 1 {
+		w.ok(tick())
+	}
+	w.ok(order("carol"))
+}

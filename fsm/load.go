@@ -426,11 +426,10 @@ func (l *loader) loadRequest(r *fsmpb.Request) error {
 }
 
 func (l *loader) loadNonce(n *fsmpb.UsedNonce) error {
-	if len(n.GetNonce()) != len(intent.Nonce{}) || !l.timely(1, n.GetExpireTimeMs()) {
+	if len(n.GetNonce()) != len(intent.Nonce{}) || !l.timely(1, n.GetExpireTimeMs()) || len(n.GetPersons()) > intent.MaxSignatures {
 		return corrupt("a used nonce is not valid")
 	}
-	l.nonces++
-	put(&l.tx, tableNonces, n)
+	l.putNonce(n)
 	return nil
 }
 

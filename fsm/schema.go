@@ -36,6 +36,7 @@ const (
 	tableDue       = "due"        // when Tick has something to do with a tenant or service; derived
 	tableReap      = "reap"       // destroyed owners that still own something; derived
 	tableCallers   = "principals" // remembered requests per principal; derived
+	tableSigners   = "signers"    // used nonces per person who signed; derived
 )
 
 const (
@@ -99,6 +100,12 @@ type dueRow struct {
 type callerRow struct {
 	key string
 	n   int
+}
+
+// signerRow counts the used nonces of one person.
+type signerRow struct {
+	person string
+	n      int
 }
 
 // keyRow says in which role binding a public key stands.
@@ -222,6 +229,7 @@ func newDB() *memdb.MemDB {
 		}),
 		table(tableReap, func(r reapRow) ([]byte, bool) { return []byte(r.uid), true }, nil),
 		table(tableCallers, func(c callerRow) ([]byte, bool) { return []byte(c.key), true }, nil),
+		table(tableSigners, func(s signerRow) ([]byte, bool) { return []byte(s.person), true }, nil),
 	}
 	schema := &memdb.DBSchema{Tables: make(map[string]*memdb.TableSchema, len(tables))}
 	for _, t := range tables {

@@ -172,8 +172,7 @@ func (k *ticking) expire() {
 	}
 	// An intent is refused from its expiry on, so its nonce is not needed then.
 	for _, n := range expired(k, tableNonces, k.timeMS, (*fsmpb.UsedNonce).GetExpireTimeMs) {
-		drop(k.tx, tableNonces, n)
-		k.nonces--
+		k.dropNonce(n)
 	}
 	for _, r := range expired(k, tableRevoked, k.timeMS-RevocationGraceMS, (*fsmpb.Revocation).GetExpireTimeMs) {
 		drop(k.tx, tableRevoked, r)

@@ -5084,6 +5084,7 @@ type UsedNonce struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Nonce         []byte                 `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
 	ExpireTimeMs  int64                  `protobuf:"varint,2,opt,name=expire_time_ms,json=expireTimeMs,proto3" json:"expire_time_ms,omitempty"`
+	Persons       []string               `protobuf:"bytes,3,rep,name=persons,proto3" json:"persons,omitempty"` // who signed, each of whom it counts for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5130,6 +5131,13 @@ func (x *UsedNonce) GetExpireTimeMs() int64 {
 		return x.ExpireTimeMs
 	}
 	return 0
+}
+
+func (x *UsedNonce) GetPersons() []string {
+	if x != nil {
+		return x.Persons
+	}
+	return nil
 }
 
 // Cluster is the one object of facts about the whole cluster.
@@ -6088,10 +6096,11 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x06digest\x18\x04 \x01(\fR\x06digest\x12.\n" +
 	"\x06result\x18\x05 \x01(\v2\x16.krypton.fsm.v1.ResultR\x06result\x12\x17\n" +
 	"\atime_ms\x18\x06 \x01(\x03R\x06timeMs\x12\x12\n" +
-	"\x04kind\x18\a \x01(\tR\x04kind\"G\n" +
+	"\x04kind\x18\a \x01(\tR\x04kind\"a\n" +
 	"\tUsedNonce\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12$\n" +
-	"\x0eexpire_time_ms\x18\x02 \x01(\x03R\fexpireTimeMs\"\xf6\x04\n" +
+	"\x0eexpire_time_ms\x18\x02 \x01(\x03R\fexpireTimeMs\x12\x18\n" +
+	"\apersons\x18\x03 \x03(\tR\apersons\"\xf6\x04\n" +
 	"\aCluster\x12\x1f\n" +
 	"\vkeyspace_id\x18\x01 \x01(\fR\n" +
 	"keyspaceId\x12\x1d\n" +
