@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/errs"
@@ -124,6 +125,9 @@ func checkGenesis(g *fsmpb.Genesis) error {
 	if err := checkPersons(g.GetPersons(), g.GetRules(), g.GetFormatVersion()); err != nil {
 		return err
 	}
+	if err := checkAsking(g); err != nil {
+		return err
+	}
 	if err := checkLease(g); err != nil {
 		return err
 	}
@@ -141,6 +145,25 @@ func checkGenesis(g *fsmpb.Genesis) error {
 	default:
 		return checkMember(m)
 	}
+}
+
+// checkAsking refuses rules by which others sign and nobody is left to ask: of the
+// governors one more than sign.
+func checkAsking(g *fsmpb.Genesis) error {
+	if g.GetFormatVersion() < FormatAuthority {
+		return nil
+	}
+	governors := 0
+	for _, p := range g.GetPersons() {
+		if p.GetRole() == auth.RoleGovernor.String() {
+			governors++
+		}
+	}
+	t := tx{meta: meta{cluster: &fsmpb.Cluster{Rules: g.GetRules()}}}
+	if w := t.needed(auth.RoleGovernor, everyAct); w.signing && w.n > governors {
+		return errs.New(errs.InvalidArgument, "a rule asks for more governors, besides the one who asks, than there are", errs.Hint("name more persons or ask for fewer signatures"))
+	}
+	return nil
 }
 
 // founded checks what stays as the genesis said, and returns it.

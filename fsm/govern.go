@@ -49,20 +49,46 @@ func (t *tx) countSet(governors [][]byte, by int) {
 
 // need is how many must be left of those who hold a power: as many as the largest
 // rule asks for, and one. signing: a rule asks for some, so they must be able to.
+//
+// Where only others sign, who asks is one more, who has the power and does not count:
+// with just as many as sign, nobody could order the act again, nor name more of them.
 type need struct {
 	n       int
 	signing bool
 }
 
-// needed returns how many of a role must be left, for the acts that inside picks.
+// needed returns how many of a role must be left, for the acts that picks picks.
 func (t *tx) needed(role auth.Role, picks func(intent.Act) bool) need {
+	return t.count(role, picks, t.asking)
+}
+
+// signing is needed without who asks: what also a cluster has that was raised to
+// [FormatAuthority].
+func (t *tx) signing(role auth.Role, picks func(intent.Act) bool) need {
+	return t.count(role, picks, func(auth.Role, intent.Act) int { return 0 })
+}
+
+func (t *tx) count(role auth.Role, picks func(intent.Act) bool, besides func(auth.Role, intent.Act) int) need {
 	w := need{n: 1}
 	for _, r := range t.cluster.GetRules() {
 		if r.GetRole() == role.String() && r.GetSignatures() > 0 && picks(intent.Act(min(r.GetAct(), 1<<16-1))) {
-			w.n, w.signing = max(w.n, int(r.GetSignatures())), true
+			act := intent.Act(min(r.GetAct(), 1<<16-1))
+			w.n, w.signing = max(w.n, int(r.GetSignatures())+besides(role, act)), true
 		}
 	}
 	return w
+}
+
+// asking is how many governors an act needs besides those who sign: the one who asks,
+// unless that one's signature counts. Operators ask for members.
+func (t *tx) asking(role auth.Role, act intent.Act) int {
+	if role != auth.RoleGovernor || act == intent.ActAddMember {
+		return 0
+	}
+	if rule, _ := RuleFor(t.cluster.GetRules(), act); rule.Requester == intent.RequesterCounts {
+		return 0
+	}
+	return 1
 }
 
 func everyAct(intent.Act) bool { return true }

@@ -82,6 +82,45 @@ func TestI22_AsManyGovernAsARuleNeeds(t *testing.T) {
 	w.refused(errs.FailedState, unbind("", "gov"))
 }
 
+// TestI22_SomebodyIsLeftToAsk: where only others sign, a tenant or a platform of just as
+// many governors as must sign could never order anything again, not even another governor.
+func TestI22_SomebodyIsLeftToAsk(t *testing.T) {
+	w, keys := sovereign(t) // two others sign; acme has carol, bob and gov
+	order := func(c *fsmpb.Command) *fsmpb.Command {
+		return w.signedBy(c, w.ordered(c), keys["alice"], keys["bob"])
+	}
+	w.governedBy("alice", "bob")
+	w.refused(errs.FailedState, order(w.createTenant("two")))
+	c := w.setGovernors("acme", w.personUID("governor", "bob"), w.personUID("governor", "carol"))
+	w.refused(errs.FailedState, w.signedBy(c, w.ordered(c), keys["bob"], keys["carol"]))
+
+	// The platform has alice, bob, carol and gov.
+	w.governedBy("alice", "bob", "gov")
+	w.ok(order(w.createTenant("three")))
+	gone := func(id string) *fsmpb.Command {
+		req := fsm.UnbindRequest(w.bindingOf("", id))
+		return w.signedBy(unbind("", id), w.intentOf(req.Act(), req), keys["alice"], keys["bob"], keys["cust"])
+	}
+	w.refused(errs.FailedState, gone("carol")) // acme would have two left
+	c = w.setGovernors("acme", w.personUID("governor", "gov"), w.personUID("governor", "alice"), w.personUID("governor", "bob"))
+	w.ok(w.signedBy(c, w.ordered(c), keys["bob"], keys["carol"]))
+	w.ok(gone("carol"))
+	w.refused(errs.FailedState, gone("bob"))
+	m := fsm.New(fsm.Options{})
+	if err := m.Restore(bytes.NewReader(snapshot(t, w.m, nil))); err != nil {
+		t.Fatal(err)
+	}
+
+	w = emptyWorld(t)
+	g := w.genesis()
+	p, _ := person("alice", "governor") // and gov
+	g.Persons = append(g.Persons, p)
+	g.Rules = []*fsmpb.IntentRule{{Act: uint32(intent.ActBindRole), Role: "governor", Signatures: 2}}
+	w.refused(errs.InvalidArgument, &fsmpb.Command{Body: &fsmpb.Command_Genesis{Genesis: g}})
+	g.Rules[0].Act = uint32(intent.ActAddMember) // an operator asks
+	w.ok(&fsmpb.Command{Body: &fsmpb.Command_Genesis{Genesis: g}})
+}
+
 func TestGovernorsThatCannotBeAreRefused(t *testing.T) {
 	w := acme(t)
 	w.ok(bind(bindingFor("operator", "olga")))
@@ -284,6 +323,8 @@ func TestI8_WhoIsUnboundSignsNothing(t *testing.T) {
 	w.refused(errs.IntentRefused, order("alice", "tenant"))
 	w.now += hourMS
 	w.refused(errs.IntentRefused, order("alice", "ends"))
+	c := w.setGovernors("acme", w.personUID("governor", "gov"), w.personUID("governor", "alice"), w.personUID("governor", "bob"))
+	w.ok(w.signedBy(c, w.ordered(c), keys["bob"], keys["carol"]))
 	u := unbind("", "carol")
 	w.ok(w.signedBy(u, w.intentOf(intent.ActSetAuthorityKeys, fsm.UnbindRequest(w.bindingOf("", "carol"))), keys["alice"], keys["bob"], keys["cust"]))
 	w.refused(errs.IntentRefused, order("alice", "carol"))
@@ -297,9 +338,9 @@ func TestI8_ATenantIsSignedForWithItsGovernors(t *testing.T) {
 	w.governors = nil
 	c := w.createTenant("beta")
 	w.refused(errs.InvalidArgument, w.signedBy(c, w.ordered(c), keys["alice"], keys["bob"]))
-	w.governedBy("alice", "bob")
+	w.governedBy("alice", "bob", "carol")
 	good := w.createTenant("beta")
-	w.governedBy("alice", "gov")
+	w.governedBy("alice", "bob", "gov")
 	other := w.createTenant("beta")
 	w.refused(errs.IntentRefused, w.signedBy(other, w.ordered(good), keys["alice"], keys["bob"]))
 	w.ok(w.signedBy(good, w.ordered(good), keys["alice"], keys["bob"]))

@@ -177,10 +177,10 @@ func (l *loader) finishAuthority() error {
 		return corrupt("it has no issuer builtin")
 	}
 	platform := &fsmpb.RoleBinding{Role: auth.RoleGovernor.String(), Platform: true}
-	if !l.enough(powerKey(platform), l.needed(auth.RoleGovernor, everyAct), nil) {
+	if !l.enough(powerKey(platform), l.signing(auth.RoleGovernor, everyAct), nil) {
 		return corrupt("too few governors of the platform are left")
 	}
-	w := l.needed(auth.RoleGovernor, insideTenant)
+	w := l.signing(auth.RoleGovernor, insideTenant)
 	every := l.everywhere(w, nil)
 	governed := true
 	scan(l.txn, tableSets, indexID, ownerKey(nil), nil, func(s setRow) bool {
