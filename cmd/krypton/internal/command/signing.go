@@ -179,15 +179,15 @@ func inFile(name string, err error) error {
 }
 
 // adds returns the user's key if the user's signature belongs to f, else nil. A
-// key that was named always signs. The key of the identity signs if it is that of
-// somebody whose signature can count and is still missing.
+// key that was named for this command always signs, one that was named for good does
+// so where the signature of who sends can count. The key of the identity signs if it
+// is that of somebody whose signature can count and is still missing.
 func (in *Invocation) adds(ctx context.Context, o *orders.Order, f sign.File, detached, gathered bool) (sign.Signer, error) {
+	if !detached && !o.Rule.GetRequesterCounts() && !in.c.IsSet("sign-key") { // others sign, and mine would spoil it
+		return nil, nil
+	}
 	if !in.ownsKey() {
-		signers := o.Rule.GetGovernors() + o.Rule.GetCustodians()
-		switch {
-		case !detached && !o.Rule.GetRequesterCounts(): // others sign, and mine would spoil it
-			return nil, nil
-		case gathered && len(f.Signatures) >= int(signers):
+		if signers := o.Rule.GetGovernors() + o.Rule.GetCustodians(); gathered && len(f.Signatures) >= int(signers) {
 			return nil, nil
 		}
 		c, err := in.client(ctx)
