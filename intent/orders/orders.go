@@ -35,6 +35,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -101,15 +102,22 @@ func Of(ctx context.Context, c *client.Client, req proto.Message) (*Order, error
 	return o, nil
 }
 
-// Describe returns what the order says, for a person, with what the nodes say
-// that its uids stand for.
-func (o *Order) Describe() string {
+// Describe returns what who signs f orders, for a person, with what the nodes say that
+// the uids stand for. The conditions and the end are those of f, which somebody else may
+// have made: with fewer conditions than the order has, or a later end.
+func (o *Order) Describe(f sign.File) string {
 	var b strings.Builder
 	b.WriteString(o.Request.Describe())
 	for _, n := range o.Names {
 		fmt.Fprintf(&b, "  uid %s is %s, as the nodes say\n", n.UID, n.Name)
 	}
+	fmt.Fprintf(&b, "  usable until %s\n", time.UnixMilli(f.Intent.NotAfter).UTC().Format(time.RFC3339))
 	for _, p := range o.Preconditions {
+		if !slices.ContainsFunc(f.Intent.Preconditions, func(has intent.Precondition) bool { return has.Object == p.Object }) {
+			fmt.Fprintf(&b, "  even if %s changes before: who made the intent left that out\n", p.Object)
+		}
+	}
+	for _, p := range f.Intent.Preconditions {
 		if p.ModIndex == 0 {
 			fmt.Fprintf(&b, "  only if %s does not exist\n", p.Object)
 		} else {

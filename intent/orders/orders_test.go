@@ -406,6 +406,34 @@ func TestI2_WhoAddsASignatureHearsOfNodesThatContradictEachOther(t *testing.T) {
 	}
 }
 
+// Who adds a signature to what somebody else made signs the conditions that are in it,
+// and sees these, and not what the command would have made of it.
+func TestI5_WhatIsShownIsWhatIsInTheFile(t *testing.T) {
+	o, err := orders.Of(t.Context(), dial(t, honest()), &kryptonv1.DeleteTenantRequest{Name: "tenants/acme"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const unchanged, left, end = "only if tenants/acme has not changed since index 7", "even if tenants/acme changes before", "usable until 1970-01-01T01:00:00Z"
+	f := drafted(t, o)
+	if text := o.Describe(f); !strings.Contains(text, unchanged) || strings.Contains(text, left) || !strings.Contains(text, end) {
+		t.Errorf("its own draft:\n%s", text)
+	}
+	f.Intent.Preconditions, f.Intent.NotAfter = nil, f.Intent.NotAfter+1000
+	if text := o.Describe(f); strings.Contains(text, unchanged) || !strings.Contains(text, left) || strings.Contains(text, end) {
+		t.Errorf("a file without conditions:\n%s", text)
+	}
+}
+
+// drafted is the intent of an order that is made at the beginning of 1970, for an hour.
+func drafted(t *testing.T, o *orders.Order) sign.File {
+	t.Helper()
+	f, err := o.Draft(time.UnixMilli(0), time.Hour, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
 // The terminal of who signs obeys what it is sent. So nothing that a node says may be
 // more than a name.
 func TestI5_WhatANodeSaysIsNoMoreThanAName(t *testing.T) {
@@ -419,7 +447,7 @@ func TestI5_WhatANodeSaysIsNoMoreThanAName(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		text := o.Describe()
+		text := o.Describe(drafted(t, o))
 		for _, n := range orders.NamesIn(t.Context(), c, intent.SetTenantGovernors{Tenant: "acme", Governors: [][]byte{raw(t, bobUID)}}.Request()) {
 			text += n.Name + "\n"
 		}

@@ -123,7 +123,7 @@ func (in *Invocation) authorize(ctx context.Context, req proto.Message) error {
 		return err
 	}
 	if key != nil || only != "" {
-		in.showOrder(o)
+		in.showOrder(o, f)
 	}
 	if key != nil {
 		in.meter.step("waiting for the signature")
@@ -214,7 +214,7 @@ func (in *Invocation) adds(ctx context.Context, o *orders.Order, f sign.File, de
 }
 
 // showOrder shows what is signed, unless the output is for a program.
-func (in *Invocation) showOrder(o *orders.Order) {
+func (in *Invocation) showOrder(o *orders.Order, f sign.File) {
 	if in.jsonOutput() && !in.c.Bool("verbose") {
 		return
 	}
@@ -223,7 +223,7 @@ func (in *Invocation) showOrder(o *orders.Order) {
 		trust = ", which your context remembers"
 	}
 	in.meter.clear()
-	fmt.Fprintf(in.env.Stderr, "You sign, for keyspace %s%s:\n%s", o.Keyspace, trust, o.Describe())
+	fmt.Fprintf(in.env.Stderr, "You sign, for keyspace %s%s:\n%s", o.Keyspace, trust, o.Describe(f))
 }
 
 // pin compares the keyspace with the one that the context remembers, and lets it
