@@ -90,7 +90,8 @@ func (m *model) refused(cmd *fsmpb.Command) string {
 	p := cmd.GetPrincipal()
 	own := p.GetKind() == "" && p.GetName() == "" && p.GetIssuer() == ""
 	leaderOnly := whoAsks(cmd) == nil && cmd.GetAddVersion() == nil && cmd.GetUpdateMember() == nil
-	automatic := cmd.GetAddVersion() != nil || cmd.GetSetPrimary() != nil && !cmd.GetSetPrimary().GetRollback() || cmd.GetChangeObject().GetCause() == "l1_denied"
+	byCause := cmd.GetChangeObject().GetEvent() == suspend || cmd.GetChangeObject().GetEvent() == resume
+	automatic := cmd.GetAddVersion() != nil || cmd.GetSetPrimary() != nil && !cmd.GetSetPrimary().GetRollback() || byCause && cmd.GetChangeObject().GetCause() == "l1_denied"
 	switch {
 	case own:
 		if leaderOnly || automatic || cmd.GetUpdateMember() != nil {

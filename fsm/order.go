@@ -134,8 +134,11 @@ func orderOfObject(c *fsmpb.ChangeObject) order {
 	case fsmpb.ObjectEvent_OBJECT_EVENT_UNSPECIFIED:
 	}
 	o := governing(power, tenant)
-	if c.GetCause() == causeL1Denied {
-		return byItself(o)
+	switch c.GetEvent() { //nolint:exhaustive // Only these two have a cause; of others it says nothing.
+	case fsmpb.ObjectEvent_OBJECT_EVENT_SUSPEND, fsmpb.ObjectEvent_OBJECT_EVENT_RESUME:
+		if c.GetCause() == causeL1Denied {
+			return byItself(o)
+		}
 	}
 	return o
 }
