@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/hierarchy"
@@ -239,6 +241,7 @@ func TestI2_ANodeThatDoesNotAskForSignaturesIsFoundOut(t *testing.T) {
 	}
 	honest := restored(raw)
 	liar := restored(edit(t, raw, func(items []*fsmpb.SnapshotItem) []*fsmpb.SnapshotItem {
+		reborn(t, items[0].GetCluster(), func(g *fsmpb.Genesis) { g.Rules = nil })
 		items[0].GetCluster().Rules = nil
 		return items
 	}))
@@ -290,6 +293,48 @@ func TestI2_ANodeThatDoesNotAskForSignaturesIsFoundOut(t *testing.T) {
 	apply(asked("s", w.signedBy(c, w.ordered(destroyNow("acme", "payments")), keys["alice"], keys["bob"])))
 	if same() {
 		t.Error("the chains meet again")
+	}
+}
+
+// reborn gives a cluster another genesis, as if it had been founded so.
+func reborn(t *testing.T, c *fsmpb.Cluster, change func(*fsmpb.Genesis)) {
+	t.Helper()
+	g := new(fsmpb.Genesis)
+	if err := proto.Unmarshal(c.GetGenesis(), g); err != nil {
+		t.Fatal(err)
+	}
+	change(g)
+	raw, err := fsm.EncodeGenesis(g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := fsm.Fingerprint(raw)
+	c.Genesis, c.Fingerprint = raw, sum[:]
+}
+
+// TestI8_ASnapshotDoesNotEndWhatPeopleSign: it comes from a leader, which may lie.
+func TestI8_ASnapshotDoesNotEndWhatPeopleSign(t *testing.T) {
+	w, _ := governed(t)
+	raw := snapshot(t, w.m, testMAC)
+	for name, change := range map[string]func(*fsmpb.Cluster){
+		"no rules":         func(c *fsmpb.Cluster) { c.Rules = nil },
+		"one rule less":    func(c *fsmpb.Cluster) { c.Rules = c.GetRules()[1:] },
+		"a rule for none":  func(c *fsmpb.Cluster) { c.Rules[0].Signatures = 0 },
+		"one person less":  func(c *fsmpb.Cluster) { c.Persons = c.GetPersons()[1:] },
+		"another key":      func(c *fsmpb.Cluster) { p, _ := person("eve", "governor"); c.Persons[0].Key = p.GetKey() },
+		"another keyspace": nil,
+	} {
+		bad := edit(t, raw, func(items []*fsmpb.SnapshotItem) []*fsmpb.SnapshotItem {
+			if c := items[0].GetCluster(); change != nil {
+				change(c)
+			} else {
+				reborn(t, c, func(g *fsmpb.Genesis) { g.KeyspaceId[0] ^= 1 })
+			}
+			return items
+		})
+		if err := fsm.New(fsm.Options{}).Restore(bytes.NewReader(bad)); err == nil {
+			t.Errorf("%s: a snapshot is believed that is not what its genesis says", name)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -12,6 +13,7 @@ import (
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/intent"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -174,6 +176,22 @@ func founded(c *fsmpb.Cluster) (*fsmpb.Genesis, error) {
 	}
 	if checkLease(g) != nil || g.GetLeaseMs() != c.GetLeaseMs() {
 		return nil, corrupt("its leases do not last as long as its genesis says")
+	}
+	// What asks for the signatures of people is what a leader that lies would leave out
+	// of the snapshot that it sends, and its MAC would be right: every unsealed member can
+	// make one. The genesis it cannot change, because the fingerprint is pinned.
+	if !bytes.Equal(g.GetKeyspaceId(), c.GetKeyspaceId()) {
+		return nil, corrupt("its keyspace is not that of its genesis")
+	}
+	if !slices.EqualFunc(g.GetPersons(), c.GetPersons(), func(a, b *fsmpb.Person) bool { return proto.Equal(a, b) }) {
+		return nil, corrupt("its persons are not those of its genesis")
+	}
+	for _, act := range intent.Acts() {
+		was, _ := RuleFor(g.GetRules(), act)
+		is, _ := RuleFor(c.GetRules(), act)
+		if was.Governors > 0 && is.Governors == 0 || was.Custodians > 0 && is.Custodians == 0 {
+			return nil, corrupt("nobody signs what people sign by its genesis")
+		}
 	}
 	return g, nil
 }
