@@ -10,6 +10,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -174,7 +175,28 @@ func (in *Invocation) showJSON(v any) error {
 	if err := enc.Encode(v); err != nil {
 		return err
 	}
-	return in.write(out.Bytes())
+	return in.write(escaped(out.Bytes()))
+}
+
+// escaped is JSON that says the same, with what [visible] escapes in the escapes of
+// JSON. Only strings have such characters; line ends stand between them.
+func escaped(text []byte) []byte {
+	if !bytes.ContainsFunc(text, func(r rune) bool { return hidden(r) && r != '\n' }) {
+		return text
+	}
+	var b bytes.Buffer
+	for _, r := range string(text) {
+		switch {
+		case !hidden(r) || r == '\n':
+			b.WriteRune(r)
+		case r > 0xffff:
+			hi, lo := utf16.EncodeRune(r)
+			fmt.Fprintf(&b, `\u%04x\u%04x`, hi, lo)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+	}
+	return b.Bytes()
 }
 
 // wantsJSON reports whether a command line asks for JSON, before it is known
@@ -211,7 +233,7 @@ func (e *Env) failJSON(err error, code errs.Code, corr string) {
 	if jerr != nil {
 		raw = []byte(`{"error":{}}`)
 	}
-	fmt.Fprintln(e.Stderr, string(raw))
+	fmt.Fprintln(e.Stderr, string(escaped(raw)))
 }
 
 // when returns a time as the person's clock shows it, "" for none. JSON has it in
