@@ -72,6 +72,11 @@ func countersign(ctx context.Context, in *Invocation) error {
 	if err := in.confirm("you sign what stands above, for keyspace %s, %s", want, from); err != nil {
 		return err
 	}
+	if from == asNodesSay { // and who signs believes it
+		if err := in.pin(want); err != nil {
+			return err
+		}
+	}
 	key, err := in.signKey(ctx)
 	if err != nil {
 		return err
@@ -106,8 +111,11 @@ func (in *Invocation) signsFor(ctx context.Context) (hierarchy.KeyspaceID, strin
 	if err != nil {
 		return k, "", errs.From(err).With(errs.Hint("name the keyspace for which you sign with --keyspace"))
 	}
-	return k, "as the nodes say", in.pin(k)
+	return k, asNodesSay, nil
 }
+
+// asNodesSay is who says the keyspace that nobody named.
+const asNodesSay = "as the nodes say"
 
 // namesIn returns what the nodes say of the uids in a request, nothing if they
 // cannot be asked.
