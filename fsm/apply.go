@@ -46,34 +46,51 @@ func (m *Machine) run(v *View, cmd *fsmpb.Command, raw []byte) (*fsmpb.Result, E
 		t.txn.Abort()
 		return res, Epoch{}, nil
 	}
-	var d done
-	err := t.admit()
-	if err == nil {
-		d, err = t.execute()
-	}
+	d, err := t.attempt()
 	if err == nil {
 		res := &fsmpb.Result{Index: index, Object: d.object, Version: d.version, Uid: bytes.Clone(d.uid)}
+		t.endApproval(t.approval, fsmpb.ApprovalState_APPROVAL_STATE_EXECUTED, res)
 		t.remember(res)
 		t.commit(v)
 		return res, t.epoch, nil
 	}
 
 	// Whatever the command did before it was refused is gone with the
-	// transaction; only the memory of the refusal may stay (I10).
+	// transaction; only the memory of the refusal may stay (I10), and that the
+	// approval which it was to execute never will be.
+	approval := t.approval
 	t.txn.Abort()
 	var e *errs.Error
 	if !errors.As(err, &e) {
 		return nil, Epoch{}, err
 	}
 	res := refusal(index, e)
-	if isFact(e.Code) && v.cluster != nil {
+	fails := approval != nil && endsApproval(e.Code)
+	if (isFact(e.Code) || fails) && v.cluster != nil {
 		t = m.begin(v, base, cmd, raw)
-		if t.room() == nil {
+		if fails {
+			t.endApproval(approval, fsmpb.ApprovalState_APPROVAL_STATE_FAILED, res)
+		}
+		if isFact(e.Code) && t.room() == nil {
 			t.remember(res)
 		}
 		t.commit(v)
 	}
 	return res, Epoch{}, nil
+}
+
+// attempt does what the command says, if it may.
+func (t *tx) attempt() (done, error) {
+	if err := t.admit(); err != nil {
+		return done{}, err
+	}
+	d, err := t.execute()
+	if err == nil && t.approval != nil && !t.approved {
+		// Signatures were gathered for something that needed none when it was done: a
+		// member that is a voter already, say. The approval orders nothing then.
+		return done{}, errs.New(errs.FailedState, "nothing was left to do that people sign for", errs.Hint("look at the object; it is as it was ordered, or changed otherwise"))
+	}
+	return d, err
 }
 
 // admit refuses a command before it is looked at what it orders: for who asks, and
@@ -82,7 +99,13 @@ func (t *tx) admit() error {
 	if err := t.callerRevoked(); err != nil {
 		return err
 	}
+	if err := t.openApproval(); err != nil {
+		return err
+	}
 	if err := t.mayOrder(); err != nil {
+		return err
+	}
+	if err := t.sameRequester(); err != nil {
 		return err
 	}
 	return t.room()
@@ -188,6 +211,14 @@ func (t *tx) execute() (done, error) {
 		return t.unbindRole(b.UnbindRole)
 	case *fsmpb.Command_SetTenantGovernors:
 		return t.setTenantGovernors(b.SetTenantGovernors)
+	case *fsmpb.Command_RequestApproval:
+		return t.requestApproval(b.RequestApproval.GetApproval())
+	case *fsmpb.Command_Approve:
+		return t.approve(b.Approve)
+	case *fsmpb.Command_RejectApproval:
+		return t.rejectApproval(b.RejectApproval)
+	case *fsmpb.Command_SetQuorum:
+		return t.setQuorum(b.SetQuorum)
 	}
 	return done{}, fmt.Errorf("%w: %T", errNoBody, t.cmd.GetBody())
 }
@@ -205,7 +236,8 @@ func takesPower(cmd *fsmpb.Command) bool {
 			e == fsmpb.VersionEvent_VERSION_EVENT_COMPROMISE || e == fsmpb.VersionEvent_VERSION_EVENT_SCHEDULE_DESTROY
 	case *fsmpb.Command_SetHold:
 		return b.SetHold.GetHeld()
-	case *fsmpb.Command_RemoveMember, *fsmpb.Command_RevokeCertificate, *fsmpb.Command_UnbindRole, *fsmpb.Command_RemoveIssuer:
+	case *fsmpb.Command_RemoveMember, *fsmpb.Command_RevokeCertificate, *fsmpb.Command_UnbindRole, *fsmpb.Command_RemoveIssuer,
+		*fsmpb.Command_RejectApproval:
 		return true
 	}
 	return false

@@ -35,7 +35,10 @@ func (t *tx) authorize() ([]*fsmpb.SignedIntent, error) {
 }
 
 func (t *tx) verify(act intent.Act, req *intent.Request) ([]*fsmpb.SignedIntent, error) {
-	rule, needed := RuleFor(t.cluster.GetRules(), act)
+	if t.approval != nil {
+		return t.verifyApproved(req)
+	}
+	rule, needed := ruleOf(t.cluster.GetRules(), req)
 	if !needed {
 		return nil, nil // and what was sent nevertheless proves nothing
 	}
@@ -50,27 +53,42 @@ func (t *tx) verify(act intent.Act, req *intent.Request) ([]*fsmpb.SignedIntent,
 	if err != nil {
 		return nil, err
 	}
-	approval, err := intent.Verify(signed, intent.Check{
-		Keyspace:  hierarchy.KeyspaceID(uidOf(t.cluster.GetKeyspaceId())),
-		Act:       act,
-		Request:   req.Digest(),
-		NowMs:     t.timeMS,
-		Requester: intent.Person(t.cmd.GetPrincipal().GetName()),
-		Rule:      rule,
-		Key:       key,
-		ModIndex:  t.modIndex,
-		NonceUsed: func(n intent.Nonce) bool {
-			_, used := lookup[*fsmpb.UsedNonce](t.txn, tableNonces, indexID, n[:])
-			return used
-		},
-	})
+	c := t.check(req, rule)
+	c.Requester, c.Key, c.NonceUsed = intent.Person(t.cmd.GetPrincipal().GetName()), key, t.nonceUsed
+	approval, err := intent.Verify(signed, c)
 	if err != nil {
 		return nil, explained(err, act, rule)
 	}
-	n := &fsmpb.UsedNonce{Nonce: signed.Intent.Nonce[:], ExpireTimeMs: signed.Intent.NotAfter}
-	for _, p := range approval.Persons {
+	if err := t.useNonce(signed.Intent, approval.Persons...); err != nil {
+		return nil, err
+	}
+	return kept(t.cmd.GetIntents()), nil
+}
+
+// check is what every verification of signatures over that request begins with.
+func (t *tx) check(req *intent.Request, rule intent.Rule) intent.Check {
+	return intent.Check{
+		Keyspace: hierarchy.KeyspaceID(uidOf(t.cluster.GetKeyspaceId())),
+		Act:      req.Act(),
+		Request:  req.Digest(),
+		NowMs:    t.timeMS,
+		Rule:     rule,
+		ModIndex: t.modIndex,
+	}
+}
+
+func (t *tx) nonceUsed(n intent.Nonce) bool {
+	_, used := lookup[*fsmpb.UsedNonce](t.txn, tableNonces, indexID, n[:])
+	return used
+}
+
+// useNonce has no other intent with that nonce ever count. It is on the account of
+// those who signed.
+func (t *tx) useNonce(in intent.Intent, by ...intent.Person) error {
+	n := &fsmpb.UsedNonce{Nonce: in.Nonce[:], ExpireTimeMs: in.NotAfter}
+	for _, p := range by {
 		if t.signedFor(string(p)) >= MaxNoncesPerPerson {
-			return nil, errs.Newf(errs.LimitReached, "a signer signed %d intents already that were used and have not expired", MaxNoncesPerPerson).
+			return errs.Newf(errs.LimitReached, "a signer signed %d intents already that were used and have not expired", MaxNoncesPerPerson).
 				With(errs.Hint("have another person sign; intents that end sooner are forgotten sooner: --sign-for"))
 		}
 		if t.cluster.GetFormatVersion() >= FormatAuthority { // an older release would not know it
@@ -78,10 +96,10 @@ func (t *tx) verify(act intent.Act, req *intent.Request) ([]*fsmpb.SignedIntent,
 		}
 	}
 	if t.nonces >= MaxNonces {
-		return nil, limit("used intents", MaxNonces)
+		return limit("used intents", MaxNonces)
 	}
 	t.putNonce(n)
-	return kept(t.cmd.GetIntents()), nil
+	return nil
 }
 
 func (t *tx) putNonce(n *fsmpb.UsedNonce) {
@@ -269,6 +287,9 @@ func (t *tx) modIndex(object string) uint64 {
 		}
 		b, _ := lookup[*fsmpb.RoleBinding](t.txn, tableBindings, indexID, ownedKey(uid, string(p.ID)))
 		return b.GetModIndex()
+	case hierarchy.KindApproval:
+		a, _ := lookup[*fsmpb.Approval](t.txn, tableApprovals, indexID, []byte(p.ID))
+		return a.GetModIndex()
 	case hierarchy.KindNode:
 		m, _ := lookup[*fsmpb.Member](t.txn, tableMembers, indexID, []byte(p.ID))
 		return m.GetModIndex()

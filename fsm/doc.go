@@ -19,7 +19,7 @@
 //   - I7: what is DESTROYED has no material in the state.
 //   - I8: a sovereign act that the rules name happens only with the signatures that they ask for, over exactly that act, once.
 //   - I9: an internal key version under which something is wrapped can unwrap.
-//   - I10: a refused command changes nothing but the index, the chain, the time and the memory of requests.
+//   - I10: a refused command changes nothing but the index, the chain, the time, the memory of requests, and of the approval that it was to execute that it failed.
 //   - I11: command time never goes back.
 //   - I12: a command or a snapshot that is not understood to the last field is not applied.
 //   - I13: an edited snapshot does not pass [Proof.Verify], whatever checksum it carries.
@@ -31,8 +31,12 @@
 //   - I19: an epoch of leases changes no object, is begun by the leader's own housekeeping only, and is never remembered as a request.
 //   - I20: from [FormatAuthority] on a command acts only if who asked for it, as the node that let it in says, is in the registry in that role at that moment, may order such a command in it, and, as a governor, governs what it is about; what no caller orders, the leader does without one.
 //   - I21: one identity has one role, and one public key one holder: an issuer's subject, its name in a role and tenant, and a key each stand in one role binding that counts.
-//   - I22: from [FormatAuthority] on the platform and every tenant keep governors whose bindings have no end, and the cluster its custodians if it had any: one, and as many as the largest rule asks for, with keys to sign.
+//   - I22: from [FormatAuthority] on the platform and every tenant keep governors whose bindings have no end, and the cluster its custodians if it had any: one, and as many as the largest rule asks for, with keys to sign, and one governor more where who asks does not count.
 //   - I23: nobody is bound beyond what the issuer may vouch for; and the issuer builtin is the CA of the genesis, for ever, and no other.
+//   - I24: an approval is executed once or never: by a command that orders exactly what its intent says, in the name of who requested it and by what that person may do then, with its outcome in the same entry. Its signatures are of use nowhere else, and after its end nowhere.
+//   - I25: what is approved has as many signatures as the larger of the rule when it was requested and the rule now asks for, each by another person who is bound and has the power at that moment, none by who asked unless both rules count that one; and who asked has signed.
+//   - I26: what only takes away power that can be given back needs no signature and waits for no approval.
+//   - I27: the number of signatures changes only with as many as the larger of the rules before and after asks for, never to none, and to nothing that those who are bound could not fulfil.
 //
 // # Concurrency
 //

@@ -40,10 +40,7 @@ func (m *Machine) DryRun(cmd *fsmpb.Command) *fsmpb.Result {
 	if res := t.recall(); res != nil {
 		return res
 	}
-	if err := t.admit(); err != nil {
-		return refusal(before.index, errs.From(err))
-	}
-	d, err := t.execute()
+	d, err := t.attempt()
 	if err != nil {
 		return refusal(before.index, errs.From(err))
 	}

@@ -262,6 +262,23 @@ func gateLines() []gateLine {
 			name: "a tenant is governed by another", first: after(is(func() *fsmpb.Command { return bind(bindingFor("governor", "g1")) })),
 			cmd: func(w *world) *fsmpb.Command { return w.setGovernors("acme", w.bindingOf("", "g1").GetUid()) },
 		},
+		{name: "an approval is requested", world: quorate, cmd: func(w *world) *fsmpb.Command {
+			c, _ := w.request("alice", destroyNow("acme", "pay"))
+			return c
+		}},
+		{name: "an approval is approved", world: quorate, cmd: func(w *world) *fsmpb.Command {
+			return w.approve(w.requested("alice", destroyNow("acme", "pay")), "bob")
+		}},
+		{name: "an approval is rejected", world: quorate, cmd: func(w *world) *fsmpb.Command {
+			return reject(w.requested("gov", destroyNow("acme", "pay")))
+		}},
+		{name: "the quorum is changed", cmd: is(func() *fsmpb.Command { return setQuorum(1, 1) }), world: func(t tb) *world {
+			w := quorate(t)
+			id := w.requested("gov", setQuorum(1, 1))
+			w.approvedBy(id, "alice", "bob", "cust")
+			w.pendingApproval = id
+			return w
+		}},
 		{name: "an epoch of leases begins", cmd: is(func() *fsmpb.Command { return begin(1) })},
 	}
 }
@@ -276,7 +293,9 @@ func (l gateLine) prepare(t tb) (*world, *fsmpb.Command) {
 	if l.first != nil {
 		l.first(w)
 	}
-	return w, l.cmd(w)
+	cmd := l.cmd(w)
+	cmd.Approval = w.pendingApproval
+	return w, cmd
 }
 
 // TestI18_WhatEveryCommandMoves says of every command which gate indexes it

@@ -124,7 +124,13 @@ func checkGenesis(g *fsmpb.Genesis) error {
 	if err := checkSettings(g.GetSettings()); err != nil {
 		return err
 	}
-	if err := checkPersons(g.GetPersons(), g.GetRules(), g.GetFormatVersion()); err != nil {
+	if err := checkPersons(g.GetPersons()); err != nil {
+		return err
+	}
+	if err := checkRules(g.GetRules(), g.GetFormatVersion()); err != nil {
+		return err
+	}
+	if err := enoughPersons(g.GetPersons(), g.GetRules()); err != nil {
 		return err
 	}
 	if err := checkAsking(g); err != nil {

@@ -47,48 +47,41 @@ func (t *tx) countSet(governors [][]byte, by int) {
 	}
 }
 
-// need is how many must be left of those who hold a power: as many as the largest
-// rule asks for, and one. signing: a rule asks for some, so they must be able to.
-//
-// Where only others sign, who asks is one more, who has the power and does not count:
-// with just as many as sign, nobody could order the act again, nor name more of them.
+// need is how many must be left of those who hold a power: one, and as many as the
+// largest rule asks for, with the governor who asks where that one does not count.
+// signing: a rule asks for some, so they must be able to.
 type need struct {
 	n       int
 	signing bool
+	signers int // what the rule asks for, without who asks
 }
 
 // needed returns how many of a role must be left, for the acts that picks picks.
 func (t *tx) needed(role auth.Role, picks func(intent.Act) bool) need {
-	return t.count(role, picks, t.asking)
-}
-
-// signing is needed without who asks: what also a cluster has that was raised to
-// [FormatAuthority].
-func (t *tx) signing(role auth.Role, picks func(intent.Act) bool) need {
-	return t.count(role, picks, func(auth.Role, intent.Act) int { return 0 })
-}
-
-func (t *tx) count(role auth.Role, picks func(intent.Act) bool, besides func(auth.Role, intent.Act) int) need {
-	w := need{n: 1}
-	for _, r := range t.cluster.GetRules() {
-		if r.GetRole() == role.String() && r.GetSignatures() > 0 && picks(intent.Act(min(r.GetAct(), 1<<16-1))) {
-			act := intent.Act(min(r.GetAct(), 1<<16-1))
-			w.n, w.signing = max(w.n, int(r.GetSignatures())+besides(role, act)), true
+	w := need{n: 1, signers: 1}
+	for _, act := range intent.Acts() {
+		rule, needed := RuleFor(t.cluster.GetRules(), act)
+		if !needed || !picks(act) {
+			continue
+		}
+		n, asker := rule.Governors, 0
+		if role == auth.RoleCustodian {
+			n = rule.Custodians
+		} else if rule.Requester == intent.RequesterExcluded {
+			asker = 1
+		}
+		if n > 0 {
+			w.n, w.signers, w.signing = max(w.n, n+asker), max(w.signers, n), true
 		}
 	}
 	return w
 }
 
-// asking is how many governors an act needs besides those who sign: the one who asks,
-// unless that one's signature counts. Operators ask for members.
-func (t *tx) asking(role auth.Role, act intent.Act) int {
-	if role != auth.RoleGovernor || act == intent.ActAddMember {
-		return 0
-	}
-	if rule, _ := RuleFor(t.cluster.GetRules(), act); rule.Requester == intent.RequesterCounts {
-		return 0
-	}
-	return 1
+// loaded is what a snapshot must have. A cluster that was founded, or a tenant that
+// was made, with nobody besides those who sign is a state, though not a good one.
+func (w need) loaded() need {
+	w.n = w.signers
+	return w
 }
 
 func everyAct(intent.Act) bool { return true }

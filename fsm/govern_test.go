@@ -117,8 +117,40 @@ func TestI22_SomebodyIsLeftToAsk(t *testing.T) {
 	g.Persons = append(g.Persons, p)
 	g.Rules = []*fsmpb.IntentRule{{Act: uint32(intent.ActBindRole), Role: "governor", Signatures: 2}}
 	w.refused(errs.InvalidArgument, &fsmpb.Command{Body: &fsmpb.Command_Genesis{Genesis: g}})
-	g.Rules[0].Act = uint32(intent.ActAddMember) // an operator asks
+	g.Rules[0].RequesterCounts = true
 	w.ok(&fsmpb.Command{Body: &fsmpb.Command_Genesis{Genesis: g}})
+}
+
+// TestI22_WhoAsksIsOneMore: where the signatures must be by others, two signers and
+// nobody who asks could order nothing any more, nor let anybody in.
+func TestI22_WhoAsksIsOneMore(t *testing.T) {
+	for _, counts := range []bool{true, false} {
+		w := newWorld(t, func(g *fsmpb.Genesis) {
+			for _, n := range []string{"alice", "bob"} {
+				p, _ := person(n, "governor")
+				g.Persons = append(g.Persons, p)
+			}
+			g.Rules = []*fsmpb.IntentRule{{Act: uint32(intent.ActDestroy), Role: "governor", Signatures: 2, RequesterCounts: counts}}
+		})
+		w.governedBy("gov", "alice")
+		two := w.createTenant("acme")
+		w.governedBy("gov", "alice", "bob")
+		if counts {
+			w.ok(two)
+			w.ok(unbind("", "bob"))
+			w.refused(errs.FailedState, unbind("", "alice"))
+			continue
+		}
+		w.refused(errs.FailedState, two)
+		w.ok(w.createTenant("acme"))
+		w.refused(errs.FailedState, unbind("", "bob"))
+		w.refused(errs.FailedState, w.setGovernors("acme", w.personUID("governor", "gov"), w.personUID("governor", "alice")))
+		w.ok(w.signatures(destroyNow("acme", ""), "alice", "bob"))
+		w.refused(errs.FailedState, unbind("", "bob")) // of the platform there are as many, too
+		w.ok(bind(bindingFor("governor", "carol")))
+		w.ok(unbind("", "bob"))
+		w.restart()
+	}
 }
 
 func TestGovernorsThatCannotBeAreRefused(t *testing.T) {
@@ -319,15 +351,16 @@ func TestI8_WhoIsUnboundSignsNothing(t *testing.T) {
 	more("ends", func(b *fsmpb.RoleBinding) { b.ExpireTimeMs = w.now + hourMS })
 	more("tls", func(b *fsmpb.RoleBinding) { b.Keys[0].Sign = false })
 	more("tenant", func(b *fsmpb.RoleBinding) { b.Platform = false })
+	more("dora", func(*fsmpb.RoleBinding) {})
 	w.refused(errs.IntentRefused, order("alice", "tls"))
 	w.refused(errs.IntentRefused, order("alice", "tenant"))
 	w.now += hourMS
 	w.refused(errs.IntentRefused, order("alice", "ends"))
-	c := w.setGovernors("acme", w.personUID("governor", "gov"), w.personUID("governor", "alice"), w.personUID("governor", "bob"))
-	w.ok(w.signedBy(c, w.ordered(c), keys["bob"], keys["carol"]))
-	u := unbind("", "carol")
-	w.ok(w.signedBy(u, w.intentOf(intent.ActSetAuthorityKeys, fsm.UnbindRequest(w.bindingOf("", "carol"))), keys["alice"], keys["bob"], keys["cust"]))
-	w.refused(errs.IntentRefused, order("alice", "carol"))
+	w.ok(order("alice", "dora"))
+	w.ok(w.signedBy(unbind("", "olga"), w.intentOf(intent.ActBindRole, fsm.UnbindRequest(w.bindingOf("", "olga"))), keys["alice"], keys["bob"]))
+	u := unbind("", "dora")
+	w.ok(w.signedBy(u, w.intentOf(intent.ActSetAuthorityKeys, fsm.UnbindRequest(w.bindingOf("", "dora"))), keys["alice"], keys["bob"], keys["cust"]))
+	w.refused(errs.IntentRefused, order("alice", "dora"))
 	w.ok(order("alice", "bob"))
 }
 

@@ -20,14 +20,15 @@ const BuiltinIssuer = "builtin"
 // binding says what that identity may do. Nothing that a caller shows says it.
 
 func errNoAuthority() error {
-	return errs.New(errs.FailedState, "the format version of this cluster is older than issuers, role bindings and governors of tenants",
+	return errs.New(errs.FailedState, "the format version of this cluster is older than issuers, role bindings, governors of tenants and approvals",
 		errs.Hint("upgrade every node; the leader raises the format version when all members support it"))
 }
 
 // ofAuthority reports whether a command is one of those that came with [FormatAuthority].
 func ofAuthority(cmd *fsmpb.Command) bool {
 	switch cmd.GetBody().(type) {
-	case *fsmpb.Command_PutIssuer, *fsmpb.Command_RemoveIssuer, *fsmpb.Command_BindRole, *fsmpb.Command_UnbindRole, *fsmpb.Command_SetTenantGovernors:
+	case *fsmpb.Command_PutIssuer, *fsmpb.Command_RemoveIssuer, *fsmpb.Command_BindRole, *fsmpb.Command_UnbindRole, *fsmpb.Command_SetTenantGovernors,
+		*fsmpb.Command_RequestApproval, *fsmpb.Command_Approve, *fsmpb.Command_RejectApproval, *fsmpb.Command_SetQuorum:
 		return true
 	}
 	return false

@@ -46,6 +46,8 @@ func itemKey(it *fsmpb.SnapshotItem) (key []byte, ok bool) {
 	case *fsmpb.SnapshotItem_RoleBinding:
 		key, _ := bindingKeyOf(o.RoleBinding)
 		return class(12, key), !it.GetReplaced()
+	case *fsmpb.SnapshotItem_Approval:
+		return class(13, []byte(o.Approval.GetId())), !it.GetReplaced()
 	}
 	return nil, false
 }

@@ -108,6 +108,8 @@ func (l *loader) load(it *fsmpb.SnapshotItem) error {
 		err = l.loadIssuer(o.Issuer)
 	case *fsmpb.SnapshotItem_RoleBinding:
 		err = l.loadBinding(o.RoleBinding)
+	case *fsmpb.SnapshotItem_Approval:
+		err = l.loadApproval(o.Approval)
 	}
 	return err
 }
@@ -139,13 +141,16 @@ func (l *loader) loadCluster(c *fsmpb.Cluster) error {
 		return corrupt("its cluster has no valid ids or name")
 	case !bytes.Equal(fingerprint[:], c.GetFingerprint()):
 		return corrupt("its genesis has another fingerprint")
-	case checkSettings(c.GetSettings()) != nil || checkPersons(c.GetPersons(), c.GetRules(), c.GetFormatVersion()) != nil:
+	case checkSettings(c.GetSettings()) != nil || checkPersons(c.GetPersons()) != nil || checkRules(c.GetRules(), c.GetFormatVersion()) != nil:
 		return corrupt("its settings, persons or rules are not valid")
 	case !l.timely(c.GetModIndex(), c.GetHold().GetTimeMs()) || c.GetHold() == nil || l.timeMS == 0:
 		return corrupt("its cluster has a time or index that cannot be")
 	}
 	if a := c.GetAuthorityIndex(); a > l.index || (a == 0) != (c.GetFormatVersion() < FormatAuthority) {
 		return corrupt("its authority has an index that cannot be")
+	}
+	if c.GetFormatVersion() < FormatAuthority && enoughPersons(c.GetPersons(), c.GetRules()) != nil {
+		return corrupt("its rules ask for more persons than there are")
 	}
 	g, err := founded(c)
 	if err != nil {

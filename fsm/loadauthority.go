@@ -18,6 +18,8 @@ type authorityLoader struct {
 	perOwner map[string]int
 	taken    map[string]bool // keys of bindings in every unique index
 	sets     map[string]setRow
+	asks     map[string]int  // approvals that have not ended, by the requester's binding
+	reserved []intent.Intent // of those
 }
 
 func newAuthorityLoader() authorityLoader {
@@ -26,6 +28,7 @@ func newAuthorityLoader() authorityLoader {
 		perOwner: make(map[string]int),
 		taken:    make(map[string]bool),
 		sets:     make(map[string]setRow),
+		asks:     make(map[string]int),
 	}
 }
 
@@ -177,10 +180,17 @@ func (l *loader) finishAuthority() error {
 		return corrupt("it has no issuer builtin")
 	}
 	platform := &fsmpb.RoleBinding{Role: auth.RoleGovernor.String(), Platform: true}
-	if !l.enough(powerKey(platform), l.signing(auth.RoleGovernor, everyAct), nil) {
+	if !l.enough(powerKey(platform), l.needed(auth.RoleGovernor, everyAct).loaded(), nil) {
 		return corrupt("too few governors of the platform are left")
 	}
-	w := l.signing(auth.RoleGovernor, insideTenant)
+	custodian := &fsmpb.RoleBinding{Role: auth.RoleCustodian.String()}
+	if w := l.needed(auth.RoleCustodian, everyAct); w.signing && !l.enough(powerKey(custodian), w, nil) {
+		return corrupt("too few custodians are left")
+	}
+	if err := l.finishApprovals(); err != nil {
+		return err
+	}
+	w := l.needed(auth.RoleGovernor, insideTenant).loaded()
 	every := l.everywhere(w, nil)
 	governed := true
 	scan(l.txn, tableSets, indexID, ownerKey(nil), nil, func(s setRow) bool {

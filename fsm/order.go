@@ -8,6 +8,7 @@ import (
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/intent"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -22,6 +23,7 @@ type order struct {
 	node   bool        // a member may, by itself
 	power  auth.Power  // which governors may, and which sign
 	tenant string      // the tenant that the power is about
+	any    bool        // any governor may; Apply asks for more
 }
 
 // orderOf returns who may order a command. A command that is not named here
@@ -81,6 +83,10 @@ func orderOf(cmd *fsmpb.Command) order {
 		return governingOf(b.UnbindRole.GetTenant())
 	case *fsmpb.Command_SetTenantGovernors:
 		return governing(auth.PowerTenant, b.SetTenantGovernors.GetTenant())
+	case *fsmpb.Command_SetQuorum:
+		return governing(auth.PowerCluster, "")
+	case *fsmpb.Command_RequestApproval, *fsmpb.Command_Approve, *fsmpb.Command_RejectApproval:
+		return order{roles: []auth.Role{auth.RoleGovernor, auth.RoleCustodian}, any: true}
 	case *fsmpb.Command_AddInternalKey, *fsmpb.Command_RewrapTenant, *fsmpb.Command_PutSecret, *fsmpb.Command_AddMember,
 		*fsmpb.Command_PurgeMember, *fsmpb.Command_Tick, *fsmpb.Command_RaiseFormat, *fsmpb.Command_LeaseEpoch:
 		return order{leader: true}
@@ -161,7 +167,7 @@ func (t *tx) mayOrder() error {
 	if t.cluster.GetFormatVersion() < FormatAuthority {
 		return nil
 	}
-	o, p := orderOf(t.cmd), t.cmd.GetPrincipal()
+	o, p := t.order(), t.cmd.GetPrincipal()
 	switch {
 	case t.housekeeping():
 		if !o.leader {
@@ -192,6 +198,9 @@ func (t *tx) mayOrder() error {
 // has reports whether a governor has the power that an order needs. What is about
 // a tenant that is not there is refused for that, not for lack of power.
 func (t *tx) has(o order, b *fsmpb.RoleBinding) bool {
+	if o.any {
+		return true
+	}
 	s := auth.Standing{Platform: b.GetPlatform()}
 	if o.power != auth.PowerCluster && o.power != auth.PowerCreateTenant {
 		tn, ok := lookup[*fsmpb.Tenant](t.txn, tableTenants, indexID, []byte(o.tenant))
@@ -201,6 +210,65 @@ func (t *tx) has(o order, b *fsmpb.RoleBinding) bool {
 		s.Tenant = governs(b, tn)
 	}
 	return o.power.Has(s)
+}
+
+// order returns who may order the command. Of one that executes an approval it is
+// what the signed request says, which is the same but that governors of the platform
+// may ask for what operators do: they sign for it, and could bind an operator.
+func (t *tx) order() order {
+	if t.approval != nil {
+		if req, err := intent.ParseRequest(t.approval.GetRequest()); err == nil {
+			return orderOfRequest(req)
+		}
+		return order{}
+	}
+	return orderOf(t.cmd)
+}
+
+// orderOfRequest returns who may order what a canonical request says, and whose
+// signatures count for it: nobody, if it is of an act that no command is.
+func orderOfRequest(req *intent.Request) order {
+	tenant, service := textOf(req, "tenant"), textOf(req, "service")
+	switch req.Act() { //nolint:exhaustive // The others have no command.
+	case intent.ActBindL1:
+		return governing(auth.PowerCreateTenant, "")
+	case intent.ActDestroy:
+		switch {
+		case tenant == "":
+			return governing(auth.PowerCluster, "") // the internal key
+		case service == "" && uintOf(req, "version") == 0:
+			return governing(auth.PowerDeleteTenant, tenant)
+		}
+		return governing(auth.PowerTenant, tenant)
+	case intent.ActResumeAfterUnlink:
+		if service == "" {
+			return governing(auth.PowerResumeTenant, tenant)
+		}
+		return governing(auth.PowerTenant, tenant)
+	case intent.ActBindRole, intent.ActSetAuthorityKeys, intent.ActSetIssuer, intent.ActSetPolicy:
+		return governingOf(tenant)
+	case intent.ActAddMember, intent.ActSetQuorum:
+		return governing(auth.PowerCluster, "")
+	}
+	return order{}
+}
+
+// textOf returns the first text field of that name, uintOf the first number.
+func textOf(req *intent.Request, name string) string {
+	return fieldOf(req, name, intent.KindText).Text
+}
+
+func uintOf(req *intent.Request, name string) uint64 {
+	return fieldOf(req, name, intent.KindUint).Uint
+}
+
+func fieldOf(req *intent.Request, name string, k intent.Kind) intent.Field {
+	for _, f := range req.Fields() {
+		if f.Name == name && f.Kind == k {
+			return f
+		}
+	}
+	return intent.Field{}
 }
 
 func errNoRole() error {

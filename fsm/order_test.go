@@ -102,6 +102,13 @@ func orderLines() []orderLine {
 		{"unbind a person", is(unbind("", "a1")), []string{gov}},
 		{"unbind a workload", is(unbind("acme", "app1")), []string{g1}},
 		{"name governors", func(w *world) *fsmpb.Command { return w.setGovernors("acme", w.bindingOf("", "g1").GetUid()) }, []string{g1}},
+		{"change the quorum", is(setQuorum(0, 0)), []string{gov}},
+		{"request an approval", func(w *world) *fsmpb.Command {
+			c, _ := w.request("g1", destroyNow("acme", "pay"))
+			return c
+		}, []string{gov, g1, "g2", "cust"}},
+		{"approve", is(&fsmpb.Command{Body: &fsmpb.Command_Approve{Approve: &fsmpb.Approve{Id: "none"}}}), []string{gov, g1, "g2", "cust"}},
+		{"reject an approval", is(reject("none")), []string{gov, g1, "g2", "cust"}},
 		{"tick", is(tick()), []string{leader}},
 		{"raise the format", is(raise(newest)), []string{leader}},
 		{"begin an epoch", is(begin(0)), []string{leader}},

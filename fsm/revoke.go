@@ -66,6 +66,15 @@ func (t *tx) callerRevoked() error {
 	return ErrCallerRevoked()
 }
 
+// askedWith returns the serial number of the certificate with which the command was
+// asked for, by who requested its approval if it has one.
+func (t *tx) askedWith() []byte {
+	if t.approval != nil {
+		return t.approval.GetRequestedWith()
+	}
+	return t.cmd.GetCallerSerial()
+}
+
 // ErrCallerRevoked is the answer to whoever asked with a certificate that was
 // revoked before what was asked for happened.
 func ErrCallerRevoked() error {
@@ -110,6 +119,7 @@ func (t *tx) revokeCertificate(c *fsmpb.RevokeCertificate) (done, error) {
 	t.endExpired(r.GetName())
 	t.authorityMoved()
 	t.dropTokens(r.GetSerial())
+	t.failRequestedWith(r.GetSerial())
 	return done{object: CertificateName(r.GetSerial())}, nil
 }
 

@@ -31,6 +31,7 @@ const (
 	tableIssuers   = "issuers"    // who vouches for callers
 	tableBindings  = "bindings"   // role bindings
 	tableKeys      = "keys"       // the public keys of role bindings; derived
+	tableApprovals = "approvals"  // requests that people sign one after the other
 	tableSets      = "sets"       // the lists of governors that tenants have; derived
 	tableUIDs      = "uids"       // every uid ever used and what it belongs to; derived
 	tableDue       = "due"        // when Tick has something to do with a tenant or service; derived
@@ -50,7 +51,11 @@ const (
 
 	indexSubject  = "subject"  // role bindings by issuer and subject
 	indexIdentity = "identity" // role bindings by issuer, role, tenant and name
-	indexPower    = "power"    // role bindings of governors and custodians by role and whether they are the platform's
+	indexState    = "state"    // approvals by state
+	indexOpen     = "open"     // approvals that have not ended, by the requester's role binding
+	indexEnded    = "ended"    // approvals that have ended, by when
+
+	indexPower = "power" // role bindings of governors and custodians by role and whether they are the platform's
 )
 
 // row is what the database holds: an object and, in builds with checks, the
@@ -222,6 +227,16 @@ func newDB() *memdb.MemDB {
 			},
 		}),
 		table(tableKeys, func(k keyRow) ([]byte, bool) { return []byte(k.id), true }, nil),
+		table(tableApprovals, func(a *fsmpb.Approval) ([]byte, bool) { return []byte(a.GetId()), true }, map[string]keyOf[*fsmpb.Approval]{
+			indexDue:   func(a *fsmpb.Approval) ([]byte, bool) { return dueKey(approvalDue(a), []byte(a.GetId())), true },
+			indexState: func(a *fsmpb.Approval) ([]byte, bool) { return approvalStateKey(a.GetState(), a.GetId()), true },
+			indexOpen: func(a *fsmpb.Approval) ([]byte, bool) {
+				return concat(a.GetRequested().GetBindingUid(), []byte(a.GetId())), isOpen(a)
+			},
+			indexEnded: func(a *fsmpb.Approval) ([]byte, bool) {
+				return dueKey(a.GetEndTimeMs(), []byte(a.GetId())), !isOpen(a)
+			},
+		}),
 		table(tableSets, setKeyOf, nil),
 		table(tableUIDs, func(u uidOwner) ([]byte, bool) { return []byte(u.uid), true }, nil),
 		table(tableDue, func(d dueRow) ([]byte, bool) { return []byte(d.uid), true }, map[string]keyOf[dueRow]{

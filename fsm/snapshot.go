@@ -206,6 +206,10 @@ func (v *View) items(f func(*fsmpb.SnapshotItem) bool) {
 		on = on && f(&fsmpb.SnapshotItem{Object: &fsmpb.SnapshotItem_RoleBinding{RoleBinding: b}})
 		return on
 	})
+	scan(v.txn, tableApprovals, indexID, nil, nil, func(a *fsmpb.Approval) bool {
+		on = on && f(&fsmpb.SnapshotItem{Object: &fsmpb.SnapshotItem_Approval{Approval: a}})
+		return on
+	})
 }
 
 // Proof is what a snapshot said about itself when it was restored. Its MAC can

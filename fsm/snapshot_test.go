@@ -58,7 +58,7 @@ func everything(t tb) *world {
 	w := newWorld(t, func(g *fsmpb.Genesis) {
 		alice, _ := person("alice", "governor")
 		g.Persons = []*fsmpb.Person{alice}
-		g.Rules = []*fsmpb.IntentRule{{Act: 7, Role: "governor", Signatures: 1, RequesterCounts: true}}
+		g.Rules = []*fsmpb.IntentRule{{Act: 7, Role: "governor", Signatures: 1, RequesterCounts: true}, {Act: 16, Role: "governor", Signatures: 1}}
 		g.LeaseMs = 8000
 	})
 	w.governedBy("alice", "gov")
@@ -106,6 +106,9 @@ func everything(t tb) *world {
 	w.ok(bind(ends))
 	w.ok(w.setGovernors("gone", w.bindingOf("", "g1").GetUid(), w.bindingOf("", "gov").GetUid()))
 	w.ok(bind(w.workload("gone", "app3")))
+	w.requested("alice", changeObject("acme", "payments", resume, "unlink")) // at once approved
+	w.approvedBy(w.requested("gov", setQuorum(1, 2)), "alice")
+	w.ok(reject(w.requested("gov", setQuorum(2, 2))))
 	w.ok(destroyNow("gone", "")) // what it owned is still to be reaped
 	return w
 }

@@ -23,6 +23,7 @@ import (
 //	set-authority-keys   as the first two of bind-role        of governors and custodians
 //	set-issuer           op, tenant, tenant uid, id, and everything that the issuer says
 //	set-issuer           op, tenant, id                       an issuer that is removed
+//	set-quorum           governors, custodians
 //
 // Every field that gives power is in it. So a tenant that is made names its
 // governors here, if its command does.
@@ -61,6 +62,8 @@ func SovereignRequest(cmd *fsmpb.Command) (intent.Act, *intent.Request, bool) {
 	case *fsmpb.Command_SetTenantGovernors:
 		c := b.SetTenantGovernors
 		r = intent.SetTenantGovernors{Tenant: c.GetTenant(), TenantUID: c.GetTenantUid(), Governors: c.GetGovernors()}.Request()
+	case *fsmpb.Command_SetQuorum:
+		r = intent.SetQuorum{Governors: b.SetQuorum.GetGovernors(), Custodians: b.SetQuorum.GetCustodians()}.Request()
 	}
 	if r == nil {
 		return intent.ActUnspecified, nil, false

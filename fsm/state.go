@@ -32,6 +32,10 @@ type meta struct {
 	issuerRows int // issuers, also those of destroyed tenants that are still to be removed
 	bindings   int // role bindings, also expired ones and those of destroyed tenants
 
+	approvals     int // also those that have ended
+	openApprovals int // that have not
+	approvalBytes int // see [approvalSize]; of all
+
 	issuers     []*fsmpb.Issuer // every issuer that counts; replaced, never written to
 	authorityAt uint64          // see [View.AuthorityAt]
 }
@@ -125,6 +129,9 @@ type tx struct {
 	cmd  *fsmpb.Command
 	raw  []byte // the bytes of cmd
 	opts Options
+
+	approval *fsmpb.Approval // that the command executes; nil: none, or it has no right to
+	approved bool            // the signatures of that approval were verified
 
 	epoch    Epoch // what the command began, if it did
 	forecast bool  // of a dry run, which changes nothing

@@ -163,9 +163,16 @@ func (k *ticking) reapService(r reapRow) {
 	}
 }
 
-// expire removes role bindings that have ended, and forgets tokens, nonces,
-// revocations and requests.
+// expire ends approvals, removes role bindings that have ended, and forgets tokens,
+// nonces, revocations, requests, and approvals that ended long ago.
 func (k *ticking) expire() {
+	for _, a := range expired(k, tableApprovals, k.timeMS, approvalDue) {
+		if isOpen(a) {
+			k.endApproval(a, fsmpb.ApprovalState_APPROVAL_STATE_EXPIRED, nil)
+		} else {
+			k.dropApproval(a)
+		}
+	}
 	for _, tok := range expired(k, tableTokens, k.timeMS, (*fsmpb.JoinToken).GetExpireTimeMs) {
 		drop(k.tx, tableTokens, tok)
 		k.tokens--
@@ -235,6 +242,9 @@ func (v *View) NextDue() (atMS int64, ok bool) {
 	}
 	if b, ok := firstOf[*fsmpb.RoleBinding](v, tableBindings, indexDue); ok {
 		first = min(first, b.GetExpireTimeMs())
+	}
+	if a, ok := firstOf[*fsmpb.Approval](v, tableApprovals, indexDue); ok {
+		first = min(first, approvalDue(a))
 	}
 	if r, ok := firstOf[*fsmpb.Request](v, tableRequests, indexDue); ok {
 		first = min(first, r.GetTimeMs()+RequestMemoryMS)

@@ -36,6 +36,8 @@ type world struct {
 	ids   uint64
 	log   [][]byte
 
+	pendingApproval string // that the next command of a test is to execute
+
 	governors [][]byte // of the tenants that it makes; nil: of whoever asks
 }
 

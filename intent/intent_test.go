@@ -234,6 +234,19 @@ func TestVerifyRefusesByName(t *testing.T) {
 			if got.Persons != nil || got.Intent != (intent.Digest{}) {
 				t.Errorf("refused, and returned %+v", got)
 			}
+			// What is not about who signed is refused before anybody is asked to.
+			switch err := intent.Conditions(st.s.Intent, st.c); tc.want {
+			case intent.ReasonOtherKeyspace, intent.ReasonOtherAct, intent.ReasonOtherRequest, intent.ReasonExpired, intent.ReasonTooLong, intent.ReasonReplayed, intent.ReasonStale:
+				wantReason(t, err, tc.want)
+			case intent.ReasonMalformed:
+				if name != "too many signatures" {
+					wantReason(t, err, tc.want)
+				}
+			default:
+				if err != nil {
+					t.Errorf("the conditions do not hold: %v", err)
+				}
+			}
 		})
 	}
 }

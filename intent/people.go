@@ -130,6 +130,18 @@ func (i RemoveIssuer) Request() *Request {
 	return NewRequest(ActSetIssuer).Text("op", "remove").Text("tenant", i.Tenant).Text("id", i.ID)
 }
 
+// SetQuorum changes how many persons sign: governors for acts of governance,
+// custodians for acts on the MasterKey.
+type SetQuorum struct {
+	Governors  uint32
+	Custodians uint32
+}
+
+// Request returns the canonical form.
+func (q SetQuorum) Request() *Request {
+	return NewRequest(ActSetQuorum).Uint("governors", uint64(q.Governors)).Uint("custodians", uint64(q.Custodians))
+}
+
 func (r *Request) listBytes(name string, all [][]byte) *Request {
 	r.List(name, len(all))
 	for _, b := range all {
@@ -271,6 +283,13 @@ var peopleForms = []form{
 		act: ActSetIssuer, orders: "remove an issuer",
 		fields: []shape{opIs("remove"), ofTenant("none: the cluster's own"), anID()},
 	},
+	{
+		act: ActSetQuorum, orders: "change how many persons sign what people sign for",
+		fields: []shape{
+			{name: "governors", kind: KindUint, fits: atMost(MaxRule), note: noteQuorum("governors", "acts of governance")},
+			{name: "custodians", kind: KindUint, fits: atMost(MaxRule), note: noteQuorum("custodians", "acts on the MasterKey")},
+		},
+	},
 }
 
 func isAlg(f Field) bool {
@@ -286,6 +305,19 @@ func noteKeyID(all []Field, i int) string {
 		return "not a valid key"
 	}
 	return "key id " + k.ID().String()
+}
+
+// noteQuorum says what a quorum of that many means for the acts that ask for it.
+func noteQuorum(role, acts string) func([]Field, int) string {
+	return func(all []Field, i int) string {
+		switch all[i].Uint {
+		case 0:
+			return "no signature of " + role + " for " + acts
+		case 1:
+			return "for " + acts + "; who asks may be the one"
+		}
+		return "for " + acts + "; other than who asks"
+	}
 }
 
 func noteMaxLife(all []Field, i int) string {

@@ -87,7 +87,7 @@ func anyAct(t *rapid.T) interface{ Request() *intent.Request } {
 	role := func() string {
 		return rapid.OneOf(anyText(), rapid.SampledFrom([]string{"governor", "custodian", "operator", "auditor", "workload"})).Draw(t, "role")
 	}
-	switch rapid.IntRange(0, 10).Draw(t, "type") {
+	switch rapid.IntRange(0, 11).Draw(t, "type") {
 	case 0:
 		return intent.BindL1{Tenant: name("tenant"), Keystore: name("keystore"), Key: name("key"), Archetype: name("archetype"), Governors: raws("governors")}
 	case 5:
@@ -119,6 +119,8 @@ func anyAct(t *rapid.T) interface{ Request() *intent.Request } {
 			}
 		}
 		return p
+	case 11:
+		return intent.SetQuorum{Governors: rapid.Uint32().Draw(t, "governors"), Custodians: rapid.Uint32().Draw(t, "custodians")}
 	case 10:
 		return intent.RemoveIssuer{Tenant: name("tenant"), ID: name("id")}
 	case 1:
@@ -517,8 +519,8 @@ func TestGoldenRequests(t *testing.T) {
 	if err := json.Unmarshal(data, &file); err != nil {
 		t.Fatal(err)
 	}
-	if len(file.Vectors) != 20 {
-		t.Fatalf("%d vectors, want 20", len(file.Vectors))
+	if len(file.Vectors) != 22 {
+		t.Fatalf("%d vectors, want 22", len(file.Vectors))
 	}
 	for _, v := range file.Vectors {
 		var act interface{ Request() *intent.Request }
@@ -543,6 +545,8 @@ func TestGoldenRequests(t *testing.T) {
 			act = &intent.PutIssuer{}
 		case "RemoveIssuer":
 			act = &intent.RemoveIssuer{}
+		case "SetQuorum":
+			act = &intent.SetQuorum{}
 		default:
 			t.Fatalf("%s: unknown type %s", v.Name, v.Type)
 		}
@@ -632,6 +636,8 @@ func TestTypedRequestsAreThoseOfTheStateMachine(t *testing.T) {
 			cmd = &fsmpb.Command{Body: &fsmpb.Command_PutIssuer{PutIssuer: &fsmpb.PutIssuer{Issuer: i}}}
 		case intent.RemoveIssuer:
 			cmd = &fsmpb.Command{Body: &fsmpb.Command_RemoveIssuer{RemoveIssuer: &fsmpb.RemoveIssuer{Tenant: a.Tenant, Id: a.ID}}}
+		case intent.SetQuorum:
+			cmd = &fsmpb.Command{Body: &fsmpb.Command_SetQuorum{SetQuorum: &fsmpb.SetQuorum{Governors: a.Governors, Custodians: a.Custodians}}}
 		}
 		if cmd != nil {
 			act, req, ok := fsm.SovereignRequest(cmd)
@@ -700,6 +706,8 @@ func TestKnownIsWhatATypeMakes(t *testing.T) {
 		"issuer of no kind":      intent.PutIssuer{ID: "corp"}.Request(),
 		"issuer of another kind": fields(x509.Request(), func(fs []intent.Field) []intent.Field { fs[4].Text = "jwt"; return fs }),
 		"no issuer":              intent.RemoveIssuer{}.Request(),
+		"no such quorum":         intent.SetQuorum{Governors: intent.MaxRule + 1}.Request(),
+		"half a quorum":          intent.NewRequest(intent.ActSetQuorum).Uint("governors", 2),
 		"no binding":             intent.UnbindRole{UID: hash}.Request(),
 		"binding without uid":    intent.UnbindRole{ID: "alice"}.Request(),
 		"no key":                 intent.VoterPromotion{Node: "n1"}.Request(),

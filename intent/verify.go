@@ -62,16 +62,8 @@ func Verify(s Signed, c Check) (Approval, error) {
 	case len(s.Signatures) > MaxSignatures:
 		return Approval{}, refuse(ReasonMalformed, errors.New("more signatures than the limit"))
 	}
-	if err := in.Match(c.Keyspace, c.Act, c.Request, c.NowMs); err != nil {
+	if err := c.conditions(in); err != nil {
 		return Approval{}, err
-	}
-	if c.NonceUsed(in.Nonce) {
-		return Approval{}, refuse(ReasonReplayed, nil)
-	}
-	for _, p := range in.Preconditions {
-		if c.ModIndex(p.Object) != p.ModIndex {
-			return Approval{}, refuse(ReasonStale, errors.New(p.Object))
-		}
 	}
 	persons, err := count(s.Signatures, message, c)
 	if err != nil {
@@ -82,6 +74,34 @@ func Verify(s Signed, c Check) (Approval, error) {
 		return Approval{}, refuse(ReasonMalformed, err)
 	}
 	return Approval{Intent: digest, Persons: persons}, nil
+}
+
+// Conditions is what [Verify] asks of an intent but for the signatures: whoever
+// collects them one by one asks nobody to sign what would be refused. The error is
+// a [*RefusalError].
+func Conditions(in Intent, c Check) error {
+	if err := c.complete(); err != nil {
+		return refuse(ReasonMalformed, err)
+	}
+	if err := in.Validate(); err != nil {
+		return refuse(ReasonMalformed, err)
+	}
+	return c.conditions(in)
+}
+
+func (c Check) conditions(in Intent) error {
+	if err := in.Match(c.Keyspace, c.Act, c.Request, c.NowMs); err != nil {
+		return err
+	}
+	if c.NonceUsed(in.Nonce) {
+		return refuse(ReasonReplayed, nil)
+	}
+	for _, p := range in.Preconditions {
+		if c.ModIndex(p.Object) != p.ModIndex {
+			return refuse(ReasonStale, errors.New(p.Object))
+		}
+	}
+	return nil
 }
 
 // Match reports why in does not order that act of that request in that keyspace

@@ -51,33 +51,9 @@ type InitPlan struct {
 
 	// How many governors sign sovereign acts, and how many custodians those on the
 	// MasterKey; both sign for who signs. 0: nobody of that role; at most
-	// [intent.MaxRule]. See [rulesOf].
+	// [intent.MaxRule]. See [fsm.RulesOf].
 	GovernorQuorum  int
 	CustodianQuorum int
-}
-
-// rulesOf returns the rows of the genesis for these quorums: for each act how many of
-// which role sign. One person may sign for what they ask for themselves. From two on
-// others must: a rule of two that counts the one who asks would need one other only.
-func rulesOf(governors, custodians int) (rows []*fsmpb.IntentRule) {
-	for _, act := range intent.Acts() {
-		rule, ok := intent.RuleOf(act, intent.Quorum{Governors: governors, Custodians: custodians})
-		if !ok {
-			continue
-		}
-		for _, of := range []struct {
-			role auth.Role
-			n    int
-		}{{auth.RoleGovernor, rule.Governors}, {auth.RoleCustodian, rule.Custodians}} {
-			if of.n > 0 {
-				rows = append(rows, &fsmpb.IntentRule{
-					Act: uint32(act), Role: of.role.String(), Signatures: uint32(of.n), //nolint:gosec // checkQuorums: at most intent.MaxRule.
-					RequesterCounts: rule.Governors <= 1 && rule.Custodians <= 1,
-				})
-			}
-		}
-	}
-	return rows
 }
 
 // checkQuorums refuses quorums that these persons could never fulfil: nothing would
@@ -338,7 +314,7 @@ func (n *Node) genesis(p InitPlan, b *newborn, persons []*fsmpb.Person) (*fsmpb.
 	first := n.cluster.Member()
 	g := &fsmpb.Genesis{
 		KeyspaceId: b.keyspace[:], ClusterId: b.cluster[:], Persons: persons, Name: p.ClusterName,
-		Rules: rulesOf(p.GovernorQuorum, p.CustodianQuorum),
+		Rules: fsm.RulesOf(p.GovernorQuorum, p.CustodianQuorum),
 		Settings: &fsmpb.Settings{
 			RollbackWindowMs: p.RollbackWindow.Milliseconds(), DestroyWaitMs: p.DestroyWait.Milliseconds(), Voters: uint32(p.Voters), //nolint:gosec // 1 to 7.
 		},

@@ -16,6 +16,7 @@ import (
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/hierarchy/envelope"
+	"github.com/openkcm/krypton-cluster/intent"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/situation"
 	"github.com/openkcm/krypton-cluster/node"
@@ -94,12 +95,18 @@ func limits() []bounds {
 			{what: "role bindings, of people and of workloads", limit: fmt.Sprint(fsm.MaxBindings), code: errs.LimitReached},
 			{what: "public keys of a role binding", limit: fmt.Sprint(fsm.MaxBindingKeys), code: errs.InvalidArgument},
 			{what: "subject of a role binding", limit: bytesOf(fsm.MaxSubjectBytes), code: errs.InvalidArgument},
+			{what: "approvals that have not ended: of everybody, of one requester", limit: fmt.Sprintf("%d, %d", fsm.MaxOpenApprovals, fsm.MaxApprovalsPerRequester), code: errs.LimitReached},
+			{what: "approvals that are kept, and the intents and requests of all", limit: fmt.Sprintf("%d, %s", fsm.MaxApprovals, bytesOf(fsm.MaxApprovalsBytes)), then: "those that ended first are removed; `LIMIT_REACHED` if none has"},
+			{what: "request of an approval, and its canonical form", limit: bytesOf(fsm.MaxApprovalRequestBytes) + ", " + bytesOf(fsm.MaxApprovalOrderBytes), code: errs.TooLarge},
+			{what: "reason of a rejection", limit: bytesOf(fsm.MaxRejectReasonBytes), code: errs.InvalidArgument},
+			{what: "signatures that a rule asks for, of one role", limit: fmt.Sprint(intent.MaxRule), code: errs.InvalidArgument},
 			{what: "governors that a tenant lists", limit: fmt.Sprint(fsm.MaxTenantGovernors), code: errs.InvalidArgument},
 			{what: "shares of the MasterKey", limit: fmt.Sprint(seal.MaxShares), code: errs.InvalidArgument},
 		}},
 		{"Lifetimes", []bound{
 			{what: "certificate of a caller", limit: lifetime(pki.MinLifetime) + " to " + lifetime(pki.CallerLifetime), beyond: "request/certificate-lifetime"},
 			{what: "join token", limit: lifetime(server.MaxTokenLife), beyond: "request/join-token-lifetime"},
+			{what: "memory of an approval after its end", limit: lifetime(fsm.ApprovalMemoryMS * time.Millisecond), then: "it is removed"},
 			{what: "memory of a request id", limit: lifetime(fsm.RequestMemoryMS * time.Millisecond), then: "the same id is a new request"},
 		}},
 	}

@@ -315,6 +315,68 @@ func (VersionEvent) EnumDescriptor() ([]byte, []int) {
 	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{4}
 }
 
+// ApprovalState numbers are stored and never change.
+type ApprovalState int32
+
+const (
+	ApprovalState_APPROVAL_STATE_UNSPECIFIED ApprovalState = 0
+	ApprovalState_APPROVAL_STATE_PENDING     ApprovalState = 1 // more signatures are needed
+	ApprovalState_APPROVAL_STATE_APPROVED    ApprovalState = 2 // enough signed; it waits to be executed
+	ApprovalState_APPROVAL_STATE_EXECUTED    ApprovalState = 3 // done, once; the last four are final
+	ApprovalState_APPROVAL_STATE_REJECTED    ApprovalState = 4
+	ApprovalState_APPROVAL_STATE_EXPIRED     ApprovalState = 5
+	ApprovalState_APPROVAL_STATE_FAILED      ApprovalState = 6 // it can never be executed, and why stands in result
+)
+
+// Enum value maps for ApprovalState.
+var (
+	ApprovalState_name = map[int32]string{
+		0: "APPROVAL_STATE_UNSPECIFIED",
+		1: "APPROVAL_STATE_PENDING",
+		2: "APPROVAL_STATE_APPROVED",
+		3: "APPROVAL_STATE_EXECUTED",
+		4: "APPROVAL_STATE_REJECTED",
+		5: "APPROVAL_STATE_EXPIRED",
+		6: "APPROVAL_STATE_FAILED",
+	}
+	ApprovalState_value = map[string]int32{
+		"APPROVAL_STATE_UNSPECIFIED": 0,
+		"APPROVAL_STATE_PENDING":     1,
+		"APPROVAL_STATE_APPROVED":    2,
+		"APPROVAL_STATE_EXECUTED":    3,
+		"APPROVAL_STATE_REJECTED":    4,
+		"APPROVAL_STATE_EXPIRED":     5,
+		"APPROVAL_STATE_FAILED":      6,
+	}
+)
+
+func (x ApprovalState) Enum() *ApprovalState {
+	p := new(ApprovalState)
+	*p = x
+	return p
+}
+
+func (x ApprovalState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ApprovalState) Descriptor() protoreflect.EnumDescriptor {
+	return file_fsm_fsmpb_fsm_proto_enumTypes[5].Descriptor()
+}
+
+func (ApprovalState) Type() protoreflect.EnumType {
+	return &file_fsm_fsmpb_fsm_proto_enumTypes[5]
+}
+
+func (x ApprovalState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ApprovalState.Descriptor instead.
+func (ApprovalState) EnumDescriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{5}
+}
+
 // Command is one entry of the log. Time and randomness are in it: Apply asks
 // neither a clock nor a random source.
 type Command struct {
@@ -352,6 +414,10 @@ type Command struct {
 	// revoked certificate changes nothing after its revocation. From format version
 	// 2 on.
 	CallerSerial []byte `protobuf:"bytes,12,opt,name=caller_serial,json=callerSerial,proto3" json:"caller_serial,omitempty"`
+	// Id of the approval that the command executes; empty: none. The signatures that
+	// the act needs are then those of the approval, and intents is empty; principal is
+	// who requested it. From format version 4 on.
+	Approval string `protobuf:"bytes,14,opt,name=approval,proto3" json:"approval,omitempty"`
 	// Types that are valid to be assigned to Body:
 	//
 	//	*Command_Genesis
@@ -382,6 +448,10 @@ type Command struct {
 	//	*Command_BindRole
 	//	*Command_UnbindRole
 	//	*Command_SetTenantGovernors
+	//	*Command_RequestApproval
+	//	*Command_Approve
+	//	*Command_RejectApproval
+	//	*Command_SetQuorum
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -499,6 +569,13 @@ func (x *Command) GetCallerSerial() []byte {
 		return x.CallerSerial
 	}
 	return nil
+}
+
+func (x *Command) GetApproval() string {
+	if x != nil {
+		return x.Approval
+	}
+	return ""
 }
 
 func (x *Command) GetBody() isCommand_Body {
@@ -760,6 +837,42 @@ func (x *Command) GetSetTenantGovernors() *SetTenantGovernors {
 	return nil
 }
 
+func (x *Command) GetRequestApproval() *RequestApproval {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RequestApproval); ok {
+			return x.RequestApproval
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetApprove() *Approve {
+	if x != nil {
+		if x, ok := x.Body.(*Command_Approve); ok {
+			return x.Approve
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRejectApproval() *RejectApproval {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RejectApproval); ok {
+			return x.RejectApproval
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSetQuorum() *SetQuorum {
+	if x != nil {
+		if x, ok := x.Body.(*Command_SetQuorum); ok {
+			return x.SetQuorum
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -876,6 +989,22 @@ type Command_SetTenantGovernors struct {
 	SetTenantGovernors *SetTenantGovernors `protobuf:"bytes,47,opt,name=set_tenant_governors,json=setTenantGovernors,proto3,oneof"`
 }
 
+type Command_RequestApproval struct {
+	RequestApproval *RequestApproval `protobuf:"bytes,48,opt,name=request_approval,json=requestApproval,proto3,oneof"`
+}
+
+type Command_Approve struct {
+	Approve *Approve `protobuf:"bytes,49,opt,name=approve,proto3,oneof"`
+}
+
+type Command_RejectApproval struct {
+	RejectApproval *RejectApproval `protobuf:"bytes,50,opt,name=reject_approval,json=rejectApproval,proto3,oneof"`
+}
+
+type Command_SetQuorum struct {
+	SetQuorum *SetQuorum `protobuf:"bytes,51,opt,name=set_quorum,json=setQuorum,proto3,oneof"` // 52 and 53 are taken: policies of tenants.
+}
+
 func (*Command_Genesis) isCommand_Body() {}
 
 func (*Command_CreateTenant) isCommand_Body() {}
@@ -931,6 +1060,14 @@ func (*Command_BindRole) isCommand_Body() {}
 func (*Command_UnbindRole) isCommand_Body() {}
 
 func (*Command_SetTenantGovernors) isCommand_Body() {}
+
+func (*Command_RequestApproval) isCommand_Body() {}
+
+func (*Command_Approve) isCommand_Body() {}
+
+func (*Command_RejectApproval) isCommand_Body() {}
+
+func (*Command_SetQuorum) isCommand_Body() {}
 
 // Principal is an authenticated caller: who vouches for it, what it is, and its
 // name there.
@@ -4738,9 +4875,524 @@ func (x *SetTenantGovernors) GetEtag() uint64 {
 	return 0
 }
 
+// ApprovalSignature is the signature of one person over the intent of an approval.
+type ApprovalSignature struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SHA-256 of the signer's public key, 32 bytes.
+	KeyId     []byte `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	Signature []byte `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	// Whose key it was then: name, role and uid of the role binding, and the time.
+	// Made by Apply.
+	Person        string `protobuf:"bytes,3,opt,name=person,proto3" json:"person,omitempty"`
+	Role          string `protobuf:"bytes,4,opt,name=role,proto3" json:"role,omitempty"`
+	BindingUid    []byte `protobuf:"bytes,5,opt,name=binding_uid,json=bindingUid,proto3" json:"binding_uid,omitempty"`
+	TimeMs        int64  `protobuf:"varint,6,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApprovalSignature) Reset() {
+	*x = ApprovalSignature{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApprovalSignature) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApprovalSignature) ProtoMessage() {}
+
+func (x *ApprovalSignature) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApprovalSignature.ProtoReflect.Descriptor instead.
+func (*ApprovalSignature) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *ApprovalSignature) GetKeyId() []byte {
+	if x != nil {
+		return x.KeyId
+	}
+	return nil
+}
+
+func (x *ApprovalSignature) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *ApprovalSignature) GetPerson() string {
+	if x != nil {
+		return x.Person
+	}
+	return ""
+}
+
+func (x *ApprovalSignature) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *ApprovalSignature) GetBindingUid() []byte {
+	if x != nil {
+		return x.BindingUid
+	}
+	return nil
+}
+
+func (x *ApprovalSignature) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+// Approval is a request that people sign one after the other. Who asks has signed
+// it first. What is done in the end is a command that names it and orders exactly
+// what they signed. A command gives act, intent, request, type_url, api_request and
+// requested.key_id and requested.signature; Apply makes the rest and ignores what a
+// command says.
+type Approval struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// First 16 bytes of SHA-256 of intent, in lower-case hex.
+	Id      string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Act     uint32 `protobuf:"varint,2,opt,name=act,proto3" json:"act,omitempty"`        // number of intent.Act
+	Intent  []byte `protobuf:"bytes,3,opt,name=intent,proto3" json:"intent,omitempty"`   // encoded intent, the bytes that everybody signs
+	Request []byte `protobuf:"bytes,4,opt,name=request,proto3" json:"request,omitempty"` // canonical form of what is ordered: what people are shown
+	// The request of the API as its caller made it, opaque here: the node that
+	// executes makes the command of it.
+	TypeUrl    string             `protobuf:"bytes,5,opt,name=type_url,json=typeUrl,proto3" json:"type_url,omitempty"`
+	ApiRequest []byte             `protobuf:"bytes,6,opt,name=api_request,json=apiRequest,proto3" json:"api_request,omitempty"`
+	Requester  *Principal         `protobuf:"bytes,7,opt,name=requester,proto3" json:"requester,omitempty"`
+	Requested  *ApprovalSignature `protobuf:"bytes,8,opt,name=requested,proto3" json:"requested,omitempty"` // the requester's own
+	// What the act needed when it was requested. A larger rule of later counts too.
+	Rules        []*IntentRule        `protobuf:"bytes,9,rep,name=rules,proto3" json:"rules,omitempty"`
+	Signatures   []*ApprovalSignature `protobuf:"bytes,10,rep,name=signatures,proto3" json:"signatures,omitempty"` // of others, in the order in which they came
+	CreateTimeMs int64                `protobuf:"varint,11,opt,name=create_time_ms,json=createTimeMs,proto3" json:"create_time_ms,omitempty"`
+	ExpireTimeMs int64                `protobuf:"varint,12,opt,name=expire_time_ms,json=expireTimeMs,proto3" json:"expire_time_ms,omitempty"` // end of the intent
+	State        ApprovalState        `protobuf:"varint,13,opt,name=state,proto3,enum=krypton.fsm.v1.ApprovalState" json:"state,omitempty"`
+	// Who rejected it, and why. For REJECTED only.
+	RejectedBy   *Principal `protobuf:"bytes,14,opt,name=rejected_by,json=rejectedBy,proto3" json:"rejected_by,omitempty"`
+	RejectReason string     `protobuf:"bytes,15,opt,name=reject_reason,json=rejectReason,proto3" json:"reject_reason,omitempty"`
+	// What executing it gave: what was done, for EXECUTED, or the refusal, for FAILED.
+	// For these two only.
+	Result    *Result `protobuf:"bytes,16,opt,name=result,proto3" json:"result,omitempty"`
+	EndTimeMs int64   `protobuf:"varint,17,opt,name=end_time_ms,json=endTimeMs,proto3" json:"end_time_ms,omitempty"` // when it came to its final state; 0: it did not yet
+	ModIndex  uint64  `protobuf:"varint,18,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`
+	// Serial number of the certificate with which it was requested, as in Command. If
+	// that one is revoked, the approval fails.
+	RequestedWith []byte `protobuf:"bytes,19,opt,name=requested_with,json=requestedWith,proto3" json:"requested_with,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Approval) Reset() {
+	*x = Approval{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Approval) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Approval) ProtoMessage() {}
+
+func (x *Approval) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Approval.ProtoReflect.Descriptor instead.
+func (*Approval) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *Approval) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Approval) GetAct() uint32 {
+	if x != nil {
+		return x.Act
+	}
+	return 0
+}
+
+func (x *Approval) GetIntent() []byte {
+	if x != nil {
+		return x.Intent
+	}
+	return nil
+}
+
+func (x *Approval) GetRequest() []byte {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *Approval) GetTypeUrl() string {
+	if x != nil {
+		return x.TypeUrl
+	}
+	return ""
+}
+
+func (x *Approval) GetApiRequest() []byte {
+	if x != nil {
+		return x.ApiRequest
+	}
+	return nil
+}
+
+func (x *Approval) GetRequester() *Principal {
+	if x != nil {
+		return x.Requester
+	}
+	return nil
+}
+
+func (x *Approval) GetRequested() *ApprovalSignature {
+	if x != nil {
+		return x.Requested
+	}
+	return nil
+}
+
+func (x *Approval) GetRules() []*IntentRule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *Approval) GetSignatures() []*ApprovalSignature {
+	if x != nil {
+		return x.Signatures
+	}
+	return nil
+}
+
+func (x *Approval) GetCreateTimeMs() int64 {
+	if x != nil {
+		return x.CreateTimeMs
+	}
+	return 0
+}
+
+func (x *Approval) GetExpireTimeMs() int64 {
+	if x != nil {
+		return x.ExpireTimeMs
+	}
+	return 0
+}
+
+func (x *Approval) GetState() ApprovalState {
+	if x != nil {
+		return x.State
+	}
+	return ApprovalState_APPROVAL_STATE_UNSPECIFIED
+}
+
+func (x *Approval) GetRejectedBy() *Principal {
+	if x != nil {
+		return x.RejectedBy
+	}
+	return nil
+}
+
+func (x *Approval) GetRejectReason() string {
+	if x != nil {
+		return x.RejectReason
+	}
+	return ""
+}
+
+func (x *Approval) GetResult() *Result {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *Approval) GetEndTimeMs() int64 {
+	if x != nil {
+		return x.EndTimeMs
+	}
+	return 0
+}
+
+func (x *Approval) GetModIndex() uint64 {
+	if x != nil {
+		return x.ModIndex
+	}
+	return 0
+}
+
+func (x *Approval) GetRequestedWith() []byte {
+	if x != nil {
+		return x.RequestedWith
+	}
+	return nil
+}
+
+// RequestApproval makes an approval. The signature of who asks is verified, and
+// everything by which the intent could be refused, so that nobody is asked to sign
+// in vain. The nonce of the intent is used from then on.
+type RequestApproval struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Approval      *Approval              `protobuf:"bytes,1,opt,name=approval,proto3" json:"approval,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RequestApproval) Reset() {
+	*x = RequestApproval{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RequestApproval) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RequestApproval) ProtoMessage() {}
+
+func (x *RequestApproval) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RequestApproval.ProtoReflect.Descriptor instead.
+func (*RequestApproval) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *RequestApproval) GetApproval() *Approval {
+	if x != nil {
+		return x.Approval
+	}
+	return nil
+}
+
+// Approve adds the signature of the caller, over the bytes of the approval's intent.
+type Approve struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	KeyId         []byte                 `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"` // SHA-256 of the public key, which the caller's role binding has
+	Signature     []byte                 `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Approve) Reset() {
+	*x = Approve{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Approve) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Approve) ProtoMessage() {}
+
+func (x *Approve) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Approve.ProtoReflect.Descriptor instead.
+func (*Approve) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *Approve) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Approve) GetKeyId() []byte {
+	if x != nil {
+		return x.KeyId
+	}
+	return nil
+}
+
+func (x *Approve) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+// RejectApproval ends an approval that is not executed yet. It needs no signature:
+// it takes nothing away that could not be requested again.
+type RejectApproval struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"` // one line of text, up to 256 bytes, may be empty
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RejectApproval) Reset() {
+	*x = RejectApproval{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RejectApproval) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RejectApproval) ProtoMessage() {}
+
+func (x *RejectApproval) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RejectApproval.ProtoReflect.Descriptor instead.
+func (*RejectApproval) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *RejectApproval) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RejectApproval) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// SetQuorum changes how many persons sign: governors for each act of governance,
+// custodians for each act on the MasterKey. With one who asks may be the one, with
+// more the others sign. It needs as many as the larger of the rules before and after.
+type SetQuorum struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Governors     uint32                 `protobuf:"varint,1,opt,name=governors,proto3" json:"governors,omitempty"`
+	Custodians    uint32                 `protobuf:"varint,2,opt,name=custodians,proto3" json:"custodians,omitempty"`
+	Etag          uint64                 `protobuf:"varint,3,opt,name=etag,proto3" json:"etag,omitempty"` // mod_index of the cluster that the caller saw; 0: any
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetQuorum) Reset() {
+	*x = SetQuorum{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetQuorum) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetQuorum) ProtoMessage() {}
+
+func (x *SetQuorum) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetQuorum.ProtoReflect.Descriptor instead.
+func (*SetQuorum) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *SetQuorum) GetGovernors() uint32 {
+	if x != nil {
+		return x.Governors
+	}
+	return 0
+}
+
+func (x *SetQuorum) GetCustodians() uint32 {
+	if x != nil {
+		return x.Custodians
+	}
+	return 0
+}
+
+func (x *SetQuorum) GetEtag() uint64 {
+	if x != nil {
+		return x.Etag
+	}
+	return 0
+}
+
 // Tick does what is due at the command's time: superseded versions leave the
 // rollback window, scheduled destructions happen, remembered requests, tokens,
-// revocations and role bindings expire. It touches at most 500 objects.
+// revocations, role bindings and approvals expire. It touches at most 500 objects.
 type Tick struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -4749,7 +5401,7 @@ type Tick struct {
 
 func (x *Tick) Reset() {
 	*x = Tick{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4761,7 +5413,7 @@ func (x *Tick) String() string {
 func (*Tick) ProtoMessage() {}
 
 func (x *Tick) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4774,7 +5426,7 @@ func (x *Tick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tick.ProtoReflect.Descriptor instead.
 func (*Tick) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{48}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{54}
 }
 
 type RaiseFormat struct {
@@ -4786,7 +5438,7 @@ type RaiseFormat struct {
 
 func (x *RaiseFormat) Reset() {
 	*x = RaiseFormat{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4798,7 +5450,7 @@ func (x *RaiseFormat) String() string {
 func (*RaiseFormat) ProtoMessage() {}
 
 func (x *RaiseFormat) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4811,7 +5463,7 @@ func (x *RaiseFormat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseFormat.ProtoReflect.Descriptor instead.
 func (*RaiseFormat) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{49}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RaiseFormat) GetVersion() uint32 {
@@ -4834,7 +5486,7 @@ type LeaseEpoch struct {
 
 func (x *LeaseEpoch) Reset() {
 	*x = LeaseEpoch{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4846,7 +5498,7 @@ func (x *LeaseEpoch) String() string {
 func (*LeaseEpoch) ProtoMessage() {}
 
 func (x *LeaseEpoch) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4859,7 +5511,7 @@ func (x *LeaseEpoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseEpoch.ProtoReflect.Descriptor instead.
 func (*LeaseEpoch) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{50}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *LeaseEpoch) GetLeader() string {
@@ -4895,7 +5547,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4907,7 +5559,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4920,7 +5572,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{51}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Result) GetReason() string {
@@ -5002,7 +5654,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5014,7 +5666,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5027,7 +5679,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{52}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Request) GetPrincipal() *Principal {
@@ -5091,7 +5743,7 @@ type UsedNonce struct {
 
 func (x *UsedNonce) Reset() {
 	*x = UsedNonce{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5103,7 +5755,7 @@ func (x *UsedNonce) String() string {
 func (*UsedNonce) ProtoMessage() {}
 
 func (x *UsedNonce) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5116,7 +5768,7 @@ func (x *UsedNonce) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsedNonce.ProtoReflect.Descriptor instead.
 func (*UsedNonce) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{53}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *UsedNonce) GetNonce() []byte {
@@ -5167,7 +5819,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5179,7 +5831,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5192,7 +5844,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{54}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Cluster) GetKeyspaceId() []byte {
@@ -5326,7 +5978,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5338,7 +5990,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5351,7 +6003,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{55}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -5434,6 +6086,7 @@ type SnapshotItem struct {
 	//	*SnapshotItem_Revocation
 	//	*SnapshotItem_Issuer
 	//	*SnapshotItem_RoleBinding
+	//	*SnapshotItem_Approval
 	Object isSnapshotItem_Object `protobuf_oneof:"object"`
 	// Of tenants and services: destroyed, and its name was taken again.
 	Replaced      bool `protobuf:"varint,15,opt,name=replaced,proto3" json:"replaced,omitempty"`
@@ -5443,7 +6096,7 @@ type SnapshotItem struct {
 
 func (x *SnapshotItem) Reset() {
 	*x = SnapshotItem{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5455,7 +6108,7 @@ func (x *SnapshotItem) String() string {
 func (*SnapshotItem) ProtoMessage() {}
 
 func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5468,7 +6121,7 @@ func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotItem.ProtoReflect.Descriptor instead.
 func (*SnapshotItem) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{56}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *SnapshotItem) GetObject() isSnapshotItem_Object {
@@ -5586,6 +6239,15 @@ func (x *SnapshotItem) GetRoleBinding() *RoleBinding {
 	return nil
 }
 
+func (x *SnapshotItem) GetApproval() *Approval {
+	if x != nil {
+		if x, ok := x.Object.(*SnapshotItem_Approval); ok {
+			return x.Approval
+		}
+	}
+	return nil
+}
+
 func (x *SnapshotItem) GetReplaced() bool {
 	if x != nil {
 		return x.Replaced
@@ -5645,6 +6307,10 @@ type SnapshotItem_RoleBinding struct {
 	RoleBinding *RoleBinding `protobuf:"bytes,12,opt,name=role_binding,json=roleBinding,proto3,oneof"` // from format version 4 on
 }
 
+type SnapshotItem_Approval struct {
+	Approval *Approval `protobuf:"bytes,13,opt,name=approval,proto3,oneof"` // from format version 4 on
+}
+
 func (*SnapshotItem_Cluster) isSnapshotItem_Object() {}
 
 func (*SnapshotItem_Tenant) isSnapshotItem_Object() {}
@@ -5669,11 +6335,13 @@ func (*SnapshotItem_Issuer) isSnapshotItem_Object() {}
 
 func (*SnapshotItem_RoleBinding) isSnapshotItem_Object() {}
 
+func (*SnapshotItem_Approval) isSnapshotItem_Object() {}
+
 var File_fsm_fsmpb_fsm_proto protoreflect.FileDescriptor
 
 const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
-	"\x13fsm/fsmpb/fsm.proto\x12\x0ekrypton.fsm.v1\"\x8b\x12\n" +
+	"\x13fsm/fsmpb/fsm.proto\x12\x0ekrypton.fsm.v1\"\xb1\x14\n" +
 	"\aCommand\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1c\n" +
 	"\tskippable\x18\x02 \x01(\bR\tskippable\x12 \n" +
@@ -5689,7 +6357,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\aintents\x18\n" +
 	" \x03(\v2\x1c.krypton.fsm.v1.SignedIntentR\aintents\x12\x1a\n" +
 	"\bproposer\x18\v \x01(\tR\bproposer\x12#\n" +
-	"\rcaller_serial\x18\f \x01(\fR\fcallerSerial\x123\n" +
+	"\rcaller_serial\x18\f \x01(\fR\fcallerSerial\x12\x1a\n" +
+	"\bapproval\x18\x0e \x01(\tR\bapproval\x123\n" +
 	"\agenesis\x18\x14 \x01(\v2\x17.krypton.fsm.v1.GenesisH\x00R\agenesis\x12C\n" +
 	"\rcreate_tenant\x18\x15 \x01(\v2\x1c.krypton.fsm.v1.CreateTenantH\x00R\fcreateTenant\x12C\n" +
 	"\rchange_object\x18\x16 \x01(\v2\x1c.krypton.fsm.v1.ChangeObjectH\x00R\fchangeObject\x12F\n" +
@@ -5724,7 +6393,12 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\tbind_role\x18- \x01(\v2\x18.krypton.fsm.v1.BindRoleH\x00R\bbindRole\x12=\n" +
 	"\vunbind_role\x18. \x01(\v2\x1a.krypton.fsm.v1.UnbindRoleH\x00R\n" +
 	"unbindRole\x12V\n" +
-	"\x14set_tenant_governors\x18/ \x01(\v2\".krypton.fsm.v1.SetTenantGovernorsH\x00R\x12setTenantGovernorsB\x06\n" +
+	"\x14set_tenant_governors\x18/ \x01(\v2\".krypton.fsm.v1.SetTenantGovernorsH\x00R\x12setTenantGovernors\x12L\n" +
+	"\x10request_approval\x180 \x01(\v2\x1f.krypton.fsm.v1.RequestApprovalH\x00R\x0frequestApproval\x123\n" +
+	"\aapprove\x181 \x01(\v2\x17.krypton.fsm.v1.ApproveH\x00R\aapprove\x12I\n" +
+	"\x0freject_approval\x182 \x01(\v2\x1e.krypton.fsm.v1.RejectApprovalH\x00R\x0erejectApproval\x12:\n" +
+	"\n" +
+	"set_quorum\x183 \x01(\v2\x19.krypton.fsm.v1.SetQuorumH\x00R\tsetQuorumB\x06\n" +
 	"\x04body\"K\n" +
 	"\tPrincipal\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x12\n" +
@@ -6070,7 +6744,55 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
 	"tenant_uid\x18\x02 \x01(\fR\ttenantUid\x12\x1c\n" +
 	"\tgovernors\x18\x03 \x03(\fR\tgovernors\x12\x12\n" +
-	"\x04etag\x18\x04 \x01(\x04R\x04etag\"\x06\n" +
+	"\x04etag\x18\x04 \x01(\x04R\x04etag\"\xae\x01\n" +
+	"\x11ApprovalSignature\x12\x15\n" +
+	"\x06key_id\x18\x01 \x01(\fR\x05keyId\x12\x1c\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\x12\x16\n" +
+	"\x06person\x18\x03 \x01(\tR\x06person\x12\x12\n" +
+	"\x04role\x18\x04 \x01(\tR\x04role\x12\x1f\n" +
+	"\vbinding_uid\x18\x05 \x01(\fR\n" +
+	"bindingUid\x12\x17\n" +
+	"\atime_ms\x18\x06 \x01(\x03R\x06timeMs\"\xff\x05\n" +
+	"\bApproval\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
+	"\x03act\x18\x02 \x01(\rR\x03act\x12\x16\n" +
+	"\x06intent\x18\x03 \x01(\fR\x06intent\x12\x18\n" +
+	"\arequest\x18\x04 \x01(\fR\arequest\x12\x19\n" +
+	"\btype_url\x18\x05 \x01(\tR\atypeUrl\x12\x1f\n" +
+	"\vapi_request\x18\x06 \x01(\fR\n" +
+	"apiRequest\x127\n" +
+	"\trequester\x18\a \x01(\v2\x19.krypton.fsm.v1.PrincipalR\trequester\x12?\n" +
+	"\trequested\x18\b \x01(\v2!.krypton.fsm.v1.ApprovalSignatureR\trequested\x120\n" +
+	"\x05rules\x18\t \x03(\v2\x1a.krypton.fsm.v1.IntentRuleR\x05rules\x12A\n" +
+	"\n" +
+	"signatures\x18\n" +
+	" \x03(\v2!.krypton.fsm.v1.ApprovalSignatureR\n" +
+	"signatures\x12$\n" +
+	"\x0ecreate_time_ms\x18\v \x01(\x03R\fcreateTimeMs\x12$\n" +
+	"\x0eexpire_time_ms\x18\f \x01(\x03R\fexpireTimeMs\x123\n" +
+	"\x05state\x18\r \x01(\x0e2\x1d.krypton.fsm.v1.ApprovalStateR\x05state\x12:\n" +
+	"\vrejected_by\x18\x0e \x01(\v2\x19.krypton.fsm.v1.PrincipalR\n" +
+	"rejectedBy\x12#\n" +
+	"\rreject_reason\x18\x0f \x01(\tR\frejectReason\x12.\n" +
+	"\x06result\x18\x10 \x01(\v2\x16.krypton.fsm.v1.ResultR\x06result\x12\x1e\n" +
+	"\vend_time_ms\x18\x11 \x01(\x03R\tendTimeMs\x12\x1b\n" +
+	"\tmod_index\x18\x12 \x01(\x04R\bmodIndex\x12%\n" +
+	"\x0erequested_with\x18\x13 \x01(\fR\rrequestedWith\"G\n" +
+	"\x0fRequestApproval\x124\n" +
+	"\bapproval\x18\x01 \x01(\v2\x18.krypton.fsm.v1.ApprovalR\bapproval\"N\n" +
+	"\aApprove\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x15\n" +
+	"\x06key_id\x18\x02 \x01(\fR\x05keyId\x12\x1c\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\"8\n" +
+	"\x0eRejectApproval\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"]\n" +
+	"\tSetQuorum\x12\x1c\n" +
+	"\tgovernors\x18\x01 \x01(\rR\tgovernors\x12\x1e\n" +
+	"\n" +
+	"custodians\x18\x02 \x01(\rR\n" +
+	"custodians\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\x04R\x04etag\"\x06\n" +
 	"\x04Tick\"'\n" +
 	"\vRaiseFormat\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\":\n" +
@@ -6134,7 +6856,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\a \x01(\fR\tclusterId\x12%\n" +
 	"\x0eformat_version\x18\b \x01(\rR\rformatVersion\x12\x1a\n" +
-	"\bcommands\x18\t \x01(\x04R\bcommands\"\xcb\x05\n" +
+	"\bcommands\x18\t \x01(\x04R\bcommands\"\x83\x06\n" +
 	"\fSnapshotItem\x123\n" +
 	"\acluster\x18\x01 \x01(\v2\x17.krypton.fsm.v1.ClusterH\x00R\acluster\x120\n" +
 	"\x06tenant\x18\x02 \x01(\v2\x16.krypton.fsm.v1.TenantH\x00R\x06tenant\x123\n" +
@@ -6152,7 +6874,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	" \x01(\v2\x1a.krypton.fsm.v1.RevocationH\x00R\n" +
 	"revocation\x120\n" +
 	"\x06issuer\x18\v \x01(\v2\x16.krypton.fsm.v1.IssuerH\x00R\x06issuer\x12@\n" +
-	"\frole_binding\x18\f \x01(\v2\x1b.krypton.fsm.v1.RoleBindingH\x00R\vroleBinding\x12\x1a\n" +
+	"\frole_binding\x18\f \x01(\v2\x1b.krypton.fsm.v1.RoleBindingH\x00R\vroleBinding\x126\n" +
+	"\bapproval\x18\r \x01(\v2\x18.krypton.fsm.v1.ApprovalH\x00R\bapproval\x12\x1a\n" +
 	"\breplaced\x18\x0f \x01(\bR\breplacedB\b\n" +
 	"\x06object*m\n" +
 	"\fKeyAlgorithm\x12\x1d\n" +
@@ -6187,7 +6910,15 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x17VERSION_EVENT_DEPRECATE\x10\x03\x12\x1c\n" +
 	"\x18VERSION_EVENT_COMPROMISE\x10\x04\x12\"\n" +
 	"\x1eVERSION_EVENT_SCHEDULE_DESTROY\x10\x05\x12 \n" +
-	"\x1cVERSION_EVENT_CANCEL_DESTROY\x10\x06B4Z2github.com/openkcm/krypton-cluster/fsm/fsmpb;fsmpbb\x06proto3"
+	"\x1cVERSION_EVENT_CANCEL_DESTROY\x10\x06*\xd9\x01\n" +
+	"\rApprovalState\x12\x1e\n" +
+	"\x1aAPPROVAL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16APPROVAL_STATE_PENDING\x10\x01\x12\x1b\n" +
+	"\x17APPROVAL_STATE_APPROVED\x10\x02\x12\x1b\n" +
+	"\x17APPROVAL_STATE_EXECUTED\x10\x03\x12\x1b\n" +
+	"\x17APPROVAL_STATE_REJECTED\x10\x04\x12\x1a\n" +
+	"\x16APPROVAL_STATE_EXPIRED\x10\x05\x12\x19\n" +
+	"\x15APPROVAL_STATE_FAILED\x10\x06B4Z2github.com/openkcm/krypton-cluster/fsm/fsmpb;fsmpbb\x06proto3"
 
 var (
 	file_fsm_fsmpb_fsm_proto_rawDescOnce sync.Once
@@ -6201,166 +6932,186 @@ func file_fsm_fsmpb_fsm_proto_rawDescGZIP() []byte {
 	return file_fsm_fsmpb_fsm_proto_rawDescData
 }
 
-var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
+var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
 var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(KeyAlgorithm)(0),          // 0: krypton.fsm.v1.KeyAlgorithm
 	(VersionState)(0),          // 1: krypton.fsm.v1.VersionState
 	(ObjectState)(0),           // 2: krypton.fsm.v1.ObjectState
 	(ObjectEvent)(0),           // 3: krypton.fsm.v1.ObjectEvent
 	(VersionEvent)(0),          // 4: krypton.fsm.v1.VersionEvent
-	(*Command)(nil),            // 5: krypton.fsm.v1.Command
-	(*Principal)(nil),          // 6: krypton.fsm.v1.Principal
-	(*PublicKey)(nil),          // 7: krypton.fsm.v1.PublicKey
-	(*SignedIntent)(nil),       // 8: krypton.fsm.v1.SignedIntent
-	(*Person)(nil),             // 9: krypton.fsm.v1.Person
-	(*IntentRule)(nil),         // 10: krypton.fsm.v1.IntentRule
-	(*Settings)(nil),           // 11: krypton.fsm.v1.Settings
-	(*Genesis)(nil),            // 12: krypton.fsm.v1.Genesis
-	(*Version)(nil),            // 13: krypton.fsm.v1.Version
-	(*Binding)(nil),            // 14: krypton.fsm.v1.Binding
-	(*Tenant)(nil),             // 15: krypton.fsm.v1.Tenant
-	(*Service)(nil),            // 16: krypton.fsm.v1.Service
-	(*Resource)(nil),           // 17: krypton.fsm.v1.Resource
-	(*Secret)(nil),             // 18: krypton.fsm.v1.Secret
-	(*Member)(nil),             // 19: krypton.fsm.v1.Member
-	(*JoinToken)(nil),          // 20: krypton.fsm.v1.JoinToken
-	(*Hold)(nil),               // 21: krypton.fsm.v1.Hold
-	(*ObjectRef)(nil),          // 22: krypton.fsm.v1.ObjectRef
-	(*CreateTenant)(nil),       // 23: krypton.fsm.v1.CreateTenant
-	(*ChangeObject)(nil),       // 24: krypton.fsm.v1.ChangeObject
-	(*CreateService)(nil),      // 25: krypton.fsm.v1.CreateService
-	(*AddVersion)(nil),         // 26: krypton.fsm.v1.AddVersion
-	(*SetPrimary)(nil),         // 27: krypton.fsm.v1.SetPrimary
-	(*ChangeVersion)(nil),      // 28: krypton.fsm.v1.ChangeVersion
-	(*PinResource)(nil),        // 29: krypton.fsm.v1.PinResource
-	(*UnpinResource)(nil),      // 30: krypton.fsm.v1.UnpinResource
-	(*RollbackResource)(nil),   // 31: krypton.fsm.v1.RollbackResource
-	(*AddInternalKey)(nil),     // 32: krypton.fsm.v1.AddInternalKey
-	(*RewrapTenant)(nil),       // 33: krypton.fsm.v1.RewrapTenant
-	(*PutSecret)(nil),          // 34: krypton.fsm.v1.PutSecret
-	(*CreateJoinToken)(nil),    // 35: krypton.fsm.v1.CreateJoinToken
-	(*AddMember)(nil),          // 36: krypton.fsm.v1.AddMember
-	(*UpdateMember)(nil),       // 37: krypton.fsm.v1.UpdateMember
-	(*RemoveMember)(nil),       // 38: krypton.fsm.v1.RemoveMember
-	(*PurgeMember)(nil),        // 39: krypton.fsm.v1.PurgeMember
-	(*SetHold)(nil),            // 40: krypton.fsm.v1.SetHold
-	(*Revocation)(nil),         // 41: krypton.fsm.v1.Revocation
-	(*RevokeCertificate)(nil),  // 42: krypton.fsm.v1.RevokeCertificate
-	(*X509Issuer)(nil),         // 43: krypton.fsm.v1.X509Issuer
-	(*JWTIssuer)(nil),          // 44: krypton.fsm.v1.JWTIssuer
-	(*Issuer)(nil),             // 45: krypton.fsm.v1.Issuer
-	(*BindingKey)(nil),         // 46: krypton.fsm.v1.BindingKey
-	(*RoleBinding)(nil),        // 47: krypton.fsm.v1.RoleBinding
-	(*PutIssuer)(nil),          // 48: krypton.fsm.v1.PutIssuer
-	(*RemoveIssuer)(nil),       // 49: krypton.fsm.v1.RemoveIssuer
-	(*BindRole)(nil),           // 50: krypton.fsm.v1.BindRole
-	(*UnbindRole)(nil),         // 51: krypton.fsm.v1.UnbindRole
-	(*SetTenantGovernors)(nil), // 52: krypton.fsm.v1.SetTenantGovernors
-	(*Tick)(nil),               // 53: krypton.fsm.v1.Tick
-	(*RaiseFormat)(nil),        // 54: krypton.fsm.v1.RaiseFormat
-	(*LeaseEpoch)(nil),         // 55: krypton.fsm.v1.LeaseEpoch
-	(*Result)(nil),             // 56: krypton.fsm.v1.Result
-	(*Request)(nil),            // 57: krypton.fsm.v1.Request
-	(*UsedNonce)(nil),          // 58: krypton.fsm.v1.UsedNonce
-	(*Cluster)(nil),            // 59: krypton.fsm.v1.Cluster
-	(*SnapshotHeader)(nil),     // 60: krypton.fsm.v1.SnapshotHeader
-	(*SnapshotItem)(nil),       // 61: krypton.fsm.v1.SnapshotItem
+	(ApprovalState)(0),         // 5: krypton.fsm.v1.ApprovalState
+	(*Command)(nil),            // 6: krypton.fsm.v1.Command
+	(*Principal)(nil),          // 7: krypton.fsm.v1.Principal
+	(*PublicKey)(nil),          // 8: krypton.fsm.v1.PublicKey
+	(*SignedIntent)(nil),       // 9: krypton.fsm.v1.SignedIntent
+	(*Person)(nil),             // 10: krypton.fsm.v1.Person
+	(*IntentRule)(nil),         // 11: krypton.fsm.v1.IntentRule
+	(*Settings)(nil),           // 12: krypton.fsm.v1.Settings
+	(*Genesis)(nil),            // 13: krypton.fsm.v1.Genesis
+	(*Version)(nil),            // 14: krypton.fsm.v1.Version
+	(*Binding)(nil),            // 15: krypton.fsm.v1.Binding
+	(*Tenant)(nil),             // 16: krypton.fsm.v1.Tenant
+	(*Service)(nil),            // 17: krypton.fsm.v1.Service
+	(*Resource)(nil),           // 18: krypton.fsm.v1.Resource
+	(*Secret)(nil),             // 19: krypton.fsm.v1.Secret
+	(*Member)(nil),             // 20: krypton.fsm.v1.Member
+	(*JoinToken)(nil),          // 21: krypton.fsm.v1.JoinToken
+	(*Hold)(nil),               // 22: krypton.fsm.v1.Hold
+	(*ObjectRef)(nil),          // 23: krypton.fsm.v1.ObjectRef
+	(*CreateTenant)(nil),       // 24: krypton.fsm.v1.CreateTenant
+	(*ChangeObject)(nil),       // 25: krypton.fsm.v1.ChangeObject
+	(*CreateService)(nil),      // 26: krypton.fsm.v1.CreateService
+	(*AddVersion)(nil),         // 27: krypton.fsm.v1.AddVersion
+	(*SetPrimary)(nil),         // 28: krypton.fsm.v1.SetPrimary
+	(*ChangeVersion)(nil),      // 29: krypton.fsm.v1.ChangeVersion
+	(*PinResource)(nil),        // 30: krypton.fsm.v1.PinResource
+	(*UnpinResource)(nil),      // 31: krypton.fsm.v1.UnpinResource
+	(*RollbackResource)(nil),   // 32: krypton.fsm.v1.RollbackResource
+	(*AddInternalKey)(nil),     // 33: krypton.fsm.v1.AddInternalKey
+	(*RewrapTenant)(nil),       // 34: krypton.fsm.v1.RewrapTenant
+	(*PutSecret)(nil),          // 35: krypton.fsm.v1.PutSecret
+	(*CreateJoinToken)(nil),    // 36: krypton.fsm.v1.CreateJoinToken
+	(*AddMember)(nil),          // 37: krypton.fsm.v1.AddMember
+	(*UpdateMember)(nil),       // 38: krypton.fsm.v1.UpdateMember
+	(*RemoveMember)(nil),       // 39: krypton.fsm.v1.RemoveMember
+	(*PurgeMember)(nil),        // 40: krypton.fsm.v1.PurgeMember
+	(*SetHold)(nil),            // 41: krypton.fsm.v1.SetHold
+	(*Revocation)(nil),         // 42: krypton.fsm.v1.Revocation
+	(*RevokeCertificate)(nil),  // 43: krypton.fsm.v1.RevokeCertificate
+	(*X509Issuer)(nil),         // 44: krypton.fsm.v1.X509Issuer
+	(*JWTIssuer)(nil),          // 45: krypton.fsm.v1.JWTIssuer
+	(*Issuer)(nil),             // 46: krypton.fsm.v1.Issuer
+	(*BindingKey)(nil),         // 47: krypton.fsm.v1.BindingKey
+	(*RoleBinding)(nil),        // 48: krypton.fsm.v1.RoleBinding
+	(*PutIssuer)(nil),          // 49: krypton.fsm.v1.PutIssuer
+	(*RemoveIssuer)(nil),       // 50: krypton.fsm.v1.RemoveIssuer
+	(*BindRole)(nil),           // 51: krypton.fsm.v1.BindRole
+	(*UnbindRole)(nil),         // 52: krypton.fsm.v1.UnbindRole
+	(*SetTenantGovernors)(nil), // 53: krypton.fsm.v1.SetTenantGovernors
+	(*ApprovalSignature)(nil),  // 54: krypton.fsm.v1.ApprovalSignature
+	(*Approval)(nil),           // 55: krypton.fsm.v1.Approval
+	(*RequestApproval)(nil),    // 56: krypton.fsm.v1.RequestApproval
+	(*Approve)(nil),            // 57: krypton.fsm.v1.Approve
+	(*RejectApproval)(nil),     // 58: krypton.fsm.v1.RejectApproval
+	(*SetQuorum)(nil),          // 59: krypton.fsm.v1.SetQuorum
+	(*Tick)(nil),               // 60: krypton.fsm.v1.Tick
+	(*RaiseFormat)(nil),        // 61: krypton.fsm.v1.RaiseFormat
+	(*LeaseEpoch)(nil),         // 62: krypton.fsm.v1.LeaseEpoch
+	(*Result)(nil),             // 63: krypton.fsm.v1.Result
+	(*Request)(nil),            // 64: krypton.fsm.v1.Request
+	(*UsedNonce)(nil),          // 65: krypton.fsm.v1.UsedNonce
+	(*Cluster)(nil),            // 66: krypton.fsm.v1.Cluster
+	(*SnapshotHeader)(nil),     // 67: krypton.fsm.v1.SnapshotHeader
+	(*SnapshotItem)(nil),       // 68: krypton.fsm.v1.SnapshotItem
 }
 var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
-	6,  // 0: krypton.fsm.v1.Command.principal:type_name -> krypton.fsm.v1.Principal
-	8,  // 1: krypton.fsm.v1.Command.intents:type_name -> krypton.fsm.v1.SignedIntent
-	12, // 2: krypton.fsm.v1.Command.genesis:type_name -> krypton.fsm.v1.Genesis
-	23, // 3: krypton.fsm.v1.Command.create_tenant:type_name -> krypton.fsm.v1.CreateTenant
-	24, // 4: krypton.fsm.v1.Command.change_object:type_name -> krypton.fsm.v1.ChangeObject
-	25, // 5: krypton.fsm.v1.Command.create_service:type_name -> krypton.fsm.v1.CreateService
-	26, // 6: krypton.fsm.v1.Command.add_version:type_name -> krypton.fsm.v1.AddVersion
-	27, // 7: krypton.fsm.v1.Command.set_primary:type_name -> krypton.fsm.v1.SetPrimary
-	28, // 8: krypton.fsm.v1.Command.change_version:type_name -> krypton.fsm.v1.ChangeVersion
-	29, // 9: krypton.fsm.v1.Command.pin_resource:type_name -> krypton.fsm.v1.PinResource
-	30, // 10: krypton.fsm.v1.Command.unpin_resource:type_name -> krypton.fsm.v1.UnpinResource
-	32, // 11: krypton.fsm.v1.Command.add_internal_key:type_name -> krypton.fsm.v1.AddInternalKey
-	33, // 12: krypton.fsm.v1.Command.rewrap_tenant:type_name -> krypton.fsm.v1.RewrapTenant
-	34, // 13: krypton.fsm.v1.Command.put_secret:type_name -> krypton.fsm.v1.PutSecret
-	35, // 14: krypton.fsm.v1.Command.create_join_token:type_name -> krypton.fsm.v1.CreateJoinToken
-	36, // 15: krypton.fsm.v1.Command.add_member:type_name -> krypton.fsm.v1.AddMember
-	37, // 16: krypton.fsm.v1.Command.update_member:type_name -> krypton.fsm.v1.UpdateMember
-	38, // 17: krypton.fsm.v1.Command.remove_member:type_name -> krypton.fsm.v1.RemoveMember
-	39, // 18: krypton.fsm.v1.Command.purge_member:type_name -> krypton.fsm.v1.PurgeMember
-	40, // 19: krypton.fsm.v1.Command.set_hold:type_name -> krypton.fsm.v1.SetHold
-	53, // 20: krypton.fsm.v1.Command.tick:type_name -> krypton.fsm.v1.Tick
-	54, // 21: krypton.fsm.v1.Command.raise_format:type_name -> krypton.fsm.v1.RaiseFormat
-	31, // 22: krypton.fsm.v1.Command.rollback_resource:type_name -> krypton.fsm.v1.RollbackResource
-	42, // 23: krypton.fsm.v1.Command.revoke_certificate:type_name -> krypton.fsm.v1.RevokeCertificate
-	55, // 24: krypton.fsm.v1.Command.lease_epoch:type_name -> krypton.fsm.v1.LeaseEpoch
-	48, // 25: krypton.fsm.v1.Command.put_issuer:type_name -> krypton.fsm.v1.PutIssuer
-	49, // 26: krypton.fsm.v1.Command.remove_issuer:type_name -> krypton.fsm.v1.RemoveIssuer
-	50, // 27: krypton.fsm.v1.Command.bind_role:type_name -> krypton.fsm.v1.BindRole
-	51, // 28: krypton.fsm.v1.Command.unbind_role:type_name -> krypton.fsm.v1.UnbindRole
-	52, // 29: krypton.fsm.v1.Command.set_tenant_governors:type_name -> krypton.fsm.v1.SetTenantGovernors
-	0,  // 30: krypton.fsm.v1.PublicKey.algorithm:type_name -> krypton.fsm.v1.KeyAlgorithm
-	7,  // 31: krypton.fsm.v1.Person.key:type_name -> krypton.fsm.v1.PublicKey
-	9,  // 32: krypton.fsm.v1.Genesis.persons:type_name -> krypton.fsm.v1.Person
-	10, // 33: krypton.fsm.v1.Genesis.rules:type_name -> krypton.fsm.v1.IntentRule
-	11, // 34: krypton.fsm.v1.Genesis.settings:type_name -> krypton.fsm.v1.Settings
-	13, // 35: krypton.fsm.v1.Genesis.internal_key:type_name -> krypton.fsm.v1.Version
-	18, // 36: krypton.fsm.v1.Genesis.secrets:type_name -> krypton.fsm.v1.Secret
-	19, // 37: krypton.fsm.v1.Genesis.first_member:type_name -> krypton.fsm.v1.Member
-	1,  // 38: krypton.fsm.v1.Version.state:type_name -> krypton.fsm.v1.VersionState
-	1,  // 39: krypton.fsm.v1.Version.state_before:type_name -> krypton.fsm.v1.VersionState
-	2,  // 40: krypton.fsm.v1.Tenant.state:type_name -> krypton.fsm.v1.ObjectState
-	14, // 41: krypton.fsm.v1.Tenant.binding:type_name -> krypton.fsm.v1.Binding
-	13, // 42: krypton.fsm.v1.Tenant.versions:type_name -> krypton.fsm.v1.Version
-	2,  // 43: krypton.fsm.v1.Service.state:type_name -> krypton.fsm.v1.ObjectState
-	13, // 44: krypton.fsm.v1.Service.versions:type_name -> krypton.fsm.v1.Version
-	14, // 45: krypton.fsm.v1.CreateTenant.binding:type_name -> krypton.fsm.v1.Binding
-	13, // 46: krypton.fsm.v1.CreateTenant.version:type_name -> krypton.fsm.v1.Version
-	22, // 47: krypton.fsm.v1.ChangeObject.object:type_name -> krypton.fsm.v1.ObjectRef
-	3,  // 48: krypton.fsm.v1.ChangeObject.event:type_name -> krypton.fsm.v1.ObjectEvent
-	13, // 49: krypton.fsm.v1.CreateService.version:type_name -> krypton.fsm.v1.Version
-	22, // 50: krypton.fsm.v1.AddVersion.object:type_name -> krypton.fsm.v1.ObjectRef
-	13, // 51: krypton.fsm.v1.AddVersion.version:type_name -> krypton.fsm.v1.Version
-	22, // 52: krypton.fsm.v1.SetPrimary.object:type_name -> krypton.fsm.v1.ObjectRef
-	22, // 53: krypton.fsm.v1.ChangeVersion.object:type_name -> krypton.fsm.v1.ObjectRef
-	4,  // 54: krypton.fsm.v1.ChangeVersion.event:type_name -> krypton.fsm.v1.VersionEvent
-	13, // 55: krypton.fsm.v1.AddInternalKey.version:type_name -> krypton.fsm.v1.Version
-	18, // 56: krypton.fsm.v1.PutSecret.secret:type_name -> krypton.fsm.v1.Secret
-	20, // 57: krypton.fsm.v1.CreateJoinToken.token:type_name -> krypton.fsm.v1.JoinToken
-	19, // 58: krypton.fsm.v1.AddMember.member:type_name -> krypton.fsm.v1.Member
-	19, // 59: krypton.fsm.v1.UpdateMember.member:type_name -> krypton.fsm.v1.Member
-	41, // 60: krypton.fsm.v1.RevokeCertificate.revocation:type_name -> krypton.fsm.v1.Revocation
-	43, // 61: krypton.fsm.v1.Issuer.x509:type_name -> krypton.fsm.v1.X509Issuer
-	44, // 62: krypton.fsm.v1.Issuer.jwt:type_name -> krypton.fsm.v1.JWTIssuer
-	8,  // 63: krypton.fsm.v1.Issuer.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	7,  // 64: krypton.fsm.v1.BindingKey.key:type_name -> krypton.fsm.v1.PublicKey
-	46, // 65: krypton.fsm.v1.RoleBinding.keys:type_name -> krypton.fsm.v1.BindingKey
-	8,  // 66: krypton.fsm.v1.RoleBinding.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	45, // 67: krypton.fsm.v1.PutIssuer.issuer:type_name -> krypton.fsm.v1.Issuer
-	47, // 68: krypton.fsm.v1.BindRole.binding:type_name -> krypton.fsm.v1.RoleBinding
-	6,  // 69: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
-	56, // 70: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
-	11, // 71: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
-	9,  // 72: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
-	10, // 73: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
-	21, // 74: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
-	13, // 75: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
-	59, // 76: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
-	15, // 77: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
-	16, // 78: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
-	17, // 79: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
-	18, // 80: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
-	19, // 81: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
-	20, // 82: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
-	57, // 83: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
-	58, // 84: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
-	41, // 85: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
-	45, // 86: krypton.fsm.v1.SnapshotItem.issuer:type_name -> krypton.fsm.v1.Issuer
-	47, // 87: krypton.fsm.v1.SnapshotItem.role_binding:type_name -> krypton.fsm.v1.RoleBinding
-	88, // [88:88] is the sub-list for method output_type
-	88, // [88:88] is the sub-list for method input_type
-	88, // [88:88] is the sub-list for extension type_name
-	88, // [88:88] is the sub-list for extension extendee
-	0,  // [0:88] is the sub-list for field type_name
+	7,   // 0: krypton.fsm.v1.Command.principal:type_name -> krypton.fsm.v1.Principal
+	9,   // 1: krypton.fsm.v1.Command.intents:type_name -> krypton.fsm.v1.SignedIntent
+	13,  // 2: krypton.fsm.v1.Command.genesis:type_name -> krypton.fsm.v1.Genesis
+	24,  // 3: krypton.fsm.v1.Command.create_tenant:type_name -> krypton.fsm.v1.CreateTenant
+	25,  // 4: krypton.fsm.v1.Command.change_object:type_name -> krypton.fsm.v1.ChangeObject
+	26,  // 5: krypton.fsm.v1.Command.create_service:type_name -> krypton.fsm.v1.CreateService
+	27,  // 6: krypton.fsm.v1.Command.add_version:type_name -> krypton.fsm.v1.AddVersion
+	28,  // 7: krypton.fsm.v1.Command.set_primary:type_name -> krypton.fsm.v1.SetPrimary
+	29,  // 8: krypton.fsm.v1.Command.change_version:type_name -> krypton.fsm.v1.ChangeVersion
+	30,  // 9: krypton.fsm.v1.Command.pin_resource:type_name -> krypton.fsm.v1.PinResource
+	31,  // 10: krypton.fsm.v1.Command.unpin_resource:type_name -> krypton.fsm.v1.UnpinResource
+	33,  // 11: krypton.fsm.v1.Command.add_internal_key:type_name -> krypton.fsm.v1.AddInternalKey
+	34,  // 12: krypton.fsm.v1.Command.rewrap_tenant:type_name -> krypton.fsm.v1.RewrapTenant
+	35,  // 13: krypton.fsm.v1.Command.put_secret:type_name -> krypton.fsm.v1.PutSecret
+	36,  // 14: krypton.fsm.v1.Command.create_join_token:type_name -> krypton.fsm.v1.CreateJoinToken
+	37,  // 15: krypton.fsm.v1.Command.add_member:type_name -> krypton.fsm.v1.AddMember
+	38,  // 16: krypton.fsm.v1.Command.update_member:type_name -> krypton.fsm.v1.UpdateMember
+	39,  // 17: krypton.fsm.v1.Command.remove_member:type_name -> krypton.fsm.v1.RemoveMember
+	40,  // 18: krypton.fsm.v1.Command.purge_member:type_name -> krypton.fsm.v1.PurgeMember
+	41,  // 19: krypton.fsm.v1.Command.set_hold:type_name -> krypton.fsm.v1.SetHold
+	60,  // 20: krypton.fsm.v1.Command.tick:type_name -> krypton.fsm.v1.Tick
+	61,  // 21: krypton.fsm.v1.Command.raise_format:type_name -> krypton.fsm.v1.RaiseFormat
+	32,  // 22: krypton.fsm.v1.Command.rollback_resource:type_name -> krypton.fsm.v1.RollbackResource
+	43,  // 23: krypton.fsm.v1.Command.revoke_certificate:type_name -> krypton.fsm.v1.RevokeCertificate
+	62,  // 24: krypton.fsm.v1.Command.lease_epoch:type_name -> krypton.fsm.v1.LeaseEpoch
+	49,  // 25: krypton.fsm.v1.Command.put_issuer:type_name -> krypton.fsm.v1.PutIssuer
+	50,  // 26: krypton.fsm.v1.Command.remove_issuer:type_name -> krypton.fsm.v1.RemoveIssuer
+	51,  // 27: krypton.fsm.v1.Command.bind_role:type_name -> krypton.fsm.v1.BindRole
+	52,  // 28: krypton.fsm.v1.Command.unbind_role:type_name -> krypton.fsm.v1.UnbindRole
+	53,  // 29: krypton.fsm.v1.Command.set_tenant_governors:type_name -> krypton.fsm.v1.SetTenantGovernors
+	56,  // 30: krypton.fsm.v1.Command.request_approval:type_name -> krypton.fsm.v1.RequestApproval
+	57,  // 31: krypton.fsm.v1.Command.approve:type_name -> krypton.fsm.v1.Approve
+	58,  // 32: krypton.fsm.v1.Command.reject_approval:type_name -> krypton.fsm.v1.RejectApproval
+	59,  // 33: krypton.fsm.v1.Command.set_quorum:type_name -> krypton.fsm.v1.SetQuorum
+	0,   // 34: krypton.fsm.v1.PublicKey.algorithm:type_name -> krypton.fsm.v1.KeyAlgorithm
+	8,   // 35: krypton.fsm.v1.Person.key:type_name -> krypton.fsm.v1.PublicKey
+	10,  // 36: krypton.fsm.v1.Genesis.persons:type_name -> krypton.fsm.v1.Person
+	11,  // 37: krypton.fsm.v1.Genesis.rules:type_name -> krypton.fsm.v1.IntentRule
+	12,  // 38: krypton.fsm.v1.Genesis.settings:type_name -> krypton.fsm.v1.Settings
+	14,  // 39: krypton.fsm.v1.Genesis.internal_key:type_name -> krypton.fsm.v1.Version
+	19,  // 40: krypton.fsm.v1.Genesis.secrets:type_name -> krypton.fsm.v1.Secret
+	20,  // 41: krypton.fsm.v1.Genesis.first_member:type_name -> krypton.fsm.v1.Member
+	1,   // 42: krypton.fsm.v1.Version.state:type_name -> krypton.fsm.v1.VersionState
+	1,   // 43: krypton.fsm.v1.Version.state_before:type_name -> krypton.fsm.v1.VersionState
+	2,   // 44: krypton.fsm.v1.Tenant.state:type_name -> krypton.fsm.v1.ObjectState
+	15,  // 45: krypton.fsm.v1.Tenant.binding:type_name -> krypton.fsm.v1.Binding
+	14,  // 46: krypton.fsm.v1.Tenant.versions:type_name -> krypton.fsm.v1.Version
+	2,   // 47: krypton.fsm.v1.Service.state:type_name -> krypton.fsm.v1.ObjectState
+	14,  // 48: krypton.fsm.v1.Service.versions:type_name -> krypton.fsm.v1.Version
+	15,  // 49: krypton.fsm.v1.CreateTenant.binding:type_name -> krypton.fsm.v1.Binding
+	14,  // 50: krypton.fsm.v1.CreateTenant.version:type_name -> krypton.fsm.v1.Version
+	23,  // 51: krypton.fsm.v1.ChangeObject.object:type_name -> krypton.fsm.v1.ObjectRef
+	3,   // 52: krypton.fsm.v1.ChangeObject.event:type_name -> krypton.fsm.v1.ObjectEvent
+	14,  // 53: krypton.fsm.v1.CreateService.version:type_name -> krypton.fsm.v1.Version
+	23,  // 54: krypton.fsm.v1.AddVersion.object:type_name -> krypton.fsm.v1.ObjectRef
+	14,  // 55: krypton.fsm.v1.AddVersion.version:type_name -> krypton.fsm.v1.Version
+	23,  // 56: krypton.fsm.v1.SetPrimary.object:type_name -> krypton.fsm.v1.ObjectRef
+	23,  // 57: krypton.fsm.v1.ChangeVersion.object:type_name -> krypton.fsm.v1.ObjectRef
+	4,   // 58: krypton.fsm.v1.ChangeVersion.event:type_name -> krypton.fsm.v1.VersionEvent
+	14,  // 59: krypton.fsm.v1.AddInternalKey.version:type_name -> krypton.fsm.v1.Version
+	19,  // 60: krypton.fsm.v1.PutSecret.secret:type_name -> krypton.fsm.v1.Secret
+	21,  // 61: krypton.fsm.v1.CreateJoinToken.token:type_name -> krypton.fsm.v1.JoinToken
+	20,  // 62: krypton.fsm.v1.AddMember.member:type_name -> krypton.fsm.v1.Member
+	20,  // 63: krypton.fsm.v1.UpdateMember.member:type_name -> krypton.fsm.v1.Member
+	42,  // 64: krypton.fsm.v1.RevokeCertificate.revocation:type_name -> krypton.fsm.v1.Revocation
+	44,  // 65: krypton.fsm.v1.Issuer.x509:type_name -> krypton.fsm.v1.X509Issuer
+	45,  // 66: krypton.fsm.v1.Issuer.jwt:type_name -> krypton.fsm.v1.JWTIssuer
+	9,   // 67: krypton.fsm.v1.Issuer.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	8,   // 68: krypton.fsm.v1.BindingKey.key:type_name -> krypton.fsm.v1.PublicKey
+	47,  // 69: krypton.fsm.v1.RoleBinding.keys:type_name -> krypton.fsm.v1.BindingKey
+	9,   // 70: krypton.fsm.v1.RoleBinding.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	46,  // 71: krypton.fsm.v1.PutIssuer.issuer:type_name -> krypton.fsm.v1.Issuer
+	48,  // 72: krypton.fsm.v1.BindRole.binding:type_name -> krypton.fsm.v1.RoleBinding
+	7,   // 73: krypton.fsm.v1.Approval.requester:type_name -> krypton.fsm.v1.Principal
+	54,  // 74: krypton.fsm.v1.Approval.requested:type_name -> krypton.fsm.v1.ApprovalSignature
+	11,  // 75: krypton.fsm.v1.Approval.rules:type_name -> krypton.fsm.v1.IntentRule
+	54,  // 76: krypton.fsm.v1.Approval.signatures:type_name -> krypton.fsm.v1.ApprovalSignature
+	5,   // 77: krypton.fsm.v1.Approval.state:type_name -> krypton.fsm.v1.ApprovalState
+	7,   // 78: krypton.fsm.v1.Approval.rejected_by:type_name -> krypton.fsm.v1.Principal
+	63,  // 79: krypton.fsm.v1.Approval.result:type_name -> krypton.fsm.v1.Result
+	55,  // 80: krypton.fsm.v1.RequestApproval.approval:type_name -> krypton.fsm.v1.Approval
+	7,   // 81: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
+	63,  // 82: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
+	12,  // 83: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
+	10,  // 84: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
+	11,  // 85: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
+	22,  // 86: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
+	14,  // 87: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
+	66,  // 88: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
+	16,  // 89: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
+	17,  // 90: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
+	18,  // 91: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
+	19,  // 92: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
+	20,  // 93: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
+	21,  // 94: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
+	64,  // 95: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
+	65,  // 96: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
+	42,  // 97: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
+	46,  // 98: krypton.fsm.v1.SnapshotItem.issuer:type_name -> krypton.fsm.v1.Issuer
+	48,  // 99: krypton.fsm.v1.SnapshotItem.role_binding:type_name -> krypton.fsm.v1.RoleBinding
+	55,  // 100: krypton.fsm.v1.SnapshotItem.approval:type_name -> krypton.fsm.v1.Approval
+	101, // [101:101] is the sub-list for method output_type
+	101, // [101:101] is the sub-list for method input_type
+	101, // [101:101] is the sub-list for extension type_name
+	101, // [101:101] is the sub-list for extension extendee
+	0,   // [0:101] is the sub-list for field type_name
 }
 
 func init() { file_fsm_fsmpb_fsm_proto_init() }
@@ -6397,12 +7148,16 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Command_BindRole)(nil),
 		(*Command_UnbindRole)(nil),
 		(*Command_SetTenantGovernors)(nil),
+		(*Command_RequestApproval)(nil),
+		(*Command_Approve)(nil),
+		(*Command_RejectApproval)(nil),
+		(*Command_SetQuorum)(nil),
 	}
 	file_fsm_fsmpb_fsm_proto_msgTypes[40].OneofWrappers = []any{
 		(*Issuer_X509)(nil),
 		(*Issuer_Jwt)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[56].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[62].OneofWrappers = []any{
 		(*SnapshotItem_Cluster)(nil),
 		(*SnapshotItem_Tenant)(nil),
 		(*SnapshotItem_Service)(nil),
@@ -6415,14 +7170,15 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*SnapshotItem_Revocation)(nil),
 		(*SnapshotItem_Issuer)(nil),
 		(*SnapshotItem_RoleBinding)(nil),
+		(*SnapshotItem_Approval)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fsm_fsmpb_fsm_proto_rawDesc), len(file_fsm_fsmpb_fsm_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   57,
+			NumEnums:      6,
+			NumMessages:   63,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
