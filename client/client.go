@@ -107,6 +107,9 @@ func (c *Client) Services() kryptonv1.ServicesClient { return kryptonv1.NewServi
 // Access returns identity and certificates.
 func (c *Client) Access() kryptonv1.AccessClient { return kryptonv1.NewAccessClient(c) }
 
+// Approvals returns the requests that wait for signatures of people.
+func (c *Client) Approvals() kryptonv1.ApprovalsClient { return kryptonv1.NewApprovalsClient(c) }
+
 // Cluster returns nodes and operations.
 func (c *Client) Cluster() kryptonv1.ClusterClient { return kryptonv1.NewClusterClient(c) }
 

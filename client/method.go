@@ -56,6 +56,8 @@ var safe = map[string]kind{
 	"/krypton.v1.Access/ListIssuers":      kindRead,
 	"/krypton.v1.Access/GetRoleBinding":   kindRead,
 	"/krypton.v1.Access/ListRoleBindings": kindRead,
+	"/krypton.v1.Approvals/GetApproval":   kindRead,
+	"/krypton.v1.Approvals/ListApprovals": kindRead,
 	// Signs what the registry says anyway, and another attempt signs it again.
 	"/krypton.v1.Access/RenewCertificate": kindRead,
 	"/krypton.v1.Seal/GetSeal":            kindRead,

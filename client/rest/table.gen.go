@@ -59,6 +59,21 @@ var table = map[string][]rule{
 	"/krypton.v1.Access/WhoAmI": {
 		{verb: "GET", prefix: "/v1/access:whoAmI", field: "", pattern: "", suffix: ""},
 	},
+	"/krypton.v1.Approvals/Approve": {
+		{verb: "POST", prefix: "/v1/", field: "name", pattern: "approvals/*", suffix: ":approve"},
+	},
+	"/krypton.v1.Approvals/CreateApproval": {
+		{verb: "POST", prefix: "/v1/approvals", field: "", pattern: "", suffix: ""},
+	},
+	"/krypton.v1.Approvals/GetApproval": {
+		{verb: "GET", prefix: "/v1/", field: "name", pattern: "approvals/*", suffix: ""},
+	},
+	"/krypton.v1.Approvals/ListApprovals": {
+		{verb: "GET", prefix: "/v1/approvals", field: "", pattern: "", suffix: ""},
+	},
+	"/krypton.v1.Approvals/Reject": {
+		{verb: "POST", prefix: "/v1/", field: "name", pattern: "approvals/*", suffix: ":reject"},
+	},
 	"/krypton.v1.Cluster/CreateJoinToken": {
 		{verb: "POST", prefix: "/v1/nodes:createJoinToken", field: "", pattern: "", suffix: ""},
 	},
@@ -82,6 +97,9 @@ var table = map[string][]rule{
 	},
 	"/krypton.v1.Cluster/RemoveNode": {
 		{verb: "POST", prefix: "/v1/", field: "name", pattern: "nodes/*", suffix: ":remove"},
+	},
+	"/krypton.v1.Cluster/SetQuorum": {
+		{verb: "POST", prefix: "/v1/cluster:setQuorum", field: "", pattern: "", suffix: ""},
 	},
 	"/krypton.v1.Cluster/TransferLeadership": {
 		{verb: "POST", prefix: "/v1/cluster:transferLeadership", field: "", pattern: "", suffix: ""},

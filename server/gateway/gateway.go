@@ -147,6 +147,7 @@ func New(ctx context.Context, conn grpc.ClientConnInterface) (http.Handler, erro
 		gatewaypb.RegisterSealHandlerClient(ctx, mux, kryptonv1.NewSealClient(conn)),
 		gatewaypb.RegisterClusterHandlerClient(ctx, mux, kryptonv1.NewClusterClient(conn)),
 		gatewaypb.RegisterAccessHandlerClient(ctx, mux, kryptonv1.NewAccessClient(conn)),
+		gatewaypb.RegisterApprovalsHandlerClient(ctx, mux, kryptonv1.NewApprovalsClient(conn)),
 	); err != nil {
 		return nil, err
 	}

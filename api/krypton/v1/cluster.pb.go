@@ -97,7 +97,9 @@ type ClusterInfo struct {
 	// How long a serving lease lasts, fixed when the cluster was founded.
 	LeaseDuration *durationpb.Duration `protobuf:"bytes,14,opt,name=lease_duration,json=leaseDuration,proto3" json:"lease_duration,omitempty"`
 	// Which acts need signatures of people, and whose. An act without a rule needs none.
-	Rules         []*IntentRule `protobuf:"bytes,21,rep,name=rules,proto3" json:"rules,omitempty"`
+	Rules []*IntentRule `protobuf:"bytes,21,rep,name=rules,proto3" json:"rules,omitempty"`
+	// Of the rules: what SetQuorum takes.
+	Etag          string `protobuf:"bytes,22,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -235,6 +237,13 @@ func (x *ClusterInfo) GetRules() []*IntentRule {
 		return x.Rules
 	}
 	return nil
+}
+
+func (x *ClusterInfo) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
 }
 
 type Node struct {
@@ -1486,12 +1495,100 @@ func (x *WaitOperationRequest) GetName() string {
 	return ""
 }
 
+type SetQuorumRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Signatures of governors that every act needs, and of custodians that some need.
+	// With two or more the requester's own does not count.
+	Governors  uint32 `protobuf:"varint,1,opt,name=governors,proto3" json:"governors,omitempty"`
+	Custodians uint32 `protobuf:"varint,2,opt,name=custodians,proto3" json:"custodians,omitempty"`
+	// Of the cluster: ClusterInfo.etag.
+	Etag         string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	RequestId    string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ValidateOnly bool   `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Signatures of people over what is asked; see SignedIntent.
+	Intents       []*SignedIntent `protobuf:"bytes,20,rep,name=intents,proto3" json:"intents,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetQuorumRequest) Reset() {
+	*x = SetQuorumRequest{}
+	mi := &file_krypton_v1_cluster_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetQuorumRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetQuorumRequest) ProtoMessage() {}
+
+func (x *SetQuorumRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_cluster_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetQuorumRequest.ProtoReflect.Descriptor instead.
+func (*SetQuorumRequest) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *SetQuorumRequest) GetGovernors() uint32 {
+	if x != nil {
+		return x.Governors
+	}
+	return 0
+}
+
+func (x *SetQuorumRequest) GetCustodians() uint32 {
+	if x != nil {
+		return x.Custodians
+	}
+	return 0
+}
+
+func (x *SetQuorumRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *SetQuorumRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *SetQuorumRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *SetQuorumRequest) GetIntents() []*SignedIntent {
+	if x != nil {
+		return x.Intents
+	}
+	return nil
+}
+
 var File_krypton_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"\x18krypton/v1/cluster.proto\x12\n" +
-	"krypton.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17krypton/v1/common.proto\x1a\x15krypton/v1/seal.proto\"\xd8\x04\n" +
+	"krypton.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17krypton/v1/common.proto\x1a\x15krypton/v1/seal.proto\"\xec\x04\n" +
 	"\vClusterInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
 	"\vkeyspace_id\x18\x02 \x01(\tR\n" +
@@ -1510,7 +1607,8 @@ const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"\x0frollback_window\x18\f \x01(\v2\x19.google.protobuf.DurationR\x0erollbackWindow\x12<\n" +
 	"\fdestroy_wait\x18\r \x01(\v2\x19.google.protobuf.DurationR\vdestroyWait\x12@\n" +
 	"\x0elease_duration\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\x12,\n" +
-	"\x05rules\x18\x15 \x03(\v2\x16.krypton.v1.IntentRuleR\x05rules\"\xd3\x03\n" +
+	"\x05rules\x18\x15 \x03(\v2\x16.krypton.v1.IntentRuleR\x05rules\x12\x12\n" +
+	"\x04etag\x18\x16 \x01(\tR\x04etag\"\xd3\x03\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12!\n" +
@@ -1619,12 +1717,22 @@ const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"\x13GetOperationRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"*\n" +
 	"\x14WaitOperationRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name*q\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xdc\x01\n" +
+	"\x10SetQuorumRequest\x12\x1c\n" +
+	"\tgovernors\x18\x01 \x01(\rR\tgovernors\x12\x1e\n" +
+	"\n" +
+	"custodians\x18\x02 \x01(\rR\n" +
+	"custodians\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\x122\n" +
+	"\aintents\x18\x14 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents*q\n" +
 	"\bNodeRole\x12\x19\n" +
 	"\x15NODE_ROLE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fNODE_ROLE_VOTER\x10\x01\x12\x17\n" +
 	"\x13NODE_ROLE_NON_VOTER\x10\x02\x12\x1c\n" +
-	"\x18NODE_ROLE_BECOMING_VOTER\x10\x032\xd5\x05\n" +
+	"\x18NODE_ROLE_BECOMING_VOTER\x10\x032\x99\x06\n" +
 	"\aCluster\x12D\n" +
 	"\n" +
 	"GetCluster\x12\x1d.krypton.v1.GetClusterRequest\x1a\x17.krypton.v1.ClusterInfo\x12H\n" +
@@ -1638,7 +1746,8 @@ const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"RemoveNode\x12\x1d.krypton.v1.RemoveNodeRequest\x1a\x10.krypton.v1.Node\x12T\n" +
 	"\x12TransferLeadership\x12%.krypton.v1.TransferLeadershipRequest\x1a\x17.krypton.v1.ClusterInfo\x12F\n" +
 	"\fGetOperation\x12\x1f.krypton.v1.GetOperationRequest\x1a\x15.krypton.v1.Operation\x12H\n" +
-	"\rWaitOperation\x12 .krypton.v1.WaitOperationRequest\x1a\x15.krypton.v1.OperationB=Z;github.com/openkcm/krypton-cluster/api/krypton/v1;kryptonv1b\x06proto3"
+	"\rWaitOperation\x12 .krypton.v1.WaitOperationRequest\x1a\x15.krypton.v1.Operation\x12B\n" +
+	"\tSetQuorum\x12\x1c.krypton.v1.SetQuorumRequest\x1a\x17.krypton.v1.ClusterInfoB=Z;github.com/openkcm/krypton-cluster/api/krypton/v1;kryptonv1b\x06proto3"
 
 var (
 	file_krypton_v1_cluster_proto_rawDescOnce sync.Once
@@ -1653,7 +1762,7 @@ func file_krypton_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_krypton_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_krypton_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_krypton_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_krypton_v1_cluster_proto_goTypes = []any{
 	(NodeRole)(0),                     // 0: krypton.v1.NodeRole
 	(*ClusterInfo)(nil),               // 1: krypton.v1.ClusterInfo
@@ -1674,63 +1783,67 @@ var file_krypton_v1_cluster_proto_goTypes = []any{
 	(*TransferLeadershipRequest)(nil), // 16: krypton.v1.TransferLeadershipRequest
 	(*GetOperationRequest)(nil),       // 17: krypton.v1.GetOperationRequest
 	(*WaitOperationRequest)(nil),      // 18: krypton.v1.WaitOperationRequest
-	(*durationpb.Duration)(nil),       // 19: google.protobuf.Duration
-	(*IntentRule)(nil),                // 20: krypton.v1.IntentRule
-	(*timestamppb.Timestamp)(nil),     // 21: google.protobuf.Timestamp
-	(SealState)(0),                    // 22: krypton.v1.SealState
-	(*SignedIntent)(nil),              // 23: krypton.v1.SignedIntent
-	(*Operation)(nil),                 // 24: krypton.v1.Operation
+	(*SetQuorumRequest)(nil),          // 19: krypton.v1.SetQuorumRequest
+	(*durationpb.Duration)(nil),       // 20: google.protobuf.Duration
+	(*IntentRule)(nil),                // 21: krypton.v1.IntentRule
+	(*timestamppb.Timestamp)(nil),     // 22: google.protobuf.Timestamp
+	(SealState)(0),                    // 23: krypton.v1.SealState
+	(*SignedIntent)(nil),              // 24: krypton.v1.SignedIntent
+	(*Operation)(nil),                 // 25: krypton.v1.Operation
 }
 var file_krypton_v1_cluster_proto_depIdxs = []int32{
-	19, // 0: krypton.v1.ClusterInfo.rollback_window:type_name -> google.protobuf.Duration
-	19, // 1: krypton.v1.ClusterInfo.destroy_wait:type_name -> google.protobuf.Duration
-	19, // 2: krypton.v1.ClusterInfo.lease_duration:type_name -> google.protobuf.Duration
-	20, // 3: krypton.v1.ClusterInfo.rules:type_name -> krypton.v1.IntentRule
+	20, // 0: krypton.v1.ClusterInfo.rollback_window:type_name -> google.protobuf.Duration
+	20, // 1: krypton.v1.ClusterInfo.destroy_wait:type_name -> google.protobuf.Duration
+	20, // 2: krypton.v1.ClusterInfo.lease_duration:type_name -> google.protobuf.Duration
+	21, // 3: krypton.v1.ClusterInfo.rules:type_name -> krypton.v1.IntentRule
 	0,  // 4: krypton.v1.Node.role:type_name -> krypton.v1.NodeRole
-	21, // 5: krypton.v1.Node.create_time:type_name -> google.protobuf.Timestamp
+	22, // 5: krypton.v1.Node.create_time:type_name -> google.protobuf.Timestamp
 	3,  // 6: krypton.v1.Node.health:type_name -> krypton.v1.NodeHealth
-	22, // 7: krypton.v1.NodeHealth.seal:type_name -> krypton.v1.SealState
-	19, // 8: krypton.v1.NodeHealth.contact_age:type_name -> google.protobuf.Duration
-	21, // 9: krypton.v1.NodeHealth.wall_time:type_name -> google.protobuf.Timestamp
-	19, // 10: krypton.v1.NodeHealth.clock_offset:type_name -> google.protobuf.Duration
-	19, // 11: krypton.v1.NodeHealth.lease_remaining:type_name -> google.protobuf.Duration
+	23, // 7: krypton.v1.NodeHealth.seal:type_name -> krypton.v1.SealState
+	20, // 8: krypton.v1.NodeHealth.contact_age:type_name -> google.protobuf.Duration
+	22, // 9: krypton.v1.NodeHealth.wall_time:type_name -> google.protobuf.Timestamp
+	20, // 10: krypton.v1.NodeHealth.clock_offset:type_name -> google.protobuf.Duration
+	20, // 11: krypton.v1.NodeHealth.lease_remaining:type_name -> google.protobuf.Duration
 	4,  // 12: krypton.v1.NodeHealth.lease_holding:type_name -> krypton.v1.LeaseHolding
 	5,  // 13: krypton.v1.NodeHealth.leader_leases:type_name -> krypton.v1.LeaderLeases
-	19, // 14: krypton.v1.LeaseHolding.held:type_name -> google.protobuf.Duration
-	19, // 15: krypton.v1.LeaseHolding.clock_over:type_name -> google.protobuf.Duration
-	19, // 16: krypton.v1.LeaseHolding.clock_ahead:type_name -> google.protobuf.Duration
+	20, // 14: krypton.v1.LeaseHolding.held:type_name -> google.protobuf.Duration
+	20, // 15: krypton.v1.LeaseHolding.clock_over:type_name -> google.protobuf.Duration
+	20, // 16: krypton.v1.LeaseHolding.clock_ahead:type_name -> google.protobuf.Duration
 	6,  // 17: krypton.v1.LeaderLeases.waits:type_name -> krypton.v1.LeaseWait
-	19, // 18: krypton.v1.LeaseWait.at_most:type_name -> google.protobuf.Duration
+	20, // 18: krypton.v1.LeaseWait.at_most:type_name -> google.protobuf.Duration
 	2,  // 19: krypton.v1.ListNodesResponse.nodes:type_name -> krypton.v1.Node
-	23, // 20: krypton.v1.CreateJoinTokenRequest.intents:type_name -> krypton.v1.SignedIntent
-	21, // 21: krypton.v1.CreateJoinTokenRequest.expire_time:type_name -> google.protobuf.Timestamp
-	21, // 22: krypton.v1.CreateJoinTokenResponse.expire_time:type_name -> google.protobuf.Timestamp
-	23, // 23: krypton.v1.PromoteNodeRequest.intents:type_name -> krypton.v1.SignedIntent
-	7,  // 24: krypton.v1.Cluster.GetCluster:input_type -> krypton.v1.GetClusterRequest
-	8,  // 25: krypton.v1.Cluster.ListNodes:input_type -> krypton.v1.ListNodesRequest
-	10, // 26: krypton.v1.Cluster.GetNode:input_type -> krypton.v1.GetNodeRequest
-	11, // 27: krypton.v1.Cluster.CreateJoinToken:input_type -> krypton.v1.CreateJoinTokenRequest
-	13, // 28: krypton.v1.Cluster.PromoteNode:input_type -> krypton.v1.PromoteNodeRequest
-	14, // 29: krypton.v1.Cluster.DemoteNode:input_type -> krypton.v1.DemoteNodeRequest
-	15, // 30: krypton.v1.Cluster.RemoveNode:input_type -> krypton.v1.RemoveNodeRequest
-	16, // 31: krypton.v1.Cluster.TransferLeadership:input_type -> krypton.v1.TransferLeadershipRequest
-	17, // 32: krypton.v1.Cluster.GetOperation:input_type -> krypton.v1.GetOperationRequest
-	18, // 33: krypton.v1.Cluster.WaitOperation:input_type -> krypton.v1.WaitOperationRequest
-	1,  // 34: krypton.v1.Cluster.GetCluster:output_type -> krypton.v1.ClusterInfo
-	9,  // 35: krypton.v1.Cluster.ListNodes:output_type -> krypton.v1.ListNodesResponse
-	2,  // 36: krypton.v1.Cluster.GetNode:output_type -> krypton.v1.Node
-	12, // 37: krypton.v1.Cluster.CreateJoinToken:output_type -> krypton.v1.CreateJoinTokenResponse
-	2,  // 38: krypton.v1.Cluster.PromoteNode:output_type -> krypton.v1.Node
-	2,  // 39: krypton.v1.Cluster.DemoteNode:output_type -> krypton.v1.Node
-	2,  // 40: krypton.v1.Cluster.RemoveNode:output_type -> krypton.v1.Node
-	1,  // 41: krypton.v1.Cluster.TransferLeadership:output_type -> krypton.v1.ClusterInfo
-	24, // 42: krypton.v1.Cluster.GetOperation:output_type -> krypton.v1.Operation
-	24, // 43: krypton.v1.Cluster.WaitOperation:output_type -> krypton.v1.Operation
-	34, // [34:44] is the sub-list for method output_type
-	24, // [24:34] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	24, // 20: krypton.v1.CreateJoinTokenRequest.intents:type_name -> krypton.v1.SignedIntent
+	22, // 21: krypton.v1.CreateJoinTokenRequest.expire_time:type_name -> google.protobuf.Timestamp
+	22, // 22: krypton.v1.CreateJoinTokenResponse.expire_time:type_name -> google.protobuf.Timestamp
+	24, // 23: krypton.v1.PromoteNodeRequest.intents:type_name -> krypton.v1.SignedIntent
+	24, // 24: krypton.v1.SetQuorumRequest.intents:type_name -> krypton.v1.SignedIntent
+	7,  // 25: krypton.v1.Cluster.GetCluster:input_type -> krypton.v1.GetClusterRequest
+	8,  // 26: krypton.v1.Cluster.ListNodes:input_type -> krypton.v1.ListNodesRequest
+	10, // 27: krypton.v1.Cluster.GetNode:input_type -> krypton.v1.GetNodeRequest
+	11, // 28: krypton.v1.Cluster.CreateJoinToken:input_type -> krypton.v1.CreateJoinTokenRequest
+	13, // 29: krypton.v1.Cluster.PromoteNode:input_type -> krypton.v1.PromoteNodeRequest
+	14, // 30: krypton.v1.Cluster.DemoteNode:input_type -> krypton.v1.DemoteNodeRequest
+	15, // 31: krypton.v1.Cluster.RemoveNode:input_type -> krypton.v1.RemoveNodeRequest
+	16, // 32: krypton.v1.Cluster.TransferLeadership:input_type -> krypton.v1.TransferLeadershipRequest
+	17, // 33: krypton.v1.Cluster.GetOperation:input_type -> krypton.v1.GetOperationRequest
+	18, // 34: krypton.v1.Cluster.WaitOperation:input_type -> krypton.v1.WaitOperationRequest
+	19, // 35: krypton.v1.Cluster.SetQuorum:input_type -> krypton.v1.SetQuorumRequest
+	1,  // 36: krypton.v1.Cluster.GetCluster:output_type -> krypton.v1.ClusterInfo
+	9,  // 37: krypton.v1.Cluster.ListNodes:output_type -> krypton.v1.ListNodesResponse
+	2,  // 38: krypton.v1.Cluster.GetNode:output_type -> krypton.v1.Node
+	12, // 39: krypton.v1.Cluster.CreateJoinToken:output_type -> krypton.v1.CreateJoinTokenResponse
+	2,  // 40: krypton.v1.Cluster.PromoteNode:output_type -> krypton.v1.Node
+	2,  // 41: krypton.v1.Cluster.DemoteNode:output_type -> krypton.v1.Node
+	2,  // 42: krypton.v1.Cluster.RemoveNode:output_type -> krypton.v1.Node
+	1,  // 43: krypton.v1.Cluster.TransferLeadership:output_type -> krypton.v1.ClusterInfo
+	25, // 44: krypton.v1.Cluster.GetOperation:output_type -> krypton.v1.Operation
+	25, // 45: krypton.v1.Cluster.WaitOperation:output_type -> krypton.v1.Operation
+	1,  // 46: krypton.v1.Cluster.SetQuorum:output_type -> krypton.v1.ClusterInfo
+	36, // [36:47] is the sub-list for method output_type
+	25, // [25:36] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_krypton_v1_cluster_proto_init() }
@@ -1746,7 +1859,7 @@ func file_krypton_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_krypton_v1_cluster_proto_rawDesc), len(file_krypton_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

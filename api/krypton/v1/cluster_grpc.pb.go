@@ -29,6 +29,7 @@ const (
 	Cluster_TransferLeadership_FullMethodName = "/krypton.v1.Cluster/TransferLeadership"
 	Cluster_GetOperation_FullMethodName       = "/krypton.v1.Cluster/GetOperation"
 	Cluster_WaitOperation_FullMethodName      = "/krypton.v1.Cluster/WaitOperation"
+	Cluster_SetQuorum_FullMethodName          = "/krypton.v1.Cluster/SetQuorum"
 )
 
 // ClusterClient is the client API for Cluster service.
@@ -57,6 +58,9 @@ type ClusterClient interface {
 	GetOperation(ctx context.Context, in *GetOperationRequest, opts ...grpc.CallOption) (*Operation, error)
 	// WaitOperation answers when the operation is done or the deadline passed.
 	WaitOperation(ctx context.Context, in *WaitOperationRequest, opts ...grpc.CallOption) (*Operation, error)
+	// SetQuorum changes how many signatures acts need. It needs itself the larger of
+	// the old and the new numbers.
+	SetQuorum(ctx context.Context, in *SetQuorumRequest, opts ...grpc.CallOption) (*ClusterInfo, error)
 }
 
 type clusterClient struct {
@@ -167,6 +171,16 @@ func (c *clusterClient) WaitOperation(ctx context.Context, in *WaitOperationRequ
 	return out, nil
 }
 
+func (c *clusterClient) SetQuorum(ctx context.Context, in *SetQuorumRequest, opts ...grpc.CallOption) (*ClusterInfo, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ClusterInfo)
+	err := c.cc.Invoke(ctx, Cluster_SetQuorum_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClusterServer is the server API for Cluster service.
 // All implementations must embed UnimplementedClusterServer
 // for forward compatibility.
@@ -193,6 +207,9 @@ type ClusterServer interface {
 	GetOperation(context.Context, *GetOperationRequest) (*Operation, error)
 	// WaitOperation answers when the operation is done or the deadline passed.
 	WaitOperation(context.Context, *WaitOperationRequest) (*Operation, error)
+	// SetQuorum changes how many signatures acts need. It needs itself the larger of
+	// the old and the new numbers.
+	SetQuorum(context.Context, *SetQuorumRequest) (*ClusterInfo, error)
 	mustEmbedUnimplementedClusterServer()
 }
 
@@ -232,6 +249,9 @@ func (UnimplementedClusterServer) GetOperation(context.Context, *GetOperationReq
 }
 func (UnimplementedClusterServer) WaitOperation(context.Context, *WaitOperationRequest) (*Operation, error) {
 	return nil, status.Error(codes.Unimplemented, "method WaitOperation not implemented")
+}
+func (UnimplementedClusterServer) SetQuorum(context.Context, *SetQuorumRequest) (*ClusterInfo, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetQuorum not implemented")
 }
 func (UnimplementedClusterServer) mustEmbedUnimplementedClusterServer() {}
 func (UnimplementedClusterServer) testEmbeddedByValue()                 {}
@@ -434,6 +454,24 @@ func _Cluster_WaitOperation_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cluster_SetQuorum_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetQuorumRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).SetQuorum(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_SetQuorum_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).SetQuorum(ctx, req.(*SetQuorumRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Cluster_ServiceDesc is the grpc.ServiceDesc for Cluster service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -480,6 +518,10 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "WaitOperation",
 			Handler:    _Cluster_WaitOperation_Handler,
+		},
+		{
+			MethodName: "SetQuorum",
+			Handler:    _Cluster_SetQuorum_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -121,7 +121,7 @@ func convert(doc swagger, r rules) (obj, error) {
 
 // prefix is what the plugin puts before a name: the package of a message, or the
 // service before the body of a method.
-var prefix = regexp.MustCompile(`^(v1|(?:Access|Cluster|Crypto|Seal|Services|Tenants)([A-Z].*)Body$)`)
+var prefix = regexp.MustCompile(`^(v1|(?:Access|Approvals|Cluster|Crypto|Seal|Services|Tenants)([A-Z].*)Body$)`)
 
 // name gives every definition the name that its message has in the protos:
 // CryptoEncryptBody is an EncryptRequest, without the fields that stand in the path.
@@ -233,6 +233,9 @@ func local(schema obj) string {
 // schema converts a schema with everything in it.
 func (c converter) schema(in obj) (obj, error) {
 	if ref, ok := in["$ref"].(string); ok {
+		if ref == "#/definitions/"+pluginAny {
+			return anySchema(), nil
+		}
 		name, ok := c.names[strings.TrimPrefix(ref, "#/definitions/")]
 		if !ok {
 			return nil, fmt.Errorf("reference to %s", ref)
@@ -288,6 +291,11 @@ func (c converter) nullable(schema, before obj) obj {
 		return out
 	case schema["format"] == "date-time":
 		schema["nullable"] = true
+	case before["$ref"] == "#/definitions/"+pluginAny:
+		schema["nullable"] = true
+		if d, ok := before["description"]; ok {
+			schema["description"] = d
+		}
 	}
 	return schema
 }

@@ -27,6 +27,7 @@ const small = `{
       "version": {"$ref": "#/definitions/v1Version", "description": "What it is."},
       "state": {"$ref": "#/definitions/v1State"},
       "versions": {"type": "array", "items": {"type": "object", "$ref": "#/definitions/v1Version"}},
+      "request": {"$ref": "#/definitions/protobufAny", "description": "Any request."},
       "time": {"type": "string", "format": "date-time", "title": "no full stop"}}},
     "v1Version": {"type": "object", "properties": {}},
     "v1State": {"type": "string", "enum": ["A"]},
@@ -93,7 +94,13 @@ func TestOneMethod(t *testing.T) {
 			"version":  obj{"allOf": []any{ref("Version")}, "nullable": true, "description": "What it is."},
 			"state":    ref("State"),
 			"versions": obj{"type": "array", "items": ref("Version")},
-			"time":     obj{"type": "string", "format": "date-time", "nullable": true, "description": "no full stop"},
+			"request": obj{
+				"type": "object", "nullable": true, "description": "Any request.", "required": []any{"@type"}, "additionalProperties": true,
+				"properties": obj{"@type": obj{
+					"type": "string", "description": "Full name of the message behind type.googleapis.com/; its fields stand beside it.", "example": "type.googleapis.com/krypton.v1.DeleteTenantRequest",
+				}},
+			},
+			"time": obj{"type": "string", "format": "date-time", "nullable": true, "description": "no full stop"},
 		}},
 		"Version": {"type": "object", "properties": obj{}},
 		"State":   {"type": "string", "enum": []any{"A"}},

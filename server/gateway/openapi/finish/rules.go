@@ -34,6 +34,7 @@ var parameters = map[string]obj{
 	"path resource":  {"schema": obj{"minLength": 1}, "description": "Id of the resource, 1 to 128 bytes of UTF-8. In names it is percent-encoded, and a path encodes the name once more: a/b is a%252Fb."},
 	"path version":   {"schema": obj{"pattern": `^[1-9][0-9]*$`}, "description": "Number of the version."},
 	"path node":      {"schema": obj{"pattern": hexPattern}, "description": "Id of the node."},
+	"path approval":  {"schema": obj{"pattern": hexPattern}, "description": "Id of the approval."},
 	"path operation": {"schema": obj{"format": "uuid"}, "description": "Request id of the change."},
 
 	"GetVersion path version":  {"schema": obj{"pattern": `^([1-9][0-9]*|primary)$`}, "description": "Number of the version, or primary."},
@@ -79,6 +80,7 @@ var properties = map[string]obj{
 	"GenerateDataKeyRequest.length":      {"minimum": 0, "maximum": 64},
 	"IssueCertificateRequest.name":       {"pattern": `^[a-z0-9]([a-z0-9._-]{0,62})$`},
 	"SealNodeRequest.reason":             {"maxLength": 256},
+	"RejectRequest.reason":               {"maxLength": 256},
 	"ContextPair.key":                    {"minLength": 1},
 	"CreateJoinTokenRequest.ttlSeconds":  {"minimum": 0, "maximum": 24 * 3600},
 	"IssueCertificateRequest.ttlSeconds": {"minimum": 0, "maximum": 30 * 24 * 3600},
@@ -93,6 +95,8 @@ var required = map[string][]string{
 	"DecryptRequest":          {"ciphertext"},
 	"IssueCertificateRequest": {"name", "publicKey", "role"},
 	"ContributeRequest":       {"nodeId"},
+	"CreateApprovalRequest":   {"request", "signature"},
+	"ApproveRequest":          {"keyId", "signature"},
 }
 
 func (c converter) parameter(op, in, name string, param obj) {

@@ -90,6 +90,16 @@ func errorResponse() obj {
 	}
 }
 
+// anySchema is a field that holds a message of any type of the API.
+func anySchema() obj {
+	return obj{
+		"type": "object", "required": []string{"@type"}, "additionalProperties": true,
+		"properties": obj{"@type": obj{
+			"type": "string", "description": "Full name of the message behind type.googleapis.com/; its fields stand beside it.", "example": "type.googleapis.com/krypton.v1.DeleteTenantRequest",
+		}},
+	}
+}
+
 // errorSchema is the body of every error, with the codes of the table.
 func errorSchema() obj {
 	var reasons, lines []string

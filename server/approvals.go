@@ -1,0 +1,10 @@
+package server
+
+import (
+	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+)
+
+type approvalsServer struct {
+	kryptonv1.UnimplementedApprovalsServer
+	*calls
+}
