@@ -98,7 +98,8 @@ type ClusterInfo struct {
 	LeaseDuration *durationpb.Duration `protobuf:"bytes,14,opt,name=lease_duration,json=leaseDuration,proto3" json:"lease_duration,omitempty"`
 	// Which acts need signatures of people, and whose. An act without a rule needs none.
 	Rules []*IntentRule `protobuf:"bytes,21,rep,name=rules,proto3" json:"rules,omitempty"`
-	// Of the rules: what SetQuorum takes.
+	// Moves with the rules and whatever else is the cluster's own. Who signs something
+	// about the cluster can make the intent depend on it.
 	Etag          string `protobuf:"bytes,22,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1499,12 +1500,10 @@ type SetQuorumRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Signatures of governors that every act needs, and of custodians that some need.
 	// With two or more the requester's own does not count.
-	Governors  uint32 `protobuf:"varint,1,opt,name=governors,proto3" json:"governors,omitempty"`
-	Custodians uint32 `protobuf:"varint,2,opt,name=custodians,proto3" json:"custodians,omitempty"`
-	// Of the cluster: ClusterInfo.etag.
-	Etag         string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
-	RequestId    string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	ValidateOnly bool   `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	Governors    uint32 `protobuf:"varint,1,opt,name=governors,proto3" json:"governors,omitempty"`
+	Custodians   uint32 `protobuf:"varint,2,opt,name=custodians,proto3" json:"custodians,omitempty"`
+	RequestId    string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ValidateOnly bool   `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	// Signatures of people over what is asked; see SignedIntent.
 	Intents       []*SignedIntent `protobuf:"bytes,20,rep,name=intents,proto3" json:"intents,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1553,13 +1552,6 @@ func (x *SetQuorumRequest) GetCustodians() uint32 {
 		return x.Custodians
 	}
 	return 0
-}
-
-func (x *SetQuorumRequest) GetEtag() string {
-	if x != nil {
-		return x.Etag
-	}
-	return ""
 }
 
 func (x *SetQuorumRequest) GetRequestId() string {
@@ -1717,16 +1709,15 @@ const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"\x13GetOperationRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"*\n" +
 	"\x14WaitOperationRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\xdc\x01\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xc8\x01\n" +
 	"\x10SetQuorumRequest\x12\x1c\n" +
 	"\tgovernors\x18\x01 \x01(\rR\tgovernors\x12\x1e\n" +
 	"\n" +
 	"custodians\x18\x02 \x01(\rR\n" +
-	"custodians\x12\x12\n" +
-	"\x04etag\x18\x03 \x01(\tR\x04etag\x12\x1d\n" +
+	"custodians\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x04 \x01(\tR\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\x122\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x122\n" +
 	"\aintents\x18\x14 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents*q\n" +
 	"\bNodeRole\x12\x19\n" +
 	"\x15NODE_ROLE_UNSPECIFIED\x10\x00\x12\x13\n" +
