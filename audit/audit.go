@@ -61,13 +61,15 @@ const (
 	MaxObject          = 640
 	MaxPrincipal       = 224
 	MaxRole            = 16
+	MaxApproval        = 64
+	MaxApprovedBy      = 512
 	MaxKeyVersion      = 64
 	MaxKeystoreRequest = 256
 	MaxCause           = 512
 
 	// MaxLine bounds one line without its newline: every byte of every text
 	// field escaped as six, and room for names and numbers.
-	MaxLine = 6*(2*MaxNode+MaxAct+maxCorrelation+MaxObject+MaxPrincipal+MaxRole+MaxKeyVersion+MaxKeystoreRequest+MaxCause) + 1024
+	MaxLine = 6*(2*MaxNode+MaxAct+maxCorrelation+MaxObject+MaxPrincipal+MaxRole+MaxApproval+MaxApprovedBy+MaxKeyVersion+MaxKeystoreRequest+MaxCause) + 1024
 
 	maxCorrelation = 36 // the length of a UUID
 )
@@ -156,6 +158,8 @@ type Record struct {
 	Principal       string    // who asked, as auth.Principal writes it
 	Role            string    // the role in which they asked
 	Via             string    // node that forwarded the call and vouches for the principal
+	Approval        string    // approvals/{a} by which it is done; Principal is then who requested it
+	ApprovedBy      string    // who signed for that, governor/{name} and custodian/{name}, in the order of time
 	Code            errs.Code // of the error that the caller got
 	LatencyUs       uint64    // from entering the gate to this record, microseconds
 	BytesIn         uint64    // size of what the caller sent; of the torn line in ActRecovered

@@ -118,7 +118,7 @@ func TestGoldenLine(t *testing.T) {
 	const want = `{"seq":42,"prev":"0a8faf3ac30df18fd192ac7c2bf1ca11eae76f55c5b3ae3d0ea7ba1ef5f8acf0","time":"2026-03-01T12:00:00.123Z","node":"n1",` +
 		`"class":"data","phase":"whole","act":"crypto.encrypt","outcome":"refused","correlation":"01890a5d-ac96-774b-bcce-b302099a8057","attempt":2,` +
 		`"object":"tenants/acme/services/pay-1","principal":"00112233445566778899aabbccddeeff/workload/acme/app","role":"workload","via":"n2",` +
-		`"code":"INTEGRITY","latency_us":142,"bytes_in":4096,"bytes_out":64,"key_version":"0123456789abcdef0123456789abcdef","keystore_request":"req-1","count":3,"cause":"tag mismatch"}`
+		`"approval":"approvals/00112233445566778899aabbccddeeff","approved_by":"governor/bob custodian/carol","code":"INTEGRITY","latency_us":142,"bytes_in":4096,"bytes_out":64,"key_version":"0123456789abcdef0123456789abcdef","keystore_request":"req-1","count":3,"cause":"tag mismatch"}`
 	got := string(audit.AppendLine(nil, &r))
 	if diff := cmp.Diff(strings.Replace(want, `0a8faf3ac30df18fd192ac7c2bf1ca11eae76f55c5b3ae3d0ea7ba1ef5f8acf0`, fmt.Sprintf("%x", r.Prev), 1), got); diff != "" {
 		t.Errorf("line differs (-want +got):\n%s", diff)
@@ -143,7 +143,7 @@ func genRecord(t *rapid.T) audit.Record {
 		Act:   text("act", audit.MaxAct), Outcome: errs.Outcome(rapid.IntRange(0, 6).Draw(t, "outcome")),
 		Correlation: corr.ID(text("correlation", 36)), Attempt: rapid.Uint32().Draw(t, "attempt"),
 		Object: text("object", audit.MaxObject), Principal: text("principal", audit.MaxPrincipal), Role: text("role", audit.MaxRole),
-		Via: text("via", audit.MaxNode), Code: errs.Code(rapid.IntRange(-1, 40).Draw(t, "code")),
+		Via: text("via", audit.MaxNode), Approval: text("approval", audit.MaxApproval), ApprovedBy: text("approved by", audit.MaxApprovedBy), Code: errs.Code(rapid.IntRange(-1, 40).Draw(t, "code")),
 		LatencyUs: rapid.Uint64().Draw(t, "latency"), BytesIn: rapid.Uint64().Draw(t, "in"), BytesOut: rapid.Uint64().Draw(t, "out"),
 		KeyVersion: text("key version", audit.MaxKeyVersion), KeystoreRequest: text("keystore request", audit.MaxKeystoreRequest),
 		Count: rapid.Uint64().Draw(t, "count"), Cause: text("cause", audit.MaxCause),
@@ -191,7 +191,7 @@ func TestI6_LinesArePrintableAndBounded(t *testing.T) {
 		long := strings.Repeat(s, 10_000)
 		r := audit.Record{
 			Seq: math.MaxUint64, TimeMs: math.MaxInt64, Node: long, Class: audit.Control, Phase: audit.Outcome, Act: long, Outcome: errs.OutcomePending,
-			Correlation: corr.ID(long), Attempt: math.MaxUint32, Object: long, Principal: long, Role: long, Via: long, Code: errs.KeystoreMisconfigured,
+			Correlation: corr.ID(long), Attempt: math.MaxUint32, Object: long, Principal: long, Role: long, Via: long, Approval: long, ApprovedBy: long, Code: errs.KeystoreMisconfigured,
 			LatencyUs: math.MaxUint64, BytesIn: math.MaxUint64, BytesOut: math.MaxUint64, KeyVersion: long, KeystoreRequest: long, Count: math.MaxUint64, Cause: long,
 		}
 		line := audit.AppendLine(nil, &r)
@@ -201,8 +201,8 @@ func TestI6_LinesArePrintableAndBounded(t *testing.T) {
 		if _, err := audit.DecodeLine(line); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if strings.Count(string(line), "[cut]") != 10 {
-			t.Errorf("%s: %d texts are marked as cut, want 10", name, strings.Count(string(line), "[cut]"))
+		if strings.Count(string(line), "[cut]") != 12 {
+			t.Errorf("%s: %d texts are marked as cut, want 12", name, strings.Count(string(line), "[cut]"))
 		}
 	}
 }

@@ -65,6 +65,8 @@ func decode(line []byte, k keep) (Record, error) {
 	r.Principal = p.text("principal", MaxPrincipal)
 	r.Role = p.text("role", MaxRole)
 	r.Via = p.text("via", MaxNode)
+	r.Approval = p.text("approval", MaxApproval)
+	r.ApprovedBy = p.text("approved_by", MaxApprovedBy)
 	if p.key("code") {
 		r.Code = p.code()
 	}

@@ -44,6 +44,8 @@ func AppendLine(b []byte, r *Record) []byte {
 	b = appendText(b, "principal", r.Principal, MaxPrincipal)
 	b = appendText(b, "role", r.Role, MaxRole)
 	b = appendText(b, "via", r.Via, MaxNode)
+	b = appendText(b, "approval", r.Approval, MaxApproval)
+	b = appendText(b, "approved_by", r.ApprovedBy, MaxApprovedBy)
 	if r.Code.Valid() {
 		b = appendName(b, "code", r.Code.String())
 	}

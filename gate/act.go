@@ -99,6 +99,13 @@ const (
 	DeleteRoleBinding
 	SetGovernors
 
+	CreateApproval
+	GetApproval
+	ListApprovals
+	Approve
+	Reject
+	SetQuorum
+
 	NodeUnseal
 	NodeSeal
 	NodeRotate
@@ -123,6 +130,7 @@ const (
 	DutyGovern           // decide about tenants, keys and people
 	DutyCustody          // bring the MasterKey into memory
 	DutyProtect          // take power away at once: seal
+	DutyApprove          // ask others to sign, sign for others, or refuse to
 	DutyOperate          // run nodes
 	DutyRead             // read state that holds no key
 	DutyReadAudit        // read what others did
@@ -155,6 +163,7 @@ var duties = [dutyEnd]roles{
 	DutyGovern:    gov,
 	DutyCustody:   cust,
 	DutyProtect:   gov | cust | oper,
+	DutyApprove:   gov | cust,
 	DutyOperate:   oper,
 	DutyRead:      everyone,
 	DutyReadAudit: aud,
@@ -279,6 +288,13 @@ var acts = [actEnd]row{
 	ListRoleBindings:  {"role_bindings.list", audit.Data, scopeEither, DutyRead, people, 0},
 	DeleteRoleBinding: {"role_bindings.delete", audit.Control, scopeEither, DutyGovern, gov, auth.PowerTenant},
 	SetGovernors:      {"tenants.set_governors", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerTenant},
+
+	CreateApproval: {"approvals.create", audit.Control, scopeCluster, DutyApprove, gov | cust, 0},
+	GetApproval:    {"approvals.get", audit.Data, scopeCluster, DutyRead, people, 0},
+	ListApprovals:  {"approvals.list", audit.Data, scopeCluster, DutyRead, people, 0},
+	Approve:        {"approvals.approve", audit.Control, scopeCluster, DutyApprove, gov | cust, 0},
+	Reject:         {"approvals.reject", audit.Control, scopeCluster, DutyApprove, gov | cust, 0},
+	SetQuorum:      {"cluster.set_quorum", audit.Control, scopeCluster, DutyGovern, gov, 0},
 
 	NodeUnseal:           {"node.unseal", audit.Control, scopeCluster, DutySystem, 0, 0},
 	NodeSeal:             {"node.seal", audit.Control, scopeCluster, DutySystem, 0, 0},

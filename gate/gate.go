@@ -10,7 +10,7 @@
 //   - I1: no token without authorization: a zero, finished or foreign token stops the program or is refused.
 //   - I2: no reply without a record: Finish, and so Do, returns nil only when the outcome is recorded.
 //   - I3: a control operation has a record on disk before it runs; if that fails, nothing runs.
-//   - I4: duties stay separate under every policy: governors use no keys, workloads govern nothing, auditors change nothing.
+//   - I4: duties stay separate under every policy: governors use no keys, workloads govern nothing, auditors change nothing. What people have to sign is ordered by an approval by who signs, also if it is otherwise an operator's.
 //   - I5: a workload reaches only its own tenant, under every policy, and cannot tell a foreign object from none.
 //   - I6: every denial is recorded; failed authentications only as fast as a fixed rate, the rest as a count.
 //   - I7: a policy that fails denies.
@@ -56,6 +56,9 @@ type Request struct {
 	Object      string  // name of the object, such as tenants/acme/services/payments; at most audit.MaxObject bytes
 	Correlation corr.ID // empty = the one that ctx carries
 	Attempt     uint32  // of a forwarded or retried call, from 1; 0 = unknown
+	Approval    string  // approvals/{a} that it is about; empty = none, and Stage is zero
+	Stage       Stage   // how far that approval is
+	ApprovedBy  string  // who signed for it, for the record
 	Via         string  // node that forwarded the call and vouches for Principal; empty = the caller itself
 }
 
@@ -101,7 +104,7 @@ func (g *Gate) Enter(ctx context.Context, req Request) (Token, error) {
 	if req.Correlation == "" {
 		req.Correlation = corr.From(ctx)
 	}
-	if !req.Act.Valid() || req.Act.Duty() == DutySystem || req.Correlation == "" {
+	if !req.Act.Valid() || req.Act.Duty() == DutySystem || req.Correlation == "" || !req.staged() {
 		return Token{}, errs.New(errs.Internal, "call without a known act or a correlation id")
 	}
 	if g.strays.counted.Load() > 0 {
@@ -190,10 +193,13 @@ func (g *Gate) authorize(req Request) (cause string, err *errs.Error) {
 	if p.Role == auth.RoleWorkload && tenant != "" && tenant != p.Tenant {
 		return "object of another tenant", NoSuchObject()
 	}
-	if !mayCarry(p.Role, req.Act.Duty()) {
+	if !mayCarry(p.Role, req.duty()) {
 		return "separation of duties", denied(p.Role, req.Act) // I4
 	}
-	v, perr := g.cfg.Policy.Decide(Query{Principal: p, Act: req.Act, Object: req.Object, Tenant: tenant})
+	if req.Stage == Signed {
+		return "", nil // see Signed
+	}
+	v, perr := g.cfg.Policy.Decide(Query{Principal: p, Act: req.Act, Object: req.Object, Tenant: tenant, Asked: req.Stage == Asked})
 	switch {
 	case perr != nil:
 		return "policy failed: " + perr.Error(), denied(p.Role, req.Act) // I7

@@ -156,6 +156,12 @@ role_bindings.list           GCOA.  data
 role_bindings.delete         G....  control  P/T
 tenants.set_governors        G....  control  T
 audit.read                   ...A.  data
+approvals.create             GC...  control
+approvals.get                GCOA.  data
+approvals.list               GCOA.  data
+approvals.approve            GC...  control
+approvals.reject             GC...  control
+cluster.set_quorum           G....  control  P
 node.unseal                  .....  control
 node.seal                    .....  control
 node.rotate                  .....  control
@@ -319,8 +325,8 @@ func TestEveryRoleAndAct(t *testing.T) {
 func TestI4_DutiesStaySeparateUnderEveryPolicy(t *testing.T) {
 	t.Parallel()
 	may := map[auth.Role][]gate.Duty{
-		auth.RoleGovernor:  {gate.DutyGovern, gate.DutyProtect, gate.DutyRead, gate.DutySelf},
-		auth.RoleCustodian: {gate.DutyCustody, gate.DutyProtect, gate.DutyRead, gate.DutySelf},
+		auth.RoleGovernor:  {gate.DutyGovern, gate.DutyProtect, gate.DutyApprove, gate.DutyRead, gate.DutySelf},
+		auth.RoleCustodian: {gate.DutyCustody, gate.DutyProtect, gate.DutyApprove, gate.DutyRead, gate.DutySelf},
 		auth.RoleOperator:  {gate.DutyOperate, gate.DutyProtect, gate.DutyRead, gate.DutySelf},
 		auth.RoleAuditor:   {gate.DutyRead, gate.DutyReadAudit, gate.DutySelf},
 		auth.RoleWorkload:  {gate.DutyUse, gate.DutyRead, gate.DutySelf},
@@ -698,6 +704,12 @@ func TestPolicySeesTheWholeQuestion(t *testing.T) {
 	if diff := cmp.Diff(gate.Query{Principal: req.Principal, Act: req.Act, Object: req.Object, Tenant: "acme"}, got); diff != "" {
 		t.Errorf("query differs (-want +got):\n%s", diff)
 	}
+	req = request(auth.RoleGovernor, gate.DeleteTenant)
+	req.Approval, req.Stage = "approvals/a", gate.Asked
+	_, _ = h.gate.Enter(t.Context(), req)
+	if !got.Asked {
+		t.Error("the policy is not told that others shall be asked")
+	}
 }
 
 func mustPanic(t *testing.T, name string, f func()) {
@@ -946,5 +958,59 @@ func TestConcurrentOperationsHaveOneRecordEach(t *testing.T) {
 	}
 	if ok != callers*each*9/10 || denied != callers*each/10 || h.gate.InFlight() != 0 {
 		t.Errorf("%d served, %d refused, %d in flight", ok, denied, h.gate.InFlight())
+	}
+}
+
+// TestI4_WhoMayAskForSignaturesAndHaveItDone: governors and custodians as far as the
+// policy lets them, and never somebody who uses keys or runs nodes.
+func TestI4_WhoMayAskForSignaturesAndHaveItDone(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, gate.RolePolicy{})
+	n := 0
+	for _, a := range gate.Acts() {
+		if a.Duty() == gate.DutySystem {
+			continue
+		}
+		for _, r := range auth.Roles() {
+			for _, s := range []gate.Stage{gate.Asked, gate.Signed} {
+				req := request(r, a)
+				req.Approval, req.Stage, req.ApprovedBy = "approvals/a", s, "governor/bob"
+				before := len(h.sink.Records())
+				err := h.gate.Do(t.Context(), req, func(gate.Token) error { return nil })
+				want := errs.Denied
+				switch {
+				case !a.Sovereign():
+					want = errs.Internal
+				case r == auth.RoleGovernor, r == auth.RoleCustodian && s == gate.Signed:
+					want = errs.Unspecified
+				case r == auth.RoleWorkload && strings.HasPrefix(req.Object, "tenants/") && req.Principal.Tenant != "acme":
+					want = errs.NotFound
+				}
+				if errs.Of(err) != want && (err != nil || want != errs.Unspecified) {
+					t.Errorf("%s for %s in stage %d: %v, want %v", r, a, s, err, want)
+				}
+				for _, rec := range h.sink.Records()[before:] {
+					if n++; rec.Approval != "approvals/a" || rec.ApprovedBy != "governor/bob" || rec.Principal != req.Principal.String() {
+						t.Errorf("record %+v", rec)
+					}
+				}
+			}
+		}
+	}
+	if n < 100 {
+		t.Errorf("only %d records", n)
+	}
+	for name, change := range map[string]func(*gate.Request){
+		"an approval without a stage": func(r *gate.Request) { r.Stage = gate.NoApproval },
+		"a stage without an approval": func(r *gate.Request) { r.Approval = "" },
+		"no such stage":               func(r *gate.Request) { r.Stage = 3 },
+		"a negative stage":            func(r *gate.Request) { r.Stage = -1 },
+	} {
+		req := request(auth.RoleGovernor, gate.DeleteTenant)
+		req.Approval, req.Stage = "approvals/a", gate.Signed
+		change(&req)
+		if _, err := h.gate.Enter(t.Context(), req); !errs.Is(err, errs.Internal) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

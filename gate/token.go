@@ -206,6 +206,8 @@ func (o *op) record() audit.Record {
 		Principal:       o.principal,
 		Role:            o.role,
 		Via:             o.req.Via,
+		Approval:        o.req.Approval,
+		ApprovedBy:      o.req.ApprovedBy,
 		BytesIn:         o.details.BytesIn,
 		BytesOut:        o.details.BytesOut,
 		KeyVersion:      o.details.KeyVersion,

@@ -30,6 +30,10 @@ type TenantPolicy struct {
 func (p TenantPolicy) Decide(q gate.Query) (gate.Verdict, error) {
 	if q.Principal.Role == auth.RoleGovernor {
 		switch is, there := p.standing(q); {
+		case q.Asked && q.Act.Duty() == gate.DutyOperate:
+			if !is.Platform {
+				return gate.Verdict{Decision: gate.Deny, Reason: "a governor of something else"}, nil
+			}
 		case q.Act.Power(q.Tenant != "").Valid():
 			if !q.Act.Power(q.Tenant != "").Has(is) && (there || !is.Platform) {
 				return gate.Verdict{Decision: gate.Deny, Reason: "a governor of something else"}, nil

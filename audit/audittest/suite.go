@@ -25,7 +25,7 @@ func Record(class audit.Class, n int) audit.Record {
 		Class: class, Phase: audit.Whole, Act: "crypto.encrypt", Outcome: errs.OutcomeRefused,
 		Correlation: "01890a5d-ac96-774b-bcce-b302099a8057", Attempt: 2,
 		Object: fmt.Sprintf("tenants/acme/services/pay-%d", n), Principal: "00112233445566778899aabbccddeeff/workload/acme/app",
-		Role: "workload", Via: "n2", Code: errs.Integrity, LatencyUs: 142, BytesIn: 4096, BytesOut: 64,
+		Role: "workload", Via: "n2", Approval: "approvals/00112233445566778899aabbccddeeff", ApprovedBy: "governor/bob custodian/carol", Code: errs.Integrity, LatencyUs: 142, BytesIn: 4096, BytesOut: 64,
 		KeyVersion: "0123456789abcdef0123456789abcdef", KeystoreRequest: "req-1", Count: 3, Cause: "tag mismatch",
 	}
 }

@@ -91,6 +91,10 @@ func (ApprovalState) EnumDescriptor() ([]byte, []int) {
 
 // Approval is a request that waits for signatures of people, or did. It is kept
 // for 30 days after its end.
+//
+// What was done is told, and not what the request would have answered. Who asked for
+// a certificate gets it with IssueCertificate once the approval is executed: the key
+// is bound then, and nobody needs to sign any more.
 type Approval struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// approvals/{a}: 32 hex digits, the first half of the SHA-256 of the intent.
@@ -129,7 +133,8 @@ type Approval struct {
 	// Who rejected it, and why.
 	RejectedBy   string `protobuf:"bytes,19,opt,name=rejected_by,json=rejectedBy,proto3" json:"rejected_by,omitempty"`
 	RejectReason string `protobuf:"bytes,20,opt,name=reject_reason,json=rejectReason,proto3" json:"reject_reason,omitempty"`
-	// Code of the error table and what it was; only if it failed.
+	// Code of the error table and what it was. If it failed: why. If it is approved:
+	// why the node that answers could not execute it yet, if it tried.
 	ErrorCode    string `protobuf:"bytes,21,opt,name=error_code,json=errorCode,proto3" json:"error_code,omitempty"`
 	ErrorMessage string `protobuf:"bytes,22,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
 	// Name, uid and log index of what was made or changed; only if it was executed.
