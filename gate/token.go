@@ -93,6 +93,9 @@ func (t Token) Serial() string { return t.must().req.Serial }
 // principal was found; 0 if that is not known.
 func (t Token) Authority() uint64 { return t.must().req.Authority }
 
+// Asked reports whether it is only checked, so that others can be asked to sign for it.
+func (t Token) Asked() bool { return t.must().req.Stage == Asked }
+
 // Act returns what was asked for.
 func (t Token) Act() Act { return t.must().req.Act }
 

@@ -15,6 +15,9 @@ const (
 // NodeName returns nodes/{id}.
 func NodeName(id string) string { return "nodes/" + id }
 
+// ApprovalName returns approvals/{id}.
+func ApprovalName(id string) string { return "approvals/" + id }
+
 // Object names a tenant (Service empty) or one of its services.
 type Object struct {
 	Tenant  hierarchy.Name

@@ -5,6 +5,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/cluster"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
@@ -35,6 +36,11 @@ type Request struct {
 	// They are not in the digest: who signed is no part of what is asked, and a retry
 	// may bring other signatures.
 	Intents []*fsmpb.SignedIntent
+	// Approval is the id of the approval that the request executes; empty: none.
+	Approval string
+	// Drafted, if it is set, gets the command that would be proposed, once its dry run
+	// has passed. Only together with ValidateOnly.
+	Drafted func(*fsmpb.Command)
 }
 
 // command makes the command of one step of the request. Who asks, and under
@@ -46,6 +52,7 @@ func (r Request) command(step uint32) *fsmpb.Command {
 		RequestDigest: r.Digest[:],
 		Step:          step,
 		Intents:       r.Intents,
+		Approval:      r.Approval,
 	}
 }
 
@@ -53,7 +60,11 @@ func (r Request) command(step uint32) *fsmpb.Command {
 // this node has applied it, so that what the caller reads next has the change.
 func (n *Node) commit(ctx context.Context, tok gate.Token, r Request, cmd *fsmpb.Command) (*fsmpb.Result, error) {
 	if r.ValidateOnly {
-		return n.dryRun(ctx, tok, cmd)
+		res, err := n.dryRun(ctx, tok, cmd)
+		if err == nil && r.Drafted != nil {
+			r.Drafted(cmd)
+		}
+		return res, err
 	}
 	res, err := n.cluster.Propose(ctx, tok, cmd, r.Until)
 	if errs.Is(err, errs.Aborted) {
@@ -71,6 +82,10 @@ func (n *Node) dryRun(ctx context.Context, tok gate.Token, cmd *fsmpb.Command) (
 		return nil, err
 	}
 	cmd.Principal, cmd.CallerSerial = cluster.PrincipalOf(tok, n.cluster.NodeID()), []byte(tok.Serial())
+	if tok.Asked() && tok.Act().Duty() == gate.DutyOperate {
+		// What a governor of the platform may have approved is what an operator may do.
+		cmd.Principal, cmd.CallerSerial = &fsmpb.Principal{Issuer: auth.LocalIssuer.String(), Kind: auth.RoleOperator.String(), Name: auth.LocalOperator().Name}, nil
+	}
 	res := n.machine.DryRun(cmd)
 	// It ran on the newest view now, or on an older one.
 	if err := n.Shown(ctx, l, n.machine.View().Index()); err != nil {

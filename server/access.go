@@ -116,7 +116,7 @@ func (s accessServer) IssueCertificate(ctx context.Context, r *kryptonv1.IssueCe
 	if _, err := pki.ParsePublicKey(r.GetPublicKey()); err != nil {
 		return nil, err
 	}
-	req, err := s.request(r)
+	req, err := s.request(ctx, r)
 	if err != nil {
 		return nil, err
 	}

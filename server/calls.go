@@ -51,6 +51,8 @@ type calls struct {
 	dataDir  string
 	version  string
 	budget   time.Duration // of a call without a deadline
+	local    *inproc       // every public method, for the HTTP door and for what is done by an approval
+	attempts attempts      // what became of executing approvals here
 
 	verified verifiedCache
 }
@@ -59,6 +61,9 @@ type calls struct {
 func (c *calls) do(ctx context.Context, act gate.Act, object string, fn func(gate.Token) error) error {
 	id := callerOf(ctx)
 	req := gate.Request{Principal: id.Principal, Serial: id.Serial, Authority: id.asked, Act: act, Object: object, Correlation: corr.From(ctx)}
+	if by := callOf(ctx).approval; by.stage != gate.NoApproval {
+		req.Approval, req.Stage, req.ApprovedBy = approvalName(by.id), by.stage, by.signers
+	}
 	if id.refused != nil {
 		return c.refuse(ctx, req)
 	}
@@ -119,6 +124,8 @@ type call struct {
 	pending   bool   // that change was not waited for, and this node does not know it to be complete
 	stale     bool   // the answer is from a registry that may be behind
 	told      error  // the answer of a caller that is not accepted, once it was recorded
+
+	approval byApproval // by which it is made or checked; zero: none
 }
 
 type callKey struct{}

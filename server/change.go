@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/openkcm/krypton-cluster/cluster"
+	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/node"
 )
@@ -24,7 +25,7 @@ const (
 // mutation is [calls.request] for what is committed as an operation, which the answer
 // names: a caller that did not want to wait for it finds it under that name.
 func (c *calls) mutation(ctx context.Context, m proto.Message) (node.Request, error) {
-	r, err := c.request(m)
+	r, err := c.request(ctx, m)
 	if err != nil || r.ValidateOnly {
 		return r, err
 	}
@@ -43,12 +44,16 @@ func (c *calls) mutation(ctx context.Context, m proto.Message) (node.Request, er
 // the signatures, in protobuf's deterministic encoding: our messages have no maps and
 // no unknown fields, so equal requests have equal bytes. A retry that brings another
 // signature is the same request.
-func (c *calls) request(m proto.Message) (node.Request, error) {
+func (c *calls) request(ctx context.Context, m proto.Message) (node.Request, error) {
 	r := node.Request{}
+	by := callOf(ctx).approval
 	msg := m.ProtoReflect()
 	fields := msg.Descriptor().Fields()
 	if f := fields.ByName(fieldRequestID); f != nil {
 		r.ID = msg.Get(f).String()
+	}
+	if by.stage == gate.Signed {
+		r.ID, r.Approval = requestIDOf(by.id), by.id
 	}
 	switch id, err := uuid.Parse(r.ID); {
 	case r.ID == "":
@@ -70,6 +75,9 @@ func (c *calls) request(m proto.Message) (node.Request, error) {
 	}
 	if f := fields.ByName(fieldValidateOnly); f != nil {
 		r.ValidateOnly = msg.Get(f).Bool()
+	}
+	if by.stage == gate.Asked {
+		r.ValidateOnly, r.Drafted = true, by.drafted
 	}
 	if r.Intents, err = intentsOf(msg); err != nil {
 		return r, err

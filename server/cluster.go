@@ -55,6 +55,11 @@ func (c *calls) clusterInfo(v *fsm.View) *kryptonv1.ClusterInfo {
 		DestroyWait:        durationpb.New(time.Duration(cl.GetSettings().GetDestroyWaitMs()) * time.Millisecond),
 		Rules:              rulesToAPI(cl.GetRules()),
 	}
+	if v.Initialized() {
+		out.Etag = etag(cl.GetModIndex())
+		pending, approved, stuck := approvalsOpen(v, c.clock.Now())
+		out.ApprovalsPending, out.ApprovalsApproved, out.ApprovalsStuck = count(pending), count(approved), count(stuck)
+	}
 	if id := c.cluster.LeaderID(); id != "" {
 		out.Leader = node.NodeName(string(id))
 	}
@@ -295,7 +300,7 @@ func (s clusterServer) CreateJoinToken(ctx context.Context, r *kryptonv1.CreateJ
 		}
 		// A retry makes a new secret, but the first answer stands in the
 		// registry. Only the one that stands may go out.
-		if _, ok := s.machine.View().JoinToken(hash[:]); !ok {
+		if _, ok := s.machine.View().JoinToken(hash[:]); !ok && !req.ValidateOnly {
 			return errs.New(errs.FailedState, "this request made a token before, which was shown once",
 				errs.Hint("make another one, with a new request id"))
 		}
@@ -364,7 +369,7 @@ func (s clusterServer) TransferLeadership(ctx context.Context, r *kryptonv1.Tran
 			return nil, err
 		}
 	}
-	if _, err := s.request(r); err != nil {
+	if _, err := s.request(ctx, r); err != nil {
 		return nil, err
 	}
 	var out *kryptonv1.ClusterInfo
@@ -385,6 +390,23 @@ func (s clusterServer) TransferLeadership(ctx context.Context, r *kryptonv1.Tran
 		}
 		out = s.clusterInfo(s.machine.View())
 		return nil
+	})
+	return out, err
+}
+
+// SetQuorum implements kryptonv1.ClusterServer.
+func (s clusterServer) SetQuorum(ctx context.Context, r *kryptonv1.SetQuorumRequest) (*kryptonv1.ClusterInfo, error) {
+	req, err := s.mutation(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	var out *kryptonv1.ClusterInfo
+	err = s.do(ctx, gate.SetQuorum, node.ObjectCluster, func(tok gate.Token) error {
+		if err := s.node.SetQuorum(ctx, tok, req, r.GetGovernors(), r.GetCustodians()); err != nil {
+			return err
+		}
+		out = s.clusterInfo(s.machine.View())
+		return s.after(ctx, tok, req, newest(out))
 	})
 	return out, err
 }

@@ -140,11 +140,15 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	certs := newCertificates(ctx, cfg.TLSDir, cfg.Cluster.Signer(), files, cfg.Clock, cfg.Logger)
 	m := newMetrics()
 	m.gauges(cfg.Node, cfg.Cluster, cfg.Gate)
-	return &Server{cfg: cfg, calls: &calls{
+	s := &Server{cfg: cfg, calls: &calls{
 		node: cfg.Node, serving: cfg.Node.ServingErr, machine: cfg.Machine, cluster: cfg.Cluster, gate: cfg.Gate, certs: certs, dirs: dirs, metrics: m,
 		clock: cfg.Clock, rand: cfg.Rand, log: cfg.Logger, nodeID: string(cfg.Cluster.NodeID()), nodeName: cfg.NodeName,
 		dataDir: cfg.DataDir, version: cfg.Version, budget: cfg.Budget,
-	}}, nil
+	}}
+	s.calls.local = &inproc{intercept: s.calls.answer}
+	s.registerPublic(s.calls.local)
+	m.approvals(s.calls)
+	return s, nil
 }
 
 // Run answers until ctx ends, then lets running calls finish for a few seconds.
@@ -162,6 +166,8 @@ func (s *Server) Run(ctx context.Context) error {
 	g.Go(func() error {
 		return s.calls.certs.run(ctx, s.cfg.Cluster, s.cfg.Machine, s.calls.dirs, s.calls.nodeID)
 	})
+
+	g.Go(func() error { return s.calls.executeRegularly(ctx) })
 
 	creds := publicCreds{TransportCredentials: credentials.NewTLS(s.calls.certs.config("h2")), identify: s.calls.identify}
 	public := s.grpcServer(grpc.Creds(creds), grpc.UnaryInterceptor(s.calls.fromNetwork), s.calls.tapOption())
@@ -290,9 +296,7 @@ func (s *Server) serveHTTP(g *errgroup.Group, ctx context.Context, h http.Handle
 // restHandler is the HTTP/JSON door: the caller is who the request's token or the TLS
 // connection's certificate says, and the call goes through the same interceptor as over gRPC.
 func (s *Server) restHandler(ctx context.Context) (http.Handler, error) {
-	conn := &inproc{intercept: s.calls.answer}
-	s.registerPublic(conn)
-	h, err := gateway.New(ctx, conn)
+	h, err := gateway.New(ctx, s.calls.local)
 	if err != nil {
 		return nil, err
 	}

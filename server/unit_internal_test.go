@@ -71,7 +71,7 @@ func TestTheDigestIsOfMethodAndBodyWithoutTheId(t *testing.T) {
 	c, _, _ := testCalls(t)
 	digest := func(m proto.Message) [32]byte {
 		t.Helper()
-		r, err := c.request(m)
+		r, err := c.request(t.Context(), m)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -99,21 +99,21 @@ func TestTheDigestIsOfMethodAndBodyWithoutTheId(t *testing.T) {
 func TestARequestReadsWhatEveryChangeCarries(t *testing.T) {
 	c, _, _ := testCalls(t)
 	id := uuid.New()
-	r, err := c.request(&kryptonv1.DeleteTenantRequest{Name: "tenants/a", RequestId: strings.ToUpper(id.String()), Etag: `"7"`, ValidateOnly: true})
+	r, err := c.request(t.Context(), &kryptonv1.DeleteTenantRequest{Name: "tenants/a", RequestId: strings.ToUpper(id.String()), Etag: `"7"`, ValidateOnly: true})
 	if err != nil || r.ID != id.String() || r.ETag != 7 || !r.ValidateOnly {
 		t.Fatalf("%+v, %v", r, err)
 	}
-	r, err = c.request(&kryptonv1.ReleaseHoldRequest{})
+	r, err = c.request(t.Context(), &kryptonv1.ReleaseHoldRequest{})
 	if _, perr := uuid.Parse(r.ID); err != nil || perr != nil || r.ValidateOnly {
 		t.Fatalf("no id was made: %+v, %v", r, err)
 	}
 	for _, bad := range []string{"x", id.String()[:35], "{" + id.String() + "}", "urn:uuid:" + id.String(), strings.ReplaceAll(id.String(), "-", ""), id.String() + " "} {
-		if _, err := c.request(&kryptonv1.ReleaseHoldRequest{RequestId: bad}); !errs.Is(err, errs.InvalidArgument) {
+		if _, err := c.request(t.Context(), &kryptonv1.ReleaseHoldRequest{RequestId: bad}); !errs.Is(err, errs.InvalidArgument) {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}
 	c.rand = strings.NewReader("")
-	if _, err := c.request(&kryptonv1.ReleaseHoldRequest{}); !errs.Is(err, errs.Internal) {
+	if _, err := c.request(t.Context(), &kryptonv1.ReleaseHoldRequest{}); !errs.Is(err, errs.Internal) {
 		t.Errorf("without randomness: %v", err)
 	}
 }

@@ -98,11 +98,16 @@ type ClusterInfo struct {
 	LeaseDuration *durationpb.Duration `protobuf:"bytes,14,opt,name=lease_duration,json=leaseDuration,proto3" json:"lease_duration,omitempty"`
 	// Which acts need signatures of people, and whose. An act without a rule needs none.
 	Rules []*IntentRule `protobuf:"bytes,21,rep,name=rules,proto3" json:"rules,omitempty"`
-	// Moves with the rules and whatever else is the cluster's own. Who signs something
-	// about the cluster can make the intent depend on it.
-	Etag          string `protobuf:"bytes,22,opt,name=etag,proto3" json:"etag,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Moves with the rules and whatever else is the cluster's own: what SetQuorum takes.
+	Etag string `protobuf:"bytes,22,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Approvals that wait for signatures, and that have all of them and are not executed.
+	ApprovalsPending  uint32 `protobuf:"varint,23,opt,name=approvals_pending,json=approvalsPending,proto3" json:"approvals_pending,omitempty"`
+	ApprovalsApproved uint32 `protobuf:"varint,24,opt,name=approvals_approved,json=approvalsApproved,proto3" json:"approvals_approved,omitempty"`
+	// Of the latter those that were not executed within a minute: something keeps the
+	// cluster from it. GetApproval says what, if the node that leads is asked.
+	ApprovalsStuck uint32 `protobuf:"varint,25,opt,name=approvals_stuck,json=approvalsStuck,proto3" json:"approvals_stuck,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ClusterInfo) Reset() {
@@ -245,6 +250,27 @@ func (x *ClusterInfo) GetEtag() string {
 		return x.Etag
 	}
 	return ""
+}
+
+func (x *ClusterInfo) GetApprovalsPending() uint32 {
+	if x != nil {
+		return x.ApprovalsPending
+	}
+	return 0
+}
+
+func (x *ClusterInfo) GetApprovalsApproved() uint32 {
+	if x != nil {
+		return x.ApprovalsApproved
+	}
+	return 0
+}
+
+func (x *ClusterInfo) GetApprovalsStuck() uint32 {
+	if x != nil {
+		return x.ApprovalsStuck
+	}
+	return 0
 }
 
 type Node struct {
@@ -1500,10 +1526,12 @@ type SetQuorumRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Signatures of governors that every act needs, and of custodians that some need.
 	// With two or more the requester's own does not count.
-	Governors    uint32 `protobuf:"varint,1,opt,name=governors,proto3" json:"governors,omitempty"`
-	Custodians   uint32 `protobuf:"varint,2,opt,name=custodians,proto3" json:"custodians,omitempty"`
-	RequestId    string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	ValidateOnly bool   `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	Governors  uint32 `protobuf:"varint,1,opt,name=governors,proto3" json:"governors,omitempty"`
+	Custodians uint32 `protobuf:"varint,2,opt,name=custodians,proto3" json:"custodians,omitempty"`
+	// Of the cluster: ClusterInfo.etag.
+	Etag         string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	RequestId    string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ValidateOnly bool   `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	// Signatures of people over what is asked; see SignedIntent.
 	Intents       []*SignedIntent `protobuf:"bytes,20,rep,name=intents,proto3" json:"intents,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1554,6 +1582,13 @@ func (x *SetQuorumRequest) GetCustodians() uint32 {
 	return 0
 }
 
+func (x *SetQuorumRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
 func (x *SetQuorumRequest) GetRequestId() string {
 	if x != nil {
 		return x.RequestId
@@ -1580,7 +1615,7 @@ var File_krypton_v1_cluster_proto protoreflect.FileDescriptor
 const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"\x18krypton/v1/cluster.proto\x12\n" +
-	"krypton.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17krypton/v1/common.proto\x1a\x15krypton/v1/seal.proto\"\xec\x04\n" +
+	"krypton.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17krypton/v1/common.proto\x1a\x15krypton/v1/seal.proto\"\xf1\x05\n" +
 	"\vClusterInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
 	"\vkeyspace_id\x18\x02 \x01(\tR\n" +
@@ -1600,7 +1635,10 @@ const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"\fdestroy_wait\x18\r \x01(\v2\x19.google.protobuf.DurationR\vdestroyWait\x12@\n" +
 	"\x0elease_duration\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\x12,\n" +
 	"\x05rules\x18\x15 \x03(\v2\x16.krypton.v1.IntentRuleR\x05rules\x12\x12\n" +
-	"\x04etag\x18\x16 \x01(\tR\x04etag\"\xd3\x03\n" +
+	"\x04etag\x18\x16 \x01(\tR\x04etag\x12+\n" +
+	"\x11approvals_pending\x18\x17 \x01(\rR\x10approvalsPending\x12-\n" +
+	"\x12approvals_approved\x18\x18 \x01(\rR\x11approvalsApproved\x12'\n" +
+	"\x0fapprovals_stuck\x18\x19 \x01(\rR\x0eapprovalsStuck\"\xd3\x03\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12!\n" +
@@ -1709,15 +1747,16 @@ const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"\x13GetOperationRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"*\n" +
 	"\x14WaitOperationRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\xc8\x01\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xdc\x01\n" +
 	"\x10SetQuorumRequest\x12\x1c\n" +
 	"\tgovernors\x18\x01 \x01(\rR\tgovernors\x12\x1e\n" +
 	"\n" +
 	"custodians\x18\x02 \x01(\rR\n" +
-	"custodians\x12\x1d\n" +
+	"custodians\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x122\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\x122\n" +
 	"\aintents\x18\x14 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents*q\n" +
 	"\bNodeRole\x12\x19\n" +
 	"\x15NODE_ROLE_UNSPECIFIED\x10\x00\x12\x13\n" +
