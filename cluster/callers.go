@@ -28,7 +28,8 @@ func callers(cmd *fsmpb.Command) bool {
 		*fsmpb.Command_CreateJoinToken, *fsmpb.Command_RemoveMember, *fsmpb.Command_SetHold,
 		*fsmpb.Command_RevokeCertificate,
 		*fsmpb.Command_PutIssuer, *fsmpb.Command_RemoveIssuer,
-		*fsmpb.Command_BindRole, *fsmpb.Command_UnbindRole, *fsmpb.Command_SetTenantGovernors:
+		*fsmpb.Command_BindRole, *fsmpb.Command_UnbindRole, *fsmpb.Command_SetTenantGovernors,
+		*fsmpb.Command_RequestApproval, *fsmpb.Command_Approve, *fsmpb.Command_RejectApproval, *fsmpb.Command_SetQuorum:
 		return true
 	case *fsmpb.Command_UpdateMember:
 		// Addresses and releases are what a member says of itself; see Announce.

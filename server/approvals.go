@@ -12,7 +12,6 @@ import (
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
-	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/intent"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/node"
@@ -30,7 +29,7 @@ func approvalName(id string) string { return node.ApprovalName(id) }
 // approvalID takes the id out of approvals/{a}.
 func approvalID(name string) (string, error) {
 	id, ok := strings.CutPrefix(name, approvalPrefix)
-	if _, err := hierarchy.ParseUID(id); !ok || err != nil || strings.ToLower(id) != id {
+	if !ok || len(id) != 32 || strings.Trim(id, "0123456789abcdef") != "" {
 		return "", errs.New(errs.InvalidArgument, "the name of an approval is approvals/ and 32 hex digits", errs.Hint("krypton approval list shows them"))
 	}
 	return id, nil
