@@ -185,7 +185,7 @@ func (t *tx) signed(act intent.Act, rule intent.Rule) (intent.Signed, error) {
 	all := t.cmd.GetIntents()
 	if len(all) == 0 {
 		return intent.Signed{}, errs.New(errs.IntentRefused, "the request is not signed: "+needs(act, rule),
-			errs.Hint("sign it with krypton, which does so with the key of your context; others add theirs with --sign-only and --intent"))
+			errs.Hint("sign it with krypton, which does so with the key of your context; if others must sign, have it approved: krypton approval, or Approvals.CreateApproval"))
 	}
 	in, err := intent.Decode(all[0].GetIntent())
 	if err != nil {

@@ -289,7 +289,7 @@ var acts = [actEnd]row{
 	DeleteRoleBinding: {"role_bindings.delete", audit.Control, scopeEither, DutyGovern, gov, auth.PowerTenant},
 	SetGovernors:      {"tenants.set_governors", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerTenant},
 
-	CreateApproval: {"approvals.create", audit.Control, scopeCluster, DutyApprove, gov | cust, 0},
+	CreateApproval: {"approvals.create", audit.Control, scopeCluster, DutyApprove, gov, 0},
 	GetApproval:    {"approvals.get", audit.Data, scopeCluster, DutyRead, people, 0},
 	ListApprovals:  {"approvals.list", audit.Data, scopeCluster, DutyRead, people, 0},
 	Approve:        {"approvals.approve", audit.Control, scopeCluster, DutyApprove, gov | cust, 0},

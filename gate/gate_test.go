@@ -156,7 +156,7 @@ role_bindings.list           GCOA.  data
 role_bindings.delete         G....  control  P/T
 tenants.set_governors        G....  control  T
 audit.read                   ...A.  data
-approvals.create             GC...  control
+approvals.create             G....  control
 approvals.get                GCOA.  data
 approvals.list               GCOA.  data
 approvals.approve            GC...  control

@@ -79,7 +79,9 @@ func (r Reason) hint() string {
 	switch r {
 	case ReasonExpired, ReasonTooLong, ReasonReplayed, ReasonStale:
 		return "read the objects again and have a new intent signed"
-	case ReasonUnsigned, ReasonTooFew, ReasonDuplicatePerson, ReasonRequesterSigned, ReasonWrongRole:
+	case ReasonUnsigned, ReasonTooFew:
+		return "have the request approved, which keeps it until those have signed whom the rule names: krypton approval, or Approvals.CreateApproval"
+	case ReasonDuplicatePerson, ReasonRequesterSigned, ReasonWrongRole:
 		return "collect signatures of other persons with the role that the rule asks for"
 	case ReasonUnknownKey:
 		return "register the key first, or sign with a registered one"

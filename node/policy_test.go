@@ -146,6 +146,9 @@ func (w *world) deeds(m *member) (all []deed) {
 		_, err := m.RevokeCertificate(ctx, tok, r, node.Revocation{Serial: []byte{1, 2}})
 		return err
 	})
+	add(gate.SetQuorum, node.ObjectCluster, true, false, func(ctx context.Context, tok gate.Token, r node.Request) error {
+		return m.SetQuorum(ctx, tok, r, 1, 1)
+	})
 	add(gate.SealCluster, node.ObjectSeal, true, false, func(ctx context.Context, tok gate.Token, r node.Request) error {
 		return m.SetHold(ctx, tok, r, node.Held, "a test")
 	})

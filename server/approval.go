@@ -25,10 +25,13 @@ func (c *calls) approvalToAPI(v *fsm.View, a *fsmpb.Approval) *kryptonv1.Approva
 		Name: approvalName(a.GetId()), Etag: etag(a.GetModIndex()), Act: act.String(), State: kryptonv1.ApprovalState(a.GetState()),
 		CreateTime: stamp(a.GetCreateTimeMs()), ExpireTime: stamp(a.GetExpireTimeMs()), EndTime: stamp(a.GetEndTimeMs()),
 		Requester: personName(a.GetRequested()), RequesterBinding: bindingNameOf(v, a.GetRequested()),
-		Request: &anypb.Any{TypeUrl: a.GetTypeUrl(), Value: a.GetApiRequest()},
-		Intent:  a.GetIntent(), CanonicalRequest: a.GetRequest(), Description: described(v, a),
+		Intent: a.GetIntent(), CanonicalRequest: a.GetRequest(), Description: described(v, a),
 		RuleAtRequest: ruleToAPI(act, then), Rule: ruleToAPI(act, now), RejectReason: a.GetRejectReason(),
 		ErrorCode: a.GetResult().GetReason(), ErrorMessage: a.GetResult().GetMessage(),
+	}
+	asked := &anypb.Any{TypeUrl: a.GetTypeUrl(), Value: a.GetApiRequest()}
+	if _, err := sovereignFrom(asked); err == nil {
+		out.Request = asked // JSON has no form for one of a later release
 	}
 	own := now.Requester == intent.RequesterCounts && asksFor(now, a.GetRequested())
 	out.Signatures = append(out.Signatures, signatureToAPI(v, a.GetRequested(), own))

@@ -24,6 +24,7 @@ import (
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/cluster"
 	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/intent"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
@@ -526,6 +527,8 @@ func TestTheKeystoreComesBack(t *testing.T) {
 		if stateOf(one) != "APPROVED" || one.GetErrorCode() == "" || one.GetErrorMessage() == "" {
 			t.Errorf("without a keystore it is %v", one)
 		}
+		_, err = a.approve(t, "grpc", 0, "bob", one)
+		situationtest.Error(t, "approval/all-signed", wire.FromStatus(err))
 	}
 	// What was approved and not done is told, and none of it is done.
 	info := a.done(t, "grpc", "alice", "Cluster.GetCluster", &kryptonv1.GetClusterRequest{}).(*kryptonv1.ClusterInfo)
@@ -558,6 +561,53 @@ func TestTheKeystoreComesBack(t *testing.T) {
 	}
 	if _, ok := a.members[0].state.View().Tenant("bare"); ok {
 		t.Error("it was done although something changed")
+	}
+	situationtest.Outcome(t, "approval/keystore-down")
+}
+
+// TestWhatTakesPowerAwayNeverWaits: what suspends, disables, seals, demotes, revokes or
+// ends a request for more power needs nobody but who does it, whatever the quorum.
+func TestWhatTakesPowerAwayNeverWaits(t *testing.T) {
+	t.Parallel()
+	a := newFour(t, 1)
+	m, r := a.creates("acme")
+	a.done(t, "grpc", "alice", "Tenants.CreateTenant", with(m, a.signed(r, "bob", "dave")))
+	a.done(t, "grpc", "alice", "Services.CreateService", &kryptonv1.CreateServiceRequest{Parent: acme, ServiceId: "pay"})
+	for range 3 {
+		a.done(t, "grpc", "alice", "Services.RotateService", &kryptonv1.RotateServiceRequest{Name: pay})
+	}
+	other, or := a.binds("other")
+	ap := a.ask(t, "grpc", 0, "alice", other, or)
+	v := pay + "/versions/"
+	for _, c := range []struct {
+		who, method string
+		act         gate.Act
+		m           proto.Message
+	}{
+		{"alice", "Services.DeprecateVersion", gate.DeprecateVersion, &kryptonv1.DeprecateVersionRequest{Name: v + "1"}},
+		{"alice", "Services.DisableVersion", gate.DisableVersion, &kryptonv1.DisableVersionRequest{Name: v + "2"}},
+		{"alice", "Services.CompromiseVersion", gate.CompromiseVersion, &kryptonv1.CompromiseVersionRequest{Name: v + "3"}},
+		{"alice", "Services.SuspendService", gate.SuspendService, &kryptonv1.SuspendServiceRequest{Name: pay}},
+		{"alice", "Tenants.SuspendTenant", gate.SuspendTenant, &kryptonv1.SuspendTenantRequest{Name: acme}},
+		{"alice", "Access.RevokeCertificate", gate.RevokeCertificate, &kryptonv1.RevokeCertificateRequest{Serial: "5f2a"}},
+		{"operator", "Cluster.DemoteNode", gate.DemoteNode, &kryptonv1.DemoteNodeRequest{Name: "nodes/" + string(a.members[0].c.NodeID()), ValidateOnly: true}},
+		{"operator", "Cluster.RemoveNode", gate.RemoveNode, &kryptonv1.RemoveNodeRequest{Name: "nodes/" + string(a.members[0].c.NodeID()), ValidateOnly: true}},
+		{"bob", "Approvals.Reject", gate.Reject, &kryptonv1.RejectRequest{Name: ap.GetName()}},
+		{"alice", "Seal.SealNode", gate.SealCluster, &kryptonv1.SealNodeRequest{Cluster: true}},
+		{"alice", "Seal.SealNode", gate.SealNode, &kryptonv1.SealNodeRequest{}},
+	} {
+		if c.act.Sovereign() || sovereign(t)[c.method] {
+			t.Errorf("people sign for %s", c.act)
+		}
+		_, err := a.call(t, 0, c.who, c.method, withRequestID(c.m))
+		if err != nil && codeOf(err) != errs.FailedState { // the only node cannot leave
+			t.Errorf("%s by one person: %v", c.method, err)
+		}
+	}
+	for _, act := range gate.Acts() {
+		if act.Sovereign() && act.Duty() == gate.DutyProtect {
+			t.Errorf("%s only takes power away, and people sign for it", act)
+		}
 	}
 }
 
@@ -749,14 +799,16 @@ func TestListsOfApprovals(t *testing.T) {
 		}
 	}
 	for _, m := range []*kryptonv1.ListApprovalsRequest{{PageSize: 1001}, {PageToken: "x"}, {Filter: "state=NONE"}, {Filter: "state=UNSPECIFIED"}, {Filter: "x"}} {
-		if _, err := a.call(t, 0, "alice", "Approvals.ListApprovals", m); codeOf(err) != errs.InvalidArgument {
+		_, err := a.call(t, 0, "alice", "Approvals.ListApprovals", m)
+		if m.GetFilter() != "" {
+			situationtest.Error(t, "approval/filter", wire.FromStatus(err))
+		} else if codeOf(err) != errs.InvalidArgument {
 			t.Errorf("%v: %v", m, err)
 		}
 	}
 	for _, name := range []string{"", "approvals/", "approvals/x", strings.ToUpper(all[0]), all[0] + "0", "operations/" + all[0]} {
-		if _, err := a.call(t, 0, "alice", "Approvals.GetApproval", &kryptonv1.GetApprovalRequest{Name: name}); codeOf(err) != errs.InvalidArgument {
-			t.Errorf("%q: %v", name, err)
-		}
+		_, err := a.call(t, 0, "alice", "Approvals.GetApproval", &kryptonv1.GetApprovalRequest{Name: name})
+		situationtest.Error(t, "approval/name", wire.FromStatus(err))
 	}
 	if _, err := a.call(t, 0, "alice", "Approvals.GetApproval", &kryptonv1.GetApprovalRequest{Name: "approvals/" + strings.Repeat("0", 32)}); codeOf(err) != errs.NotFound {
 		t.Errorf("one that is not there: %v", err)

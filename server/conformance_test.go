@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/intent"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -71,6 +72,20 @@ func withRequestID(m proto.Message) proto.Message {
 		r.Set(fd, protoreflect.ValueOfString(uuid.NewString()))
 	}
 	return m
+}
+
+// noApproval is the name of one that is not there.
+const noApproval = "approvals/00000000000000000000000000000000"
+
+// unsignedApproval is a request for m to be approved, with a signature that is none.
+func unsignedApproval(t testing.TB, m proto.Message) *kryptonv1.CreateApprovalRequest {
+	t.Helper()
+	in := intent.Intent{Keyspace: [16]byte{1}, Act: intent.ActDestroy, Request: intent.Digest{1}, NotAfter: time.Now().Add(time.Hour).UnixMilli(), Nonce: intent.Nonce{1}}
+	raw, err := in.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &kryptonv1.CreateApprovalRequest{Request: anyOf(t, m), Signature: &kryptonv1.SignedIntent{Intent: raw, KeyId: make([]byte, 32), Signature: []byte("s")}}
 }
 
 // conformance is the story that both doors are told, in order. Every method of
@@ -322,6 +337,27 @@ func conformance(w *world) []call2 {
 		{"Cluster.GetOperation", op, &kryptonv1.GetOperationRequest{Name: "operations/" + id}, errs.NotFound, nil},
 		{"Cluster.GetOperation", gov, &kryptonv1.GetOperationRequest{Name: "operations/x"}, errs.InvalidArgument, nil},
 		{"Cluster.WaitOperation", gov, &kryptonv1.WaitOperationRequest{Name: "operations/" + strings.ToUpper(id)}, 0, nil},
+
+		{"Cluster.SetQuorum", gov, &kryptonv1.SetQuorumRequest{Governors: 1, Custodians: 1, ValidateOnly: true}, 0, []proto.Message{&kryptonv1.ClusterInfo{}}},
+		{"Cluster.SetQuorum", gov, &kryptonv1.SetQuorumRequest{Governors: 17, Custodians: 1, ValidateOnly: true}, errs.InvalidArgument, nil},
+		{"Cluster.SetQuorum", gov, &kryptonv1.SetQuorumRequest{Governors: 1, Custodians: 1, Etag: `"1"`}, errs.StaleEtag, nil},
+		{"Cluster.SetQuorum", op, &kryptonv1.SetQuorumRequest{Governors: 1, Custodians: 1}, errs.Denied, nil},
+
+		{"Approvals.CreateApproval", gov, &kryptonv1.CreateApprovalRequest{}, errs.InvalidArgument, nil},
+		{"Approvals.CreateApproval", gov, unsignedApproval(w.t, &kryptonv1.DeleteTenantRequest{Name: ten}), errs.FailedState, nil},
+		{"Approvals.CreateApproval", gov, unsignedApproval(w.t, &kryptonv1.DeleteTenantRequest{Name: "tenants/ghost"}), errs.NotFound, nil},
+		{"Approvals.CreateApproval", "custodian", unsignedApproval(w.t, &kryptonv1.DeleteTenantRequest{Name: ten}), errs.Denied, nil},
+		{"Approvals.GetApproval", gov, &kryptonv1.GetApprovalRequest{Name: noApproval}, errs.NotFound, nil},
+		{"Approvals.GetApproval", op, &kryptonv1.GetApprovalRequest{Name: "approvals/x"}, errs.InvalidArgument, nil},
+		{"Approvals.GetApproval", work, &kryptonv1.GetApprovalRequest{Name: noApproval}, errs.Denied, nil},
+		{"Approvals.ListApprovals", "auditor", &kryptonv1.ListApprovalsRequest{PageSize: 1}, 0, nil},
+		{"Approvals.ListApprovals", gov, &kryptonv1.ListApprovalsRequest{Filter: "state=FAILED"}, 0, nil},
+		{"Approvals.ListApprovals", gov, &kryptonv1.ListApprovalsRequest{Filter: "state=ACTIVE"}, errs.InvalidArgument, nil},
+		{"Approvals.Approve", "custodian", &kryptonv1.ApproveRequest{Name: noApproval, KeyId: make([]byte, 32), Signature: []byte("s")}, errs.NotFound, nil},
+		{"Approvals.Approve", gov, &kryptonv1.ApproveRequest{Name: noApproval}, errs.InvalidArgument, nil},
+		{"Approvals.Approve", op, &kryptonv1.ApproveRequest{Name: noApproval, KeyId: make([]byte, 32), Signature: []byte("s")}, errs.Denied, nil},
+		{"Approvals.Reject", gov, &kryptonv1.RejectRequest{Name: noApproval, Reason: "r"}, errs.NotFound, nil},
+		{"Approvals.Reject", op, &kryptonv1.RejectRequest{Name: noApproval}, errs.Denied, nil},
 
 		{"Seal.GetSeal", "custodian", &kryptonv1.GetSealRequest{}, 0, []proto.Message{&kryptonv1.SealStatus{}}},
 		{"Seal.Contribute", "custodian", &kryptonv1.ContributeRequest{NodeId: "x", SealedShare: []byte("s")}, errs.ShareRefused, nil},

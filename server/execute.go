@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"log/slog"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -102,7 +103,15 @@ func (c *calls) execute(ctx context.Context, a *fsmpb.Approval) error {
 	return err
 }
 
-func (c *calls) executeOnce(ctx context.Context, a *fsmpb.Approval) error {
+func (c *calls) executeOnce(ctx context.Context, a *fsmpb.Approval) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			// The value may quote anything, so only where it happened is logged. The process
+			// goes on: it would meet the same approval after a restart, and every next leader.
+			c.log.ErrorContext(ctx, "executing an approval panicked", slog.String("approval", approvalName(a.GetId())), slog.String("stack", string(debug.Stack())))
+			err = errs.New(errs.Internal, "internal error", errs.Hint("look for the approval in the node's log"))
+		}
+	}()
 	r, err := sovereignFrom(&anypb.Any{TypeUrl: a.GetTypeUrl(), Value: a.GetApiRequest()})
 	if err != nil {
 		return err // stored by a node of a later release

@@ -19,6 +19,7 @@ import (
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"pgregory.net/rapid"
 
@@ -102,6 +103,14 @@ func validRequests(g *ground) map[string]valid {
 		"Cluster.GetOperation":       {gov, &kryptonv1.GetOperationRequest{Name: "operations/" + done}},
 		"Cluster.WaitOperation":      {gov, &kryptonv1.WaitOperationRequest{Name: "operations/" + done}},
 
+		"Cluster.SetQuorum": {gov, &kryptonv1.SetQuorumRequest{Governors: 1, Custodians: 1, ValidateOnly: true}},
+
+		"Approvals.CreateApproval": {gov, unsignedApproval(g.t, &kryptonv1.DeleteTenantRequest{Name: acme})},
+		"Approvals.GetApproval":    {gov, &kryptonv1.GetApprovalRequest{Name: noApproval}},
+		"Approvals.ListApprovals":  {gov, &kryptonv1.ListApprovalsRequest{PageSize: 2}},
+		"Approvals.Approve":        {gov, &kryptonv1.ApproveRequest{Name: noApproval, KeyId: make([]byte, 32), Signature: []byte("s")}},
+		"Approvals.Reject":         {gov, &kryptonv1.RejectRequest{Name: noApproval, Reason: "r", ValidateOnly: true}},
+
 		"Access.WhoAmI":           {gov, &kryptonv1.WhoAmIRequest{}},
 		"Access.IssueCertificate": {gov, &kryptonv1.IssueCertificateRequest{Role: kryptonv1.Role_ROLE_WORKLOAD, Tenant: acme, Name: "w", PublicKey: pub}},
 
@@ -173,6 +182,21 @@ func oddEnums() []protoreflect.EnumNumber {
 // oddValues are values of a field that is now in m.
 func oddValues(m protoreflect.Message, fd protoreflect.FieldDescriptor) (out []protoreflect.Value) {
 	switch {
+	case fd.Message() != nil && fd.Message().FullName() == anyMessage:
+		// What JSON can say; FuzzSovereignRequest has the rest.
+		for _, one := range []proto.Message{
+			&kryptonv1.DeleteTenantRequest{}, &kryptonv1.DeleteTenantRequest{Name: odd}, &kryptonv1.DeleteTenantRequest{Name: "tenants/gone", Now: true},
+			&kryptonv1.DeleteTenantRequest{Name: acme, ValidateOnly: true}, &kryptonv1.DeleteTenantRequest{Name: acme, RequestId: odd},
+			&kryptonv1.GetTenantRequest{Name: acme}, &kryptonv1.CreateApprovalRequest{}, &kryptonv1.CreateTenantRequest{TenantId: odd}, &kryptonv1.PromoteNodeRequest{Name: odd},
+			&kryptonv1.DestroyVersionRequest{Name: strings.Repeat(odd, 20000)}, &kryptonv1.SetQuorumRequest{Governors: math.MaxUint32}, &timestamppb.Timestamp{Seconds: 1},
+		} {
+			wrapped, err := anypb.New(one)
+			if err != nil {
+				panic(err)
+			}
+			out = append(out, protoreflect.ValueOfMessage(wrapped.ProtoReflect()))
+		}
+		out = append(out, protoreflect.ValueOfMessage(m.NewField(fd).Message()))
 	case fd.IsList() && fd.Message() != nil && fd.Message().FullName() != contextPair:
 		out = oddLists(m, fd)
 	case fd.IsList() && fd.Message() == nil:
@@ -244,6 +268,8 @@ func oddValues(m protoreflect.Message, fd protoreflect.FieldDescriptor) (out []p
 	}
 	return out
 }
+
+const anyMessage = protoreflect.FullName("google.protobuf.Any")
 
 // contextPair has odd values of its own.
 const contextPair = protoreflect.FullName("krypton.v1.ContextPair")

@@ -575,7 +575,7 @@ func TestEverySovereignRequestNeedsTheRightSignatures(t *testing.T) {
 	}
 	for method := range sovereign(t) {
 		// A member is promoted in a cluster of two, below.
-		if !covered[method] && method != "Cluster.PromoteNode" && method != "Access.DeleteRoleBinding" {
+		if !covered[method] && method != "Cluster.PromoteNode" && method != "Access.DeleteRoleBinding" && method != "Cluster.SetQuorum" { // the last in approvals_test.go
 			t.Errorf("%s takes intents and is not tested", method)
 		}
 	}

@@ -115,6 +115,14 @@ func permissions(w *world) (order []string, table map[string]permission) {
 		"Tenants.SetGovernors":     {"g", &kryptonv1.SetGovernorsRequest{Name: "tenants/acme", Governors: []string{"roleBindings/alice"}, ValidateOnly: true}, true},
 		"Access.RenewCertificate":  {"gcoaw", &kryptonv1.RenewCertificateRequest{}, false},
 	})
+	maps.Copy(t, map[string]permission{
+		"Cluster.SetQuorum":        {"g", &kryptonv1.SetQuorumRequest{Governors: 1, Custodians: 1, ValidateOnly: true}, false},
+		"Approvals.CreateApproval": {"g", unsignedApproval(w.t, &kryptonv1.DeleteTenantRequest{Name: "tenants/acme"}), false},
+		"Approvals.GetApproval":    {"gcoa", &kryptonv1.GetApprovalRequest{Name: noApproval}, false},
+		"Approvals.ListApprovals":  {"gcoa", &kryptonv1.ListApprovalsRequest{}, false},
+		"Approvals.Approve":        {"gc", &kryptonv1.ApproveRequest{Name: noApproval, KeyId: make([]byte, 32), Signature: []byte("s")}, false},
+		"Approvals.Reject":         {"gc", &kryptonv1.RejectRequest{Name: noApproval}, false},
+	})
 	t["Access.RevokeCertificate"] = permission{"go", &kryptonv1.RevokeCertificateRequest{
 		Certificate: w.people["auditor"].Certificate[0], ValidateOnly: true,
 	}, false}

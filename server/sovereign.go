@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
@@ -35,10 +36,8 @@ type byApproval struct {
 //nolint:gochecknoglobals // Immutable.
 var sovereignMethods = sync.OnceValue(func() map[protoreflect.FullName]string {
 	out := map[protoreflect.FullName]string{}
-	for _, file := range []protoreflect.FileDescriptor{
-		kryptonv1.File_krypton_v1_tenants_proto, kryptonv1.File_krypton_v1_services_proto, kryptonv1.File_krypton_v1_cluster_proto,
-		kryptonv1.File_krypton_v1_access_proto, kryptonv1.File_krypton_v1_seal_proto,
-	} {
+	api := kryptonv1.File_krypton_v1_common_proto.Package()
+	protoregistry.GlobalFiles.RangeFilesByPackage(api, func(file protoreflect.FileDescriptor) bool {
 		for i := range file.Services().Len() {
 			sd := file.Services().Get(i)
 			for k := range sd.Methods().Len() {
@@ -48,7 +47,8 @@ var sovereignMethods = sync.OnceValue(func() map[protoreflect.FullName]string {
 				}
 			}
 		}
-	}
+		return true
+	})
 	return out
 })
 

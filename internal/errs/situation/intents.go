@@ -18,8 +18,9 @@ func intents() Group {
 	}
 	return Group{Name: "intent", Title: "Signatures of people", Rows: []Situation{
 		refused("unsigned", "a request that people have to sign brings no signature", "the request is not signed: {act} needs the signature of {persons}",
-			"sign it with krypton, which does so with the key of your context; others add theirs with --sign-only and --intent"),
-		refused("too-few", "fewer persons signed than the rule asks for", "intent has too few signatures: {act} needs the signature of {persons}", others),
+			"sign it with krypton, which does so with the key of your context; if others must sign, have it approved: krypton approval, or Approvals.CreateApproval"),
+		refused("too-few", "fewer persons signed than the rule asks for", "intent has too few signatures: {act} needs the signature of {persons}",
+			"have the request approved, which keeps it until those have signed whom the rule names: krypton approval, or Approvals.CreateApproval"),
 		refused("wrong-role", "somebody signed who has no say in this: a custodian for governors, a governor of another tenant",
 			"a signer's role does not count for this act: {act} needs the signature of {persons}", others),
 		refused("one-person-twice", "one person signed twice", "one person signed twice: {act} needs the signature of {persons}", others),

@@ -110,6 +110,7 @@ func checks() []check {
 		{"clocks", "the clocks of the members and yours agree", checkClocks},
 		{"versions", "all members run one release", checkVersions},
 		{"memory", "keys are in locked memory with room left, and dumps are off", checkMemory},
+		{"approvals", "what all have signed for is done", checkApprovals},
 	}
 }
 
@@ -485,6 +486,20 @@ func checkMemory(f facts) finding {
 		}
 		return fine("tier %s", ms[0].GetHealth().GetMemoryTier())
 	})
+}
+
+// checkApprovals looks whether something keeps the cluster from what people signed for.
+// That signatures are missing is nothing wrong.
+func checkApprovals(f facts) finding {
+	info := f.view.info
+	if f.settings != nil || info == nil {
+		return leftOut("no node answers")
+	}
+	if n := int(info.GetApprovalsStuck()); n > 0 {
+		return warn("krypton approval list shows them, and krypton approval get NAME at the leader says what is in the way",
+			"all have signed for %s more than a minute ago, and it is not done", plural(n, "approval", "approvals"))
+	}
+	return fine("%s", approvalsText(info))
 }
 
 func plural(n int, one, many string) string {

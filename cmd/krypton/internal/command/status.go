@@ -295,7 +295,25 @@ func (v *view) sheet() sheet {
 	s.add("internal key version", fmt.Sprint(v.info.GetInternalKeyVersion()))
 	s.add("rollback window", span(v.info.GetRollbackWindow().AsDuration()))
 	s.add("wait before a key is destroyed", span(v.info.GetDestroyWait().AsDuration().Round(time.Second)))
+	if v.info.GetApprovalsPending()+v.info.GetApprovalsApproved() > 0 {
+		s.add("approvals", approvalsText(v.info))
+	}
 	return s
+}
+
+// approvalsText says how many approvals have not come to their end, and for what they wait.
+func approvalsText(c *kryptonv1.ClusterInfo) string {
+	var parts []string
+	if n := int(c.GetApprovalsPending()); n > 0 {
+		parts = append(parts, plural(n, "waits", "wait")+" for signatures")
+	}
+	if n := int(c.GetApprovalsApproved()); n > 0 {
+		parts = append(parts, plural(n, "is signed", "are signed")+" and not done yet")
+	}
+	if len(parts) == 0 {
+		return "none waits"
+	}
+	return strings.Join(parts, ", ")
 }
 
 // leasesText says how long leases last and who gives them.

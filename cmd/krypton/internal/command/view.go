@@ -283,6 +283,9 @@ func (v *view) verdict() verdict {
 	if v.info.GetHeld() {
 		d.Problems = append(d.Problems, "a person sealed the cluster; krypton operator release-hold lets it unseal again")
 	}
+	if n := int(v.info.GetApprovalsStuck()); n > 0 {
+		d.Problems = append(d.Problems, plural(n, "approval", "approvals")+" could not be executed for more than a minute; krypton approval list shows them")
+	}
 	d.Summary = strings.Join(parts, ", ")
 	switch {
 	case serving == 0:
