@@ -150,12 +150,13 @@ func newFour(t testing.TB, n int) *signing {
 func (a *signing) binds(name string) (*kryptonv1.CreateRoleBindingRequest, *intent.Request) {
 	a.t.Helper()
 	key, pub := newKey(a.t)
-	return &kryptonv1.CreateRoleBindingRequest{RoleBindingId: name, RoleBinding: &kryptonv1.RoleBinding{
-			Role: kryptonv1.Role_ROLE_OPERATOR, Member: name, Keys: []*kryptonv1.AuthorityKey{{PublicKey: pub, Tls: true}},
-		}}, intent.BindRole{
-			ID: name, IssuerUID: a.issuerUID("", "builtin"), Role: "operator", Name: name,
-			Keys: []intent.BoundKey{{Algorithm: uint64(intent.AlgECDSAP256SHA256), PublicKey: rawPoint(a.t, key), TLS: true}},
-		}.Request()
+	m := &kryptonv1.CreateRoleBindingRequest{RoleBindingId: name, RoleBinding: &kryptonv1.RoleBinding{
+		Role: kryptonv1.Role_ROLE_OPERATOR, Member: name, Keys: []*kryptonv1.AuthorityKey{{PublicKey: pub, Tls: true}},
+	}}
+	return m, intent.BindRole{
+		ID: name, IssuerUID: a.issuerUID("", "builtin"), Role: "operator", Name: name,
+		Keys: []intent.BoundKey{{Algorithm: uint64(intent.AlgECDSAP256SHA256), PublicKey: rawPoint(a.t, key), TLS: true}},
+	}.Request()
 }
 
 // creates is a request to create a tenant that alice, bob and dave govern, and what
@@ -163,13 +164,14 @@ func (a *signing) binds(name string) (*kryptonv1.CreateRoleBindingRequest, *inte
 func (a *signing) creates(name string) (*kryptonv1.CreateTenantRequest, *intent.Request) {
 	a.t.Helper()
 	a.l1(name + "-l1")
-	return &kryptonv1.CreateTenantRequest{
-			TenantId: name, Binding: &kryptonv1.Binding{Keystore: keystoreName, Key: name + "-l1", Archetype: "local"},
-			Governors: []string{"roleBindings/alice", "roleBindings/bob", "roleBindings/dave"},
-		}, intent.BindL1{
-			Tenant: name, Keystore: keystoreName, Key: name + "-l1", Archetype: "local",
-			Governors: ascending(a.bindingUID("alice"), a.bindingUID("bob"), a.bindingUID("dave")),
-		}.Request()
+	m := &kryptonv1.CreateTenantRequest{
+		TenantId: name, Binding: &kryptonv1.Binding{Keystore: keystoreName, Key: name + "-l1", Archetype: "local"},
+		Governors: []string{"roleBindings/alice", "roleBindings/bob", "roleBindings/dave"},
+	}
+	return m, intent.BindL1{
+		Tenant: name, Keystore: keystoreName, Key: name + "-l1", Archetype: "local",
+		Governors: ascending(a.bindingUID("alice"), a.bindingUID("bob"), a.bindingUID("dave")),
+	}.Request()
 }
 
 func stateOf(ap *kryptonv1.Approval) string {
@@ -858,7 +860,7 @@ func TestWhatCannotBeAsked(t *testing.T) {
 		"a request id inside":    {id: "approval/field-set", change: set("request_id", protoreflect.ValueOfString("x"))},
 		"only checked inside":    {id: "approval/field-set", change: set("validate_only", protoreflect.ValueOfBool(true))},
 		"no signature":           {id: "approval/signature", change: func(c *kryptonv1.CreateApprovalRequest) { c.Signature = nil }},
-		"a short key id":         {id: "approval/signature", change: func(c *kryptonv1.CreateApprovalRequest) { c.Signature.KeyId = c.Signature.GetKeyId()[1:] }},
+		"a short key id":         {id: "approval/signature", change: func(c *kryptonv1.CreateApprovalRequest) { c.Signature.KeyId = c.GetSignature().GetKeyId()[1:] }},
 		"a long signature":       {id: "approval/signature", change: func(c *kryptonv1.CreateApprovalRequest) { c.Signature.Signature = make([]byte, intent.MaxSignature+1) }},
 		"no intent":              {id: "approval/intent", change: func(c *kryptonv1.CreateApprovalRequest) { c.Signature.Intent = []byte("x") }},
 		"junk as canonical form": {id: "approval/canonical", change: func(c *kryptonv1.CreateApprovalRequest) { c.CanonicalRequest = []byte("x") }},

@@ -174,7 +174,11 @@ func callOf(ctx context.Context) *call {
 func callerOf(ctx context.Context) caller { return callOf(ctx).caller }
 
 func withCaller(ctx context.Context, who caller) context.Context {
-	c := &callContext{Context: ctx, own: call{caller: who}}
+	return withCall(ctx, call{caller: who})
+}
+
+func withCall(ctx context.Context, is call) context.Context {
+	c := &callContext{Context: ctx, own: is}
 	c.is = &c.own
 	return c
 }

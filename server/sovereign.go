@@ -112,9 +112,7 @@ func (c *calls) make(ctx context.Context, r sovereignRequest, who caller, by byA
 	if !ok {
 		return errs.New(errs.Internal, "a request that people sign has no method")
 	}
-	own := &callContext{Context: ctx, own: call{caller: who, approval: by}}
-	own.is = &own.own
-	_, err := m.desc.Handler(m.impl, own, func(dst any) error {
+	_, err := m.desc.Handler(m.impl, withCall(ctx, call{caller: who, approval: by}), func(dst any) error {
 		to, ok := dst.(proto.Message)
 		if !ok {
 			return errs.New(errs.Internal, "not a message")
