@@ -6,6 +6,7 @@ import (
 
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/intent"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -99,9 +100,12 @@ func TestRequestsAreForgottenAfter24HoursOfCommandTime(t *testing.T) {
 }
 
 func TestTheMemoryOfRequestsIsBounded(t *testing.T) {
-	w := newWorld(t, another)
+	w := newWorld(t, another, func(g *fsmpb.Genesis) {
+		g.Rules = append(g.Rules, &fsmpb.IntentRule{Act: uint32(intent.ActSetQuorum), Role: "governor", Signatures: 1})
+	})
 	w.ok(w.createTenant("acme"))
 	w.ok(w.createService("acme", "payments"))
+	approval := w.requested("gov", setQuorum(1, 1))
 	noop := func() *fsmpb.Command { return w.setPrimary("acme", "payments", 1, false) } // a fact is remembered too
 	for i := range fsm.MaxRequestsPerPrincipal {
 		w.refused(errs.FailedState, asked(fmt.Sprintf("r%d", i), noop()))
@@ -118,6 +122,7 @@ func TestTheMemoryOfRequestsIsBounded(t *testing.T) {
 		changeVersion("acme", "payments", 1, fsmpb.VersionEvent_VERSION_EVENT_COMPROMISE),
 		changeVersion("acme", "payments", 1, fsmpb.VersionEvent_VERSION_EVENT_SCHEDULE_DESTROY),
 		{Body: &fsmpb.Command_SetHold{SetHold: &fsmpb.SetHold{Held: true}}},
+		reject(approval),
 	} {
 		id := fmt.Sprintf("revoke %d", i)
 		w.ok(asked(id, c))
