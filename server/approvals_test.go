@@ -41,7 +41,15 @@ func (a *signing) via(t testing.TB, door string, i int, who, method string, m pr
 	if !ok {
 		t.Fatalf("%s cannot be said in HTTP", method)
 	}
+	sent, _ := a.request(t, i, a.table["krypton.v1."+method], m) // a body is read once
 	got := a.do(t, who, "h2", hr)
+	if a.ops == nil {
+		a.ops = operations(description(t))
+	}
+	_, name, _ := strings.Cut(method, ".")
+	if err := conforms(a.ops[name], sent, got); err != nil {
+		t.Errorf("%s is answered otherwise than the OpenAPI file says: %v", method, err)
+	}
 	if got.status != http.StatusOK {
 		return nil, wire.ToStatus(errOf(got.refusal(t))).Err()
 	}

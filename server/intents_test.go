@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/getkin/kin-openapi/openapi3"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -40,6 +41,7 @@ type signing struct {
 
 	keys  map[string]*ecdsa.PrivateKey // of governors and custodians
 	table map[string][]binding         // of HTTP
+	ops   map[string]*openapi3.Operation
 
 	forgot uint64 // index at which the leader forgot what had expired
 }

@@ -83,6 +83,9 @@ func complete(schema *openapi3.Schema, v any, at string) error {
 	case map[string]any:
 		for name, e := range v {
 			p, ok := schema.Properties[name]
+			if !ok && schema.AdditionalProperties.Has != nil && *schema.AdditionalProperties.Has {
+				continue // of a message of any type: which one, @type says
+			}
 			if !ok {
 				return fmt.Errorf("%s.%s is not in the file", at, name)
 			}
