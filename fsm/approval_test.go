@@ -188,6 +188,9 @@ func TestI25_WhoAsksIsProvedByASignature(t *testing.T) {
 		"too large a request": {errs.TooLarge, "", func(_ *world, _ *fsmpb.Command, a *fsmpb.Approval) {
 			a.ApiRequest = make([]byte, fsm.MaxApprovalRequestBytes+1)
 		}},
+		"too much that is signed": {errs.TooLarge, "", func(_ *world, _ *fsmpb.Command, a *fsmpb.Approval) {
+			a.Request = intent.NewRequest(intent.ActDestroy).Text("tenant", string(make([]byte, fsm.MaxApprovalOrderBytes))).Canonical()
+		}},
 		"an act of no command": {errs.InvalidArgument, "no command", func(_ *world, _ *fsmpb.Command, a *fsmpb.Approval) {
 			a.Request = intent.NewRequest(intent.ActRekey).Canonical()
 		}},

@@ -153,6 +153,17 @@ func TestI22_WhoAsksIsOneMore(t *testing.T) {
 	}
 }
 
+// A cluster that was founded with nobody besides those who sign goes on.
+func TestI22_ASnapshotNeedsOnlyThoseWhoSign(t *testing.T) {
+	w := newWorld(t, func(g *fsmpb.Genesis) {
+		alice, _ := person("alice", "governor")
+		g.Persons = append(g.Persons, alice)
+		g.Rules = []*fsmpb.IntentRule{{Act: uint32(intent.ActDestroy), Role: "governor", Signatures: 2}}
+	})
+	w.restart()
+	w.refused(errs.FailedState, unbind("", "alice"))
+}
+
 func TestGovernorsThatCannotBeAreRefused(t *testing.T) {
 	w := acme(t)
 	w.ok(bind(bindingFor("operator", "olga")))

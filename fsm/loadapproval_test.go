@@ -100,6 +100,9 @@ func TestI13_NoApprovalInASnapshotThatCannotBe(t *testing.T) {
 			}
 			return items
 		},
+		"no custodians who could sign": func(items []*fsmpb.SnapshotItem) []*fsmpb.SnapshotItem {
+			return slices.DeleteFunc(items, func(it *fsmpb.SnapshotItem) bool { return it.GetRoleBinding().GetRole() == "custodian" })
+		},
 		"twenty-one of one": func(items []*fsmpb.SnapshotItem) []*fsmpb.SnapshotItem {
 			return withApprovals(items, w.many(fsm.MaxApprovalsPerRequester+1-2, func(_ int, a *fsmpb.Approval) {
 				a.Requested.BindingUid = w.personUID("governor", "gov")
@@ -120,6 +123,28 @@ func TestI13_NoApprovalInASnapshotThatCannotBe(t *testing.T) {
 		})
 	}
 	w.restart()
+}
+
+// TestI25_WhoAskedIsAskedForAgain: the requester's signature is verified when it is
+// executed, too, also where it is none of those that count.
+func TestI25_WhoAskedIsAskedForAgain(t *testing.T) {
+	w := quorate(t)
+	cmd := destroyNow("acme", "pay")
+	id := w.approvedBy(w.requested("gov", cmd), "alice", "bob")
+	raw := edit(t, snapshot(t, w.m, testMAC), func(items []*fsmpb.SnapshotItem) []*fsmpb.SnapshotItem {
+		for _, it := range items {
+			if a := it.GetApproval(); a != nil {
+				a.Requested.Signature[5] ^= 1
+			}
+		}
+		return items
+	})
+	w.m = fsm.New(fsm.Options{})
+	if err := w.m.Restore(bytes.NewReader(raw)); err != nil {
+		t.Fatal(err)
+	}
+	w.refusedFor(errs.IntentRefused, intent.ReasonBadSignature.String(), w.execute(id, cmd))
+	w.isIn(id, failing)
 }
 
 // many are open approvals, each of somebody else unless change says whose.

@@ -171,6 +171,8 @@ func TestI27_AQuorumInAnOlderClusterStays(t *testing.T) {
 	w.refused(errs.FailedState, setQuorum(1, 1))
 	c, _ := w.request("gov", w.createTenant("a"))
 	w.refused(errs.FailedState, c)
+	w.refused(errs.FailedState, reject("0"))
+	w.refused(errs.FailedState, &fsmpb.Command{Body: &fsmpb.Command_Approve{Approve: &fsmpb.Approve{Id: "0"}}})
 	c = w.createTenant("a")
 	c.Approval = "0"
 	w.refused(errs.FailedState, c)
