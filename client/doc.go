@@ -20,7 +20,7 @@
 //	services, versions, resources       Client.Services: the same, and pin; Client.AllServices, Client.AllResources
 //	nodes, leadership, operations       Client.Cluster
 //	who am I, certificates              Client.Access
-//	requests that wait for signatures   Client.Approvals
+//	requests that wait for signatures   Client.Approvals, Client.AllApprovals
 //	how each node is                    Client.Health
 //	one node and no other               Client.Node
 //	ids of a call, for records          Capture

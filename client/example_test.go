@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 
+	"google.golang.org/protobuf/types/known/anypb"
+
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/client"
 	"github.com/openkcm/krypton-cluster/client/clienttest"
@@ -178,6 +180,35 @@ func ExampleClient_AllServices() {
 		}
 	}
 	// Output: tenants/demo/services/payments/versions/1 VERSION_STATE_ACTIVE
+}
+
+// What others have to approve waits under a name. A program can list it, tell
+// people, or end it. Signing is for people and their keys: see krypton approval
+// approve, and package intent/orders.
+func ExampleClient_Approvals() {
+	defer demo("governor")()
+	ctx := context.Background()
+	c, err := client.New(ctx)
+	check(err)
+	defer c.Close()
+
+	what, err := anypb.New(&kryptonv1.DeleteTenantRequest{Name: "tenants/demo"})
+	check(err)
+	asked, err := c.Approvals().CreateApproval(ctx, &kryptonv1.CreateApprovalRequest{
+		Request:   what,
+		Signature: &kryptonv1.SignedIntent{Intent: []byte("made and signed by intent/orders")},
+	})
+	check(err)
+	for a, err := range c.AllApprovals(ctx, "") {
+		check(err)
+		fmt.Println(a.GetName(), "asked by", a.GetRequester(), "waits for", a.GetGovernorsMissing(), "governor")
+	}
+	ended, err := c.Approvals().Reject(ctx, &kryptonv1.RejectRequest{Name: asked.GetName(), Reason: "wrong tenant"})
+	check(err)
+	fmt.Println(ended.GetState(), "by", ended.GetRejectedBy())
+	// Output:
+	// approvals/70c936c70379b57d314d2909137221b8 asked by governor/gabi waits for 1 governor
+	// APPROVAL_STATE_REJECTED by governor/gabi
 }
 
 // Every node is asked about itself, all at once.

@@ -58,3 +58,12 @@ func (c *Client) AllResources(ctx context.Context, service string) iter.Seq2[*kr
 		return r.GetResources(), r.GetNextPageToken(), err
 	})
 }
+
+// AllApprovals returns the approvals that filter says, state=EXECUTED for example,
+// or those that wait if it is empty, as [Client.AllTenants] does.
+func (c *Client) AllApprovals(ctx context.Context, filter string) iter.Seq2[*kryptonv1.Approval, error] {
+	return pages(func(token string) ([]*kryptonv1.Approval, string, error) {
+		r, err := c.Approvals().ListApprovals(ctx, &kryptonv1.ListApprovalsRequest{PageToken: token, Filter: filter})
+		return r.GetApprovals(), r.GetNextPageToken(), err
+	})
+}

@@ -4,7 +4,8 @@
 // contract, over one registry in memory. Data keys are really wrapped and
 // really fail to open for the wrong scope. What it has not is everything that
 // makes Krypton Krypton: there is no Raft, no MasterKey, no protected memory and
-// no policy beyond "people govern, workloads use keys".
+// no policy beyond "people govern, workloads use keys". Nobody has to sign, and an
+// approval is done, as it says, once another person approved.
 //
 // # Invariants
 //
@@ -63,6 +64,8 @@ type Options struct {
 	// caller's, which its usages tell apart; to have one that expired, say. Nil: it
 	// lives from an hour ago until tomorrow.
 	Certificate func(*x509.Certificate)
+	// Rules is what the nodes say about who has to sign. They do not ask for it.
+	Rules []*kryptonv1.IntentRule
 }
 
 // Identity is what a node presents to its callers.
@@ -76,6 +79,7 @@ type Cluster struct {
 	dir   string
 	ca    *authority
 	reg   *registry
+	rules []*kryptonv1.IntentRule
 	nodes []*node
 
 	before, after atomic.Pointer[Hook]
@@ -119,7 +123,7 @@ func StartIn(dir string, opts Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{dir: dir, ca: ca, reg: newRegistry()}
+	c := &Cluster{dir: dir, ca: ca, reg: newRegistry(), rules: opts.Rules}
 	for i := range opts.Nodes {
 		n := &node{c: c, i: i, id: Identity{ID: fmt.Sprintf("n%d", i+1)}}
 		n.id.Certificate, err = ca.node(n.id.ID)
@@ -198,9 +202,19 @@ func (n *node) letGo() {
 func (c *Cluster) CAFile() string { return c.ca.file }
 
 // Person writes a certificate for a person of a role (governor, custodian,
-// operator, auditor) and returns the files.
+// operator, auditor) and returns the files. The person has the role binding
+// roleBindings/{name} with that key.
 func (c *Cluster) Person(role, name string) (certFile, keyFile string, err error) {
-	return c.ca.caller(c.dir, role+"/"+name)
+	certFile, keyFile, err = c.ca.caller(c.dir, role+"/"+name)
+	if err != nil {
+		return "", "", err
+	}
+	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if err != nil {
+		return "", "", err
+	}
+	c.reg.bind(role, name, pair.Leaf.RawSubjectPublicKeyInfo)
+	return certFile, keyFile, nil
 }
 
 // Workload writes a certificate for a workload of a tenant.
@@ -255,6 +269,7 @@ func (n *node) start(addr string) error {
 	kryptonv1.RegisterServicesServer(srv, servicesServer{reg: n.c.reg})
 	kryptonv1.RegisterClusterServer(srv, clusterServer{n: n})
 	kryptonv1.RegisterAccessServer(srv, accessServer{n: n})
+	kryptonv1.RegisterApprovalsServer(srv, approvalsServer{reg: n.c.reg})
 	kryptonv1.RegisterSealServer(srv, n.seal)
 	n.mu.Lock()
 	n.srv = srv

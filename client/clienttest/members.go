@@ -49,6 +49,7 @@ func (s clusterServer) info() *kryptonv1.ClusterInfo {
 		Name: "test", KeyspaceId: KeyspaceID, ClusterId: ClusterID, Fingerprint: Fingerprint,
 		Leader: "nodes/n1", Term: 2, AppliedIndex: s.n.c.reg.index, FormatVersion: 4, LeaseDuration: durationpb.New(3 * time.Second), VotersWanted: 3, InternalKeyVersion: 1,
 		RollbackWindow: durationpb.New(24 * time.Hour), DestroyWait: durationpb.New(week),
+		Rules: s.n.c.rules, Etag: s.n.c.reg.etag(),
 	}
 }
 
@@ -190,6 +191,35 @@ func (s accessServer) WhoAmI(ctx context.Context, _ *kryptonv1.WhoAmIRequest) (*
 	if tenant, name, ok := strings.Cut(rest, "/"); ok {
 		resp.Tenant, resp.Name = "tenants/"+tenant, name
 	}
+	if b := s.n.c.reg.bindings["roleBindings/"+rest]; b != nil {
+		resp.RoleBinding = b.GetName()
+	}
+	return resp, nil
+}
+
+func (s accessServer) GetRoleBinding(ctx context.Context, r *kryptonv1.GetRoleBindingRequest) (*kryptonv1.RoleBinding, error) {
+	if err := people(ctx); err != nil {
+		return nil, err
+	}
+	if b := s.n.c.reg.bindings[r.GetName()]; b != nil {
+		return clone(b), nil
+	}
+	return nil, errs.NoSuchObject()
+}
+
+func (s accessServer) ListRoleBindings(ctx context.Context, r *kryptonv1.ListRoleBindingsRequest) (*kryptonv1.ListRoleBindingsResponse, error) {
+	if err := people(ctx); err != nil {
+		return nil, err
+	}
+	resp := &kryptonv1.ListRoleBindingsResponse{}
+	if r.GetParent() != "" {
+		return resp, nil // workloads have none
+	}
+	names, next := page(sortedNames(s.n.c.reg.bindings, ""), r.GetPageSize(), r.GetPageToken())
+	for _, n := range names {
+		resp.RoleBindings = append(resp.RoleBindings, clone(s.n.c.reg.bindings[n]))
+	}
+	resp.NextPageToken = next
 	return resp, nil
 }
 

@@ -33,6 +33,8 @@ type registry struct {
 	removed   map[string]bool
 	revoked   map[string]*kryptonv1.Revocation // by serial number
 	voters    map[string]bool
+	approvals map[string]*kryptonv1.Approval
+	bindings  map[string]*kryptonv1.RoleBinding
 }
 
 // result is what a request id did (I1).
@@ -47,7 +49,20 @@ func newRegistry() *registry {
 		index: 1, tenants: map[string]*kryptonv1.Tenant{}, services: map[string]*kryptonv1.Service{},
 		resources: map[string]*kryptonv1.Resource{}, keys: map[string][]byte{}, done: map[string]result{},
 		ops: map[string]*kryptonv1.Operation{}, removed: map[string]bool{}, revoked: map[string]*kryptonv1.Revocation{}, voters: map[string]bool{"n1": true, "n2": true, "n3": true},
+		approvals: map[string]*kryptonv1.Approval{}, bindings: map[string]*kryptonv1.RoleBinding{},
 	}
+}
+
+// bind gives a person a role with one key, SubjectPublicKeyInfo in DER.
+func (r *registry) bind(role, name string, key []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.index++
+	b := &kryptonv1.RoleBinding{
+		Name: "roleBindings/" + name, Uid: uid(), Etag: r.etag(), Role: roleNumber(role), Member: name, Issuer: "issuers/builtin", Subject: role + "/" + name,
+		Keys: []*kryptonv1.AuthorityKey{{PublicKey: key, Tls: true, Sign: role == "governor" || role == "custodian"}}, CreateTime: now(),
+	}
+	r.bindings[b.GetName()] = b
 }
 
 func (r *registry) indexNow() uint64 {
