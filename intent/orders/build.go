@@ -54,6 +54,8 @@ func builderOf(req proto.Message) builder {
 		return issue(r)
 	case *kryptonv1.SetGovernorsRequest:
 		return setGovernors(r)
+	case *kryptonv1.SetQuorumRequest:
+		return setQuorum(r)
 	}
 	return nil
 }
@@ -258,11 +260,21 @@ func issue(r *kryptonv1.IssueCertificateRequest) builder {
 		if bound, err := n.bound(ctx, name, r); err != nil || bound {
 			return nil, err
 		}
-		power := id.Role == auth.RoleGovernor || id.Role == auth.RoleCustodian
-		return bind(name, &kryptonv1.RoleBinding{
-			Role: r.GetRole(), Member: r.GetName(), Keys: []*kryptonv1.AuthorityKey{{PublicKey: r.GetPublicKey(), Tls: true, Sign: power}},
-		})(ctx, n, o)
+		return bind(name, bindingFor(r).GetRoleBinding())(ctx, n, o)
 	}
+}
+
+// bindingFor returns the request for the role binding that comes with a certificate.
+func bindingFor(r *kryptonv1.IssueCertificateRequest) *kryptonv1.CreateRoleBindingRequest {
+	id := auth.ID{Name: r.GetName()}
+	id.Role, _ = auth.ParseRole(roleName(r.GetRole()))
+	if p, err := hierarchy.ParsePath(r.GetTenant()); err == nil {
+		id.Tenant = p.Tenant
+	}
+	power := id.Role == auth.RoleGovernor || id.Role == auth.RoleCustodian
+	return &kryptonv1.CreateRoleBindingRequest{Parent: r.GetTenant(), RoleBindingId: identity.BindingID(id), RoleBinding: &kryptonv1.RoleBinding{
+		Role: r.GetRole(), Member: r.GetName(), Keys: []*kryptonv1.AuthorityKey{{PublicKey: r.GetPublicKey(), Tls: true, Sign: power}},
+	}}
 }
 
 func unbind(name string) builder {
@@ -305,6 +317,32 @@ func setGovernors(r *kryptonv1.SetGovernorsRequest) builder {
 			return nil, err
 		}
 		return intent.SetTenantGovernors{Tenant: string(p.Tenant), TenantUID: uid, Governors: governors}.Request(), nil
+	}
+}
+
+// setQuorum needs what is needed now and what will be, and depends on the cluster as
+// it is, so that nobody signs a step from numbers that they did not see.
+func setQuorum(r *kryptonv1.SetQuorumRequest) builder {
+	return func(ctx context.Context, n *nodes, o *Order) (*intent.Request, error) {
+		info, err := n.c.Cluster().GetCluster(ctx, &kryptonv1.GetClusterRequest{})
+		if err != nil {
+			return nil, err
+		}
+		p, err := pathOf("cluster", hierarchy.KindCluster)
+		if err != nil {
+			return nil, err
+		}
+		if err := o.unchanged(p, info.GetEtag()); err != nil {
+			return nil, err
+		}
+		o.Rule = &kryptonv1.IntentRule{Act: intent.ActSetQuorum.String(), Governors: r.GetGovernors(), Custodians: r.GetCustodians()}
+		for _, now := range info.GetRules() {
+			if now.GetAct() == o.Rule.GetAct() {
+				o.Rule.Governors, o.Rule.Custodians = max(o.Rule.GetGovernors(), now.GetGovernors()), max(o.Rule.GetCustodians(), now.GetCustodians())
+			}
+		}
+		o.Rule.RequesterCounts = o.Rule.GetGovernors() <= 1 && o.Rule.GetCustodians() <= 1
+		return intent.SetQuorum{Governors: r.GetGovernors(), Custodians: r.GetCustodians()}.Request(), nil
 	}
 }
 

@@ -15,6 +15,7 @@
 //   - I3: nothing is signed for a cluster that asks nobody to, and with a pinned keyspace for no other.
 //   - I4: a request id has one nonce, so that a request that is signed and sent again acts once.
 //   - I5: what a node says cannot look, to the person who signs, like another field, another line or the end of what is signed.
+//   - I6: an [Approval] is what its name says: the intent has that digest, and the request has the digest in the intent. Nothing else is shown to who approves, and nothing else is signed.
 //
 // # Concurrency
 //
@@ -77,7 +78,7 @@ func Of(ctx context.Context, c *client.Client, req proto.Message) (*Order, error
 	if err != nil {
 		return nil, err
 	}
-	if len(rules) == 0 {
+	if _, first := req.(*kryptonv1.SetQuorumRequest); len(rules) == 0 && !first {
 		return nil, nil //nolint:nilnil // As above; an older cluster does not know what a signature is, either.
 	}
 	o := &Order{}
@@ -89,11 +90,11 @@ func Of(ctx context.Context, c *client.Client, req proto.Message) (*Order, error
 		return nil, err
 	}
 	for _, r := range rules {
-		if r.GetAct() == o.Request.Act().String() && r.GetGovernors()+r.GetCustodians() > 0 {
+		if o.Rule == nil && r.GetAct() == o.Request.Act().String() {
 			o.Rule = r
 		}
 	}
-	if o.Rule == nil {
+	if o.Rule.GetGovernors()+o.Rule.GetCustodians() == 0 {
 		return nil, nil //nolint:nilnil // As above.
 	}
 	if id := req.ProtoReflect().Descriptor().Fields().ByName("request_id"); id != nil {
@@ -109,7 +110,7 @@ func (o *Order) Describe(f sign.File) string {
 	var b strings.Builder
 	b.WriteString(o.Request.Describe())
 	for _, n := range o.Names {
-		fmt.Fprintf(&b, "  uid %s is %s, as the nodes say\n", n.UID, n.Name)
+		fmt.Fprintf(&b, "  uid %s is %s, as the nodes say\n", Printable(n.UID), Printable(n.Name))
 	}
 	fmt.Fprintf(&b, "  usable until %s\n", time.UnixMilli(f.Intent.NotAfter).UTC().Format(time.RFC3339))
 	for _, p := range o.Preconditions {

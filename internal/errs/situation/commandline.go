@@ -10,7 +10,7 @@ const (
 )
 
 func commandLine() Group {
-	return Group{Name: "cli", Title: "Command line", Rows: append(commandWords(), append(commandFiles(), commandSettings()...)...)}
+	return Group{Name: "cli", Title: "Command line", Rows: append(commandWords(), append(commandFiles(), append(commandSettings(), commandApprovals()...)...)...)}
 }
 
 // usage is a row of wrong usage.
