@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -51,10 +52,12 @@ func (w *realWorld) person(role string) (cert, key string, err error) {
 //
 //	config NAME DIR     write NAME.yaml, of a node of that name with its data in DIR and a keystore beside it
 //	settle NAME DIR     as config, with the addresses that the node has now
-//	address VAR DIR     set VAR to the gRPC address of the node with its data in DIR
+//	address VAR DIR     set VAR to the gRPC address of the node with its data in DIR; with rest behind it, to where it speaks HTTP
 //	authority FILE      make a CA that is not the cluster's: FILE.pem, FILE.key
 //	certificate CA FILE SUBJECT  make a certificate of it for cn:NAME or uri:URI: FILE.pem, FILE.key
 //	until N CMD...      run a command until it ends with status N, for 20 s at most
+//	approval VAR        set VAR to the id of the approval that the last command printed
+//	asked VAR CONTEXT   wait until something waits for approval, and set VAR to its id
 //
 // GOVERNOR_KEY is the key of the governor, RUN is a directory whose path is short enough for sockets, KEYSTORE the directory of the keystore of the nodes, ADDR1 to ADDR3 are
 // their addresses, REST1 is where the first one speaks HTTP, DATA1 its data directory.
@@ -98,6 +101,8 @@ func TestRealScript(t *testing.T) {
 			"authority":   authority,
 			"certificate": certificate,
 			"until":       until,
+			"approval":    approval,
+			"asked":       asked,
 		}),
 	})
 }
@@ -174,7 +179,36 @@ func configure(ts *testscript.TestScript, name, dir string, at cluster.Addresses
 func address(ts *testscript.TestScript, _ bool, args []string) {
 	a, err := cluster.ReadAddresses(args[1])
 	ts.Check(err)
+	if len(args) == 3 {
+		ts.Setenv(args[0], "https://"+a.REST)
+		return
+	}
 	ts.Setenv(args[0], a.GRPC)
+}
+
+var approvalName = regexp.MustCompile(`approvals/([0-9a-f]{32})`)
+
+func approval(ts *testscript.TestScript, _ bool, args []string) {
+	found := approvalName.FindStringSubmatch(ts.ReadFile("stdout"))
+	if found == nil {
+		ts.Fatalf("no approval was printed")
+	}
+	ts.Setenv(args[0], found[1])
+}
+
+func asked(ts *testscript.TestScript, neg bool, args []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for {
+		ts.Check(ts.Exec("krypton", "approval", "list", "--output", "json", "--context", args[1]))
+		if approvalName.MatchString(ts.ReadFile("stdout")) {
+			approval(ts, neg, args)
+			return
+		}
+		if (clock.System{}).Sleep(ctx, 150*time.Millisecond) != nil {
+			ts.Fatalf("nothing waits for approval for 20 s")
+		}
+	}
 }
 
 // until polls: a process that has just started has nothing to subscribe to. Each

@@ -206,6 +206,10 @@ func (k completion) values(ctx context.Context, c *Command, flag, last string) [
 		return []string{"1", "3", "5"}
 	case "filter":
 		return []string{"state=ACTIVE", "state=SUSPENDED", "state=DESTROY_SCHEDULED", "state=DESTROYED"}
+	case "state":
+		return approvalStates()
+	case "approval":
+		return k.approvals(ctx)
 	case "context":
 		if strings.Contains(last, "=") {
 			return nil
@@ -261,8 +265,24 @@ func (k completion) arguments(ctx context.Context, c *Command, i int, last strin
 		return k.issuers(ctx, last)
 	case "BINDING":
 		return k.bindings(ctx, last)
+	case "APPROVAL":
+		return k.approvals(ctx)
 	}
 	return nil
+}
+
+// approvals returns the ids of those that wait.
+func (k completion) approvals(ctx context.Context) (ids []string) {
+	k.ask(ctx, k.given, func(ctx context.Context, c *client.Client) error {
+		r, err := c.Approvals().ListApprovals(ctx, &kryptonv1.ListApprovalsRequest{PageSize: pageSize})
+		for _, a := range r.GetApprovals() {
+			if name, err := approvalNameOf(a.GetName()); err == nil {
+				ids = append(ids, strings.TrimPrefix(name, approvalPrefix))
+			}
+		}
+		return err
+	})
+	return ids
 }
 
 func (k completion) tenants(ctx context.Context) (names []string) {

@@ -63,7 +63,7 @@ func countersign(ctx context.Context, in *Invocation) error {
 	in.meter.clear()
 	fmt.Fprintf(in.env.Stderr, "%s", f.Describe())
 	for _, n := range in.namesIn(ctx, f) {
-		fmt.Fprintf(in.env.Stderr, "  uid %s is %s, as the nodes say\n", n.UID, n.Name)
+		fmt.Fprintf(in.env.Stderr, "  uid %s is %s, as the nodes say\n", orders.Printable(n.UID), orders.Printable(n.Name))
 	}
 	now := in.env.Clock.Now()
 	if err := f.Intent.Match(want, f.Request.Act(), f.Request.Digest(), now.UnixMilli()); err != nil {

@@ -44,13 +44,16 @@ type Invocation struct {
 	c    *cli.Context
 	args []string
 
-	meter   *meter
-	waits   string                // what it waits for now; before Command.Waits
-	ctx     contexts.Context      // the selected one
-	ctxName string                // its name; empty: none is selected
-	rule    *kryptonv1.IntentRule // who has to sign the last request
-	cl      *client.Client
-	info    client.Info // of the last call
+	meter      *meter
+	waits      string                      // what it waits for now; before Command.Waits
+	ctx        contexts.Context            // the selected one
+	ctxName    string                      // its name; empty: none is selected
+	rule       *kryptonv1.IntentRule       // who has to sign the last request
+	self       *kryptonv1.WhoAmIResponse   // see who
+	approval   *kryptonv1.Approval         // what the command asked others for; nil: nothing
+	keepSecret func(approval string) error // keeps the secret of a token that is asked for
+	cl         *client.Client
+	info       client.Info // of the last call
 
 	reminded bool // see remindToRenew
 }

@@ -77,13 +77,22 @@ func operatorCommands() *Command {
 		},
 		&Command{
 			Name: "join-token", Usage: "print a token that lets one new node join once", Reach: Changes, Signs: true,
-			Examples: []string{"krypton operator join-token --voter --ttl 10m"},
+			About: "For a voter people sign the hash of the token's secret, which is made here and no node sees. If others have to approve it, the\n" +
+				"secret waits in ID.secret in this directory, and --approval ID prints the token when they have.",
+			Examples: []string{
+				"krypton operator join-token --voter --ttl 10m",
+				"krypton operator join-token --approval 0123456789abcdef0123456789abcdef",
+			},
 			Flags: []cli.Flag{
 				&cli.DurationFlag{Name: "ttl", Usage: "`DURATION` in which it can be used, at most 24h", Value: time.Hour},
 				&cli.BoolFlag{Name: "voter", Usage: "the node becomes a voter once it has caught up"},
 				&cli.StringFlag{Name: "region", Usage: "only for a node of `REGION`"},
+				&cli.StringFlag{Name: "approval", Usage: "print the token that was asked for with `APPROVAL`, once others have approved it"},
 			},
 			Run: func(ctx context.Context, in *Invocation) error {
+				if in.c.IsSet("approval") {
+					return approvedToken(ctx, in)
+				}
 				ttl, err := seconds("ttl", in.c.Duration("ttl"), 24*time.Hour)
 				if err != nil {
 					return err
@@ -144,6 +153,7 @@ func operatorCommands() *Command {
 				return in.show(st, func() string { return sealSheet(st) })
 			},
 		},
+		group("quorum", "how many persons sign what people sign", setQuorumCommand()),
 		group("cert", "make, issue and revoke certificates of callers", newKeyCommand(), issueCommand(), renewCommand(), revokeCommand(), revocationsCommand()),
 	)
 }

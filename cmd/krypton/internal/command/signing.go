@@ -34,7 +34,8 @@ func signFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "sign-key", Usage: "`KEY` to sign with: a file, or agent:NAME of your SSH agent; default: that of --key-file"},
 		&cli.StringFlag{Name: "sign-only", Usage: "write what has to be signed to `FILE`, with your signature, and send nothing; see krypton intent"},
-		&cli.DurationFlag{Name: "sign-for", Usage: "`DURATION` in which what --sign-only writes can be used, 1m to 696h", Value: sign.DefaultLifetime},
+		&cli.DurationFlag{Name: "sign-for", Usage: "`DURATION` in which what others have to sign can be used, 1m to 696h", Value: sign.DefaultLifetime},
+		waitFlag(),
 		&cli.StringSliceFlag{Name: "intent", Usage: "`FILE` with signatures that were made elsewhere; can be given many times"},
 		&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "show what is signed also with --output json"},
 	}
@@ -112,6 +113,15 @@ func (in *Invocation) authorize(ctx context.Context, req proto.Message) error {
 	in.rule = o.Rule
 	if err := in.pin(o.Keyspace); err != nil {
 		return err
+	}
+	if !in.signsFiles() {
+		others, err := in.needsOthers(asking, c, o.Rule)
+		if err != nil {
+			return err
+		}
+		if others {
+			return in.askOthers(ctx, c, o, req)
+		}
 	}
 	now := in.env.Clock.Now()
 	f, err := in.draft(o, files, only, now)
@@ -194,7 +204,7 @@ func (in *Invocation) adds(ctx context.Context, o *orders.Order, f sign.File, de
 		if err != nil {
 			return nil, err
 		}
-		who, err := c.Access().WhoAmI(ctx, &kryptonv1.WhoAmIRequest{})
+		who, err := in.who(ctx, c)
 		if err != nil {
 			return nil, err
 		}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"errors"
 	"os"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -119,6 +121,9 @@ func joinToken(ctx context.Context, in *Invocation, req *kryptonv1.CreateJoinTok
 		}
 	}
 	r, err := call(ctx, in, c.Cluster().CreateJoinToken, req)
+	if errors.Is(err, errDetached) && in.approval != nil { // others approved it while this waited
+		return errors.Join(in.showApprovedToken(in.approval, fill), os.Remove(secretFileOf(in.approval.GetName())))
+	}
 	if err != nil {
 		return err
 	}
@@ -131,19 +136,73 @@ func joinToken(ctx context.Context, in *Invocation, req *kryptonv1.CreateJoinTok
 	return in.show(r, func() string { return r.GetToken() + "\n" })
 }
 
+// approvedToken shows the token that others approved, with the secret that was made
+// for it when it was asked for.
+func approvedToken(ctx context.Context, in *Invocation) error {
+	name, err := approvalNameOf(in.c.String("approval"))
+	if err != nil {
+		return err
+	}
+	c, err := in.client(ctx)
+	if err != nil {
+		return err
+	}
+	a, err := call(ctx, in, c.Approvals().GetApproval, &kryptonv1.GetApprovalRequest{Name: name})
+	if err != nil {
+		return err
+	}
+	if err := approvalError(a); err != nil {
+		return err
+	}
+	if a.GetJoinToken() == "" {
+		return errs.New(errs.FailedState, name+" is not of a join token", errs.Hint("krypton approval get shows what it is of"))
+	}
+	secret, err := readSecret(secretFileOf(name))
+	if err != nil {
+		return errs.Newf(errs.InvalidArgument, "the secret of the token is not in %s", secretFileOf(name)).
+			With(errs.Hint("run this in the directory in which the token was asked for"), errs.Cause(err))
+	}
+	return in.showApprovedToken(a, fillWith(&secret))
+}
+
+func (in *Invocation) showApprovedToken(a *kryptonv1.Approval, fill func(string) (string, error)) error {
+	text, err := fill(a.GetJoinToken())
+	if err != nil {
+		return err
+	}
+	a = proto.CloneOf(a)
+	a.JoinToken = text
+	return in.show(readable(a), func() string { return text + "\n" })
+}
+
+// secretFileOf returns the file in which the secret of a token waits until others
+// have approved it.
+func secretFileOf(approval string) string {
+	return strings.TrimPrefix(approval, approvalPrefix) + secretSuffix
+}
+
+func readSecret(file string) (secret [32]byte, err error) {
+	raw, err := os.ReadFile(file)
+	defer clear(raw)
+	if err == nil && len(raw) != len(secret) {
+		err = errors.New("it has another length")
+	}
+	if err == nil {
+		copy(secret[:], raw)
+	}
+	return secret, err
+}
+
 // ownSecret puts the hash of a secret into the request, and returns what puts the
 // secret into the token. With --sign-only the secret is kept beside the file, with
 // --intent it is read from there.
 func (in *Invocation) ownSecret(req *kryptonv1.CreateJoinTokenRequest) (fill func(string) (string, error), err error) {
 	var secret [32]byte
 	if files := in.c.StringSlice("intent"); len(files) > 0 {
-		raw, err := os.ReadFile(files[0] + secretSuffix)
-		defer clear(raw)
-		if err != nil || len(raw) != len(secret) {
+		if secret, err = readSecret(files[0] + secretSuffix); err != nil {
 			return nil, errs.Newf(errs.InvalidArgument, "the secret of the token is not in %s", files[0]+secretSuffix).
 				With(errs.Hint("send it from the machine on which --sign-only made it, with the intent under its first name first"), errs.Cause(err))
 		}
-		copy(secret[:], raw)
 	} else if _, err := rand.Read(secret[:]); err != nil {
 		return nil, errs.New(errs.Internal, "no randomness for a secret", errs.Cause(err))
 	}
@@ -161,12 +220,18 @@ func (in *Invocation) ownSecret(req *kryptonv1.CreateJoinTokenRequest) (fill fun
 		return nil, err
 	}
 	req.TtlSeconds = 0
+	in.keepSecret = func(approval string) error { return save(secretFileOf(approval), secret[:], 0o600) }
+	return fillWith(&secret), nil
+}
+
+// fillWith returns what puts the secret into a token, once, and forgets it.
+func fillWith(secret *[32]byte) func(string) (string, error) {
 	return func(text string) (string, error) {
 		defer clear(secret[:])
-		t, err := cluster.FillJoinToken(text, secret)
+		t, err := cluster.FillJoinToken(text, *secret)
 		if err != nil {
 			return "", errs.New(errs.Internal, "the node answered with no join token", errs.Hint("do not use it; look into the node"), errs.Cause(err))
 		}
 		return t.Text(), nil
-	}, nil
+	}
 }

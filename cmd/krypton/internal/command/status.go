@@ -288,6 +288,7 @@ func (v *view) sheet() sheet {
 	s.add("term", fmt.Sprint(v.info.GetTerm()))
 	s.add("index", fmt.Sprint(v.info.GetAppliedIndex()))
 	s.add("format", fmt.Sprint(v.info.GetFormatVersion()))
+	s.add("quorum of people", quorumText(v.info.GetRules()))
 	s.add("leases", v.leasesText())
 	if l := v.leaderLeases(); l.GetFences() > 0 {
 		s.add("changes waiting", v.waitingText(l))

@@ -17,7 +17,9 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/client/clienttest"
+	"github.com/openkcm/krypton-cluster/intent"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
@@ -339,5 +341,35 @@ func TestI5_NoIsNo(t *testing.T) {
 	situationtest.Exit(t, "cli/declined", got, answer)
 	if len(s.arrived) > 0 {
 		t.Error("a call was made")
+	}
+}
+
+// TestI5_WhoApprovesIsAsked shows what is signed, and signs for a yes alone.
+func TestI5_WhoApprovesIsAsked(t *testing.T) {
+	t.Parallel()
+	for answer, want := range map[string]struct {
+		status, signatures int
+	}{"yes\n": {errs.ExitOK, 2}, "y\n": {errs.ExitInterrupted, 1}, "\x04": {errs.ExitInterrupted, 1}} {
+		d := newDoor(t, destroyByOthers())
+		a := d.asks(t, intent.Destroy{Tenant: "demo"}.Request(), "gabi", nil)
+		master, tty := newTerminalPair(t)
+		d.stdin = tty
+		if _, err := io.WriteString(master, answer); err != nil {
+			t.Fatal(err)
+		}
+		got := d.run(t, "gerd", "approval", "approve", a.GetName())
+		shown, after, ok := strings.Cut(got.stderr, "krypton: you sign what stands above, which governor/gabi asks for, for keyspace "+clienttest.KeyspaceID+", as the nodes say. Type yes to go on: ")
+		if got.status != want.status || !ok || !strings.Contains(shown, `tenant: "demo"`) {
+			t.Errorf("%q: %+v", answer, got)
+		}
+		if want.status != errs.ExitOK {
+			for _, bad := range situationtest.ExitDiff("cli/declined", got.status, after) {
+				t.Error(bad)
+			}
+		}
+		now, err := d.client(t, "gerd").Approvals().GetApproval(t.Context(), &kryptonv1.GetApprovalRequest{Name: a.GetName()})
+		if err != nil || len(now.GetSignatures()) != want.signatures {
+			t.Errorf("%q: %v, signatures %v", answer, err, now.GetSignatures())
+		}
 	}
 }

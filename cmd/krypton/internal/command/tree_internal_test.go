@@ -151,7 +151,7 @@ func TestEveryFlagIsExplainedAndUnique(t *testing.T) {
 func TestI5_WhatCannotBeUndoneAsks(t *testing.T) {
 	want := []string{
 		"krypton seal", "krypton tenant delete", "krypton service delete", "krypton key deprecate", "krypton key compromise",
-		"krypton key destroy", "krypton operator remove",
+		"krypton key destroy", "krypton operator remove", "krypton approval approve", "krypton operator quorum set",
 	}
 	for _, w := range want {
 		req, err := resolve(Tree(), append(strings.Fields(w)[1:], "--help"))
