@@ -69,14 +69,18 @@ func TestThePagesOfTheHTTPAPI(t *testing.T) {
 	r.interrupt(t)
 }
 
-// TestThePageOfIdentities types docs/identity.md in the cluster of krypton dev, with
-// the contexts that it makes.
-func TestThePageOfIdentities(t *testing.T) {
-	h := home(t)
-	r := start(t, h, "--nodes", "1", "--output", "json")
-	r.ready(t)
-	cmd := krypton(t.Context(), h)
-	env := append(cmd.Env, "PATH="+path(t, h))
-	pages.Read(t, "../../../../docs/identity.md").Run(t, pages.Shell.With("openssl"), t.TempDir(), env...)
-	r.interrupt(t)
+// TestThePagesOfPeople types pages in a cluster of krypton dev each, with the contexts
+// that it makes.
+func TestThePagesOfPeople(t *testing.T) {
+	for file, program := range map[string]pages.Program{"identity.md": pages.Shell.With("openssl"), "authority.md": pages.Shell} {
+		t.Run(file, func(t *testing.T) {
+			h := home(t)
+			r := start(t, h, "--nodes", "1", "--output", "json")
+			r.ready(t)
+			cmd := krypton(t.Context(), h)
+			env := append(cmd.Env, "PATH="+path(t, h))
+			pages.Read(t, filepath.Join("../../../../docs", file)).Run(t, program, t.TempDir(), env...)
+			r.interrupt(t)
+		})
+	}
 }
