@@ -491,15 +491,13 @@ func checkMemory(f facts) finding {
 // checkApprovals looks whether something keeps the cluster from what people signed for.
 // That signatures are missing is nothing wrong.
 func checkApprovals(f facts) finding {
-	info := f.view.info
-	if f.settings != nil || info == nil {
-		return leftOut("no node answers")
-	}
-	if n := int(info.GetApprovalsStuck()); n > 0 {
-		return warn("krypton approval list shows them, and krypton approval get NAME at the leader says what is in the way",
-			"all have signed for %s more than a minute ago, and it is not done", plural(n, "approval", "approvals"))
-	}
-	return fine("%s", approvalsText(info))
+	return members(f, func([]*kryptonv1.Node) finding {
+		if n := int(f.view.info.GetApprovalsStuck()); n > 0 {
+			return warn("krypton approval list shows them, and krypton approval get NAME at the leader says what is in the way",
+				"all have signed for %s more than a minute ago, and it is not done", plural(n, "approval", "approvals"))
+		}
+		return fine("%s", approvalsText(f.view.info))
+	})
 }
 
 func plural(n int, one, many string) string {
