@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -102,6 +103,9 @@ func ReadApproval(a *kryptonv1.Approval) (*Approval, error) {
 	if in.Request != r.Digest() || in.Act != r.Act() {
 		return nil, liar("the intent of the approval is over another request than the one that is shown", nil)
 	}
+	if len(a.GetSignatures()) > intent.MaxSignatures+1 { // and that of who asks
+		return nil, liar("the approval has more signatures than there can be", nil)
+	}
 	return &Approval{Name: a.GetName(), Request: r, Intent: in, encoded: bytes.Clone(a.GetIntent()), said: a}, nil
 }
 
@@ -171,12 +175,12 @@ type Vote struct {
 func (a *Approval) Votes(ctx context.Context, c *client.Client) (asked *Vote, others []Vote) {
 	asked = &Vote{Person: Printable(a.said.GetRequester()), Binding: Printable(a.said.GetRequesterBinding()), Doubt: "the signature of who asks is not shown"}
 	found := false
-	bound := map[string]*kryptonv1.RoleBinding{}
+	bound := a.bindings(ctx, c)
 	for _, s := range a.said.GetSignatures() {
 		v := Vote{
 			Person: Printable(s.GetPerson()), Binding: Printable(s.GetRoleBinding()), Key: hex.EncodeToString(s.GetKeyId()), Time: s.GetTime().AsTime(), Counts: s.GetCounts(),
 		}
-		if err := a.verify(ctx, c, s, bound); err != nil {
+		if err := a.verify(s, bound[s.GetRoleBinding()]); err != nil {
 			v.Doubt = Printable(errs.From(err).Msg)
 		}
 		if !found && s.GetPerson() == a.said.GetRequester() && s.GetRoleBinding() == a.said.GetRequesterBinding() {
@@ -188,41 +192,63 @@ func (a *Approval) Votes(ctx context.Context, c *client.Client) (asked *Vote, ot
 	return asked, others
 }
 
-// verify reports why s does not prove that its person signed. bound are the role
-// bindings that were asked for before.
-func (a *Approval) verify(ctx context.Context, c *client.Client, s *kryptonv1.ApprovalSignature, bound map[string]*kryptonv1.RoleBinding) error {
-	name := s.GetRoleBinding()
-	if name == "" {
-		return errs.New(errs.NotFound, "the role binding of the key is gone")
+// binding is what the nodes say of a role binding, or why they do not.
+type binding struct {
+	role kryptonv1.Role
+	name string // of the person
+	keys []*kryptonv1.AuthorityKey
+	err  error
+}
+
+// bindings asks for the role bindings of all who signed, at once: a node that does
+// not answer holds each question up.
+func (a *Approval) bindings(ctx context.Context, c *client.Client) map[string]*binding {
+	all := map[string]*binding{"": {err: errs.New(errs.NotFound, "the role binding of the key is gone")}}
+	var wg sync.WaitGroup
+	for _, s := range a.said.GetSignatures() {
+		name := s.GetRoleBinding()
+		if all[name] != nil {
+			continue
+		}
+		b := &binding{}
+		all[name] = b
+		wg.Go(func() { *b = bindingAt(ctx, c, name) })
 	}
-	b, ok := bound[name]
-	if !ok {
-		text, err := each(ctx, c, name, func(ctx context.Context, nd *client.Node) (string, error) {
-			b, err := kryptonv1.NewAccessClient(nd).GetRoleBinding(ctx, &kryptonv1.GetRoleBindingRequest{Name: name})
-			if err != nil {
-				return "", err
-			}
-			b = &kryptonv1.RoleBinding{Role: b.GetRole(), Member: b.GetMember(), Keys: b.GetKeys()}
-			raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(b)
-			return string(raw), err
-		})
+	wg.Wait()
+	return all
+}
+
+func bindingAt(ctx context.Context, c *client.Client, name string) binding {
+	text, err := each(ctx, c, name, func(ctx context.Context, nd *client.Node) (string, error) {
+		b, err := kryptonv1.NewAccessClient(nd).GetRoleBinding(ctx, &kryptonv1.GetRoleBindingRequest{Name: name})
 		if err != nil {
-			return err
+			return "", err
 		}
-		b = &kryptonv1.RoleBinding{}
-		if err := proto.Unmarshal([]byte(text), b); err != nil {
-			return err
-		}
-		bound[name] = b
+		b = &kryptonv1.RoleBinding{Role: b.GetRole(), Member: b.GetMember(), Keys: b.GetKeys()}
+		raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(b)
+		return string(raw), err
+	})
+	b := &kryptonv1.RoleBinding{}
+	if err == nil {
+		err = proto.Unmarshal([]byte(text), b)
 	}
-	if s.GetPerson() != roleName(b.GetRole())+"/"+b.GetMember() {
+	return binding{role: b.GetRole(), name: b.GetMember(), keys: b.GetKeys(), err: err}
+}
+
+// verify reports why s does not prove that its person, who has the role binding b,
+// signed.
+func (a *Approval) verify(s *kryptonv1.ApprovalSignature, b *binding) error {
+	if b.err != nil {
+		return b.err
+	}
+	if s.GetPerson() != roleName(b.role)+"/"+b.name {
 		return errs.New(errs.Integrity, "the role binding is another person's")
 	}
 	message, err := a.Intent.Message()
 	if err != nil {
 		return err
 	}
-	for _, k := range b.GetKeys() {
+	for _, k := range b.keys {
 		pub, err := x509.ParsePKIXPublicKey(k.GetPublicKey())
 		if err != nil || !k.GetSign() {
 			continue

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -168,7 +169,10 @@ func TestI6_AnApprovalIsWhatItsNameSays(t *testing.T) {
 		"another request":        func(a *kryptonv1.Approval) { a.CanonicalRequest = other.Canonical() },
 		"a request that is none": func(a *kryptonv1.Approval) { a.CanonicalRequest = a.GetCanonicalRequest()[:40] },
 		"an intent that is none": func(a *kryptonv1.Approval) { a.Intent = []byte("x"); a.Name = orders.ApprovalName(a.GetIntent()) },
-		"no request":             func(a *kryptonv1.Approval) { a.CanonicalRequest = nil },
+		"signatures without end": func(a *kryptonv1.Approval) {
+			a.Signatures = slices.Repeat(a.GetSignatures(), intent.MaxSignatures)
+		},
+		"no request": func(a *kryptonv1.Approval) { a.CanonicalRequest = nil },
 		"the other one's intent too": func(a *kryptonv1.Approval) {
 			in, err := intent.Decode(a.GetIntent())
 			if err != nil {

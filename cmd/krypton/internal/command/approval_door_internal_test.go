@@ -161,7 +161,7 @@ func TestWhatOthersHaveToSignIsAskedFor(t *testing.T) {
 	}
 	for _, want := range []string{
 		"You sign, for keyspace " + clienttest.KeyspaceID + ", as the nodes say; no context remembers it:\ndestroy (act 8): destroy key material",
-		"  only if tenants/demo has not changed since index 1\n", "  usable until 2023-11-15T22:13:20Z, if others approve\n",
+		"  only if tenants/demo has not changed since index 1\n", "  usable until 2023-11-15T22:13:20Z\n",
 	} {
 		if !strings.Contains(asked.stderr, want) {
 			t.Errorf("it does not say %q:\n%s", want, asked.stderr)

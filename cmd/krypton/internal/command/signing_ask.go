@@ -11,7 +11,9 @@ import (
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/client"
+	"github.com/openkcm/krypton-cluster/intent"
 	"github.com/openkcm/krypton-cluster/intent/orders"
+	"github.com/openkcm/krypton-cluster/intent/sign"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -66,10 +68,7 @@ func (in *Invocation) askOthers(ctx context.Context, c *client.Client, o *orders
 		return err
 	}
 	now, life := in.env.Clock.Now(), in.c.Duration("sign-for")
-	in.showOrder(o)
-	if !in.jsonOutput() || in.c.Bool("verbose") {
-		fmt.Fprintf(in.env.Stderr, "  usable until %s, if others approve\n", now.Add(life).UTC().Format(time.RFC3339))
-	}
+	in.showOrder(o, sign.File{Intent: intent.Intent{NotAfter: now.Add(life).UnixMilli(), Preconditions: o.Preconditions}})
 	in.meter.step("waiting for the signature")
 	create, err := o.Ask(ctx, req, key, now, life, rand.Reader)
 	if err != nil {
