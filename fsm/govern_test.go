@@ -153,13 +153,16 @@ func TestI22_WhoAsksIsOneMore(t *testing.T) {
 	}
 }
 
-// A cluster that was founded with nobody besides those who sign goes on.
+// A cluster of an older format that was founded with nobody besides those who sign
+// goes on.
 func TestI22_ASnapshotNeedsOnlyThoseWhoSign(t *testing.T) {
 	w := newWorld(t, func(g *fsmpb.Genesis) {
+		g.FormatVersion = fsm.FormatAuthority - 1
 		alice, _ := person("alice", "governor")
 		g.Persons = append(g.Persons, alice)
 		g.Rules = []*fsmpb.IntentRule{{Act: uint32(intent.ActDestroy), Role: "governor", Signatures: 2}}
 	})
+	w.ok(raise(fsm.FormatAuthority))
 	w.restart()
 	w.refused(errs.FailedState, unbind("", "alice"))
 }
