@@ -141,6 +141,27 @@ func (c EncryptionContext) Pairs() []ContextPair {
 	return pairs
 }
 
+// Get returns the value of key, and whether the context has it. It allocates
+// nothing: a policy asks it on every data operation.
+func (c EncryptionContext) Get(key string) (value string, ok bool) {
+	if c.enc == "" {
+		return "", false
+	}
+	part := func(s string) (string, string) {
+		n := int(s[0])<<24 | int(s[1])<<16 | int(s[2])<<8 | int(s[3])
+		return s[4 : 4+n], s[4+n:]
+	}
+	for rest := c.enc[4:]; rest != ""; {
+		var k, v string
+		k, rest = part(rest)
+		v, rest = part(rest)
+		if k == key {
+			return v, true
+		}
+	}
+	return "", false
+}
+
 // Encode returns the canonical encoding. The absent context is four zero bytes: the count.
 func (c EncryptionContext) Encode() []byte { return c.AppendEncoding(nil) }
 

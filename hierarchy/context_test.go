@@ -204,3 +204,21 @@ func FuzzDecodeEncryptionContext(f *testing.F) {
 		}
 	})
 }
+
+func TestContextGetsWhatPairsHave(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		pairs := genPairs().Draw(t, "pairs")
+		c := mustContext(t, pairs...)
+		for _, p := range pairs {
+			if v, ok := c.Get(p.Key); !ok || v != p.Value {
+				t.Fatalf("Get(%q) = %q, %v, want %q", p.Key, v, ok, p.Value)
+			}
+			if _, ok := c.Get(p.Key + "x"); ok != slices.ContainsFunc(pairs, func(o pair) bool { return o.Key == p.Key+"x" }) {
+				t.Fatalf("Get(%q) = %v", p.Key+"x", ok)
+			}
+		}
+		if _, ok := c.Get(""); ok {
+			t.Fatal("the empty key is there")
+		}
+	})
+}
