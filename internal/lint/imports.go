@@ -43,6 +43,7 @@ var Layers = map[string]int{
 	"intent/...":             2,
 	"audit/...":              2,
 	"gate/...":               2,
+	"policy":                 2,
 	"fsm/...":                2,
 	"cluster/lease":          2, // the protocol alone, without what carries it
 	"config":                 2,
