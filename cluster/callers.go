@@ -29,7 +29,8 @@ func callers(cmd *fsmpb.Command) bool {
 		*fsmpb.Command_RevokeCertificate,
 		*fsmpb.Command_PutIssuer, *fsmpb.Command_RemoveIssuer,
 		*fsmpb.Command_BindRole, *fsmpb.Command_UnbindRole, *fsmpb.Command_SetTenantGovernors,
-		*fsmpb.Command_RequestApproval, *fsmpb.Command_Approve, *fsmpb.Command_RejectApproval, *fsmpb.Command_SetQuorum:
+		*fsmpb.Command_RequestApproval, *fsmpb.Command_Approve, *fsmpb.Command_RejectApproval, *fsmpb.Command_SetQuorum,
+		*fsmpb.Command_PutPolicy, *fsmpb.Command_RemovePolicy:
 		return true
 	case *fsmpb.Command_UpdateMember:
 		// Addresses and releases are what a member says of itself; see Announce.

@@ -373,6 +373,7 @@ func TestI13_EveryCommandIsACallersOrTheClustersOwn(t *testing.T) {
 		"pin_resource": true, "unpin_resource": true, "rollback_resource": true, "create_join_token": true, "remove_member": true, "set_hold": true,
 		"revoke_certificate": true, "put_issuer": true, "remove_issuer": true, "bind_role": true, "unbind_role": true, "set_tenant_governors": true,
 		"request_approval": true, "approve": true, "reject_approval": true, "set_quorum": true,
+		"put_policy": true, "remove_policy": true,
 		"update_member": false, // but for the field voter, see below
 
 		"genesis": false, "add_internal_key": false, "rewrap_tenant": false, "put_secret": false, "add_member": false,

@@ -219,6 +219,10 @@ func (t *tx) execute() (done, error) {
 		return t.rejectApproval(b.RejectApproval)
 	case *fsmpb.Command_SetQuorum:
 		return t.setQuorum(b.SetQuorum)
+	case *fsmpb.Command_PutPolicy:
+		return t.putPolicy(b.PutPolicy)
+	case *fsmpb.Command_RemovePolicy:
+		return t.removePolicy(b.RemovePolicy)
 	}
 	return done{}, fmt.Errorf("%w: %T", errNoBody, t.cmd.GetBody())
 }

@@ -290,6 +290,13 @@ func (t *tx) modIndex(object string) uint64 {
 	case hierarchy.KindApproval:
 		a, _ := lookup[*fsmpb.Approval](t.txn, tableApprovals, indexID, []byte(p.ID))
 		return a.GetModIndex()
+	case hierarchy.KindPolicy:
+		uid, err := t.liveUID(string(p.Tenant))
+		if err != nil {
+			return 0
+		}
+		o, _ := lookup[*fsmpb.Policy](t.txn, tablePolicies, indexID, ownedKey(uid, string(p.ID)))
+		return o.GetModIndex()
 	case hierarchy.KindNode:
 		m, _ := lookup[*fsmpb.Member](t.txn, tableMembers, indexID, []byte(p.ID))
 		return m.GetModIndex()

@@ -184,7 +184,7 @@ func copyTenant(t *fsmpb.Tenant) *fsmpb.Tenant {
 		Name: t.GetName(), Uid: t.GetUid(), State: t.GetState(), SuspendCauses: t.GetSuspendCauses(), Binding: t.GetBinding(),
 		L2Uid: t.GetL2Uid(), L2Blob: t.GetL2Blob(), L2IvkUid: t.GetL2IvkUid(), Primary: t.GetPrimary(), Versions: t.GetVersions(),
 		CreateTimeMs: t.GetCreateTimeMs(), DestroyTimeMs: t.GetDestroyTimeMs(), ModIndex: t.GetModIndex(),
-		RotationPaused: t.GetRotationPaused(), GateIndex: t.GetGateIndex(), Governors: t.GetGovernors(),
+		RotationPaused: t.GetRotationPaused(), GateIndex: t.GetGateIndex(), Governors: t.GetGovernors(), PolicyIndex: t.GetPolicyIndex(),
 	}
 }
 

@@ -33,7 +33,7 @@ func (t *tx) destroy(o owner) {
 		t.unlistIssuers(func(i *fsmpb.Issuer) bool { return bytes.Equal(i.GetTenantUid(), tn.GetUid()) })
 		t.authorityMoved()
 	}
-	if t.hasServices(tn) || t.ownsAuthority(tn.GetUid()) {
+	if t.hasServices(tn) || t.ownsAuthority(tn.GetUid()) || len(t.policiesOf(tn.GetUid(), 1)) != 0 {
 		put(t, tableReap, reapRow{uid: string(tn.GetUid()), kind: uidTenant})
 	}
 }

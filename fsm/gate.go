@@ -68,9 +68,10 @@ func (t *tx) gate(was gated, moved bool) uint64 {
 	return GateIndex(was)
 }
 
-// tenantGate: re-wraps exchange the envelope around one L2, so they do not count.
+// tenantGate: the tenant stands for its policies, by which a data operation decides,
+// too; re-wraps exchange the envelope around one L2, so they do not count.
 func (t *tx) tenantGate(was, is *fsmpb.Tenant) uint64 {
-	return t.gate(was, was == nil || was.GetState() != is.GetState() ||
+	return t.gate(was, was == nil || was.GetState() != is.GetState() || was.GetPolicyIndex() != is.GetPolicyIndex() ||
 		string(was.GetL2Uid()) != string(is.GetL2Uid()) || !proto.Equal(was.GetBinding(), is.GetBinding()))
 }
 

@@ -279,6 +279,19 @@ func gateLines() []gateLine {
 			w.pendingApproval = id
 			return w
 		}},
+		{name: "a policy is made", cmd: func(w *world) *fsmpb.Command { return w.putPolicy("acme", "p", "one") }, moves: []string{"acme"}},
+		{
+			name: "a policy gets another text", first: after(func(w *world) *fsmpb.Command { return w.putPolicy("acme", "p", "one") }),
+			cmd: func(w *world) *fsmpb.Command { return w.putPolicy("acme", "p", "two") }, moves: []string{"acme"},
+		},
+		{
+			name: "a policy is removed", first: after(func(w *world) *fsmpb.Command { return w.putPolicy("acme", "p", "one") }),
+			cmd: is(func() *fsmpb.Command { return removePolicy("acme", "p") }), moves: []string{"acme"},
+		},
+		{
+			name: "policies of a destroyed tenant go", first: after(gone("acme", "pay"), is(tick), func(w *world) *fsmpb.Command { return w.putPolicy("acme", "p", "one") }, gone("acme", "")),
+			cmd: is(tick),
+		},
 		{name: "an epoch of leases begins", cmd: is(func() *fsmpb.Command { return begin(1) })},
 	}
 }

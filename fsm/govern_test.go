@@ -251,7 +251,7 @@ func sovereign(t *testing.T) (*world, map[string]ed25519.PrivateKey) {
 		}
 		_, keys["cust"] = person("cust", "custodian")
 		_, keys["gov"] = person("gov", "governor")
-		for _, a := range []intent.Act{intent.ActBindRole, intent.ActSetAuthorityKeys, intent.ActSetIssuer, intent.ActBindL1} {
+		for _, a := range []intent.Act{intent.ActBindRole, intent.ActSetAuthorityKeys, intent.ActSetIssuer, intent.ActBindL1, intent.ActSetPolicy} {
 			g.Rules = append(g.Rules, &fsmpb.IntentRule{Act: uint32(a), Role: "governor", Signatures: 2})
 		}
 		g.Rules = append(g.Rules, &fsmpb.IntentRule{Act: uint32(intent.ActSetAuthorityKeys), Role: "custodian", Signatures: 1})

@@ -28,7 +28,8 @@ func errNoAuthority() error {
 func ofAuthority(cmd *fsmpb.Command) bool {
 	switch cmd.GetBody().(type) {
 	case *fsmpb.Command_PutIssuer, *fsmpb.Command_RemoveIssuer, *fsmpb.Command_BindRole, *fsmpb.Command_UnbindRole, *fsmpb.Command_SetTenantGovernors,
-		*fsmpb.Command_RequestApproval, *fsmpb.Command_Approve, *fsmpb.Command_RejectApproval, *fsmpb.Command_SetQuorum:
+		*fsmpb.Command_RequestApproval, *fsmpb.Command_Approve, *fsmpb.Command_RejectApproval, *fsmpb.Command_SetQuorum,
+		*fsmpb.Command_PutPolicy, *fsmpb.Command_RemovePolicy:
 		return true
 	}
 	return false

@@ -48,6 +48,9 @@ func itemKey(it *fsmpb.SnapshotItem) (key []byte, ok bool) {
 		return class(12, key), !it.GetReplaced()
 	case *fsmpb.SnapshotItem_Approval:
 		return class(13, []byte(o.Approval.GetId())), !it.GetReplaced()
+	case *fsmpb.SnapshotItem_Policy:
+		key, _ := policyKeyOf(o.Policy)
+		return class(14, key), !it.GetReplaced()
 	}
 	return nil, false
 }

@@ -37,7 +37,7 @@ func TestTheLargestObjectsFitIntoASnapshot(t *testing.T) {
 		uids = append(uids, make([]byte, 16))
 	}
 	issuer := &fsmpb.Issuer{AuthorizedBy: signed, TenantUids: uids, Kind: &fsmpb.Issuer_Jwt{Jwt: &fsmpb.JWTIssuer{Ca: certs, Keys: make([]byte, MaxIssuerKeysBytes)}}}
-	for name, m := range map[string]proto.Message{"issuer": issuer, "tenant": tenant, "service": &fsmpb.Service{Versions: vs}, "cluster": cluster} {
+	for name, m := range map[string]proto.Message{"issuer": issuer, "policy": &fsmpb.Policy{AuthorizedBy: signed, Text: string(make([]byte, MaxPolicyBytes))}, "tenant": tenant, "service": &fsmpb.Service{Versions: vs}, "cluster": cluster} {
 		if got := proto.Size(m) + 64<<10; got > MaxItemBytes {
 			t.Errorf("the largest %s has about %d bytes, at most %d fit", name, got, MaxItemBytes)
 		}

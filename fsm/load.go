@@ -32,6 +32,8 @@ type loader struct {
 	reaping   map[string]bool
 	authority authorityLoader
 
+	policySets map[string]policySet // by uid of the tenant
+
 	born map[string][]byte // public parts of the secrets of the genesis that were not met yet, by name
 }
 
@@ -58,7 +60,8 @@ func newLoader(h *fsmpb.SnapshotHeader) (*loader, error) {
 		callers: make(map[string]int),
 		reaping: make(map[string]bool),
 
-		authority: newAuthorityLoader(),
+		authority:  newAuthorityLoader(),
+		policySets: make(map[string]policySet),
 	}
 	l.txn = l.state.db.Txn(true)
 	l.index, l.term, l.chain = h.GetAppliedIndex(), h.GetAppliedTerm(), [32]byte(h.GetChain())
@@ -110,6 +113,8 @@ func (l *loader) load(it *fsmpb.SnapshotItem) error {
 		err = l.loadBinding(o.RoleBinding)
 	case *fsmpb.SnapshotItem_Approval:
 		err = l.loadApproval(o.Approval)
+	case *fsmpb.SnapshotItem_Policy:
+		err = l.loadPolicy(o.Policy)
 	}
 	return err
 }
@@ -281,7 +286,7 @@ func (l *loader) loadTenant(t *fsmpb.Tenant, replaced bool) error {
 		return corrupt("a tenant has no valid name, binding or internal key")
 	case (len(t.GetL2Blob()) == 0) != destroyed || len(t.GetL2Blob()) > MaxBlobBytes || (destroyed && !allDestroyed(t.GetVersions())):
 		return corrupt("a tenant has material where none belongs, or none where some does")
-	case !l.timely(t.GetModIndex(), t.GetCreateTimeMs(), t.GetDestroyTimeMs()) || !l.gateable(t):
+	case !l.timely(t.GetModIndex(), t.GetCreateTimeMs(), t.GetDestroyTimeMs()) || !l.gateable(t) || !l.policied(t):
 		return corrupt("a tenant has a time or index that cannot be")
 	}
 	if err := l.loadObject(t.GetState(), t.GetSuspendCauses(), t.GetDestroyTimeMs(), replaced); err != nil {

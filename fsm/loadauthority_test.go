@@ -163,7 +163,7 @@ func TestI13_NoAuthorityInASnapshotOfAnOlderFormat(t *testing.T) {
 	newer := everything(t)
 	var more []*fsmpb.SnapshotItem
 	for _, it := range itemsOf(t, snapshot(t, newer.m, nil)) {
-		if it.GetIssuer() != nil || it.GetRoleBinding() != nil {
+		if it.GetIssuer() != nil || it.GetRoleBinding() != nil || it.GetPolicy() != nil {
 			more = append(more, it)
 		}
 	}

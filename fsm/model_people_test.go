@@ -206,6 +206,10 @@ func (m *model) orders(cmd *fsmpb.Command) (roles []string, power, tenant string
 		return of(b.UnbindRole.GetTenant())
 	case *fsmpb.Command_SetTenantGovernors:
 		return of(b.SetTenantGovernors.GetTenant())
+	case *fsmpb.Command_PutPolicy:
+		return of(b.PutPolicy.GetPolicy().GetTenant())
+	case *fsmpb.Command_RemovePolicy:
+		return of(b.RemovePolicy.GetTenant())
 	}
 	return nil, "", ""
 }

@@ -47,7 +47,8 @@ type model struct {
 	asked   map[string]string // request id and kind -> answer
 	revoked map[string]int64  // serial number of a certificate -> when it expires
 	people  modelPeople
-	made    func(uid string) // told of the uid of what the last command made
+	written map[string]map[string]string // policies: uid of the tenant, id, text
+	made    func(uid string)             // told of the uid of what the last command made
 }
 
 func newKey(uid []byte) *modelKey {
@@ -60,7 +61,7 @@ func newKey(uid []byte) *modelKey {
 func newModel(w *world) *model {
 	return &model{
 		now: startMS, tenants: map[string]*modelKey{}, ivk: newKey(nil), asked: map[string]string{},
-		secrets: map[string]int{"node-ca": 1, "caller-ca": 1}, publics: map[string]string{"node-ca": "certificate", "caller-ca": string(callerCA)}, revoked: map[string]int64{}, people: newModelPeople(w),
+		secrets: map[string]int{"node-ca": 1, "caller-ca": 1}, publics: map[string]string{"node-ca": "certificate", "caller-ca": string(callerCA)}, revoked: map[string]int64{}, written: map[string]map[string]string{}, people: newModelPeople(w),
 	}
 }
 
@@ -263,6 +264,10 @@ func (m *model) apply(cmd *fsmpb.Command) string {
 		return m.unbind(b.UnbindRole)
 	case *fsmpb.Command_SetTenantGovernors:
 		return m.setGovernors(b.SetTenantGovernors)
+	case *fsmpb.Command_PutPolicy:
+		return m.putPolicy(b.PutPolicy)
+	case *fsmpb.Command_RemovePolicy:
+		return m.removePolicy(b.RemovePolicy)
 	case *fsmpb.Command_Tick:
 		m.tick()
 	default:
@@ -501,6 +506,7 @@ func (m *model) compare(t tb, v *fsm.View) {
 		}
 	}
 	m.comparePeople(t, v)
+	m.comparePolicies(t, v)
 	ivks, primary := v.InternalKeys()
 	compareVersions(t, "the internal key", m.ivk, ivks, primary)
 	if got := len(v.Tenants("", 100)); got != len(m.tenants) {
@@ -586,6 +592,7 @@ func TestTheMachineDoesWhatTheModelDoes(t *testing.T) {
 		"*fsmpb.Command_RevokeCertificate ", "*fsmpb.Command_RevokeCertificate UNAUTHENTICATED", "*fsmpb.Command_RevokeCertificate ALREADY_EXISTS",
 		"*fsmpb.Command_PutIssuer ", "*fsmpb.Command_RemoveIssuer ", "*fsmpb.Command_BindRole ", "*fsmpb.Command_BindRole ALREADY_EXISTS",
 		"*fsmpb.Command_UnbindRole ", "*fsmpb.Command_UnbindRole NOT_FOUND", "*fsmpb.Command_SetTenantGovernors ", // what is rarer has tests of its own
+		"*fsmpb.Command_PutPolicy ", "*fsmpb.Command_PutPolicy DENIED", "*fsmpb.Command_PutPolicy ALREADY_EXISTS", "*fsmpb.Command_RemovePolicy ", "*fsmpb.Command_RemovePolicy NOT_FOUND",
 		"*fsmpb.Command_RevokeCertificate FAILED_STATE", "*fsmpb.Command_RevokeCertificate INVALID_ARGUMENT",
 	} {
 		if outcomes[o] == 0 {

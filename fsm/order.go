@@ -87,6 +87,10 @@ func orderOf(cmd *fsmpb.Command) order {
 		return governing(auth.PowerCluster, "")
 	case *fsmpb.Command_RequestApproval, *fsmpb.Command_Approve, *fsmpb.Command_RejectApproval:
 		return order{roles: []auth.Role{auth.RoleGovernor, auth.RoleCustodian}, any: true}
+	case *fsmpb.Command_PutPolicy:
+		return governing(auth.PowerTenant, b.PutPolicy.GetPolicy().GetTenant())
+	case *fsmpb.Command_RemovePolicy:
+		return governing(auth.PowerTenant, b.RemovePolicy.GetTenant())
 	case *fsmpb.Command_AddInternalKey, *fsmpb.Command_RewrapTenant, *fsmpb.Command_PutSecret, *fsmpb.Command_AddMember,
 		*fsmpb.Command_PurgeMember, *fsmpb.Command_Tick, *fsmpb.Command_RaiseFormat, *fsmpb.Command_LeaseEpoch:
 		return order{leader: true}

@@ -26,6 +26,7 @@ func peopled(t tb) *world {
 		w.ok(bind(bindingFor(role, name)))
 	}
 	w.ok(bind(w.workload("acme", "app1")))
+	w.ok(w.putPolicy("acme", "first", "text"))
 	w.ok(w.setGovernors("acme", w.bindingOf("", "g1").GetUid()))
 	w.ok(w.setGovernors("beta", w.bindingOf("", "g2").GetUid()))
 	return w
@@ -109,6 +110,8 @@ func orderLines() []orderLine {
 		}, []string{gov, g1, "g2", "cust"}},
 		{"approve", is(&fsmpb.Command{Body: &fsmpb.Command_Approve{Approve: &fsmpb.Approve{Id: "none"}}}), []string{gov, g1, "g2", "cust"}},
 		{"reject an approval", is(reject("none")), []string{gov, g1, "g2", "cust"}},
+		{"set a policy", func(w *world) *fsmpb.Command { return w.putPolicy("acme", "p", "text") }, []string{g1}},
+		{"remove a policy", is(removePolicy("acme", "first")), []string{g1}},
 		{"tick", is(tick()), []string{leader}},
 		{"raise the format", is(raise(newest)), []string{leader}},
 		{"begin an epoch", is(begin(0)), []string{leader}},

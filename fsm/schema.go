@@ -30,6 +30,7 @@ const (
 	tableRevoked   = "revoked"    // revoked certificates that have not expired
 	tableIssuers   = "issuers"    // who vouches for callers
 	tableBindings  = "bindings"   // role bindings
+	tablePolicies  = "policies"   // policies of tenants
 	tableKeys      = "keys"       // the public keys of role bindings; derived
 	tableApprovals = "approvals"  // requests that people sign one after the other
 	tableSets      = "sets"       // the lists of governors that tenants have; derived
@@ -226,6 +227,7 @@ func newDB() *memdb.MemDB {
 				return append(powerKey(b), b.GetUid()...), isPower(b.GetRole())
 			},
 		}),
+		table(tablePolicies, policyKeyOf, nil),
 		table(tableKeys, func(k keyRow) ([]byte, bool) { return []byte(k.id), true }, nil),
 		table(tableApprovals, func(a *fsmpb.Approval) ([]byte, bool) { return []byte(a.GetId()), true }, map[string]keyOf[*fsmpb.Approval]{
 			indexDue:   func(a *fsmpb.Approval) ([]byte, bool) { return dueKey(approvalDue(a), []byte(a.GetId())), true },

@@ -210,6 +210,10 @@ func (v *View) items(f func(*fsmpb.SnapshotItem) bool) {
 		on = on && f(&fsmpb.SnapshotItem{Object: &fsmpb.SnapshotItem_Approval{Approval: a}})
 		return on
 	})
+	scan(v.txn, tablePolicies, indexID, nil, nil, func(p *fsmpb.Policy) bool {
+		on = on && f(&fsmpb.SnapshotItem{Object: &fsmpb.SnapshotItem_Policy{Policy: p}})
+		return on
+	})
 }
 
 // Proof is what a snapshot said about itself when it was restored. Its MAC can

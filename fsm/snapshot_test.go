@@ -109,6 +109,9 @@ func everything(t tb) *world {
 	w.requested("alice", changeObject("acme", "payments", resume, "unlink")) // at once approved
 	w.approvedBy(w.requested("gov", setQuorum(1, 2)), "alice")
 	w.ok(reject(w.requested("gov", setQuorum(2, 2))))
+	w.ok(w.putPolicy("acme", "p", "permit (principal, action, resource);"))
+	w.ok(w.putPolicy("acme", "q", "text"))
+	w.ok(w.putPolicy("gone", "p", "text"))
 	w.ok(destroyNow("gone", "")) // what it owned is still to be reaped
 	return w
 }

@@ -24,6 +24,8 @@ import (
 //	set-issuer           op, tenant, tenant uid, id, and everything that the issuer says
 //	set-issuer           op, tenant, id                       an issuer that is removed
 //	set-quorum           governors, custodians
+//	set-policy           op, tenant, tenant uid, id, text     a policy, whole
+//	set-policy           op, tenant, id                       a policy that is removed
 //
 // Every field that gives power is in it. So a tenant that is made names its
 // governors here, if its command does.
@@ -57,6 +59,11 @@ func SovereignRequest(cmd *fsmpb.Command) (intent.Act, *intent.Request, bool) {
 		r = issuerRequest(b.PutIssuer.GetIssuer())
 	case *fsmpb.Command_RemoveIssuer:
 		r = intent.RemoveIssuer{Tenant: b.RemoveIssuer.GetTenant(), ID: b.RemoveIssuer.GetId()}.Request()
+	case *fsmpb.Command_PutPolicy:
+		p := b.PutPolicy.GetPolicy()
+		r = intent.PutPolicy{Tenant: p.GetTenant(), TenantUID: p.GetTenantUid(), ID: p.GetId(), Text: p.GetText()}.Request()
+	case *fsmpb.Command_RemovePolicy:
+		r = intent.RemovePolicy{Tenant: b.RemovePolicy.GetTenant(), ID: b.RemovePolicy.GetId()}.Request()
 	case *fsmpb.Command_BindRole:
 		r = bindRequest(b.BindRole.GetBinding())
 	case *fsmpb.Command_SetTenantGovernors:

@@ -17,6 +17,8 @@ var unsigned = map[protoreflect.FullName]bool{
 	"krypton.fsm.v1.Issuer.uid": true, "krypton.fsm.v1.Issuer.strict_expiry": true, "krypton.fsm.v1.RoleBinding.strict_expiry": true, "krypton.fsm.v1.Issuer.create_time_ms": true, "krypton.fsm.v1.Issuer.mod_index": true, "krypton.fsm.v1.Issuer.authorized_by": true,
 	"krypton.fsm.v1.RoleBinding.uid": true, "krypton.fsm.v1.RoleBinding.create_time_ms": true, "krypton.fsm.v1.RoleBinding.mod_index": true,
 	"krypton.fsm.v1.RoleBinding.authorized_by": true, "krypton.fsm.v1.RoleBinding.every_tenant": true, // no command sets it
+	"krypton.fsm.v1.Policy.create_time_ms": true, "krypton.fsm.v1.Policy.mod_index": true, "krypton.fsm.v1.Policy.authorized_by": true,
+	"krypton.fsm.v1.PutPolicy.etag": true, "krypton.fsm.v1.PutPolicy.create": true, "krypton.fsm.v1.RemovePolicy.etag": true,
 	"krypton.fsm.v1.PutIssuer.etag": true, "krypton.fsm.v1.PutIssuer.create": true, "krypton.fsm.v1.RemoveIssuer.etag": true, "krypton.fsm.v1.SetTenantGovernors.etag": true,
 }
 
@@ -29,6 +31,7 @@ func TestEveryFieldThatGivesPowerIsSigned(t *testing.T) {
 		"x509 issuer": putIssuer(x509Issuer("corp")), "jwt issuer": putIssuer(jwtIssuer("idp")), "tenant's issuer": putIssuer(w.ownIssuer("acme", "k8s")),
 		"remove issuer": removeIssuer("acme", "k8s"), "bind": bind(bindingFor("operator", "olga")), "bind workload": bind(w.workload("acme", "app")),
 		"governors": w.setGovernors("acme", w.uid(), w.uid()),
+		"policy":    w.putPolicy("acme", "p", "text"), "remove policy": removePolicy("acme", "p"),
 	}
 	for name, cmd := range full {
 		_, req, ok := fsm.SovereignRequest(cmd)

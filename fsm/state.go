@@ -35,6 +35,8 @@ type meta struct {
 	approvals     int // also those that have ended
 	openApprovals int // that have not
 	approvalBytes int // see [approvalSize]; of all
+	policies      int // policies, also those of destroyed tenants that are still to be removed
+	policyBytes   int // of their texts
 
 	issuers     []*fsmpb.Issuer // every issuer that counts; replaced, never written to
 	authorityAt uint64          // see [View.AuthorityAt]

@@ -36,7 +36,7 @@ func (w *world) drawNumber(t *rapid.T, tenant, service string) uint32 {
 var kinds = []string{
 	"tenant", "service", "service", "add", "add", "add", "primary", "primary", "primary", "rollback", "version", "version", "version",
 	"object", "destroy", "pin", "pin", "unpin", "unpin back", "ivk", "rewrap", "rewrap", "secret", "token", "join", "member", "revoke", "revoke", "hold", "epoch", "tick", "tick",
-	"authority", "authority", "authority", "authority", "authority",
+	"authority", "authority", "authority", "authority", "authority", "policy", "policy", "policy",
 }
 
 // drawCommand draws a command that is well formed and may or may not be
@@ -115,6 +115,8 @@ func (w *world) drawCommand(t *rapid.T) *fsmpb.Command {
 		cmd = hold(rapid.Bool().Draw(t, "held"))
 	case "authority":
 		cmd = w.drawAuthority(t, tenant)
+	case "policy":
+		cmd = w.drawPolicy(t, tenant)
 	case "epoch":
 		cmd = begin(rapid.IntRange(0, 3).Draw(t, "node"))
 	default:

@@ -128,7 +128,8 @@ func (k *ticking) reapTenant(r reapRow) {
 		k.destroy(owner{kind: ofService, service: s})
 	}
 	k.reapAuthority([]byte(r.uid))
-	if len(k.liveServices([]byte(r.uid), 1)) == 0 && !k.ownsAuthority([]byte(r.uid)) {
+	k.reapPolicies([]byte(r.uid))
+	if len(k.liveServices([]byte(r.uid), 1)) == 0 && !k.ownsAuthority([]byte(r.uid)) && len(k.policiesOf([]byte(r.uid), 1)) == 0 {
 		drop(k.tx, tableReap, r)
 	}
 }

@@ -254,6 +254,9 @@ func RoleBindingPath(t, id Name) Path {
 	return Path{Kind: KindTenantRoleBinding, Tenant: t, ID: id}
 }
 
+// PolicyPath names a policy of a tenant.
+func PolicyPath(t, id Name) Path { return Path{Kind: KindPolicy, Tenant: t, ID: id} }
+
 // InternalKeyPath names an IVK version.
 func InternalKeyPath(n VersionNumber) Path { return Path{Kind: KindInternalKey, Version: n} }
 

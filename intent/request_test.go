@@ -87,7 +87,7 @@ func anyAct(t *rapid.T) interface{ Request() *intent.Request } {
 	role := func() string {
 		return rapid.OneOf(anyText(), rapid.SampledFrom([]string{"governor", "custodian", "operator", "auditor", "workload"})).Draw(t, "role")
 	}
-	switch rapid.IntRange(0, 11).Draw(t, "type") {
+	switch rapid.IntRange(0, 13).Draw(t, "type") {
 	case 0:
 		return intent.BindL1{Tenant: name("tenant"), Keystore: name("keystore"), Key: name("key"), Archetype: name("archetype"), Governors: raws("governors")}
 	case 5:
@@ -123,6 +123,10 @@ func anyAct(t *rapid.T) interface{ Request() *intent.Request } {
 		return intent.SetQuorum{Governors: rapid.Uint32().Draw(t, "governors"), Custodians: rapid.Uint32().Draw(t, "custodians")}
 	case 10:
 		return intent.RemoveIssuer{Tenant: name("tenant"), ID: name("id")}
+	case 13:
+		return intent.PutPolicy{Tenant: name("tenant"), TenantUID: raw("tenant uid"), ID: name("id"), Text: name("text")}
+	case 12:
+		return intent.RemovePolicy{Tenant: name("tenant"), ID: name("id")}
 	case 1:
 		return intent.Destroy{Tenant: name("tenant"), Service: name("service"), Version: rapid.Uint32().Draw(t, "version"), Now: rapid.Bool().Draw(t, "now")}
 	case 2:
@@ -519,8 +523,8 @@ func TestGoldenRequests(t *testing.T) {
 	if err := json.Unmarshal(data, &file); err != nil {
 		t.Fatal(err)
 	}
-	if len(file.Vectors) != 22 {
-		t.Fatalf("%d vectors, want 22", len(file.Vectors))
+	if len(file.Vectors) != 25 {
+		t.Fatalf("%d vectors, want 25", len(file.Vectors))
 	}
 	for _, v := range file.Vectors {
 		var act interface{ Request() *intent.Request }
@@ -547,6 +551,10 @@ func TestGoldenRequests(t *testing.T) {
 			act = &intent.RemoveIssuer{}
 		case "SetQuorum":
 			act = &intent.SetQuorum{}
+		case "PutPolicy":
+			act = &intent.PutPolicy{}
+		case "RemovePolicy":
+			act = &intent.RemovePolicy{}
 		default:
 			t.Fatalf("%s: unknown type %s", v.Name, v.Type)
 		}
@@ -634,6 +642,12 @@ func TestTypedRequestsAreThoseOfTheStateMachine(t *testing.T) {
 				}}
 			}
 			cmd = &fsmpb.Command{Body: &fsmpb.Command_PutIssuer{PutIssuer: &fsmpb.PutIssuer{Issuer: i}}}
+		case intent.PutPolicy:
+			cmd = &fsmpb.Command{Body: &fsmpb.Command_PutPolicy{PutPolicy: &fsmpb.PutPolicy{
+				Policy: &fsmpb.Policy{Tenant: a.Tenant, TenantUid: a.TenantUID, Id: a.ID, Text: a.Text}, Etag: 7, Create: true,
+			}}}
+		case intent.RemovePolicy:
+			cmd = &fsmpb.Command{Body: &fsmpb.Command_RemovePolicy{RemovePolicy: &fsmpb.RemovePolicy{Tenant: a.Tenant, Id: a.ID, Etag: 7}}}
 		case intent.RemoveIssuer:
 			cmd = &fsmpb.Command{Body: &fsmpb.Command_RemoveIssuer{RemoveIssuer: &fsmpb.RemoveIssuer{Tenant: a.Tenant, Id: a.ID}}}
 		case intent.SetQuorum:
@@ -710,6 +724,9 @@ func TestKnownIsWhatATypeMakes(t *testing.T) {
 		"half a quorum":          intent.NewRequest(intent.ActSetQuorum).Uint("governors", 2),
 		"no binding":             intent.UnbindRole{UID: hash}.Request(),
 		"binding without uid":    intent.UnbindRole{ID: "alice"}.Request(),
+		"policy without text":    intent.PutPolicy{Tenant: "acme", TenantUID: hash, ID: "p"}.Request(),
+		"policy without id":      intent.PutPolicy{Tenant: "acme", TenantUID: hash, Text: "x"}.Request(),
+		"policy of no tenant":    intent.RemovePolicy{ID: "p"}.Request(),
 		"no key":                 intent.VoterPromotion{Node: "n1"}.Request(),
 	} {
 		if r.Known() {
@@ -739,6 +756,8 @@ func FuzzParseRequest(f *testing.F) {
 		intent.NewRequest(intent.ActSetQuorum).List("rules", 2).Uint("act", 1).Uint("act", 2),
 		intent.BindRole{ID: "alice", Role: "governor", Keys: []intent.BoundKey{{Algorithm: 1, PublicKey: make([]byte, 32), Sign: true}, {Algorithm: 2, PublicKey: make([]byte, 65)}}}.Request(),
 		intent.PutIssuer{ID: "corp", X509: &intent.X509Issuer{Certificates: [][]byte{{1}, {2}}}, Roles: []string{"operator", "auditor"}, UnboundRoles: []string{"workload"}}.Request(),
+		intent.PutPolicy{Tenant: "acme", TenantUID: make([]byte, 16), ID: "p", Text: "permit (principal,\n action, resource);"}.Request(),
+		intent.RemovePolicy{Tenant: "acme", ID: "p"}.Request(),
 		intent.PutIssuer{ID: "k8s", JWT: &intent.JWTIssuer{URL: "https://k8s", Audiences: []string{"krypton"}, JWKS: []byte("{}")}, TenantUIDs: [][]byte{{1}}}.Request(),
 	} {
 		f.Add(r.Canonical())

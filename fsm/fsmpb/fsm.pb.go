@@ -452,6 +452,8 @@ type Command struct {
 	//	*Command_Approve
 	//	*Command_RejectApproval
 	//	*Command_SetQuorum
+	//	*Command_PutPolicy
+	//	*Command_RemovePolicy
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -873,6 +875,24 @@ func (x *Command) GetSetQuorum() *SetQuorum {
 	return nil
 }
 
+func (x *Command) GetPutPolicy() *PutPolicy {
+	if x != nil {
+		if x, ok := x.Body.(*Command_PutPolicy); ok {
+			return x.PutPolicy
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRemovePolicy() *RemovePolicy {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RemovePolicy); ok {
+			return x.RemovePolicy
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -1002,7 +1022,16 @@ type Command_RejectApproval struct {
 }
 
 type Command_SetQuorum struct {
-	SetQuorum *SetQuorum `protobuf:"bytes,51,opt,name=set_quorum,json=setQuorum,proto3,oneof"` // 52 and 53 are taken: policies of tenants.
+	SetQuorum *SetQuorum `protobuf:"bytes,51,opt,name=set_quorum,json=setQuorum,proto3,oneof"`
+}
+
+type Command_PutPolicy struct {
+	// 52 and 53 are taken: policies of tenants.
+	PutPolicy *PutPolicy `protobuf:"bytes,52,opt,name=put_policy,json=putPolicy,proto3,oneof"`
+}
+
+type Command_RemovePolicy struct {
+	RemovePolicy *RemovePolicy `protobuf:"bytes,53,opt,name=remove_policy,json=removePolicy,proto3,oneof"`
 }
 
 func (*Command_Genesis) isCommand_Body() {}
@@ -1068,6 +1097,10 @@ func (*Command_Approve) isCommand_Body() {}
 func (*Command_RejectApproval) isCommand_Body() {}
 
 func (*Command_SetQuorum) isCommand_Body() {}
+
+func (*Command_PutPolicy) isCommand_Body() {}
+
+func (*Command_RemovePolicy) isCommand_Body() {}
 
 // Principal is an authenticated caller: who vouches for it, what it is, and its
 // name there.
@@ -1819,7 +1852,10 @@ type Tenant struct {
 	// Uids of the role bindings of its governors, 1 to 16, in ascending order: who
 	// decides inside it. One of a binding that is gone counts for nobody. Empty in
 	// tenants made before format version 4: those with every_tenant govern them.
-	Governors     [][]byte `protobuf:"bytes,16,rep,name=governors,proto3" json:"governors,omitempty"`
+	Governors [][]byte `protobuf:"bytes,16,rep,name=governors,proto3" json:"governors,omitempty"`
+	// Index of the last change of a policy of the tenant; 0: there never was one. It
+	// moves mod_index and gate_index with it.
+	PolicyIndex   uint64 `protobuf:"varint,17,opt,name=policy_index,json=policyIndex,proto3" json:"policy_index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1964,6 +2000,13 @@ func (x *Tenant) GetGovernors() [][]byte {
 		return x.Governors
 	}
 	return nil
+}
+
+func (x *Tenant) GetPolicyIndex() uint64 {
+	if x != nil {
+		return x.PolicyIndex
+	}
+	return 0
 }
 
 type Service struct {
@@ -4572,6 +4615,100 @@ func (x *RoleBinding) GetStrictExpiry() bool {
 	return false
 }
 
+// Policy is a text by which a tenant's governors say what its workloads may do. What
+// it means is for those who serve (docs/policy.md); the registry keeps it.
+type Policy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tenant        string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	TenantUid     []byte                 `protobuf:"bytes,2,opt,name=tenant_uid,json=tenantUid,proto3" json:"tenant_uid,omitempty"`
+	Id            string                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	Text          string                 `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"` // Cedar, 1 byte to 64 KiB of UTF-8
+	CreateTimeMs  int64                  `protobuf:"varint,5,opt,name=create_time_ms,json=createTimeMs,proto3" json:"create_time_ms,omitempty"`
+	ModIndex      uint64                 `protobuf:"varint,6,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`
+	AuthorizedBy  []*SignedIntent        `protobuf:"bytes,7,rep,name=authorized_by,json=authorizedBy,proto3" json:"authorized_by,omitempty"` // as of an issuer: of its present form
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Policy) Reset() {
+	*x = Policy{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Policy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Policy) ProtoMessage() {}
+
+func (x *Policy) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Policy.ProtoReflect.Descriptor instead.
+func (*Policy) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *Policy) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *Policy) GetTenantUid() []byte {
+	if x != nil {
+		return x.TenantUid
+	}
+	return nil
+}
+
+func (x *Policy) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Policy) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Policy) GetCreateTimeMs() int64 {
+	if x != nil {
+		return x.CreateTimeMs
+	}
+	return 0
+}
+
+func (x *Policy) GetModIndex() uint64 {
+	if x != nil {
+		return x.ModIndex
+	}
+	return 0
+}
+
+func (x *Policy) GetAuthorizedBy() []*SignedIntent {
+	if x != nil {
+		return x.AuthorizedBy
+	}
+	return nil
+}
+
 // PutIssuer makes an issuer, or replaces what it says. Apply sets uid,
 // create_time_ms, mod_index and authorized_by, which a command leaves empty; the
 // tenant of a tenant's own is named with its uid, which refuses a re-created one.
@@ -4588,7 +4725,7 @@ type PutIssuer struct {
 
 func (x *PutIssuer) Reset() {
 	*x = PutIssuer{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4600,7 +4737,7 @@ func (x *PutIssuer) String() string {
 func (*PutIssuer) ProtoMessage() {}
 
 func (x *PutIssuer) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4613,7 +4750,7 @@ func (x *PutIssuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutIssuer.ProtoReflect.Descriptor instead.
 func (*PutIssuer) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *PutIssuer) GetIssuer() *Issuer {
@@ -4649,7 +4786,7 @@ type RemoveIssuer struct {
 
 func (x *RemoveIssuer) Reset() {
 	*x = RemoveIssuer{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4661,7 +4798,7 @@ func (x *RemoveIssuer) String() string {
 func (*RemoveIssuer) ProtoMessage() {}
 
 func (x *RemoveIssuer) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4674,7 +4811,7 @@ func (x *RemoveIssuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveIssuer.ProtoReflect.Descriptor instead.
 func (*RemoveIssuer) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{44}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RemoveIssuer) GetTenant() string {
@@ -4710,7 +4847,7 @@ type BindRole struct {
 
 func (x *BindRole) Reset() {
 	*x = BindRole{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4722,7 +4859,7 @@ func (x *BindRole) String() string {
 func (*BindRole) ProtoMessage() {}
 
 func (x *BindRole) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4735,7 +4872,7 @@ func (x *BindRole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BindRole.ProtoReflect.Descriptor instead.
 func (*BindRole) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{45}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *BindRole) GetBinding() *RoleBinding {
@@ -4757,7 +4894,7 @@ type UnbindRole struct {
 
 func (x *UnbindRole) Reset() {
 	*x = UnbindRole{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4769,7 +4906,7 @@ func (x *UnbindRole) String() string {
 func (*UnbindRole) ProtoMessage() {}
 
 func (x *UnbindRole) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4782,7 +4919,7 @@ func (x *UnbindRole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnbindRole.ProtoReflect.Descriptor instead.
 func (*UnbindRole) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{46}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *UnbindRole) GetTenant() string {
@@ -4819,7 +4956,7 @@ type SetTenantGovernors struct {
 
 func (x *SetTenantGovernors) Reset() {
 	*x = SetTenantGovernors{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4831,7 +4968,7 @@ func (x *SetTenantGovernors) String() string {
 func (*SetTenantGovernors) ProtoMessage() {}
 
 func (x *SetTenantGovernors) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4844,7 +4981,7 @@ func (x *SetTenantGovernors) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantGovernors.ProtoReflect.Descriptor instead.
 func (*SetTenantGovernors) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{47}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *SetTenantGovernors) GetTenant() string {
@@ -4893,7 +5030,7 @@ type ApprovalSignature struct {
 
 func (x *ApprovalSignature) Reset() {
 	*x = ApprovalSignature{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4905,7 +5042,7 @@ func (x *ApprovalSignature) String() string {
 func (*ApprovalSignature) ProtoMessage() {}
 
 func (x *ApprovalSignature) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4918,7 +5055,7 @@ func (x *ApprovalSignature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApprovalSignature.ProtoReflect.Descriptor instead.
 func (*ApprovalSignature) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{48}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ApprovalSignature) GetKeyId() []byte {
@@ -5004,7 +5141,7 @@ type Approval struct {
 
 func (x *Approval) Reset() {
 	*x = Approval{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5016,7 +5153,7 @@ func (x *Approval) String() string {
 func (*Approval) ProtoMessage() {}
 
 func (x *Approval) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5029,7 +5166,7 @@ func (x *Approval) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Approval.ProtoReflect.Descriptor instead.
 func (*Approval) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{49}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Approval) GetId() string {
@@ -5177,7 +5314,7 @@ type RequestApproval struct {
 
 func (x *RequestApproval) Reset() {
 	*x = RequestApproval{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5189,7 +5326,7 @@ func (x *RequestApproval) String() string {
 func (*RequestApproval) ProtoMessage() {}
 
 func (x *RequestApproval) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5202,7 +5339,7 @@ func (x *RequestApproval) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestApproval.ProtoReflect.Descriptor instead.
 func (*RequestApproval) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{50}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RequestApproval) GetApproval() *Approval {
@@ -5224,7 +5361,7 @@ type Approve struct {
 
 func (x *Approve) Reset() {
 	*x = Approve{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5236,7 +5373,7 @@ func (x *Approve) String() string {
 func (*Approve) ProtoMessage() {}
 
 func (x *Approve) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5249,7 +5386,7 @@ func (x *Approve) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Approve.ProtoReflect.Descriptor instead.
 func (*Approve) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{51}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Approve) GetId() string {
@@ -5285,7 +5422,7 @@ type RejectApproval struct {
 
 func (x *RejectApproval) Reset() {
 	*x = RejectApproval{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5297,7 +5434,7 @@ func (x *RejectApproval) String() string {
 func (*RejectApproval) ProtoMessage() {}
 
 func (x *RejectApproval) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5310,7 +5447,7 @@ func (x *RejectApproval) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectApproval.ProtoReflect.Descriptor instead.
 func (*RejectApproval) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{52}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RejectApproval) GetId() string {
@@ -5341,7 +5478,7 @@ type SetQuorum struct {
 
 func (x *SetQuorum) Reset() {
 	*x = SetQuorum{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5353,7 +5490,7 @@ func (x *SetQuorum) String() string {
 func (*SetQuorum) ProtoMessage() {}
 
 func (x *SetQuorum) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5366,7 +5503,7 @@ func (x *SetQuorum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetQuorum.ProtoReflect.Descriptor instead.
 func (*SetQuorum) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{53}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *SetQuorum) GetGovernors() uint32 {
@@ -5390,6 +5527,131 @@ func (x *SetQuorum) GetEtag() uint64 {
 	return 0
 }
 
+// PutPolicy makes a policy of a tenant, or replaces its text. Apply sets
+// create_time_ms, mod_index and authorized_by, which a command leaves empty; the
+// tenant is named with its uid, which refuses a re-created one.
+type PutPolicy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Policy        *Policy                `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	Etag          uint64                 `protobuf:"varint,2,opt,name=etag,proto3" json:"etag,omitempty"`     // mod_index the caller saw; 0: any
+	Create        bool                   `protobuf:"varint,3,opt,name=create,proto3" json:"create,omitempty"` // refused if there is one of that id
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutPolicy) Reset() {
+	*x = PutPolicy{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutPolicy) ProtoMessage() {}
+
+func (x *PutPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutPolicy.ProtoReflect.Descriptor instead.
+func (*PutPolicy) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *PutPolicy) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *PutPolicy) GetEtag() uint64 {
+	if x != nil {
+		return x.Etag
+	}
+	return 0
+}
+
+func (x *PutPolicy) GetCreate() bool {
+	if x != nil {
+		return x.Create
+	}
+	return false
+}
+
+// RemovePolicy removes a policy of a tenant. With the last one the tenant is one
+// without policies again.
+type RemovePolicy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tenant        string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Etag          uint64                 `protobuf:"varint,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemovePolicy) Reset() {
+	*x = RemovePolicy{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemovePolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemovePolicy) ProtoMessage() {}
+
+func (x *RemovePolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemovePolicy.ProtoReflect.Descriptor instead.
+func (*RemovePolicy) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *RemovePolicy) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *RemovePolicy) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RemovePolicy) GetEtag() uint64 {
+	if x != nil {
+		return x.Etag
+	}
+	return 0
+}
+
 // Tick does what is due at the command's time: superseded versions leave the
 // rollback window, scheduled destructions happen, remembered requests, tokens,
 // revocations, role bindings and approvals expire. It touches at most 500 objects.
@@ -5401,7 +5663,7 @@ type Tick struct {
 
 func (x *Tick) Reset() {
 	*x = Tick{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5413,7 +5675,7 @@ func (x *Tick) String() string {
 func (*Tick) ProtoMessage() {}
 
 func (x *Tick) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5426,7 +5688,7 @@ func (x *Tick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tick.ProtoReflect.Descriptor instead.
 func (*Tick) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{54}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{57}
 }
 
 type RaiseFormat struct {
@@ -5438,7 +5700,7 @@ type RaiseFormat struct {
 
 func (x *RaiseFormat) Reset() {
 	*x = RaiseFormat{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5450,7 +5712,7 @@ func (x *RaiseFormat) String() string {
 func (*RaiseFormat) ProtoMessage() {}
 
 func (x *RaiseFormat) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5463,7 +5725,7 @@ func (x *RaiseFormat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseFormat.ProtoReflect.Descriptor instead.
 func (*RaiseFormat) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{55}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RaiseFormat) GetVersion() uint32 {
@@ -5486,7 +5748,7 @@ type LeaseEpoch struct {
 
 func (x *LeaseEpoch) Reset() {
 	*x = LeaseEpoch{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5498,7 +5760,7 @@ func (x *LeaseEpoch) String() string {
 func (*LeaseEpoch) ProtoMessage() {}
 
 func (x *LeaseEpoch) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5511,7 +5773,7 @@ func (x *LeaseEpoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseEpoch.ProtoReflect.Descriptor instead.
 func (*LeaseEpoch) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{56}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *LeaseEpoch) GetLeader() string {
@@ -5547,7 +5809,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5559,7 +5821,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5572,7 +5834,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{57}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Result) GetReason() string {
@@ -5654,7 +5916,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5666,7 +5928,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5679,7 +5941,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{58}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Request) GetPrincipal() *Principal {
@@ -5743,7 +6005,7 @@ type UsedNonce struct {
 
 func (x *UsedNonce) Reset() {
 	*x = UsedNonce{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5755,7 +6017,7 @@ func (x *UsedNonce) String() string {
 func (*UsedNonce) ProtoMessage() {}
 
 func (x *UsedNonce) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5768,7 +6030,7 @@ func (x *UsedNonce) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsedNonce.ProtoReflect.Descriptor instead.
 func (*UsedNonce) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{59}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *UsedNonce) GetNonce() []byte {
@@ -5819,7 +6081,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5831,7 +6093,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5844,7 +6106,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Cluster) GetKeyspaceId() []byte {
@@ -5978,7 +6240,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5990,7 +6252,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6003,7 +6265,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{61}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -6087,6 +6349,7 @@ type SnapshotItem struct {
 	//	*SnapshotItem_Issuer
 	//	*SnapshotItem_RoleBinding
 	//	*SnapshotItem_Approval
+	//	*SnapshotItem_Policy
 	Object isSnapshotItem_Object `protobuf_oneof:"object"`
 	// Of tenants and services: destroyed, and its name was taken again.
 	Replaced      bool `protobuf:"varint,15,opt,name=replaced,proto3" json:"replaced,omitempty"`
@@ -6096,7 +6359,7 @@ type SnapshotItem struct {
 
 func (x *SnapshotItem) Reset() {
 	*x = SnapshotItem{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6108,7 +6371,7 @@ func (x *SnapshotItem) String() string {
 func (*SnapshotItem) ProtoMessage() {}
 
 func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6121,7 +6384,7 @@ func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotItem.ProtoReflect.Descriptor instead.
 func (*SnapshotItem) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{62}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *SnapshotItem) GetObject() isSnapshotItem_Object {
@@ -6248,6 +6511,15 @@ func (x *SnapshotItem) GetApproval() *Approval {
 	return nil
 }
 
+func (x *SnapshotItem) GetPolicy() *Policy {
+	if x != nil {
+		if x, ok := x.Object.(*SnapshotItem_Policy); ok {
+			return x.Policy
+		}
+	}
+	return nil
+}
+
 func (x *SnapshotItem) GetReplaced() bool {
 	if x != nil {
 		return x.Replaced
@@ -6311,6 +6583,11 @@ type SnapshotItem_Approval struct {
 	Approval *Approval `protobuf:"bytes,13,opt,name=approval,proto3,oneof"` // from format version 4 on
 }
 
+type SnapshotItem_Policy struct {
+	// 14 is taken: policies of tenants.
+	Policy *Policy `protobuf:"bytes,14,opt,name=policy,proto3,oneof"` // from format version 4 on
+}
+
 func (*SnapshotItem_Cluster) isSnapshotItem_Object() {}
 
 func (*SnapshotItem_Tenant) isSnapshotItem_Object() {}
@@ -6337,11 +6614,13 @@ func (*SnapshotItem_RoleBinding) isSnapshotItem_Object() {}
 
 func (*SnapshotItem_Approval) isSnapshotItem_Object() {}
 
+func (*SnapshotItem_Policy) isSnapshotItem_Object() {}
+
 var File_fsm_fsmpb_fsm_proto protoreflect.FileDescriptor
 
 const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
-	"\x13fsm/fsmpb/fsm.proto\x12\x0ekrypton.fsm.v1\"\xb1\x14\n" +
+	"\x13fsm/fsmpb/fsm.proto\x12\x0ekrypton.fsm.v1\"\xb2\x15\n" +
 	"\aCommand\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1c\n" +
 	"\tskippable\x18\x02 \x01(\bR\tskippable\x12 \n" +
@@ -6398,7 +6677,10 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\aapprove\x181 \x01(\v2\x17.krypton.fsm.v1.ApproveH\x00R\aapprove\x12I\n" +
 	"\x0freject_approval\x182 \x01(\v2\x1e.krypton.fsm.v1.RejectApprovalH\x00R\x0erejectApproval\x12:\n" +
 	"\n" +
-	"set_quorum\x183 \x01(\v2\x19.krypton.fsm.v1.SetQuorumH\x00R\tsetQuorumB\x06\n" +
+	"set_quorum\x183 \x01(\v2\x19.krypton.fsm.v1.SetQuorumH\x00R\tsetQuorum\x12:\n" +
+	"\n" +
+	"put_policy\x184 \x01(\v2\x19.krypton.fsm.v1.PutPolicyH\x00R\tputPolicy\x12C\n" +
+	"\rremove_policy\x185 \x01(\v2\x1c.krypton.fsm.v1.RemovePolicyH\x00R\fremovePolicyB\x06\n" +
 	"\x04body\"K\n" +
 	"\tPrincipal\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x12\n" +
@@ -6467,7 +6749,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x1f\n" +
 	"\vkey_version\x18\x03 \x01(\tR\n" +
 	"keyVersion\x12\x1c\n" +
-	"\tarchetype\x18\x04 \x01(\tR\tarchetype\"\xa9\x04\n" +
+	"\tarchetype\x18\x04 \x01(\tR\tarchetype\"\xcc\x04\n" +
 	"\x06Tenant\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\fR\x03uid\x121\n" +
@@ -6487,7 +6769,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x0frotation_paused\x18\x0e \x01(\bR\x0erotationPaused\x12\x1d\n" +
 	"\n" +
 	"gate_index\x18\x0f \x01(\x04R\tgateIndex\x12\x1c\n" +
-	"\tgovernors\x18\x10 \x03(\fR\tgovernors\"\xc2\x03\n" +
+	"\tgovernors\x18\x10 \x03(\fR\tgovernors\x12!\n" +
+	"\fpolicy_index\x18\x11 \x01(\x04R\vpolicyIndex\"\xc2\x03\n" +
 	"\aService\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -6723,7 +7006,16 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x0ecreate_time_ms\x18\r \x01(\x03R\fcreateTimeMs\x12\x1b\n" +
 	"\tmod_index\x18\x0e \x01(\x04R\bmodIndex\x12A\n" +
 	"\rauthorized_by\x18\x0f \x03(\v2\x1c.krypton.fsm.v1.SignedIntentR\fauthorizedBy\x12#\n" +
-	"\rstrict_expiry\x18\x10 \x01(\bR\fstrictExpiry\"g\n" +
+	"\rstrict_expiry\x18\x10 \x01(\bR\fstrictExpiry\"\xe9\x01\n" +
+	"\x06Policy\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1d\n" +
+	"\n" +
+	"tenant_uid\x18\x02 \x01(\fR\ttenantUid\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\tR\x02id\x12\x12\n" +
+	"\x04text\x18\x04 \x01(\tR\x04text\x12$\n" +
+	"\x0ecreate_time_ms\x18\x05 \x01(\x03R\fcreateTimeMs\x12\x1b\n" +
+	"\tmod_index\x18\x06 \x01(\x04R\bmodIndex\x12A\n" +
+	"\rauthorized_by\x18\a \x03(\v2\x1c.krypton.fsm.v1.SignedIntentR\fauthorizedBy\"g\n" +
 	"\tPutIssuer\x12.\n" +
 	"\x06issuer\x18\x01 \x01(\v2\x16.krypton.fsm.v1.IssuerR\x06issuer\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\x04R\x04etag\x12\x16\n" +
@@ -6792,6 +7084,14 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
 	"custodians\x18\x02 \x01(\rR\n" +
 	"custodians\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\x04R\x04etag\"g\n" +
+	"\tPutPolicy\x12.\n" +
+	"\x06policy\x18\x01 \x01(\v2\x16.krypton.fsm.v1.PolicyR\x06policy\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\x04R\x04etag\x12\x16\n" +
+	"\x06create\x18\x03 \x01(\bR\x06create\"J\n" +
+	"\fRemovePolicy\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
 	"\x04etag\x18\x03 \x01(\x04R\x04etag\"\x06\n" +
 	"\x04Tick\"'\n" +
 	"\vRaiseFormat\x12\x18\n" +
@@ -6856,7 +7156,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\a \x01(\fR\tclusterId\x12%\n" +
 	"\x0eformat_version\x18\b \x01(\rR\rformatVersion\x12\x1a\n" +
-	"\bcommands\x18\t \x01(\x04R\bcommands\"\x83\x06\n" +
+	"\bcommands\x18\t \x01(\x04R\bcommands\"\xb5\x06\n" +
 	"\fSnapshotItem\x123\n" +
 	"\acluster\x18\x01 \x01(\v2\x17.krypton.fsm.v1.ClusterH\x00R\acluster\x120\n" +
 	"\x06tenant\x18\x02 \x01(\v2\x16.krypton.fsm.v1.TenantH\x00R\x06tenant\x123\n" +
@@ -6875,7 +7175,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"revocation\x120\n" +
 	"\x06issuer\x18\v \x01(\v2\x16.krypton.fsm.v1.IssuerH\x00R\x06issuer\x12@\n" +
 	"\frole_binding\x18\f \x01(\v2\x1b.krypton.fsm.v1.RoleBindingH\x00R\vroleBinding\x126\n" +
-	"\bapproval\x18\r \x01(\v2\x18.krypton.fsm.v1.ApprovalH\x00R\bapproval\x12\x1a\n" +
+	"\bapproval\x18\r \x01(\v2\x18.krypton.fsm.v1.ApprovalH\x00R\bapproval\x120\n" +
+	"\x06policy\x18\x0e \x01(\v2\x16.krypton.fsm.v1.PolicyH\x00R\x06policy\x12\x1a\n" +
 	"\breplaced\x18\x0f \x01(\bR\breplacedB\b\n" +
 	"\x06object*m\n" +
 	"\fKeyAlgorithm\x12\x1d\n" +
@@ -6933,7 +7234,7 @@ func file_fsm_fsmpb_fsm_proto_rawDescGZIP() []byte {
 }
 
 var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
+var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
 var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(KeyAlgorithm)(0),          // 0: krypton.fsm.v1.KeyAlgorithm
 	(VersionState)(0),          // 1: krypton.fsm.v1.VersionState
@@ -6984,26 +7285,29 @@ var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(*Issuer)(nil),             // 46: krypton.fsm.v1.Issuer
 	(*BindingKey)(nil),         // 47: krypton.fsm.v1.BindingKey
 	(*RoleBinding)(nil),        // 48: krypton.fsm.v1.RoleBinding
-	(*PutIssuer)(nil),          // 49: krypton.fsm.v1.PutIssuer
-	(*RemoveIssuer)(nil),       // 50: krypton.fsm.v1.RemoveIssuer
-	(*BindRole)(nil),           // 51: krypton.fsm.v1.BindRole
-	(*UnbindRole)(nil),         // 52: krypton.fsm.v1.UnbindRole
-	(*SetTenantGovernors)(nil), // 53: krypton.fsm.v1.SetTenantGovernors
-	(*ApprovalSignature)(nil),  // 54: krypton.fsm.v1.ApprovalSignature
-	(*Approval)(nil),           // 55: krypton.fsm.v1.Approval
-	(*RequestApproval)(nil),    // 56: krypton.fsm.v1.RequestApproval
-	(*Approve)(nil),            // 57: krypton.fsm.v1.Approve
-	(*RejectApproval)(nil),     // 58: krypton.fsm.v1.RejectApproval
-	(*SetQuorum)(nil),          // 59: krypton.fsm.v1.SetQuorum
-	(*Tick)(nil),               // 60: krypton.fsm.v1.Tick
-	(*RaiseFormat)(nil),        // 61: krypton.fsm.v1.RaiseFormat
-	(*LeaseEpoch)(nil),         // 62: krypton.fsm.v1.LeaseEpoch
-	(*Result)(nil),             // 63: krypton.fsm.v1.Result
-	(*Request)(nil),            // 64: krypton.fsm.v1.Request
-	(*UsedNonce)(nil),          // 65: krypton.fsm.v1.UsedNonce
-	(*Cluster)(nil),            // 66: krypton.fsm.v1.Cluster
-	(*SnapshotHeader)(nil),     // 67: krypton.fsm.v1.SnapshotHeader
-	(*SnapshotItem)(nil),       // 68: krypton.fsm.v1.SnapshotItem
+	(*Policy)(nil),             // 49: krypton.fsm.v1.Policy
+	(*PutIssuer)(nil),          // 50: krypton.fsm.v1.PutIssuer
+	(*RemoveIssuer)(nil),       // 51: krypton.fsm.v1.RemoveIssuer
+	(*BindRole)(nil),           // 52: krypton.fsm.v1.BindRole
+	(*UnbindRole)(nil),         // 53: krypton.fsm.v1.UnbindRole
+	(*SetTenantGovernors)(nil), // 54: krypton.fsm.v1.SetTenantGovernors
+	(*ApprovalSignature)(nil),  // 55: krypton.fsm.v1.ApprovalSignature
+	(*Approval)(nil),           // 56: krypton.fsm.v1.Approval
+	(*RequestApproval)(nil),    // 57: krypton.fsm.v1.RequestApproval
+	(*Approve)(nil),            // 58: krypton.fsm.v1.Approve
+	(*RejectApproval)(nil),     // 59: krypton.fsm.v1.RejectApproval
+	(*SetQuorum)(nil),          // 60: krypton.fsm.v1.SetQuorum
+	(*PutPolicy)(nil),          // 61: krypton.fsm.v1.PutPolicy
+	(*RemovePolicy)(nil),       // 62: krypton.fsm.v1.RemovePolicy
+	(*Tick)(nil),               // 63: krypton.fsm.v1.Tick
+	(*RaiseFormat)(nil),        // 64: krypton.fsm.v1.RaiseFormat
+	(*LeaseEpoch)(nil),         // 65: krypton.fsm.v1.LeaseEpoch
+	(*Result)(nil),             // 66: krypton.fsm.v1.Result
+	(*Request)(nil),            // 67: krypton.fsm.v1.Request
+	(*UsedNonce)(nil),          // 68: krypton.fsm.v1.UsedNonce
+	(*Cluster)(nil),            // 69: krypton.fsm.v1.Cluster
+	(*SnapshotHeader)(nil),     // 70: krypton.fsm.v1.SnapshotHeader
+	(*SnapshotItem)(nil),       // 71: krypton.fsm.v1.SnapshotItem
 }
 var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	7,   // 0: krypton.fsm.v1.Command.principal:type_name -> krypton.fsm.v1.Principal
@@ -7026,92 +7330,97 @@ var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	39,  // 17: krypton.fsm.v1.Command.remove_member:type_name -> krypton.fsm.v1.RemoveMember
 	40,  // 18: krypton.fsm.v1.Command.purge_member:type_name -> krypton.fsm.v1.PurgeMember
 	41,  // 19: krypton.fsm.v1.Command.set_hold:type_name -> krypton.fsm.v1.SetHold
-	60,  // 20: krypton.fsm.v1.Command.tick:type_name -> krypton.fsm.v1.Tick
-	61,  // 21: krypton.fsm.v1.Command.raise_format:type_name -> krypton.fsm.v1.RaiseFormat
+	63,  // 20: krypton.fsm.v1.Command.tick:type_name -> krypton.fsm.v1.Tick
+	64,  // 21: krypton.fsm.v1.Command.raise_format:type_name -> krypton.fsm.v1.RaiseFormat
 	32,  // 22: krypton.fsm.v1.Command.rollback_resource:type_name -> krypton.fsm.v1.RollbackResource
 	43,  // 23: krypton.fsm.v1.Command.revoke_certificate:type_name -> krypton.fsm.v1.RevokeCertificate
-	62,  // 24: krypton.fsm.v1.Command.lease_epoch:type_name -> krypton.fsm.v1.LeaseEpoch
-	49,  // 25: krypton.fsm.v1.Command.put_issuer:type_name -> krypton.fsm.v1.PutIssuer
-	50,  // 26: krypton.fsm.v1.Command.remove_issuer:type_name -> krypton.fsm.v1.RemoveIssuer
-	51,  // 27: krypton.fsm.v1.Command.bind_role:type_name -> krypton.fsm.v1.BindRole
-	52,  // 28: krypton.fsm.v1.Command.unbind_role:type_name -> krypton.fsm.v1.UnbindRole
-	53,  // 29: krypton.fsm.v1.Command.set_tenant_governors:type_name -> krypton.fsm.v1.SetTenantGovernors
-	56,  // 30: krypton.fsm.v1.Command.request_approval:type_name -> krypton.fsm.v1.RequestApproval
-	57,  // 31: krypton.fsm.v1.Command.approve:type_name -> krypton.fsm.v1.Approve
-	58,  // 32: krypton.fsm.v1.Command.reject_approval:type_name -> krypton.fsm.v1.RejectApproval
-	59,  // 33: krypton.fsm.v1.Command.set_quorum:type_name -> krypton.fsm.v1.SetQuorum
-	0,   // 34: krypton.fsm.v1.PublicKey.algorithm:type_name -> krypton.fsm.v1.KeyAlgorithm
-	8,   // 35: krypton.fsm.v1.Person.key:type_name -> krypton.fsm.v1.PublicKey
-	10,  // 36: krypton.fsm.v1.Genesis.persons:type_name -> krypton.fsm.v1.Person
-	11,  // 37: krypton.fsm.v1.Genesis.rules:type_name -> krypton.fsm.v1.IntentRule
-	12,  // 38: krypton.fsm.v1.Genesis.settings:type_name -> krypton.fsm.v1.Settings
-	14,  // 39: krypton.fsm.v1.Genesis.internal_key:type_name -> krypton.fsm.v1.Version
-	19,  // 40: krypton.fsm.v1.Genesis.secrets:type_name -> krypton.fsm.v1.Secret
-	20,  // 41: krypton.fsm.v1.Genesis.first_member:type_name -> krypton.fsm.v1.Member
-	1,   // 42: krypton.fsm.v1.Version.state:type_name -> krypton.fsm.v1.VersionState
-	1,   // 43: krypton.fsm.v1.Version.state_before:type_name -> krypton.fsm.v1.VersionState
-	2,   // 44: krypton.fsm.v1.Tenant.state:type_name -> krypton.fsm.v1.ObjectState
-	15,  // 45: krypton.fsm.v1.Tenant.binding:type_name -> krypton.fsm.v1.Binding
-	14,  // 46: krypton.fsm.v1.Tenant.versions:type_name -> krypton.fsm.v1.Version
-	2,   // 47: krypton.fsm.v1.Service.state:type_name -> krypton.fsm.v1.ObjectState
-	14,  // 48: krypton.fsm.v1.Service.versions:type_name -> krypton.fsm.v1.Version
-	15,  // 49: krypton.fsm.v1.CreateTenant.binding:type_name -> krypton.fsm.v1.Binding
-	14,  // 50: krypton.fsm.v1.CreateTenant.version:type_name -> krypton.fsm.v1.Version
-	23,  // 51: krypton.fsm.v1.ChangeObject.object:type_name -> krypton.fsm.v1.ObjectRef
-	3,   // 52: krypton.fsm.v1.ChangeObject.event:type_name -> krypton.fsm.v1.ObjectEvent
-	14,  // 53: krypton.fsm.v1.CreateService.version:type_name -> krypton.fsm.v1.Version
-	23,  // 54: krypton.fsm.v1.AddVersion.object:type_name -> krypton.fsm.v1.ObjectRef
-	14,  // 55: krypton.fsm.v1.AddVersion.version:type_name -> krypton.fsm.v1.Version
-	23,  // 56: krypton.fsm.v1.SetPrimary.object:type_name -> krypton.fsm.v1.ObjectRef
-	23,  // 57: krypton.fsm.v1.ChangeVersion.object:type_name -> krypton.fsm.v1.ObjectRef
-	4,   // 58: krypton.fsm.v1.ChangeVersion.event:type_name -> krypton.fsm.v1.VersionEvent
-	14,  // 59: krypton.fsm.v1.AddInternalKey.version:type_name -> krypton.fsm.v1.Version
-	19,  // 60: krypton.fsm.v1.PutSecret.secret:type_name -> krypton.fsm.v1.Secret
-	21,  // 61: krypton.fsm.v1.CreateJoinToken.token:type_name -> krypton.fsm.v1.JoinToken
-	20,  // 62: krypton.fsm.v1.AddMember.member:type_name -> krypton.fsm.v1.Member
-	20,  // 63: krypton.fsm.v1.UpdateMember.member:type_name -> krypton.fsm.v1.Member
-	42,  // 64: krypton.fsm.v1.RevokeCertificate.revocation:type_name -> krypton.fsm.v1.Revocation
-	44,  // 65: krypton.fsm.v1.Issuer.x509:type_name -> krypton.fsm.v1.X509Issuer
-	45,  // 66: krypton.fsm.v1.Issuer.jwt:type_name -> krypton.fsm.v1.JWTIssuer
-	9,   // 67: krypton.fsm.v1.Issuer.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	8,   // 68: krypton.fsm.v1.BindingKey.key:type_name -> krypton.fsm.v1.PublicKey
-	47,  // 69: krypton.fsm.v1.RoleBinding.keys:type_name -> krypton.fsm.v1.BindingKey
-	9,   // 70: krypton.fsm.v1.RoleBinding.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	46,  // 71: krypton.fsm.v1.PutIssuer.issuer:type_name -> krypton.fsm.v1.Issuer
-	48,  // 72: krypton.fsm.v1.BindRole.binding:type_name -> krypton.fsm.v1.RoleBinding
-	7,   // 73: krypton.fsm.v1.Approval.requester:type_name -> krypton.fsm.v1.Principal
-	54,  // 74: krypton.fsm.v1.Approval.requested:type_name -> krypton.fsm.v1.ApprovalSignature
-	11,  // 75: krypton.fsm.v1.Approval.rules:type_name -> krypton.fsm.v1.IntentRule
-	54,  // 76: krypton.fsm.v1.Approval.signatures:type_name -> krypton.fsm.v1.ApprovalSignature
-	5,   // 77: krypton.fsm.v1.Approval.state:type_name -> krypton.fsm.v1.ApprovalState
-	7,   // 78: krypton.fsm.v1.Approval.rejected_by:type_name -> krypton.fsm.v1.Principal
-	63,  // 79: krypton.fsm.v1.Approval.result:type_name -> krypton.fsm.v1.Result
-	55,  // 80: krypton.fsm.v1.RequestApproval.approval:type_name -> krypton.fsm.v1.Approval
-	7,   // 81: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
-	63,  // 82: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
-	12,  // 83: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
-	10,  // 84: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
-	11,  // 85: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
-	22,  // 86: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
-	14,  // 87: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
-	66,  // 88: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
-	16,  // 89: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
-	17,  // 90: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
-	18,  // 91: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
-	19,  // 92: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
-	20,  // 93: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
-	21,  // 94: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
-	64,  // 95: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
-	65,  // 96: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
-	42,  // 97: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
-	46,  // 98: krypton.fsm.v1.SnapshotItem.issuer:type_name -> krypton.fsm.v1.Issuer
-	48,  // 99: krypton.fsm.v1.SnapshotItem.role_binding:type_name -> krypton.fsm.v1.RoleBinding
-	55,  // 100: krypton.fsm.v1.SnapshotItem.approval:type_name -> krypton.fsm.v1.Approval
-	101, // [101:101] is the sub-list for method output_type
-	101, // [101:101] is the sub-list for method input_type
-	101, // [101:101] is the sub-list for extension type_name
-	101, // [101:101] is the sub-list for extension extendee
-	0,   // [0:101] is the sub-list for field type_name
+	65,  // 24: krypton.fsm.v1.Command.lease_epoch:type_name -> krypton.fsm.v1.LeaseEpoch
+	50,  // 25: krypton.fsm.v1.Command.put_issuer:type_name -> krypton.fsm.v1.PutIssuer
+	51,  // 26: krypton.fsm.v1.Command.remove_issuer:type_name -> krypton.fsm.v1.RemoveIssuer
+	52,  // 27: krypton.fsm.v1.Command.bind_role:type_name -> krypton.fsm.v1.BindRole
+	53,  // 28: krypton.fsm.v1.Command.unbind_role:type_name -> krypton.fsm.v1.UnbindRole
+	54,  // 29: krypton.fsm.v1.Command.set_tenant_governors:type_name -> krypton.fsm.v1.SetTenantGovernors
+	57,  // 30: krypton.fsm.v1.Command.request_approval:type_name -> krypton.fsm.v1.RequestApproval
+	58,  // 31: krypton.fsm.v1.Command.approve:type_name -> krypton.fsm.v1.Approve
+	59,  // 32: krypton.fsm.v1.Command.reject_approval:type_name -> krypton.fsm.v1.RejectApproval
+	60,  // 33: krypton.fsm.v1.Command.set_quorum:type_name -> krypton.fsm.v1.SetQuorum
+	61,  // 34: krypton.fsm.v1.Command.put_policy:type_name -> krypton.fsm.v1.PutPolicy
+	62,  // 35: krypton.fsm.v1.Command.remove_policy:type_name -> krypton.fsm.v1.RemovePolicy
+	0,   // 36: krypton.fsm.v1.PublicKey.algorithm:type_name -> krypton.fsm.v1.KeyAlgorithm
+	8,   // 37: krypton.fsm.v1.Person.key:type_name -> krypton.fsm.v1.PublicKey
+	10,  // 38: krypton.fsm.v1.Genesis.persons:type_name -> krypton.fsm.v1.Person
+	11,  // 39: krypton.fsm.v1.Genesis.rules:type_name -> krypton.fsm.v1.IntentRule
+	12,  // 40: krypton.fsm.v1.Genesis.settings:type_name -> krypton.fsm.v1.Settings
+	14,  // 41: krypton.fsm.v1.Genesis.internal_key:type_name -> krypton.fsm.v1.Version
+	19,  // 42: krypton.fsm.v1.Genesis.secrets:type_name -> krypton.fsm.v1.Secret
+	20,  // 43: krypton.fsm.v1.Genesis.first_member:type_name -> krypton.fsm.v1.Member
+	1,   // 44: krypton.fsm.v1.Version.state:type_name -> krypton.fsm.v1.VersionState
+	1,   // 45: krypton.fsm.v1.Version.state_before:type_name -> krypton.fsm.v1.VersionState
+	2,   // 46: krypton.fsm.v1.Tenant.state:type_name -> krypton.fsm.v1.ObjectState
+	15,  // 47: krypton.fsm.v1.Tenant.binding:type_name -> krypton.fsm.v1.Binding
+	14,  // 48: krypton.fsm.v1.Tenant.versions:type_name -> krypton.fsm.v1.Version
+	2,   // 49: krypton.fsm.v1.Service.state:type_name -> krypton.fsm.v1.ObjectState
+	14,  // 50: krypton.fsm.v1.Service.versions:type_name -> krypton.fsm.v1.Version
+	15,  // 51: krypton.fsm.v1.CreateTenant.binding:type_name -> krypton.fsm.v1.Binding
+	14,  // 52: krypton.fsm.v1.CreateTenant.version:type_name -> krypton.fsm.v1.Version
+	23,  // 53: krypton.fsm.v1.ChangeObject.object:type_name -> krypton.fsm.v1.ObjectRef
+	3,   // 54: krypton.fsm.v1.ChangeObject.event:type_name -> krypton.fsm.v1.ObjectEvent
+	14,  // 55: krypton.fsm.v1.CreateService.version:type_name -> krypton.fsm.v1.Version
+	23,  // 56: krypton.fsm.v1.AddVersion.object:type_name -> krypton.fsm.v1.ObjectRef
+	14,  // 57: krypton.fsm.v1.AddVersion.version:type_name -> krypton.fsm.v1.Version
+	23,  // 58: krypton.fsm.v1.SetPrimary.object:type_name -> krypton.fsm.v1.ObjectRef
+	23,  // 59: krypton.fsm.v1.ChangeVersion.object:type_name -> krypton.fsm.v1.ObjectRef
+	4,   // 60: krypton.fsm.v1.ChangeVersion.event:type_name -> krypton.fsm.v1.VersionEvent
+	14,  // 61: krypton.fsm.v1.AddInternalKey.version:type_name -> krypton.fsm.v1.Version
+	19,  // 62: krypton.fsm.v1.PutSecret.secret:type_name -> krypton.fsm.v1.Secret
+	21,  // 63: krypton.fsm.v1.CreateJoinToken.token:type_name -> krypton.fsm.v1.JoinToken
+	20,  // 64: krypton.fsm.v1.AddMember.member:type_name -> krypton.fsm.v1.Member
+	20,  // 65: krypton.fsm.v1.UpdateMember.member:type_name -> krypton.fsm.v1.Member
+	42,  // 66: krypton.fsm.v1.RevokeCertificate.revocation:type_name -> krypton.fsm.v1.Revocation
+	44,  // 67: krypton.fsm.v1.Issuer.x509:type_name -> krypton.fsm.v1.X509Issuer
+	45,  // 68: krypton.fsm.v1.Issuer.jwt:type_name -> krypton.fsm.v1.JWTIssuer
+	9,   // 69: krypton.fsm.v1.Issuer.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	8,   // 70: krypton.fsm.v1.BindingKey.key:type_name -> krypton.fsm.v1.PublicKey
+	47,  // 71: krypton.fsm.v1.RoleBinding.keys:type_name -> krypton.fsm.v1.BindingKey
+	9,   // 72: krypton.fsm.v1.RoleBinding.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	9,   // 73: krypton.fsm.v1.Policy.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	46,  // 74: krypton.fsm.v1.PutIssuer.issuer:type_name -> krypton.fsm.v1.Issuer
+	48,  // 75: krypton.fsm.v1.BindRole.binding:type_name -> krypton.fsm.v1.RoleBinding
+	7,   // 76: krypton.fsm.v1.Approval.requester:type_name -> krypton.fsm.v1.Principal
+	55,  // 77: krypton.fsm.v1.Approval.requested:type_name -> krypton.fsm.v1.ApprovalSignature
+	11,  // 78: krypton.fsm.v1.Approval.rules:type_name -> krypton.fsm.v1.IntentRule
+	55,  // 79: krypton.fsm.v1.Approval.signatures:type_name -> krypton.fsm.v1.ApprovalSignature
+	5,   // 80: krypton.fsm.v1.Approval.state:type_name -> krypton.fsm.v1.ApprovalState
+	7,   // 81: krypton.fsm.v1.Approval.rejected_by:type_name -> krypton.fsm.v1.Principal
+	66,  // 82: krypton.fsm.v1.Approval.result:type_name -> krypton.fsm.v1.Result
+	56,  // 83: krypton.fsm.v1.RequestApproval.approval:type_name -> krypton.fsm.v1.Approval
+	49,  // 84: krypton.fsm.v1.PutPolicy.policy:type_name -> krypton.fsm.v1.Policy
+	7,   // 85: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
+	66,  // 86: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
+	12,  // 87: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
+	10,  // 88: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
+	11,  // 89: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
+	22,  // 90: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
+	14,  // 91: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
+	69,  // 92: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
+	16,  // 93: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
+	17,  // 94: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
+	18,  // 95: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
+	19,  // 96: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
+	20,  // 97: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
+	21,  // 98: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
+	67,  // 99: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
+	68,  // 100: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
+	42,  // 101: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
+	46,  // 102: krypton.fsm.v1.SnapshotItem.issuer:type_name -> krypton.fsm.v1.Issuer
+	48,  // 103: krypton.fsm.v1.SnapshotItem.role_binding:type_name -> krypton.fsm.v1.RoleBinding
+	56,  // 104: krypton.fsm.v1.SnapshotItem.approval:type_name -> krypton.fsm.v1.Approval
+	49,  // 105: krypton.fsm.v1.SnapshotItem.policy:type_name -> krypton.fsm.v1.Policy
+	106, // [106:106] is the sub-list for method output_type
+	106, // [106:106] is the sub-list for method input_type
+	106, // [106:106] is the sub-list for extension type_name
+	106, // [106:106] is the sub-list for extension extendee
+	0,   // [0:106] is the sub-list for field type_name
 }
 
 func init() { file_fsm_fsmpb_fsm_proto_init() }
@@ -7152,12 +7461,14 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Command_Approve)(nil),
 		(*Command_RejectApproval)(nil),
 		(*Command_SetQuorum)(nil),
+		(*Command_PutPolicy)(nil),
+		(*Command_RemovePolicy)(nil),
 	}
 	file_fsm_fsmpb_fsm_proto_msgTypes[40].OneofWrappers = []any{
 		(*Issuer_X509)(nil),
 		(*Issuer_Jwt)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[62].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[65].OneofWrappers = []any{
 		(*SnapshotItem_Cluster)(nil),
 		(*SnapshotItem_Tenant)(nil),
 		(*SnapshotItem_Service)(nil),
@@ -7171,6 +7482,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*SnapshotItem_Issuer)(nil),
 		(*SnapshotItem_RoleBinding)(nil),
 		(*SnapshotItem_Approval)(nil),
+		(*SnapshotItem_Policy)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -7178,7 +7490,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fsm_fsmpb_fsm_proto_rawDesc), len(file_fsm_fsmpb_fsm_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   63,
+			NumMessages:   66,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
