@@ -167,7 +167,7 @@ type Record struct {
 	KeyVersion      string    // uid of the key version that was used
 	KeystoreRequest string    // id of the keystore's own record of our request, for L1 calls
 	Count           uint64    // how many alike events this record stands for; 0 = one
-	Cause           string    // internal reason, never shown to the caller
+	Cause           string    // internal reason of a refusal, or the policies that allowed it; never shown to the caller
 }
 
 // Sink takes records. [Log] is the one of a node; audittest has one in memory.

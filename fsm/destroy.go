@@ -29,6 +29,9 @@ func (t *tx) destroy(o owner) {
 	tn.L2Blob = nil
 	t.putTenant(o.tenant, tn)
 	t.countSet(tn.GetGovernors(), -1)
+	if tn.GetPolicyIndex() != 0 {
+		t.policiesAt = t.index
+	}
 	if t.ownsAuthority(tn.GetUid()) {
 		t.unlistIssuers(func(i *fsmpb.Issuer) bool { return bytes.Equal(i.GetTenantUid(), tn.GetUid()) })
 		t.authorityMoved()

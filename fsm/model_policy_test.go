@@ -10,7 +10,7 @@ import (
 // putPolicy is of the tenant that has the name now.
 func (w *world) putPolicy(tenant, id, text string) *fsmpb.Command {
 	return &fsmpb.Command{Body: &fsmpb.Command_PutPolicy{PutPolicy: &fsmpb.PutPolicy{
-		Policy: &fsmpb.Policy{Tenant: tenant, TenantUid: w.tenantOf(tenant).GetUid(), Id: id, Text: text},
+		Policy: &fsmpb.Policy{Tenant: tenant, TenantUid: w.tenantOf(tenant).GetUid(), Id: id, Text: text}, PolicyIndex: w.tenantOf(tenant).GetPolicyIndex(),
 	}}}
 }
 
@@ -64,6 +64,10 @@ func (m *model) removePolicy(c *fsmpb.RemovePolicy) string {
 // whether what data operations read knows of their last change.
 func (m *model) comparePolicies(t tb, v *fsm.View) {
 	t.Helper()
+	with := map[string]bool{}
+	for _, tn := range v.TenantsWithPolicies() {
+		with[tn.GetName()] = true
+	}
 	for name, want := range m.tenants {
 		tn, _ := v.Tenant(name)
 		texts := m.written[string(want.uid)]
@@ -71,6 +75,9 @@ func (m *model) comparePolicies(t tb, v *fsm.View) {
 			texts = nil
 		}
 		got := v.Policies(tn, "", 100)
+		if with[name] != (len(texts) > 0) {
+			t.Fatalf("tenant %s has policies: %v", name, with[name])
+		}
 		if len(got) != len(texts) {
 			t.Fatalf("tenant %s has %d policies, want %d", name, len(got), len(texts))
 		}

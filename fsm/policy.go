@@ -67,6 +67,9 @@ func (t *tx) putPolicy(c *fsmpb.PutPolicy) (done, error) {
 	if err := checkEtag(c.GetEtag(), was.GetModIndex()); err != nil {
 		return done{}, err
 	}
+	if tn, _ := lookup[*fsmpb.Tenant](t.txn, tableTenants, indexUID, in.GetTenantUid()); tn.GetPolicyIndex() != c.GetPolicyIndex() {
+		return done{}, moved("another policy of the tenant")
+	}
 	if err := t.roomForPolicy(was, in); err != nil {
 		return done{}, err
 	}
@@ -125,6 +128,7 @@ func (t *tx) policyMoved(tenantUID []byte) {
 	is := copyTenant(was)
 	is.PolicyIndex, is.ModIndex = t.index, t.index
 	t.putTenant(was, is)
+	t.policiesAt = t.index
 }
 
 // roomForPolicy refuses a policy beyond the limits. was is what it replaces.
@@ -185,6 +189,7 @@ func (l *loader) loadPolicy(p *fsmpb.Policy) error {
 	l.policySets[string(p.GetTenantUid())] = own
 	l.policies++
 	l.policyBytes += len(p.GetText())
+	l.policiesAt = max(l.policiesAt, tenant.GetPolicyIndex())
 	put(&l.tx, tablePolicies, p)
 	return nil
 }
@@ -196,6 +201,25 @@ type policySet struct{ n, size int }
 // can: such a change moved the gate with it.
 func (l *loader) policied(t *fsmpb.Tenant) bool {
 	return t.GetPolicyIndex() <= t.GetGateIndex() && (t.GetPolicyIndex() == 0 || l.cluster.GetFormatVersion() >= FormatAuthority)
+}
+
+// PoliciesAt tells whether any policy changed, or a tenant that has some ended, since
+// it was looked up last. It is a log index of no meaning besides: after a restore it
+// is that of the last change among the policies that are there.
+func (v *View) PoliciesAt() uint64 { return v.policiesAt }
+
+// TenantsWithPolicies returns every tenant that has at least one policy.
+func (v *View) TenantsWithPolicies() (all []*fsmpb.Tenant) {
+	scan(v.txn, tablePolicies, indexID, nil, nil, func(p *fsmpb.Policy) bool {
+		if n := len(all); n > 0 && bytes.Equal(all[n-1].GetUid(), p.GetTenantUid()) {
+			return true
+		}
+		if t, ok := lookup[*fsmpb.Tenant](v.txn, tableTenants, indexUID, p.GetTenantUid()); ok && t.GetState() != fsmpb.ObjectState_OBJECT_STATE_DESTROYED {
+			all = append(all, t)
+		}
+		return true
+	})
+	return all
 }
 
 // Policy returns a policy of the tenant that has the name now.

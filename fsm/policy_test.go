@@ -22,7 +22,9 @@ func TestI18_EveryDataOperationReadsThePolicies(t *testing.T) {
 		return w.view().GateIndex(fsm.ReadSet{Tenant: tn, Service: s, Version: s.GetVersions()[0]})
 	}
 	other := gateOf("beta")
-	for _, c := range []*fsmpb.Command{w.putPolicy("acme", "p", "one"), w.putPolicy("acme", "p", "one"), removePolicy("acme", "p")} {
+	put := func() *fsmpb.Command { return w.putPolicy("acme", "p", "one") }
+	for _, f := range []func() *fsmpb.Command{put, put, func() *fsmpb.Command { return removePolicy("acme", "p") }} {
+		c := f()
 		c.Principal = caller("governor", "g1")
 		if at := w.ok(c).GetIndex(); gateOf("acme") != at || w.tenantOf("acme").GetPolicyIndex() != at {
 			t.Errorf("after the change at %d the gate is %d and the policies are of %d", at, gateOf("acme"), w.tenantOf("acme").GetPolicyIndex())
@@ -146,6 +148,10 @@ func TestEtagsOfPolicies(t *testing.T) {
 	two.GetPutPolicy().Etag = at
 	w.ok(two)
 	w.refused(errs.StaleEtag, two)
+	// What was checked without another policy that came since is checked again.
+	other := w.putPolicy("acme", "q", "one")
+	w.ok(w.putPolicy("acme", "r", "one"))
+	w.refused(errs.Aborted, other)
 	gone := removePolicy("acme", "p")
 	gone.GetRemovePolicy().Etag = at
 	w.refused(errs.StaleEtag, gone)

@@ -18,7 +18,7 @@ var unsigned = map[protoreflect.FullName]bool{
 	"krypton.fsm.v1.RoleBinding.uid": true, "krypton.fsm.v1.RoleBinding.create_time_ms": true, "krypton.fsm.v1.RoleBinding.mod_index": true,
 	"krypton.fsm.v1.RoleBinding.authorized_by": true, "krypton.fsm.v1.RoleBinding.every_tenant": true, // no command sets it
 	"krypton.fsm.v1.Policy.create_time_ms": true, "krypton.fsm.v1.Policy.mod_index": true, "krypton.fsm.v1.Policy.authorized_by": true,
-	"krypton.fsm.v1.PutPolicy.etag": true, "krypton.fsm.v1.PutPolicy.create": true, "krypton.fsm.v1.RemovePolicy.etag": true,
+	"krypton.fsm.v1.PutPolicy.etag": true, "krypton.fsm.v1.PutPolicy.create": true, "krypton.fsm.v1.PutPolicy.policy_index": true, "krypton.fsm.v1.RemovePolicy.etag": true,
 	"krypton.fsm.v1.PutIssuer.etag": true, "krypton.fsm.v1.PutIssuer.create": true, "krypton.fsm.v1.RemoveIssuer.etag": true, "krypton.fsm.v1.SetTenantGovernors.etag": true,
 }
 

@@ -32,11 +32,12 @@ type meta struct {
 	issuerRows int // issuers, also those of destroyed tenants that are still to be removed
 	bindings   int // role bindings, also expired ones and those of destroyed tenants
 
-	approvals     int // also those that have ended
-	openApprovals int // that have not
-	approvalBytes int // see [approvalSize]; of all
-	policies      int // policies, also those of destroyed tenants that are still to be removed
-	policyBytes   int // of their texts
+	approvals     int    // also those that have ended
+	openApprovals int    // that have not
+	approvalBytes int    // see [approvalSize]; of all
+	policies      int    // policies, also those of destroyed tenants that are still to be removed
+	policyBytes   int    // of their texts
+	policiesAt    uint64 // see [View.PoliciesAt]
 
 	issuers     []*fsmpb.Issuer // every issuer that counts; replaced, never written to
 	authorityAt uint64          // see [View.AuthorityAt]

@@ -105,6 +105,11 @@ const (
 	Approve
 	Reject
 	SetQuorum
+	GetPolicy
+	ListPolicies
+	PutPolicy
+	DeletePolicy
+	TestPolicy
 
 	NodeUnseal
 	NodeSeal
@@ -295,6 +300,11 @@ var acts = [actEnd]row{
 	Approve:        {"approvals.approve", audit.Control, scopeCluster, DutyApprove, gov | cust, 0},
 	Reject:         {"approvals.reject", audit.Control, scopeCluster, DutyApprove, gov | cust, 0},
 	SetQuorum:      {"cluster.set_quorum", audit.Control, scopeCluster, DutyGovern, gov, 0},
+	GetPolicy:    {"policies.get", audit.Data, scopeTenant, DutyRead, gov | aud, 0},
+	ListPolicies: {"policies.list", audit.Data, scopeTenant, DutyRead, gov | aud, 0},
+	PutPolicy:    {"policies.put", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerTenant},
+	DeletePolicy: {"policies.delete", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerTenant},
+	TestPolicy:   {"policies.test", audit.Data, scopeTenant, DutyRead, gov | aud, 0},
 
 	NodeUnseal:           {"node.unseal", audit.Control, scopeCluster, DutySystem, 0, 0},
 	NodeSeal:             {"node.seal", audit.Control, scopeCluster, DutySystem, 0, 0},

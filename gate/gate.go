@@ -113,10 +113,12 @@ func (g *Gate) Enter(ctx context.Context, req Request) (Token, error) {
 	if !req.Principal.Valid() {
 		return Token{}, g.Unauthenticated(ctx, req, nil)
 	}
-	if cause, err := g.authorize(req); err != nil {
-		return Token{}, g.deny(req, cause, err)
+	why, err := g.authorize(req)
+	if err != nil {
+		return Token{}, g.deny(req, why, err)
 	}
-	return g.begin(req, req.Principal.String(), req.Principal.Role.String())
+	tok, rerr := g.begin(req, req.Principal.String(), req.Principal.Role.String(), why)
+	return tok, rerr
 }
 
 // EnterNode is [Gate.Enter] for what this node does by itself, without a caller:
@@ -130,7 +132,7 @@ func (g *Gate) EnterNode(ctx context.Context, act Act, object string) (Token, er
 	if act.Duty() != DutySystem || req.Correlation == "" || !validObject(object) {
 		return Token{}, errs.New(errs.Internal, "not an act of the node itself, or no correlation id or object")
 	}
-	return g.begin(req, "node/"+g.cfg.Node, "")
+	return g.begin(req, "node/"+g.cfg.Node, "", "")
 }
 
 // Do runs fn between authorization and record: authorize, record the intent of a
@@ -166,11 +168,11 @@ func (g *Gate) Err() error { return g.cfg.Sink.Err() }
 func (g *Gate) InFlight() int64 { return g.inFlight.Load() }
 
 // begin records the intent to act of a control operation and makes the token.
-func (g *Gate) begin(req Request, principal, role string) (Token, error) {
-	o := &op{gate: g, req: req, principal: principal, role: role, start: g.cfg.Clock.Now()}
+func (g *Gate) begin(req Request, principal, role, why string) (Token, error) {
+	o := &op{gate: g, req: req, principal: principal, role: role, why: why, start: g.cfg.Clock.Now()}
 	if req.Act.Class() == audit.Control {
 		r := o.record()
-		r.Phase = audit.Intent
+		r.Phase, r.Cause = audit.Intent, why
 		if err := g.cfg.Sink.Append(r); err != nil { // I3
 			return Token{}, err
 		}
@@ -180,8 +182,8 @@ func (g *Gate) begin(req Request, principal, role string) (Token, error) {
 	return Token{op: o}, nil
 }
 
-// authorize decides; cause goes to the record only.
-func (g *Gate) authorize(req Request) (cause string, err *errs.Error) {
+// authorize decides; why it decided so goes to the record only.
+func (g *Gate) authorize(req Request) (why string, err *errs.Error) {
 	p := req.Principal
 	tenant, ok := tenantOf(req.Object)
 	if !validObject(req.Object) || !ok || !req.Act.scope().fits(tenant != "") {
@@ -204,11 +206,17 @@ func (g *Gate) authorize(req Request) (cause string, err *errs.Error) {
 	case perr != nil:
 		return "policy failed: " + perr.Error(), denied(p.Role, req.Act) // I7
 	case v.Decision == Allow:
-		return "", nil
+		return v.Reason, nil
 	case v.Decision == Hide:
 		return v.Reason, NoSuchObject()
 	}
 	return v.Reason, denied(p.Role, req.Act)
+}
+
+// Denied is the one answer to whoever may not do an act, by whatever rule. What the
+// rule was is for the record only.
+func Denied(r auth.Role, a Act, why error) *errs.Error {
+	return denied(r, a).With(errs.Cause(why))
 }
 
 func denied(r auth.Role, a Act) *errs.Error {

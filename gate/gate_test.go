@@ -66,7 +66,7 @@ func objectOf(a gate.Act) string {
 	case n == "tenants.list":
 		return "tenants"
 	case strings.HasPrefix(n, "crypto."), strings.HasPrefix(n, "tenants."), strings.HasPrefix(n, "services."),
-		strings.HasPrefix(n, "versions."), strings.HasPrefix(n, "resources."), n == "node.rotate", n == "node.prepare", n == "node.rewrap",
+		strings.HasPrefix(n, "versions."), strings.HasPrefix(n, "resources."), strings.HasPrefix(n, "policies."), n == "node.rotate", n == "node.prepare", n == "node.rewrap",
 		n == "node.check_l1", n == "node.suspend", n == "node.destroy":
 		return "tenants/acme/services/pay"
 	}
@@ -155,6 +155,11 @@ role_bindings.get            GCOA.  data
 role_bindings.list           GCOA.  data
 role_bindings.delete         G....  control  P/T
 tenants.set_governors        G....  control  T
+policies.get                 G..A.  data
+policies.list                G..A.  data
+policies.put                 G....  control  T
+policies.delete              G....  control  T
+policies.test                G..A.  data
 audit.read                   ...A.  data
 approvals.create             G....  control
 approvals.get                GCOA.  data

@@ -24,8 +24,8 @@ const (
 	Hide                  // the caller is told what it would be told if the object did not exist
 )
 
-// Verdict is a decision and the reason for the record. The caller never sees
-// the reason.
+// Verdict is a decision and the reason for the record, also of what is allowed if
+// there is one. The caller never sees the reason.
 type Verdict struct {
 	Decision Decision
 	Reason   string

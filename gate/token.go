@@ -33,6 +33,7 @@ type op struct {
 	req       Request
 	principal string
 	role      string
+	why       string // by what it was let in, if something besides the role decided
 	start     time.Time
 	details   Details
 	last      func() error // nil: nothing is asked
@@ -112,6 +113,11 @@ func (t Token) Attempt() uint32 { return t.must().req.Attempt }
 // counts. It must not run at the same time as another Describe or Finish.
 func (t Token) Describe(d Details) { t.must().details = d }
 
+// Ruled sets by what an operation was let in or denied besides the role: the policies
+// that decided. It stands in the record with the cause of a refusal. The last call
+// counts; like Describe it must not run at the same time as another method.
+func (t Token) Ruled(by string) { t.must().why = by }
+
 // Last sets the question whether the answer may still leave, which Finish asks once
 // the outcome is recorded (I8). The record may have waited for a disk, and what the
 // answer was found by may have ended meanwhile. nil: nothing is asked. The last call
@@ -146,6 +152,7 @@ func (t Token) Finish(err error) error {
 			r.Cause = causeOf(err)
 		}
 	}
+	r.Cause = o.withPolicy(r.Cause)
 	rerr := o.gate.cfg.Sink.Append(r)
 	if rerr == nil {
 		return o.ask()
@@ -175,6 +182,17 @@ func (o *op) ask() error {
 		return rerr
 	}
 	return err
+}
+
+// withPolicy adds what policies decided to a cause, unless it is the cause.
+func (o *op) withPolicy(cause string) string {
+	switch {
+	case o.why == "" || o.why == cause:
+		return cause
+	case cause == "":
+		return o.why
+	}
+	return cause + "; " + o.why
 }
 
 // run calls fn and records how it ended, also when it panics.

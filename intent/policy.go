@@ -31,8 +31,11 @@ var policyForms = []form{
 	{
 		act: ActSetPolicy, orders: "say by a policy what workloads of a tenant may do",
 		fields: []shape{
-			opIs("put"), {name: "tenant", kind: KindText, fits: notEmpty}, {name: "tenant_uid", kind: KindBytes, note: noteAlways("uid of the tenant")},
-			anID(), {name: "text", kind: KindText, fits: notEmpty, note: noteAlways("all of it, in Cedar")},
+			opIs("put"),
+			{name: "tenant", kind: KindText, fits: notEmpty},
+			{name: "tenant_uid", kind: KindBytes, note: noteAlways("uid of the tenant")},
+			anID(),
+			{name: "text", kind: KindText, fits: notEmpty, note: noteAlways("all of it, in Cedar")},
 		},
 	},
 	{

@@ -8,7 +8,19 @@ import "testing"
 // included: nothing that grows with the data but the answer itself. Most of it
 // are the lookups in the registry.
 func TestAllocOfDataOperations(t *testing.T) {
+	allocs(t, newHot(t))
+}
+
+// TestAllocWithPolicies: the same, with as many policies as there are in a large
+// tenant: a decision that was made before costs no memory.
+func TestAllocWithPolicies(t *testing.T) {
 	h := newHot(t)
+	h.ruled(t)
+	allocs(t, h)
+}
+
+func allocs(t *testing.T, h *hot) {
+	t.Helper()
 	for name, c := range map[string]struct {
 		op  func() error
 		max float64

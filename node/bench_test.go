@@ -5,10 +5,14 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/corr"
 	"github.com/openkcm/krypton-cluster/node"
@@ -86,6 +90,39 @@ func (h *hot) rewrap() error {
 		_, _, _, err := h.m.RewrapDataKey(h.ctx, tok, h.tg, h.key)
 		return err
 	})
+}
+
+// ruled gives the tenant 50 statements, of which the last permits what h does. They
+// read the version and the encryption context.
+func (h *hot) ruled(t testing.TB) {
+	t.Helper()
+	for n := range 10 {
+		var text strings.Builder
+		for i := range 5 {
+			who := fmt.Sprintf("app%d-%d", n, i)
+			if n == 9 && i == 4 {
+				who = "app"
+			}
+			fmt.Fprintf(&text, `permit (principal == Krypton::Workload::"%s", action in Krypton::Action::"use", resource in Krypton::Service::"pay") when { context.version < 100 && !(context.encryption_context has "forbidden") };`+"\n", who)
+		}
+		must[*fsmpb.Policy](t)(h.m.putPolicy(h.m.w.request(), "acme", hierarchy.Name(fmt.Sprintf("p%d", n)), text.String()))
+	}
+	h.known = h.m.machine.View().AuthorityAt()
+	for range 2 {
+		check(t, h.encrypt())
+	}
+}
+
+// BenchmarkEncrypt256Ruled is Encrypt256 in a tenant with 50 statements.
+func BenchmarkEncrypt256Ruled(b *testing.B) {
+	h := newHot(b)
+	h.ruled(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := h.encrypt(); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
 
 func benchmark(b *testing.B, op func(*hot) error) {

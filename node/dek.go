@@ -79,6 +79,8 @@ type choice struct {
 	tenant  *fsmpb.Tenant
 	service *fsmpb.Service
 	version *fsmpb.Version // nil: there is none
+	from    *fsmpb.Version // of a rewrap: the version that the key came from, and that policies see
+	policy  string         // what the policies of the tenant said, for the record; empty: they have no say
 
 	// gate is the index of the last change of what was read. What is not there has
 	// none: the registry forgets no name and no version, so that it never was, in no
@@ -154,6 +156,11 @@ type question struct {
 	principal auth.Principal
 	serial    []byte // of the caller's certificate
 	authority uint64
+
+	act      gate.Act
+	policies *Policies
+	looked   bool   // in this round
+	policyAt uint64 // Tenant.PolicyIndex of the first look of the round
 }
 
 // in answers the question by a view. Who is not bound there any more, or whose certificate
@@ -161,6 +168,18 @@ type question struct {
 // may take long behind it. Like every other answer, the result leaves only if the
 // caller is trusted still, and the refusal once the revocation is complete.
 func (q *question) in(v *fsm.View) (choice, error) {
+	c, err := q.found(v)
+	if c.tenant == nil {
+		return c, err
+	}
+	if no := q.ruled(v, &c); no != nil {
+		return c, no
+	}
+	return c, err
+}
+
+// found is the answer without the policies of the tenant.
+func (q *question) found(v *fsm.View) (choice, error) {
 	if v.AuthorityAt() != q.authority {
 		if r, gone := v.Revoked(q.serial); gone {
 			return choice{gate: v.GateIndex(fsm.ReadSet{Revoked: r})}, fsm.ErrCallerRevoked()
@@ -230,7 +249,7 @@ func chooseRewrap(v *fsm.View, q *question) (choice, error) {
 		return from, err
 	}
 	to, err := chooseWrap(v, q)
-	to.gate = max(to.gate, from.gate)
+	to.gate, to.from = max(to.gate, from.gate), from.version
 	return to, err
 }
 
@@ -246,13 +265,16 @@ func serve[T any](ctx context.Context, n *Node, tok gate.Token, q question, work
 	var why error
 	asked := &q
 	asked.principal, asked.authority = tok.Principal(), tok.Authority()
+	asked.act, asked.policies = tok.Act(), n.policy
 	asked.serial = []byte(tok.Serial()) // now: the last look comes when the token is finished
 	for round := range maxRounds {
 		u, st, err := n.starting()
 		if err != nil {
 			return zero, Used{}, err
 		}
+		asked.looked = false
 		c, err := asked.in(st.View)
+		tok.Ruled(c.policy)
 		if err != nil {
 			if again, gated := n.refuse(ctx, tok, st.View, c, asked); gated != nil {
 				return zero, c.used(), gated

@@ -20,6 +20,7 @@
 //   - I7: an unwrapped key that may no longer be used is wiped at the next sweep after the change.
 //   - I8: the MasterKey is opened only by the seal record of the cluster that this node is pinned to, and never while or after somebody sealed it meanwhile.
 //   - I9: whatever a snapshot says is used only after its MAC was verified under the MasterKey, also when it came from a leader.
+//   - I10: the policies of a tenant, by the same view as everything else, decide what its workloads and governors may do within their roles; what cannot be evaluated, and policies that this node cannot compile, deny, and the node says so.
 //
 // # Concurrency
 //
@@ -114,6 +115,7 @@ type Config struct {
 	Machine   *fsm.Machine
 	Keystores *keystore.Registry
 	Gate      *gate.Gate
+	Policies  *Policies // the same as in [TenantPolicy]; nil: one of its own
 	// L2Hold is how long a tenant key stays unwrapped after its last use; 0: only
 	// while an operation needs it.
 	L2Hold time.Duration
@@ -135,6 +137,7 @@ type Node struct {
 	machine *fsm.Machine
 	stores  *keystore.Registry
 	gate    *gate.Gate
+	policy  *Policies
 	l2Hold  time.Duration
 	cluster Cluster
 	id      string
@@ -174,7 +177,10 @@ type unsealed struct {
 func New(cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, clock: cfg.Clock, rand: cfg.Rand, log: cfg.Logger, machine: cfg.Machine, stores: cfg.Keystores,
-		gate: cfg.Gate, l2Hold: cfg.L2Hold, wake: make(chan struct{}, 1),
+		gate: cfg.Gate, policy: cfg.Policies, l2Hold: cfg.L2Hold, wake: make(chan struct{}, 1),
+	}
+	if n.policy == nil {
+		n.policy = NewPolicies("", cfg.Logger)
 	}
 	if err := errors.Join(n.readRecord(), n.readHold()); err != nil {
 		return nil, err
@@ -197,6 +203,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.unsealByItself(ctx) })
 	g.Go(func() error { return n.follow(ctx) })
 	g.Go(func() error { return n.sweepRegularly(ctx) })
+	g.Go(func() error { return n.policy.follow(ctx, n.machine) })
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -261,6 +268,10 @@ func (n *Node) sweep(v *fsm.View) {
 		u.ring.sweep(v)
 	}
 }
+
+// PolicyFaults returns the tenants whose policies do not compile on this node, and of
+// which it therefore serves nothing that they would decide.
+func (n *Node) PolicyFaults() []PolicyFault { return n.policy.Faults() }
 
 // Initialized reports whether the node belongs to a cluster.
 func (n *Node) Initialized() bool {

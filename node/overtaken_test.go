@@ -27,10 +27,14 @@ func TestI3_AChangeThatOvertakesAnOperationWins(t *testing.T) {
 		"compromise":     {func(w *world, m *member) error { return m.changeVersion(w.request(), o, 1, compromise, 0) }, errs.FailedState},
 		"suspend":        {func(w *world, m *member) error { return m.changeObject(w.request(), object("acme", ""), suspend, 0) }, errs.FailedState},
 		"destroy tenant": {func(w *world, m *member) error { return m.changeObject(w.request(), object("acme", ""), destroyO, 1) }, errs.FailedState},
-		"hold":           {func(w *world, m *member) error { return m.setHold(w.request(), node.Held) }, errs.Held},
-		"seal":           {func(_ *world, m *member) error { return m.sealNode() }, errs.Sealed},
-		"lost contact":   {func(_ *world, m *member) error { m.contact.Store(1 << 62); return nil }, errs.NotServing},
-		"rotate":         {func(w *world, m *member) error { return m.rotate(w.request(), o) }, errs.Unspecified},
+		"policy": {func(w *world, m *member) error {
+			_, err := m.putPolicy(w.request(), "acme", "p", permitRead)
+			return err
+		}, errs.Denied},
+		"hold":         {func(w *world, m *member) error { return m.setHold(w.request(), node.Held) }, errs.Held},
+		"seal":         {func(_ *world, m *member) error { return m.sealNode() }, errs.Sealed},
+		"lost contact": {func(_ *world, m *member) error { m.contact.Store(1 << 62); return nil }, errs.NotServing},
+		"rotate":       {func(w *world, m *member) error { return m.rotate(w.request(), o) }, errs.Unspecified},
 		"pin": {func(w *world, m *member) error {
 			if err := m.rotate(w.request(), o); err != nil {
 				return err

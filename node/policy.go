@@ -11,10 +11,12 @@ import (
 // certificate was issued for; a name alone is not enough, because certificates
 // live longer than a deletion takes.
 //
-// It decides before Next does, and can only refuse.
+// It decides before Next does, which has the table of roles, and can only refuse. What
+// the roles allow, the tenant's own policies may still deny.
 type TenantPolicy struct {
-	Machine *fsm.Machine
-	Next    gate.Policy
+	Machine  *fsm.Machine
+	Policies *Policies // the same as in [Config]; nil: what policies of a tenant would decide is denied
+	Next     gate.Policy
 }
 
 // Decide implements [gate.Policy]. The tenant of another uid is hidden like one
@@ -48,7 +50,11 @@ func (p TenantPolicy) Decide(q gate.Query) (gate.Verdict, error) {
 			return gate.Verdict{Decision: gate.Hide, Reason: "the certificate was issued for another tenant of this name"}, nil
 		}
 	}
-	return p.Next.Decide(q)
+	verdict, err := p.Next.Decide(q)
+	if err != nil || verdict.Decision != gate.Allow {
+		return verdict, err
+	}
+	return p.ruled(q)
 }
 
 // standing is what the governor who asks is to the object, and whether what it

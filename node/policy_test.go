@@ -14,6 +14,7 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/corr"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/node"
+	"github.com/openkcm/krypton-cluster/policy"
 )
 
 // careless is the policy of a node that was tampered with: it lets in whoever the
@@ -110,6 +111,15 @@ func (w *world) deeds(m *member) (all []deed) {
 		return m.SetGovernors(ctx, tok, r, "acme", [][]byte{anna.GetUid()})
 	})
 
+	add(gate.PutPolicy, "tenants/acme/policies/new", false, true, func(ctx context.Context, tok gate.Token, r node.Request) error {
+		_, err := m.PutPolicy(ctx, tok, r, "acme", policy.Text{Name: "new", Text: permitAll}, 0)
+		return err
+	})
+	add(gate.DeletePolicy, "tenants/acme/policies/old", false, true, func(ctx context.Context, tok gate.Token, r node.Request) error {
+		_, err := m.DeletePolicy(ctx, tok, r, "acme", "old")
+		return err
+	})
+
 	// People and issuers are the platform's, workloads and a tenant's issuers its own.
 	for _, tenant := range []hierarchy.Name{"", "acme"} {
 		platform, own, role, object := tenant == "", tenant != "", auth.RoleOperator, node.ObjectCluster
@@ -170,6 +180,7 @@ func governed(t testing.TB) (w *world, m *member, platform, own, foreign auth.Pr
 	}
 	w.bind(m, auth.RoleOperator, "", "old")
 	w.bind(m, auth.RoleWorkload, "acme", "old")
+	must[*fsmpb.Policy](t)(m.putPolicy(w.request(), "acme", "old", permitAll))
 	check(t, m.setGovernors(m.governor(), w.request(), "acme", m.boundAs(anna).GetUid()))
 	check(t, m.setGovernors(m.governor(), w.request(), "beta", m.boundAs(ben).GetUid()))
 	return w, m, m.governor(), anna, ben
@@ -240,6 +251,7 @@ func TestAForeignTenantIsLikeNone(t *testing.T) {
 		gate.GetTenant: "", gate.GetService: "/services/pay", gate.ListServices: "", gate.GetVersion: "/versions/1", gate.ListVersions: "",
 		gate.GetResource: "/services/pay/resources/row", gate.ListResources: "/services/pay", gate.GetIssuer: "/issuers/old", gate.ListIssuers: "",
 		gate.GetRoleBinding: "/roleBindings/app", gate.ListRoleBindings: "",
+		gate.GetPolicy: "/policies/old", gate.ListPolicies: "", gate.TestPolicy: "",
 	} {
 		for _, p := range []auth.Principal{platform, own} {
 			if err := read(p, act, "tenants/acme"+rest); err != nil {

@@ -272,7 +272,8 @@ func (m *member) boot(t testing.TB) {
 	w := m.w
 	m.machine = fsm.New(fsm.Options{})
 	m.applied = 0
-	m.gate = must[*gate.Gate](t)(gate.New(gate.Config{Node: string(m.id), Sink: m.hooked, Policy: node.TenantPolicy{Machine: m.machine, Next: gate.RolePolicy{}}, Clock: w.clock}))
+	policies := node.NewPolicies("eu-1", discard())
+	m.gate = must[*gate.Gate](t)(gate.New(gate.Config{Node: string(m.id), Sink: m.hooked, Policy: node.TenantPolicy{Machine: m.machine, Policies: policies, Next: gate.RolePolicy{}}, Clock: w.clock}))
 	types := keystore.Constructors{local.Type: func(ctx context.Context, env keystore.Env, c keystore.Config) (keystore.Provider, error) {
 		p, err := local.New(ctx, env, c)
 		if err != nil || c.Name != "customer" {
@@ -286,7 +287,7 @@ func (m *member) boot(t testing.TB) {
 	}, types))
 	t.Cleanup(func() { _ = m.stores.Close() })
 	m.Node = must[*node.Node](t)(node.New(node.Config{
-		RecordPath: filepath.Join(m.dir, "record.pb"), Pinned: m.pin, Machine: m.machine, Keystores: m.stores, Gate: m.gate,
+		RecordPath: filepath.Join(m.dir, "record.pb"), Pinned: m.pin, Machine: m.machine, Keystores: m.stores, Gate: m.gate, Policies: policies,
 		L2Hold: m.hold, Lease: cluster.ProfileWAN.Lease(), Clock: w.clock, Rand: w.rand, Logger: discard(),
 	}))
 	m.Attach(m.link())

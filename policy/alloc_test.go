@@ -17,7 +17,7 @@ func TestAllocHit(t *testing.T) {
 		q    policy.Query
 		want float64
 	}{
-		{"500 policies", some(t, 500), ordinary(t), 0},
+		{"500 statements", some(t, 500), ordinary(t), 0},
 		{"a long key", one(t, perRequest), withContext(t, ordinary(t), "id", string(make([]byte, 600))), 1},
 		{"no policy", some(t, 0), ordinary(t), 0},
 	} {

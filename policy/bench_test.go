@@ -9,7 +9,7 @@ import (
 	"github.com/openkcm/krypton-cluster/policy"
 )
 
-// some makes n policies as tenants have them: workloads by name, services,
+// some makes n statements as tenants have them: workloads by name, services,
 // purposes in the encryption context. The last one permits what ordinary asks for.
 func some(t testing.TB, n int) *policy.Set {
 	t.Helper()
@@ -26,7 +26,11 @@ func some(t testing.TB, n int) *policy.Set {
 		if i%10 == 5 {
 			text = fmt.Sprintf(`forbid (principal, action, resource == Krypton::Service::"service-%d") when { principal.name like "test-*" };`, i%7)
 		}
-		texts = append(texts, policy.Text{Name: hierarchy.Name(fmt.Sprintf("p%d", i)), Text: text})
+		if i < policy.MaxPolicies {
+			texts = append(texts, policy.Text{Name: hierarchy.Name(fmt.Sprintf("p%d", i)), Text: text})
+		} else {
+			texts[i%policy.MaxPolicies].Text += "\n" + text
+		}
 	}
 	s, err := policy.Compile("acme", texts)
 	if err != nil {
@@ -46,13 +50,13 @@ func BenchmarkDecide(b *testing.B) {
 		if d := s.Decide(q); !d.Allow {
 			b.Fatal(d)
 		}
-		b.Run(fmt.Sprintf("policies=%d/kept", n), func(b *testing.B) {
+		b.Run(fmt.Sprintf("statements=%d/kept", n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				s.Decide(q)
 			}
 		})
-		b.Run(fmt.Sprintf("policies=%d/evaluated", n), func(b *testing.B) {
+		b.Run(fmt.Sprintf("statements=%d/evaluated", n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				s.Evaluate(q)
@@ -72,7 +76,7 @@ func BenchmarkDecideParallel(b *testing.B) {
 
 func BenchmarkCompile(b *testing.B) {
 	for _, n := range []int{1, 50, 500} {
-		b.Run(fmt.Sprintf("policies=%d", n), func(b *testing.B) {
+		b.Run(fmt.Sprintf("statements=%d", n), func(b *testing.B) {
 			for b.Loop() {
 				some(b, n)
 			}

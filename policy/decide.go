@@ -58,6 +58,7 @@ type Decision struct {
 	Basis   Basis
 	Reasons []Reason // in the order of policies; shared, do not change
 	Fault   string   // of BasisFailure: what Cedar said about the first of Reasons
+	Record  string   // what String returns, made once for all who ask; empty: it is made when it is asked for
 }
 
 // Bounds of [Decision.String], so that a record stays small.
@@ -68,6 +69,9 @@ const (
 
 // String returns the decision as audit records have it, in at most 500 bytes.
 func (d Decision) String() string {
+	if d.Record != "" {
+		return d.Record
+	}
 	var b strings.Builder
 	b.WriteString("policy: ")
 	list := func() {
@@ -120,6 +124,7 @@ func (s *Set) Decide(q Query) Decision {
 		return d
 	}
 	d = p.evaluate(s.tenant, &q, on)
+	d.Record = d.String()
 	slot.put(key, d)
 	return d
 }
@@ -130,7 +135,9 @@ func (s *Set) Evaluate(q Query) Decision {
 	if settled {
 		return d
 	}
-	return s.byAction[q.Action].evaluate(s.tenant, &q, on)
+	d = s.byAction[q.Action].evaluate(s.tenant, &q, on)
+	d.Record = d.String()
+	return d
 }
 
 // settle decides what needs no evaluation, and says of what type the resource is.

@@ -121,8 +121,8 @@ func TestI6_LimitsHoldAndWhatIsInsideIsTaken(t *testing.T) {
 	}{
 		{"policies", texts(policy.MaxPolicies, small), texts(policy.MaxPolicies+1, small)},
 		{"bytes of a text", texts(1, padded(policy.MaxTextBytes)), texts(1, padded(policy.MaxTextBytes+1))},
-		{"bytes of a set", texts(16, padded(policy.MaxTextBytes)), texts(17, padded(policy.MaxTextBytes))},
-		{"statements", texts(policy.MaxStatements/4, strings.Repeat(small, 4)), texts(policy.MaxStatements/4+1, strings.Repeat(small, 4))},
+		{"bytes of a set", texts(policy.MaxSetBytes/policy.MaxTextBytes, padded(policy.MaxTextBytes)), texts(policy.MaxSetBytes/policy.MaxTextBytes+1, padded(policy.MaxTextBytes))},
+		{"statements", texts(policy.MaxPolicies/2, strings.Repeat(small, 2*policy.MaxStatements/policy.MaxPolicies)), texts(policy.MaxPolicies/2+1, strings.Repeat(small, 2*policy.MaxStatements/policy.MaxPolicies))},
 		{"statements of one text", texts(1, strings.Repeat(small, 400)), texts(3, strings.Repeat(small, 400))},
 		{"depth", texts(1, nested(policy.MaxDepth-1)), texts(1, nested(policy.MaxDepth))},
 		// A set of n numbers, contains and what is contained, and the entity of the head.
@@ -141,7 +141,10 @@ func TestI6_LimitsHoldAndWhatIsInsideIsTaken(t *testing.T) {
 	}
 	keys := func(n int) (all []policy.Text) {
 		for i := range n {
-			all = append(all, policy.Text{Name: hierarchy.Name(fmt.Sprintf("p%d", i)), Text: in(fmt.Sprintf("context.encryption_context has k%d", i))})
+			if i%8 == 0 {
+				all = append(all, policy.Text{Name: hierarchy.Name(fmt.Sprintf("p%d", i/8))})
+			}
+			all[i/8].Text += in(fmt.Sprintf("context.encryption_context has k%d", i))
 		}
 		return all
 	}
@@ -170,7 +173,7 @@ func worst(t testing.TB) map[string]*policy.Set {
 		"comparisons":   fill(in(compare+strings.Repeat(" && "+compare, 200)), 10),
 		"sets of texts": fill(in(`context.encryption_context has v && (`+strings.Repeat(`[context.encryption_context.v].contains(context.region) || `, 240)+`false)`), 8),
 		"names":         fill(in(strings.Repeat(`principal.name like "*`+strings.Repeat("a", 30)+`b" || `, 240)+`false`), 16),
-		"statements":    fill(strings.Repeat(in("context.version > 1"), 2), 512),
+		"statements":    fill(strings.Repeat(in("context.version > 1"), policy.MaxStatements/policy.MaxPolicies), policy.MaxPolicies),
 		"sums":          fill(in("context.version"+strings.Repeat("+1", 2000)+" > 1"), 8),
 	}
 	out := map[string]*policy.Set{}

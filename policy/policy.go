@@ -53,8 +53,8 @@ import (
 // Limits of one tenant's policies. What they bound together is the time of an
 // evaluation: FuzzCompile and BenchmarkWorstSet measure it.
 const (
-	MaxPolicies   = 512       // texts
-	MaxTextBytes  = 16 << 10  // of one text
+	MaxPolicies   = 64        // texts
+	MaxTextBytes  = 64 << 10  // of one text
 	MaxSetBytes   = 256 << 10 // of all texts together
 	MaxStatements = 1024      // permits and forbids in all texts together
 	MaxNodes      = 4096      // parts of one statement

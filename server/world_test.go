@@ -263,7 +263,8 @@ func (w *world) tryStart(name string, opts ...option) (m *member, err error) {
 	fingerprint, _ := m.dir.Fingerprint()
 	machine := fsm.New(fsm.Options{Fingerprint: fingerprint})
 	m.state = machine
-	policy := node.TenantPolicy{Machine: machine, Next: gate.RolePolicy{}}
+	policies := node.NewPolicies("", log)
+	policy := node.TenantPolicy{Machine: machine, Policies: policies, Next: gate.RolePolicy{}}
 	if m.gate, err = gate.New(gate.Config{Node: string(m.dir.NodeID()), Sink: trail, Policy: policy, Clock: m.watch}); err != nil {
 		return fail(err)
 	}
@@ -272,6 +273,7 @@ func (w *world) tryStart(name string, opts ...option) (m *member, err error) {
 		return fail(err)
 	}
 	if m.node, err = node.New(node.Config{
+		Policies:   policies,
 		RecordPath: m.dir.Path("seal/record.pb"),
 		Pinned: func() (seal.Fingerprint, bool) {
 			f, ok := m.dir.Fingerprint()

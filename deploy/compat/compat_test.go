@@ -193,11 +193,12 @@ func start(t *testing.T, root string) *running {
 		t.Fatal("the data directory belongs to no cluster")
 	}
 	r := &running{machine: fsm.New(fsm.Options{Fingerprint: fingerprint})}
-	r.gate, err = gate.New(gate.Config{Node: string(dir.NodeID()), Sink: nowhere{}, Policy: node.TenantPolicy{Machine: r.machine, Next: gate.RolePolicy{}}, Clock: clk})
+	policies := node.NewPolicies("", log)
+	r.gate, err = gate.New(gate.Config{Node: string(dir.NodeID()), Sink: nowhere{}, Policy: node.TenantPolicy{Machine: r.machine, Policies: policies, Next: gate.RolePolicy{}}, Clock: clk})
 	must(err)
 	r.node, err = node.New(node.Config{
 		RecordPath: dir.Path("seal/record.pb"), Pinned: func() (seal.Fingerprint, bool) { return fingerprint, true },
-		Machine: r.machine, Keystores: stores, Gate: r.gate, L2Hold: time.Minute, Clock: clk, Rand: rand.Reader, Logger: log,
+		Machine: r.machine, Keystores: stores, Gate: r.gate, Policies: policies, L2Hold: time.Minute, Clock: clk, Rand: rand.Reader, Logger: log,
 	})
 	must(err)
 	c, err := cluster.Open(cluster.Config{

@@ -5531,10 +5531,13 @@ func (x *SetQuorum) GetEtag() uint64 {
 // create_time_ms, mod_index and authorized_by, which a command leaves empty; the
 // tenant is named with its uid, which refuses a re-created one.
 type PutPolicy struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Policy        *Policy                `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
-	Etag          uint64                 `protobuf:"varint,2,opt,name=etag,proto3" json:"etag,omitempty"`     // mod_index the caller saw; 0: any
-	Create        bool                   `protobuf:"varint,3,opt,name=create,proto3" json:"create,omitempty"` // refused if there is one of that id
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Policy *Policy                `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	Etag   uint64                 `protobuf:"varint,2,opt,name=etag,proto3" json:"etag,omitempty"`     // mod_index the caller saw; 0: any
+	Create bool                   `protobuf:"varint,3,opt,name=create,proto3" json:"create,omitempty"` // refused if there is one of that id
+	// Tenant.policy_index of the policies together with which the text was checked:
+	// two that were checked one without the other might not be right together.
+	PolicyIndex   uint64 `protobuf:"varint,4,opt,name=policy_index,json=policyIndex,proto3" json:"policy_index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5588,6 +5591,13 @@ func (x *PutPolicy) GetCreate() bool {
 		return x.Create
 	}
 	return false
+}
+
+func (x *PutPolicy) GetPolicyIndex() uint64 {
+	if x != nil {
+		return x.PolicyIndex
+	}
+	return 0
 }
 
 // RemovePolicy removes a policy of a tenant. With the last one the tenant is one
@@ -7084,11 +7094,12 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
 	"custodians\x18\x02 \x01(\rR\n" +
 	"custodians\x12\x12\n" +
-	"\x04etag\x18\x03 \x01(\x04R\x04etag\"g\n" +
+	"\x04etag\x18\x03 \x01(\x04R\x04etag\"\x8a\x01\n" +
 	"\tPutPolicy\x12.\n" +
 	"\x06policy\x18\x01 \x01(\v2\x16.krypton.fsm.v1.PolicyR\x06policy\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\x04R\x04etag\x12\x16\n" +
-	"\x06create\x18\x03 \x01(\bR\x06create\"J\n" +
+	"\x06create\x18\x03 \x01(\bR\x06create\x12!\n" +
+	"\fpolicy_index\x18\x04 \x01(\x04R\vpolicyIndex\"J\n" +
 	"\fRemovePolicy\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +

@@ -117,7 +117,8 @@ func runIn(ctx context.Context, dir *cluster.Dir, cfg config.Config, opts Option
 	}
 	fingerprint, _ := dir.Fingerprint()
 	machine := fsm.New(fsm.Options{Fingerprint: fingerprint})
-	door, err := gate.New(gate.Config{Node: string(dir.NodeID()), Sink: trail, Policy: node.TenantPolicy{Machine: machine, Next: gate.RolePolicy{}}, Clock: clk})
+	policies := node.NewPolicies(cfg.Node.Region, log)
+	door, err := gate.New(gate.Config{Node: string(dir.NodeID()), Sink: trail, Policy: node.TenantPolicy{Machine: machine, Policies: policies, Next: gate.RolePolicy{}}, Clock: clk})
 	if err != nil {
 		return err
 	}
@@ -131,21 +132,22 @@ func runIn(ctx context.Context, dir *cluster.Dir, cfg config.Config, opts Option
 	}
 	defer ports.Close()
 
-	p := parts{cfg: cfg, opts: opts, dir: dir, machine: machine, stores: stores, gate: door, ports: ports, clock: clk, log: log}
+	p := parts{cfg: cfg, opts: opts, dir: dir, machine: machine, stores: stores, gate: door, policies: policies, ports: ports, clock: clk, log: log}
 	return p.run(ctx)
 }
 
 // parts is what has to be open before the cluster can be.
 type parts struct {
-	cfg     config.Config
-	opts    Options
-	dir     *cluster.Dir
-	machine *fsm.Machine
-	stores  *keystore.Registry
-	gate    *gate.Gate
-	ports   server.Listeners
-	clock   clock.Clock
-	log     *slog.Logger
+	cfg      config.Config
+	opts     Options
+	dir      *cluster.Dir
+	machine  *fsm.Machine
+	stores   *keystore.Registry
+	gate     *gate.Gate
+	policies *node.Policies
+	ports    server.Listeners
+	clock    clock.Clock
+	log      *slog.Logger
 }
 
 func (p parts) run(ctx context.Context) (err error) {
@@ -154,6 +156,7 @@ func (p parts) run(ctx context.Context) (err error) {
 	defer gone()
 
 	n, err := node.New(node.Config{
+		Policies:   p.policies,
 		RecordPath: p.dir.Path("seal/record.pb"),
 		Pinned: func() (seal.Fingerprint, bool) {
 			f, ok := p.dir.Fingerprint()
