@@ -110,6 +110,9 @@ func (c *Client) Access() kryptonv1.AccessClient { return kryptonv1.NewAccessCli
 // Approvals returns the requests that wait for signatures of people.
 func (c *Client) Approvals() kryptonv1.ApprovalsClient { return kryptonv1.NewApprovalsClient(c) }
 
+// Policies says what workloads of a tenant may do.
+func (c *Client) Policies() kryptonv1.PoliciesClient { return kryptonv1.NewPoliciesClient(c) }
+
 // Cluster returns nodes and operations.
 func (c *Client) Cluster() kryptonv1.ClusterClient { return kryptonv1.NewClusterClient(c) }
 

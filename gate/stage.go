@@ -26,6 +26,7 @@ var sovereign = map[Act]bool{
 	DestroyVersion: true, DestroyVersionNow: true, CreateJoinToken: true, PromoteNode: true,
 	CreateIssuer: true, UpdateIssuer: true, DeleteIssuer: true, CreateRoleBinding: true, DeleteRoleBinding: true,
 	IssueCertificate: true, SetGovernors: true, SetQuorum: true,
+	PutPolicy: true, DeletePolicy: true,
 }
 
 // Sovereign reports whether people may have to sign for the act.

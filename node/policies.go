@@ -49,6 +49,7 @@ type ruled struct {
 	made chan struct{} // closed once set and err are there
 	set  *policy.Set   // nil: they do not compile
 	err  error
+	told atomic.Bool
 }
 
 // issuerNames are the names by which policies know issuers.
@@ -64,6 +65,10 @@ func (p *Policies) of(v *fsm.View, t *fsmpb.Tenant) *policy.Set {
 	if err != nil {
 		return nil
 	}
+	return p.ruled(v, t, uid).set
+}
+
+func (p *Policies) ruled(v *fsm.View, t *fsmpb.Tenant, uid hierarchy.UID) *ruled {
 	p.mu.RLock()
 	r := p.byTenant[uid]
 	p.mu.RUnlock()
@@ -73,7 +78,7 @@ func (p *Policies) of(v *fsm.View, t *fsmpb.Tenant) *policy.Set {
 	if !r.done.Load() {
 		<-r.made
 	}
-	return r.set
+	return r
 }
 
 // compile makes the set of what v has of a tenant, unless somebody does so already.
@@ -92,10 +97,7 @@ func (p *Policies) compile(v *fsm.View, t *fsmpb.Tenant, uid hierarchy.UID) *rul
 	p.mu.Unlock()
 	defer close(mine.made)
 	defer mine.done.Store(true)
-	if mine.set, mine.err = policy.Compile(hierarchy.Name(t.GetName()), Texts(v, t)); mine.err != nil {
-		p.log.ErrorContext(context.Background(), "the policies of a tenant do not compile on this node, so it refuses what they would decide",
-			slog.String("tenant", t.GetName()), slog.Uint64("policy_index", mine.at), slog.Any("error", mine.err))
-	}
+	mine.set, mine.err = policy.Compile(hierarchy.Name(t.GetName()), Texts(v, t))
 	return mine
 }
 
@@ -138,7 +140,7 @@ func (p *Policies) refresh(ctx context.Context, v *fsm.View) {
 		}
 		if uid, err := uidOf(t.GetUid()); err == nil {
 			there[uid] = true
-			p.of(v, t)
+			p.tell(ctx, p.ruled(v, t, uid))
 		}
 	}
 	p.mu.Lock()
@@ -147,6 +149,14 @@ func (p *Policies) refresh(ctx context.Context, v *fsm.View) {
 		if !there[uid] {
 			delete(p.byTenant, uid)
 		}
+	}
+}
+
+// tell logs once that policies do not compile.
+func (p *Policies) tell(ctx context.Context, r *ruled) {
+	if r.err != nil && !r.told.Swap(true) {
+		p.log.ErrorContext(ctx, "the policies of a tenant do not compile on this node, so it refuses what they would decide",
+			slog.String("tenant", r.tenant), slog.Uint64("policy_index", r.at), slog.Any("error", r.err))
 	}
 }
 

@@ -150,6 +150,9 @@ func (s adminServer) GetStatus(ctx context.Context, _ *kryptonv1.GetStatusReques
 	out := &kryptonv1.GetStatusResponse{DataDir: s.dataDir, Version: s.version}
 	err := s.do(ctx, gate.GetStatus, node.ObjectCluster, func(gate.Token) (err error) {
 		out.Cluster = s.clusterInfo(s.machine.View())
+		for _, f := range s.node.PolicyFaults() {
+			out.PolicyFaults = append(out.PolicyFaults, &kryptonv1.PolicyFault{Tenant: hierarchy.TenantPath(f.Tenant).String(), Reason: f.Reason})
+		}
 		out.Seal, err = s.sealStatus()
 		return err
 	})

@@ -26,7 +26,7 @@ import (
 func services() []grpc.ServiceDesc {
 	return []grpc.ServiceDesc{
 		kryptonv1.Crypto_ServiceDesc, kryptonv1.Tenants_ServiceDesc, kryptonv1.Services_ServiceDesc,
-		kryptonv1.Seal_ServiceDesc, kryptonv1.Cluster_ServiceDesc, kryptonv1.Access_ServiceDesc, kryptonv1.Approvals_ServiceDesc,
+		kryptonv1.Seal_ServiceDesc, kryptonv1.Cluster_ServiceDesc, kryptonv1.Access_ServiceDesc, kryptonv1.Approvals_ServiceDesc, kryptonv1.Policies_ServiceDesc,
 	}
 }
 

@@ -81,6 +81,7 @@ var examples = map[hierarchy.Kind]string{
 	hierarchy.KindServiceVersion: "tenants/acme/services/payments/versions/3",
 	hierarchy.KindResource:       "tenants/acme/services/payments/resources/table-7",
 
+	hierarchy.KindPolicy:            "tenants/acme/policies/payments",
 	hierarchy.KindIssuer:            "issuers/corp",
 	hierarchy.KindTenantIssuer:      "tenants/acme/issuers/k8s",
 	hierarchy.KindRoleBinding:       "roleBindings/governor-alice",

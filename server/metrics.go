@@ -70,7 +70,7 @@ var known = func() map[string]string {
 	out := map[string]string{}
 	for _, d := range []grpc.ServiceDesc{
 		kryptonv1.Crypto_ServiceDesc, kryptonv1.Tenants_ServiceDesc, kryptonv1.Services_ServiceDesc, kryptonv1.Seal_ServiceDesc,
-		kryptonv1.Cluster_ServiceDesc, kryptonv1.Access_ServiceDesc, kryptonv1.Approvals_ServiceDesc, kryptonv1.Admin_ServiceDesc,
+		kryptonv1.Cluster_ServiceDesc, kryptonv1.Access_ServiceDesc, kryptonv1.Approvals_ServiceDesc, kryptonv1.Policies_ServiceDesc, kryptonv1.Admin_ServiceDesc,
 	} {
 		for _, m := range d.Methods {
 			out["/"+d.ServiceName+"/"+m.MethodName] = strings.TrimPrefix(d.ServiceName, "krypton.v1.") + "." + m.MethodName
@@ -120,6 +120,7 @@ func (m *metrics) gauges(n *node.Node, c *cluster.Cluster, g *gate.Gate) {
 	gauge("krypton_cluster_term", "Raft term.", func() float64 { return float64(c.Stats().Term) })
 	gauge("krypton_cluster_applied_index", "Log index of the last applied command.", func() float64 { return float64(c.Stats().AppliedIndex) })
 	gauge("krypton_cluster_commit_index", "Log index known to be committed.", func() float64 { return float64(c.Stats().CommitIndex) })
+	gauge("krypton_node_policy_faults", "Tenants whose policies do not compile on this node, so that it refuses what they would decide.", func() float64 { return float64(len(n.PolicyFaults())) })
 	m.registry.MustRegister(leaseMetrics{c})
 	gauge("krypton_gate_in_flight", "Operations between gate and reply.", func() float64 { return float64(g.InFlight()) })
 	gauge("krypton_memsec_locked_bytes", "Bytes of locked memory in use for keys.", func() float64 { return float64(memsec.Report().LockedBytes) })

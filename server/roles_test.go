@@ -113,6 +113,11 @@ func permissions(w *world) (order []string, table map[string]permission) {
 		"Access.ListRoleBindings":  {"gcoa", &kryptonv1.ListRoleBindingsRequest{Parent: "tenants/acme"}, true},
 		"Access.DeleteRoleBinding": {"g", &kryptonv1.DeleteRoleBindingRequest{Name: "tenants/acme/roleBindings/none", ValidateOnly: true}, true},
 		"Tenants.SetGovernors":     {"g", &kryptonv1.SetGovernorsRequest{Name: "tenants/acme", Governors: []string{"roleBindings/alice"}, ValidateOnly: true}, true},
+		"Policies.PutPolicy":       {"g", &kryptonv1.PutPolicyRequest{Name: "tenants/acme/policies/none", Text: "permit (principal, action, resource);", ValidateOnly: true}, true},
+		"Policies.GetPolicy":       {"ga", &kryptonv1.GetPolicyRequest{Name: "tenants/acme/policies/none"}, true},
+		"Policies.ListPolicies":    {"ga", &kryptonv1.ListPoliciesRequest{Parent: "tenants/acme"}, true},
+		"Policies.DeletePolicy":    {"g", &kryptonv1.DeletePolicyRequest{Name: "tenants/acme/policies/none", ValidateOnly: true}, true},
+		"Policies.TestPolicy":      {"ga", &kryptonv1.TestPolicyRequest{Parent: "tenants/acme"}, true},
 		"Access.RenewCertificate":  {"gcoaw", &kryptonv1.RenewCertificateRequest{}, false},
 	})
 	maps.Copy(t, map[string]permission{

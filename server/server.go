@@ -237,6 +237,7 @@ func (s *Server) registerPublic(r grpc.ServiceRegistrar) {
 	kryptonv1.RegisterClusterServer(r, clusterServer{calls: s.calls})
 	kryptonv1.RegisterAccessServer(r, accessServer{calls: s.calls})
 	kryptonv1.RegisterApprovalsServer(r, approvalsServer{calls: s.calls})
+	kryptonv1.RegisterPoliciesServer(r, policiesServer{calls: s.calls})
 }
 
 func (s *Server) serveGRPC(g *errgroup.Group, ctx context.Context, srv *grpc.Server, ln net.Listener) { //nolint:revive // context-as-argument: the group belongs to the context.

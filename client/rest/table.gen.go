@@ -122,6 +122,22 @@ var table = map[string][]rule{
 	"/krypton.v1.Crypto/UnwrapDataKey": {
 		{verb: "POST", prefix: "/v1/", field: "service", pattern: "tenants/*/services/*", suffix: ":unwrapDataKey"},
 	},
+	"/krypton.v1.Policies/DeletePolicy": {
+		{verb: "POST", prefix: "/v1/", field: "name", pattern: "tenants/*/policies/*", suffix: ":delete"},
+		{verb: "DELETE", prefix: "/v1/", field: "name", pattern: "tenants/*/policies/*", suffix: ""},
+	},
+	"/krypton.v1.Policies/GetPolicy": {
+		{verb: "GET", prefix: "/v1/", field: "name", pattern: "tenants/*/policies/*", suffix: ""},
+	},
+	"/krypton.v1.Policies/ListPolicies": {
+		{verb: "GET", prefix: "/v1/", field: "parent", pattern: "tenants/*", suffix: "/policies"},
+	},
+	"/krypton.v1.Policies/PutPolicy": {
+		{verb: "POST", prefix: "/v1/", field: "name", pattern: "tenants/*/policies/*", suffix: ":put"},
+	},
+	"/krypton.v1.Policies/TestPolicy": {
+		{verb: "POST", prefix: "/v1/", field: "parent", pattern: "tenants/*", suffix: ":testPolicy"},
+	},
 	"/krypton.v1.Seal/Contribute": {
 		{verb: "POST", prefix: "/v1/seal:contribute", field: "", pattern: "", suffix: ""},
 	},

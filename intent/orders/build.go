@@ -56,6 +56,10 @@ func builderOf(req proto.Message) builder {
 		return setGovernors(r)
 	case *kryptonv1.SetQuorumRequest:
 		return setQuorum(r)
+	case *kryptonv1.PutPolicyRequest:
+		return putPolicy(r)
+	case *kryptonv1.DeletePolicyRequest:
+		return removePolicy(r.GetName())
 	}
 	return nil
 }

@@ -167,6 +167,8 @@ func (n *nodes) unchanged(ctx context.Context, o *Order, p hierarchy.Path) error
 		is, err = n.c.Access().GetIssuer(ctx, &kryptonv1.GetIssuerRequest{Name: name})
 	case hierarchy.KindRoleBinding, hierarchy.KindTenantRoleBinding:
 		is, err = n.c.Access().GetRoleBinding(ctx, &kryptonv1.GetRoleBindingRequest{Name: name})
+	case hierarchy.KindPolicy:
+		is, err = n.c.Policies().GetPolicy(ctx, &kryptonv1.GetPolicyRequest{Name: name})
 	}
 	switch {
 	case errs.Is(err, errs.NotFound):

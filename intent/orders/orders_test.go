@@ -51,7 +51,7 @@ func honest() says {
 	return says{
 		keyspace: space, self: "roleBindings/alice",
 		uids: map[string]string{
-			"tenants/acme": tenantUID, "roleBindings/alice": aliceUID, "roleBindings/bob": bobUID, "issuers/builtin": issuerUID,
+			"tenants/acme": tenantUID, "tenants/acme/policies/old": "there", "roleBindings/alice": aliceUID, "roleBindings/bob": bobUID, "issuers/builtin": issuerUID,
 		},
 		rules: rules(true),
 	}
@@ -102,6 +102,11 @@ func (s *says) Invoke(_ context.Context, method string, args, reply any, _ ...gr
 		fill(&kryptonv1.ListTenantsResponse{Tenants: []*kryptonv1.Tenant{{Name: "tenants/acme", Uid: s.uids["tenants/acme"]}}})
 	case *kryptonv1.WhoAmIRequest:
 		fill(&kryptonv1.WhoAmIResponse{Role: kryptonv1.Role_ROLE_GOVERNOR, RoleBinding: s.self})
+	case *kryptonv1.GetPolicyRequest:
+		if s.uids[r.GetName()] == "" {
+			return none
+		}
+		fill(&kryptonv1.Policy{Name: r.GetName(), Etag: `"10"`})
 	case *kryptonv1.GetIssuerRequest:
 		if s.uids[r.GetName()] == "" {
 			return none
@@ -221,6 +226,26 @@ func TestI1_AnOrderIsWhatTheStateMachineSaysOfTheCommand(t *testing.T) {
 			}}}},
 			[]intent.Precondition{{Object: "tenants/acme/issuers/k8s", ModIndex: 0}},
 		},
+		{
+			"policy", &kryptonv1.PutPolicyRequest{Name: "tenants/acme/policies/new", Text: "permit (principal,\naction, resource);"},
+			policyCommand(t, "new", "permit (principal,\naction, resource);"),
+			[]intent.Precondition{{Object: "tenants/acme/policies/new", ModIndex: 0}},
+		},
+		{
+			"policy that is there", &kryptonv1.PutPolicyRequest{Name: "tenants/acme/policies/old", Text: "x"},
+			policyCommand(t, "old", "x"),
+			[]intent.Precondition{{Object: "tenants/acme/policies/old", ModIndex: 10}},
+		},
+		{
+			"policy as it was seen", &kryptonv1.PutPolicyRequest{Name: "tenants/acme/policies/old", Text: "x", Etag: `"9"`},
+			policyCommand(t, "old", "x"),
+			[]intent.Precondition{{Object: "tenants/acme/policies/old", ModIndex: 9}},
+		},
+		{
+			"policy that goes", &kryptonv1.DeletePolicyRequest{Name: "tenants/acme/policies/old"},
+			&fsmpb.Command{Body: &fsmpb.Command_RemovePolicy{RemovePolicy: &fsmpb.RemovePolicy{Tenant: "acme", Id: "old"}}},
+			[]intent.Precondition{{Object: "tenants/acme/policies/old", ModIndex: 10}},
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			o, err := orders.Of(t.Context(), dial(t, honest(), honest()), tc.req)
@@ -239,6 +264,13 @@ func TestI1_AnOrderIsWhatTheStateMachineSaysOfTheCommand(t *testing.T) {
 			}
 		})
 	}
+}
+
+func policyCommand(t *testing.T, id, text string) *fsmpb.Command {
+	t.Helper()
+	return &fsmpb.Command{Body: &fsmpb.Command_PutPolicy{PutPolicy: &fsmpb.PutPolicy{
+		Policy: &fsmpb.Policy{Tenant: "acme", TenantUid: raw(t, tenantUID), Id: id, Text: text}, PolicyIndex: 3,
+	}}}
 }
 
 func TestI1_WhatIsLeftToANodeIsNotOrdered(t *testing.T) {

@@ -551,11 +551,14 @@ func (*GetStatusRequest) Descriptor() ([]byte, []int) {
 }
 
 type GetStatusResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Seal          *SealStatus            `protobuf:"bytes,1,opt,name=seal,proto3" json:"seal,omitempty"`
-	Cluster       *ClusterInfo           `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	DataDir       string                 `protobuf:"bytes,3,opt,name=data_dir,json=dataDir,proto3" json:"data_dir,omitempty"`
-	Version       string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Seal    *SealStatus            `protobuf:"bytes,1,opt,name=seal,proto3" json:"seal,omitempty"`
+	Cluster *ClusterInfo           `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	DataDir string                 `protobuf:"bytes,3,opt,name=data_dir,json=dataDir,proto3" json:"data_dir,omitempty"`
+	Version string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	// Tenants whose policies do not compile on this node, so that it refuses what they
+	// would decide.
+	PolicyFaults  []*PolicyFault `protobuf:"bytes,5,rep,name=policy_faults,json=policyFaults,proto3" json:"policy_faults,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -618,6 +621,67 @@ func (x *GetStatusResponse) GetVersion() string {
 	return ""
 }
 
+func (x *GetStatusResponse) GetPolicyFaults() []*PolicyFault {
+	if x != nil {
+		return x.PolicyFaults
+	}
+	return nil
+}
+
+type PolicyFault struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// tenants/{t}
+	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// Policy, line and column, and what is wrong.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyFault) Reset() {
+	*x = PolicyFault{}
+	mi := &file_krypton_v1_admin_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyFault) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyFault) ProtoMessage() {}
+
+func (x *PolicyFault) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_admin_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyFault.ProtoReflect.Descriptor instead.
+func (*PolicyFault) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_admin_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *PolicyFault) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *PolicyFault) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 var File_krypton_v1_admin_proto protoreflect.FileDescriptor
 
 const file_krypton_v1_admin_proto_rawDesc = "" +
@@ -668,12 +732,16 @@ const file_krypton_v1_admin_proto_rawDesc = "" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12 \n" +
 	"\vfingerprint\x18\x02 \x01(\tR\vfingerprint\x12\x14\n" +
 	"\x05voter\x18\x03 \x01(\bR\x05voter\"\x12\n" +
-	"\x10GetStatusRequest\"\xa7\x01\n" +
+	"\x10GetStatusRequest\"\xe5\x01\n" +
 	"\x11GetStatusResponse\x12*\n" +
 	"\x04seal\x18\x01 \x01(\v2\x16.krypton.v1.SealStatusR\x04seal\x121\n" +
 	"\acluster\x18\x02 \x01(\v2\x17.krypton.v1.ClusterInfoR\acluster\x12\x19\n" +
 	"\bdata_dir\x18\x03 \x01(\tR\adataDir\x12\x18\n" +
-	"\aversion\x18\x04 \x01(\tR\aversion2\xc7\x01\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\x12<\n" +
+	"\rpolicy_faults\x18\x05 \x03(\v2\x17.krypton.v1.PolicyFaultR\fpolicyFaults\"=\n" +
+	"\vPolicyFault\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason2\xc7\x01\n" +
 	"\x05Admin\x129\n" +
 	"\x04Init\x12\x17.krypton.v1.InitRequest\x1a\x18.krypton.v1.InitResponse\x129\n" +
 	"\x04Join\x12\x17.krypton.v1.JoinRequest\x1a\x18.krypton.v1.JoinResponse\x12H\n" +
@@ -691,7 +759,7 @@ func file_krypton_v1_admin_proto_rawDescGZIP() []byte {
 	return file_krypton_v1_admin_proto_rawDescData
 }
 
-var file_krypton_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_krypton_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_krypton_v1_admin_proto_goTypes = []any{
 	(*PersonKey)(nil),         // 0: krypton.v1.PersonKey
 	(*InitRequest)(nil),       // 1: krypton.v1.InitRequest
@@ -701,28 +769,30 @@ var file_krypton_v1_admin_proto_goTypes = []any{
 	(*JoinResponse)(nil),      // 5: krypton.v1.JoinResponse
 	(*GetStatusRequest)(nil),  // 6: krypton.v1.GetStatusRequest
 	(*GetStatusResponse)(nil), // 7: krypton.v1.GetStatusResponse
-	(SealMode)(0),             // 8: krypton.v1.SealMode
-	(*SealStatus)(nil),        // 9: krypton.v1.SealStatus
-	(*ClusterInfo)(nil),       // 10: krypton.v1.ClusterInfo
+	(*PolicyFault)(nil),       // 8: krypton.v1.PolicyFault
+	(SealMode)(0),             // 9: krypton.v1.SealMode
+	(*SealStatus)(nil),        // 10: krypton.v1.SealStatus
+	(*ClusterInfo)(nil),       // 11: krypton.v1.ClusterInfo
 }
 var file_krypton_v1_admin_proto_depIdxs = []int32{
 	0,  // 0: krypton.v1.InitRequest.governors:type_name -> krypton.v1.PersonKey
 	0,  // 1: krypton.v1.InitRequest.custodians:type_name -> krypton.v1.PersonKey
-	8,  // 2: krypton.v1.InitRequest.seal_mode:type_name -> krypton.v1.SealMode
+	9,  // 2: krypton.v1.InitRequest.seal_mode:type_name -> krypton.v1.SealMode
 	3,  // 3: krypton.v1.InitResponse.certificates:type_name -> krypton.v1.IssuedCertificate
-	9,  // 4: krypton.v1.GetStatusResponse.seal:type_name -> krypton.v1.SealStatus
-	10, // 5: krypton.v1.GetStatusResponse.cluster:type_name -> krypton.v1.ClusterInfo
-	1,  // 6: krypton.v1.Admin.Init:input_type -> krypton.v1.InitRequest
-	4,  // 7: krypton.v1.Admin.Join:input_type -> krypton.v1.JoinRequest
-	6,  // 8: krypton.v1.Admin.GetStatus:input_type -> krypton.v1.GetStatusRequest
-	2,  // 9: krypton.v1.Admin.Init:output_type -> krypton.v1.InitResponse
-	5,  // 10: krypton.v1.Admin.Join:output_type -> krypton.v1.JoinResponse
-	7,  // 11: krypton.v1.Admin.GetStatus:output_type -> krypton.v1.GetStatusResponse
-	9,  // [9:12] is the sub-list for method output_type
-	6,  // [6:9] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	10, // 4: krypton.v1.GetStatusResponse.seal:type_name -> krypton.v1.SealStatus
+	11, // 5: krypton.v1.GetStatusResponse.cluster:type_name -> krypton.v1.ClusterInfo
+	8,  // 6: krypton.v1.GetStatusResponse.policy_faults:type_name -> krypton.v1.PolicyFault
+	1,  // 7: krypton.v1.Admin.Init:input_type -> krypton.v1.InitRequest
+	4,  // 8: krypton.v1.Admin.Join:input_type -> krypton.v1.JoinRequest
+	6,  // 9: krypton.v1.Admin.GetStatus:input_type -> krypton.v1.GetStatusRequest
+	2,  // 10: krypton.v1.Admin.Init:output_type -> krypton.v1.InitResponse
+	5,  // 11: krypton.v1.Admin.Join:output_type -> krypton.v1.JoinResponse
+	7,  // 12: krypton.v1.Admin.GetStatus:output_type -> krypton.v1.GetStatusResponse
+	10, // [10:13] is the sub-list for method output_type
+	7,  // [7:10] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_krypton_v1_admin_proto_init() }
@@ -738,7 +808,7 @@ func file_krypton_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_krypton_v1_admin_proto_rawDesc), len(file_krypton_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
