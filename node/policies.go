@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -272,7 +273,7 @@ func (p TenantPolicy) ruled(q gate.Query) (gate.Verdict, error) {
 	if p.Policies == nil {
 		return gate.Verdict{Reason: "this node cannot ask the policies of the tenant"}, nil
 	}
-	object, err := hierarchy.ParsePath(q.Object)
+	object, err := objectOf(v, t, q.Object)
 	if err != nil {
 		return gate.Verdict{}, err
 	}
@@ -283,4 +284,24 @@ func (p TenantPolicy) ruled(q gate.Query) (gate.Verdict, error) {
 		return gate.Verdict{Decision: gate.Allow, Reason: recorded(d)}, nil
 	}
 	return gate.Verdict{Decision: gate.Deny, Reason: d.String()}, nil
+}
+
+// Primary stands for the number of whichever version is primary, at the end of a name.
+const Primary = "/versions/primary"
+
+// objectOf reads the name of an object of a tenant. Of a key without a primary
+// version, or of a service that is not there, [Primary] is version 0.
+func objectOf(v *fsm.View, t *fsmpb.Tenant, name string) (hierarchy.Path, error) {
+	key, primary := strings.CutSuffix(name, Primary)
+	p, err := hierarchy.ParsePath(key)
+	if err != nil || !primary {
+		return p, err
+	}
+	number := t.GetPrimary()
+	if p.Service != "" {
+		s, _ := v.ServiceOf(t, string(p.Service))
+		number = s.GetPrimary()
+	}
+	p.Version = hierarchy.VersionNumber(number)
+	return p, nil
 }

@@ -276,3 +276,19 @@ func TestANodeWithoutPoliciesDeniesWhereThereAreSome(t *testing.T) {
 		t.Errorf("with policies: %v", got)
 	}
 }
+
+// TestPoliciesJudgeWhicheverIsPrimaryByItsNumber: a name that says "primary" is that
+// of a version like any other.
+func TestPoliciesJudgeWhicheverIsPrimaryByItsNumber(t *testing.T) {
+	w, m := cluster1(t)
+	must[*fsmpb.Policy](t)(m.putPolicy(w.request(), "acme", "p", `permit (principal, action == Krypton::Action::"versions.get", resource) when { context.version == 1 };`))
+	app := m.workload("acme")
+	for _, key := range []string{"tenants/acme", "tenants/acme/services/pay"} {
+		check(t, m.read(app, gate.GetVersion, key+node.Primary))
+		check(t, m.read(app, gate.GetVersion, key+"/versions/1"))
+		wants(t, m.read(app, gate.GetVersion, key+"/versions/2"), errs.Denied)
+	}
+	wants(t, m.read(app, gate.GetVersion, "tenants/acme/services/none"+node.Primary), errs.Denied)
+	check(t, m.rotate(w.request(), object("acme", "pay")))
+	wants(t, m.read(app, gate.GetVersion, "tenants/acme/services/pay"+node.Primary), errs.Denied)
+}

@@ -172,9 +172,6 @@ func (s servicesServer) RollbackService(ctx context.Context, r *kryptonv1.Rollba
 	})
 }
 
-// primary is the version number that stands for whichever is primary.
-const primary = "/versions/primary"
-
 // versionPath parses the name of a version of a tenant or service key.
 func versionPath(name string) (hierarchy.Path, error) {
 	return path(name, "name", hierarchy.KindTenantVersion, hierarchy.KindServiceVersion)
@@ -385,9 +382,9 @@ func (s servicesServer) RollbackResource(ctx context.Context, r *kryptonv1.Rollb
 // anyVersion parses the name of a version whose number may be the word primary;
 // Version is then 0. The second result is the object for the record.
 func anyVersion(name string) (hierarchy.Path, string, error) {
-	if of, ok := strings.CutSuffix(name, primary); ok {
+	if of, ok := strings.CutSuffix(name, node.Primary); ok {
 		p, err := path(of, "name", hierarchy.KindTenant, hierarchy.KindService)
-		return p, p.String() + primary, err
+		return p, p.String() + node.Primary, err
 	}
 	p, err := versionPath(name)
 	return p, p.String(), err
