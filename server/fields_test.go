@@ -53,6 +53,7 @@ func validRequests(g *ground) map[string]valid {
 		Url: "https://id.corp.example", Audiences: []string{"krypton"}, Ca: ca.pem(), SubjectClaim: "email", ClockSkewSeconds: 30, MaxLifeSeconds: 3600,
 	}}}
 	g.register("", "idp", idp)
+	g.must(gov, "Policies.PutPolicy", put("old", permitAll))
 	return map[string]valid{
 		"Crypto.GenerateDataKey": {work, &kryptonv1.GenerateDataKeyRequest{Service: pay, Resource: "r", EncryptionContext: ctx}},
 		"Crypto.UnwrapDataKey":   {work, &kryptonv1.UnwrapDataKeyRequest{Service: pay, Wrapped: g.wrapped[pay]}},
@@ -130,6 +131,15 @@ func validRequests(g *ground) map[string]valid {
 		"Access.ListRoleBindings":  {gov, &kryptonv1.ListRoleBindingsRequest{Parent: acme, PageSize: 2}},
 		"Access.DeleteRoleBinding": {gov, &kryptonv1.DeleteRoleBindingRequest{Name: acme + "/roleBindings/x", ValidateOnly: true}},
 		"Tenants.SetGovernors":     {gov, &kryptonv1.SetGovernorsRequest{Name: acme, Governors: []string{"roleBindings/alice"}, ValidateOnly: true}},
+
+		"Policies.PutPolicy":    {gov, &kryptonv1.PutPolicyRequest{Name: acme + "/policies/fresh", Text: permitAll, Create: true, ValidateOnly: true}},
+		"Policies.GetPolicy":    {gov, &kryptonv1.GetPolicyRequest{Name: acme + "/policies/old"}},
+		"Policies.ListPolicies": {gov, &kryptonv1.ListPoliciesRequest{Parent: acme, PageSize: 2}},
+		"Policies.DeletePolicy": {gov, &kryptonv1.DeletePolicyRequest{Name: acme + "/policies/old", ValidateOnly: true}},
+		"Policies.TestPolicy": {gov, &kryptonv1.TestPolicyRequest{
+			Parent: acme, Changes: []*kryptonv1.PolicyText{{PolicyId: "new", Text: permitRead}}, Subject: &kryptonv1.PolicySubject{Member: "app", Role: kryptonv1.Role_ROLE_WORKLOAD, Issuer: "issuers/builtin"},
+			Action: "crypto.encrypt", Service: "pay", Resource: "r", Version: 1, EncryptionContext: []*kryptonv1.ContextPair{{Key: "k", Value: "v"}}, Region: "eu",
+		}},
 
 		"Seal.GetSeal":     {gov, &kryptonv1.GetSealRequest{}},
 		"Seal.Contribute":  {"custodian", &kryptonv1.ContributeRequest{NodeId: self, SealedShare: []byte("s")}},

@@ -280,6 +280,8 @@ func (a *signing) acts() map[string]act {
 	own, ownRequest := a.corp("acme", "corp")
 	old, oldRequest := a.corp("", "old")
 	workloadKey, workloadPub := newKey(a.t)
+	gone := intent.PutPolicy{Tenant: "acme", TenantUID: acmeUID, ID: "gone", Text: permitAll}.Request()
+	a.done(a.t, "grpc", "tess", "Policies.PutPolicy", with(put("gone", permitAll), a.signed(gone, "tess")))
 	return map[string]act{
 		"create a tenant": {
 			"Tenants.CreateTenant", "alice",
@@ -391,6 +393,18 @@ func (a *signing) acts() map[string]act {
 			}.Request(),
 			[]string{"tess"},
 			"alice",
+		},
+		"set a policy": {
+			"Policies.PutPolicy", "tess", put("fresh", permitRead),
+			intent.PutPolicy{Tenant: "acme", TenantUID: acmeUID, ID: "fresh", Text: permitRead}.Request(),
+			[]string{"tess"},
+			"alice",
+		},
+		"delete a policy": {
+			"Policies.DeletePolicy", "tess", &kryptonv1.DeletePolicyRequest{Name: acme + "/policies/gone"},
+			intent.RemovePolicy{Tenant: "acme", ID: "gone"}.Request(),
+			[]string{"tess"},
+			"uma",
 		},
 		"governors of a tenant": {
 			"Tenants.SetGovernors", "tess", &kryptonv1.SetGovernorsRequest{Name: acme, Governors: []string{"roleBindings/uma", "roleBindings/tess"}},

@@ -101,6 +101,9 @@ func limits() []bounds {
 			{what: "reason of a rejection", limit: bytesOf(fsm.MaxRejectReasonBytes), code: errs.InvalidArgument},
 			{what: "signatures that a rule asks for, of one role", limit: fmt.Sprint(intent.MaxRule), code: errs.InvalidArgument},
 			{what: "governors that a tenant lists", limit: fmt.Sprint(fsm.MaxTenantGovernors), code: errs.InvalidArgument},
+			{what: "policies of one tenant, of all", limit: fmt.Sprintf("%d, %d", fsm.MaxPoliciesPerTenant, fsm.MaxPolicies), beyond: "policy/too-many"},
+			{what: "text of a policy, of all policies of one tenant, of all", limit: bytesOf(fsm.MaxPolicyBytes) + ", " + bytesOf(fsm.MaxPolicySetBytes) + ", " + bytesOf(fsm.MaxPolicyTotalBytes), beyond: "policy/too-long"},
+			{what: "workloads, services that one TestPolicy asks about when it names none", limit: fmt.Sprintf("%d, %d", server.MaxTestedSubjects, server.MaxTestedServices), then: "the rest is left out, and the answer says so"},
 			{what: "shares of the MasterKey", limit: fmt.Sprint(seal.MaxShares), code: errs.InvalidArgument},
 		}},
 		{"Lifetimes", []bound{

@@ -164,7 +164,7 @@ func (s policiesServer) TestPolicy(ctx context.Context, r *kryptonv1.TestPolicyR
 		set, problems := node.TestPolicies(l.View, t, changes)
 		for _, p := range problems {
 			out.Problems = append(out.Problems, &kryptonv1.PolicyProblem{
-				PolicyId: string(p.Policy), Line: place(p.Line), Column: place(p.Column), Problem: p.What, Fix: p.Fix,
+				PolicyId: string(p.Policy), Line: count(p.Line), Column: count(p.Column), Problem: p.What, Fix: p.Fix,
 			})
 		}
 		if len(problems) == 0 {
@@ -179,9 +179,6 @@ func (s policiesServer) TestPolicy(ctx context.Context, r *kryptonv1.TestPolicyR
 	}
 	return out, nil
 }
-
-// place is a line or a column: a text has 64 KiB at most.
-func place(n int) uint32 { return uint32(min(max(n, 0), 1<<20)) }
 
 // questionOf reads what is asked, without the subject.
 func questionOf(r *kryptonv1.TestPolicyRequest, tenant hierarchy.Name) (q policy.Query, err error) {
@@ -323,7 +320,7 @@ func answerToAPI(set *policy.Set, a policy.Answer) *kryptonv1.PolicyAnswer {
 		Action:  a.Query.Action.String(), Service: string(a.Query.Service), Allowed: a.Decision.Allow, Why: a.Decision.String(),
 	}
 	for _, r := range a.Decision.Reasons {
-		out.Reasons = append(out.Reasons, &kryptonv1.PolicyReason{PolicyId: string(r.Policy), Line: place(r.Line)})
+		out.Reasons = append(out.Reasons, &kryptonv1.PolicyReason{PolicyId: string(r.Policy), Line: count(r.Line)})
 	}
 	reads := set.Reads(a.Query.Action)
 	for _, part := range []struct {

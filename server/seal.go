@@ -34,6 +34,7 @@ func (c *calls) sealStatus() (*kryptonv1.SealStatus, error) {
 		Have:       count(st.Have), Need: count(st.Need), Shares: count(st.Shares),
 		StartKey: st.Offer.Public, StartKeySignature: st.Offer.Signature, NodeCertificate: c.certificate(),
 		Held: st.Held, HoldReason: st.HoldReason, LastFailure: st.LastFailure,
+		PolicyFaults:  count(len(c.node.PolicyFaults())),
 		PersonsNeeded: count(st.Persons), UnsealsWithoutPeople: st.Mode == seal.ModeAuto && st.Persons == 0,
 	}
 	if st.Offer.Target.Cluster != (seal.Fingerprint{}) {
@@ -57,7 +58,7 @@ func (c *calls) sealStatus() (*kryptonv1.SealStatus, error) {
 
 // count turns a small number of our own into what the API has.
 func count(n int) uint32 {
-	return uint32(max(n, 0)) //nolint:gosec // Counts of shares, persons and versions.
+	return uint32(max(n, 0)) //nolint:gosec // Counts of shares, persons and versions; lines of a text of 64 KiB.
 }
 
 // GetSeal implements kryptonv1.SealServer.

@@ -151,7 +151,10 @@ type SealStatus struct {
 	UnsealsWithoutPeople bool   `protobuf:"varint,15,opt,name=unseals_without_people,json=unsealsWithoutPeople,proto3" json:"unseals_without_people,omitempty"`
 	PersonsNeeded        uint32 `protobuf:"varint,16,opt,name=persons_needed,json=personsNeeded,proto3" json:"persons_needed,omitempty"`
 	// Why the last attempt to unseal by itself failed; empty if it did not.
-	LastFailure   string `protobuf:"bytes,17,opt,name=last_failure,json=lastFailure,proto3" json:"last_failure,omitempty"`
+	LastFailure string `protobuf:"bytes,17,opt,name=last_failure,json=lastFailure,proto3" json:"last_failure,omitempty"`
+	// How many tenants have policies that do not compile on this node, so that it
+	// refuses what they would decide; krypton status --data-dir names them.
+	PolicyFaults  uint32 `protobuf:"varint,18,opt,name=policy_faults,json=policyFaults,proto3" json:"policy_faults,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -303,6 +306,13 @@ func (x *SealStatus) GetLastFailure() string {
 		return x.LastFailure
 	}
 	return ""
+}
+
+func (x *SealStatus) GetPolicyFaults() uint32 {
+	if x != nil {
+		return x.PolicyFaults
+	}
+	return 0
 }
 
 type GetSealRequest struct {
@@ -513,7 +523,7 @@ var File_krypton_v1_seal_proto protoreflect.FileDescriptor
 const file_krypton_v1_seal_proto_rawDesc = "" +
 	"\n" +
 	"\x15krypton/v1/seal.proto\x12\n" +
-	"krypton.v1\"\xc8\x04\n" +
+	"krypton.v1\"\xed\x04\n" +
 	"\n" +
 	"SealStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1b\n" +
@@ -536,7 +546,8 @@ const file_krypton_v1_seal_proto_rawDesc = "" +
 	"holdReason\x124\n" +
 	"\x16unseals_without_people\x18\x0f \x01(\bR\x14unsealsWithoutPeople\x12%\n" +
 	"\x0epersons_needed\x18\x10 \x01(\rR\rpersonsNeeded\x12!\n" +
-	"\flast_failure\x18\x11 \x01(\tR\vlastFailure\"\x10\n" +
+	"\flast_failure\x18\x11 \x01(\tR\vlastFailure\x12#\n" +
+	"\rpolicy_faults\x18\x12 \x01(\rR\fpolicyFaults\"\x10\n" +
 	"\x0eGetSealRequest\"j\n" +
 	"\x11ContributeRequest\x12&\n" +
 	"\fsealed_share\x18\x01 \x01(\fB\x03\x80\x01\x01R\vsealedShare\x12\x17\n" +

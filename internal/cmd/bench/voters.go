@@ -48,7 +48,7 @@ type everything struct{}
 
 // Decide implements [gate.Policy].
 func (everything) Decide(gate.Query) (gate.Verdict, error) {
-	return gate.Verdict{Decision: gate.Allow, Reason: "bench"}, nil
+	return gate.Verdict{Decision: gate.Allow}, nil
 }
 
 // bare are the hooks of a node that has no keys.

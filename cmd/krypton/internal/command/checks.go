@@ -102,6 +102,7 @@ func checks() []check {
 		{"node-certs", "no node's certificate expires soon", checkNodeCerts},
 		{"one-cluster", "all nodes of --addr belong to the same cluster", checkOneCluster},
 		{"seal", "every node is unsealed, and the cluster is not held", checkSeal},
+		{"policies", "every node can compile the policies of every tenant", checkPolicies},
 		{"serving", "every member serves", checkServing},
 		{"quorum", "there is a leader, and one voter may fail", checkQuorum},
 		{"leases", "every unsealed member has a serving lease, the leader gives them, and clocks are exact enough for them", checkLeases},
@@ -259,6 +260,24 @@ func checkSeal(f facts) finding {
 		return leftOut("no node answers")
 	}
 	return fine("%s unsealed", plural(n, "node", "nodes"))
+}
+
+func checkPolicies(f facts) finding {
+	n := 0
+	for _, a := range f.view.answers {
+		if a.err != nil {
+			continue
+		}
+		n++
+		if faults := a.status.GetPolicyFaults(); faults > 0 {
+			return brokenf(errs.FailedState, "look on its machine which and why, krypton status --data-dir DIR, and have their governors set policies that are right: krypton policy set",
+				"node %s refuses what policies decide of %s: they do not compile there", nodeLabel(a.status), plural(int(faults), "tenant", "tenants"))
+		}
+	}
+	if n == 0 {
+		return leftOut("no node answers")
+	}
+	return fine("%s can ask them", plural(n, "node", "nodes"))
 }
 
 // members runs fn for a view that has members.

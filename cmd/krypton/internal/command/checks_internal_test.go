@@ -107,6 +107,7 @@ func TestEveryCheckIsProvoked(t *testing.T) {
 		{"no cluster", func(f *facts) {
 			f.seal(1).State, f.seal(1).Fingerprint = kryptonv1.SealState_SEAL_STATE_UNINITIALIZED, ""
 		}, "seal", failure, 7, "node n2 belongs to no cluster", ""},
+		{"policies", func(f *facts) { f.seal(1).PolicyFaults = 2 }, "policies", failure, 5, "node n2 refuses what policies decide of 2 tenants: they do not compile there", ""},
 		{"held", func(f *facts) { f.seal(0).Held = true }, "seal", failure, 7, "a person sealed the cluster and it stays so", ""},
 		{"does not serve", func(f *facts) {
 			f.health(1).Serving, f.health(1).NotServingReason = false, "no serving lease"
@@ -215,7 +216,7 @@ func TestChecksThatCannotLookSaySo(t *testing.T) {
 	t.Parallel()
 	f := wellFacts()
 	f.view.members, f.view.memberErr = nil, errs.New(errs.Denied, "no")
-	for _, c := range checks()[7:] {
+	for _, c := range checks()[8:] {
 		if got := c.run(*f); got.verdict != skipped || got.says != "left out: your role does not see the members" {
 			t.Errorf("%s: %+v", c.name, got)
 		}

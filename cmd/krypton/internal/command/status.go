@@ -56,6 +56,9 @@ func (in *Invocation) localStatus(ctx context.Context) error {
 		if st.GetCluster().GetFingerprint() != "" {
 			text += "\n" + clusterSheet(st.GetCluster())
 		}
+		for _, f := range st.GetPolicyFaults() {
+			text += fmt.Sprintf("\npolicies of %s do not compile on this node, which refuses what they decide: %s\n", f.GetTenant(), f.GetReason())
+		}
 		return text
 	})
 	return errors.Join(err, sealedError(st.GetSeal()))

@@ -84,3 +84,15 @@ func TestThePagesOfPeople(t *testing.T) {
 		})
 	}
 }
+
+// TestThePageOfPolicies types docs/policy.md in the cluster of krypton dev, as its
+// governor.
+func TestThePageOfPolicies(t *testing.T) {
+	h := home(t)
+	r := start(t, h, "--nodes", "1", "--output", "json")
+	r.ready(t)
+	cmd := krypton(t.Context(), h)
+	env := append(cmd.Env, "PATH="+path(t, h))
+	pages.Read(t, "../../../../docs/policy.md").Run(t, pages.Shell, t.TempDir(), env...)
+	r.interrupt(t)
+}
