@@ -37,12 +37,13 @@ const (
 // env is what pairs share: the program, one node, one echo. Each is started when
 // the first pair needs it.
 type env struct {
-	out    io.Writer
-	root   string
-	binary string
-	built  bool
-	dir    string // of files that pairs write
-	turns  int    // of each side in the whole run
+	out       io.Writer
+	root      string
+	binary    string
+	built     bool
+	ruledPair *pairFiles // of the workload of the tenant with policies; nil: there is none yet
+	dir       string     // of files that pairs write
+	turns     int        // of each side in the whole run
 
 	registry *registry
 	cluster  *devcluster.Cluster

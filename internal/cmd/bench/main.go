@@ -130,7 +130,7 @@ func all(ctx context.Context, e *env, pick *regexp.Regexp, rounds int) (results 
 // pairs are the goals that need no cluster in this process, in the order of the table.
 func pairs() []pair {
 	var all []pair
-	for _, group := range [][]pair{envelopePairs(), machinePairs(), auditPairs(), unaryPairs(), doorPairs(), changePairs()} {
+	for _, group := range [][]pair{envelopePairs(), machinePairs(), auditPairs(), unaryPairs(), policyPairs(), doorPairs(), changePairs()} {
 		all = append(all, group...)
 	}
 	return all

@@ -52,14 +52,15 @@ func (in *Invocation) localStatus(ctx context.Context) error {
 		var s sheet
 		s.add("data directory", st.GetDataDir())
 		s.add("version", st.GetVersion())
-		text := s.text() + sealSheet(st.GetSeal())
+		var text strings.Builder
+		text.WriteString(s.text() + sealSheet(st.GetSeal()))
 		if st.GetCluster().GetFingerprint() != "" {
-			text += "\n" + clusterSheet(st.GetCluster())
+			text.WriteString("\n" + clusterSheet(st.GetCluster()))
 		}
 		for _, f := range st.GetPolicyFaults() {
-			text += fmt.Sprintf("\npolicies of %s do not compile on this node, which refuses what they decide: %s\n", f.GetTenant(), f.GetReason())
+			fmt.Fprintf(&text, "\npolicies of %s do not compile on this node, which refuses what they decide: %s\n", f.GetTenant(), f.GetReason())
 		}
-		return text
+		return text.String()
 	})
 	return errors.Join(err, sealedError(st.GetSeal()))
 }
