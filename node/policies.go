@@ -225,7 +225,8 @@ var actions = func() map[gate.Act]policy.Action {
 // exactly when a suspension would be (I3). What the caller may not do is refused
 // first, before it could learn what there is.
 //
-// When the policies changed since the first look of a round, the round is over.
+// When the policies changed since the first look of a round, the round is over, so that
+// no later look, of which the last must not wait, ever compiles anything.
 func (q *question) ruled(v *fsm.View, c *choice) error {
 	at := c.tenant.GetPolicyIndex()
 	if q.looked && q.policyAt != at {
