@@ -43,3 +43,10 @@ func (n *Node) Quotas() int {
 
 // Bound reports why a caller has no role any more in that state.
 func Bound(v *fsm.View, p auth.Principal, now time.Time) error { return bound(v, p, now.UnixMilli()) }
+
+// Compiled returns how many tenants the node keeps compiled policies of.
+func (n *Node) Compiled() int {
+	n.policy.mu.RLock()
+	defer n.policy.mu.RUnlock()
+	return len(n.policy.byTenant)
+}

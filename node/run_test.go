@@ -145,3 +145,32 @@ func TestRunDropsForgottenShares(t *testing.T) {
 		end()
 	})
 }
+
+// TestRunCompilesPoliciesBeforeAnybodyAsks: for every change, without a call that
+// needs them; what does not compile is known, and what is gone is forgotten.
+func TestRunCompilesPoliciesBeforeAnybodyAsks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, m := cluster1(t, withClock(clock.System{}))
+		w.tenant(m, "beta", "pay")
+		end := m.run(t)
+		is := func(compiled, faults int) {
+			t.Helper()
+			synctest.Wait()
+			if got, broken := m.Compiled(), m.PolicyFaults(); got != compiled || len(broken) != faults {
+				t.Errorf("policies of %d tenants are compiled, of %v they cannot be; want %d and %d", got, broken, compiled, faults)
+			}
+		}
+		is(0, 0)
+		m.forced("acme", "p", permitAll)
+		is(1, 0)
+		m.forced("beta", "p", "nonsense")
+		is(2, 1)
+		m.forced("beta", "p", permitAll)
+		is(2, 0)
+		check(t, m.deletePolicy(w.request(), "acme", "p"))
+		is(1, 0)
+		check(t, m.changeObject(w.request(), object("beta", ""), destroyO, node.WithoutWait))
+		is(0, 0)
+		end()
+	})
+}
