@@ -30,7 +30,6 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/wire"
 	"github.com/openkcm/krypton-cluster/node"
-	"github.com/openkcm/krypton-cluster/server/gateway"
 )
 
 // calls is what every service needs to answer a call.
@@ -393,24 +392,18 @@ func (c *calls) refuse(ctx context.Context, req gate.Request) error {
 	return who.told
 }
 
-// asyncHeader is what a caller over gRPC sends to have a change answered once it is
-// committed: "1". Over HTTP it is Prefer: respond-async (RFC 7240).
-const asyncHeader = "krypton-async"
-
 // begin gives the call its correlation id and takes away every header: what is
 // not there cannot be believed (I1).
 func (c *calls) begin(ctx context.Context) (context.Context, corr.ID, error) {
 	id := corr.From(ctx)
 	if id == "" {
 		var err error
-		if id, err = c.correlate(metadata.ValueFromIncomingContext(ctx, gateway.Traceparent)); err != nil {
+		if id, err = c.correlate(traceOf(ctx)); err != nil {
 			return ctx, "", err
 		}
 	}
 	is := callOf(ctx)
-	if v := metadata.ValueFromIncomingContext(ctx, asyncHeader); len(v) == 1 && v[0] == "1" {
-		is.async = true
-	}
+	is.async = is.async || asyncOf(ctx)
 	own, ok := ctx.(*callContext)
 	if !ok || own.id != "" { // from the gateway, say: there are others around it
 		own = &callContext{Context: ctx, is: is}

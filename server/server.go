@@ -306,36 +306,41 @@ func (s *Server) restHandler(ctx context.Context) (http.Handler, error) {
 			gateway.RefuseGRPC(w)
 			return
 		}
-		who := s.calls.identifyRequest(r)
-		if who.refused != nil {
-			// A stranger's request is known by its path, for the record; what it
-			// carries is not read, and the connection is of no further use.
-			r.Body, r.ContentLength, r.URL.RawQuery = http.NoBody, 0, ""
-			w.Header().Set("Connection", "close")
-		}
-		// The id is made here and not in the interceptor, so that a refusal of the
-		// gateway has one too (I3).
-		id, err := s.calls.correlate(r.Header.Values(gateway.Traceparent))
-		if err != nil {
-			gateway.WriteError(w, err)
-			return
-		}
-		w.Header().Set(gateway.CorrelationHeader, string(id))
-		w.Header().Set(gateway.NodeHeader, s.calls.nodeID)
-		if r.Method == http.MethodGet && r.URL.Path == gateway.DescriptionPath {
-			// Not for strangers, although it is no secret: none of them gets an answer
-			// so much larger than what was sent.
-			if who.refused != nil {
-				gateway.WriteError(w, who.refused)
-				return
-			}
-			gateway.WriteDescription(w)
-			return
-		}
-		ctx := withCaller(corr.With(r.Context(), id), who)
-		callOf(ctx).async = gateway.RespondAsync(r.Header)
-		h.ServeHTTP(w, r.WithContext(ctx))
+		s.answerHTTP(h, w, gateway.Listed(r))
 	}), nil
+}
+
+// answerHTTP answers a request that has only what may be read of its headers.
+func (s *Server) answerHTTP(h http.Handler, w http.ResponseWriter, r *http.Request) {
+	who := s.calls.identifyRequest(r)
+	if who.refused != nil {
+		// A stranger's request is known by its path, for the record; what it
+		// carries is not read, and the connection is of no further use.
+		r.Body, r.ContentLength, r.URL.RawQuery = http.NoBody, 0, ""
+		w.Header().Set("Connection", "close")
+	}
+	// The id is made here and not in the interceptor, so that a refusal of the
+	// gateway has one too (I3).
+	id, err := s.calls.correlate(traceIn(r))
+	if err != nil {
+		gateway.WriteError(w, err)
+		return
+	}
+	w.Header().Set(gateway.CorrelationHeader, string(id))
+	w.Header().Set(gateway.NodeHeader, s.calls.nodeID)
+	if r.Method == http.MethodGet && r.URL.Path == gateway.DescriptionPath {
+		// Not for strangers, although it is no secret: none of them gets an answer
+		// so much larger than what was sent.
+		if who.refused != nil {
+			gateway.WriteError(w, who.refused)
+			return
+		}
+		gateway.WriteDescription(w)
+		return
+	}
+	ctx := withCaller(corr.With(r.Context(), id), who)
+	callOf(ctx).async = gateway.RespondAsync(r.Header)
+	h.ServeHTTP(w, r.WithContext(ctx))
 }
 
 // listenSocket binds the administration socket (I5). The directory is 0700; the

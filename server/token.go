@@ -13,13 +13,11 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
-const authorization = "authorization"
-
 // identifyCall returns who calls over gRPC: who the token is of, if the call shows
 // one, and else who the connection's certificate is of. A token beside a certificate
 // says it alone: a sidecar's certificate must not lend its role to what is behind it.
 func (c *calls) identifyCall(ctx context.Context) caller {
-	if values := metadata.ValueFromIncomingContext(ctx, authorization); len(values) > 0 {
+	if values := authorizationOf(ctx); len(values) > 0 {
 		who := c.identifyToken(ctx, values)
 		if s := strangerOf(ctx); s != nil && who.refused == nil {
 			s.vouch()
@@ -54,7 +52,7 @@ func (c *calls) identifyTokenNow(ctx context.Context, token string) caller {
 
 // identifyRequest is identifyCall for HTTP.
 func (c *calls) identifyRequest(r *http.Request) caller {
-	if values := r.Header.Values(authorization); len(values) > 0 {
+	if values := authorizationIn(r); len(values) > 0 {
 		return c.identifyToken(r.Context(), values)
 	}
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
@@ -72,7 +70,7 @@ func (c *calls) tap(ctx context.Context, info *tap.Info) (context.Context, error
 	if s == nil {
 		return ctx, nil
 	}
-	if values := info.Header.Get(authorization); len(values) > 0 {
+	if values := authorizationAhead(info); len(values) > 0 {
 		over, cancel := context.WithCancel(ctx)
 		cancel()
 		if c.identifyToken(over, values).refused == nil {

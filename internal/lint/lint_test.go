@@ -107,6 +107,16 @@ func TestNoSecretsInFields(t *testing.T) {
 	report(t, lint.SecretFieldRule(tree(t)))
 }
 
+func TestHeadersAreReadInOnePlace(t *testing.T) {
+	t.Parallel()
+	report(t, lint.HeaderRule(tree(t), lint.HeaderReaders))
+	for file, why := range lint.HeaderReaders {
+		if len(why) < 10 {
+			t.Errorf("no reason for %s", file)
+		}
+	}
+}
+
 func TestPackageComments(t *testing.T) {
 	t.Parallel()
 	report(t, lint.PackageCommentRule(tree(t)))

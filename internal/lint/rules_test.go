@@ -115,6 +115,21 @@ func packages(imports map[string][]string) lint.Graph {
 	return g
 }
 
+func TestI2_HeaderRule(t *testing.T) {
+	t.Parallel()
+	got := lint.HeaderRule(source(t, map[string]string{
+		"server/headers.go":   `package server; func a() { _ = metadata.ValueFromIncomingContext(ctx, "x") }`,
+		"server/a.go":         `package server; func a() { _ = metadata.ValueFromIncomingContext(ctx, "x") }`,
+		"server/b.go":         `package server; func a() { _ = r.Header.Get("X-Forwarded-For") }`,
+		"server/gateway/c.go": `package gateway; func a() { for range r.Header {}; _ = r.Header["Via"]; _ = r.RemoteAddr }`,
+		"cluster/d.go":        `package cluster; func a() { md, _ := metadata.FromIncomingContext(ctx) }`,
+		"server/good.go":      `package server; func a() { w.Header().Set("X", "y"); _ = http.Header{}; out.Header = nil; _ = values.Get("x") }`,
+		"server/a_test.go":    `package server; func a() { _ = r.Header.Get("X") }`,
+		"client/a.go":         `package client; func a() { _ = r.Header.Get("X") }`,
+	}), lint.HeaderReaders)
+	want(t, got, "server/a.go", "server/b.go", "a range over Header", "an index of Header", "RemoteAddr", "cluster/d.go")
+}
+
 func TestI2_PurityRule(t *testing.T) {
 	t.Parallel()
 	g := packages(map[string][]string{

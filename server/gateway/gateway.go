@@ -6,7 +6,7 @@
 //
 // # Invariants
 //
-//   - I1: nothing of a request becomes gRPC metadata: no Grpc-Metadata-*, Authorization or X-Forwarded-* header, no host and no address. Who the caller is comes in the context, from whoever owns the TLS connection.
+//   - I1: nothing of a request becomes gRPC metadata: no Grpc-Metadata-*, Authorization or X-Forwarded-* header, no host and no address; and of an HTTP request only the listed headers are looked at. Who the caller is comes in the context, from whoever owns the TLS connection.
 //   - I2: an error has the HTTP status of its row in the error table, and a body with its code, message and hint, and nothing else.
 //   - I3: no response may be cached, and no body is logged.
 //   - I4: what a request says and the method does not read is refused: unknown fields and parameters, a body where parameters stand in the URL, a URL where they stand in the body, a field that stands in the path already, anything behind the JSON.
@@ -34,7 +34,6 @@ import (
 	"net/url"
 	"regexp"
 	"strconv"
-	"strings"
 	"sync"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -70,28 +69,6 @@ const (
 	appliedHeader  = "Preference-Applied"
 	locationHeader = "Location"
 )
-
-// respondAsync is the preference of [RespondAsync].
-const respondAsync = "respond-async"
-
-// Traceparent is one of the three headers of a request that are read (I1). The others
-// are Prefer, see [RespondAsync], and Authorization, which whoever owns the connection
-// reads: a token in it is verified, and nothing of it comes here.
-const Traceparent = "traceparent"
-
-// RespondAsync reports whether a caller prefers not to wait until a change is
-// complete: Prefer: respond-async (RFC 7240).
-func RespondAsync(h http.Header) bool {
-	for _, line := range h.Values("Prefer") {
-		for one := range strings.SplitSeq(line, ",") {
-			one, _, _ = strings.Cut(one, ";")
-			if strings.EqualFold(strings.TrimSpace(one), respondAsync) {
-				return true
-			}
-		}
-	}
-	return false
-}
 
 // DescriptionPath is where a GET finds the OpenAPI file.
 const DescriptionPath = "/v1/openapi.json"

@@ -183,3 +183,29 @@ func FuzzABodyNeverEndsInAPanicOrA500(f *testing.F) {
 		}
 	})
 }
+
+// TestListedKeepsOnlyTheList, in whatever case, and nothing of the request itself changes.
+func TestListedKeepsOnlyTheList(t *testing.T) {
+	req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "https://krypton.example/v1/tenants", strings.NewReader("{}"))
+	for _, h := range []string{
+		"authorization", "TRACEPARENT", "Prefer", "Origin", "Sec-Fetch-Site", "X-Forwarded-For", "Forwarded", "Via", "X-Real-Ip", "Grpc-Metadata-Authorization", "Cookie", "Tracestate",
+		"Baggage", "X-Request-Id", "X-Http-Method-Override", "Content-Type", "User-Agent", "Grpc-Timeout",
+	} {
+		req.Header.Add(h, "a")
+		req.Header.Add(h, "b")
+	}
+	req.Trailer = http.Header{"Authorization": {"c"}}
+	before := req.Header.Clone()
+	got := gateway.Listed(req)
+	both := []string{"a", "b"}
+	want := http.Header{"Authorization": both, "Traceparent": both, "Prefer": both, "Origin": both, "Sec-Fetch-Site": both}
+	if diff := cmp.Diff(want, got.Header); diff != "" {
+		t.Errorf("kept (-want +got):\n%s", diff)
+	}
+	if got.Trailer != nil || got.RemoteAddr != "" {
+		t.Errorf("the trailers %v or the address %q are left", got.Trailer, got.RemoteAddr)
+	}
+	if diff := cmp.Diff(before, req.Header); diff != "" {
+		t.Errorf("the library's own header changed:\n%s", diff)
+	}
+}
