@@ -3,6 +3,7 @@ package cluster
 import (
 	"slices"
 
+	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
@@ -12,10 +13,9 @@ import (
 // registry later is the cluster's own until somebody decides here that callers
 // give it.
 //
-// A forwarded command was authorized by the node that received the call, so what
-// is not on the list is also what a node that was taken over cannot make the
-// leader commit: another certificate authority, another internal key, a member
-// without a token.
+// What is not on the list is also what a node that was taken over cannot make the
+// leader commit, whatever a caller showed to it: another certificate authority,
+// another internal key, a member without a token.
 func callers(cmd *fsmpb.Command) bool {
 	if cmd.GetSkippable() {
 		// That is for releases that differ, and no act of the API needs it.
@@ -53,6 +53,11 @@ func mayForward(cmd *fsmpb.Command, via NodeID) error {
 		return err
 	}
 	p := cmd.GetPrincipal()
+	if p.GetIssuer() == auth.LocalIssuer.String() {
+		// The permissions of a file on another machine: nothing that could be verified
+		// here, and nothing of that socket is forwarded.
+		return errs.New(errs.Denied, "the forwarded command is of the local operator of another node")
+	}
 	if p.GetKind() == "" || p.GetName() == "" || p.GetKind() == kindNode && (p.GetName() != string(via) || p.GetIssuer() != "") {
 		return errs.New(errs.Denied, "the forwarded command names no caller, or another node as one")
 	}

@@ -20,8 +20,10 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/cluster/lease"
 	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/internal/atomicfile"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
@@ -95,6 +97,12 @@ type Certificate struct {
 type Hooks interface {
 	// Prepare does a preparer's task and returns its answer, at most 1 MiB.
 	Prepare(ctx context.Context, from NodeID, request []byte) ([]byte, error)
+	// Identify returns who showed a credential to another member, as this node's own
+	// registry, keys and clock say it at this moment. It refuses as the doors of this
+	// node would; whoever may only renew an expired certificate is refused too.
+	Identify(ctx context.Context, shown auth.Credential) (Caller, error)
+	// Forward runs commit and records what a member forwarded; see [gate.Gate.Forward].
+	Forward(f gate.Forwarded, commit func() (auth.Principal, gate.Ours, error)) error
 	// Health fills SealState, Serving, MemoryTier, Space and Memory; the rest is
 	// set here.
 	Health() Health

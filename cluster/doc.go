@@ -25,6 +25,7 @@
 //   - I15: a node whose state at an entry is another one than its leader's does not serve, and a leader that most voters contradict stops.
 //   - I16: whoever has a lease has every change that was acknowledged, and a change is acknowledged only when whoever has not applied it has no lease.
 //   - I17: a change that is committed is never answered as if nothing had happened: until it is complete, any node tells who it waits for, and the next leader does too.
+//   - I18: whose act a forwarded command is, this node as leader has verified by what the caller showed; what the member says of it is compared and never believed.
 //
 // # Concurrency
 //

@@ -6,12 +6,15 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
 	"math/big"
+	"strings"
 	"time"
 
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/auth/pki"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
 // Who asks in the tests of this package. Every replica asks the registry for the
@@ -93,4 +96,21 @@ func WhoMay(cmd *fsmpb.Command) auth.Principal {
 		}
 	}
 	return Governor()
+}
+
+// Shown is what p shows in tests of this package, in which nobody has certificates:
+// the name, and the serial number of a certificate that there would be.
+func Shown(p auth.Principal, serial string) auth.Credential {
+	return auth.CertificateShown([]byte(p.String() + " " + hex.EncodeToString([]byte(serial))))
+}
+
+// WhoShowed is the inverse of Shown: what a real node finds out with its CAs.
+func WhoShowed(c auth.Credential) (Caller, error) {
+	name, number, _ := strings.Cut(string(c.Certificate()), " ")
+	p, err := auth.ParsePrincipal(name)
+	if err != nil {
+		return Caller{}, errs.New(errs.Unauthenticated, "not what somebody showed", errs.Cause(err))
+	}
+	serial, err := hex.DecodeString(number)
+	return Caller{Principal: p, Serial: string(serial)}, err
 }

@@ -41,11 +41,7 @@ func PrincipalOf(tok gate.Token, self NodeID) *fsmpb.Principal {
 	if p == (auth.Principal{}) {
 		return &fsmpb.Principal{Kind: kindNode, Name: string(self)}
 	}
-	name := p.Name
-	if p.Tenant != "" {
-		name = string(p.Tenant) + "/" + p.Name
-	}
-	return &fsmpb.Principal{Issuer: p.Issuer.String(), Kind: p.Role.String(), Name: name}
+	return principalOf(p)
 }
 
 // Propose commits cmd for the caller behind tok and returns its result once it
@@ -57,7 +53,8 @@ func PrincipalOf(tok gate.Token, self NodeID) *fsmpb.Principal {
 // the leader does it.
 //
 // Principal, correlation id, format, time, proposer and via_node of cmd are set
-// here and by the leader (I5); cmd itself is not changed. A refusal is both: the
+// here and by the leader (I5); cmd itself is not changed. A leader that is another node
+// verifies what tok says was shown (I18), and refuses if that is nothing. A refusal is both: the
 // result, and an error with the code in it. While no leader is known Propose
 // waits for one, until there was none for ten heartbeat timeouts; and if cmd has a request id it
 // tries again when it does not know what became of it, because the same
@@ -82,7 +79,9 @@ func (c *Cluster) Propose(ctx context.Context, tok gate.Token, cmd *fsmpb.Comman
 	if proto.Size(cmd) > MaxEntry-stampRoom {
 		return nil, errTooLarge()
 	}
-	return c.submit(ctx, cmd, until)
+	proof := &clusterpb.ProposeRequest{Shown: shownOf(tok.Shown()), Authority: tok.Authority()}
+	defer forget(proof.GetShown())
+	return c.submit(ctx, cmd, proof, until)
 }
 
 func copyCommand(cmd *fsmpb.Command) *fsmpb.Command {
@@ -96,14 +95,15 @@ func errTooLarge() error {
 	return errs.New(errs.TooLarge, "the change is larger than 1 MiB", errs.Hint("split it into several requests"))
 }
 
-// submit tries until cmd has a result, the wait is over, or it cannot have one.
-func (c *Cluster) submit(ctx context.Context, cmd *fsmpb.Command, until Until) (*fsmpb.Result, error) {
+// submit tries until cmd has a result, the wait is over, or it cannot have one. proof
+// is what a leader is sent beside cmd to verify who asks.
+func (c *Cluster) submit(ctx context.Context, cmd *fsmpb.Command, proof *clusterpb.ProposeRequest, until Until) (*fsmpb.Result, error) {
 	changes, stop := c.leaders.subscribe()
 	defer stop()
 	start := c.clk.Now()
 	var doubt error
 	for {
-		index, res, err := c.attempt(ctx, cmd)
+		index, res, err := c.attempt(ctx, cmd, proof)
 		switch {
 		case err == nil:
 			return res, c.settled(ctx, until, fsm.Err(res), res.GetIndex(), index, cmd.GetRequestId())
@@ -150,7 +150,7 @@ func worst(doubt, err error) error {
 
 // attempt commits cmd here or at the leader, once, and returns the index of its
 // entry and its result. NoLeader and Unavailable mean that it was certainly not sent.
-func (c *Cluster) attempt(ctx context.Context, cmd *fsmpb.Command) (uint64, *fsmpb.Result, error) {
+func (c *Cluster) attempt(ctx context.Context, cmd *fsmpb.Command, proof *clusterpb.ProposeRequest) (uint64, *fsmpb.Result, error) {
 	now := c.Leadership()
 	switch {
 	case now.IsLeader:
@@ -164,7 +164,7 @@ func (c *Cluster) attempt(ctx context.Context, cmd *fsmpb.Command) (uint64, *fsm
 	}
 	var resp *clusterpb.ProposeResponse
 	err = c.whileLeader(ctx, now.LeaderID, func(ctx context.Context) (err error) {
-		resp, err = p.Propose(ctx, &clusterpb.ProposeRequest{Command: cmd})
+		resp, err = p.Propose(ctx, &clusterpb.ProposeRequest{Command: cmd, Shown: proof.GetShown(), Authority: proof.GetAuthority()})
 		return err
 	})
 	if err != nil {

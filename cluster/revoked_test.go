@@ -25,7 +25,7 @@ func TestAChangeCarriesTheCertificateItWasAskedForWith(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return m.gate.Do(limited(t), gate.Request{Principal: cluster.WhoMay(cmd), Serial: serial, Act: act, Object: "cluster", Correlation: id}, func(tok gate.Token) error {
+		return m.gate.Do(limited(t), gate.Request{Principal: cluster.WhoMay(cmd), Serial: serial, Shown: cluster.Shown(cluster.WhoMay(cmd), serial), Act: act, Object: "cluster", Correlation: id}, func(tok gate.Token) error {
 			_, err := m.c.Propose(limited(t), tok, cmd, cluster.Complete)
 			return err
 		})

@@ -144,16 +144,7 @@ func from(ctx context.Context) NodeID {
 
 // Propose implements [clusterpb.PeerServer].
 func (s *peerService) Propose(ctx context.Context, req *clusterpb.ProposeRequest) (*clusterpb.ProposeResponse, error) {
-	cmd := req.GetCommand()
-	via := from(ctx)
-	if err := mayForward(cmd, via); err != nil {
-		return nil, err
-	}
-	index, res, err := s.c.commitForCaller(ctx, cmd, via)
-	if err != nil {
-		return nil, err
-	}
-	return &clusterpb.ProposeResponse{Result: res, Index: index}, nil
+	return s.c.forwarded(ctx, req, from(ctx))
 }
 
 // Prepare implements [clusterpb.PeerServer].

@@ -17,9 +17,11 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/cluster/clusterpb"
 	"github.com/openkcm/krypton-cluster/cluster/lease"
 	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
@@ -214,6 +216,15 @@ func (k *simClock) Sleep(ctx context.Context, d time.Duration) error {
 }
 
 type simHooks struct{ Hooks }
+
+func (simHooks) Identify(_ context.Context, shown auth.Credential) (Caller, error) {
+	return WhoShowed(shown)
+}
+
+func (simHooks) Forward(_ gate.Forwarded, commit func() (auth.Principal, gate.Ours, error)) error {
+	_, _, _ = commit()
+	return nil
+}
 
 func (simHooks) Health() Health { return Health{SealState: "unsealed", Serving: true} }
 

@@ -12,9 +12,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/openkcm/krypton-cluster/cluster/clusterpb"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 )
@@ -209,7 +211,8 @@ func (l *simLife) submit(ctx context.Context, request string, cmd *fsmpb.Command
 	cmd.RequestId, cmd.RequestDigest, cmd.Format = request, sum[:], fsm.CommandFormat
 	p := WhoMay(cmd)
 	cmd.Principal = &fsmpb.Principal{Issuer: p.Issuer.String(), Kind: p.Role.String(), Name: p.Name}
-	return l.c.submit(ctx, cmd, Complete)
+	cmd.CorrelationId = must(uuid.FromBytes(sum[:16])).String()
+	return l.c.submit(ctx, cmd, &clusterpb.ProposeRequest{Shown: shownOf(Shown(p, "")), Authority: l.c.machine.View().AuthorityAt()}, Complete)
 }
 
 // insist has a change made, whatever that takes.

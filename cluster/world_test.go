@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -49,6 +50,7 @@ type member struct {
 	machine *fsm.Machine
 	c       *cluster.Cluster
 	gate    *gate.Gate
+	trail   *audittest.Memory
 	hooks   *hooks
 	lease   time.Duration                                 // of the cluster that it founds; 0: the default
 	wrap    func(cluster.LeaseStream) cluster.LeaseStream // before Run, if any
@@ -66,10 +68,13 @@ func (allow) Decide(gate.Query) (gate.Verdict, error) {
 
 // hooks are a node that does next to nothing.
 type hooks struct {
+	gate    *gate.Gate
 	mu      sync.Mutex
 	sealed  bool
 	prepare func(from cluster.NodeID, req []byte) ([]byte, error)
 	issuing func(context.Context) // before a certificate is made, if any
+
+	identify func() // before a forwarded caller is found out, if any
 }
 
 func (h *hooks) Prepare(_ context.Context, from cluster.NodeID, req []byte) ([]byte, error) {
@@ -94,6 +99,17 @@ func (h *hooks) IssueCertificate(ctx context.Context, id cluster.NodeID, key []b
 	}
 	sum := sha256.Sum256(key)
 	return cluster.Certificate{Chain: [][]byte{[]byte(id), sum[:]}, Authorities: [][]byte{[]byte("ca")}}, nil
+}
+
+func (h *hooks) Identify(_ context.Context, shown auth.Credential) (cluster.Caller, error) {
+	if h.identify != nil {
+		h.identify()
+	}
+	return cluster.WhoShowed(shown)
+}
+
+func (h *hooks) Forward(f gate.Forwarded, commit func() (auth.Principal, gate.Ours, error)) error {
+	return h.gate.Forward(f, commit)
 }
 
 func (h *hooks) seal() {
@@ -132,7 +148,11 @@ func (m *member) tryStart() error {
 		return err
 	}
 	pin, _ := dir.Fingerprint()
-	m.dir, m.machine, m.hooks = dir, fsm.New(fsm.Options{Fingerprint: pin}), &hooks{}
+	m.trail = &audittest.Memory{}
+	if m.gate, err = gate.New(gate.Config{Node: m.name, Sink: m.trail, Policy: allow{}, Clock: clock.System{}}); err != nil {
+		return errors.Join(err, dir.Close())
+	}
+	m.dir, m.machine, m.hooks = dir, fsm.New(fsm.Options{Fingerprint: pin}), &hooks{gate: m.gate}
 	cfg := cluster.Config{
 		Dir: dir, Machine: m.machine, Hooks: m.hooks, Listen: "127.0.0.1:0",
 		Self:  cluster.Self{Name: m.name, Region: "eu", Zone: "a", GRPCAddress: "127.0.0.1:1", RESTAddress: "127.0.0.1:2", Version: "v0", MaxFormat: fsm.MaxFormatVersion},
@@ -148,9 +168,6 @@ func (m *member) tryStart() error {
 		return fmt.Errorf("%w (close: %w)", err, dir.Close())
 	}
 	if err := dir.WriteAddresses(cluster.Addresses{Peer: m.c.PeerAddress()}); err != nil {
-		return err
-	}
-	if m.gate, err = gate.New(gate.Config{Node: m.name, Sink: &audittest.Memory{}, Policy: allow{}, Clock: clock.System{}}); err != nil {
 		return err
 	}
 	if m.wrap != nil {
@@ -207,7 +224,7 @@ func (m *member) as(ctx context.Context, p auth.Principal, act gate.Act, f func(
 	if err != nil {
 		return err
 	}
-	return m.gate.Do(ctx, gate.Request{Principal: p, Act: act, Object: "cluster", Correlation: id}, f)
+	return m.gate.Do(ctx, gate.Request{Principal: p, Shown: cluster.Shown(p, ""), Act: act, Object: "cluster", Correlation: id}, f)
 }
 
 func (m *member) genesis() *fsmpb.Command {

@@ -115,6 +115,7 @@ const (
 	NodeSeal
 	NodeRotate
 	NodePrepare
+	NodeForward
 	NodeIssueCertificate
 	NodeRewrap
 	NodeCheckL1
@@ -310,6 +311,7 @@ var acts = [actEnd]row{
 	NodeSeal:             {"node.seal", audit.Control, scopeCluster, DutySystem, 0, 0},
 	NodeRotate:           {"node.rotate", audit.Control, scopeTenant, DutySystem, 0, 0},
 	NodePrepare:          {"node.prepare", audit.Control, scopeTenant, DutySystem, 0, 0},
+	NodeForward:          {"node.forward", audit.Data, scopeEither, DutySystem, 0, 0},
 	NodeIssueCertificate: {"node.issue_certificate", audit.Control, scopeCluster, DutySystem, 0, 0},
 	NodeRewrap:           {"node.rewrap", audit.Control, scopeTenant, DutySystem, 0, 0},
 	NodeCheckL1:          {"node.check_l1", audit.Data, scopeTenant, DutySystem, 0, 0},

@@ -59,7 +59,9 @@ type Request struct {
 	Approval    string  // approvals/{a} that it is about; empty = none, and Stage is zero
 	Stage       Stage   // how far that approval is
 	ApprovedBy  string  // who signed for it, for the record
-	Via         string  // node that forwarded the call and vouches for Principal; empty = the caller itself
+	Via         string  // node that forwarded the call; empty = the caller itself
+	// Shown is what proved the principal, so that another node can verify it for itself.
+	Shown auth.Credential
 }
 
 // Config says what a gate is made of. All fields are needed but OnAbandoned.

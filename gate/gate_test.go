@@ -171,6 +171,7 @@ node.unseal                  .....  control
 node.seal                    .....  control
 node.rotate                  .....  control
 node.prepare                 .....  control
+node.forward                 .....  data
 node.issue_certificate       .....  control
 node.rewrap                  .....  control
 node.check_l1                .....  data

@@ -97,6 +97,10 @@ func (t Token) Authority() uint64 { return t.must().req.Authority }
 // Asked reports whether it is only checked, so that others can be asked to sign for it.
 func (t Token) Asked() bool { return t.must().req.Stage == Asked }
 
+// Shown returns what proved the principal; the zero Credential if this node has
+// nothing that another one could verify.
+func (t Token) Shown() auth.Credential { return t.must().req.Shown }
+
 // Act returns what was asked for.
 func (t Token) Act() Act { return t.must().req.Act }
 

@@ -54,12 +54,13 @@ type calls struct {
 	attempts attempts      // what became of executing approvals here
 
 	verified verifiedCache
+	handed   shownCertificates
 }
 
 // do passes the gate and runs fn behind it.
 func (c *calls) do(ctx context.Context, act gate.Act, object string, fn func(gate.Token) error) error {
 	id := callerOf(ctx)
-	req := gate.Request{Principal: id.Principal, Serial: id.Serial, Authority: id.asked, Act: act, Object: object, Correlation: corr.From(ctx)}
+	req := gate.Request{Principal: id.Principal, Serial: id.Serial, Authority: id.asked, Shown: id.shown, Act: act, Object: object, Correlation: corr.From(ctx)}
 	if by := callOf(ctx).approval; by.stage != gate.NoApproval {
 		req.Approval, req.Stage, req.ApprovedBy = approvalName(by.id), by.stage, by.signers
 	}
@@ -105,6 +106,7 @@ type caller struct {
 	identity.Identity
 
 	key     crypto.PublicKey // of the certificate; nil: it was none
+	shown   auth.Credential  // the certificate or token, for a leader that verifies it again
 	asked   uint64           // [fsm.View.AuthorityAt] of the view in which this was found
 	refused error            // why whoever it is is not accepted; nil: accepted
 	// mayChange: it is refused for what the registry does not have.
@@ -268,7 +270,7 @@ func (c *calls) identifyNow(leaf *x509.Certificate) caller {
 	if leaf != nil {
 		v, ok := c.verified.get(leaf)
 		if ok && v.holds(now, view) {
-			return caller{Identity: v.Identity, key: leaf.PublicKey, asked: v.asked}
+			return caller{Identity: v.Identity, key: leaf.PublicKey, shown: auth.CertificateShown(leaf.Raw), asked: v.asked}
 		}
 	}
 	dir := c.dirs.of(view)
@@ -285,7 +287,7 @@ func (c *calls) identifyNow(leaf *x509.Certificate) caller {
 		return caller{refused: revoked(r)}
 	}
 	c.verified.put(leaf, v)
-	return caller{Identity: v.Identity, key: leaf.PublicKey, asked: v.asked}
+	return caller{Identity: v.Identity, key: leaf.PublicKey, shown: auth.CertificateShown(leaf.Raw), asked: v.asked}
 }
 
 // revoked tells the holder of a certificate that it was revoked, and when. Why

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/tap"
 
+	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/auth/identity"
 	"github.com/openkcm/krypton-cluster/auth/jwt"
 	"github.com/openkcm/krypton-cluster/internal/errs"
@@ -47,7 +48,7 @@ func (c *calls) identifyTokenNow(ctx context.Context, token string) caller {
 	if err != nil {
 		return caller{refused: err, mayChange: true}
 	}
-	return caller{Identity: id, asked: view.AuthorityAt()}
+	return caller{Identity: id, shown: auth.TokenShown(token), asked: view.AuthorityAt()}
 }
 
 // identifyRequest is identifyCall for HTTP.

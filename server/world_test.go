@@ -206,17 +206,33 @@ func (w *world) l1(name string) {
 }
 
 // hooks is what a node does for its peers, as in the program.
-type hooks struct{ node *node.Node }
+type hooks struct {
+	node  *node.Node
+	gate  *gate.Gate
+	doors atomic.Pointer[server.Server]
+}
 
-func (h hooks) Prepare(ctx context.Context, _ cluster.NodeID, request []byte) ([]byte, error) {
+func (h *hooks) Identify(ctx context.Context, shown auth.Credential) (cluster.Caller, error) {
+	srv := h.doors.Load()
+	if srv == nil {
+		return cluster.Caller{}, errs.New(errs.NoLeader, "the leader has just started")
+	}
+	return srv.Identify(ctx, shown)
+}
+
+func (h *hooks) Forward(f gate.Forwarded, commit func() (auth.Principal, gate.Ours, error)) error {
+	return h.gate.Forward(f, commit)
+}
+
+func (h *hooks) Prepare(ctx context.Context, _ cluster.NodeID, request []byte) ([]byte, error) {
 	return h.node.Prepare(ctx, request)
 }
 
-func (h hooks) Health() cluster.Health {
+func (h *hooks) Health() cluster.Health {
 	return cluster.Health{SealState: h.node.State(), Serving: h.node.ServingErr() == nil, MemoryTier: string(memsec.Report().Tier)}
 }
 
-func (h hooks) IssueCertificate(ctx context.Context, id cluster.NodeID, publicKey []byte) (cluster.Certificate, error) {
+func (h *hooks) IssueCertificate(ctx context.Context, id cluster.NodeID, publicKey []byte) (cluster.Certificate, error) {
 	leaf, ca, err := h.node.IssueNode(ctx, string(id), publicKey)
 	if err != nil {
 		return cluster.Certificate{}, err
@@ -284,8 +300,9 @@ func (w *world) tryStart(name string, opts ...option) (m *member, err error) {
 		return fail(err)
 	}
 	m.addrs = cluster.Addresses{GRPC: ports.GRPC.Addr().String(), REST: ports.REST.Addr().String(), Ops: ports.Ops.Addr().String()}
+	peers := &hooks{node: m.node, gate: m.gate}
 	if m.c, err = cluster.Open(cluster.Config{
-		Dir: m.dir, Machine: machine, Hooks: hooks{m.node}, Listen: "127.0.0.1:0",
+		Dir: m.dir, Machine: machine, Hooks: peers, Listen: "127.0.0.1:0",
 		Self: cluster.Self{Name: name, Region: "eu", Version: "v0", MaxFormat: w.format, GRPCAddress: m.addrs.GRPC, RESTAddress: m.addrs.REST},
 		MAC:  m.node.MAC, Clock: clk, Rand: rand.Reader, Log: log,
 	}); err != nil {
@@ -306,6 +323,7 @@ func (w *world) tryStart(name string, opts ...option) (m *member, err error) {
 		ports.Close()
 		return fail(err)
 	}
+	peers.doors.Store(m.srv)
 	if err := m.dir.WriteAddresses(m.addrs); err != nil {
 		return fail(err)
 	}

@@ -30,8 +30,14 @@ const (
 )
 
 type ProposeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Command       *fsmpb.Command         `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Command *fsmpb.Command         `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	// What the caller showed to the sender; nothing for what the sender does by
+	// itself. The leader verifies it, and refuses a command whose principal is another one.
+	Shown *Shown `protobuf:"bytes,2,opt,name=shown,proto3" json:"shown,omitempty"`
+	// Log index of the last change of issuers, role bindings and revocations when the
+	// sender found who the caller is. The leader judges by no older state.
+	Authority     uint64 `protobuf:"varint,3,opt,name=authority,proto3" json:"authority,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -73,6 +79,104 @@ func (x *ProposeRequest) GetCommand() *fsmpb.Command {
 	return nil
 }
 
+func (x *ProposeRequest) GetShown() *Shown {
+	if x != nil {
+		return x.Shown
+	}
+	return nil
+}
+
+func (x *ProposeRequest) GetAuthority() uint64 {
+	if x != nil {
+		return x.Authority
+	}
+	return 0
+}
+
+// Shown is what a caller showed to prove who they are. It is in memory only, on both
+// sides, and never in the log.
+type Shown struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to By:
+	//
+	//	*Shown_Certificate
+	//	*Shown_Token
+	By            isShown_By `protobuf_oneof:"by"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Shown) Reset() {
+	*x = Shown{}
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Shown) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Shown) ProtoMessage() {}
+
+func (x *Shown) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Shown.ProtoReflect.Descriptor instead.
+func (*Shown) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Shown) GetBy() isShown_By {
+	if x != nil {
+		return x.By
+	}
+	return nil
+}
+
+func (x *Shown) GetCertificate() []byte {
+	if x != nil {
+		if x, ok := x.By.(*Shown_Certificate); ok {
+			return x.Certificate
+		}
+	}
+	return nil
+}
+
+func (x *Shown) GetToken() []byte {
+	if x != nil {
+		if x, ok := x.By.(*Shown_Token); ok {
+			return x.Token
+		}
+	}
+	return nil
+}
+
+type isShown_By interface {
+	isShown_By()
+}
+
+type Shown_Certificate struct {
+	Certificate []byte `protobuf:"bytes,1,opt,name=certificate,proto3,oneof"` // DER, at most 32 KiB; the connection proved its key to the sender
+}
+
+type Shown_Token struct {
+	Token []byte `protobuf:"bytes,2,opt,name=token,proto3,oneof"` // a bearer token, at most 8 KiB
+}
+
+func (*Shown_Certificate) isShown_By() {}
+
+func (*Shown_Token) isShown_By() {}
+
 type ProposeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Result        *fsmpb.Result          `protobuf:"bytes,1,opt,name=result,proto3" json:"result,omitempty"`
@@ -83,7 +187,7 @@ type ProposeResponse struct {
 
 func (x *ProposeResponse) Reset() {
 	*x = ProposeResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[1]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -95,7 +199,7 @@ func (x *ProposeResponse) String() string {
 func (*ProposeResponse) ProtoMessage() {}
 
 func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[1]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -108,7 +212,7 @@ func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeResponse.ProtoReflect.Descriptor instead.
 func (*ProposeResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{1}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ProposeResponse) GetResult() *fsmpb.Result {
@@ -135,7 +239,7 @@ type CompletionRequest struct {
 
 func (x *CompletionRequest) Reset() {
 	*x = CompletionRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[2]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -147,7 +251,7 @@ func (x *CompletionRequest) String() string {
 func (*CompletionRequest) ProtoMessage() {}
 
 func (x *CompletionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[2]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -160,7 +264,7 @@ func (x *CompletionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompletionRequest.ProtoReflect.Descriptor instead.
 func (*CompletionRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{2}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CompletionRequest) GetIndex() uint64 {
@@ -187,7 +291,7 @@ type CompletionResponse struct {
 
 func (x *CompletionResponse) Reset() {
 	*x = CompletionResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[3]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -199,7 +303,7 @@ func (x *CompletionResponse) String() string {
 func (*CompletionResponse) ProtoMessage() {}
 
 func (x *CompletionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[3]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -212,7 +316,7 @@ func (x *CompletionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompletionResponse.ProtoReflect.Descriptor instead.
 func (*CompletionResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{3}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CompletionResponse) GetComplete() bool {
@@ -240,7 +344,7 @@ type Waiting struct {
 
 func (x *Waiting) Reset() {
 	*x = Waiting{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[4]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -252,7 +356,7 @@ func (x *Waiting) String() string {
 func (*Waiting) ProtoMessage() {}
 
 func (x *Waiting) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[4]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -265,7 +369,7 @@ func (x *Waiting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Waiting.ProtoReflect.Descriptor instead.
 func (*Waiting) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{4}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Waiting) GetNodeId() string {
@@ -291,7 +395,7 @@ type PrepareRequest struct {
 
 func (x *PrepareRequest) Reset() {
 	*x = PrepareRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[5]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -303,7 +407,7 @@ func (x *PrepareRequest) String() string {
 func (*PrepareRequest) ProtoMessage() {}
 
 func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[5]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -316,7 +420,7 @@ func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRequest.ProtoReflect.Descriptor instead.
 func (*PrepareRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{5}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PrepareRequest) GetRequest() []byte {
@@ -335,7 +439,7 @@ type PrepareResponse struct {
 
 func (x *PrepareResponse) Reset() {
 	*x = PrepareResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[6]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -347,7 +451,7 @@ func (x *PrepareResponse) String() string {
 func (*PrepareResponse) ProtoMessage() {}
 
 func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[6]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -360,7 +464,7 @@ func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareResponse.ProtoReflect.Descriptor instead.
 func (*PrepareResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{6}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PrepareResponse) GetResponse() []byte {
@@ -378,7 +482,7 @@ type HealthRequest struct {
 
 func (x *HealthRequest) Reset() {
 	*x = HealthRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[7]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -390,7 +494,7 @@ func (x *HealthRequest) String() string {
 func (*HealthRequest) ProtoMessage() {}
 
 func (x *HealthRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[7]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -403,7 +507,7 @@ func (x *HealthRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthRequest.ProtoReflect.Descriptor instead.
 func (*HealthRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{7}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 type HealthResponse struct {
@@ -435,7 +539,7 @@ type HealthResponse struct {
 
 func (x *HealthResponse) Reset() {
 	*x = HealthResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[8]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -447,7 +551,7 @@ func (x *HealthResponse) String() string {
 func (*HealthResponse) ProtoMessage() {}
 
 func (x *HealthResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[8]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -460,7 +564,7 @@ func (x *HealthResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthResponse.ProtoReflect.Descriptor instead.
 func (*HealthResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{8}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *HealthResponse) GetNodeId() string {
@@ -624,7 +728,7 @@ type LeaseReport struct {
 
 func (x *LeaseReport) Reset() {
 	*x = LeaseReport{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[9]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -636,7 +740,7 @@ func (x *LeaseReport) String() string {
 func (*LeaseReport) ProtoMessage() {}
 
 func (x *LeaseReport) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[9]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -649,7 +753,7 @@ func (x *LeaseReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseReport.ProtoReflect.Descriptor instead.
 func (*LeaseReport) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{9}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *LeaseReport) GetTerm() uint64 {
@@ -698,7 +802,7 @@ type LeaseWait struct {
 
 func (x *LeaseWait) Reset() {
 	*x = LeaseWait{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[10]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -710,7 +814,7 @@ func (x *LeaseWait) String() string {
 func (*LeaseWait) ProtoMessage() {}
 
 func (x *LeaseWait) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[10]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -723,7 +827,7 @@ func (x *LeaseWait) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseWait.ProtoReflect.Descriptor instead.
 func (*LeaseWait) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{10}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LeaseWait) GetNodeId() string {
@@ -754,7 +858,7 @@ type LeaseHolder struct {
 
 func (x *LeaseHolder) Reset() {
 	*x = LeaseHolder{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[11]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -766,7 +870,7 @@ func (x *LeaseHolder) String() string {
 func (*LeaseHolder) ProtoMessage() {}
 
 func (x *LeaseHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[11]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -779,7 +883,7 @@ func (x *LeaseHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseHolder.ProtoReflect.Descriptor instead.
 func (*LeaseHolder) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{11}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *LeaseHolder) GetNodeId() string {
@@ -828,7 +932,7 @@ type LeaseRequest struct {
 
 func (x *LeaseRequest) Reset() {
 	*x = LeaseRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[12]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -840,7 +944,7 @@ func (x *LeaseRequest) String() string {
 func (*LeaseRequest) ProtoMessage() {}
 
 func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[12]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -853,7 +957,7 @@ func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRequest.ProtoReflect.Descriptor instead.
 func (*LeaseRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{12}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LeaseRequest) GetRenew() *Renew {
@@ -889,7 +993,7 @@ type Renew struct {
 
 func (x *Renew) Reset() {
 	*x = Renew{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[13]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +1005,7 @@ func (x *Renew) String() string {
 func (*Renew) ProtoMessage() {}
 
 func (x *Renew) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[13]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +1018,7 @@ func (x *Renew) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renew.ProtoReflect.Descriptor instead.
 func (*Renew) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{13}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Renew) GetNonce() uint64 {
@@ -1000,7 +1104,7 @@ type Confirmed struct {
 
 func (x *Confirmed) Reset() {
 	*x = Confirmed{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[14]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1012,7 +1116,7 @@ func (x *Confirmed) String() string {
 func (*Confirmed) ProtoMessage() {}
 
 func (x *Confirmed) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[14]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1025,7 +1129,7 @@ func (x *Confirmed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Confirmed.ProtoReflect.Descriptor instead.
 func (*Confirmed) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{14}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Confirmed) GetRound() uint64 {
@@ -1071,7 +1175,7 @@ type LeaseResponse struct {
 
 func (x *LeaseResponse) Reset() {
 	*x = LeaseResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[15]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1083,7 +1187,7 @@ func (x *LeaseResponse) String() string {
 func (*LeaseResponse) ProtoMessage() {}
 
 func (x *LeaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[15]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1096,7 +1200,7 @@ func (x *LeaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseResponse.ProtoReflect.Descriptor instead.
 func (*LeaseResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{15}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *LeaseResponse) GetGrant() *Grant {
@@ -1151,7 +1255,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[16]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1163,7 +1267,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[16]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1176,7 +1280,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{16}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Grant) GetNonce() uint64 {
@@ -1247,7 +1351,7 @@ type Confirm struct {
 
 func (x *Confirm) Reset() {
 	*x = Confirm{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[17]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1259,7 +1363,7 @@ func (x *Confirm) String() string {
 func (*Confirm) ProtoMessage() {}
 
 func (x *Confirm) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[17]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1272,7 +1376,7 @@ func (x *Confirm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Confirm.ProtoReflect.Descriptor instead.
 func (*Confirm) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{17}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Confirm) GetRound() uint64 {
@@ -1307,7 +1411,7 @@ type LeaseRefused struct {
 
 func (x *LeaseRefused) Reset() {
 	*x = LeaseRefused{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[18]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1319,7 +1423,7 @@ func (x *LeaseRefused) String() string {
 func (*LeaseRefused) ProtoMessage() {}
 
 func (x *LeaseRefused) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[18]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1332,7 +1436,7 @@ func (x *LeaseRefused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRefused.ProtoReflect.Descriptor instead.
 func (*LeaseRefused) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{18}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LeaseRefused) GetNonce() uint64 {
@@ -1367,7 +1471,7 @@ type NodeInfo struct {
 
 func (x *NodeInfo) Reset() {
 	*x = NodeInfo{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[19]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1379,7 +1483,7 @@ func (x *NodeInfo) String() string {
 func (*NodeInfo) ProtoMessage() {}
 
 func (x *NodeInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[19]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1392,7 +1496,7 @@ func (x *NodeInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeInfo.ProtoReflect.Descriptor instead.
 func (*NodeInfo) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{19}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *NodeInfo) GetName() string {
@@ -1460,7 +1564,7 @@ type AnnounceRequest struct {
 
 func (x *AnnounceRequest) Reset() {
 	*x = AnnounceRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[20]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1472,7 +1576,7 @@ func (x *AnnounceRequest) String() string {
 func (*AnnounceRequest) ProtoMessage() {}
 
 func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[20]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1485,7 +1589,7 @@ func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{20}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AnnounceRequest) GetInfo() *NodeInfo {
@@ -1503,7 +1607,7 @@ type AnnounceResponse struct {
 
 func (x *AnnounceResponse) Reset() {
 	*x = AnnounceResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[21]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1515,7 +1619,7 @@ func (x *AnnounceResponse) String() string {
 func (*AnnounceResponse) ProtoMessage() {}
 
 func (x *AnnounceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[21]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1528,7 +1632,7 @@ func (x *AnnounceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceResponse.ProtoReflect.Descriptor instead.
 func (*AnnounceResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{21}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 type JoinRequest struct {
@@ -1542,7 +1646,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[22]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1554,7 +1658,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[22]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1567,7 +1671,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{22}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *JoinRequest) GetNodeId() string {
@@ -1606,7 +1710,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[23]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1618,7 +1722,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[23]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1631,7 +1735,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{23}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *JoinResponse) GetFingerprint() []byte {
@@ -1681,7 +1785,7 @@ type Trusted struct {
 
 func (x *Trusted) Reset() {
 	*x = Trusted{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[24]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1693,7 +1797,7 @@ func (x *Trusted) String() string {
 func (*Trusted) ProtoMessage() {}
 
 func (x *Trusted) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[24]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1706,7 +1810,7 @@ func (x *Trusted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trusted.ProtoReflect.Descriptor instead.
 func (*Trusted) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{24}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Trusted) GetNodeId() string {
@@ -1741,7 +1845,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[25]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1753,7 +1857,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[25]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1766,7 +1870,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{25}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Certificate) GetChain() [][]byte {
@@ -1795,7 +1899,7 @@ type AdmitRequest struct {
 
 func (x *AdmitRequest) Reset() {
 	*x = AdmitRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[26]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1807,7 +1911,7 @@ func (x *AdmitRequest) String() string {
 func (*AdmitRequest) ProtoMessage() {}
 
 func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[26]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1820,7 +1924,7 @@ func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitRequest.ProtoReflect.Descriptor instead.
 func (*AdmitRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{26}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AdmitRequest) GetNodeId() string {
@@ -1860,7 +1964,7 @@ type AdmitResponse struct {
 
 func (x *AdmitResponse) Reset() {
 	*x = AdmitResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[27]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1872,7 +1976,7 @@ func (x *AdmitResponse) String() string {
 func (*AdmitResponse) ProtoMessage() {}
 
 func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[27]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1885,7 +1989,7 @@ func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitResponse.ProtoReflect.Descriptor instead.
 func (*AdmitResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{27}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AdmitResponse) GetIndex() uint64 {
@@ -1903,7 +2007,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[28]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1915,7 +2019,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[28]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1928,7 +2032,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{28}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{29}
 }
 
 type MembersResponse struct {
@@ -1940,7 +2044,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[29]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1952,7 +2056,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[29]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1965,7 +2069,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{29}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *MembersResponse) GetMembers() []*Trusted {
@@ -1987,7 +2091,7 @@ type IssueCertificateRequest struct {
 
 func (x *IssueCertificateRequest) Reset() {
 	*x = IssueCertificateRequest{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[30]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1999,7 +2103,7 @@ func (x *IssueCertificateRequest) String() string {
 func (*IssueCertificateRequest) ProtoMessage() {}
 
 func (x *IssueCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[30]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2012,7 +2116,7 @@ func (x *IssueCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCertificateRequest.ProtoReflect.Descriptor instead.
 func (*IssueCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{30}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *IssueCertificateRequest) GetNodeId() string {
@@ -2038,7 +2142,7 @@ type IssueCertificateResponse struct {
 
 func (x *IssueCertificateResponse) Reset() {
 	*x = IssueCertificateResponse{}
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[31]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2050,7 +2154,7 @@ func (x *IssueCertificateResponse) String() string {
 func (*IssueCertificateResponse) ProtoMessage() {}
 
 func (x *IssueCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[31]
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2063,7 +2167,7 @@ func (x *IssueCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCertificateResponse.ProtoReflect.Descriptor instead.
 func (*IssueCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{31}
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *IssueCertificateResponse) GetCertificate() *Certificate {
@@ -2077,9 +2181,15 @@ var File_cluster_clusterpb_cluster_proto protoreflect.FileDescriptor
 
 const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x1fcluster/clusterpb/cluster.proto\x12\x12krypton.cluster.v1\x1a\x13fsm/fsmpb/fsm.proto\"C\n" +
+	"\x1fcluster/clusterpb/cluster.proto\x12\x12krypton.cluster.v1\x1a\x13fsm/fsmpb/fsm.proto\"\x92\x01\n" +
 	"\x0eProposeRequest\x121\n" +
-	"\acommand\x18\x01 \x01(\v2\x17.krypton.fsm.v1.CommandR\acommand\"W\n" +
+	"\acommand\x18\x01 \x01(\v2\x17.krypton.fsm.v1.CommandR\acommand\x12/\n" +
+	"\x05shown\x18\x02 \x01(\v2\x19.krypton.cluster.v1.ShownR\x05shown\x12\x1c\n" +
+	"\tauthority\x18\x03 \x01(\x04R\tauthority\"N\n" +
+	"\x05Shown\x12\"\n" +
+	"\vcertificate\x18\x01 \x01(\fH\x00R\vcertificate\x12\x1b\n" +
+	"\x05token\x18\x02 \x01(\fB\x03\x80\x01\x01H\x00R\x05tokenB\x04\n" +
+	"\x02by\"W\n" +
 	"\x0fProposeResponse\x12.\n" +
 	"\x06result\x18\x01 \x01(\v2\x16.krypton.fsm.v1.ResultR\x06result\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\"=\n" +
@@ -2260,87 +2370,89 @@ func file_cluster_clusterpb_cluster_proto_rawDescGZIP() []byte {
 	return file_cluster_clusterpb_cluster_proto_rawDescData
 }
 
-var file_cluster_clusterpb_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_cluster_clusterpb_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_cluster_clusterpb_cluster_proto_goTypes = []any{
 	(*ProposeRequest)(nil),           // 0: krypton.cluster.v1.ProposeRequest
-	(*ProposeResponse)(nil),          // 1: krypton.cluster.v1.ProposeResponse
-	(*CompletionRequest)(nil),        // 2: krypton.cluster.v1.CompletionRequest
-	(*CompletionResponse)(nil),       // 3: krypton.cluster.v1.CompletionResponse
-	(*Waiting)(nil),                  // 4: krypton.cluster.v1.Waiting
-	(*PrepareRequest)(nil),           // 5: krypton.cluster.v1.PrepareRequest
-	(*PrepareResponse)(nil),          // 6: krypton.cluster.v1.PrepareResponse
-	(*HealthRequest)(nil),            // 7: krypton.cluster.v1.HealthRequest
-	(*HealthResponse)(nil),           // 8: krypton.cluster.v1.HealthResponse
-	(*LeaseReport)(nil),              // 9: krypton.cluster.v1.LeaseReport
-	(*LeaseWait)(nil),                // 10: krypton.cluster.v1.LeaseWait
-	(*LeaseHolder)(nil),              // 11: krypton.cluster.v1.LeaseHolder
-	(*LeaseRequest)(nil),             // 12: krypton.cluster.v1.LeaseRequest
-	(*Renew)(nil),                    // 13: krypton.cluster.v1.Renew
-	(*Confirmed)(nil),                // 14: krypton.cluster.v1.Confirmed
-	(*LeaseResponse)(nil),            // 15: krypton.cluster.v1.LeaseResponse
-	(*Grant)(nil),                    // 16: krypton.cluster.v1.Grant
-	(*Confirm)(nil),                  // 17: krypton.cluster.v1.Confirm
-	(*LeaseRefused)(nil),             // 18: krypton.cluster.v1.LeaseRefused
-	(*NodeInfo)(nil),                 // 19: krypton.cluster.v1.NodeInfo
-	(*AnnounceRequest)(nil),          // 20: krypton.cluster.v1.AnnounceRequest
-	(*AnnounceResponse)(nil),         // 21: krypton.cluster.v1.AnnounceResponse
-	(*JoinRequest)(nil),              // 22: krypton.cluster.v1.JoinRequest
-	(*JoinResponse)(nil),             // 23: krypton.cluster.v1.JoinResponse
-	(*Trusted)(nil),                  // 24: krypton.cluster.v1.Trusted
-	(*Certificate)(nil),              // 25: krypton.cluster.v1.Certificate
-	(*AdmitRequest)(nil),             // 26: krypton.cluster.v1.AdmitRequest
-	(*AdmitResponse)(nil),            // 27: krypton.cluster.v1.AdmitResponse
-	(*MembersRequest)(nil),           // 28: krypton.cluster.v1.MembersRequest
-	(*MembersResponse)(nil),          // 29: krypton.cluster.v1.MembersResponse
-	(*IssueCertificateRequest)(nil),  // 30: krypton.cluster.v1.IssueCertificateRequest
-	(*IssueCertificateResponse)(nil), // 31: krypton.cluster.v1.IssueCertificateResponse
-	(*fsmpb.Command)(nil),            // 32: krypton.fsm.v1.Command
-	(*fsmpb.Result)(nil),             // 33: krypton.fsm.v1.Result
+	(*Shown)(nil),                    // 1: krypton.cluster.v1.Shown
+	(*ProposeResponse)(nil),          // 2: krypton.cluster.v1.ProposeResponse
+	(*CompletionRequest)(nil),        // 3: krypton.cluster.v1.CompletionRequest
+	(*CompletionResponse)(nil),       // 4: krypton.cluster.v1.CompletionResponse
+	(*Waiting)(nil),                  // 5: krypton.cluster.v1.Waiting
+	(*PrepareRequest)(nil),           // 6: krypton.cluster.v1.PrepareRequest
+	(*PrepareResponse)(nil),          // 7: krypton.cluster.v1.PrepareResponse
+	(*HealthRequest)(nil),            // 8: krypton.cluster.v1.HealthRequest
+	(*HealthResponse)(nil),           // 9: krypton.cluster.v1.HealthResponse
+	(*LeaseReport)(nil),              // 10: krypton.cluster.v1.LeaseReport
+	(*LeaseWait)(nil),                // 11: krypton.cluster.v1.LeaseWait
+	(*LeaseHolder)(nil),              // 12: krypton.cluster.v1.LeaseHolder
+	(*LeaseRequest)(nil),             // 13: krypton.cluster.v1.LeaseRequest
+	(*Renew)(nil),                    // 14: krypton.cluster.v1.Renew
+	(*Confirmed)(nil),                // 15: krypton.cluster.v1.Confirmed
+	(*LeaseResponse)(nil),            // 16: krypton.cluster.v1.LeaseResponse
+	(*Grant)(nil),                    // 17: krypton.cluster.v1.Grant
+	(*Confirm)(nil),                  // 18: krypton.cluster.v1.Confirm
+	(*LeaseRefused)(nil),             // 19: krypton.cluster.v1.LeaseRefused
+	(*NodeInfo)(nil),                 // 20: krypton.cluster.v1.NodeInfo
+	(*AnnounceRequest)(nil),          // 21: krypton.cluster.v1.AnnounceRequest
+	(*AnnounceResponse)(nil),         // 22: krypton.cluster.v1.AnnounceResponse
+	(*JoinRequest)(nil),              // 23: krypton.cluster.v1.JoinRequest
+	(*JoinResponse)(nil),             // 24: krypton.cluster.v1.JoinResponse
+	(*Trusted)(nil),                  // 25: krypton.cluster.v1.Trusted
+	(*Certificate)(nil),              // 26: krypton.cluster.v1.Certificate
+	(*AdmitRequest)(nil),             // 27: krypton.cluster.v1.AdmitRequest
+	(*AdmitResponse)(nil),            // 28: krypton.cluster.v1.AdmitResponse
+	(*MembersRequest)(nil),           // 29: krypton.cluster.v1.MembersRequest
+	(*MembersResponse)(nil),          // 30: krypton.cluster.v1.MembersResponse
+	(*IssueCertificateRequest)(nil),  // 31: krypton.cluster.v1.IssueCertificateRequest
+	(*IssueCertificateResponse)(nil), // 32: krypton.cluster.v1.IssueCertificateResponse
+	(*fsmpb.Command)(nil),            // 33: krypton.fsm.v1.Command
+	(*fsmpb.Result)(nil),             // 34: krypton.fsm.v1.Result
 }
 var file_cluster_clusterpb_cluster_proto_depIdxs = []int32{
-	32, // 0: krypton.cluster.v1.ProposeRequest.command:type_name -> krypton.fsm.v1.Command
-	33, // 1: krypton.cluster.v1.ProposeResponse.result:type_name -> krypton.fsm.v1.Result
-	4,  // 2: krypton.cluster.v1.CompletionResponse.pending:type_name -> krypton.cluster.v1.Waiting
-	9,  // 3: krypton.cluster.v1.HealthResponse.lease_report:type_name -> krypton.cluster.v1.LeaseReport
-	10, // 4: krypton.cluster.v1.LeaseReport.waits:type_name -> krypton.cluster.v1.LeaseWait
-	11, // 5: krypton.cluster.v1.LeaseReport.holders:type_name -> krypton.cluster.v1.LeaseHolder
-	13, // 6: krypton.cluster.v1.LeaseRequest.renew:type_name -> krypton.cluster.v1.Renew
-	14, // 7: krypton.cluster.v1.LeaseRequest.confirmed:type_name -> krypton.cluster.v1.Confirmed
-	16, // 8: krypton.cluster.v1.LeaseResponse.grant:type_name -> krypton.cluster.v1.Grant
-	17, // 9: krypton.cluster.v1.LeaseResponse.confirm:type_name -> krypton.cluster.v1.Confirm
-	18, // 10: krypton.cluster.v1.LeaseResponse.refused:type_name -> krypton.cluster.v1.LeaseRefused
-	19, // 11: krypton.cluster.v1.AnnounceRequest.info:type_name -> krypton.cluster.v1.NodeInfo
-	19, // 12: krypton.cluster.v1.JoinRequest.info:type_name -> krypton.cluster.v1.NodeInfo
-	24, // 13: krypton.cluster.v1.JoinResponse.members:type_name -> krypton.cluster.v1.Trusted
-	25, // 14: krypton.cluster.v1.JoinResponse.certificate:type_name -> krypton.cluster.v1.Certificate
-	19, // 15: krypton.cluster.v1.AdmitRequest.info:type_name -> krypton.cluster.v1.NodeInfo
-	24, // 16: krypton.cluster.v1.MembersResponse.members:type_name -> krypton.cluster.v1.Trusted
-	25, // 17: krypton.cluster.v1.IssueCertificateResponse.certificate:type_name -> krypton.cluster.v1.Certificate
-	0,  // 18: krypton.cluster.v1.Peer.Propose:input_type -> krypton.cluster.v1.ProposeRequest
-	2,  // 19: krypton.cluster.v1.Peer.Completion:input_type -> krypton.cluster.v1.CompletionRequest
-	5,  // 20: krypton.cluster.v1.Peer.Prepare:input_type -> krypton.cluster.v1.PrepareRequest
-	7,  // 21: krypton.cluster.v1.Peer.Health:input_type -> krypton.cluster.v1.HealthRequest
-	12, // 22: krypton.cluster.v1.Peer.Lease:input_type -> krypton.cluster.v1.LeaseRequest
-	20, // 23: krypton.cluster.v1.Peer.Announce:input_type -> krypton.cluster.v1.AnnounceRequest
-	26, // 24: krypton.cluster.v1.Peer.Admit:input_type -> krypton.cluster.v1.AdmitRequest
-	28, // 25: krypton.cluster.v1.Peer.Members:input_type -> krypton.cluster.v1.MembersRequest
-	30, // 26: krypton.cluster.v1.Peer.IssueCertificate:input_type -> krypton.cluster.v1.IssueCertificateRequest
-	22, // 27: krypton.cluster.v1.Join.Join:input_type -> krypton.cluster.v1.JoinRequest
-	1,  // 28: krypton.cluster.v1.Peer.Propose:output_type -> krypton.cluster.v1.ProposeResponse
-	3,  // 29: krypton.cluster.v1.Peer.Completion:output_type -> krypton.cluster.v1.CompletionResponse
-	6,  // 30: krypton.cluster.v1.Peer.Prepare:output_type -> krypton.cluster.v1.PrepareResponse
-	8,  // 31: krypton.cluster.v1.Peer.Health:output_type -> krypton.cluster.v1.HealthResponse
-	15, // 32: krypton.cluster.v1.Peer.Lease:output_type -> krypton.cluster.v1.LeaseResponse
-	21, // 33: krypton.cluster.v1.Peer.Announce:output_type -> krypton.cluster.v1.AnnounceResponse
-	27, // 34: krypton.cluster.v1.Peer.Admit:output_type -> krypton.cluster.v1.AdmitResponse
-	29, // 35: krypton.cluster.v1.Peer.Members:output_type -> krypton.cluster.v1.MembersResponse
-	31, // 36: krypton.cluster.v1.Peer.IssueCertificate:output_type -> krypton.cluster.v1.IssueCertificateResponse
-	23, // 37: krypton.cluster.v1.Join.Join:output_type -> krypton.cluster.v1.JoinResponse
-	28, // [28:38] is the sub-list for method output_type
-	18, // [18:28] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	33, // 0: krypton.cluster.v1.ProposeRequest.command:type_name -> krypton.fsm.v1.Command
+	1,  // 1: krypton.cluster.v1.ProposeRequest.shown:type_name -> krypton.cluster.v1.Shown
+	34, // 2: krypton.cluster.v1.ProposeResponse.result:type_name -> krypton.fsm.v1.Result
+	5,  // 3: krypton.cluster.v1.CompletionResponse.pending:type_name -> krypton.cluster.v1.Waiting
+	10, // 4: krypton.cluster.v1.HealthResponse.lease_report:type_name -> krypton.cluster.v1.LeaseReport
+	11, // 5: krypton.cluster.v1.LeaseReport.waits:type_name -> krypton.cluster.v1.LeaseWait
+	12, // 6: krypton.cluster.v1.LeaseReport.holders:type_name -> krypton.cluster.v1.LeaseHolder
+	14, // 7: krypton.cluster.v1.LeaseRequest.renew:type_name -> krypton.cluster.v1.Renew
+	15, // 8: krypton.cluster.v1.LeaseRequest.confirmed:type_name -> krypton.cluster.v1.Confirmed
+	17, // 9: krypton.cluster.v1.LeaseResponse.grant:type_name -> krypton.cluster.v1.Grant
+	18, // 10: krypton.cluster.v1.LeaseResponse.confirm:type_name -> krypton.cluster.v1.Confirm
+	19, // 11: krypton.cluster.v1.LeaseResponse.refused:type_name -> krypton.cluster.v1.LeaseRefused
+	20, // 12: krypton.cluster.v1.AnnounceRequest.info:type_name -> krypton.cluster.v1.NodeInfo
+	20, // 13: krypton.cluster.v1.JoinRequest.info:type_name -> krypton.cluster.v1.NodeInfo
+	25, // 14: krypton.cluster.v1.JoinResponse.members:type_name -> krypton.cluster.v1.Trusted
+	26, // 15: krypton.cluster.v1.JoinResponse.certificate:type_name -> krypton.cluster.v1.Certificate
+	20, // 16: krypton.cluster.v1.AdmitRequest.info:type_name -> krypton.cluster.v1.NodeInfo
+	25, // 17: krypton.cluster.v1.MembersResponse.members:type_name -> krypton.cluster.v1.Trusted
+	26, // 18: krypton.cluster.v1.IssueCertificateResponse.certificate:type_name -> krypton.cluster.v1.Certificate
+	0,  // 19: krypton.cluster.v1.Peer.Propose:input_type -> krypton.cluster.v1.ProposeRequest
+	3,  // 20: krypton.cluster.v1.Peer.Completion:input_type -> krypton.cluster.v1.CompletionRequest
+	6,  // 21: krypton.cluster.v1.Peer.Prepare:input_type -> krypton.cluster.v1.PrepareRequest
+	8,  // 22: krypton.cluster.v1.Peer.Health:input_type -> krypton.cluster.v1.HealthRequest
+	13, // 23: krypton.cluster.v1.Peer.Lease:input_type -> krypton.cluster.v1.LeaseRequest
+	21, // 24: krypton.cluster.v1.Peer.Announce:input_type -> krypton.cluster.v1.AnnounceRequest
+	27, // 25: krypton.cluster.v1.Peer.Admit:input_type -> krypton.cluster.v1.AdmitRequest
+	29, // 26: krypton.cluster.v1.Peer.Members:input_type -> krypton.cluster.v1.MembersRequest
+	31, // 27: krypton.cluster.v1.Peer.IssueCertificate:input_type -> krypton.cluster.v1.IssueCertificateRequest
+	23, // 28: krypton.cluster.v1.Join.Join:input_type -> krypton.cluster.v1.JoinRequest
+	2,  // 29: krypton.cluster.v1.Peer.Propose:output_type -> krypton.cluster.v1.ProposeResponse
+	4,  // 30: krypton.cluster.v1.Peer.Completion:output_type -> krypton.cluster.v1.CompletionResponse
+	7,  // 31: krypton.cluster.v1.Peer.Prepare:output_type -> krypton.cluster.v1.PrepareResponse
+	9,  // 32: krypton.cluster.v1.Peer.Health:output_type -> krypton.cluster.v1.HealthResponse
+	16, // 33: krypton.cluster.v1.Peer.Lease:output_type -> krypton.cluster.v1.LeaseResponse
+	22, // 34: krypton.cluster.v1.Peer.Announce:output_type -> krypton.cluster.v1.AnnounceResponse
+	28, // 35: krypton.cluster.v1.Peer.Admit:output_type -> krypton.cluster.v1.AdmitResponse
+	30, // 36: krypton.cluster.v1.Peer.Members:output_type -> krypton.cluster.v1.MembersResponse
+	32, // 37: krypton.cluster.v1.Peer.IssueCertificate:output_type -> krypton.cluster.v1.IssueCertificateResponse
+	24, // 38: krypton.cluster.v1.Join.Join:output_type -> krypton.cluster.v1.JoinResponse
+	29, // [29:39] is the sub-list for method output_type
+	19, // [19:29] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_cluster_clusterpb_cluster_proto_init() }
@@ -2348,13 +2460,17 @@ func file_cluster_clusterpb_cluster_proto_init() {
 	if File_cluster_clusterpb_cluster_proto != nil {
 		return
 	}
+	file_cluster_clusterpb_cluster_proto_msgTypes[1].OneofWrappers = []any{
+		(*Shown_Certificate)(nil),
+		(*Shown_Token)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cluster_clusterpb_cluster_proto_rawDesc), len(file_cluster_clusterpb_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -44,7 +44,8 @@ const (
 // Peer is what members ask each other.
 type PeerClient interface {
 	// Propose asks the leader to commit a command that a person or a program gave
-	// to another node. The leader sets time, proposer and via_node itself. It answers
+	// to another node. The leader finds out by itself who that is, and sets time,
+	// proposer, via_node and the serial number of the certificate. It answers
 	// once the command is committed, which is before it is complete.
 	Propose(ctx context.Context, in *ProposeRequest, opts ...grpc.CallOption) (*ProposeResponse, error)
 	// Completion asks the leader how far a change has come, or to answer once it is
@@ -177,7 +178,8 @@ func (c *peerClient) IssueCertificate(ctx context.Context, in *IssueCertificateR
 // Peer is what members ask each other.
 type PeerServer interface {
 	// Propose asks the leader to commit a command that a person or a program gave
-	// to another node. The leader sets time, proposer and via_node itself. It answers
+	// to another node. The leader finds out by itself who that is, and sets time,
+	// proposer, via_node and the serial number of the certificate. It answers
 	// once the command is committed, which is before it is complete.
 	Propose(context.Context, *ProposeRequest) (*ProposeResponse, error)
 	// Completion asks the leader how far a change has come, or to answer once it is

@@ -151,6 +151,14 @@ type running struct {
 
 type hooks struct{ node *node.Node }
 
+func (h hooks) Identify(context.Context, auth.Credential) (cluster.Caller, error) {
+	return cluster.Caller{}, errs.New(errs.Unauthenticated, "nobody calls another node here")
+}
+
+func (h hooks) Forward(gate.Forwarded, func() (auth.Principal, gate.Ours, error)) error {
+	return errs.New(errs.Denied, "there is no other node")
+}
+
 func (h hooks) Prepare(ctx context.Context, _ cluster.NodeID, request []byte) ([]byte, error) {
 	return h.node.Prepare(ctx, request)
 }

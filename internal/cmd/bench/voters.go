@@ -62,6 +62,17 @@ func (bare) Prepare(context.Context, cluster.NodeID, []byte) ([]byte, error) {
 // Health implements [cluster.Hooks].
 func (bare) Health() cluster.Health { return cluster.Health{SealState: "unsealed", Serving: true} }
 
+// Identify implements [cluster.Hooks]. Changes are made at the leader.
+func (bare) Identify(context.Context, auth.Credential) (cluster.Caller, error) {
+	return cluster.Caller{}, errs.New(errs.Unauthenticated, "this node knows nobody")
+}
+
+// Forward implements [cluster.Hooks].
+func (bare) Forward(_ gate.Forwarded, commit func() (auth.Principal, gate.Ours, error)) error {
+	_, _, _ = commit() // who asked hears how it ended; there is no trail
+	return nil
+}
+
 // IssueCertificate implements [cluster.Hooks]. Nobody connects with what it returns.
 func (bare) IssueCertificate(_ context.Context, id cluster.NodeID, _ []byte) (cluster.Certificate, error) {
 	return cluster.Certificate{Chain: [][]byte{[]byte(id)}, Authorities: [][]byte{[]byte("ca")}}, nil

@@ -4,27 +4,34 @@ package serve
 
 import (
 	"context"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/cluster"
+	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/node"
+	"github.com/openkcm/krypton-cluster/server"
 )
 
 // hooks is what a node does for its peers.
 type hooks struct {
 	node            *node.Node
-	dataDir, audits string // where they are on disk
+	gate            *gate.Gate
+	dataDir, audits string                        // where they are on disk
+	doors           atomic.Pointer[server.Server] // nil: not made yet
 }
 
 // Prepare implements cluster.Hooks.
-func (h hooks) Prepare(ctx context.Context, _ cluster.NodeID, request []byte) ([]byte, error) {
+func (h *hooks) Prepare(ctx context.Context, _ cluster.NodeID, request []byte) ([]byte, error) {
 	return h.node.Prepare(ctx, request)
 }
 
 // Health implements cluster.Hooks.
-func (h hooks) Health() cluster.Health {
+func (h *hooks) Health() cluster.Health {
 	mem := memsec.Report()
 	out := cluster.Health{
 		SealState: h.node.State(), Serving: h.node.ServingErr() == nil, MemoryTier: string(mem.Tier),
@@ -47,10 +54,24 @@ func space(dir string) (free, total uint64) {
 }
 
 // IssueCertificate implements cluster.Hooks.
-func (h hooks) IssueCertificate(ctx context.Context, id cluster.NodeID, publicKey []byte) (cluster.Certificate, error) {
+func (h *hooks) IssueCertificate(ctx context.Context, id cluster.NodeID, publicKey []byte) (cluster.Certificate, error) {
 	leaf, ca, err := h.node.IssueNode(ctx, string(id), publicKey)
 	if err != nil {
 		return cluster.Certificate{}, err
 	}
 	return cluster.Certificate{Chain: [][]byte{leaf.Raw}, Authorities: [][]byte{ca.Raw}}, nil
+}
+
+// Identify implements cluster.Hooks.
+func (h *hooks) Identify(ctx context.Context, shown auth.Credential) (cluster.Caller, error) {
+	srv := h.doors.Load()
+	if srv == nil {
+		return cluster.Caller{}, errs.New(errs.NoLeader, "the leader has just started and does not know callers yet", errs.Hint("retry"))
+	}
+	return srv.Identify(ctx, shown)
+}
+
+// Forward implements cluster.Hooks.
+func (h *hooks) Forward(f gate.Forwarded, commit func() (auth.Principal, gate.Ours, error)) error {
+	return h.gate.Forward(f, commit)
 }

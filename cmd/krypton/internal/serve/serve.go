@@ -168,8 +168,9 @@ func (p parts) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	peers := &hooks{node: n, gate: p.gate, dataDir: p.dir.Path("."), audits: auditDir(p.cfg, p.dir)}
 	c, err := cluster.Open(cluster.Config{ //nolint:contextcheck // It lives until Close, whatever ends first.
-		Dir: p.dir, Machine: p.machine, Hooks: hooks{node: n, dataDir: p.dir.Path("."), audits: auditDir(p.cfg, p.dir)}, Profile: cluster.Profile(p.cfg.Cluster.Profile),
+		Dir: p.dir, Machine: p.machine, Hooks: peers, Profile: cluster.Profile(p.cfg.Cluster.Profile),
 		Self: cluster.Self{
 			Name: p.cfg.Node.Name, Region: p.cfg.Node.Region, Zone: p.cfg.Node.Zone, Version: p.opts.Version, MaxFormat: fsm.MaxFormatVersion,
 			GRPCAddress: reachable(p.cfg.Advertise.GRPC, p.ports.GRPC), RESTAddress: reachable(p.cfg.Advertise.REST, p.ports.REST),
@@ -193,6 +194,7 @@ func (p parts) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	peers.doors.Store(srv)
 	if err := p.dir.WriteAddresses(cluster.Addresses{
 		GRPC: address(p.ports.GRPC), REST: address(p.ports.REST), Peer: c.PeerAddress(), Ops: address(p.ports.Ops),
 	}); err != nil {
