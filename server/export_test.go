@@ -11,3 +11,13 @@ const (
 	MaxDeadline  = maxDeadline
 	MaxTokenLife = maxTokenLife
 )
+
+// Verified returns how many certificates s remembers to have verified, and how many of
+// callers of other nodes it keeps parsed.
+func (s *Server) Verified() (verified, handed int) {
+	s.calls.verified.mu.RLock()
+	defer s.calls.verified.mu.RUnlock()
+	s.calls.handed.mu.RLock()
+	defer s.calls.handed.mu.RUnlock()
+	return len(s.calls.verified.byCert), len(s.calls.handed.byDER)
+}

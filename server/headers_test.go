@@ -21,6 +21,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/server/gateway"
 )
@@ -135,33 +137,46 @@ func (w *world) change(t testing.TB, at int, door, verb, id string, l lie) strin
 	return correlationOf(md)
 }
 
-// TestI1_NoHeaderReachesIdentityRecordOrCorrelation makes a change over each door with
-// each lie. What is recorded, and under which id, is as if it had not been told.
+// TestI1_NoHeaderReachesIdentityRecordOrCorrelation makes a change over each door of a
+// node that follows, with each lie. What that node and the leader record, under which
+// id, and whose change the registry remembers, is as if the lie had not been told.
 func TestI1_NoHeaderReachesIdentityRecordOrCorrelation(t *testing.T) {
 	t.Parallel()
-	w := served(t)
-	const dead = "00000000-dead-4ead-8ead-00000000dead"
-	gov, me := w.people["governor"].Leaf.URIs[0].String(), ""
-	for i, l := range lies(strings.Replace(gov, "alice", "mallory", 1), dead) {
-		for j, door := range []string{"grpc", "h2", "http/1.1"} {
-			verb, act := toggled(i + j + i*2)
-			id := w.change(t, 0, door, verb, uuid.NewString(), l)
+	w := newWorld(t, 2)
+	w.init(kryptonv1.SealMode_SEAL_MODE_AUTO)
+	w.tenant("other", "pay")
+	lead := w.leader()
+	leader, follower := w.members[lead], w.members[1-lead]
+	const dead, service = "00000000-dead-4ead-8ead-00000000dead", "tenants/other/services/pay"
+	gov, i := w.people["governor"].Leaf.URIs[0].String(), -1
+	builtin, _ := leader.state.View().Issuer("", "builtin")
+	issuer := auth.Issuer(builtin.GetUid()).String()
+	me := issuer + "/governor/alice"
+	for _, l := range lies(strings.Replace(gov, "alice", "mallory", 1), dead) {
+		for _, door := range []string{"grpc", "h2", "http/1.1"} {
+			i++
+			verb, act := toggled(i)
+			request := uuid.NewString()
+			id := w.change(t, 1-lead, door, verb, request, l)
 			u, err := uuid.Parse(id)
 			if err != nil || u.Version() != 7 || id == dead {
 				t.Errorf("%s over %s made the correlation id %q", l.header, door, id)
 			}
-			got := w.members[0].recordsOf(t, id)
-			if me == "" && len(got) > 0 {
-				if me = got[0].Principal; !strings.HasSuffix(me, "/governor/alice") {
-					t.Fatalf("the change is recorded as of %s", me)
-				}
-			}
 			want := []record{
-				{Correlation: id, Principal: me, Role: "governor", Act: act, Object: "tenants/other/services/pay", Phase: "intent"},
-				{Correlation: id, Principal: me, Role: "governor", Act: act, Object: "tenants/other/services/pay", Phase: "outcome", Outcome: "ok"},
+				{Correlation: id, Principal: me, Role: "governor", Act: act, Object: service, Phase: "intent"},
+				{Correlation: id, Principal: me, Role: "governor", Act: act, Object: service, Phase: "outcome", Outcome: "ok"},
 			}
-			if diff := cmp.Diff(want, got); diff != "" {
+			if diff := cmp.Diff(want, follower.recordsOf(t, id)); diff != "" {
 				t.Errorf("%s over %s is recorded (-want +got):\n%s", l.header, door, diff)
+			}
+			want = []record{{
+				Correlation: id, Principal: me, Role: "governor", Act: "node.forward", Object: service, Via: string(follower.c.NodeID()), Phase: "whole", Outcome: "ok", Cause: "change_object",
+			}}
+			if diff := cmp.Diff(want, leader.recordsOf(t, id)); diff != "" {
+				t.Errorf("%s over %s is recorded by the leader (-want +got):\n%s", l.header, door, diff)
+			}
+			if _, ok := leader.state.View().Request(&fsmpb.Principal{Issuer: issuer, Kind: "governor", Name: "alice"}, request, 0); !ok {
+				t.Errorf("%s over %s: the registry does not remember it as alice's", l.header, door)
 			}
 		}
 	}
