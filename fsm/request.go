@@ -79,7 +79,7 @@ func (t *tx) remember(res *fsmpb.Result) {
 	if t.requests >= MaxRequests {
 		t.forgetOldest(indexDue, nil)
 	}
-	t.putRequest(&fsmpb.Request{
+	r := &fsmpb.Request{
 		Principal: p,
 		RequestId: t.cmd.GetRequestId(),
 		Step:      t.cmd.GetStep(),
@@ -87,7 +87,11 @@ func (t *tx) remember(res *fsmpb.Result) {
 		Result:    proto.CloneOf(res), // the caller of Apply owns the other one
 		TimeMs:    t.timeMS,
 		Kind:      kindOf(t.cmd),
-	})
+	}
+	if t.cluster.GetFormatVersion() >= FormatAuthority {
+		r.ViaNode = t.cmd.GetViaNode()
+	}
+	t.putRequest(r)
 }
 
 func (t *tx) putRequest(r *fsmpb.Request) {

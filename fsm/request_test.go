@@ -48,6 +48,20 @@ func TestI5_ARequestActsOnce(t *testing.T) {
 	w.ok(elsewhere)
 }
 
+// TestTheNodeThatForwardedIsRemembered with the request, in clusters whose nodes all
+// know the field: older ones would keep another state.
+func TestTheNodeThatForwardedIsRemembered(t *testing.T) {
+	for format, want := range map[uint32]string{fsm.FormatAuthority - 1: "", fsm.FormatAuthority: "n2"} {
+		w := newWorld(t, func(g *fsmpb.Genesis) { g.FormatVersion = format })
+		cmd := asked("r1", w.createTenant("acme"))
+		cmd.ViaNode = "n2"
+		w.ok(cmd)
+		if got := mustRequest(t, w, "r1", 0).GetViaNode(); got != want {
+			t.Errorf("format %d: remembered as via %q, want %q", format, got, want)
+		}
+	}
+}
+
 func mustRequest(t *testing.T, w *world, id string, step uint32) *fsmpb.Request {
 	t.Helper()
 	r, ok := w.view().Request(caller("governor", "gov"), id, step)

@@ -443,6 +443,9 @@ func (s clusterServer) operation(ctx context.Context, v *fsm.View, p *fsmpb.Prin
 	out := &kryptonv1.Operation{
 		Name: operationPrefix + id, Target: res.GetObject(), CreateTime: stamp(first.GetTimeMs()), Index: res.GetIndex(),
 	}
+	if via := last.GetViaNode(); via != "" {
+		out.ViaNode = node.NodeName(via)
+	}
 	how := cluster.Completion{Complete: true}
 	if res.GetIndex() > complete {
 		how = s.cluster.Completion(ctx, res.GetIndex())

@@ -175,8 +175,9 @@ func TestI1_NoHeaderReachesIdentityRecordOrCorrelation(t *testing.T) {
 			if diff := cmp.Diff(want, leader.recordsOf(t, id)); diff != "" {
 				t.Errorf("%s over %s is recorded by the leader (-want +got):\n%s", l.header, door, diff)
 			}
-			if _, ok := leader.state.View().Request(&fsmpb.Principal{Issuer: issuer, Kind: "governor", Name: "alice"}, request, 0); !ok {
-				t.Errorf("%s over %s: the registry does not remember it as alice's", l.header, door)
+			r, ok := leader.state.View().Request(&fsmpb.Principal{Issuer: issuer, Kind: "governor", Name: "alice"}, request, 0)
+			if !ok || r.GetViaNode() != string(follower.c.NodeID()) {
+				t.Errorf("%s over %s: the registry does not remember it as alice's via the node: %v", l.header, door, r)
 			}
 		}
 	}

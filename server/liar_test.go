@@ -325,7 +325,12 @@ func TestForwardingGoesOnOverLeadersAndRenewals(t *testing.T) {
 			}
 			for j, door := range []string{"grpc", "h2"} {
 				verb, _ := toggled(j)
-				id := w.change(t, i, door, verb, uuid.NewString(), lie{})
+				request := uuid.NewString()
+				id := w.change(t, i, door, verb, request, lie{})
+				op, err := kryptonv1.NewClusterClient(w.grpc(i, "governor")).GetOperation(limited(t), &kryptonv1.GetOperationRequest{Name: "operations/" + request})
+				if err != nil || op.GetViaNode() != "nodes/"+string(m.c.NodeID()) {
+					t.Errorf("turn %d: the operation is shown as via %q, %v", turn, op.GetViaNode(), err)
+				}
 				got := w.recordsAnywhere(t, id, "node.forward")
 				if len(got) != 1 || got[0].Via != string(m.c.NodeID()) || got[0].Outcome != "ok" || !strings.HasSuffix(got[0].Principal, "/governor/alice") {
 					t.Errorf("turn %d: over %s of a follower, recorded as %+v", turn, door, got)

@@ -5912,14 +5912,16 @@ func (x *Result) GetTerm() uint64 {
 
 // Request is one remembered request.
 type Request struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Principal     *Principal             `protobuf:"bytes,1,opt,name=principal,proto3" json:"principal,omitempty"`
-	RequestId     string                 `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Step          uint32                 `protobuf:"varint,3,opt,name=step,proto3" json:"step,omitempty"`
-	Digest        []byte                 `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"`
-	Result        *Result                `protobuf:"bytes,5,opt,name=result,proto3" json:"result,omitempty"`
-	TimeMs        int64                  `protobuf:"varint,6,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
-	Kind          string                 `protobuf:"bytes,7,opt,name=kind,proto3" json:"kind,omitempty"` // name of the command's body
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Principal *Principal             `protobuf:"bytes,1,opt,name=principal,proto3" json:"principal,omitempty"`
+	RequestId string                 `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Step      uint32                 `protobuf:"varint,3,opt,name=step,proto3" json:"step,omitempty"`
+	Digest    []byte                 `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"`
+	Result    *Result                `protobuf:"bytes,5,opt,name=result,proto3" json:"result,omitempty"`
+	TimeMs    int64                  `protobuf:"varint,6,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	Kind      string                 `protobuf:"bytes,7,opt,name=kind,proto3" json:"kind,omitempty"` // name of the command's body
+	// Node that forwarded the command; empty: the one that led. From format version 4 on.
+	ViaNode       string `protobuf:"bytes,8,opt,name=via_node,json=viaNode,proto3" json:"via_node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5999,6 +6001,13 @@ func (x *Request) GetTimeMs() int64 {
 func (x *Request) GetKind() string {
 	if x != nil {
 		return x.Kind
+	}
+	return ""
+}
+
+func (x *Request) GetViaNode() string {
+	if x != nil {
+		return x.ViaNode
 	}
 	return ""
 }
@@ -7120,7 +7129,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\aversion\x18\x06 \x01(\rR\aversion\x12\x10\n" +
 	"\x03uid\x18\a \x01(\fR\x03uid\x12\x1a\n" +
 	"\breplayed\x18\b \x01(\bR\breplayed\x12\x12\n" +
-	"\x04term\x18\t \x01(\x04R\x04term\"\xea\x01\n" +
+	"\x04term\x18\t \x01(\x04R\x04term\"\x85\x02\n" +
 	"\aRequest\x127\n" +
 	"\tprincipal\x18\x01 \x01(\v2\x19.krypton.fsm.v1.PrincipalR\tprincipal\x12\x1d\n" +
 	"\n" +
@@ -7129,7 +7138,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x06digest\x18\x04 \x01(\fR\x06digest\x12.\n" +
 	"\x06result\x18\x05 \x01(\v2\x16.krypton.fsm.v1.ResultR\x06result\x12\x17\n" +
 	"\atime_ms\x18\x06 \x01(\x03R\x06timeMs\x12\x12\n" +
-	"\x04kind\x18\a \x01(\tR\x04kind\"a\n" +
+	"\x04kind\x18\a \x01(\tR\x04kind\x12\x19\n" +
+	"\bvia_node\x18\b \x01(\tR\aviaNode\"a\n" +
 	"\tUsedNonce\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12$\n" +
 	"\x0eexpire_time_ms\x18\x02 \x01(\x03R\fexpireTimeMs\x12\x18\n" +

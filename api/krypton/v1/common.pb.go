@@ -504,8 +504,11 @@ type Operation struct {
 	PendingNodes []string `protobuf:"bytes,10,rep,name=pending_nodes,json=pendingNodes,proto3" json:"pending_nodes,omitempty"`
 	// When it is complete at the latest, whatever the pending nodes do.
 	CompleteByTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=complete_by_time,json=completeByTime,proto3" json:"complete_by_time,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Node, nodes/{id}, that got the change and forwarded it to the leader, as the leader
+	// knows it; empty when the leader itself got it.
+	ViaNode       string `protobuf:"bytes,12,opt,name=via_node,json=viaNode,proto3" json:"via_node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Operation) Reset() {
@@ -615,6 +618,13 @@ func (x *Operation) GetCompleteByTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Operation) GetViaNode() string {
+	if x != nil {
+		return x.ViaNode
+	}
+	return ""
+}
+
 var File_krypton_v1_common_proto protoreflect.FileDescriptor
 
 const file_krypton_v1_common_proto_rawDesc = "" +
@@ -649,7 +659,7 @@ const file_krypton_v1_common_proto_rawDesc = "" +
 	"\n" +
 	"custodians\x18\x03 \x01(\rR\n" +
 	"custodians\x12)\n" +
-	"\x10requester_counts\x18\x04 \x01(\bR\x0frequesterCounts\"\xeb\x02\n" +
+	"\x10requester_counts\x18\x04 \x01(\bR\x0frequesterCounts\"\x86\x03\n" +
 	"\tOperation\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04done\x18\x02 \x01(\bR\x04done\x12\x16\n" +
@@ -663,7 +673,8 @@ const file_krypton_v1_common_proto_rawDesc = "" +
 	"\bcomplete\x18\t \x01(\bR\bcomplete\x12#\n" +
 	"\rpending_nodes\x18\n" +
 	" \x03(\tR\fpendingNodes\x12D\n" +
-	"\x10complete_by_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x0ecompleteByTime*\xa0\x01\n" +
+	"\x10complete_by_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x0ecompleteByTime\x12\x19\n" +
+	"\bvia_node\x18\f \x01(\tR\aviaNode*\xa0\x01\n" +
 	"\vObjectState\x12\x1c\n" +
 	"\x18OBJECT_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13OBJECT_STATE_ACTIVE\x10\x01\x12\x1a\n" +

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"strings"
 	"testing"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
@@ -26,5 +27,15 @@ func TestANodeIsMeantByItsNameAddressOrTheBeginOfItsID(t *testing.T) {
 	for _, s := range []string{"012", "n3:8400", "0123c", "n"} {
 		_, err := nodeCalled(nodes, s)
 		situationtest.Error(t, "cli/unknown-node", err)
+	}
+}
+
+func TestAnOperationSaysByWhichNodeItCame(t *testing.T) {
+	t.Parallel()
+	if got := operationSheet(&kryptonv1.Operation{Name: "operations/x", ViaNode: "nodes/n2"}); !strings.Contains(got, "via:") || !strings.Contains(got, "nodes/n2") {
+		t.Errorf("no node in:\n%s", got)
+	}
+	if got := operationSheet(&kryptonv1.Operation{Name: "operations/x"}); strings.Contains(got, "via") {
+		t.Errorf("a node that there was not, in:\n%s", got)
 	}
 }

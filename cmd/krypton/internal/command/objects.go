@@ -177,6 +177,7 @@ func operationSheet(o *kryptonv1.Operation) string {
 	s.add("hint", o.GetHint())
 	s.add("created", when(o.GetCreateTime()))
 	s.add("index", fmt.Sprint(o.GetIndex()))
+	s.add("via", o.GetViaNode())
 	s.add("complete", yesNo(o.GetComplete()))
 	s.add("pending nodes", strings.Join(o.GetPendingNodes(), ", "))
 	if o.GetCompleteByTime() != nil {
