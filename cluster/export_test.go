@@ -186,3 +186,28 @@ func (c *Cluster) GiveSnapshot(b []byte) error {
 // ForgetChains is the moment between a command that readers see and the note of
 // its chain.
 func (c *Cluster) ForgetChains() { c.chains.forget() }
+
+// Forwarded is what the leader does with what a member forwards.
+func (c *Cluster) Forwarded(ctx context.Context, req *clusterpb.ProposeRequest, via NodeID) (*clusterpb.ProposeResponse, error) {
+	return c.forwarded(ctx, req, via)
+}
+
+// OnForward has f see every request that this node is about to forward.
+func (c *Cluster) OnForward(f func(*clusterpb.ProposeRequest)) {
+	ready := c.peers.ready
+	c.peers.ready = func(ctx context.Context, id NodeID) (clusterpb.PeerClient, error) {
+		p, err := ready(ctx, id)
+		return seenPeer{p, f}, err
+	}
+}
+
+type seenPeer struct {
+	clusterpb.PeerClient
+
+	see func(*clusterpb.ProposeRequest)
+}
+
+func (p seenPeer) Propose(ctx context.Context, req *clusterpb.ProposeRequest, opts ...grpc.CallOption) (*clusterpb.ProposeResponse, error) {
+	p.see(req)
+	return p.PeerClient.Propose(ctx, req, opts...)
+}

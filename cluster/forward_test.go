@@ -3,6 +3,7 @@ package cluster_test
 import (
 	"context"
 	"crypto/rand"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/openkcm/krypton-cluster/audit"
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/cluster"
+	"github.com/openkcm/krypton-cluster/cluster/clusterpb"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
@@ -132,5 +134,43 @@ func TestI18_TheLeaderJudgesByNoOlderStateThanTheSender(t *testing.T) {
 	// And what no state of this cluster is, is not waited for.
 	if _, err := b.forwardAs(limited(t), gate.Request{Principal: cluster.Governor(), Shown: cluster.Shown(cluster.Governor(), ""), Authority: 1 << 60}, write("z", 3)); !errs.Is(err, errs.InvalidArgument) {
 		t.Errorf("a state to come: %v", err)
+	}
+}
+
+// TestTokensAreWipedOnceTheyAreVerified in the messages of both sides, and no entry of
+// the log has one.
+func TestTokensAreWipedOnceTheyAreVerified(t *testing.T) {
+	t.Parallel()
+	const token = "eyJ.token.of-somebody"
+	var sent []*clusterpb.ProposeRequest
+	leader, gov := newMember(t, "a"), cluster.Governor()
+	leader.bootstrap()
+	f := &member{t: t, name: "b", path: t.TempDir() + "/data", watch: func(r *clusterpb.ProposeRequest) {
+		if string(r.GetShown().GetToken()) != token {
+			t.Errorf("the token is forwarded as %q", r.GetShown().GetToken())
+		}
+		sent = append(sent, r)
+	}}
+	f.start()
+	t.Cleanup(f.stop)
+	f.join(leader.invite(wanted{}))
+	if _, err := f.forwardAs(limited(t), gate.Request{Principal: gov, Shown: auth.TokenShown(token)}, write("token", 0)); !errs.Is(err, errs.Unauthenticated) {
+		t.Fatal(err) // in these tests no token is of anybody
+	}
+	got := &clusterpb.ProposeRequest{
+		Command: &fsmpb.Command{Principal: &fsmpb.Principal{Issuer: gov.Issuer.String(), Kind: "governor", Name: gov.Name}, Body: write("x", 1).GetBody(), CorrelationId: "0193f1e2-7b3c-7abc-8def-0123456789ab"},
+		Shown:   &clusterpb.Shown{By: &clusterpb.Shown_Token{Token: []byte(token)}},
+	}
+	if _, err := leader.c.Forwarded(limited(t), got, f.c.NodeID()); !errs.Is(err, errs.Unauthenticated) {
+		t.Fatal(err)
+	}
+	if len(sent) != 1 {
+		t.Fatalf("%d requests were forwarded", len(sent))
+	}
+	for side, r := range map[string]*clusterpb.ProposeRequest{"the node that forwards": sent[0], "the leader": got} {
+		b := r.GetShown().GetToken()
+		if len(b) != len(token) || strings.Trim(string(b), "\x00") != "" {
+			t.Errorf("%s keeps %q", side, b)
+		}
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/openkcm/krypton-cluster/audit/audittest"
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/cluster"
+	"github.com/openkcm/krypton-cluster/cluster/clusterpb"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
@@ -54,6 +55,7 @@ type member struct {
 	hooks   *hooks
 	lease   time.Duration                                 // of the cluster that it founds; 0: the default
 	wrap    func(cluster.LeaseStream) cluster.LeaseStream // before Run, if any
+	watch   func(*clusterpb.ProposeRequest)               // what it forwards, from before Run, if any
 	cancel  context.CancelFunc
 	done    chan error
 	stopped bool
@@ -172,6 +174,9 @@ func (m *member) tryStart() error {
 	}
 	if m.wrap != nil {
 		m.c.WrapLeases(m.wrap)
+	}
+	if m.watch != nil {
+		m.c.OnForward(m.watch)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cancel, m.done, m.stopped = cancel, make(chan error, 1), false
