@@ -286,7 +286,11 @@ func (c *calls) identifyNow(leaf *x509.Certificate) caller {
 	if r, gone := view.Revoked([]byte(v.Serial)); gone && v.Serial != "" {
 		return caller{refused: revoked(r)}
 	}
-	c.verified.put(leaf, v)
+	// What has expired never holds, but for a clock that was ahead and went back: then it
+	// would still be called expired.
+	if !v.Expired {
+		c.verified.put(leaf, v)
+	}
 	return caller{Identity: v.Identity, key: leaf.PublicKey, shown: auth.CertificateShown(leaf.Raw), asked: v.asked}
 }
 
