@@ -90,8 +90,7 @@ func (m *model) refused(cmd *fsmpb.Command) string {
 	p := cmd.GetPrincipal()
 	own := p.GetKind() == "" && p.GetName() == "" && p.GetIssuer() == ""
 	leaderOnly := whoAsks(cmd) == nil && cmd.GetAddVersion() == nil && cmd.GetUpdateMember() == nil
-	byCause := cmd.GetChangeObject().GetEvent() == suspend || cmd.GetChangeObject().GetEvent() == resume
-	automatic := cmd.GetAddVersion() != nil || cmd.GetSetPrimary() != nil && !cmd.GetSetPrimary().GetRollback() || byCause && cmd.GetChangeObject().GetCause() == "l1_denied"
+	automatic := cmd.GetAddVersion() != nil || cmd.GetSetPrimary() != nil && !cmd.GetSetPrimary().GetRollback() || cmd.GetChangeObject().GetCause() == "l1_denied" && cmd.GetChangeObject().GetEvent() == fsmpb.ObjectEvent_OBJECT_EVENT_SUSPEND
 	switch {
 	case own:
 		if leaderOnly || automatic || cmd.GetUpdateMember() != nil {

@@ -144,11 +144,9 @@ func orderOfObject(c *fsmpb.ChangeObject) order {
 	case fsmpb.ObjectEvent_OBJECT_EVENT_UNSPECIFIED:
 	}
 	o := governing(power, tenant)
-	switch c.GetEvent() { //nolint:exhaustive // Only these two have a cause; of others it says nothing.
-	case fsmpb.ObjectEvent_OBJECT_EVENT_SUSPEND, fsmpb.ObjectEvent_OBJECT_EVENT_RESUME:
-		if c.GetCause() == causeL1Denied {
-			return byItself(o)
-		}
+	// No other event has a cause, so a member that lies could write this one beside it.
+	if c.GetEvent() == fsmpb.ObjectEvent_OBJECT_EVENT_SUSPEND && c.GetCause() == causeL1Denied {
+		return byItself(o)
 	}
 	return o
 }

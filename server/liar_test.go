@@ -227,21 +227,22 @@ func TestALyingMemberHasNoUseOfWhatEnded(t *testing.T) {
 		l.caught(t, what, cmd, l.forward(t, &clusterpb.ProposeRequest{Command: cmd, Shown: withCertificate(c)}), errs.Unauthenticated)
 	}
 	works("a certificate", old)
+	short := l.issue("operator", "", time.Hour)
+	works("another certificate for the same key", short)
+	l.members[l.leader].door.advance(2 * time.Hour)
+	refused("an expired certificate", short)
+	l.members[l.leader].door.advance(-2 * time.Hour)
+	works("the same before it expires", short)
+
 	l.must(t, "Access.RevokeCertificate", &kryptonv1.RevokeCertificateRequest{Certificate: old.Certificate[0]})
 	refused("a revoked certificate", old)
-
-	renewed := l.issue("operator", "", time.Hour)
-	works("a certificate after that one", renewed)
-	l.members[l.leader].door.advance(2 * time.Hour)
-	refused("an expired certificate", renewed)
-	l.members[l.leader].door.advance(-2 * time.Hour)
-	works("the same before it expires", renewed)
+	works("a certificate that was not revoked", short)
 
 	l.must(t, "Access.DeleteRoleBinding", &kryptonv1.DeleteRoleBindingRequest{Name: "roleBindings/operator-x"})
-	refused("a certificate whose role was taken away", renewed)
+	refused("a certificate whose role was taken away", short)
 	delete(l.keys, "operator")
 	other := l.issue("operator", "", 0)
-	refused("a certificate for the key before", renewed)
+	refused("a certificate for the key before", short)
 	works("a certificate for the bound key", other)
 }
 
@@ -262,14 +263,18 @@ func TestWhatIsLeftToALyingMember(t *testing.T) {
 	if len(got) != 1 || got[0].Via != l.id || got[0].Principal != want || got[0].Role != "governor" || got[0].Outcome != "ok" || got[0].Object != "tenants/acme/services/pay" || got[0].Cause != "change_object" {
 		t.Errorf("recorded as %+v", got)
 	}
-	// What it does by itself is its own, and it may not do this by itself.
-	own := command(&fsmpb.Principal{Kind: "node", Name: l.id})
-	own.GetChangeObject().Event = fsmpb.ObjectEvent_OBJECT_EVENT_RESUME
-	if err := l.forward(t, &clusterpb.ProposeRequest{Command: own}); codeOf(err) != errs.Denied {
-		t.Errorf("a node resumed a service by itself: %v", err)
-	}
-	if got := l.members[l.leader].recordsOf(t, own.GetCorrelationId()); len(got) != 1 || got[0].Principal != "node/"+l.id || got[0].Via != l.id || got[0].Code != "DENIED" {
-		t.Errorf("recorded as %+v", got)
+	// What it does by itself is its own, and it may do neither of these by itself.
+	for _, e := range []fsmpb.ObjectEvent{fsmpb.ObjectEvent_OBJECT_EVENT_RESUME, fsmpb.ObjectEvent_OBJECT_EVENT_SCHEDULE_DESTROY} {
+		for _, cause := range []string{"", "operator", "l1_denied"} {
+			own := command(&fsmpb.Principal{Kind: "node", Name: l.id})
+			own.GetChangeObject().Event, own.GetChangeObject().Cause = e, cause
+			if err := l.forward(t, &clusterpb.ProposeRequest{Command: own}); codeOf(err) != errs.Denied {
+				t.Errorf("a node did %s by itself for the cause %q: %v", e, cause, err)
+			}
+			if got := l.members[l.leader].recordsOf(t, own.GetCorrelationId()); len(got) != 1 || got[0].Principal != "node/"+l.id || got[0].Via != l.id || got[0].Code != "DENIED" {
+				t.Errorf("recorded as %+v", got)
+			}
+		}
 	}
 }
 
