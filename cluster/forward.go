@@ -58,7 +58,7 @@ func credentialOf(s *clusterpb.Shown) (auth.Credential, error) {
 		return auth.TokenShown(string(by.Token)), nil
 	}
 	return auth.Credential{}, errs.New(errs.Unauthenticated, "the node that forwards the command does not show what its caller showed",
-		errs.Hint("find out why that node says so; krypton operator node remove ends what it may"))
+		errs.Hint("find out why that node says so; krypton operator remove ends what it may"))
 }
 
 // forwarded commits what a member forwards, and records it. A refusal by the state

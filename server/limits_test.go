@@ -67,6 +67,7 @@ func limits() []bounds {
 			{what: "gRPC message, request", limit: bytesOf(server.MaxMessage), beyond: "request/message-too-large"},
 			{what: "body of an HTTP request", limit: bytesOf(gateway.MaxBody), beyond: "request/body-too-large"},
 			{what: "headers of a request, its path and parameters among them", limit: bytesOf(server.HeaderBytes), then: "HTTP 431; over gRPC the call ends"},
+			{what: "certificate of a caller, for changes that another node than the leader takes", limit: bytesOf(auth.MaxCertificate), code: errs.TooLarge},
 			{what: "page of a list", limit: fmt.Sprintf("%d objects, %d if nothing is said", server.MaxPage, server.DefaultPage), beyond: "request/page-size"},
 			{what: "reason of a seal", limit: bytesOf(server.MaxReason), beyond: "request/reason-too-long"},
 			{what: "deadline that a call may ask for", limit: server.MaxDeadline.String(), then: "it ends then"},

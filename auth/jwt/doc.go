@@ -60,16 +60,20 @@
 // (bearer tokens), OpenID Connect Discovery 1.0, docs/identity.md.
 package jwt
 
-import "time"
+import (
+	"time"
+
+	"github.com/openkcm/krypton-cluster/auth"
+)
 
 // Limits of tokens, issuers and documents. Sizes are bytes.
 const (
-	MaxToken     = 8 << 10 // of a token, before anything of it is parsed
-	MaxSubject   = 256     // of a subject
-	MaxTokenID   = 256     // of the claim jti
-	MaxKeyID     = 256     // of the header kid
-	maxTokenAuds = 32      // audiences in one token
-	maxDepth     = 16      // of the JSON in a token or a key set
+	MaxToken     = auth.MaxToken // of a token, before anything of it is parsed
+	MaxSubject   = 256           // of a subject
+	MaxTokenID   = 256           // of the claim jti
+	MaxKeyID     = 256           // of the header kid
+	maxTokenAuds = 32            // audiences in one token
+	maxDepth     = 16            // of the JSON in a token or a key set
 
 	MaxURL          = 512 // of an issuer's URL
 	MaxAudiences    = 8   // of an issuer
