@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/auth"
 )
 
 // echo is a gRPC service of the same form that does nothing: what the network,
@@ -92,5 +93,28 @@ func BenchmarkIdentify(b *testing.B) {
 		if !w.members[0].srv.Knows(leaf) {
 			b.Fatal("a caller is not known")
 		}
+	}
+}
+
+// BenchmarkIdentifyForwarded is what it costs a leader to know the caller of a change
+// that another node took: the first time, and later.
+func BenchmarkIdentifyForwarded(b *testing.B) {
+	w := served(b)
+	srv, shown := w.members[0].srv, auth.CertificateShown(w.people["workload/acme"].Certificate[0])
+	for _, c := range []struct {
+		name  string
+		first bool
+	}{{"first", true}, {"later", false}} {
+		b.Run(c.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if c.first {
+					srv.Forget()
+				}
+				if _, err := srv.Identify(b.Context(), shown); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

@@ -21,3 +21,13 @@ func (s *Server) Verified() (verified, handed int) {
 	defer s.calls.handed.mu.RUnlock()
 	return len(s.calls.verified.byCert), len(s.calls.handed.byDER)
 }
+
+// Forget makes s verify every certificate anew.
+func (s *Server) Forget() {
+	s.calls.verified.mu.Lock()
+	s.calls.verified.byCert = nil
+	s.calls.verified.mu.Unlock()
+	s.calls.handed.mu.Lock()
+	s.calls.handed.byDER = nil
+	s.calls.handed.mu.Unlock()
+}
