@@ -80,6 +80,9 @@ type record struct {
 func (m *member) recordsOf(t testing.TB, correlation string) (all []record) {
 	t.Helper()
 	for line := range bytes.Lines(m.records()) {
+		if !bytes.Contains(line, []byte(correlation)) {
+			continue
+		}
 		var r record
 		if err := json.Unmarshal(line, &r); err != nil {
 			t.Fatal(err)
