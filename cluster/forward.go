@@ -73,6 +73,9 @@ func (c *Cluster) forwarded(ctx context.Context, req *clusterpb.ProposeRequest, 
 	if id, err := corr.Parse(cmd.GetCorrelationId()); err == nil {
 		f.Correlation = id
 	}
+	if a, ok := c.machine.View().Approval(cmd.GetApproval()); ok {
+		f.Approval = "approvals/" + a.GetId()
+	}
 	var out *clusterpb.ProposeResponse
 	var ended error
 	if err := c.cfg.Hooks.Forward(f, func() (auth.Principal, gate.Ours, error) {
@@ -108,6 +111,9 @@ func (c *Cluster) vouched(ctx context.Context, req *clusterpb.ProposeRequest, vi
 		cmd.CallerSerial = nil
 		return Caller{}, gate.OfTheNode, nil
 	}
+	if cmd.GetApproval() != "" {
+		return Caller{}, gate.ByApproval, c.requested(ctx, cmd)
+	}
 	if err := c.asNewAs(ctx, req.GetAuthority()); err != nil {
 		return Caller{}, gate.NotOurs, err
 	}
@@ -132,6 +138,23 @@ func (c *Cluster) vouched(ctx context.Context, req *clusterpb.ProposeRequest, vi
 		cmd.CallerSerial = []byte(who.Serial)
 	}
 	return who, gate.NotOurs, nil
+}
+
+// requested checks in whose name a command by an approval comes. Who requested the
+// approval signed that, is not here now, and shows nothing; that all have signed, and
+// that this is what they signed, every replica verifies. So a member can do with an
+// approval only what was approved, which the leader would do by itself.
+func (c *Cluster) requested(ctx context.Context, cmd *fsmpb.Command) error {
+	cmd.CallerSerial = nil
+	// The other node may have applied the last signature before this one.
+	if err := c.await(ctx, func() error { return c.raft.Barrier(enqueueTime).Error() }); err != nil {
+		return errNoLeader(err)
+	}
+	if a, ok := c.machine.View().Approval(cmd.GetApproval()); !ok || !proto.Equal(a.GetRequester(), cmd.GetPrincipal()) {
+		return errs.New(errs.Denied, "the forwarded command is by an approval that does not exist, or that somebody else requested",
+			errs.Hint("the node that forwarded it may lie: find out, and remove it"))
+	}
+	return nil
 }
 
 // asNewAs waits until the registry here has all that was acknowledged before this node

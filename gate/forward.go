@@ -15,7 +15,8 @@ type Forwarded struct {
 	Command     string  // what it asks for, a name from a closed set
 	Object      string  // name of what it is about, as the node says
 	Correlation corr.ID // of the call, as the node says; empty = none that can be one
-	Claims      string  // whom the node says that it acts for; recorded only of a refusal
+	Claims      string  // whom the node says that it acts for; recorded of a refusal, and of an approval, whose requester it is
+	Approval    string  // approvals/{a} by which it is done; empty = none
 }
 
 // Forward runs commit, which finds out who asks and commits the change, and records
@@ -54,21 +55,24 @@ func (g *Gate) Forward(f Forwarded, commit func() (who auth.Principal, ours Ours
 // Ours says whether a node forwards an act of its own.
 type Ours int
 
-// Both kinds of forwarded change.
+// The kinds of forwarded change.
 const (
 	NotOurs Ours = iota // a caller's
 	OfTheNode
+	ByApproval // a caller's, who requested it earlier and whose signature the registry has
 )
 
 func (g *Gate) forwarded(f Forwarded, start time.Time, who auth.Principal, ours Ours, err error) audit.Record {
 	r := audit.Record{
 		Class: NodeForward.Class(), Phase: audit.Whole, Act: NodeForward.String(), Outcome: errs.OutcomeOf(err),
 		Correlation: f.Correlation, Object: f.Object, Principal: who.String(), Via: f.Via,
-		LatencyUs: micros(g.cfg.Clock.Since(start)), Cause: f.Command,
+		LatencyUs: micros(g.cfg.Clock.Since(start)), Cause: f.Command, Approval: f.Approval,
 	}
 	switch {
 	case ours == OfTheNode:
 		r.Principal = "node/" + f.Via
+	case ours == ByApproval && err == nil:
+		r.Principal = f.Claims
 	case who.Valid():
 		r.Role = who.Role.String()
 	}
@@ -77,7 +81,7 @@ func (g *Gate) forwarded(f Forwarded, start time.Time, who auth.Principal, ours 
 	}
 	r.Code = errs.Of(err)
 	r.Cause += ": " + errs.From(err).Msg
-	if !who.Valid() && ours == NotOurs {
+	if !who.Valid() && ours != OfTheNode {
 		r.Cause += "; the node says that it acts for " + f.Claims
 	}
 	if cause := causeOf(err); cause != "" {

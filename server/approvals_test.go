@@ -1,7 +1,9 @@
 package server_test
 
 import (
+	"bytes"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -23,6 +25,7 @@ import (
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/cluster"
+	"github.com/openkcm/krypton-cluster/cluster/clusterpb"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/intent"
@@ -674,6 +677,59 @@ func TestAnotherLeaderExecutes(t *testing.T) {
 	a.members[leader].waitServing()
 	if again := a.approval(t, leader, ap.GetName()); again.GetEtag() != got.GetEtag() || stateOf(again) != "EXECUTED" {
 		t.Errorf("the first one came back to %v", again)
+	}
+}
+
+// TestANodeThatFollowsExecutes in the call that brings the last signature. Who asked is
+// not there and shows the leader nothing: the approval says who that was, and nobody
+// does another thing by it, or in another name.
+func TestANodeThatFollowsExecutes(t *testing.T) {
+	t.Parallel()
+	a := newFour(t, 3)
+	leader := a.leader()
+	follower := (leader + 1) % 3
+	m, r := a.creates("acme")
+	ap := a.ask(t, "grpc", follower, "alice", m, r)
+	if _, err := a.approve(t, "grpc", leader, "bob", ap); err != nil {
+		t.Fatal(err)
+	}
+	l := &liar{a.world, leader, string(a.members[follower].c.NodeID()), clusterpb.NewPeerClient(a.peerPort(t, leader, follower, "krypton-peer/1"))}
+	id := strings.TrimPrefix(ap.GetName(), "approvals/")
+	for what, c := range map[string]struct {
+		as   string
+		want errs.Code
+	}{
+		"in the name of who signed": {"bob", errs.Denied},
+		"for something else":        {"alice", errs.Aborted}, // not all have signed; then it is another request
+	} {
+		cmd := command(l.principal("governor", c.as))
+		cmd.Approval = id
+		if err := l.forward(t, &clusterpb.ProposeRequest{Command: cmd}); codeOf(err) != c.want {
+			t.Errorf("%s: %v, want %s", what, err, c.want)
+		}
+	}
+	ap, err := a.approve(t, "grpc", follower, "dave", ap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stateOf(ap) != "EXECUTED" {
+		t.Fatalf("the answer to the last signature is %v", ap)
+	}
+	seen := false
+	for line := range bytes.Lines(a.members[leader].records()) {
+		var rec record
+		if err := json.Unmarshal(line, &rec); err != nil {
+			t.Fatal(err)
+		}
+		if rec.Act == "node.forward" && rec.Cause == "create_tenant" {
+			seen = true
+			if rec.Approval != ap.GetName() || !strings.HasSuffix(rec.Principal, "governor/alice") || rec.Via != l.id || rec.Outcome != "ok" {
+				t.Errorf("recorded as %+v", rec)
+			}
+		}
+	}
+	if !seen {
+		t.Error("the leader has no record of what was forwarded")
 	}
 }
 

@@ -73,7 +73,7 @@ func lies(gov, dead string) []lie {
 
 // record is what stands in the audit trail, as far as these tests look.
 type record struct {
-	Correlation, Principal, Role, Act, Object, Via, Phase, Outcome, Cause, Code string
+	Correlation, Principal, Role, Act, Object, Via, Phase, Outcome, Cause, Code, Approval string
 }
 
 // recordsOf returns the records of a call on a node.

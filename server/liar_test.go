@@ -202,6 +202,9 @@ func TestALyingMemberAssertsNobody(t *testing.T) {
 	cmd := command(alice)
 	l.caught(t, "a state that is not this cluster's", cmd, l.forward(t, &clusterpb.ProposeRequest{Command: cmd, Shown: withCertificate(l.people["governor"]), Authority: 1 << 60}), errs.InvalidArgument)
 	cmd = command(alice)
+	cmd.Approval = strings.Repeat("a", 32)
+	l.caught(t, "an approval that does not exist", cmd, l.forward(t, &clusterpb.ProposeRequest{Command: cmd}), errs.Denied)
+	cmd = command(alice)
 	cmd.CorrelationId = "x\n\"" + cmd.GetCorrelationId()
 	if err := l.forward(t, &clusterpb.ProposeRequest{Command: cmd, Shown: withCertificate(l.people["governor"])}); codeOf(err) != errs.InvalidArgument {
 		t.Errorf("a correlation id that is none: %v", err)
