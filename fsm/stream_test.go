@@ -36,7 +36,7 @@ func (w *world) drawNumber(t *rapid.T, tenant, service string) uint32 {
 var kinds = []string{
 	"tenant", "service", "service", "add", "add", "add", "primary", "primary", "primary", "rollback", "version", "version", "version",
 	"object", "destroy", "pin", "pin", "unpin", "unpin back", "ivk", "rewrap", "rewrap", "secret", "token", "join", "member", "revoke", "revoke", "hold", "epoch", "tick", "tick",
-	"authority", "authority", "authority", "authority", "authority", "policy", "policy", "policy",
+	"authority", "authority", "authority", "authority", "authority", "authority", "policy", "policy",
 }
 
 // drawCommand draws a command that is well formed and may or may not be
