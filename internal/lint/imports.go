@@ -32,6 +32,7 @@ var Layers = map[string]int{
 	"internal/atomicfile": 0,
 	"api/...":             0,
 
+	"limit":      1,
 	"memsec/...": 1,
 	"hierarchy":  1,
 
