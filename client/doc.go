@@ -49,6 +49,7 @@
 //   - I7: a caller's token leaves over TLS only, and is in no error and no print of anything.
 //   - I8: with [AcceptExpiredNodes] the age of a node's certificate is forgiven, and nothing else.
 //   - I9: all attempts of one call carry the same signatures, which are made once; a call that only checks carries none.
+//   - I10: a call is not made again before the time that a node told it to wait is over; if its deadline ends sooner, it fails at once.
 //
 // # Concurrency
 //

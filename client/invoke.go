@@ -206,7 +206,9 @@ func (cl *call) run(ctx context.Context, reply any) error {
 				delays++
 			}
 		case stepDelay:
-			delay = c.backoff(delays, f.most())
+			// What the node said first, and then as always: all who were told the same
+			// would come back at once.
+			delay = f.err.After + c.backoff(delays, f.most())
 			delays++
 		case stepStop, stepUnspecified:
 			return cl.final(last)

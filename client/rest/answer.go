@@ -6,6 +6,8 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"strconv"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -13,6 +15,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/openkcm/krypton-cluster/client"
 	"github.com/openkcm/krypton-cluster/internal/errs"
@@ -115,6 +118,7 @@ func decode(code int, h http.Header, raw []byte, out proto.Message) error {
 	if !ok || body.Error.Code != code {
 		return foreign(code)
 	}
+	details := make([]protoadapt.MessageV1, 0, 2)
 	// The status that the node would have made over gRPC: a reason that this
 	// release does not know is told apart from one that no node said.
 	gcode := codes.Unknown
@@ -125,11 +129,28 @@ func decode(code int, h http.Header, raw []byte, out proto.Message) error {
 	if body.Error.Hint != "" {
 		info.Metadata = map[string]string{"hint": body.Error.Hint}
 	}
-	st, err := status.New(gcode, body.Error.Message).WithDetails(protoadapt.MessageV1Of(info))
+	details = append(details, protoadapt.MessageV1Of(info))
+	if after := retryAfter(h); after > 0 {
+		details = append(details, protoadapt.MessageV1Of(&errdetails.RetryInfo{RetryDelay: durationpb.New(after)}))
+	}
+	st, err := status.New(gcode, body.Error.Message).WithDetails(details...)
 	if err != nil {
 		return foreign(code)
 	}
 	return st.Err()
+}
+
+// maxRetryAfter is the longest time to wait that is believed; no node says more than
+// the seconds that a burst takes to come back.
+const maxRetryAfter = time.Hour
+
+// retryAfter returns how long the answer asks to wait; 0: it does not say.
+func retryAfter(h http.Header) time.Duration {
+	s, err := strconv.ParseUint(h.Get("Retry-After"), 10, 32)
+	if err != nil {
+		return 0
+	}
+	return min(time.Duration(s)*time.Second, maxRetryAfter) //nolint:gosec // 32 bits.
 }
 
 // refusal reads a body as an error, and reports whether it is one of a node.

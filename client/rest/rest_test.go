@@ -292,6 +292,26 @@ func TestErrorsArriveAsTheyWereSaid(t *testing.T) {
 	}
 }
 
+// TestTheTimeToWaitIsRead of the header, and nothing that is no time of a node.
+func TestTheTimeToWaitIsRead(t *testing.T) {
+	t.Parallel()
+	header := ""
+	s := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", header)
+		says(w, http.StatusTooManyRequests, `{"error":{"code":429,"reason":"THROTTLED","message":"slower"}}`)
+	})
+	nd := dial(t, []*httptest.Server{s}).Node(s.URL)
+	for text, want := range map[string]time.Duration{
+		"3": 3 * time.Second, "0": 0, "": 0, "-1": 0, "soon": 0, "Wed, 21 Oct 2026 07:28:00 GMT": 0, "99999999999999999999": 0, "4000000000": time.Hour,
+	} {
+		header = text
+		err := nd.Invoke(within(t, time.Minute), "/krypton.v1.Access/WhoAmI", &kryptonv1.WhoAmIRequest{}, &kryptonv1.WhoAmIResponse{})
+		if e := errs.From(err); e.Code != errs.Throttled || e.After != want {
+			t.Errorf("Retry-After: %q is %v of %v", text, e.After, err)
+		}
+	}
+}
+
 func TestAFieldOfANewerNodeIsNoError(t *testing.T) {
 	t.Parallel()
 	s := serve(t, func(w http.ResponseWriter, _ *http.Request) {

@@ -30,6 +30,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Code says what went wrong, from a closed set. The zero value is invalid.
@@ -90,6 +91,10 @@ type Error struct {
 	Msg  string
 	Hint string
 
+	// After is how long to wait before the call is made again, where the node knows
+	// it: sooner is refused again. 0: it does not know.
+	After time.Duration
+
 	cause error
 }
 
@@ -99,6 +104,11 @@ type Option func(*Error)
 // Hint says what the reader of the error can do next.
 func Hint(format string, args ...any) Option {
 	return func(e *Error) { e.Hint = fmt.Sprintf(format, args...) }
+}
+
+// RetryAfter says how long to wait before the call is made again.
+func RetryAfter(d time.Duration) Option {
+	return func(e *Error) { e.After = max(d, 0) }
 }
 
 // Cause keeps err for logs and errors.Is inside this process. It is never sent

@@ -35,6 +35,7 @@ import (
 	"regexp"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"github.com/grpc-ecosystem/grpc-gateway/v2/utilities"
@@ -254,6 +255,10 @@ func WriteError(w http.ResponseWriter, err error) {
 	body, merr := json.Marshal(errorBody{errorDetail{Code: row.HTTP, Reason: row.Name, Message: e.Msg, Hint: e.Hint, Retry: row.Retry.String()}})
 	if merr != nil {
 		body = []byte(`{"error":{"code":500,"reason":"INTERNAL","message":"internal error","retry":"never"}}`)
+	}
+	if e.After > 0 {
+		// Whole seconds are all that the header can say (RFC 9110, 10.2.3).
+		w.Header().Set("Retry-After", strconv.FormatInt(int64((e.After+time.Second-1)/time.Second), 10))
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(row.HTTP)

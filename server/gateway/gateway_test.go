@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
@@ -207,5 +208,15 @@ func TestListedKeepsOnlyTheList(t *testing.T) {
 	}
 	if diff := cmp.Diff(before, req.Header); diff != "" {
 		t.Errorf("the library's own header changed:\n%s", diff)
+	}
+}
+
+func TestTheTimeToWaitIsWholeSecondsUp(t *testing.T) {
+	for after, want := range map[time.Duration]string{0: "", time.Nanosecond: "1", time.Second: "1", 1001 * time.Millisecond: "2"} {
+		w := httptest.NewRecorder()
+		gateway.WriteError(w, errs.New(errs.Throttled, "slower", errs.RetryAfter(after)))
+		if got := w.Header().Get("Retry-After"); got != want || w.Code != http.StatusTooManyRequests {
+			t.Errorf("%v is %q with HTTP %d", after, got, w.Code)
+		}
 	}
 }

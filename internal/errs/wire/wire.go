@@ -5,7 +5,7 @@
 //
 // # Invariants
 //
-//   - I1: code, message and hint arrive as they were sent.
+//   - I1: code, message, hint and the time to wait arrive as they were sent.
 //   - I2: no cause, and no text of an error without a code, is ever sent.
 //
 // # Concurrency
@@ -18,16 +18,19 @@
 //
 // # Source
 //
-// AIP-193: google.rpc.Status with google.rpc.ErrorInfo{reason, domain}.
+// AIP-193: google.rpc.Status with google.rpc.ErrorInfo{reason, domain} and, where it
+// is known how long to wait, google.rpc.RetryInfo.
 package wire
 
 import (
 	"errors"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
@@ -51,7 +54,11 @@ func ToStatus(err error) *status.Status {
 		info.Metadata = map[string]string{hintKey: e.Hint}
 	}
 	st := status.New(codes.Code(row.GRPC), e.Msg) //nolint:gosec // google.rpc.Code and gRPC codes are the same small numbers.
-	if with, err := st.WithDetails(protoadapt.MessageV1Of(info)); err == nil {
+	details := []protoadapt.MessageV1{protoadapt.MessageV1Of(info)}
+	if e.After > 0 {
+		details = append(details, protoadapt.MessageV1Of(&errdetails.RetryInfo{RetryDelay: durationpb.New(e.After)}))
+	}
+	if with, err := st.WithDetails(details...); err == nil {
 		return with
 	}
 	return st
@@ -71,15 +78,27 @@ func FromStatus(err error) error {
 	if !ok {
 		return errs.From(err)
 	}
+	var (
+		info  *errdetails.ErrorInfo
+		after time.Duration
+	)
 	for _, d := range st.Details() {
-		info, ok := d.(*errdetails.ErrorInfo)
-		if !ok || info.GetDomain() != Domain {
-			continue
+		switch d := d.(type) {
+		case *errdetails.ErrorInfo:
+			if info == nil && d.GetDomain() == Domain {
+				info = d
+			}
+		case *errdetails.RetryInfo:
+			if t := d.GetRetryDelay(); t.CheckValid() == nil {
+				after = t.AsDuration()
+			}
 		}
-		code, _ := errs.ByName(info.GetReason())
-		return errs.New(code, st.Message(), errs.Hint("%s", info.GetMetadata()[hintKey]))
 	}
-	return errs.New(foreign(st.Code()), st.Message(), errs.Cause(err))
+	if info == nil {
+		return errs.New(foreign(st.Code()), st.Message(), errs.RetryAfter(after), errs.Cause(err))
+	}
+	code, _ := errs.ByName(info.GetReason())
+	return errs.New(code, st.Message(), errs.Hint("%s", info.GetMetadata()[hintKey]), errs.RetryAfter(after))
 }
 
 // foreign maps a gRPC code that arrived without our details.

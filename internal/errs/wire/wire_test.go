@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/wire"
@@ -104,5 +106,29 @@ func TestOurOwnErrorsPassUnchanged(t *testing.T) {
 	}
 	if got := errs.Of(wire.FromStatus(context.Canceled)); got != errs.Canceled {
 		t.Errorf("an ended context became %v", got)
+	}
+}
+
+func TestI1_TheTimeToWaitSurvivesTheWay(t *testing.T) {
+	t.Parallel()
+	for _, after := range []time.Duration{0, time.Nanosecond, 1500 * time.Millisecond, time.Hour} {
+		got := errs.From(wire.FromStatus(wire.ToStatus(errs.New(errs.Throttled, "slower", errs.Hint("wait"), errs.RetryAfter(after))).Err()))
+		if got.After != after || got.Code != errs.Throttled || got.Hint != "wait" {
+			t.Errorf("%v arrived as %#v", after, got)
+		}
+	}
+	// One that no node of ours said, and one that is no time.
+	st, err := status.New(codes.ResourceExhausted, "proxy").WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(time.Second)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := errs.From(wire.FromStatus(st.Err())); got.After != time.Second || got.Code != errs.Throttled {
+		t.Errorf("of a proxy: %#v", got)
+	}
+	if st, err = status.New(codes.ResourceExhausted, "proxy").WithDetails(&errdetails.RetryInfo{RetryDelay: &durationpb.Duration{Seconds: -1 << 60}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := errs.From(wire.FromStatus(st.Err())); got.After != 0 {
+		t.Errorf("no time: %#v", got)
 	}
 }
