@@ -17,8 +17,9 @@ import (
 // one load serves all callers that wait for the same key.
 const loadTimeout = 10 * time.Second
 
-// maxLoaded is how many keys of each layer are kept unwrapped. Beyond, those
-// used longest ago go, and are unwrapped again when they are needed.
+// maxLoaded is how many keys of each layer are kept unwrapped. Beyond, keys of the
+// tenant that has most of them go, of these those used longest ago, and are unwrapped
+// again when they are needed.
 const maxLoaded = 4096
 
 // evictShare is the part of a shelf that goes at once when there is no room:
@@ -220,8 +221,11 @@ func (s *shelf[K]) all() []*slot[K] {
 	return out
 }
 
-// evict wipes up to n keys that nobody has taken, those used longest ago first,
-// and returns how many.
+// evict wipes up to n keys that nobody has taken and returns how many: those of the
+// tenant that has most keys here, until another one has as many, and of each tenant
+// those used longest ago. By use alone, a tenant that goes through more keys than
+// there is room for would push out everybody else's, and every one of their calls would
+// wait for their keystores.
 func (s *shelf[K]) evict(n int) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -232,14 +236,24 @@ func (s *shelf[K]) evictLocked(n int) int {
 	type idle struct {
 		slot *slot[K]
 		used int64
+		over int // how many keys its tenant has that stay longer
 	}
 	var all []idle
+	kept := map[hierarchy.UID]int{}
 	for _, sl := range s.slots {
 		if sl.users == 0 {
-			all = append(all, idle{sl, sl.used.Load()})
+			all = append(all, idle{slot: sl, used: sl.used.Load()})
+		} else {
+			kept[sl.tenant]++
 		}
 	}
-	slices.SortFunc(all, func(a, b idle) int { return cmp.Compare(a.used, b.used) })
+	slices.SortFunc(all, func(a, b idle) int { return cmp.Compare(b.used, a.used) })
+	for i := range all {
+		t := all[i].slot.tenant
+		all[i].over = kept[t]
+		kept[t]++
+	}
+	slices.SortFunc(all, func(a, b idle) int { return cmp.Or(cmp.Compare(b.over, a.over), cmp.Compare(a.used, b.used)) })
 	all = all[:min(n, len(all))]
 	for _, i := range all {
 		s.drop(i.slot)

@@ -167,3 +167,57 @@ func TestAFullShelfGivesUpWhatWasUsedLongestAgo(t *testing.T) {
 		}
 	}
 }
+
+// TestATenantThatHasMostKeysLosesThem: one that goes through any number of keys pushes
+// out its own.
+func TestATenantThatHasMostKeysLosesThem(t *testing.T) {
+	s, now := newTestShelf(forever)
+	load := func(n, tenant int) *fakeKey {
+		t.Helper()
+		k := &fakeKey{}
+		sl, err := s.take(t.Context(), uidNumber(n), uidNumber(tenant), loadOf(k))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.give(sl)
+		*now += time.Second
+		return k
+	}
+	const others = 100
+	var quiet []*fakeKey
+	for i := range others {
+		quiet = append(quiet, load(i, 1000+i%10))
+	}
+	var held *slot[*fakeKey]
+	for i := range 3 * maxLoaded {
+		load(others+i, 1)
+		if i == 5 { // one that is in use stays, whosever it is
+			var err error
+			if held, err = s.take(t.Context(), uidNumber(others+i), uidNumber(1), nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for i, k := range quiet {
+		if k.wiped > 0 {
+			t.Errorf("key %d of another tenant was wiped", i)
+		}
+	}
+	if held.key.wiped > 0 {
+		t.Error("a key in use was wiped")
+	}
+	if n := s.len(); n > maxLoaded {
+		t.Errorf("%d keys are loaded", n)
+	}
+	// Of the tenant itself those used longest ago went.
+	if _, ok := s.peek(uidNumber(others + 3*maxLoaded - 1)); !ok {
+		t.Error("the newest key is gone")
+	}
+	if _, ok := s.peek(uidNumber(others)); ok {
+		t.Error("the oldest key is still there")
+	}
+	// Beyond what the largest has more than others, all lose alike.
+	if n := s.evict(s.len()); n == 0 || s.len() != 1 {
+		t.Errorf("%d went, %d stay", n, s.len())
+	}
+}

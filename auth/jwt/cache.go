@@ -10,9 +10,9 @@ import (
 // Shape of the cache.
 const (
 	shards = 16
-	// ownShare is the part of the cache, one in so many, that the tokens of one
-	// issuer can take: whoever can make tokens without end cannot push out those of
-	// everybody else.
+	// ownShare is the part of the cache, one in so many, that the tokens of one owner
+	// can take, who is a tenant with all of its issuers, or one issuer of the cluster:
+	// whoever can make tokens without end cannot push out those of everybody else.
 	ownShare = 4
 	// maxKeptAuds bounds what is kept of the audiences of a token, in bytes. A token
 	// with more is verified anew after the issuers changed.
@@ -42,6 +42,7 @@ type remembered struct {
 	digest digest
 	token  Token
 	from   *issuer
+	owner  string // whose part of the cache it takes
 	key    *key
 	aud    []string  // of the token; nil: not kept
 	since  time.Time // accepted from then on
@@ -52,10 +53,10 @@ type remembered struct {
 
 type link struct{ newer, older *remembered }
 
-// The orders in which entries stand: by last use, of all and of one issuer.
+// The orders in which entries stand: by last use, of all and of one owner.
 const (
 	ofAll = iota
-	ofIssuer
+	ofOwner
 )
 
 // order is a ring of entries by last use; its root stands between the newest and
@@ -96,19 +97,19 @@ func (o *order) oldest() *remembered {
 	return o.root.links[o.which].newer
 }
 
-// cache remembers verified tokens, bounded in all and for each issuer; what was
-// not used for longest goes.
+// cache remembers verified tokens, bounded in all and for each owner; what was
+// not used for longest goes, of who has more than others first.
 type cache struct {
 	shards [shards]shard
 }
 
 type shard struct {
-	capacity int // of all; a quarter of it for one issuer
+	capacity int // of all; a quarter of it for one owner
 
 	mu      sync.Mutex
 	entries map[digest]*remembered
 	all     *order
-	owned   map[*source]*order
+	owned   map[string]*order
 }
 
 func newCache(entries int) *cache {
@@ -118,7 +119,7 @@ func newCache(entries int) *cache {
 			capacity: max(entries/shards, 1),
 			entries:  map[digest]*remembered{},
 			all:      newOrder(ofAll),
-			owned:    map[*source]*order{},
+			owned:    map[string]*order{},
 		}
 	}
 	return c
@@ -140,7 +141,7 @@ func (c *cache) get(d digest, reg *registration, now time.Time) (Token, bool) {
 		s.drop(e)
 		return Token{}, false
 	}
-	own := s.owned[e.from.keys]
+	own := s.owned[e.owner]
 	for _, o := range [...]*order{s.all, own} {
 		o.remove(e)
 		o.push(e)
@@ -174,10 +175,10 @@ func (c *cache) put(e *remembered) {
 	if old := s.entries[e.digest]; old != nil {
 		s.drop(old)
 	}
-	own := s.owned[e.from.keys]
+	own := s.owned[e.owner]
 	if own == nil {
-		own = newOrder(ofIssuer)
-		s.owned[e.from.keys] = own
+		own = newOrder(ofOwner)
+		s.owned[e.owner] = own
 	}
 	s.entries[e.digest] = e
 	s.all.push(e)
@@ -185,19 +186,32 @@ func (c *cache) put(e *remembered) {
 	if own.n > max(s.capacity/ownShare, 1) {
 		s.drop(own.oldest())
 	}
-	if s.all.n > s.capacity {
+	switch {
+	case s.all.n <= s.capacity:
+	case own.n > s.capacity/len(s.owned): // more than the others on average
+		s.drop(own.oldest())
+	default:
 		s.drop(s.all.oldest())
 	}
 }
 
+// ownerOf returns whose part of the cache the tokens of an issuer take: its tenant's,
+// or its own if it is one of the cluster.
+func ownerOf(path string) string {
+	if tenant, _, ok := strings.Cut(path, "/issuers/"); ok {
+		return tenant
+	}
+	return path
+}
+
 // drop forgets e. It is called with mu held.
 func (s *shard) drop(e *remembered) {
-	own := s.owned[e.from.keys]
+	own := s.owned[e.owner]
 	delete(s.entries, e.digest)
 	s.all.remove(e)
 	own.remove(e)
 	if own.n == 0 {
-		delete(s.owned, e.from.keys)
+		delete(s.owned, e.owner)
 	}
 }
 
@@ -207,9 +221,9 @@ func (c *cache) sweep(live map[*source]bool) {
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.mu.Lock()
-		for from, own := range s.owned {
-			for !live[from] && own.n > 0 {
-				s.drop(own.oldest())
+		for _, e := range s.entries {
+			if !live[e.from.keys] {
+				s.drop(e)
 			}
 		}
 		s.mu.Unlock()

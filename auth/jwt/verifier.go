@@ -29,7 +29,8 @@ type Token struct {
 type Options struct {
 	Clock clock.Clock // nil: the machine's
 	// CacheEntries is how many verified tokens are remembered. 0: DefaultCacheEntries.
-	// One issuer's take a quarter at most.
+	// Those of one tenant's issuers together take a quarter at most, and so do those of
+	// one issuer of the cluster.
 	CacheEntries int
 }
 
@@ -264,7 +265,7 @@ func (v *Verifier) verify(ctx context.Context, reg *registration, token string) 
 	if u.iat.After(since) {
 		since = u.iat
 	}
-	return &remembered{token: t, from: is, key: k, aud: keptAuds(u.aud), since: since.Add(-is.Skew)}, nil
+	return &remembered{token: t, from: is, owner: ownerOf(is.Path), key: k, aud: keptAuds(u.aud), since: since.Add(-is.Skew)}, nil
 }
 
 // inTime judges exp, nbf and iat. The library's own judgement is not used: its
