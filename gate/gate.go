@@ -12,7 +12,7 @@
 //   - I3: a control operation has a record on disk before it runs; if that fails, nothing runs.
 //   - I4: duties stay separate under every policy: governors use no keys, workloads govern nothing, auditors change nothing. What people have to sign is ordered by an approval by who signs, also if it is otherwise an operator's.
 //   - I5: a workload reaches only its own tenant, under every policy, and cannot tell a foreign object from none.
-//   - I6: every denial is recorded; failed authentications only as fast as a fixed rate, the rest as a count.
+//   - I6: every denial is recorded; failed authentications, and calls refused for a budget, only as fast as a fixed rate, the rest as a count.
 //   - I7: a policy that fails denies.
 //   - I8: what [Token.Last] asks is asked after the record and before the reply; when it refuses, a correcting record follows and nothing is told.
 //
@@ -79,7 +79,8 @@ type Config struct {
 // Gate authorizes and audits. Make one with [New].
 type Gate struct {
 	cfg      Config
-	strays   strays
+	strays   strays // callers without an identity
+	limited  strays // calls refused for a budget
 	inFlight atomic.Int64
 }
 
@@ -109,7 +110,7 @@ func (g *Gate) Enter(ctx context.Context, req Request) (Token, error) {
 	if !req.Act.Valid() || req.Act.Duty() == DutySystem || req.Correlation == "" || !req.staged() {
 		return Token{}, errs.New(errs.Internal, "call without a known act or a correlation id")
 	}
-	if g.strays.counted.Load() > 0 {
+	if g.strays.counted.Load() > 0 || g.limited.counted.Load() > 0 {
 		g.sweep()
 	}
 	if !req.Principal.Valid() {

@@ -904,6 +904,62 @@ func TestI6_StrangersCannotFillTheLog(t *testing.T) {
 	}
 }
 
+// TestI6_RefusalsForABudgetCannotFillTheLog: one caller has one record in a window, so
+// that others have room for theirs, and all have a bound.
+func TestI6_RefusalsForABudgetCannotFillTheLog(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, gate.RolePolicy{})
+	refusal := errs.New(errs.Throttled, "too many")
+	refuse := func(name string, n int) {
+		t.Helper()
+		req := request(auth.RoleWorkload, gate.Encrypt)
+		req.Principal.Name = name
+		for range n {
+			if err := h.gate.Limited(req, refusal); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	refuse("loud", 10_000)
+	refuse("second", 5)
+	rec := h.sink.Records()
+	if len(rec) != 2 || !strings.HasSuffix(rec[0].Principal, "/loud") || !strings.HasSuffix(rec[1].Principal, "/second") {
+		t.Fatalf("records %+v", rec)
+	}
+	if r := rec[0]; r.Act != gate.ActLimited || r.Code != errs.Throttled || r.Outcome != errs.OutcomeFailed || r.Class != audit.Data || r.Role != "workload" || r.Cause != "too many" {
+		t.Errorf("record %+v", r)
+	}
+	for i := range 100 {
+		refuse(fmt.Sprintf("many-%d", i), 3)
+	}
+	if n := len(h.sink.Records()); n != gate.StrayBurst {
+		t.Errorf("%d records in one window", n)
+	}
+	// The next call of anybody after the window writes the count, and who is still
+	// refused has a record again.
+	h.clock.Advance(gate.StrayWindow)
+	if err := h.gate.Do(t.Context(), request(auth.RoleWorkload, gate.Encrypt), func(gate.Token) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	refuse("loud", 2)
+	h.gate.Flush()
+	rec = h.sink.Records()[gate.StrayBurst:]
+	if len(rec) != 4 || rec[0].Act != gate.ActLimited || rec[0].Count != 10_000+5+300-gate.StrayBurst || rec[0].Principal != "several" ||
+		rec[1].Act != "crypto.encrypt" || !strings.HasSuffix(rec[2].Principal, "/loud") || rec[3].Count != 1 {
+		t.Errorf("records %+v", rec)
+	}
+	// Strangers have a window of their own.
+	if _ = h.gate.Unauthenticated(t.Context(), gate.Request{Correlation: id}, nil); h.sink.Records()[len(h.sink.Records())-1].Code != errs.Unauthenticated {
+		t.Error("a stranger has no record because others were limited")
+	}
+	h.sink.FailAfter(0)
+	h.clock.Advance(gate.StrayWindow)
+	req := request(auth.RoleWorkload, gate.Encrypt)
+	if err := h.gate.Limited(req, refusal); !errs.Is(err, errs.AuditUnavailable) {
+		t.Errorf("a refusal without its record: %v", err)
+	}
+}
+
 func TestI6_FailedHandshakesHaveTheirCause(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, gate.RolePolicy{})

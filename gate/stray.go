@@ -18,13 +18,17 @@ const (
 	StrayBurst  = 16 // single records per window; the rest become one count
 )
 
-// ActStrays is the act of the record that counts failed authentications.
-const ActStrays = "gate.unauthenticated"
+// Acts of records that stand for many calls.
+const (
+	ActStrays  = "gate.unauthenticated" // counts failed authentications
+	ActLimited = "gate.limited"         // calls refused for a budget, of one caller or a count of them
+)
 
 type strays struct {
 	mu     sync.Mutex
-	begun  time.Time // of the current window
-	single int       // records written in it
+	begun  time.Time           // of the current window
+	single int                 // records written in it
+	named  map[string]struct{} // who has one, where the same caller gets no second
 
 	counted atomic.Uint64 // events without a record of their own; changed with mu only
 }
@@ -74,28 +78,74 @@ func (s *strays) take() bool {
 	return false
 }
 
-// sweep begins a new window when the current one is over and records the count
-// of the old one. Every Enter does this if there is a count, so that no
+// takeNamed is take for a caller who has a name: one record in a window is enough to
+// say who it is, and leaves room for others.
+func (s *strays) takeNamed(who string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, has := s.named[who]; !has && s.single < StrayBurst {
+		if s.named == nil {
+			s.named = make(map[string]struct{}, StrayBurst)
+		}
+		s.named[who] = struct{}{}
+		s.single++
+		return true
+	}
+	s.counted.Add(1)
+	return false
+}
+
+// over begins a new window when the current one is over, and returns the count of the
+// old one.
+func (s *strays) over(now time.Time) (n uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now.Sub(s.begun) >= StrayWindow {
+		n = s.counted.Swap(0)
+		s.begun, s.single = now, 0
+		clear(s.named)
+	}
+	return n
+}
+
+// rest returns what was counted and has no record yet.
+func (s *strays) rest() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.counted.Swap(0)
+}
+
+// Limited records that a call of a known caller was refused for what it or its tenant
+// spent, before anybody looked at what was asked for: for each caller once in a
+// window, and as strangers' records are bounded, so that refusals cost no disk. It
+// returns the failure of the record, if there is one, which goes out in place of the
+// refusal.
+func (g *Gate) Limited(req Request, refusal error) error {
+	g.sweep()
+	who := req.Principal.String()
+	if !g.limited.takeNamed(who) {
+		return nil
+	}
+	return g.cfg.Sink.Append(audit.Record{
+		Class: audit.Data, Phase: audit.Whole, Act: ActLimited, Outcome: errs.OutcomeOf(refusal), Code: errs.Of(refusal),
+		Correlation: req.Correlation, Principal: who, Role: req.Principal.Role.String(), Cause: refusal.Error(),
+	})
+}
+
+// sweep begins new windows when the current ones are over and records the counts
+// of the old ones. Every Enter does this if there is a count, so that no
 // goroutine is needed.
 func (g *Gate) sweep() {
 	now := g.cfg.Clock.Now()
-	g.strays.mu.Lock()
-	var n uint64
-	if now.Sub(g.strays.begun) >= StrayWindow {
-		n = g.strays.counted.Swap(0)
-		g.strays.begun, g.strays.single = now, 0
-	}
-	g.strays.mu.Unlock()
-	g.countStrays(n)
+	g.countStrays(g.strays.over(now))
+	g.countLimited(g.limited.over(now))
 }
 
-// Flush records the count of failed authentications that have no record yet. A
-// node calls it before it closes the log.
+// Flush records the counts that have no record yet. A node calls it before it closes
+// the log.
 func (g *Gate) Flush() {
-	g.strays.mu.Lock()
-	n := g.strays.counted.Swap(0)
-	g.strays.mu.Unlock()
-	g.countStrays(n)
+	g.countStrays(g.strays.rest())
+	g.countLimited(g.limited.rest())
 }
 
 func (g *Gate) countStrays(n uint64) {
@@ -106,5 +156,15 @@ func (g *Gate) countStrays(n uint64) {
 	_ = g.cfg.Sink.Append(audit.Record{
 		Class: audit.Data, Phase: audit.Whole, Act: ActStrays, Outcome: errs.OutcomeDenied,
 		Principal: "unauthenticated", Code: errs.Unauthenticated, Count: n,
+	})
+}
+
+func (g *Gate) countLimited(n uint64) {
+	if n == 0 {
+		return
+	}
+	_ = g.cfg.Sink.Append(audit.Record{
+		Class: audit.Data, Phase: audit.Whole, Act: ActLimited, Outcome: errs.Throttled.Row().Outcome,
+		Principal: "several", Code: errs.Throttled, Count: n,
 	})
 }
