@@ -141,7 +141,7 @@ func (c *Config) problems() []string {
 	upTo("memory.lock_mib", c.Memory.LockMiB, 1024)
 	upTo("audit.segment_mib", c.Audit.SegmentMiB, 1024)
 	upTo("audit.reserve_mib", c.Audit.ReserveMiB, 65536)
-	upTo("limits.connections", c.Limits.Connections, 1_000_000)
+	c.Limits.problems(bad)
 	upTo("limits.concurrent", c.Limits.Concurrent, 65535)
 	span("limits.request_budget", c.Limits.RequestBudget, time.Second, 10*time.Minute)
 	span("limits.l2_hold", c.Limits.L2Hold, 0, time.Hour)
@@ -164,4 +164,28 @@ func (c *Config) problems() []string {
 		}
 	}
 	return p
+}
+
+// problems says which budgets are out of range, and which can never be reached.
+func (l Limits) problems(bad func(format string, args ...any)) {
+	const connections, rate = 1_000_000, 10_000_000
+	for _, f := range []struct {
+		key       string
+		is        int
+		low, high int
+	}{
+		{"connections", l.Connections, 16, connections},
+		{"caller_connections", l.CallerConnections, 1, connections},
+		{"tenant_connections", l.TenantConnections, 1, connections},
+		{"caller_concurrent", l.CallerConcurrent, 1, connections},
+		{"tenant_concurrent", l.TenantConcurrent, 1, connections},
+		{"caller_rate", l.CallerRate, 1, rate},
+		{"tenant_rate", l.TenantRate, 1, rate},
+		{"caller_reads", l.CallerReads, 1, rate},
+		{"caller_changes", l.CallerChanges, 1, rate},
+	} {
+		if f.is < f.low || f.is > f.high {
+			bad("limits.%s is %d, want %d to %d", f.key, f.is, f.low, f.high)
+		}
+	}
 }

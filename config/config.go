@@ -47,7 +47,7 @@ type Config struct {
 	TLS       TLS        `yaml:"tls"       doc:"Certificates of the public ports."`
 	Memory    Memory     `yaml:"memory"    doc:"Protection of keys in memory."`
 	Audit     Audit      `yaml:"audit"     doc:"The audit trail of this node."`
-	Limits    Limits     `yaml:"limits"    doc:"Bounds on what callers may ask for."`
+	Limits    Limits     `yaml:"limits"    doc:"Bounds on what callers may ask of this node."`
 	Log       Log        `yaml:"log"       doc:"The log on stderr. It never contains key material or callers' data."`
 	Keystores []Keystore `yaml:"keystores" doc:"Keystores that hold customer keys (L1) or seal the MasterKey."`
 }
@@ -104,10 +104,18 @@ type Audit struct {
 
 // Limits bounds what callers may ask for.
 type Limits struct {
-	Connections   int           `yaml:"connections"    default:"4096" doc:"Connections on each public port, 1 to 1000000."`
-	Concurrent    int           `yaml:"concurrent"     default:"256" doc:"Calls at a time on one connection, 1 to 65535."`
-	RequestBudget time.Duration `yaml:"request_budget" default:"60s" doc:"Longest time that a call without a deadline may take, 1s to 10m."`
-	L2Hold        time.Duration `yaml:"l2_hold"        default:"60s" doc:"How long a tenant key (L2) stays unwrapped after its last use, 0s to 1h. 0s: one operation."`
+	Connections       int           `yaml:"connections"        default:"4096" doc:"Connections on each public port, 16 to 1000000. An eighth is for those on which nobody has shown an identity yet; a sixteenth is kept for people."`
+	CallerConnections int           `yaml:"caller_connections" default:"1024" doc:"Connections of one caller on each public port, 1 to 1000000."`
+	TenantConnections int           `yaml:"tenant_connections" default:"2048" doc:"Connections of all workloads of one tenant on each public port, 1 to 1000000."`
+	Concurrent        int           `yaml:"concurrent"         default:"256" doc:"Calls at a time on one connection, 1 to 65535."`
+	CallerConcurrent  int           `yaml:"caller_concurrent"  default:"1024" doc:"Calls of one caller at a time: so many data operations, so many reads, so many changes. 1 to 1000000."`
+	TenantConcurrent  int           `yaml:"tenant_concurrent"  default:"2048" doc:"Data operations of all workloads of one tenant at a time, 1 to 1000000."`
+	CallerRate        int           `yaml:"caller_rate"        default:"100000" doc:"Data operations of one caller a second, and at once after a pause, 1 to 10000000. A request counts once more for each 64 KiB."`
+	TenantRate        int           `yaml:"tenant_rate"        default:"200000" doc:"Data operations of all workloads of one tenant a second, 1 to 10000000."`
+	CallerReads       int           `yaml:"caller_reads"       default:"5000" doc:"Reads of the registry of one caller a second, 1 to 10000000."`
+	CallerChanges     int           `yaml:"caller_changes"     default:"1000" doc:"Changes of one caller a second, 1 to 10000000. Acts that only take power away have a budget of their own."`
+	RequestBudget     time.Duration `yaml:"request_budget"     default:"60s" doc:"Longest time that a call without a deadline may take, from its headers on, 1s to 10m."`
+	L2Hold            time.Duration `yaml:"l2_hold"            default:"60s" doc:"How long a tenant key (L2) stays unwrapped after its last use, 0s to 1h. 0s: one operation."`
 }
 
 // Log says what is logged.

@@ -8,12 +8,11 @@ import (
 	"io"
 	"log/slog"
 	"runtime/debug"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -53,8 +52,8 @@ type calls struct {
 	local    *inproc       // every public method, for the HTTP door and for what is done by an approval
 	attempts attempts      // what became of executing approvals here
 
-	verified verifiedCache
-	handed   shownCertificates
+	handed shownCertificates
+	limits *limits
 }
 
 // do passes the gate and runs fn behind it.
@@ -114,6 +113,9 @@ type caller struct {
 	// notYet is what kept the node from serving when it refused: its registry is missing
 	// or old, so another node, or this one in a moment, may well accept the caller.
 	notYet error
+
+	visit  *visit      // its connection; nil: the administration socket
+	noSeat *errs.Error // why its connection has no place among those of callers; nil: it has one
 }
 
 // call is one call from its door to its answer. It is used by one goroutine.
@@ -184,36 +186,16 @@ func withCall(ctx context.Context, is call) context.Context {
 	return c
 }
 
-// verifiedCache remembers who holds a certificate, so that a call costs a lookup
-// and not two signature checks. It is emptied when it is full: whoever makes many
-// connections pays for them himself.
-//
-// A connection's certificate is parsed once and never changes, so its address
-// stands for it: a hash of it per call would cost more than the rest of the lookup.
-type verifiedCache struct {
-	mu     sync.RWMutex
-	byCert map[*x509.Certificate]verified
-}
-
-func (c *verifiedCache) get(leaf *x509.Certificate) (verified, bool) {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	v, ok := c.byCert[leaf]
-	return v, ok
-}
-
-func (c *verifiedCache) put(leaf *x509.Certificate, v verified) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.byCert == nil || len(c.byCert) >= maxVerified {
-		c.byCert = map[*x509.Certificate]verified{}
-	}
-	c.byCert[leaf] = v
-}
-
-// verified is who holds a certificate until it ends, or the registry changes.
+// verified is who holds a certificate until it ends, or the registry changes. Each
+// connection keeps that of its own certificate, so that a call costs a look and not
+// two signature checks. What all connections shared would be a place where one caller
+// could push out others.
 type verified struct {
 	identity.Identity
+
+	// leaf is the certificate. It is parsed once for each connection and never
+	// changes, so its address stands for it.
+	leaf *x509.Certificate
 
 	// asked is [fsm.View.AuthorityAt] of the view in which this was found. While the
 	// present one is equal, that needs no look into the registry.
@@ -226,7 +208,7 @@ type verified struct {
 }
 
 // holds reports whether v is still so.
-func (v verified) holds(now time.Time, view *fsm.View) bool {
+func (v *verified) holds(now time.Time, view *fsm.View) bool {
 	if !now.Before(v.NotAfter) || v.asked != view.AuthorityAt() || v.founded != view.Initialized() {
 		return false
 	}
@@ -237,9 +219,6 @@ func (v verified) holds(now time.Time, view *fsm.View) bool {
 	return ok && string(t.GetUid()) == string(v.Principal.TenantUID[:])
 }
 
-// maxVerified is how many are remembered. Each keeps its certificate, a few KiB.
-const maxVerified = 4096
-
 // identify returns who holds a certificate. One that has expired, was revoked, or
 // whose role binding or issuer is gone, is refused at every call, not only when the
 // connection is made (I4). What was refused is not remembered: it costs its holder
@@ -248,8 +227,24 @@ const maxVerified = 4096
 // A node that just started has an old registry, or none. What such a node does not
 // find is no answer, so a refusal counts only by a view that is as new as a lease
 // makes it.
-func (c *calls) identify(leaf *x509.Certificate) caller {
-	return c.settled(func() caller { return c.identifyNow(leaf) })
+//
+// v is the connection that it was shown on, which has a place among those of callers
+// from then on; nil: none.
+func (c *calls) identify(v *visit, leaf *x509.Certificate) caller {
+	var known *atomic.Pointer[verified]
+	if v != nil {
+		known = &v.verified
+	}
+	return seated(v, c.settled(func() caller { return c.identifyNow(known, leaf) }))
+}
+
+// seated gives the connection of an accepted caller its place.
+func seated(v *visit, who caller) caller {
+	who.visit = v
+	if v != nil && who.refused == nil && !v.seated.Load() {
+		who.noSeat = v.door.seat(v, who.Principal)
+	}
+	return who
 }
 
 // settled looks again where a refusal may be due to an old registry.
@@ -265,11 +260,12 @@ func (c *calls) settled(find func() caller) caller {
 	return who
 }
 
-func (c *calls) identifyNow(leaf *x509.Certificate) caller {
+// identifyNow finds who holds a certificate, and keeps what it finds in known, if that
+// is not nil.
+func (c *calls) identifyNow(known *atomic.Pointer[verified], leaf *x509.Certificate) caller {
 	now, view := c.clock.Now(), c.machine.View()
-	if leaf != nil {
-		v, ok := c.verified.get(leaf)
-		if ok && v.holds(now, view) {
+	if known != nil && leaf != nil {
+		if v := known.Load(); v != nil && v.leaf == leaf && v.holds(now, view) {
 			return caller{Identity: v.Identity, key: leaf.PublicKey, shown: auth.CertificateShown(leaf.Raw), asked: v.asked}
 		}
 	}
@@ -278,7 +274,7 @@ func (c *calls) identifyNow(leaf *x509.Certificate) caller {
 	if err != nil {
 		return caller{refused: err, mayChange: pki.IsUnknownCA(err) && c.serving() != nil} // it may not know the issuer yet
 	}
-	v := verified{asked: view.AuthorityAt(), founded: view.Initialized()}
+	v := &verified{leaf: leaf, asked: view.AuthorityAt(), founded: view.Initialized()}
 	if v.Identity, err = identity.OfCertificate(dir, proof, now); err != nil {
 		return caller{refused: err, mayChange: true}
 	}
@@ -288,8 +284,8 @@ func (c *calls) identifyNow(leaf *x509.Certificate) caller {
 	}
 	// What has expired never holds, but for a clock that was ahead and went back: then it
 	// would still be called expired.
-	if !v.Expired {
-		c.verified.put(leaf, v)
+	if known != nil && !v.Expired {
+		known.Store(v)
 	}
 	return caller{Identity: v.Identity, key: leaf.PublicKey, shown: auth.CertificateShown(leaf.Raw), asked: v.asked}
 }
@@ -305,14 +301,6 @@ func revoked(r *fsmpb.Revocation) error {
 // token or the connection's certificate says.
 func (c *calls) fromNetwork(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	return c.answer(withCaller(ctx, c.identifyCall(ctx)), req, info, next)
-}
-
-// peerLeaf returns the certificate that the connection of a call proved, or nil.
-func peerLeaf(ctx context.Context) *x509.Certificate {
-	if p, ok := peer.FromContext(ctx); ok {
-		return leafOf(p.AuthInfo)
-	}
-	return nil
 }
 
 // fromSocket is the interceptor of the administration socket.
@@ -347,8 +335,11 @@ func (c *calls) answer(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 		}
 		c.metrics.observe(info.FullMethod, err, c.clock.Since(start))
 	}()
-	if m, ok := req.(proto.Message); ok {
-		err = acceptable(m)
+	size := sizeOf(req)
+	in, err := c.admit(ctx, info.FullMethod, size, start)
+	defer in.leave()
+	if m, ok := req.(proto.Message); ok && err == nil {
+		err = acceptable(m, size)
 	}
 	if err == nil {
 		out, err = next(ctx, req)
@@ -494,8 +485,8 @@ func (c *calls) correlate(traceparent []string) (corr.ID, error) {
 
 // acceptable refuses a request for what it is, before anybody looks at what it
 // asks for.
-func acceptable(m proto.Message) error {
-	if proto.Size(m) > MaxMessage {
+func acceptable(m proto.Message, size int) error {
+	if size > MaxMessage {
 		return errs.Newf(errs.TooLarge, "the request is larger than %d bytes", MaxMessage).
 			With(errs.Hint("encrypt large data with a data key"))
 	}

@@ -178,7 +178,7 @@ func TestDamageOnDiskDoesNotKeepANodeFromStarting(t *testing.T) {
 			t.Errorf("%s: nobody is told: %s", name, log)
 		}
 		c := &calls{dirs: d, machine: fsm.New(fsm.Options{}), clock: clock.System{}, serving: serves}
-		if id := c.identify(newCA(t, pki.ForCallers, time.Now()).Certificate()); !errs.Is(id.refused, errs.Unauthenticated) {
+		if id := c.identify(nil, newCA(t, pki.ForCallers, time.Now()).Certificate()); !errs.Is(id.refused, errs.Unauthenticated) {
 			t.Errorf("%s: %v", name, id.refused)
 		}
 	}
@@ -199,10 +199,10 @@ func TestTheCAOfCallersIsReadFromDisk(t *testing.T) {
 		t.Fatal(log)
 	}
 	c := &calls{dirs: d, machine: fsm.New(fsm.Options{}), clock: clock.System{}, serving: serves}
-	if id := c.identify(leaf(testDomain)); id.refused != nil || id.Principal.Role != auth.RoleCustodian {
+	if id := c.identify(nil, leaf(testDomain)); id.refused != nil || id.Principal.Role != auth.RoleCustodian {
 		t.Errorf("a custodian: %+v", id)
 	}
-	if id := c.identify(leaf("other.krypton")); !errs.Is(id.refused, errs.Unauthenticated) {
+	if id := c.identify(nil, leaf("other.krypton")); !errs.Is(id.refused, errs.Unauthenticated) {
 		t.Errorf("a custodian of another domain: %+v", id)
 	}
 }
@@ -221,21 +221,22 @@ func TestARefusalByAnOldRegistryIsNone(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := &calls{dirs: d, machine: fsm.New(fsm.Options{}), clock: clock.System{}, serving: serves}
-	if id := c.identify(leaf); !errs.Is(id.refused, errs.Unauthenticated) || id.notYet != nil {
+	if id := c.identify(nil, leaf); !errs.Is(id.refused, errs.Unauthenticated) || id.notYet != nil {
 		t.Errorf("by a node that serves: %+v", id)
 	}
 	c.serving = func() error { return errs.New(errs.Sealed, "this node is sealed") }
-	if id := c.identify(leaf); !errs.Is(id.refused, errs.Unauthenticated) || !errs.Is(id.notYet, errs.Sealed) {
+	if id := c.identify(nil, leaf); !errs.Is(id.refused, errs.Unauthenticated) || !errs.Is(id.notYet, errs.Sealed) {
 		t.Errorf("by a node that serves nothing: %+v", id)
 	}
 	// What no registry would change is refused for good.
-	if id := c.identify(ca.Certificate()); id.refused == nil || id.notYet != nil {
+	if id := c.identify(nil, ca.Certificate()); id.refused == nil || id.notYet != nil {
 		t.Errorf("a CA as a caller: %+v", id)
 	}
 }
 
-// TestTheCacheOfCallersKnowsNoOtherIssuers and no time beyond a certificate's.
-func TestTheCacheOfCallersKnowsNoOtherIssuers(t *testing.T) {
+// TestWhatAConnectionKnowsOfItsCaller is of no other certificate, and holds no longer
+// than that is valid.
+func TestWhatAConnectionKnowsOfItsCaller(t *testing.T) {
 	clk := clock.NewFake(time.Now())
 	ca := newCA(t, pki.ForCallers, clk.Now())
 	d, _ := newDirs(t, t.TempDir(), soleCA(ca))
@@ -244,46 +245,30 @@ func TestTheCacheOfCallersKnowsNoOtherIssuers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	on := &visit{}
+	on.seated.Store(true)
 	for range 2 {
-		if id := c.identify(leaf); id.refused != nil || id.Principal.Name != "alice" || !id.NotAfter.Equal(leaf.NotAfter) {
+		if id := c.identify(on, leaf); id.refused != nil || id.Principal.Name != "alice" || !id.NotAfter.Equal(leaf.NotAfter) {
 			t.Fatalf("a governor is %+v", id)
 		}
 	}
-	if len(c.verified.byCert) != 1 {
-		t.Fatalf("%d remembered", len(c.verified.byCert))
+	if known := on.verified.Load(); known == nil || known.leaf != leaf {
+		t.Fatal("a connection does not know its caller")
 	}
-	if id := c.identify(nil); id.refused == nil || id.Principal.Valid() {
+	if id := c.identify(on, nil); id.refused == nil || id.Principal.Valid() {
 		t.Error("nobody is somebody")
 	}
-	if id := c.identify(ca.Certificate()); id.refused == nil {
+	if id := c.identify(on, ca.Certificate()); id.refused == nil {
 		t.Error("a CA is a caller")
 	}
 	// The end of the certificate is looked at again at each call.
 	clk.Advance(time.Hour + time.Second)
-	if id := c.identify(leaf); id.refused == nil || id.Principal.Valid() {
+	if id := c.identify(on, leaf); id.refused == nil || id.Principal.Valid() {
 		t.Error("I4: an expired certificate is remembered as valid")
 	}
 	clk.Advance(-time.Hour)
-	if id := c.identify(leaf); id.refused != nil {
+	if id := c.identify(on, leaf); id.refused != nil {
 		t.Fatal(id.refused)
-	}
-}
-
-// TestTheCacheOfCallersIsBounded and starts again when it is full.
-func TestTheCacheOfCallersIsBounded(t *testing.T) {
-	ca := newCA(t, pki.ForCallers, time.Now())
-	d, _ := newDirs(t, t.TempDir(), soleCA(ca))
-	c := &calls{dirs: d, machine: fsm.New(fsm.Options{}), clock: clock.System{}, serving: serves}
-	c.verified.byCert = map[*x509.Certificate]verified{}
-	for range maxVerified {
-		c.verified.byCert[new(x509.Certificate)] = verified{}
-	}
-	leaf, err := ca.IssueCaller(rand.Reader, time.Now(), pki.CallerRequest{ID: auth.ID{TrustDomain: testDomain, Role: auth.RoleAuditor, Name: "a"}, PublicKey: memberKey(t).Public()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if id := c.identify(leaf); id.refused != nil || len(c.verified.byCert) != 1 {
-		t.Fatalf("%d remembered, %v", len(c.verified.byCert), id.refused)
 	}
 }
 

@@ -71,6 +71,7 @@ func (s clusterServer) GetCluster(ctx context.Context, _ *kryptonv1.GetClusterRe
 	var out *kryptonv1.ClusterInfo
 	err := s.do(ctx, gate.GetCluster, node.ObjectCluster, func(gate.Token) error {
 		out = s.clusterInfo(s.look(ctx).View) // what is, and not what is complete: it is for who mends it
+		out.Limited = s.limitedOnes(s.clock.Now())
 		return nil
 	})
 	return out, err

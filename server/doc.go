@@ -14,6 +14,7 @@
 //   - I6: request and response bodies are in no log and no metric; labels come from closed sets.
 //   - I7: gRPC and HTTP/JSON answer alike: code, hint, and what is refused.
 //   - I8: a connection without a valid identity costs this node a bounded amount of memory and time.
+//   - I9: connections and calls of one caller, one tenant, or of strangers leave those of others their share; acts that only take power away are never refused for what else was called.
 //
 // # Concurrency
 //

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"sync"
+	"sync/atomic"
 
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/auth/pki"
@@ -42,40 +43,52 @@ func (c *calls) callerOfShown(ctx context.Context, shown auth.Credential) (calle
 	}
 	der := shown.Certificate()
 	sum := sha256.Sum256(der)
-	if leaf, ok := c.handed.get(sum); ok {
-		return c.identifyNow(leaf), nil
+	if h, ok := c.handed.get(sum); ok {
+		return c.identifyNow(&h.verified, h.leaf), nil
 	}
 	leaf, err := x509.ParseCertificate(der)
 	if err != nil {
 		return caller{}, errs.New(errs.Unauthenticated, "what the caller showed is no certificate", errs.Hint("find out why the node that forwards it says so"), errs.Cause(err))
 	}
-	who := c.identifyNow(leaf)
+	h := &handed{leaf: leaf}
+	who := c.identifyNow(&h.verified, leaf)
 	if who.refused == nil {
-		c.handed.put(sum, leaf)
+		c.handed.put(sum, h)
 	}
 	return who, nil
 }
 
+// handed is a certificate that another node handed over, and who holds it, for as long
+// as the registry does not change.
+type handed struct {
+	leaf     *x509.Certificate
+	verified atomic.Pointer[verified]
+}
+
+// maxHanded bounds the certificates of callers of other nodes that are kept parsed, a
+// few KiB each; with more, all are parsed anew. Only who is accepted is kept, and a
+// caller has as many certificates as somebody issued.
+const maxHanded = 16384
+
 // shownCertificates keeps parsed certificates that were accepted once, by SHA-256 of
-// their bytes. Who holds one is not kept here: the parsed certificate is the key under
-// which [verifiedCache] does that, for as long as the registry does not change.
+// their bytes.
 type shownCertificates struct {
 	mu    sync.RWMutex
-	byDER map[[sha256.Size]byte]*x509.Certificate
+	byDER map[[sha256.Size]byte]*handed
 }
 
-func (s *shownCertificates) get(sum [sha256.Size]byte) (*x509.Certificate, bool) {
+func (s *shownCertificates) get(sum [sha256.Size]byte) (*handed, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	leaf, ok := s.byDER[sum]
-	return leaf, ok
+	h, ok := s.byDER[sum]
+	return h, ok
 }
 
-func (s *shownCertificates) put(sum [sha256.Size]byte, leaf *x509.Certificate) {
+func (s *shownCertificates) put(sum [sha256.Size]byte, h *handed) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.byDER == nil || len(s.byDER) >= maxVerified {
-		s.byDER = map[[sha256.Size]byte]*x509.Certificate{}
+	if s.byDER == nil || len(s.byDER) >= maxHanded {
+		s.byDER = map[[sha256.Size]byte]*handed{}
 	}
-	s.byDER[sum] = leaf
+	s.byDER[sum] = h
 }

@@ -13,7 +13,9 @@ import (
 
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/auth/pki"
+	"github.com/openkcm/krypton-cluster/config"
 	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/hierarchy/envelope"
 	"github.com/openkcm/krypton-cluster/intent"
@@ -74,6 +76,8 @@ func limits() []bounds {
 			{what: "changes with a request id of one caller in 24 h", limit: fmt.Sprint(fsm.MaxRequestsPerPrincipal), code: errs.LimitReached},
 			{what: "changes with a request id of everybody in 24 h", limit: fmt.Sprint(fsm.MaxRequests), code: errs.LimitReached},
 		}},
+		{"Callers and tenants", budgets()},
+		{"Connections", doorBounds()},
 		{"Names", []bound{
 			{what: "name of a tenant or a service", limit: bytesOf(hierarchy.MaxNameBytes), beyond: "request/name-too-long"},
 			{what: "name in a certificate", limit: bytesOf(auth.MaxName), beyond: "request/person-name"},
@@ -116,6 +120,47 @@ func limits() []bounds {
 	}
 }
 
+// budgets are what one node admits of one caller and of one tenant.
+func budgets() []bound {
+	c, own := config.Default().Limits, server.DefaultLimits()
+	a := func(key string, n int) string { return fmt.Sprintf("%d (`limits.%s`)", n, key) }
+	const rate, atOnce = "limits/rate", "limits/at-once"
+	return []bound{
+		{what: "data operations of one caller a second, and at once after a pause; a request counts once more for each " + bytesOf(server.CostBytes), limit: a("caller_rate", c.CallerRate), beyond: rate},
+		{what: "data operations of all workloads of one tenant a second", limit: a("tenant_rate", c.TenantRate), beyond: rate},
+		{what: "reads of the registry of one caller a second", limit: a("caller_reads", c.CallerReads), beyond: rate},
+		{what: "changes of one caller a second", limit: a("caller_changes", c.CallerChanges), beyond: rate},
+		{what: "acts of one caller a second that only take power away, contributing shares, looking at the seal, the cluster and oneself", limit: fmt.Sprint(own.CallerProtects), beyond: rate},
+		{what: "calls of one caller at a time: data operations, reads, changes, each", limit: a("caller_concurrent", c.CallerConcurrent), beyond: atOnce},
+		{what: "of those that only take power away and so on", limit: fmt.Sprint(server.ProtectAtOnce), beyond: atOnce},
+		{what: "data operations of all workloads of one tenant at a time", limit: a("tenant_concurrent", c.TenantConcurrent), beyond: atOnce},
+		{what: "callers and tenants that are counted at a time", limit: fmt.Sprintf("%d and %d", server.CallerAccounts, server.TenantAccounts), then: "further ones share a budget, until others have been quiet for as long as their burst takes to come back"},
+		{what: "records of refusals for a budget in " + gate.StrayWindow.String(), limit: fmt.Sprintf("%d, one for each caller", gate.StrayBurst), then: "the rest is one count"},
+	}
+}
+
+// doorBounds are what one port admits.
+func doorBounds() []bound {
+	c := config.Default().Limits
+	return []bound{
+		{what: "connections on each public port", limit: fmt.Sprintf("%d (`limits.connections`)", c.Connections), beyond: "limits/connections"},
+		{what: "of these, connections on which nobody has shown an identity yet", limit: fmt.Sprintf("one in %d", server.StrangerShare), then: "the oldest one goes, of the address that has most of them"},
+		{what: "of these, kept for people", limit: fmt.Sprintf("one in %d", server.PeopleShare), beyond: "limits/connections"},
+		{what: "connections of one caller on each public port", limit: fmt.Sprintf("%d (`limits.caller_connections`)", c.CallerConnections), beyond: "limits/caller-connections"},
+		{what: "connections of all workloads of one tenant on each public port", limit: fmt.Sprintf("%d (`limits.tenant_connections`)", c.TenantConnections), beyond: "limits/tenant-connections"},
+		{what: "connections that one address begins a second, and at once; of IPv6 one network of 64 bits", limit: fmt.Sprintf("%d, %d", server.SourceRate, server.SourceBurst), then: "they are closed"},
+		{what: "addresses for which that is counted", limit: fmt.Sprint(server.Sources), then: "further ones share it"},
+		{what: "time until somebody has shown an identity, handshake included", limit: lifetime(server.StrangerTime), then: "the connection is closed"},
+		{what: "bytes until then, gRPC", limit: bytesOf(server.StrangerBytes), then: "the connection is closed"},
+		{what: "time until the headers of an HTTP request have arrived", limit: lifetime(server.HeaderTimeout), then: "the connection is closed"},
+		{what: "time in which the message of a call arrives and is answered, if the caller gave no deadline", limit: fmt.Sprintf("%s (`limits.request_budget`)", c.RequestBudget), then: "`DEADLINE_EXCEEDED`"},
+		{what: "calls at a time on one connection", limit: fmt.Sprintf("%d (`limits.concurrent`)", c.Concurrent), then: "HTTP/2 refuses the stream, which clients wait for"},
+		{what: "time without a call", limit: server.IdleTimeout.String(), then: "the connection ends in good order"},
+		{what: "life of a gRPC connection", limit: server.ConnectionAge.String(), then: "it ends in good order"},
+		{what: "connections on the operations port", limit: fmt.Sprint(server.OpsConnections), then: "the oldest one goes, of the address that has most of them"},
+	}
+}
+
 func lifetime(d time.Duration) string {
 	switch {
 	case d > 24*time.Hour && d%(24*time.Hour) == 0:
@@ -130,8 +175,9 @@ const limitsHead = `# Limits
 
 <!-- Generated from the constants of the code by ` + "`make generate`" + `. Do not edit. -->
 
-What a node takes at most, and what it answers beyond that. The limit itself is inside. Limits that a configuration can
-change (connections, calls at a time, the time of a call without a deadline) are in [config.md](config.md).
+What a node takes at most, and what it answers beyond that. The limit itself is inside. What has the name of a setting beside
+it is the default, which the configuration of each node can change: [config.md](config.md). Budgets and connections are counted by
+each node for itself. How they keep slow and hostile callers from stopping others is in [hostile-callers.md](hostile-callers.md).
 `
 
 // TestLimitsPageIsUpToDate holds that docs/limits.md says what the constants are,

@@ -13,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -110,9 +109,10 @@ type Config struct {
 	DataDir     string
 	NodeName    string
 	Version     string
-	Connections int           // on each public port
+	Connections int           // on each public port, at least 16
 	Concurrent  uint32        // calls at a time on one connection
 	Budget      time.Duration // of a call without a deadline
+	Limits      Limits        // of callers and tenants
 	Clock       clock.Clock
 	Rand        io.Reader
 	Logger      *slog.Logger
@@ -122,6 +122,7 @@ type Config struct {
 type Server struct {
 	cfg   Config
 	calls *calls
+	doors *doors
 }
 
 // New makes the doors. Nothing answers before [Server.Run].
@@ -140,10 +141,13 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	certs := newCertificates(ctx, cfg.TLSDir, cfg.Cluster.Signer(), files, cfg.Clock, cfg.Logger)
 	m := newMetrics()
 	m.gauges(cfg.Node, cfg.Cluster, cfg.Gate)
-	s := &Server{cfg: cfg, calls: &calls{
+	cfg.Limits = cfg.Limits.orDefault()
+	budgets := newLimits(cfg.Limits, cfg.Clock, newLimitMetrics(m.registry))
+	budgets.gauges(m.registry)
+	s := &Server{cfg: cfg, doors: newDoors(m.registry), calls: &calls{
 		node: cfg.Node, serving: cfg.Node.ServingErr, machine: cfg.Machine, cluster: cfg.Cluster, gate: cfg.Gate, certs: certs, dirs: dirs, metrics: m,
 		clock: cfg.Clock, rand: cfg.Rand, log: cfg.Logger, nodeID: string(cfg.Cluster.NodeID()), nodeName: cfg.NodeName,
-		dataDir: cfg.DataDir, version: cfg.Version, budget: cfg.Budget,
+		dataDir: cfg.DataDir, version: cfg.Version, budget: cfg.Budget, limits: budgets,
 	}}
 	s.calls.local = &inproc{intercept: s.calls.answer}
 	s.registerPublic(s.calls.local)
@@ -172,19 +176,29 @@ func (s *Server) Run(ctx context.Context) error {
 	creds := publicCreds{TransportCredentials: credentials.NewTLS(s.calls.certs.config("h2")), identify: s.calls.identify}
 	public := s.grpcServer(grpc.Creds(creds), grpc.UnaryInterceptor(s.calls.fromNetwork), s.calls.tapOption())
 	s.registerPublic(public)
-	s.serveGRPC(g, ctx, public, netutil.LimitListener(s.cfg.Listeners.GRPC, s.cfg.Connections))
+	places := seatsOf(s.cfg.Connections, s.cfg.Limits.CallerConnections, s.cfg.Limits.TenantConnections)
+	overHTTP := places
+	places.bytes = strangerBytes
+	s.serveGRPC(g, ctx, public, s.door("grpc", s.cfg.Listeners.GRPC, places))
 
 	admin := s.grpcServer(grpc.UnaryInterceptor(s.calls.fromSocket))
 	kryptonv1.RegisterAdminServer(admin, adminServer{calls: s.calls})
 	s.serveGRPC(g, ctx, admin, socket)
 
 	if ln := s.cfg.Listeners.REST; ln != nil {
-		s.serveHTTP(g, ctx, rest, tls.NewListener(netutil.LimitListener(ln, s.cfg.Connections), s.calls.certs.config("h2", "http/1.1")))
+		s.serveHTTP(g, ctx, rest, tls.NewListener(s.door("rest", ln, overHTTP), s.calls.certs.config("h2", "http/1.1")))
 	}
 	if ln := s.cfg.Listeners.Ops; ln != nil {
-		s.serveHTTP(g, ctx, s.calls.opsHandler(), netutil.LimitListener(ln, opsConnections))
+		// Nobody says here who he is, and a prober keeps its connection.
+		s.serveHTTP(g, ctx, s.calls.opsHandler(), s.door("ops", ln, seats{all: opsConnections, strangers: opsConnections}))
 	}
 	return g.Wait()
+}
+
+func (s *Server) door(port string, ln net.Listener, places seats) *door {
+	d := newDoor(ln, places, s.cfg.Clock, s.doors.of(port))
+	s.doors.gauges(port, d)
+	return d
 }
 
 // Join makes this node a member, as the administration socket does, for a node
@@ -269,7 +283,7 @@ func (s *Server) serveGRPC(g *errgroup.Group, ctx context.Context, srv *grpc.Ser
 func (s *Server) serveHTTP(g *errgroup.Group, ctx context.Context, h http.Handler, ln net.Listener) { //nolint:revive // context-as-argument: the group belongs to the context.
 	srv := &http.Server{
 		Handler: h, ReadHeaderTimeout: headerTimeout, ReadTimeout: s.cfg.Budget + headerTimeout, WriteTimeout: s.cfg.Budget + headerTimeout,
-		IdleTimeout: idleTimeout, MaxHeaderBytes: headerBytes,
+		IdleTimeout: idleTimeout, MaxHeaderBytes: headerBytes, ConnContext: withVisit,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: int(s.cfg.Concurrent), SendPingTimeout: time.Minute, PingTimeout: 20 * time.Second, WriteByteTimeout: time.Minute,
 		},
@@ -313,7 +327,7 @@ func (s *Server) restHandler(ctx context.Context) (http.Handler, error) {
 // answerHTTP answers a request that has only what may be read of its headers.
 func (s *Server) answerHTTP(h http.Handler, w http.ResponseWriter, r *http.Request) {
 	who := s.calls.identifyRequest(r)
-	if who.refused != nil {
+	if who.refused != nil || who.noSeat != nil {
 		// A stranger's request is known by its path, for the record; what it
 		// carries is not read, and the connection is of no further use.
 		r.Body, r.ContentLength, r.URL.RawQuery = http.NoBody, 0, ""
@@ -333,6 +347,12 @@ func (s *Server) answerHTTP(h http.Handler, w http.ResponseWriter, r *http.Reque
 		// so much larger than what was sent.
 		if who.refused != nil {
 			gateway.WriteError(w, who.refused)
+			return
+		}
+		in, err := s.calls.admit(withCaller(corr.With(r.Context(), id), who), "", 0, s.calls.clock.Now())
+		defer in.leave()
+		if err != nil {
+			gateway.WriteError(w, err)
 			return
 		}
 		gateway.WriteDescription(w)

@@ -2,55 +2,50 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"net"
-	"sync/atomic"
-	"time"
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 )
 
-// What a connection may do whose certificate nobody accepts. It lives long
-// enough to hear why, in words and with a record, and then ends: gRPC reads a
-// message before any interceptor is asked, so that without these bounds the
-// memory of all connections would be open to everybody.
-const (
-	strangerBytes = 64 << 10
-	strangerTime  = 10 * time.Second
+var (
+	errStranger = errors.New("a connection without a valid identity has used up what it may")
+	errNoDoor   = errors.New("the connection came through no door of this node")
 )
-
-var errStranger = errors.New("a connection without a valid identity has used up what it may")
 
 // publicCreds is TLS that knows strangers from callers.
 type publicCreds struct {
 	credentials.TransportCredentials
 
-	identify func(*x509.Certificate) caller
+	identify func(*visit, *x509.Certificate) caller
 }
 
 // publicInfo is what is known of a connection to the public gRPC port.
 type publicInfo struct {
 	credentials.TLSInfo
 
-	stranger *strangerConn // nil: its certificate is accepted
+	visit *visit
 }
 
 // ServerHandshake implements credentials.TransportCredentials.
 func (p publicCreds) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	v, ok := raw.(*visit)
+	if !ok {
+		return nil, nil, errNoDoor
+	}
 	conn, info, err := p.TransportCredentials.ServerHandshake(raw)
 	if err != nil {
 		return nil, nil, err
 	}
-	if p.identify(leafOf(info)).refused == nil {
-		return conn, info, nil
+	t, ok := info.(credentials.TLSInfo)
+	if !ok {
+		return nil, nil, errNoDoor
 	}
-	s := newStrangerConn(conn)
-	if t, ok := info.(credentials.TLSInfo); ok {
-		info = publicInfo{TLSInfo: t, stranger: s}
-	}
-	return s, info, nil
+	p.identify(v, leafOf(info)) // who is accepted has a place from now on
+	return conn, publicInfo{TLSInfo: t, visit: v}, nil
 }
 
 // Clone implements credentials.TransportCredentials.
@@ -70,57 +65,32 @@ func leafOf(info credentials.AuthInfo) *x509.Certificate {
 	return nil
 }
 
-// strangerOf returns the connection behind ctx if its certificate is not accepted,
-// and nobody has shown a token on it yet.
-func strangerOf(ctx context.Context) *strangerConn {
-	if p, ok := peer.FromContext(ctx); ok {
-		if i, ok := p.AuthInfo.(publicInfo); ok && !i.stranger.vouched.Load() {
-			return i.stranger
-		}
+// visitOf returns the connection of a call over gRPC, and the certificate that it
+// proved, each or nil.
+func visitOf(ctx context.Context) (*visit, *x509.Certificate) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return nil, nil
 	}
-	return nil
-}
-
-// strangerConn ends after strangerBytes or strangerTime, unless somebody shows a
-// valid token on it meanwhile.
-type strangerConn struct {
-	net.Conn
-
-	left    atomic.Int64
-	vouched atomic.Bool
-	stop    func()      // ends the time
-	spare   func() bool // keeps the end of the time from closing the connection
-}
-
-// vouch lifts the bounds: a caller has shown a valid token.
-func (s *strangerConn) vouch() {
-	if s.spare() {
-		s.vouched.Store(true)
-		s.stop()
+	if i, ok := p.AuthInfo.(publicInfo); ok {
+		return i.visit, leafOf(i)
 	}
+	return nil, leafOf(p.AuthInfo)
 }
 
-func newStrangerConn(conn net.Conn) *strangerConn {
-	s := &strangerConn{Conn: conn}
-	s.left.Store(strangerBytes)
-	ctx, cancel := context.WithTimeout(context.Background(), strangerTime)
-	// Whether the time is over or Close was called: both end the connection.
-	s.spare = context.AfterFunc(ctx, func() { _ = conn.Close() })
-	s.stop = cancel
-	return s
-}
+type visitKey struct{}
 
-// Read implements net.Conn.
-func (s *strangerConn) Read(b []byte) (int, error) {
-	n, err := s.Conn.Read(b)
-	if s.left.Add(-int64(n)) < 0 && !s.vouched.Load() {
-		return 0, errStranger
+// withVisit puts the connection of a request into its context, for net/http.
+func withVisit(ctx context.Context, conn net.Conn) context.Context {
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
 	}
-	return n, err
+	v, _ := conn.(*visit)
+	return context.WithValue(ctx, visitKey{}, v)
 }
 
-// Close implements net.Conn.
-func (s *strangerConn) Close() error {
-	s.stop()
-	return s.Conn.Close()
+// visitFrom returns what withVisit put into ctx.
+func visitFrom(ctx context.Context) *visit {
+	v, _ := ctx.Value(visitKey{}).(*visit)
+	return v
 }

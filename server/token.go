@@ -18,14 +18,11 @@ import (
 // one, and else who the connection's certificate is of. A token beside a certificate
 // says it alone: a sidecar's certificate must not lend its role to what is behind it.
 func (c *calls) identifyCall(ctx context.Context) caller {
+	v, leaf := visitOf(ctx)
 	if values := authorizationOf(ctx); len(values) > 0 {
-		who := c.identifyToken(ctx, values)
-		if s := strangerOf(ctx); s != nil && who.refused == nil {
-			s.vouch()
-		}
-		return who
+		return seated(v, c.identifyToken(ctx, values))
 	}
-	return c.identify(peerLeaf(ctx))
+	return c.identify(v, leaf)
 }
 
 // identifyToken returns who the token in the values of an authorization header is of.
@@ -53,31 +50,36 @@ func (c *calls) identifyTokenNow(ctx context.Context, token string) caller {
 
 // identifyRequest is identifyCall for HTTP.
 func (c *calls) identifyRequest(r *http.Request) caller {
+	v := visitFrom(r.Context())
 	if values := authorizationIn(r); len(values) > 0 {
-		return c.identifyToken(r.Context(), values)
+		return seated(v, c.identifyToken(r.Context(), values))
 	}
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		return c.identify(r.TLS.PeerCertificates[0])
+		return c.identify(v, r.TLS.PeerCertificates[0])
 	}
-	return c.identify(nil)
+	return c.identify(v, nil)
 }
 
-// tap looks at the headers of a call before its message is read, on connections
-// whose certificate is not accepted: whoever shows a valid token there may send a
-// message that is longer than a stranger's. It must not wait, so a token whose key
-// has to be fetched first is not seen here; the call itself waits for that.
+// tap looks at the headers of a call before its message is read. It gives the call
+// its deadline, so that a message that never comes to its end does not hold its stream
+// for longer than a call may take.
+//
+// On a stranger's connection it looks who the call's token is of: whoever shows a
+// valid one there may send a message that is longer than a stranger's. It must not
+// wait, so a token whose key has to be fetched first is not seen here; the call itself
+// waits for that.
+//
+// It refuses nothing: gRPC keeps the context of what is refused here until the
+// connection ends, so refusals in any number would fill the memory.
 func (c *calls) tap(ctx context.Context, info *tap.Info) (context.Context, error) {
-	s := strangerOf(ctx)
-	if s == nil {
-		return ctx, nil
-	}
-	if values := authorizationAhead(info); len(values) > 0 {
-		over, cancel := context.WithCancel(ctx)
-		cancel()
-		if c.identifyToken(over, values).refused == nil {
-			s.vouch()
+	if v, _ := visitOf(ctx); v != nil && !v.seated.Load() {
+		if values := authorizationAhead(info); len(values) > 0 {
+			over, cancel := context.WithCancel(ctx)
+			cancel()
+			seated(v, c.identifyToken(over, values))
 		}
 	}
+	ctx, _ = c.bounded(ctx, c.clock.Now()) // gRPC ends the context that this one is made of with the call
 	return ctx, nil
 }
 

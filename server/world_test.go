@@ -41,6 +41,7 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/leaktest"
 	"github.com/openkcm/krypton-cluster/keystore"
 	"github.com/openkcm/krypton-cluster/keystore/local"
+	"github.com/openkcm/krypton-cluster/limit"
 	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/node"
 	"github.com/openkcm/krypton-cluster/seal"
@@ -144,6 +145,14 @@ type world struct {
 	conns   sync.Map                     // of grpc, by member and person
 	format  uint32                       // highest format version that nodes support which are started from now on
 	waits   bool                         // destroyed things stay for a while, and a rollback is possible for a second
+}
+
+// loose are limits that no test reaches which is about something else.
+func loose() server.Limits {
+	return server.Limits{
+		CallerConnections: 256, TenantConnections: 256, CallerConcurrent: 1 << 20, TenantConcurrent: 1 << 20, CallerRate: limit.MaxRate, TenantRate: limit.MaxRate,
+		CallerReads: limit.MaxRate, CallerChanges: limit.MaxRate, CallerProtects: limit.MaxRate,
+	}
 }
 
 // option changes a server's configuration before it starts.
@@ -314,7 +323,7 @@ func (w *world) tryStart(name string, opts ...option) (m *member, err error) {
 	cfg := server.Config{
 		Node: m.node, Machine: machine, Cluster: m.c, Gate: m.gate, Listeners: ports, TLSDir: m.dir.Path("tls"),
 		AdminSocket: m.dir.Path("run/admin.sock"), DataDir: m.dir.Path("."), NodeName: name, Version: "v0",
-		Connections: 256, Concurrent: 64, Budget: 10 * time.Second, Clock: m.door, Rand: rand.Reader, Logger: log,
+		Connections: 256, Concurrent: 64, Budget: 10 * time.Second, Limits: loose(), Clock: m.door, Rand: rand.Reader, Logger: log,
 	}
 	for _, o := range opts {
 		o(&cfg)

@@ -150,7 +150,7 @@ func retryAfter(h http.Header) time.Duration {
 	if err != nil {
 		return 0
 	}
-	return min(time.Duration(s)*time.Second, maxRetryAfter) //nolint:gosec // 32 bits.
+	return min(time.Duration(s)*time.Second, maxRetryAfter)
 }
 
 // refusal reads a body as an error, and reports whether it is one of a node.

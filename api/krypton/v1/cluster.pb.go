@@ -106,8 +106,12 @@ type ClusterInfo struct {
 	// Of the latter those that were not executed within a minute: something keeps the
 	// cluster from it. GetApproval says what, if the node that leads is asked.
 	ApprovalsStuck uint32 `protobuf:"varint,25,opt,name=approvals_stuck,json=approvalsStuck,proto3" json:"approvals_stuck,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Who was refused calls for what they or their tenant spent, by the node that
+	// answers, in the last 10 minutes; the latest first, at most 20 callers and 20
+	// tenants. What calls to other nodes were refused, these know.
+	Limited       []*LimitedCaller `protobuf:"bytes,30,rep,name=limited,proto3" json:"limited,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClusterInfo) Reset() {
@@ -273,6 +277,94 @@ func (x *ClusterInfo) GetApprovalsStuck() uint32 {
 	return 0
 }
 
+func (x *ClusterInfo) GetLimited() []*LimitedCaller {
+	if x != nil {
+		return x.Limited
+	}
+	return nil
+}
+
+// Refusals for a budget: THROTTLED by a node's own limits.
+type LimitedCaller struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of a caller, as audit records have it; empty: it was the budget of a tenant.
+	Principal string `protobuf:"bytes,1,opt,name=principal,proto3" json:"principal,omitempty"`
+	// tenants/{t}, where its workloads together used up their budget.
+	Tenant string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// Which calls: use (data operations), read, change, protect.
+	Calls string `protobuf:"bytes,3,opt,name=calls,proto3" json:"calls,omitempty"`
+	// How many were refused since the node knows the caller.
+	Refused       uint64                 `protobuf:"varint,4,opt,name=refused,proto3" json:"refused,omitempty"`
+	LastTime      *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=last_time,json=lastTime,proto3" json:"last_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LimitedCaller) Reset() {
+	*x = LimitedCaller{}
+	mi := &file_krypton_v1_cluster_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LimitedCaller) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LimitedCaller) ProtoMessage() {}
+
+func (x *LimitedCaller) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_cluster_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LimitedCaller.ProtoReflect.Descriptor instead.
+func (*LimitedCaller) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *LimitedCaller) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
+	}
+	return ""
+}
+
+func (x *LimitedCaller) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *LimitedCaller) GetCalls() string {
+	if x != nil {
+		return x.Calls
+	}
+	return ""
+}
+
+func (x *LimitedCaller) GetRefused() uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
+func (x *LimitedCaller) GetLastTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastTime
+	}
+	return nil
+}
+
 type Node struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// nodes/{id}
@@ -298,7 +390,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[1]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -310,7 +402,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[1]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -323,7 +415,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{1}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Node) GetName() string {
@@ -478,7 +570,7 @@ type NodeHealth struct {
 
 func (x *NodeHealth) Reset() {
 	*x = NodeHealth{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[2]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -490,7 +582,7 @@ func (x *NodeHealth) String() string {
 func (*NodeHealth) ProtoMessage() {}
 
 func (x *NodeHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[2]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -503,7 +595,7 @@ func (x *NodeHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeHealth.ProtoReflect.Descriptor instead.
 func (*NodeHealth) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{2}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *NodeHealth) GetReachable() bool {
@@ -671,7 +763,7 @@ type LeaseHolding struct {
 
 func (x *LeaseHolding) Reset() {
 	*x = LeaseHolding{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[3]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -683,7 +775,7 @@ func (x *LeaseHolding) String() string {
 func (*LeaseHolding) ProtoMessage() {}
 
 func (x *LeaseHolding) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[3]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -696,7 +788,7 @@ func (x *LeaseHolding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseHolding.ProtoReflect.Descriptor instead.
 func (*LeaseHolding) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{3}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *LeaseHolding) GetLag() uint64 {
@@ -743,7 +835,7 @@ type LeaderLeases struct {
 
 func (x *LeaderLeases) Reset() {
 	*x = LeaderLeases{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[4]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -755,7 +847,7 @@ func (x *LeaderLeases) String() string {
 func (*LeaderLeases) ProtoMessage() {}
 
 func (x *LeaderLeases) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[4]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -768,7 +860,7 @@ func (x *LeaderLeases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderLeases.ProtoReflect.Descriptor instead.
 func (*LeaderLeases) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{4}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *LeaderLeases) GetTerm() uint64 {
@@ -811,7 +903,7 @@ type LeaseWait struct {
 
 func (x *LeaseWait) Reset() {
 	*x = LeaseWait{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[5]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -823,7 +915,7 @@ func (x *LeaseWait) String() string {
 func (*LeaseWait) ProtoMessage() {}
 
 func (x *LeaseWait) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[5]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -836,7 +928,7 @@ func (x *LeaseWait) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseWait.ProtoReflect.Descriptor instead.
 func (*LeaseWait) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{5}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *LeaseWait) GetNode() string {
@@ -861,7 +953,7 @@ type GetClusterRequest struct {
 
 func (x *GetClusterRequest) Reset() {
 	*x = GetClusterRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[6]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -873,7 +965,7 @@ func (x *GetClusterRequest) String() string {
 func (*GetClusterRequest) ProtoMessage() {}
 
 func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[6]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -886,7 +978,7 @@ func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterRequest.ProtoReflect.Descriptor instead.
 func (*GetClusterRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{6}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{7}
 }
 
 type ListNodesRequest struct {
@@ -897,7 +989,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[7]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -909,7 +1001,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[7]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -922,7 +1014,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 type ListNodesResponse struct {
@@ -934,7 +1026,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[8]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -946,7 +1038,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[8]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -959,7 +1051,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListNodesResponse) GetNodes() []*Node {
@@ -978,7 +1070,7 @@ type GetNodeRequest struct {
 
 func (x *GetNodeRequest) Reset() {
 	*x = GetNodeRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[9]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -990,7 +1082,7 @@ func (x *GetNodeRequest) String() string {
 func (*GetNodeRequest) ProtoMessage() {}
 
 func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[9]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1003,7 +1095,7 @@ func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeRequest.ProtoReflect.Descriptor instead.
 func (*GetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{9}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetNodeRequest) GetName() string {
@@ -1036,7 +1128,7 @@ type CreateJoinTokenRequest struct {
 
 func (x *CreateJoinTokenRequest) Reset() {
 	*x = CreateJoinTokenRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[10]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1048,7 +1140,7 @@ func (x *CreateJoinTokenRequest) String() string {
 func (*CreateJoinTokenRequest) ProtoMessage() {}
 
 func (x *CreateJoinTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[10]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1061,7 +1153,7 @@ func (x *CreateJoinTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJoinTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateJoinTokenRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{10}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CreateJoinTokenRequest) GetTtlSeconds() uint32 {
@@ -1126,7 +1218,7 @@ type CreateJoinTokenResponse struct {
 
 func (x *CreateJoinTokenResponse) Reset() {
 	*x = CreateJoinTokenResponse{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[11]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1138,7 +1230,7 @@ func (x *CreateJoinTokenResponse) String() string {
 func (*CreateJoinTokenResponse) ProtoMessage() {}
 
 func (x *CreateJoinTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[11]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1151,7 +1243,7 @@ func (x *CreateJoinTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJoinTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateJoinTokenResponse) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{11}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CreateJoinTokenResponse) GetToken() string {
@@ -1182,7 +1274,7 @@ type PromoteNodeRequest struct {
 
 func (x *PromoteNodeRequest) Reset() {
 	*x = PromoteNodeRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[12]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1194,7 +1286,7 @@ func (x *PromoteNodeRequest) String() string {
 func (*PromoteNodeRequest) ProtoMessage() {}
 
 func (x *PromoteNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[12]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1207,7 +1299,7 @@ func (x *PromoteNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteNodeRequest.ProtoReflect.Descriptor instead.
 func (*PromoteNodeRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{12}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PromoteNodeRequest) GetName() string {
@@ -1257,7 +1349,7 @@ type DemoteNodeRequest struct {
 
 func (x *DemoteNodeRequest) Reset() {
 	*x = DemoteNodeRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[13]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1269,7 +1361,7 @@ func (x *DemoteNodeRequest) String() string {
 func (*DemoteNodeRequest) ProtoMessage() {}
 
 func (x *DemoteNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[13]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1282,7 +1374,7 @@ func (x *DemoteNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemoteNodeRequest.ProtoReflect.Descriptor instead.
 func (*DemoteNodeRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{13}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DemoteNodeRequest) GetName() string {
@@ -1325,7 +1417,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[14]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1337,7 +1429,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[14]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1350,7 +1442,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{14}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RemoveNodeRequest) GetName() string {
@@ -1392,7 +1484,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[15]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1404,7 +1496,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[15]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1417,7 +1509,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{15}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TransferLeadershipRequest) GetTarget() string {
@@ -1443,7 +1535,7 @@ type GetOperationRequest struct {
 
 func (x *GetOperationRequest) Reset() {
 	*x = GetOperationRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[16]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1455,7 +1547,7 @@ func (x *GetOperationRequest) String() string {
 func (*GetOperationRequest) ProtoMessage() {}
 
 func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[16]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1468,7 +1560,7 @@ func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationRequest.ProtoReflect.Descriptor instead.
 func (*GetOperationRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{16}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetOperationRequest) GetName() string {
@@ -1487,7 +1579,7 @@ type WaitOperationRequest struct {
 
 func (x *WaitOperationRequest) Reset() {
 	*x = WaitOperationRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[17]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1499,7 +1591,7 @@ func (x *WaitOperationRequest) String() string {
 func (*WaitOperationRequest) ProtoMessage() {}
 
 func (x *WaitOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[17]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1512,7 +1604,7 @@ func (x *WaitOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitOperationRequest.ProtoReflect.Descriptor instead.
 func (*WaitOperationRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{17}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WaitOperationRequest) GetName() string {
@@ -1540,7 +1632,7 @@ type SetQuorumRequest struct {
 
 func (x *SetQuorumRequest) Reset() {
 	*x = SetQuorumRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[18]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1552,7 +1644,7 @@ func (x *SetQuorumRequest) String() string {
 func (*SetQuorumRequest) ProtoMessage() {}
 
 func (x *SetQuorumRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[18]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1565,7 +1657,7 @@ func (x *SetQuorumRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetQuorumRequest.ProtoReflect.Descriptor instead.
 func (*SetQuorumRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{18}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SetQuorumRequest) GetGovernors() uint32 {
@@ -1615,7 +1707,7 @@ var File_krypton_v1_cluster_proto protoreflect.FileDescriptor
 const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"\x18krypton/v1/cluster.proto\x12\n" +
-	"krypton.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17krypton/v1/common.proto\x1a\x15krypton/v1/seal.proto\"\xf1\x05\n" +
+	"krypton.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17krypton/v1/common.proto\x1a\x15krypton/v1/seal.proto\"\xa6\x06\n" +
 	"\vClusterInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
 	"\vkeyspace_id\x18\x02 \x01(\tR\n" +
@@ -1638,7 +1730,14 @@ const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"\x04etag\x18\x16 \x01(\tR\x04etag\x12+\n" +
 	"\x11approvals_pending\x18\x17 \x01(\rR\x10approvalsPending\x12-\n" +
 	"\x12approvals_approved\x18\x18 \x01(\rR\x11approvalsApproved\x12'\n" +
-	"\x0fapprovals_stuck\x18\x19 \x01(\rR\x0eapprovalsStuck\"\xd3\x03\n" +
+	"\x0fapprovals_stuck\x18\x19 \x01(\rR\x0eapprovalsStuck\x123\n" +
+	"\alimited\x18\x1e \x03(\v2\x19.krypton.v1.LimitedCallerR\alimited\"\xae\x01\n" +
+	"\rLimitedCaller\x12\x1c\n" +
+	"\tprincipal\x18\x01 \x01(\tR\tprincipal\x12\x16\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x14\n" +
+	"\x05calls\x18\x03 \x01(\tR\x05calls\x12\x18\n" +
+	"\arefused\x18\x04 \x01(\x04R\arefused\x127\n" +
+	"\tlast_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\blastTime\"\xd3\x03\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12!\n" +
@@ -1792,88 +1891,91 @@ func file_krypton_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_krypton_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_krypton_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_krypton_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_krypton_v1_cluster_proto_goTypes = []any{
 	(NodeRole)(0),                     // 0: krypton.v1.NodeRole
 	(*ClusterInfo)(nil),               // 1: krypton.v1.ClusterInfo
-	(*Node)(nil),                      // 2: krypton.v1.Node
-	(*NodeHealth)(nil),                // 3: krypton.v1.NodeHealth
-	(*LeaseHolding)(nil),              // 4: krypton.v1.LeaseHolding
-	(*LeaderLeases)(nil),              // 5: krypton.v1.LeaderLeases
-	(*LeaseWait)(nil),                 // 6: krypton.v1.LeaseWait
-	(*GetClusterRequest)(nil),         // 7: krypton.v1.GetClusterRequest
-	(*ListNodesRequest)(nil),          // 8: krypton.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),         // 9: krypton.v1.ListNodesResponse
-	(*GetNodeRequest)(nil),            // 10: krypton.v1.GetNodeRequest
-	(*CreateJoinTokenRequest)(nil),    // 11: krypton.v1.CreateJoinTokenRequest
-	(*CreateJoinTokenResponse)(nil),   // 12: krypton.v1.CreateJoinTokenResponse
-	(*PromoteNodeRequest)(nil),        // 13: krypton.v1.PromoteNodeRequest
-	(*DemoteNodeRequest)(nil),         // 14: krypton.v1.DemoteNodeRequest
-	(*RemoveNodeRequest)(nil),         // 15: krypton.v1.RemoveNodeRequest
-	(*TransferLeadershipRequest)(nil), // 16: krypton.v1.TransferLeadershipRequest
-	(*GetOperationRequest)(nil),       // 17: krypton.v1.GetOperationRequest
-	(*WaitOperationRequest)(nil),      // 18: krypton.v1.WaitOperationRequest
-	(*SetQuorumRequest)(nil),          // 19: krypton.v1.SetQuorumRequest
-	(*durationpb.Duration)(nil),       // 20: google.protobuf.Duration
-	(*IntentRule)(nil),                // 21: krypton.v1.IntentRule
-	(*timestamppb.Timestamp)(nil),     // 22: google.protobuf.Timestamp
-	(SealState)(0),                    // 23: krypton.v1.SealState
-	(*SignedIntent)(nil),              // 24: krypton.v1.SignedIntent
-	(*Operation)(nil),                 // 25: krypton.v1.Operation
+	(*LimitedCaller)(nil),             // 2: krypton.v1.LimitedCaller
+	(*Node)(nil),                      // 3: krypton.v1.Node
+	(*NodeHealth)(nil),                // 4: krypton.v1.NodeHealth
+	(*LeaseHolding)(nil),              // 5: krypton.v1.LeaseHolding
+	(*LeaderLeases)(nil),              // 6: krypton.v1.LeaderLeases
+	(*LeaseWait)(nil),                 // 7: krypton.v1.LeaseWait
+	(*GetClusterRequest)(nil),         // 8: krypton.v1.GetClusterRequest
+	(*ListNodesRequest)(nil),          // 9: krypton.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),         // 10: krypton.v1.ListNodesResponse
+	(*GetNodeRequest)(nil),            // 11: krypton.v1.GetNodeRequest
+	(*CreateJoinTokenRequest)(nil),    // 12: krypton.v1.CreateJoinTokenRequest
+	(*CreateJoinTokenResponse)(nil),   // 13: krypton.v1.CreateJoinTokenResponse
+	(*PromoteNodeRequest)(nil),        // 14: krypton.v1.PromoteNodeRequest
+	(*DemoteNodeRequest)(nil),         // 15: krypton.v1.DemoteNodeRequest
+	(*RemoveNodeRequest)(nil),         // 16: krypton.v1.RemoveNodeRequest
+	(*TransferLeadershipRequest)(nil), // 17: krypton.v1.TransferLeadershipRequest
+	(*GetOperationRequest)(nil),       // 18: krypton.v1.GetOperationRequest
+	(*WaitOperationRequest)(nil),      // 19: krypton.v1.WaitOperationRequest
+	(*SetQuorumRequest)(nil),          // 20: krypton.v1.SetQuorumRequest
+	(*durationpb.Duration)(nil),       // 21: google.protobuf.Duration
+	(*IntentRule)(nil),                // 22: krypton.v1.IntentRule
+	(*timestamppb.Timestamp)(nil),     // 23: google.protobuf.Timestamp
+	(SealState)(0),                    // 24: krypton.v1.SealState
+	(*SignedIntent)(nil),              // 25: krypton.v1.SignedIntent
+	(*Operation)(nil),                 // 26: krypton.v1.Operation
 }
 var file_krypton_v1_cluster_proto_depIdxs = []int32{
-	20, // 0: krypton.v1.ClusterInfo.rollback_window:type_name -> google.protobuf.Duration
-	20, // 1: krypton.v1.ClusterInfo.destroy_wait:type_name -> google.protobuf.Duration
-	20, // 2: krypton.v1.ClusterInfo.lease_duration:type_name -> google.protobuf.Duration
-	21, // 3: krypton.v1.ClusterInfo.rules:type_name -> krypton.v1.IntentRule
-	0,  // 4: krypton.v1.Node.role:type_name -> krypton.v1.NodeRole
-	22, // 5: krypton.v1.Node.create_time:type_name -> google.protobuf.Timestamp
-	3,  // 6: krypton.v1.Node.health:type_name -> krypton.v1.NodeHealth
-	23, // 7: krypton.v1.NodeHealth.seal:type_name -> krypton.v1.SealState
-	20, // 8: krypton.v1.NodeHealth.contact_age:type_name -> google.protobuf.Duration
-	22, // 9: krypton.v1.NodeHealth.wall_time:type_name -> google.protobuf.Timestamp
-	20, // 10: krypton.v1.NodeHealth.clock_offset:type_name -> google.protobuf.Duration
-	20, // 11: krypton.v1.NodeHealth.lease_remaining:type_name -> google.protobuf.Duration
-	4,  // 12: krypton.v1.NodeHealth.lease_holding:type_name -> krypton.v1.LeaseHolding
-	5,  // 13: krypton.v1.NodeHealth.leader_leases:type_name -> krypton.v1.LeaderLeases
-	20, // 14: krypton.v1.LeaseHolding.held:type_name -> google.protobuf.Duration
-	20, // 15: krypton.v1.LeaseHolding.clock_over:type_name -> google.protobuf.Duration
-	20, // 16: krypton.v1.LeaseHolding.clock_ahead:type_name -> google.protobuf.Duration
-	6,  // 17: krypton.v1.LeaderLeases.waits:type_name -> krypton.v1.LeaseWait
-	20, // 18: krypton.v1.LeaseWait.at_most:type_name -> google.protobuf.Duration
-	2,  // 19: krypton.v1.ListNodesResponse.nodes:type_name -> krypton.v1.Node
-	24, // 20: krypton.v1.CreateJoinTokenRequest.intents:type_name -> krypton.v1.SignedIntent
-	22, // 21: krypton.v1.CreateJoinTokenRequest.expire_time:type_name -> google.protobuf.Timestamp
-	22, // 22: krypton.v1.CreateJoinTokenResponse.expire_time:type_name -> google.protobuf.Timestamp
-	24, // 23: krypton.v1.PromoteNodeRequest.intents:type_name -> krypton.v1.SignedIntent
-	24, // 24: krypton.v1.SetQuorumRequest.intents:type_name -> krypton.v1.SignedIntent
-	7,  // 25: krypton.v1.Cluster.GetCluster:input_type -> krypton.v1.GetClusterRequest
-	8,  // 26: krypton.v1.Cluster.ListNodes:input_type -> krypton.v1.ListNodesRequest
-	10, // 27: krypton.v1.Cluster.GetNode:input_type -> krypton.v1.GetNodeRequest
-	11, // 28: krypton.v1.Cluster.CreateJoinToken:input_type -> krypton.v1.CreateJoinTokenRequest
-	13, // 29: krypton.v1.Cluster.PromoteNode:input_type -> krypton.v1.PromoteNodeRequest
-	14, // 30: krypton.v1.Cluster.DemoteNode:input_type -> krypton.v1.DemoteNodeRequest
-	15, // 31: krypton.v1.Cluster.RemoveNode:input_type -> krypton.v1.RemoveNodeRequest
-	16, // 32: krypton.v1.Cluster.TransferLeadership:input_type -> krypton.v1.TransferLeadershipRequest
-	17, // 33: krypton.v1.Cluster.GetOperation:input_type -> krypton.v1.GetOperationRequest
-	18, // 34: krypton.v1.Cluster.WaitOperation:input_type -> krypton.v1.WaitOperationRequest
-	19, // 35: krypton.v1.Cluster.SetQuorum:input_type -> krypton.v1.SetQuorumRequest
-	1,  // 36: krypton.v1.Cluster.GetCluster:output_type -> krypton.v1.ClusterInfo
-	9,  // 37: krypton.v1.Cluster.ListNodes:output_type -> krypton.v1.ListNodesResponse
-	2,  // 38: krypton.v1.Cluster.GetNode:output_type -> krypton.v1.Node
-	12, // 39: krypton.v1.Cluster.CreateJoinToken:output_type -> krypton.v1.CreateJoinTokenResponse
-	2,  // 40: krypton.v1.Cluster.PromoteNode:output_type -> krypton.v1.Node
-	2,  // 41: krypton.v1.Cluster.DemoteNode:output_type -> krypton.v1.Node
-	2,  // 42: krypton.v1.Cluster.RemoveNode:output_type -> krypton.v1.Node
-	1,  // 43: krypton.v1.Cluster.TransferLeadership:output_type -> krypton.v1.ClusterInfo
-	25, // 44: krypton.v1.Cluster.GetOperation:output_type -> krypton.v1.Operation
-	25, // 45: krypton.v1.Cluster.WaitOperation:output_type -> krypton.v1.Operation
-	1,  // 46: krypton.v1.Cluster.SetQuorum:output_type -> krypton.v1.ClusterInfo
-	36, // [36:47] is the sub-list for method output_type
-	25, // [25:36] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	21, // 0: krypton.v1.ClusterInfo.rollback_window:type_name -> google.protobuf.Duration
+	21, // 1: krypton.v1.ClusterInfo.destroy_wait:type_name -> google.protobuf.Duration
+	21, // 2: krypton.v1.ClusterInfo.lease_duration:type_name -> google.protobuf.Duration
+	22, // 3: krypton.v1.ClusterInfo.rules:type_name -> krypton.v1.IntentRule
+	2,  // 4: krypton.v1.ClusterInfo.limited:type_name -> krypton.v1.LimitedCaller
+	23, // 5: krypton.v1.LimitedCaller.last_time:type_name -> google.protobuf.Timestamp
+	0,  // 6: krypton.v1.Node.role:type_name -> krypton.v1.NodeRole
+	23, // 7: krypton.v1.Node.create_time:type_name -> google.protobuf.Timestamp
+	4,  // 8: krypton.v1.Node.health:type_name -> krypton.v1.NodeHealth
+	24, // 9: krypton.v1.NodeHealth.seal:type_name -> krypton.v1.SealState
+	21, // 10: krypton.v1.NodeHealth.contact_age:type_name -> google.protobuf.Duration
+	23, // 11: krypton.v1.NodeHealth.wall_time:type_name -> google.protobuf.Timestamp
+	21, // 12: krypton.v1.NodeHealth.clock_offset:type_name -> google.protobuf.Duration
+	21, // 13: krypton.v1.NodeHealth.lease_remaining:type_name -> google.protobuf.Duration
+	5,  // 14: krypton.v1.NodeHealth.lease_holding:type_name -> krypton.v1.LeaseHolding
+	6,  // 15: krypton.v1.NodeHealth.leader_leases:type_name -> krypton.v1.LeaderLeases
+	21, // 16: krypton.v1.LeaseHolding.held:type_name -> google.protobuf.Duration
+	21, // 17: krypton.v1.LeaseHolding.clock_over:type_name -> google.protobuf.Duration
+	21, // 18: krypton.v1.LeaseHolding.clock_ahead:type_name -> google.protobuf.Duration
+	7,  // 19: krypton.v1.LeaderLeases.waits:type_name -> krypton.v1.LeaseWait
+	21, // 20: krypton.v1.LeaseWait.at_most:type_name -> google.protobuf.Duration
+	3,  // 21: krypton.v1.ListNodesResponse.nodes:type_name -> krypton.v1.Node
+	25, // 22: krypton.v1.CreateJoinTokenRequest.intents:type_name -> krypton.v1.SignedIntent
+	23, // 23: krypton.v1.CreateJoinTokenRequest.expire_time:type_name -> google.protobuf.Timestamp
+	23, // 24: krypton.v1.CreateJoinTokenResponse.expire_time:type_name -> google.protobuf.Timestamp
+	25, // 25: krypton.v1.PromoteNodeRequest.intents:type_name -> krypton.v1.SignedIntent
+	25, // 26: krypton.v1.SetQuorumRequest.intents:type_name -> krypton.v1.SignedIntent
+	8,  // 27: krypton.v1.Cluster.GetCluster:input_type -> krypton.v1.GetClusterRequest
+	9,  // 28: krypton.v1.Cluster.ListNodes:input_type -> krypton.v1.ListNodesRequest
+	11, // 29: krypton.v1.Cluster.GetNode:input_type -> krypton.v1.GetNodeRequest
+	12, // 30: krypton.v1.Cluster.CreateJoinToken:input_type -> krypton.v1.CreateJoinTokenRequest
+	14, // 31: krypton.v1.Cluster.PromoteNode:input_type -> krypton.v1.PromoteNodeRequest
+	15, // 32: krypton.v1.Cluster.DemoteNode:input_type -> krypton.v1.DemoteNodeRequest
+	16, // 33: krypton.v1.Cluster.RemoveNode:input_type -> krypton.v1.RemoveNodeRequest
+	17, // 34: krypton.v1.Cluster.TransferLeadership:input_type -> krypton.v1.TransferLeadershipRequest
+	18, // 35: krypton.v1.Cluster.GetOperation:input_type -> krypton.v1.GetOperationRequest
+	19, // 36: krypton.v1.Cluster.WaitOperation:input_type -> krypton.v1.WaitOperationRequest
+	20, // 37: krypton.v1.Cluster.SetQuorum:input_type -> krypton.v1.SetQuorumRequest
+	1,  // 38: krypton.v1.Cluster.GetCluster:output_type -> krypton.v1.ClusterInfo
+	10, // 39: krypton.v1.Cluster.ListNodes:output_type -> krypton.v1.ListNodesResponse
+	3,  // 40: krypton.v1.Cluster.GetNode:output_type -> krypton.v1.Node
+	13, // 41: krypton.v1.Cluster.CreateJoinToken:output_type -> krypton.v1.CreateJoinTokenResponse
+	3,  // 42: krypton.v1.Cluster.PromoteNode:output_type -> krypton.v1.Node
+	3,  // 43: krypton.v1.Cluster.DemoteNode:output_type -> krypton.v1.Node
+	3,  // 44: krypton.v1.Cluster.RemoveNode:output_type -> krypton.v1.Node
+	1,  // 45: krypton.v1.Cluster.TransferLeadership:output_type -> krypton.v1.ClusterInfo
+	26, // 46: krypton.v1.Cluster.GetOperation:output_type -> krypton.v1.Operation
+	26, // 47: krypton.v1.Cluster.WaitOperation:output_type -> krypton.v1.Operation
+	1,  // 48: krypton.v1.Cluster.SetQuorum:output_type -> krypton.v1.ClusterInfo
+	38, // [38:49] is the sub-list for method output_type
+	27, // [27:38] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_krypton_v1_cluster_proto_init() }
@@ -1889,7 +1991,7 @@ func file_krypton_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_krypton_v1_cluster_proto_rawDesc), len(file_krypton_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

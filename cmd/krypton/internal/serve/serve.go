@@ -189,7 +189,7 @@ func (p parts) run(ctx context.Context) (err error) {
 		CertFile: p.cfg.TLS.Cert, KeyFile: p.cfg.TLS.Key,
 		AdminSocket: p.dir.Path("run/admin.sock"), DataDir: p.cfg.Node.DataDir, NodeName: p.cfg.Node.Name, Version: p.opts.Version,
 		Connections: p.cfg.Limits.Connections, Concurrent: uint32(p.cfg.Limits.Concurrent), //nolint:gosec // Checked: 1 to 65535.
-		Budget: p.cfg.Limits.RequestBudget, Clock: p.clock, Rand: rand.Reader, Logger: p.log,
+		Limits: limitsOf(p.cfg.Limits), Budget: p.cfg.Limits.RequestBudget, Clock: p.clock, Rand: rand.Reader, Logger: p.log,
 	})
 	if err != nil {
 		return err
@@ -412,4 +412,12 @@ func logger(c config.Log, w io.Writer) *slog.Logger {
 		return slog.New(slog.NewJSONHandler(w, opts))
 	}
 	return slog.New(slog.NewTextHandler(w, opts))
+}
+
+func limitsOf(l config.Limits) server.Limits {
+	return server.Limits{
+		CallerConnections: l.CallerConnections, TenantConnections: l.TenantConnections,
+		CallerConcurrent: l.CallerConcurrent, TenantConcurrent: l.TenantConcurrent,
+		CallerRate: l.CallerRate, TenantRate: l.TenantRate, CallerReads: l.CallerReads, CallerChanges: l.CallerChanges,
+	}
 }
