@@ -112,6 +112,7 @@ func checks() []check {
 		{"versions", "all members run one release", checkVersions},
 		{"memory", "keys are in locked memory with room left, and dumps are off", checkMemory},
 		{"approvals", "what all have signed for is done", checkApprovals},
+		{"limits", "no caller and no tenant was refused calls in the last 10 minutes because of what it spent", checkLimits},
 	}
 }
 
@@ -516,6 +517,41 @@ func checkApprovals(f facts) finding {
 				"all have signed for %s more than a minute ago, and it is not done", plural(n, "approval", "approvals"))
 		}
 		return fine("%s", approvalsText(f.view.info))
+	})
+}
+
+func checkLimits(f facts) finding {
+	return answering(f, func([]*kryptonv1.Node) finding {
+		var first *kryptonv1.LimitedCaller
+		at, more, asked := "", 0, 0
+		for _, l := range f.limited {
+			if l.err != nil {
+				continue
+			}
+			asked++
+			for _, w := range l.who {
+				if first == nil {
+					first, at = w, l.addr
+				} else {
+					more++
+				}
+			}
+		}
+		switch {
+		case asked == 0:
+			return leftOut("no node of --addr tells whom it limits")
+		case first == nil:
+			return fine("nobody is limited")
+		}
+		who := "caller " + first.GetPrincipal()
+		if first.GetTenant() != "" {
+			who = "all workloads of " + first.GetTenant() + " together"
+		}
+		says := fmt.Sprintf("%s refused %d %s calls of %s", at, first.GetRefused(), first.GetCalls(), who)
+		if more > 0 {
+			says += ", and of " + plural(more, "other", "others")
+		}
+		return warn("see what the caller does; if it is meant to, raise its limits: docs/runbooks/limited.md", "%s", says)
 	})
 }
 

@@ -28,6 +28,7 @@ func wellFacts() *facts {
 	}
 	for i, name := range []string{"n1", "n2", "n3"} {
 		addr := name + ":8400"
+		f.limited = append(f.limited, limited{addr: addr})
 		f.servers = append(f.servers, server{addr: addr, leaf: leaf(20 * 24 * time.Hour)})
 		f.view.answers = append(f.view.answers, answer{addr: addr, status: &kryptonv1.SealStatus{
 			NodeId: name, NodeName: name, State: kryptonv1.SealState_SEAL_STATE_UNSEALED, Fingerprint: "aa",
@@ -167,6 +168,12 @@ func TestEveryCheckIsProvoked(t *testing.T) {
 		{"unlocked", func(f *facts) { f.health(2).MemoryTier = "none" }, "memory", warning, 0, "n3 keeps keys in memory that can be swapped out", ""},
 		{"dumps", func(f *facts) { f.health(2).Hardened = false }, "memory", warning, 0, "n3 can be dumped or debugged", ""},
 		{"an approval is stuck", func(f *facts) { f.view.info.ApprovalsApproved, f.view.info.ApprovalsStuck = 1, 1 }, "approvals", warning, 0, "all have signed for 1 approval more than a minute ago, and it is not done", ""},
+		{"caller limited", func(f *facts) {
+			f.limited[1].who = []*kryptonv1.LimitedCaller{{Principal: "ab/workload/acme/app1", Calls: "use", Refused: 12}, {Tenant: "tenants/acme", Calls: "use", Refused: 3}}
+		}, "limits", warning, 0, "n2:8400 refused 12 use calls of caller ab/workload/acme/app1, and of 1 other", ""},
+		{"tenant limited", func(f *facts) {
+			f.limited[2].who = []*kryptonv1.LimitedCaller{{Tenant: "tenants/acme", Calls: "use", Refused: 3}}
+		}, "limits", warning, 0, "n3:8400 refused 3 use calls of all workloads of tenants/acme together", ""},
 		{"memory full", func(f *facts) { f.health(2).MemoryUsedBytes = 7 << 20 }, "memory", warning, 0, "n3 uses 7.0 MiB of 8.0 MiB of locked memory", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

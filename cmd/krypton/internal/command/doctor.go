@@ -116,6 +116,14 @@ type facts struct {
 	builtErr error
 	view     *view
 	servers  []server
+	limited  []limited
+}
+
+// limited is what one node says of those whom it refuses calls.
+type limited struct {
+	addr string
+	who  []*kryptonv1.LimitedCaller
+	err  error
 }
 
 // server is what a port of a node shows before anybody says who they are.
@@ -154,6 +162,10 @@ func (in *Invocation) examine(ctx context.Context) facts {
 	if f.view, err = in.look(ctx); err != nil {
 		f.settings = err
 		return f
+	}
+	for _, addr := range c.Addrs() { // each node counts for itself
+		info, err := call(ctx, in, kryptonv1.NewClusterClient(c.Node(addr)).GetCluster, &kryptonv1.GetClusterRequest{})
+		f.limited = append(f.limited, limited{addr: addr, who: info.GetLimited(), err: err})
 	}
 	f.me, f.meErr = call(ctx, in, c.Access().WhoAmI, &kryptonv1.WhoAmIRequest{})
 	f.builtin, f.builtErr = call(ctx, in, c.Access().GetIssuer, &kryptonv1.GetIssuerRequest{Name: builtinIssuer})
