@@ -55,6 +55,8 @@ type calls struct {
 
 	handed shownCertificates
 	limits *limits
+
+	concurrent uint32 // calls at a time on one connection
 }
 
 // do passes the gate and runs fn behind it.
@@ -301,7 +303,11 @@ func revoked(r *fsmpb.Revocation) error {
 // fromNetwork is the interceptor of the gRPC port: the caller is who the call's
 // token or the connection's certificate says.
 func (c *calls) fromNetwork(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	return c.answer(withCaller(ctx, c.identifyCall(ctx)), req, info, next)
+	who := c.identifyCall(ctx)
+	if who.visit != nil {
+		who.visit.begin()
+	}
+	return c.answer(withCaller(ctx, who), req, info, next)
 }
 
 // fromSocket is the interceptor of the administration socket.
@@ -458,6 +464,9 @@ func (c *calls) status(ctx context.Context, method string, id corr.ID, err error
 
 // unknown answers a method that no service has, as every other error.
 func (c *calls) unknown(_ any, stream grpc.ServerStream) error {
+	if v, _ := visitOf(stream.Context()); v != nil {
+		v.begin()
+	}
 	ctx, id, err := c.begin(stream.Context())
 	if err != nil {
 		return wire.ToStatus(err).Err()

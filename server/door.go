@@ -32,9 +32,12 @@ const (
 	// sources is for how many addresses that is counted.
 	sources = 8192
 
-	// refusedPause is how long a connection is not read on which a call was refused
-	// for its rate. Refusals are cheap, and this bounds how many there are.
-	refusedPause = 10 * time.Millisecond
+	// wastePause is for how long a connection is not read for each call on it that was
+	// refused for a budget, and over gRPC for each stream that was given up before its
+	// message had arrived, beyond as many as may be open: both cost this node work and
+	// nobody's budget. wasteMost is the longest time at once.
+	wastePause = time.Millisecond
+	wasteMost  = time.Second
 )
 
 // The places of a port with n connections: strangers have n/strangerShare of them
@@ -279,7 +282,8 @@ type visit struct {
 
 	left   atomic.Int64 // bytes that a stranger may still send; from 0 on: none were counted
 	seated atomic.Bool  // somebody has shown who he is
-	slow   atomic.Bool  // a call was refused: not read for a moment
+	owed   atomic.Int64 // for how many nanoseconds it is not read
+	opened atomic.Int64 // streams over gRPC whose call has not begun
 
 	// What is known of who calls here: of the certificate, and the accounts of who
 	// called last. With the connection they go.
@@ -289,11 +293,12 @@ type visit struct {
 
 // Read implements net.Conn.
 func (v *visit) Read(b []byte) (int, error) {
-	if v.slow.Load() {
-		v.slow.Store(false)
-		if err := v.door.clk.Sleep(v.life, refusedPause); err != nil {
+	if v.owed.Load() > 0 {
+		owed := min(time.Duration(v.owed.Load()), wasteMost)
+		if err := v.door.clk.Sleep(v.life, owed); err != nil {
 			return 0, net.ErrClosed
 		}
+		v.owed.Add(-int64(owed))
 	}
 	n, err := v.Conn.Read(b)
 	if v.door.bytes > 0 && !v.seated.Load() && v.left.Add(-int64(n)) < 0 {
@@ -301,6 +306,20 @@ func (v *visit) Read(b []byte) (int, error) {
 	}
 	return n, err
 }
+
+// waste says that something on the connection was work for nothing.
+func (v *visit) waste() { v.owed.Add(int64(wastePause)) }
+
+// open counts a stream, and begin the call of one. What is between is still arriving,
+// or was given up.
+func (v *visit) open(most int64) {
+	if v.opened.Add(1) > most {
+		v.opened.Add(-1)
+		v.waste()
+	}
+}
+
+func (v *visit) begin() { v.opened.Add(-1) }
 
 // Close implements net.Conn.
 func (v *visit) Close() error {

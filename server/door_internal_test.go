@@ -284,13 +284,13 @@ func TestARefusedConnectionIsReadLater(t *testing.T) {
 	s := newStreet(t, seatsOf(64, 0, 0))
 	_, v, there := s.come("192.0.2.1:1")
 	go func() { _, _ = there.Write([]byte("x")) }()
-	v.slow.Store(true)
+	v.waste()
 	read := make(chan error, 1)
 	go func() {
 		_, err := v.Read(make([]byte, 1))
 		read <- err
 	}()
-	for v.slow.Load() { // until it waits
+	for v.owed.Load() > 0 { // until it waits
 		select {
 		case err := <-read:
 			t.Fatalf("it did not wait: %v", err)
@@ -306,10 +306,10 @@ func TestARefusedConnectionIsReadLater(t *testing.T) {
 			}
 			done = true
 		default:
-			s.clk.Advance(refusedPause)
+			s.clk.Advance(wastePause)
 		}
 	}
-	v.slow.Store(true)
+	v.waste()
 	go func() {
 		_, err := v.Read(make([]byte, 1))
 		read <- err
@@ -317,5 +317,27 @@ func TestARefusedConnectionIsReadLater(t *testing.T) {
 	_ = v.Close()
 	if err := <-read; err == nil {
 		t.Error("a connection that was closed is read")
+	}
+}
+
+// TestStreamsThatAreGivenUpAreWaste beyond those that may be open, and those whose calls
+// begin are not.
+func TestStreamsThatAreGivenUpAreWaste(t *testing.T) {
+	v := &visit{}
+	for range 10_000 {
+		v.open(4)
+		v.begin()
+	}
+	for range 4 {
+		v.open(4)
+	}
+	if n := v.owed.Load(); n != 0 {
+		t.Errorf("%v is owed for calls that began, or may arrive", time.Duration(n))
+	}
+	for range 7 {
+		v.open(4)
+	}
+	if n := v.owed.Load(); n != int64(7*wastePause) {
+		t.Errorf("%v is owed for 7 streams beyond", time.Duration(n))
 	}
 }

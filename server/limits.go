@@ -190,7 +190,7 @@ func tooMuch(r limit.Refusal, whose string, class limit.Class) *errs.Error {
 // connection it came on slower.
 func (c *calls) limited(ctx context.Context, class limit.Class, by limitedBy, refusal *errs.Error) error {
 	who := &callOf(ctx).caller
-	who.visit.slow.Store(true)
+	who.visit.waste()
 	c.limits.metrics.refused[class][by].Inc()
 	if err := c.gate.Limited(gate.Request{Principal: who.Principal, Correlation: corr.From(ctx)}, refusal); err != nil {
 		return err

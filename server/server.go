@@ -147,7 +147,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, doors: newDoors(m.registry), calls: &calls{
 		node: cfg.Node, serving: cfg.Node.ServingErr, machine: cfg.Machine, cluster: cfg.Cluster, gate: cfg.Gate, certs: certs, dirs: dirs, metrics: m,
 		clock: cfg.Clock, rand: cfg.Rand, log: cfg.Logger, nodeID: string(cfg.Cluster.NodeID()), nodeName: cfg.NodeName,
-		dataDir: cfg.DataDir, version: cfg.Version, budget: cfg.Budget, limits: budgets,
+		dataDir: cfg.DataDir, version: cfg.Version, budget: cfg.Budget, limits: budgets, concurrent: cfg.Concurrent,
 	}}
 	s.calls.local = &inproc{intercept: s.calls.answer}
 	s.registerPublic(s.calls.local)

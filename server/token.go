@@ -72,7 +72,11 @@ func (c *calls) identifyRequest(r *http.Request) caller {
 // It refuses nothing: gRPC keeps the context of what is refused here until the
 // connection ends, so refusals in any number would fill the memory.
 func (c *calls) tap(ctx context.Context, info *tap.Info) (context.Context, error) {
-	if v, _ := visitOf(ctx); v != nil && !v.seated.Load() {
+	v, _ := visitOf(ctx)
+	if v != nil {
+		v.open(int64(c.concurrent))
+	}
+	if v != nil && !v.seated.Load() {
 		if values := authorizationAhead(info); len(values) > 0 {
 			over, cancel := context.WithCancel(ctx)
 			cancel()

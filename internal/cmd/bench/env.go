@@ -45,6 +45,7 @@ type env struct {
 	dir       string     // of files that pairs write
 	turns     int        // of each side in the whole run
 
+	hasEvil  bool // there is a workload of another tenant
 	registry *registry
 	cluster  *devcluster.Cluster
 	echo     *echoProcess
@@ -184,6 +185,10 @@ func dialAs(c *devcluster.Cluster, role auth.Role, addr string) (*grpc.ClientCon
 	if err != nil {
 		return nil, err
 	}
+	return dialTLS(cfg, addr)
+}
+
+func dialTLS(cfg *tls.Config, addr string) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(credentials.NewTLS(cfg)))
 }
 

@@ -33,7 +33,7 @@
 // # Failure
 //
 // SIGINT and SIGTERM end the present slice and clean up. When this process dies,
-// the echo reads the end of its standard input and ends.
+// the echo and the attackers read the end of their standard input and end.
 //
 // # Source
 //
@@ -60,9 +60,12 @@ const limit = 8 * time.Minute
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	var err error
-	if len(os.Args) > 1 && os.Args[1] == "echo" {
+	switch {
+	case len(os.Args) > 1 && os.Args[1] == "echo":
 		err = serveEcho(ctx, os.Stdin, os.Stdout)
-	} else {
+	case len(os.Args) > 1 && os.Args[1] == "attack":
+		err = serveAttack(ctx, os.Args[2:], os.Stdin, os.Stdout)
+	default:
 		err = run(ctx, os.Args[1:], os.Stdout)
 	}
 	stop()
@@ -130,7 +133,7 @@ func all(ctx context.Context, e *env, pick *regexp.Regexp, rounds int) (results 
 // pairs are the goals that need no cluster in this process, in the order of the table.
 func pairs() []pair {
 	var all []pair
-	for _, group := range [][]pair{envelopePairs(), machinePairs(), auditPairs(), unaryPairs(), policyPairs(), doorPairs(), changePairs()} {
+	for _, group := range [][]pair{envelopePairs(), machinePairs(), auditPairs(), unaryPairs(), policyPairs(), doorPairs(), changePairs(), siegePairs()} {
 		all = append(all, group...)
 	}
 	return all
