@@ -279,45 +279,39 @@ func TestI8_AStrangersBytesEnd(t *testing.T) {
 	}
 }
 
-// TestARefusedConnectionIsReadLater and its end ends the wait.
+// TestARefusedConnectionIsReadLater for each refusal, a while at most at once and the
+// rest the next time; and its end ends the wait.
 func TestARefusedConnectionIsReadLater(t *testing.T) {
-	s := newStreet(t, seatsOf(64, 0, 0))
-	_, v, there := s.come("192.0.2.1:1")
-	go func() { _, _ = there.Write([]byte("x")) }()
-	v.waste()
-	read := make(chan error, 1)
-	go func() {
-		_, err := v.Read(make([]byte, 1))
-		read <- err
-	}()
-	for v.owed.Load() > 0 { // until it waits
-		select {
-		case err := <-read:
-			t.Fatalf("it did not wait: %v", err)
-		default:
+	synctest.Test(t, func(t *testing.T) {
+		s := newStreet(t, seatsOf(64, 0, 0))
+		_, v, there := s.come("192.0.2.1:1")
+		s.door.clk = clock.System{} // that of the bubble
+		if err := s.door.seat(v, person("alice")); err != nil {
+			t.Fatal(err)
 		}
-	}
-	// It may not wait yet, so time goes on until it has.
-	for done := false; !done; {
-		select {
-		case err := <-read:
-			if err != nil {
-				t.Fatal(err)
+		go func() { _, _ = there.Write([]byte("xyz")) }()
+		const refusals = 1500
+		for range refusals {
+			v.waste()
+		}
+		for i, want := range []time.Duration{wasteMost, refusals*wastePause - wasteMost, 0} {
+			begin := time.Now()
+			if _, err := v.Read(make([]byte, 1)); err != nil || time.Since(begin) != want {
+				t.Errorf("read %d after %v, want %v: %v", i, time.Since(begin), want, err)
 			}
-			done = true
-		default:
-			s.clk.Advance(wastePause)
 		}
-	}
-	v.waste()
-	go func() {
-		_, err := v.Read(make([]byte, 1))
-		read <- err
-	}()
-	_ = v.Close()
-	if err := <-read; err == nil {
-		t.Error("a connection that was closed is read")
-	}
+		v.waste()
+		read := make(chan error)
+		go func() {
+			_, err := v.Read(make([]byte, 1))
+			read <- err
+		}()
+		synctest.Wait()
+		_ = v.Close()
+		if err := <-read; err == nil {
+			t.Error("a connection that was closed is read")
+		}
+	})
 }
 
 // TestStreamsThatAreGivenUpAreWaste beyond those that may be open, and those whose calls
