@@ -493,6 +493,7 @@ func TestI9_HostileCallersStopNobody(t *testing.T) {
 }
 
 func (w *world) withstand(t *testing.T, at attack) {
+	t.Helper()
 	ctx, stop := context.WithCancel(limited(t))
 	defer stop()
 	m := w.members[0]

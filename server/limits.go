@@ -141,8 +141,8 @@ func (a admission) leave() {
 // who may open the administration socket.
 func (c *calls) admit(ctx context.Context, method string, size int, now time.Time) (admission, error) {
 	who := &callOf(ctx).caller
-	if stranger := who.refused != nil; stranger || who.visit == nil {
-		return admission{}, nil
+	if who.refused != nil || who.visit == nil {
+		return admission{}, nil //nolint:nilerr // What refuses a stranger is told where strangers are, with a record.
 	}
 	class := classOf(method)
 	if who.noSeat != nil {

@@ -242,7 +242,7 @@ func (e *env) evil(ctx context.Context) error {
 }
 
 func evilTLS(caFile, pairFile string) (*tls.Config, error) {
-	ca, err := os.ReadFile(caFile)
+	ca, err := os.ReadFile(caFile) //nolint:gosec // Of the arguments that this program gives itself.
 	if err != nil {
 		return nil, err
 	}
@@ -312,8 +312,12 @@ func encryption() ([]byte, error) {
 	e := hpack.NewEncoder(&out)
 	var all []error
 	for _, f := range [][2]string{
-		{":method", "POST"}, {":scheme", "https"}, {":authority", "127.0.0.1"}, {":path", kryptonv1.Crypto_Encrypt_FullMethodName},
-		{"content-type", "application/grpc"}, {"te", "trailers"},
+		{":method", "POST"},
+		{":scheme", "https"},
+		{":authority", "127.0.0.1"},
+		{":path", kryptonv1.Crypto_Encrypt_FullMethodName},
+		{"content-type", "application/grpc"},
+		{"te", "trailers"},
 	} {
 		all = append(all, e.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]}))
 	}
