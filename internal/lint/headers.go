@@ -10,6 +10,7 @@ import (
 var HeaderReaders = map[string]string{
 	"server/headers.go":         "the list for gRPC: a token, a trace id, the wish not to wait",
 	"server/gateway/headers.go": "the list for HTTP: the same, and where a browser's page is from",
+	"server/door.go":            "the address of a connection, to count its strangers; no record has it, and nobody is known by it",
 	"server/gateway/grpc.go":    "whether it is gRPC on the port of HTTP, which is refused",
 	"cluster/port.go":           "the address of a refused connection, for the log",
 }
