@@ -15,6 +15,7 @@ import (
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/mutation"
 )
 
 // Standing is one look at what this node may answer from. Its parts belong
@@ -385,7 +386,7 @@ func (c *Cluster) removalComplete(m *fsmpb.Member) bool {
 // agreement compares a chain of another node with this node's.
 func (c *Cluster) agreement(index uint64, chain lease.Chain) lease.Agreement {
 	switch own, ok := c.chainAt(index); {
-	case !ok || chain == lease.Chain{}:
+	case !ok || chain == lease.Chain{} || mutation.On(mutation.SkipChain):
 		return lease.AgreementUnknown
 	case own == chain:
 		return lease.Agrees

@@ -10,6 +10,7 @@ import (
 	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/intent"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/mutation"
 )
 
 // kindNode is the kind of principal that a member is, when it acts for itself.
@@ -166,7 +167,7 @@ func orderOfVersion(c *fsmpb.ChangeVersion) order {
 // is not in the registry in that role, or may not order it (I20). A node that lies
 // can name somebody else who may; so what is sovereign needs signatures besides.
 func (t *tx) mayOrder() error {
-	if t.cluster.GetFormatVersion() < FormatAuthority {
+	if t.cluster.GetFormatVersion() < FormatAuthority || mutation.On(mutation.SkipPrincipal) {
 		return nil
 	}
 	o, p := t.order(), t.cmd.GetPrincipal()

@@ -63,9 +63,17 @@ type Options struct {
 	Output io.Writer
 	// Patience bounds the wait for one step. 0: [DefaultPatience].
 	Patience time.Duration
+	// Program, if set, is asked at each start of a node what it runs. Nil: Binary.
+	Program func(node string) Program
 	// Clock and Rand. Nil: the system's.
 	Clock clock.Clock
 	Rand  io.Reader
+}
+
+// Program is what one node runs.
+type Program struct {
+	Binary string   // path
+	Env    []string // besides that of the caller
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -144,6 +152,37 @@ func Start(ctx context.Context, opts Options) (*Cluster, error) {
 	if err := c.begin(ctx, old); err != nil {
 		c.WriteLogs(opts.Output)
 		return nil, errors.Join(err, c.Close()) //nolint:contextcheck // Cleans up although ctx may have ended.
+	}
+	return c, nil
+}
+
+// Open returns the cluster that an earlier Start left in Options.Dir, with no node
+// running: for who wants to start them one by one, or to change files before.
+func Open(opts Options) (*Cluster, error) {
+	opts, err := opts.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	c := newCluster(opts)
+	old, err := c.openDir()
+	switch {
+	case err != nil:
+		return nil, err
+	case old == nil:
+		return nil, errs.New(errs.InvalidArgument, c.dir+" holds no development cluster")
+	}
+	for _, n := range c.nodes {
+		if err := n.readConfig(); err != nil {
+			return nil, err
+		}
+	}
+	for _, r := range auth.Roles() {
+		if p := c.person(r, ""); exists(p.CertFile) {
+			if r == auth.RoleWorkload {
+				p.Tenant = old.Tenant
+			}
+			c.setPerson(p)
+		}
 	}
 	return c, nil
 }

@@ -23,7 +23,7 @@
 //   - I2: a node that is started again has the addresses it had before.
 //   - I3: what was made without a given directory is gone after Close; a given directory keeps everything.
 //   - I4: listeners are on the loopback interface only.
-//   - I5: nothing of the caller's environment that begins with KRYPTON_ reaches a node.
+//   - I5: nothing of the environment of the caller that begins with KRYPTON_ reaches a node, but for what [Options.Program] gives it.
 //
 // # Concurrency
 //

@@ -159,7 +159,11 @@ func (n *Node) launch(ctx context.Context) error {
 	if err := os.Remove(filepath.Join(n.DataDir(), "run", "addresses.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	p, err := startProcess(n.c.opts.Binary, []string{"server", "--config", n.ConfigFile()}, environment(os.Environ()), n.LogFile())
+	run := Program{Binary: n.c.opts.Binary}
+	if n.c.opts.Program != nil {
+		run = n.c.opts.Program(n.name)
+	}
+	p, err := startProcess(run.Binary, []string{"server", "--config", n.ConfigFile()}, append(environment(os.Environ()), run.Env...), n.LogFile())
 	if err != nil {
 		return err
 	}

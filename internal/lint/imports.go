@@ -26,6 +26,7 @@ var Layers = map[string]int{
 	"internal/leaktest":   LayerTool,
 	"internal/errs/...":   0,
 	"internal/answer":     0,
+	"internal/mutation":   0,
 	"internal/clock":      0,
 	"internal/invariants": 0,
 	"internal/corr":       0,

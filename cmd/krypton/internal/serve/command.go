@@ -14,6 +14,7 @@ import (
 	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/command"
 	"github.com/openkcm/krypton-cluster/config"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/mutation"
 )
 
 // Command is `krypton server`.
@@ -35,7 +36,7 @@ func Command(version string) *cli.Command {
 				return errs.Newf(errs.InvalidArgument, "there is no output format %q", f).With(errs.Hint("use table or json"))
 			}
 			src := config.Source{
-				Path: c.String("config"), Env: os.LookupEnv, Environ: os.Environ(), Others: command.Variables(), Overrides: map[string]string{},
+				Path: c.String("config"), Env: os.LookupEnv, Environ: os.Environ(), Others: append(command.Variables(), mutation.Variables()...), Overrides: map[string]string{},
 			}
 			if !c.IsSet("config") {
 				// Without the default file a node can be configured by the environment alone.

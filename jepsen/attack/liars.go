@@ -1,0 +1,535 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/client"
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/intent"
+	"github.com/openkcm/krypton-cluster/intent/sign"
+	"github.com/openkcm/krypton-cluster/internal/devcluster"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/mutation"
+)
+
+const (
+	rooted     = "who took over a member, and has its key"
+	rootedSeen = "who took over a member, and saw what people signed"
+)
+
+// liars are attacks by members. The order matters: the last one leaves a node behind
+// that has stopped.
+func liars() []attack {
+	return []attack{
+		{
+			name: "assert a governor, sovereign act", who: rooted,
+			tries:   "forwards the binding of an operator of the attacker's, and says that the governor alice asked",
+			stops:   "every replica asks for the signatures of people when it applies the change",
+			without: "all replicas skip the signatures", run: forwarded(errs.IntentRefused, bindMallory, mutation.SkipIntents),
+		},
+		{
+			name: "assert a governor that there is not", who: rooted,
+			tries:   "forwards a new service in the name of a governor who is not bound",
+			stops:   "every replica looks the caller up in the registry",
+			without: "all replicas believe the name", run: forwarded(errs.Unauthenticated, asNobody, mutation.SkipPrincipal),
+		},
+		{
+			name: "assert an auditor who governs", who: rooted,
+			tries:   "forwards a new service in the name of an auditor who is bound",
+			stops:   "every replica asks whether the role may order the command",
+			without: "all replicas believe it", run: forwarded(errs.Denied, asAuditor, mutation.SkipPrincipal),
+		},
+		{
+			name: "assert a workload who governs", who: rooted,
+			tries:   "forwards a new service in the name of the tenant's workload",
+			stops:   "every replica asks whether the role may order the command",
+			without: "all replicas believe it", run: forwarded(errs.Denied, asWorkload, mutation.SkipPrincipal),
+		},
+		{
+			name: "assert another node", who: rooted,
+			tries:   "forwards a suspension of the tenant as the act of another member",
+			stops:   "the leader takes the sender from the connection and not from the command",
+			without: "the leader takes whatever is forwarded, and the replicas believe it", run: forwarded(errs.Denied, asOtherNode, mutation.SkipForwardList, mutation.SkipPrincipal),
+		},
+		{
+			name: "give the leader's own commands", who: rooted,
+			tries:   "forwards a new internal secret, as if the leader did its housekeeping",
+			stops:   "the leader commits only the commands that callers give",
+			without: "the leader takes whatever is forwarded", run: forwarded(errs.InvalidArgument, asLeader, mutation.SkipForwardList),
+		},
+		{
+			name: "replay an intent", who: rootedSeen,
+			tries:   "binds an operator again whom the governors have removed, with the signatures of the first time",
+			stops:   "every replica remembers the nonce until the intent ends",
+			without: "all replicas skip the signatures", run: signedWrongly("intent was used before", replayed),
+		},
+		{
+			name: "re-target an intent", who: rootedSeen,
+			tries:   "uses an unused intent for one operator to bind another one, with a key of the attacker's",
+			stops:   "the digest of the canonical request is signed, and every replica computes it from the command",
+			without: "all replicas skip the signatures", run: signedWrongly("another request", retargeted),
+		},
+		{
+			name: "use an expired intent", who: rootedSeen,
+			tries:   "uses an intent whose time is over",
+			stops:   "the end is signed, and is compared with the cluster's time",
+			without: "all replicas skip the signatures", run: signedWrongly("expired", expired),
+		},
+		{
+			name: "use a stale intent", who: rootedSeen,
+			tries:   "uses an intent after an object changed that the signer looked at",
+			stops:   "the index of the last change of each such object is signed",
+			without: "all replicas skip the signatures", run: signedWrongly("changed after the intent was signed", stale),
+		},
+		{
+			name: "use an intent of another cluster", who: rootedSeen,
+			tries:   "uses an intent that the same governor signed for another keyspace",
+			stops:   "the keyspace is signed",
+			without: "all replicas skip the signatures", run: signedWrongly("another keyspace", otherKeyspace),
+		},
+		{
+			name: "sign with a key of one's own", who: rooted,
+			tries:   "signs the binding of an operator with a key that nobody registered",
+			stops:   "signatures count by keys of role bindings",
+			without: "all replicas skip the signatures", run: signedWrongly("not registered", ownKey),
+		},
+		{
+			name: "lead without asking for signatures", who: "a leader whose build skips the intents",
+			tries:   "commits the binding of an operator that nobody signed, and answers that it was done",
+			stops:   "the other replicas refuse it; the state chain has the outcome, so the leader's differs, and it stops",
+			without: "all replicas skip the signatures", run: lyingLeader,
+		},
+	}
+}
+
+// members returns the cluster whose members are attacked by one of them. n1 can lie,
+// and does not until the last attack; another node leads.
+func (w *world) members(ctx context.Context) (t *theatre, leader, liar *devcluster.Node, err error) {
+	if t, err = w.cluster(ctx, "members", 3, liarOne); err != nil {
+		return nil, nil, nil, notTried(err)
+	}
+	liar, leader = t.Nodes()[0], t.Nodes()[1]
+	if err := t.leads(ctx, leader); err != nil {
+		return nil, nil, nil, notTried(err)
+	}
+	return t, leader, liar, nil
+}
+
+// defenceless returns a cluster of one node that leaves these defences out.
+func (w *world) defenceless(ctx context.Context, names ...mutation.Name) (*theatre, *devcluster.Node, error) {
+	t, err := w.cluster(ctx, "control", 1, control)
+	if err != nil {
+		return nil, nil, notTried(err)
+	}
+	return t, t.Nodes()[0], t.lie(names...)
+}
+
+// forgery makes a command that a lying member forwards.
+type forgery func(t *theatre, v *fsm.View) (*fsmpb.Command, error)
+
+// forwarded is an attack by a forged command; the code is what it has to be refused with.
+func forwarded(want errs.Code, forge forgery, without ...mutation.Name) func(context.Context, *world) (finding, error) {
+	return func(ctx context.Context, w *world) (f finding, err error) {
+		t, leader, liar, err := w.members(ctx)
+		if err != nil {
+			return f, err
+		}
+		err = t.forge(ctx, liar, leader, forge)
+		f.broke, f.ended, f.evidence = judged(err, want)
+		c, alone, err := w.defenceless(ctx, without...)
+		if err != nil {
+			return f, err
+		}
+		if err = c.forge(ctx, alone, alone, forge); err == nil {
+			f.control = "done"
+		}
+		return f, c.lie()
+	}
+}
+
+func (t *theatre) forge(ctx context.Context, from, to *devcluster.Node, forge forgery) error {
+	v, err := t.registry(from)
+	if err != nil {
+		return notTried(err)
+	}
+	cmd, err := forge(t, v)
+	if err != nil {
+		return notTried(err)
+	}
+	return forward(ctx, from, to, cmd)
+}
+
+// judged reads how an attack ended: whether it worked, how, and in which words.
+func judged(err error, want errs.Code) (broke bool, ended, evidence string) {
+	if err == nil {
+		return true, "done", "no error"
+	}
+	e := errs.From(err)
+	if e.Code != want {
+		return true, "ended otherwise than it should have: " + e.Code.String() + ", not " + want.String(), err.Error()
+	}
+	return false, "refused with " + e.Code.String(), e.Msg
+}
+
+// builtinPrincipal is a caller of the cluster's own CA, as commands name it.
+func builtinPrincipal(v *fsm.View, role auth.Role, name string) *fsmpb.Principal {
+	i, _ := v.Issuer("", fsm.BuiltinIssuer)
+	return &fsmpb.Principal{Issuer: hex.EncodeToString(i.GetUid()), Kind: role.String(), Name: name}
+}
+
+// bindOperator orders a binding of an operator to a new key of the attacker's.
+func bindOperator(v *fsm.View, name string) (*fsmpb.Command, error) {
+	key, err := newKey()
+	if err != nil {
+		return nil, err
+	}
+	pub, err := key.PublicKey.ECDH()
+	if err != nil {
+		return nil, err
+	}
+	i, _ := v.Issuer("", fsm.BuiltinIssuer)
+	return &fsmpb.Command{
+		Principal: builtinPrincipal(v, auth.RoleGovernor, "alice"),
+		Body: &fsmpb.Command_BindRole{BindRole: &fsmpb.BindRole{Binding: &fsmpb.RoleBinding{
+			Id: "operator-" + name, IssuerUid: i.GetUid(), Role: auth.RoleOperator.String(), Name: name,
+			Keys: []*fsmpb.BindingKey{{Key: &fsmpb.PublicKey{Algorithm: fsmpb.KeyAlgorithm_KEY_ALGORITHM_ECDSA_P256_SHA256, Raw: pub.Bytes()}, Tls: true}},
+		}}},
+	}, nil
+}
+
+func bindMallory(_ *theatre, v *fsm.View) (*fsmpb.Command, error) { return bindOperator(v, "mallory") }
+
+// newService orders a service in somebody's name. Its key is junk, which no replica
+// can know.
+func newService(v *fsm.View, p *fsmpb.Principal) (*fsmpb.Command, error) {
+	tn, ok := v.Tenant(tenantID)
+	if !ok {
+		return nil, errors.New("the registry has no tenant")
+	}
+	parent, ok := fsm.VersionAt(tn.GetVersions(), tn.GetPrimary())
+	if !ok {
+		return nil, errors.New("the tenant has no key")
+	}
+	return &fsmpb.Command{Principal: p, Body: &fsmpb.Command_CreateService{CreateService: &fsmpb.CreateService{
+		Tenant: tenantID, Name: "s" + strings.ToLower(rand.Text()[:8]), Uid: random16(), TenantUid: tn.GetUid(),
+		Version: &fsmpb.Version{Number: 1, Uid: random16(), ParentUid: parent.GetUid(), Blob: []byte("junk")},
+	}}}, nil
+}
+
+func random16() []byte {
+	b := make([]byte, 16)
+	_, _ = rand.Read(b) // never fails
+	return b
+}
+
+func asNobody(_ *theatre, v *fsm.View) (*fsmpb.Command, error) {
+	return newService(v, builtinPrincipal(v, auth.RoleGovernor, "mallory"))
+}
+
+func asAuditor(_ *theatre, v *fsm.View) (*fsmpb.Command, error) {
+	return newService(v, builtinPrincipal(v, auth.RoleAuditor, "arthur"))
+}
+
+func asWorkload(_ *theatre, v *fsm.View) (*fsmpb.Command, error) {
+	return newService(v, builtinPrincipal(v, auth.RoleWorkload, tenantID+"/app"))
+}
+
+// asOtherNode names the last member, which is not the one that lies, or one that
+// there is not.
+func asOtherNode(t *theatre, v *fsm.View) (*fsmpb.Command, error) {
+	all := t.Nodes()
+	p := &fsmpb.Principal{Kind: "node", Name: hex.EncodeToString(random16())}
+	if len(all) > 1 {
+		p.Name = all[len(all)-1].ID()
+	}
+	cmd := &fsmpb.Command{Principal: p, Body: &fsmpb.Command_ChangeObject{ChangeObject: &fsmpb.ChangeObject{
+		Object: &fsmpb.ObjectRef{Tenant: tenantID}, Event: fsmpb.ObjectEvent_OBJECT_EVENT_SUSPEND, Cause: "l1_denied",
+	}}}
+	if tn, ok := v.Tenant(tenantID); !ok || tn.GetState() != fsmpb.ObjectState_OBJECT_STATE_ACTIVE {
+		return nil, errors.New("the tenant is not active")
+	}
+	return cmd, nil
+}
+
+func asLeader(_ *theatre, v *fsm.View) (*fsmpb.Command, error) {
+	ivk := v.Cluster().GetInternalKeys()[0].GetUid()
+	return &fsmpb.Command{Body: &fsmpb.Command_PutSecret{PutSecret: &fsmpb.PutSecret{Secret: &fsmpb.Secret{
+		Name: "evil-" + strings.ToLower(rand.Text()[:8]), IvkUid: ivk, Blob: []byte("junk"), Public: []byte("junk"),
+	}}}}, nil
+}
+
+// signature is how an intent over a command is made.
+type signature struct {
+	keyspace []byte
+	notAfter time.Time
+	pre      []intent.Precondition
+	by       sign.Signer
+}
+
+// governor returns alice's key.
+func (t *theatre) governor() (sign.Signer, error) {
+	s, err := t.Signer()
+	if err != nil {
+		return nil, err
+	}
+	return s.Governors[0], nil
+}
+
+// genuine is what a governor who means it signs.
+func (t *theatre) genuine(v *fsm.View) (signature, error) {
+	key, err := t.governor()
+	return signature{keyspace: v.Cluster().GetKeyspaceId(), notAfter: time.Now().Add(time.Hour), by: key}, err
+}
+
+// over signs a command and returns the signature as the command carries it.
+func (s signature) over(ctx context.Context, cmd *fsmpb.Command) (*fsmpb.SignedIntent, error) {
+	act, req, ok := fsm.SovereignRequest(cmd)
+	if !ok {
+		return nil, errors.New("the command is no sovereign act")
+	}
+	nonce, err := sign.Nonce(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	in := intent.Intent{
+		Keyspace: hierarchy.KeyspaceID(s.keyspace), Act: act, Request: req.Digest(), NotAfter: s.notAfter.UnixMilli(), Nonce: nonce,
+		Preconditions: intent.SortPreconditions(s.pre),
+	}
+	raw, err := in.Encode()
+	if err != nil {
+		return nil, err
+	}
+	sig, err := s.by.Sign(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	return &fsmpb.SignedIntent{Intent: raw, KeyId: sig.Key[:], Signature: sig.Sig}, nil
+}
+
+// misuse makes a command with signatures that must not count, and does before what
+// the attacker waited for.
+type misuse func(ctx context.Context, t *theatre, from, to *devcluster.Node, v *fsm.View) (*fsmpb.Command, error)
+
+// signedWrongly is an attack with signatures that are not for what is ordered.
+func signedWrongly(reason string, make misuse) func(context.Context, *world) (finding, error) {
+	try := func(ctx context.Context, t *theatre, from, to *devcluster.Node) error {
+		v, err := t.registry(from)
+		if err != nil {
+			return notTried(err)
+		}
+		cmd, err := make(ctx, t, from, to, v)
+		if err != nil {
+			return notTried(err)
+		}
+		return forward(ctx, from, to, cmd)
+	}
+	return func(ctx context.Context, w *world) (f finding, err error) {
+		t, leader, liar, err := w.members(ctx)
+		if err != nil {
+			return f, err
+		}
+		err = try(ctx, t, liar, leader)
+		f.broke, f.ended, f.evidence = judged(err, errs.IntentRefused)
+		if err != nil && !strings.Contains(err.Error(), reason) {
+			f.broke, f.ended = true, "refused, and not because "+reason
+		}
+		c, alone, err := w.defenceless(ctx, mutation.SkipIntents)
+		if err != nil {
+			return f, err
+		}
+		if err = try(ctx, c, alone, alone); err == nil {
+			f.control = "done"
+		}
+		return f, c.lie()
+	}
+}
+
+func replayed(ctx context.Context, t *theatre, from, to *devcluster.Node, v *fsm.View) (*fsmpb.Command, error) {
+	cmd, err := bindOperator(v, "olaf")
+	if err != nil {
+		return nil, err
+	}
+	s, err := t.genuine(v)
+	if err != nil {
+		return nil, err
+	}
+	one, err := s.over(ctx, cmd)
+	if err != nil {
+		return nil, err
+	}
+	cmd.Intents = []*fsmpb.SignedIntent{one}
+	if err := forward(ctx, from, to, proto.CloneOf(cmd)); err != nil { // as the governor meant it
+		return nil, fmt.Errorf("the first use: %w", err)
+	}
+	return cmd, t.as(ctx, auth.RoleGovernor, func(c *client.Client) error {
+		_, err := c.Access().DeleteRoleBinding(ctx, &kryptonv1.DeleteRoleBindingRequest{Name: "roleBindings/operator-olaf"})
+		return err
+	})
+}
+
+// misused is a command with a signature of s over it, or over another one.
+func misused(ctx context.Context, v *fsm.View, s signature, name, signedFor string) (*fsmpb.Command, error) {
+	cmd, err := bindOperator(v, name)
+	if err != nil {
+		return nil, err
+	}
+	what := cmd
+	if signedFor != name {
+		if what, err = bindOperator(v, signedFor); err != nil {
+			return nil, err
+		}
+	}
+	one, err := s.over(ctx, what)
+	cmd.Intents = []*fsmpb.SignedIntent{one}
+	return cmd, err
+}
+
+func retargeted(ctx context.Context, t *theatre, _, _ *devcluster.Node, v *fsm.View) (*fsmpb.Command, error) {
+	s, err := t.genuine(v)
+	if err != nil {
+		return nil, err
+	}
+	return misused(ctx, v, s, "mallory-retargeted", "otto")
+}
+
+func expired(ctx context.Context, t *theatre, _, _ *devcluster.Node, v *fsm.View) (*fsmpb.Command, error) {
+	s, err := t.genuine(v)
+	if err != nil {
+		return nil, err
+	}
+	s.notAfter = time.Now().Add(-time.Minute)
+	return misused(ctx, v, s, "late", "late")
+}
+
+func stale(ctx context.Context, t *theatre, _, _ *devcluster.Node, v *fsm.View) (*fsmpb.Command, error) {
+	s, err := t.genuine(v)
+	if err != nil {
+		return nil, err
+	}
+	sv, ok := v.Service(tenantID, serviceID)
+	if !ok {
+		return nil, errors.New("the registry has no service")
+	}
+	s.pre = []intent.Precondition{{Object: service, ModIndex: sv.GetModIndex()}}
+	cmd, err := misused(ctx, v, s, "stale", "stale")
+	if err != nil {
+		return nil, err
+	}
+	return cmd, t.as(ctx, auth.RoleGovernor, func(c *client.Client) error {
+		if _, err := c.Services().SuspendService(ctx, &kryptonv1.SuspendServiceRequest{Name: service}); err != nil {
+			return err
+		}
+		_, err := c.Services().ResumeService(ctx, &kryptonv1.ResumeServiceRequest{Name: service})
+		return err
+	})
+}
+
+func otherKeyspace(ctx context.Context, t *theatre, _, _ *devcluster.Node, v *fsm.View) (*fsmpb.Command, error) {
+	s, err := t.genuine(v)
+	if err != nil {
+		return nil, err
+	}
+	s.keyspace = random16()
+	return misused(ctx, v, s, "elsewhere", "elsewhere")
+}
+
+func ownKey(ctx context.Context, t *theatre, _, _ *devcluster.Node, v *fsm.View) (*fsmpb.Command, error) {
+	s, err := t.genuine(v)
+	if err != nil {
+		return nil, err
+	}
+	key, err := newKey()
+	if err != nil {
+		return nil, err
+	}
+	if s.by, err = sign.New(rand.Reader, key); err != nil {
+		return nil, err
+	}
+	return misused(ctx, v, s, "mallory-signed", "mallory-signed")
+}
+
+// lyingLeader has n1 lead, and leave the signatures out. It answers that the binding
+// was made; the others refuse it, and n1 stops.
+func lyingLeader(ctx context.Context, w *world) (f finding, err error) {
+	t, _, liar, err := w.members(ctx)
+	if err != nil {
+		return f, err
+	}
+	if err := errors.Join(t.leads(ctx, liar), t.lie(mutation.SkipIntents)); err != nil {
+		return f, notTried(err)
+	}
+	v, err := t.registry(liar)
+	if err != nil {
+		return f, notTried(err)
+	}
+	cmd, err := bindOperator(v, "liam")
+	if err != nil {
+		return f, notTried(err)
+	}
+	said := "the leader answered that it was done"
+	if err := forward(ctx, t.Nodes()[1], liar, cmd); err != nil {
+		said = "the leader answered: " + err.Error()
+	}
+	select {
+	case <-liar.Done():
+	case <-time.After(patience):
+		return finding{broke: true, ended: "the leader goes on", evidence: said}, nil
+	}
+	log, err := os.ReadFile(liar.LogFile())
+	if err != nil {
+		return f, err
+	}
+	line := lineWith(string(log), "STATE_CORRUPT")
+	// Who is left has another leader, and not the binding.
+	for _, n := range t.Nodes()[1:] {
+		if err := n.WaitServing(ctx); err != nil {
+			return finding{broke: true, ended: n.Name() + " does not serve without the liar", evidence: err.Error()}, nil
+		}
+		err := t.at(ctx, n, auth.RoleGovernor, func(c *client.Client) error {
+			_, err := c.Access().GetRoleBinding(ctx, &kryptonv1.GetRoleBindingRequest{Name: "roleBindings/operator-liam"})
+			return err
+		})
+		if !errs.Is(err, errs.NotFound) {
+			return finding{broke: true, ended: n.Name() + " has the binding", evidence: fmt.Sprint(err)}, nil
+		}
+	}
+	f.broke, f.ended = line == "", "the others refused it, the liar stopped with STATE_CORRUPT and the others serve under another leader"
+	f.evidence = said + "; its log: " + line
+	c, alone, err := w.defenceless(ctx, mutation.SkipIntents)
+	if err != nil {
+		return f, err
+	}
+	if err = c.forge(ctx, alone, alone, func(_ *theatre, v *fsm.View) (*fsmpb.Command, error) { return bindOperator(v, "liam") }); err == nil {
+		f.control = "done, and it stays"
+	}
+	return f, c.lie()
+}
+
+// lineWith returns the last line of a text that has all of these words.
+func lineWith(text string, words ...string) (found string) {
+	for line := range strings.SplitSeq(text, "\n") {
+		all := true
+		for _, w := range words {
+			all = all && strings.Contains(line, w)
+		}
+		if all {
+			found = line
+		}
+	}
+	return found
+}
