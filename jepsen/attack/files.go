@@ -5,7 +5,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -17,8 +21,6 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/proto"
-
-	"crypto/sha256"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/auth"
@@ -43,12 +45,18 @@ type scene struct {
 	*theatre
 
 	under map[string][]byte // a ciphertext of each service, under version 1
+	gina  tls.Certificate   // a governor who may do nothing: no tenant lists her, and she has not the platform
 }
 
-// arrange makes the services and takes the power away.
+// sceneServices are what the scene adds.
+func sceneServices() []string {
+	return []string{disabledService, destroyedService, rotatedService, suspendedService}
+}
+
+// arrange makes the services, and a governor without the platform.
 func (t *theatre) arrange(ctx context.Context) (*scene, error) {
 	s := &scene{theatre: t, under: map[string][]byte{}}
-	all := []string{disabledService, destroyedService, rotatedService, suspendedService}
+	all := sceneServices()
 	for _, name := range all {
 		if err := t.CreateService(ctx, tenantID, filepath.Base(name)); err != nil {
 			return nil, err
@@ -67,12 +75,33 @@ func (t *theatre) arrange(ctx context.Context) (*scene, error) {
 	if err != nil {
 		return nil, err
 	}
+	key, err := newKey()
+	if err != nil {
+		return nil, err
+	}
+	pub, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return nil, err
+	}
 	return s, t.as(ctx, auth.RoleGovernor, func(c *client.Client) error {
 		for _, name := range all[:3] {
 			if _, err := c.Services().RotateService(ctx, &kryptonv1.RotateServiceRequest{Name: name}); err != nil {
 				return err
 			}
 		}
+		resp, err := c.Access().IssueCertificate(ctx, &kryptonv1.IssueCertificateRequest{Role: kryptonv1.Role_ROLE_GOVERNOR, Name: "gina", PublicKey: pub})
+		if err != nil {
+			return err
+		}
+		block, _ := pem.Decode(resp.GetCertificate())
+		s.gina = tls.Certificate{Certificate: [][]byte{block.Bytes}, PrivateKey: key}
+		return nil
+	})
+}
+
+// takeAway does what the edits undo.
+func (s *scene) takeAway(ctx context.Context) error {
+	return s.as(ctx, auth.RoleGovernor, func(c *client.Client) error {
 		if _, err := c.Services().DisableVersion(ctx, &kryptonv1.DisableVersionRequest{Name: disabledService + "/versions/1"}); err != nil {
 			return err
 		}
@@ -109,6 +138,14 @@ func reads(name string) func(context.Context, *scene, *devcluster.Node) error {
 			return err
 		})
 	}
+}
+
+func givePlatform(b *fsmpb.RoleBinding) bool {
+	hit := b.GetName() == "gina"
+	if hit {
+		b.Platform = true
+	}
+	return hit
 }
 
 func corruptions() []corruption {
@@ -167,29 +204,18 @@ func corruptions() []corruption {
 			},
 		},
 		{
-			name: "an auditor made governor",
+			name: "a governor given the platform",
 			use: func(ctx context.Context, s *scene, n *devcluster.Node) error {
-				return s.at(ctx, n, auth.RoleAuditor, func(c *client.Client) error {
-					_, err := c.Services().ResumeService(ctx, &kryptonv1.ResumeServiceRequest{Name: suspendedService})
+				c, err := s.caller(ctx, s.gina, n.Addresses().GRPC)
+				if err != nil {
 					return err
-				})
-			},
-			edit: func(cmd *fsmpb.Command) bool {
-				b := cmd.GetBindRole().GetBinding()
-				hit := b.GetRole() == auth.RoleAuditor.String()
-				if hit {
-					b.Role, b.Platform = auth.RoleGovernor.String(), true
 				}
-				return hit
+				defer func() { _ = c.Close() }()
+				_, err = c.Tenants().SuspendTenant(ctx, &kryptonv1.SuspendTenantRequest{Name: tenant})
+				return err
 			},
-			item: func(i *fsmpb.SnapshotItem) bool {
-				b := i.GetRoleBinding()
-				hit := b.GetRole() == auth.RoleAuditor.String()
-				if hit {
-					b.Role, b.Platform, b.EveryTenant = auth.RoleGovernor.String(), true, true
-				}
-				return hit
-			},
+			edit: func(cmd *fsmpb.Command) bool { return givePlatform(cmd.GetBindRole().GetBinding()) },
+			item: func(i *fsmpb.SnapshotItem) bool { return givePlatform(i.GetRoleBinding()) },
 		},
 	}
 }
@@ -296,7 +322,7 @@ func (s *scene) copyOf(ctx context.Context, name string, c cast) (*scene, error)
 	s.w.mu.Lock()
 	s.w.clusters[name] = t
 	s.w.mu.Unlock()
-	return &scene{theatre: t, under: s.under}, nil
+	return &scene{theatre: t, under: s.under, gina: s.gina}, nil
 }
 
 var ports = regexp.MustCompile(`127\.0\.0\.1:\d+`)
@@ -405,11 +431,11 @@ func (w *world) prepared(ctx context.Context, nodes int) (*scene, error) {
 	w.mu.Lock()
 	w.scenes[name] = s
 	w.mu.Unlock()
-	return s, t.stop(ctx)
+	return s, errors.Join(s.takeAway(ctx), t.stop(ctx))
 }
 
 // everywhere is an attack on the files of every node, of a cluster of one.
-func everywhere(where place, c corruption, without mutation.Name) func(context.Context, *world) (finding, error) {
+func everywhere(where place, c corruption, without ...mutation.Name) func(context.Context, *world) (finding, error) {
 	return func(ctx context.Context, w *world) (f finding, err error) {
 		base, err := w.prepared(ctx, 1)
 		if err != nil {
@@ -436,7 +462,10 @@ func everywhere(where place, c corruption, without mutation.Name) func(context.C
 		if err != nil {
 			return f, err
 		}
-		r, err = try(control, without)
+		if len(without) == 0 {
+			return f, nil // it needs no control: it works
+		}
+		r, err = try(control, without...)
 		if r.used {
 			f.control = "the node obeys the edit"
 		}
@@ -448,17 +477,24 @@ func files() []attack {
 	var all []attack
 	for _, c := range corruptions() {
 		all = append(all, attack{
-			name: c.name + ", snapshots of all nodes", who: "who can write the files of every node",
+			name: c.name + ", snapshots of all nodes", who: everyDisk,
 			tries: "edits the state in the snapshot, and makes all checksums right", stops: "a MAC under a key derived from the MasterKey, checked before the node serves",
 			without: "the proof is not checked", run: everywhere(inSnapshot, c, mutation.SkipSnapshotMAC),
 		})
 	}
 	for _, c := range corruptions() {
-		all = append(all, attack{
-			name: c.name + ", logs of all nodes", who: "who can write the files of every node",
-			tries: "edits the command in the log, and makes all checksums right", stops: "?",
-			without: "the proof is not checked", run: everywhere(inLog, c, mutation.SkipSnapshotMAC),
-		})
+		a := attack{
+			name: c.name + ", logs of all nodes", who: everyDisk, tries: "edits the command in the log, and makes all checksums right",
+			stops: "nothing: entries behind the last snapshot have checksums and no MAC, and nobody is left to compare with", open: true,
+			run: everywhere(inLog, c),
+		}
+		if c.item != nil {
+			a.open, a.stops = false, "people signed the command, and every replica verifies the signatures when it applies the log again"
+			a.without, a.run = "the signatures are skipped", everywhere(inLog, c, mutation.SkipIntents)
+		}
+		all = append(all, a)
 	}
 	return all
 }
+
+const everyDisk = "who can write the files of every node"

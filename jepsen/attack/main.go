@@ -104,7 +104,7 @@ func run(ctx context.Context, out io.Writer, only string) (err error) {
 // not started by that.
 func report(out io.Writer, t tally, took time.Duration) error {
 	fields := []string{
-		fmt.Sprintf("attacks=%d", t.attacks), fmt.Sprintf("broke_in=%d", t.broke), fmt.Sprintf("controls=%d", t.controls),
+		fmt.Sprintf("attacks=%d", t.attacks), fmt.Sprintf("broke_in=%d", t.broke), fmt.Sprintf("controls=%d", t.controls), fmt.Sprintf("open=%d", t.open),
 	}
 	if path := os.Getenv("RESULT_FIELDS"); path != "" {
 		return os.WriteFile(path, []byte(strings.Join(fields, "\n")+"\n"), 0o600) //nolint:gosec // The file that scripts/target named.

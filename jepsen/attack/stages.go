@@ -6,6 +6,9 @@ package main
 func stages() []stage {
 	return []stage{
 		{"Members that lie", liars()},
+		{"Credentials", callers()},
+		{"Tokens", tokens()},
+		{"Nodes without a cluster", founders()},
 		{"Edited files", files()},
 	}
 }

@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
@@ -23,6 +24,8 @@ import (
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/hierarchy/envelope"
+	"github.com/openkcm/krypton-cluster/intent/orders"
+	"github.com/openkcm/krypton-cluster/intent/sign"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/devcluster"
 	"github.com/openkcm/krypton-cluster/keystore"
@@ -131,6 +134,19 @@ func mint(ca *pki.CA, id auth.ID) (tls.Certificate, error) {
 
 // caller returns a client with a certificate that is in no file. Nobody signs for it.
 func (t *theatre) caller(ctx context.Context, cert tls.Certificate, addrs ...string) (*client.Client, error) {
+	return t.callerWith(ctx, cert, client.Options{Addrs: addrs})
+}
+
+// signing returns a client of a governor who signs with the same key.
+func (t *theatre) signing(ctx context.Context, cert tls.Certificate) (*client.Client, error) {
+	key, err := sign.New(rand.Reader, cert.PrivateKey.(crypto.Signer)) //nolint:forcetypeassert,errcheck // We made it.
+	if err != nil {
+		return nil, err
+	}
+	return t.callerWith(ctx, cert, client.Options{Signer: orders.Signer{Governors: []sign.Signer{key}}})
+}
+
+func (t *theatre) callerWith(ctx context.Context, cert tls.Certificate, o client.Options) (*client.Client, error) {
 	var certText, keyText bytes.Buffer
 	if err := writePair(&certText, &keyText, cert); err != nil {
 		return nil, err
@@ -142,10 +158,11 @@ func (t *theatre) caller(ctx context.Context, cert tls.Certificate, addrs ...str
 	if err := errors.Join(writeFile(base+".crt", certText.Bytes()), writeFile(base+".key", keyText.Bytes())); err != nil {
 		return nil, err
 	}
-	if len(addrs) == 0 {
-		addrs = t.Addrs()
+	if len(o.Addrs) == 0 {
+		o.Addrs = t.Addrs()
 	}
-	return client.New(ctx, client.With(client.Options{Addrs: addrs, CAFile: t.CAFile(), CertFile: base + ".crt", KeyFile: base + ".key"}))
+	o.CAFile, o.CertFile, o.KeyFile = t.CAFile(), base+".crt", base+".key"
+	return client.New(ctx, client.With(o))
 }
 
 // whoAmI returns as whom a certificate is known.
@@ -156,23 +173,6 @@ func (t *theatre) whoAmI(ctx context.Context, cert tls.Certificate) (*kryptonv1.
 	}
 	defer func() { _ = c.Close() }()
 	return c.Access().WhoAmI(ctx, &kryptonv1.WhoAmIRequest{})
-}
-
-// unsigned returns a client of a role for which nobody signs: who stole a
-// certificate and its key, or a node that asserts a caller, has no more.
-func (t *theatre) unsigned(ctx context.Context, role auth.Role, nodes ...*devcluster.Node) (*client.Client, error) {
-	p, ok := t.Person(role)
-	if !ok {
-		return nil, notTried(errors.New("there is nobody in that role"))
-	}
-	addrs := t.Addrs()
-	if len(nodes) > 0 {
-		addrs = nil
-	}
-	for _, n := range nodes {
-		addrs = append(addrs, n.Addresses().GRPC)
-	}
-	return client.New(ctx, client.With(client.Options{Addrs: addrs, CAFile: t.CAFile(), CertFile: p.CertFile, KeyFile: p.KeyFile}))
 }
 
 func writeFile(path string, b []byte) error { return os.WriteFile(path, b, 0o600) }

@@ -73,6 +73,7 @@ type world struct {
 	mu       sync.Mutex
 	clusters map[string]*theatre
 	scenes   map[string]*scene
+	issuers  *issuers
 }
 
 func newWorld(stage string, b builds, out io.Writer) *world {
