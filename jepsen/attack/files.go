@@ -332,8 +332,9 @@ const enough = 20
 
 // tried is how a node with edited files fared.
 type tried struct {
-	used bool   // it served what the edit gives
-	said string // why it does not, in its own words
+	used   bool   // it served what the edit gives
+	serves bool   // it serves, and refuses that
+	said   string // why, in its own words
 }
 
 // try starts a node and uses what the edit gives, until that works or the node said
@@ -359,7 +360,7 @@ func (s *scene) try(ctx context.Context, n *devcluster.Node, c corruption) (r tr
 		err := c.use(ctx, s, n)
 		r.used = err == nil
 		if left--; err != nil && left == 0 {
-			r.said, err = "it serves, and does not obey: "+err.Error(), nil
+			r.serves, r.said, err = true, err.Error(), nil
 		}
 		return err
 	})
@@ -455,9 +456,12 @@ func everywhere(where place, c corruption, without ...mutation.Name) func(contex
 			return r, err
 		}
 		r, err := try(honest)
-		f.broke, f.ended, f.evidence = r.used, "the node serves nothing", r.said
-		if r.used {
+		f.broke, f.ended, f.evidence = r.used, "the node serves nothing and says so", r.said
+		switch {
+		case r.used:
 			f.ended = "the node obeys the edit"
+		case r.serves:
+			f.ended = "the node serves, and does not have what the edit gives"
 		}
 		if err != nil {
 			return f, err

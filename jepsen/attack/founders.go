@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -21,10 +22,14 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/cluster"
+	"github.com/openkcm/krypton-cluster/cluster/clusterpb"
+	"github.com/openkcm/krypton-cluster/internal/devcluster"
 	"github.com/openkcm/krypton-cluster/internal/errs/wire"
+	"github.com/openkcm/krypton-cluster/internal/mutation"
 )
 
 // founders are attacks on nodes that belong to no cluster yet.
@@ -40,6 +45,11 @@ func founders() []attack {
 			stops:   "the token has the hash of the seed's key; the new node shows the secret to nobody else",
 			without: "a token that names the key of the attacker", run: poseAsSeed,
 		},
+		{
+			name: "turn a defence off by the environment", who: "who can set variables of a node", tries: "sets the variable by which builds for these tests leave a defence out",
+			stops:   "the released build has neither the variable nor the branches, and does not start with a variable that it does not know",
+			without: "the build for these tests", run: setVariable,
+		},
 	}
 }
 
@@ -48,10 +58,16 @@ type fresh struct {
 	dir string
 	cmd *exec.Cmd
 	at  cluster.Addresses
+
+	done chan struct{} // closed when the process has ended
 }
 
 // startFresh starts a node with an empty data directory.
 func (w *world) startFresh(ctx context.Context, name string) (*fresh, error) {
+	return w.startFreshAs(ctx, name, devcluster.Program{Binary: w.krypton})
+}
+
+func (w *world) startFreshAs(ctx context.Context, name string, p devcluster.Program) (*fresh, error) {
 	dir, err := w.path(name)
 	if err != nil {
 		return nil, err
@@ -66,8 +82,8 @@ func (w *world) startFresh(ctx context.Context, name string) (*fresh, error) {
 	if err := writeFile(conf, []byte(text)); err != nil {
 		return nil, err
 	}
-	f.cmd = exec.CommandContext(context.WithoutCancel(ctx), w.krypton, "server", "--config", conf) //nolint:gosec // The program under test.
-	f.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}
+	f.cmd = exec.CommandContext(context.WithoutCancel(ctx), p.Binary, "server", "--config", conf) //nolint:gosec // The program under test.
+	f.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}, p.Env...)
 	f.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
@@ -78,7 +94,17 @@ func (w *world) startFresh(ctx context.Context, name string) (*fresh, error) {
 	if err := f.cmd.Start(); err != nil {
 		return nil, err
 	}
+	f.done = make(chan struct{})
+	go func() {
+		_ = f.cmd.Wait() // the log says how
+		close(f.done)
+	}()
 	err = eventually(ctx, "the fresh node answers", func(ctx context.Context) error {
+		select {
+		case <-f.done:
+			return nil
+		default:
+		}
 		if f.at, err = cluster.ReadAddresses(f.dir); err != nil {
 			return err
 		}
@@ -95,7 +121,25 @@ func (w *world) startFresh(ctx context.Context, name string) (*fresh, error) {
 
 func (f *fresh) end() {
 	_ = f.cmd.Process.Kill() // it may have ended
-	_ = f.cmd.Wait()
+	<-f.done
+}
+
+// ended returns what a process said that has ended.
+func (f *fresh) ended() (string, bool) {
+	select {
+	case <-f.done:
+		log, err := os.ReadFile(filepath.Join(filepath.Dir(f.dir), "log"))
+		return lineWith(string(log), "krypton: ") + errText(err), true
+	default:
+		return "", false
+	}
+}
+
+func errText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 // admin calls the node over its socket.
@@ -168,7 +212,7 @@ func initOverNetwork(ctx context.Context, w *world) (f finding, err error) {
 		cancel()
 		_ = cc.Close()
 		f.broke = f.broke || err == nil
-		said = append(said, port.name+": "+oneLine(fmt.Sprint(err))[:min(60, len(oneLine(fmt.Sprint(err))))])
+		said = append(said, port.name+": "+status.Code(err).String())
 	}
 	f.ended, f.evidence = "no port has the method", strings.Join(said, "; ")
 	err = n.admin(func(a kryptonv1.AdminClient) error {
@@ -181,11 +225,16 @@ func initOverNetwork(ctx context.Context, w *world) (f finding, err error) {
 	return f, nil
 }
 
-// impostor answers at an address, and counts what nodes that join tell it.
+// impostor is a seed that is none: it answers at the address in a token, and keeps
+// the secrets that nodes show it.
 type impostor struct {
-	ln   net.Listener
-	spki []byte
-	got  chan int // bytes that came after the handshake; 0: the node broke off
+	clusterpb.UnimplementedJoinServer
+	net.Listener
+
+	server *grpc.Server
+	spki   []byte
+	met    chan error  // handshakes, and how they ended
+	got    chan []byte // secrets
 }
 
 func newImpostor(ctx context.Context) (*impostor, error) {
@@ -197,7 +246,7 @@ func newImpostor(ctx context.Context) (*impostor, error) {
 	if err != nil {
 		return nil, err
 	}
-	i := &impostor{got: make(chan int, 16)}
+	i := &impostor{met: make(chan error, 64), got: make(chan []byte, 64), server: grpc.NewServer()}
 	if i.spki, err = x509.MarshalPKIXPublicKey(key.Public()); err != nil {
 		return nil, err
 	}
@@ -205,20 +254,28 @@ func newImpostor(ctx context.Context) (*impostor, error) {
 	if err != nil {
 		return nil, err
 	}
-	i.ln = tls.NewListener(raw, &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair}, NextProtos: []string{protoJoin}, ClientAuth: tls.RequireAnyClientCert})
-	go func() {
-		for {
-			conn, err := i.ln.Accept()
-			if err != nil {
-				return
-			}
-			_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
-			n, _ := conn.Read(make([]byte, 4096)) // a node that refuses sends nothing
-			i.got <- n
-			_ = conn.Close()
-		}
-	}()
+	i.Listener = tls.NewListener(raw, &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair}, NextProtos: []string{protoJoin}, ClientAuth: tls.RequireAnyClientCert})
+	clusterpb.RegisterJoinServer(i.server, i)
+	go func() { _ = i.server.Serve(i) }() // until Stop
 	return i, nil
+}
+
+// Accept implements [net.Listener].
+func (i *impostor) Accept() (net.Conn, error) {
+	conn, err := i.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	shake, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	i.met <- conn.(*tls.Conn).HandshakeContext(shake) //nolint:forcetypeassert,errcheck // Of a tls.Listener.
+	return conn, nil
+}
+
+// Join implements [clusterpb.JoinServer].
+func (i *impostor) Join(_ context.Context, req *clusterpb.JoinRequest) (*clusterpb.JoinResponse, error) {
+	i.got <- req.GetSecret()
+	return nil, errors.New("thank you")
 }
 
 // joinText is a join token as docs/formats.md has it.
@@ -243,33 +300,67 @@ func poseAsSeed(ctx context.Context, w *world) (f finding, err error) {
 	if err != nil {
 		return f, notTried(err)
 	}
-	defer func() { _ = i.ln.Close() }()
-	// try has the node join, and returns how much the impostor was told.
-	try := func(keyHash [32]byte) (told int, said error, err error) { //nolint:revive,staticcheck // Two answers and an error.
-		call, cancel := context.WithTimeout(ctx, 4*time.Second)
+	defer i.server.Stop()
+	// try has the node join with a token that names a key.
+	try := func(keyHash [32]byte) error {
+		call, cancel := context.WithTimeout(ctx, 3*time.Second)
 		defer cancel()
-		said = n.admin(func(a kryptonv1.AdminClient) error {
-			_, err := a.Join(call, &kryptonv1.JoinRequest{Token: joinText(i.ln.Addr().String(), keyHash)})
+		return n.admin(func(a kryptonv1.AdminClient) error {
+			_, err := a.Join(call, &kryptonv1.JoinRequest{Token: joinText(i.Addr().String(), keyHash)})
 			return err
 		})
-		select {
-		case told = <-i.got:
-			return told, said, nil
-		case <-time.After(patience):
-			return 0, said, errors.New("the node never came")
-		}
 	}
-	real := sha256.Sum256([]byte("the key of the seed"))
-	told, said, err := try(real)
+	said := try(sha256.Sum256([]byte("the key of the seed")))
+	select {
+	case <-i.met:
+	default:
+		return f, notTried(errors.New("the node never came"))
+	}
+	f.broke, f.ended, f.evidence = len(i.got) > 0, "the node breaks the handshake off", fmt.Sprint(said)
+	_ = try(sha256.Sum256(i.spki)) // the impostor does not let it join
+	if len(i.got) > 0 {
+		f.control = fmt.Sprintf("the node showed the secret, %d bytes", len(<-i.got))
+	}
+	return f, nil
+}
+
+// setVariable starts the released program with the variable of the other build, and
+// looks into both.
+func setVariable(ctx context.Context, w *world) (f finding, err error) {
+	env := []string{"KRYPTON_MUTATION=/nowhere"}
+	n, err := w.startFreshAs(ctx, "released", devcluster.Program{Binary: w.krypton, Env: env})
 	if err != nil {
 		return f, notTried(err)
 	}
-	f.broke, f.ended, f.evidence = told > 0, "the node broke off before it said anything", fmt.Sprint(said)
-	for told == 0 { // the node may have tried the first token more than once
-		if told, _, err = try(sha256.Sum256(i.spki)); err != nil {
-			return f, notTried(err)
-		}
+	defer n.end()
+	said, ended := n.ended()
+	f.broke, f.ended, f.evidence = !ended, "the program does not start, and has none of the names", said
+	needles := []string{"KRYPTON_MUTATION"}
+	for _, name := range mutation.Names() {
+		needles = append(needles, string(name))
 	}
-	f.control = fmt.Sprintf("the node sent it %d bytes", told)
+	released, err := os.ReadFile(w.krypton)
+	if err != nil {
+		return f, notTried(err)
+	}
+	lying, err := os.ReadFile(w.mutation)
+	if err != nil {
+		return f, notTried(err)
+	}
+	all := true
+	for _, s := range needles {
+		if bytes.Contains(released, []byte(s)) {
+			f.broke, f.ended = true, "the released program has "+s
+		}
+		all = all && bytes.Contains(lying, []byte(s))
+	}
+	m, err := w.startFreshAs(ctx, "lying", devcluster.Program{Binary: w.mutation, Env: env})
+	if err != nil {
+		return f, notTried(err)
+	}
+	defer m.end()
+	if _, ended := m.ended(); all && !ended {
+		f.control = "it starts, and has all of the names"
+	}
 	return f, nil
 }

@@ -9,6 +9,7 @@ func stages() []stage {
 		{"Credentials", callers()},
 		{"Tokens", tokens()},
 		{"Nodes without a cluster", founders()},
-		{"Edited files", files()},
+		{"Edited files of every node", files()},
+		{"Edited files of some nodes", trios()},
 	}
 }

@@ -74,6 +74,7 @@ type world struct {
 	clusters map[string]*theatre
 	scenes   map[string]*scene
 	issuers  *issuers
+	three    *trio
 }
 
 func newWorld(stage string, b builds, out io.Writer) *world {
@@ -230,11 +231,15 @@ func (t *theatre) leads(ctx context.Context, n *devcluster.Node) error {
 		if err != nil || now == n {
 			return err
 		}
-		err = t.as(ctx, auth.RoleOperator, func(c *client.Client) error {
-			_, err := c.Cluster().TransferLeadership(ctx, &kryptonv1.TransferLeadershipRequest{Target: "nodes/" + n.ID()})
-			return err
-		})
-		return errors.Join(errors.New(now.Name()+" leads"), err)
+		return errors.Join(errors.New(now.Name()+" leads"), t.transfer(ctx, n))
+	})
+}
+
+// transfer asks for that node to lead.
+func (t *theatre) transfer(ctx context.Context, n *devcluster.Node) error {
+	return t.as(ctx, auth.RoleOperator, func(c *client.Client) error {
+		_, err := c.Cluster().TransferLeadership(ctx, &kryptonv1.TransferLeadershipRequest{Target: "nodes/" + n.ID()})
+		return err
 	})
 }
 

@@ -1,0 +1,291 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/openkcm/krypton-cluster/internal/devcluster"
+	"github.com/openkcm/krypton-cluster/internal/mutation"
+)
+
+// trio is a cluster of three whose files are put back before each attack. Its nodes
+// keep their ports, because they know each other by them.
+type trio struct {
+	*scene
+
+	before, after string // copies of its files: before the power was taken away, and after
+}
+
+func (w *world) trio(ctx context.Context) (*trio, error) {
+	w.mu.Lock()
+	t := w.three
+	w.mu.Unlock()
+	if t != nil {
+		return t, nil
+	}
+	c, err := w.cluster(ctx, "trio", 3, honest)
+	if err != nil {
+		return nil, err
+	}
+	s, err := c.arrange(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t = &trio{scene: s, before: c.Dir() + ".before", after: c.Dir() + ".after"}
+	if err := errors.Join(s.stop(ctx), t.save(ctx, t.before)); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(s.start(ctx), s.WaitServing(ctx)); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(s.takeAway(ctx), s.stop(ctx), t.save(ctx, t.after)); err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	w.three = t
+	w.mu.Unlock()
+	return t, nil
+}
+
+// save copies the nodes' directories.
+func (t *trio) save(ctx context.Context, to string) error {
+	if err := os.Mkdir(to, 0o700); err != nil {
+		return err
+	}
+	for _, n := range t.Nodes() {
+		if out, err := exec.CommandContext(ctx, "cp", "-a", n.DataDir(), to).CombinedOutput(); err != nil { //nolint:gosec // Our own paths.
+			return fmt.Errorf("%w: %s", err, out)
+		}
+	}
+	return nil
+}
+
+// put puts a node's directory back.
+func (t *trio) put(ctx context.Context, n *devcluster.Node, from string) error {
+	n.Kill()
+	if err := os.RemoveAll(n.DataDir()); err != nil {
+		return err
+	}
+	if out, err := exec.CommandContext(ctx, "cp", "-a", filepath.Join(from, n.Name()), n.DataDir()).CombinedOutput(); err != nil { //nolint:gosec // Our own paths.
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+// reset has the cluster be what it was, all nodes stopped and honest, or of the build
+// that lies.
+func (t *trio) reset(ctx context.Context, as cast) error {
+	for _, n := range t.Nodes() {
+		t.liar[n.Name()] = as == control
+		if err := t.put(ctx, n, t.after); err != nil {
+			return err
+		}
+	}
+	return t.lie()
+}
+
+func (t *trio) killAll() {
+	for _, n := range t.Nodes() {
+		n.Kill()
+	}
+}
+
+// oneOfThree edits the files of n1, starts the others and then n1, as a follower. If
+// that holds, n1 is made to lead.
+func oneOfThree(where place, c corruption, without ...mutation.Name) func(context.Context, *world) (finding, error) {
+	return func(ctx context.Context, w *world) (f finding, err error) {
+		t, err := w.trio(ctx)
+		if err != nil {
+			return f, notTried(err)
+		}
+		defer t.killAll()
+		n1 := t.Nodes()[0]
+		try := func(as cast, lies ...mutation.Name) (tried, error) {
+			if err := errors.Join(t.reset(ctx, as), t.lie(lies...), t.corrupt(ctx, n1, where, c)); err != nil {
+				return tried{}, notTried(err)
+			}
+			if err := t.startAll(ctx, t.Nodes()[1:]...); err != nil {
+				return tried{}, notTried(err)
+			}
+			return t.try(ctx, n1, c)
+		}
+		r, err := try(honest)
+		if err != nil {
+			return f, err
+		}
+		f.broke, f.ended, f.evidence = r.used, "it serves nothing and says so; the others go on", "n1: "+r.said
+		for _, n := range t.Nodes()[1:] {
+			if err := n.WaitServing(ctx); err != nil {
+				return finding{broke: true, ended: "the others do not serve", evidence: err.Error()}, nil
+			}
+			if err := c.use(ctx, t.scene, n); err == nil {
+				f.broke, f.ended = true, n.Name()+" obeys the edit"
+			}
+		}
+		if where == inLog && !f.broke {
+			// As leader it decides by its own state; it must not get to.
+			err := eventually(ctx, "the edited leader stops", func(ctx context.Context) error {
+				if !n1.Running() {
+					return nil
+				}
+				if c.use(ctx, t.scene, n1) == nil {
+					f.broke, f.ended = true, "as leader it obeys the edit"
+					return nil
+				}
+				return errors.Join(errors.New("it runs"), t.transfer(ctx, n1))
+			})
+			if err != nil {
+				return f, err
+			}
+			f.ended += "; made to lead, it stops"
+			f.evidence += "; as leader: " + t.lastWords(n1)
+		}
+		if r, err = try(control, without...); r.used {
+			f.control = "it obeys the edit"
+		}
+		return f, err
+	}
+}
+
+func (t *trio) startAll(ctx context.Context, nodes ...*devcluster.Node) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, n := range nodes {
+		g.Go(func() error {
+			if err := n.Start(ctx); err != nil {
+				return err
+			}
+			return n.WaitServing(ctx)
+		})
+	}
+	return g.Wait()
+}
+
+// mostOfThree edits two nodes alike.
+func mostOfThree(c corruption) func(context.Context, *world) (finding, error) {
+	return func(ctx context.Context, w *world) (f finding, err error) {
+		t, err := w.trio(ctx)
+		if err != nil {
+			return f, notTried(err)
+		}
+		defer t.killAll()
+		if err := t.reset(ctx, honest); err != nil {
+			return f, notTried(err)
+		}
+		two := t.Nodes()[:2]
+		for _, n := range two {
+			if err := t.corrupt(ctx, n, inLog, c); err != nil {
+				return f, notTried(err)
+			}
+		}
+		g, gctx := errgroup.WithContext(ctx)
+		said := make([]tried, len(two))
+		for i, n := range two {
+			g.Go(func() (err error) {
+				said[i], err = t.try(gctx, n, c)
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return f, err
+		}
+		f.broke = said[0].used || said[1].used
+		f.ended, f.evidence = "they serve nothing", said[0].said
+		if f.broke {
+			f.ended = "they obey the edit"
+			r, err := t.try(ctx, t.Nodes()[2], c)
+			if err != nil {
+				return f, err
+			}
+			f.evidence = "the honest one: " + r.said
+		}
+		return f, nil
+	}
+}
+
+// setBack replays the old files of some nodes.
+func setBack(of int) func(context.Context, *world) (finding, error) {
+	c := corruptions()[0] // in the old state the version is not disabled
+	return func(ctx context.Context, w *world) (f finding, err error) {
+		t, err := w.trio(ctx)
+		if err != nil {
+			return f, notTried(err)
+		}
+		defer t.killAll()
+		try := func(of int) (r tried, err error) {
+			if err := t.reset(ctx, honest); err != nil {
+				return r, notTried(err)
+			}
+			for _, n := range t.Nodes()[:of] {
+				if err := t.put(ctx, n, t.before); err != nil {
+					return r, notTried(err)
+				}
+			}
+			g, gctx := errgroup.WithContext(ctx)
+			for _, n := range t.Nodes()[1:] {
+				g.Go(func() error { return n.Start(gctx) })
+			}
+			g.Go(func() (err error) {
+				r, err = t.try(gctx, t.Nodes()[0], c)
+				return err
+			})
+			return r, g.Wait()
+		}
+		r, err := try(of)
+		if err != nil {
+			return f, err
+		}
+		f.broke, f.ended, f.evidence = r.used, "it catches up before it serves", "n1: "+r.said
+		if r.used {
+			f.ended, f.evidence = "what was disabled is served again", ""
+			return f, nil
+		}
+		if r, err = try(len(t.Nodes())); r.used {
+			f.control = "what was disabled is served again"
+		}
+		return f, err
+	}
+}
+
+// trios are attacks on the files of some nodes of three.
+func trios() []attack {
+	const oneDisk, mostDisks = "who can write the files of one node", "who can write the files of most nodes"
+	var all []attack
+	for i, c := range corruptions() {
+		if c.item == nil && i < 2 {
+			all = append(all, attack{
+				name: c.name + ", log of one node of three", who: oneDisk, tries: "edits the command in the log, and makes all checksums right",
+				stops:   "members compare their state chains with each request for a lease",
+				without: "nobody compares", run: oneOfThree(inLog, c, mutation.SkipChain),
+			})
+		}
+	}
+	c := corruptions()[0]
+	return append(all,
+		attack{
+			name: c.name + ", snapshot of one node of three", who: oneDisk, tries: "edits the state in the snapshot, and makes all checksums right",
+			stops:   "the MAC of the snapshot",
+			without: "the proof is not checked, and nobody compares", run: oneOfThree(inSnapshot, c, mutation.SkipSnapshotMAC, mutation.SkipChain),
+		},
+		attack{
+			name: c.name + ", logs of two nodes of three", who: mostDisks, tries: "edits the command in both logs alike, and makes all checksums right",
+			stops: "nothing: the majority is believed, and the honest node is the one that does not serve", open: true, run: mostOfThree(c),
+		},
+		attack{
+			name: "old files of one node of three", who: "who kept a copy of the files of one node", tries: "puts the files back from before a version was disabled",
+			stops:   "a node has no lease before it has everything that the leader has",
+			without: "old files of all nodes", run: setBack(1),
+		},
+		attack{
+			name: "old files of all nodes", who: "who kept copies of the files of all nodes", tries: "puts the files back from before a version was disabled",
+			stops: "nothing: no party is left that knows better", open: true, run: setBack(3),
+		},
+	)
+}
