@@ -79,6 +79,10 @@ model: ## check the models of serving leases; with FULL set, every configuration
 sim: ## clusters with real Raft in simulated time: thousands of faults, every answer checked, every protection taken away once
 	@$(RUN) go run ./internal/cmd/sim $(SIMFLAGS)
 
+.PHONY: test-attacks
+test-attacks: ## break into real clusters in every known way, and show that each attempt could have worked
+	@$(RUN) go run ./jepsen/attack
+
 .PHONY: bench
 bench: ## what Krypton costs beyond what cannot be avoided: a table of ratios, pass|miss
 	@$(RUN) go run ./internal/cmd/bench $(BENCHFLAGS)

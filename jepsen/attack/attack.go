@@ -153,14 +153,18 @@ func oneLine(s string) string {
 	return s
 }
 
-// Markdown is the table of docs/attacks.md.
+// markdown is the table of docs/attacks.md.
 func markdown(all []stage) string {
 	var b strings.Builder
 	cell := func(s string) string { return strings.ReplaceAll(s, "|", "\\|") }
 	for _, s := range all {
 		fmt.Fprintf(&b, "\n### %s\n\n| attack | who | tries | what stops it | control |\n| :--- | :--- | :--- | :--- | :--- |\n", s.name)
 		for _, a := range s.attacks {
-			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", cell(a.name), cell(a.who), cell(a.tries), cell(a.stops), cell(a.without))
+			stops, control := a.stops, a.without
+			if a.open {
+				stops, control = "**open:** "+stops, ""
+			}
+			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", cell(a.name), cell(a.who), cell(a.tries), cell(stops), cell(control))
 		}
 	}
 	return b.String()

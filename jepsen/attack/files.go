@@ -358,7 +358,9 @@ func (s *scene) try(ctx context.Context, n *devcluster.Node, c corruption) (r tr
 			return errors.New(body)
 		}
 		err := c.use(ctx, s, n)
-		r.used = err == nil
+		if r.used = err == nil; r.used {
+			r.said = "it answered"
+		}
 		if left--; err != nil && left == 0 {
 			r.serves, r.said, err = true, err.Error(), nil
 		}
