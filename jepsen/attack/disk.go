@@ -91,6 +91,45 @@ func editCommand(data []byte, e edit) ([]byte, error) {
 	return fsm.EncodeCommand(cmd)
 }
 
+// alone has the files of a stopped node say that it is the only member.
+func alone(dataDir, id string) error {
+	err := editLog(dataDir, func(cmd *fsmpb.Command) bool {
+		hit := cmd.GetAddMember() != nil || cmd.GetUpdateMember().GetMember().GetId() != "" && cmd.GetUpdateMember().GetMember().GetId() != id
+		if hit {
+			cmd.Body = &fsmpb.Command_Tick{Tick: &fsmpb.Tick{}}
+		}
+		return hit
+	})
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(dataDir, "tls", "peers.json")
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	var list struct {
+		Format int              `json:"format"`
+		Peers  []map[string]any `json:"peers"`
+	}
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return err
+	}
+	list.Peers = slices.DeleteFunc(list.Peers, func(p map[string]any) bool { return p["id"] != id })
+	if raw, err = json.Marshal(list); err != nil {
+		return err
+	}
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		return err
+	}
+	return entriesOf(logFile(dataDir), func(l *raft.Log, _ []byte) ([]byte, error) {
+		if l.Type != raft.LogConfiguration {
+			return nil, nil
+		}
+		return raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(id), Address: raft.ServerAddress(id)}}}), nil
+	})
+}
+
 var errNothingEdited = errors.New("there was nothing to edit")
 
 // editLog edits the log of a stopped node.

@@ -115,9 +115,10 @@ func (s *scene) takeAway(ctx context.Context) error {
 
 // corruption is an edit of the registry that gives something back.
 type corruption struct {
-	name string
-	edit edit                           // of the command that took it away
-	item func(*fsmpb.SnapshotItem) bool // in place of edit, for what replaying the log cannot make
+	name  string
+	edit  edit                           // of the command that took it away
+	item  func(*fsmpb.SnapshotItem) bool // in place of edit, for what replaying the log cannot make
+	files func(dataDir string) error     // what else is edited; nil: nothing
 	// use is what works only where the edit is believed.
 	use func(ctx context.Context, s *scene, n *devcluster.Node) error
 }
@@ -303,7 +304,7 @@ func (s *scene) copyOf(ctx context.Context, name string, c cast) (*scene, error)
 	if out, err := exec.CommandContext(ctx, "cp", "-a", s.Dir(), dir).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("%w: %s", err, out)
 	}
-	t := &theatre{w: s.w, lies: dir + ".lies", liar: map[string]bool{}}
+	t := &theatre{w: s.w, lies: dir + ".lies", liar: map[string]bool{}, ciphertext: s.ciphertext}
 	for _, n := range s.Nodes() {
 		t.liar[n.Name()] = c == control
 		// Ports of its own.
@@ -406,7 +407,11 @@ const (
 
 func (s *scene) corrupt(ctx context.Context, n *devcluster.Node, where place, c corruption) error {
 	if where == inLog {
-		return editLog(n.DataDir(), c.edit)
+		err := editLog(n.DataDir(), c.edit)
+		if err == nil && c.files != nil {
+			err = c.files(n.DataDir())
+		}
+		return err
 	}
 	mac, err := s.prover(ctx, n)
 	if err != nil {
@@ -500,7 +505,12 @@ func files() []attack {
 		}
 		all = append(all, a)
 	}
-	return all
+	return append(all, attack{
+		name: "the founding rewritten, logs of all nodes", who: everyDisk,
+		tries: "takes the rules out of the genesis, pins the nodes to its new fingerprint, and registers a CA of the attacker's for workloads of the tenant",
+		stops: "nothing, if a keystore opens the seal: what a node is pinned to stands in the same directory. Where people open it, their shares have the fingerprint", open: true,
+		run: refounded,
+	})
 }
 
 const everyDisk = "who can write the files of every node"

@@ -284,6 +284,11 @@ func trios() []attack {
 			without: "old files of all nodes", run: setBack(1),
 		},
 		attack{
+			name: "one node of three made a cluster of its own", who: oneDisk,
+			tries: "rewrites the founding in the log of one node, and that it is the only voter",
+			stops: "nothing?", open: true, run: forked,
+		},
+		attack{
 			name: "old files of all nodes", who: "who kept copies of the files of all nodes", tries: "puts the files back from before a version was disabled",
 			stops: "nothing: no party is left that knows better", open: true, run: setBack(3),
 		},
