@@ -110,6 +110,7 @@ const (
 	LabelCommit              = "krypton/v1/commit"               // commitment of an envelope
 	LabelKey                 = "krypton/v1/key"                  // AES-256-GCM key of an envelope
 	LabelIVKWrapping         = "krypton/v1/ivk-wrapping"         // MasterKey to the parent of IVK envelopes
+	LabelFounding            = "krypton/v1/founding"             // parent of IVK envelopes to that of one founding
 	LabelRegistryMAC         = "krypton/v1/registry-mac"         // MasterKey to the MAC key of snapshots and backups
 	LabelBackup              = "krypton/v1/backup"               // MasterKey to the key that seals backup bodies
 	LabelMasterKeyCommitment = "krypton/v1/masterkey-commitment" // MasterKey to its public commitment

@@ -17,6 +17,7 @@ import (
 	"github.com/openkcm/krypton-cluster/hierarchy/envelope"
 	"github.com/openkcm/krypton-cluster/intent"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/mutation"
 	"github.com/openkcm/krypton-cluster/keystore"
 	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/seal"
@@ -113,7 +114,6 @@ type newborn struct {
 	callerCA, nodeCA   *pki.CA
 	ivkUID             hierarchy.UID
 	ivk                memsec.Secret
-	ivkBlob            []byte
 	callerSec, nodeSec *fsmpb.Secret
 }
 
@@ -270,16 +270,8 @@ func (n *Node) conceive(ctx context.Context, p InitPlan) (_ *newborn, err error)
 	if err != nil {
 		return nil, initSealError(err)
 	}
-	parent, err := envelope.IVKParent(b.masterKey)
-	if err != nil {
-		return nil, err
-	}
-	defer parent.Destroy()
 	b.ivkUID = uids[1]
 	if b.ivk, err = memsec.Random(n.rand, memsec.KeySize, memsec.Cold); err != nil {
-		return nil, err
-	}
-	if b.ivkBlob, err = envelope.Wrap(n.rand, parent, ivkBinding(b.keyspace, ceremony.Generation, b.ivkUID), b.ivk); err != nil {
 		return nil, err
 	}
 	if b.callerCA, err = pki.NewCA(n.rand, now, pki.ForCallers, p.ClusterName); err != nil {
@@ -319,14 +311,36 @@ func (n *Node) genesis(p InitPlan, b *newborn, persons []*fsmpb.Person) (*fsmpb.
 			RollbackWindowMs: p.RollbackWindow.Milliseconds(), DestroyWaitMs: p.DestroyWait.Milliseconds(), Voters: uint32(p.Voters), //nolint:gosec // 1 to 7.
 		},
 		SealRecord:    rec,
-		InternalKey:   &fsmpb.Version{Number: 1, Uid: b.ivkUID[:], Blob: b.ivkBlob},
+		InternalKey:   &fsmpb.Version{Number: 1, Uid: b.ivkUID[:]},
 		Secrets:       []*fsmpb.Secret{b.callerSec, b.nodeSec},
 		FirstMember:   first,
 		FormatVersion: min(fsm.MaxFormatVersion, max(first.GetMaxFormat(), 1)), // what its first member says it supports
 		LeaseMs:       uint32(n.cfg.Lease.Milliseconds()),                      //nolint:gosec // Checked when the genesis is applied; at most 60,000.
 	}
+	if g.InternalKey.Blob, err = n.wrapFirstKey(b, g); err != nil {
+		return nil, nil, err
+	}
 	raw, err := fsm.EncodeGenesis(g)
 	return g, raw, err
+}
+
+// wrapFirstKey wraps the first internal key under what the MasterKey and the genesis
+// give together (I11). So it comes last.
+func (n *Node) wrapFirstKey(b *newborn, g *fsmpb.Genesis) ([]byte, error) {
+	parent, err := envelope.IVKParent(b.masterKey)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { parent.Destroy() }()
+	if g.GetFormatVersion() >= fsm.FormatAuthority && !mutation.On(mutation.SkipFounding) {
+		founded, err := envelope.FoundedIVKParent(parent, fsm.Founding(g))
+		if err != nil {
+			return nil, err
+		}
+		parent.Destroy()
+		parent = founded
+	}
+	return envelope.Wrap(n.rand, parent, ivkBinding(b.keyspace, b.record.Generation(), b.ivkUID), b.ivk)
 }
 
 // handOut makes everything that init returns, before the cluster exists: what

@@ -15,6 +15,7 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/corr"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/mutation"
 	"github.com/openkcm/krypton-cluster/keystore"
 	"github.com/openkcm/krypton-cluster/memsec"
 )
@@ -172,12 +173,59 @@ func (k *keyring) withInternalKey(ctx context.Context, c *fsmpb.Cluster, uid hie
 		if !ok {
 			return memsec.Secret{}, errs.New(errs.StateCorrupt, "the registry refers to an internal key that it does not have")
 		}
-		s, err := envelope.Unwrap(k.ivkParent, ivkBinding(k.keyspace, k.generation, uid), v.GetBlob(), memsec.Cold)
-		if err != nil {
-			return memsec.Secret{}, corrupt(fmt.Sprintf("internal key version %d", v.GetNumber()), err)
-		}
-		return s, nil
+		return k.openInternalKey(c, v)
 	}, fn)
+}
+
+// openInternalKey unwraps a version of the IVK. The caller destroys it.
+func (k *keyring) openInternalKey(c *fsmpb.Cluster, v *fsmpb.Version) (memsec.Secret, error) {
+	uid, err := uidOf(v.GetUid())
+	if err != nil {
+		return memsec.Secret{}, err
+	}
+	parent, err := k.foundedParent(c)
+	if err != nil {
+		return memsec.Secret{}, err
+	}
+	defer parent.Destroy()
+	s, err := envelope.Unwrap(parent, ivkBinding(k.keyspace, k.generation, uid), v.GetBlob(), memsec.Cold)
+	if err != nil {
+		return memsec.Secret{}, corrupt(fmt.Sprintf("internal key version %d", v.GetNumber()), err)
+	}
+	return s, nil
+}
+
+// foundedParent returns a copy of what wraps internal keys in a cluster with that
+// genesis.
+func (k *keyring) foundedParent(c *fsmpb.Cluster) (memsec.Secret, error) {
+	founding, bound, err := fsm.FoundingOf(c)
+	switch {
+	case err != nil:
+		return memsec.Secret{}, err
+	case !bound || mutation.On(mutation.SkipFounding):
+		return memsec.Copy(k.ivkParent, memsec.Cold)
+	}
+	return envelope.FoundedIVKParent(k.ivkParent, founding)
+}
+
+// proveFounding returns an error if the MasterKey in memory is not the one with which
+// the cluster of that genesis was founded (I11): whoever writes a log can begin it
+// with other persons and rules, and pin the node to it, and copy all wrapped keys.
+func (k *keyring) proveFounding(c *fsmpb.Cluster) error {
+	err := k.withRoom(func() error {
+		first, ok := fsm.VersionAt(c.GetInternalKeys(), 1)
+		if !ok {
+			return errs.New(errs.StateCorrupt, "the registry has no first internal key")
+		}
+		key, err := k.openInternalKey(c, first)
+		key.Destroy()
+		return err
+	})
+	if !errs.Is(err, errs.StateCorrupt) {
+		return nil // it opens; or there is no memory, or no key any more, which whoever needs it meets
+	}
+	return errs.New(errs.StateCorrupt, "the history of this node does not begin as its cluster did: the first internal key does not open",
+		errs.Hint("find out who can write to the data directory; then remove this node (krypton operator remove) and let it join again with an empty one"), errs.Cause(err))
 }
 
 // withTenantKey runs fn with the L2 of a tenant. To load it the nested blob is

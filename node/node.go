@@ -21,6 +21,7 @@
 //   - I8: the MasterKey is opened only by the seal record of the cluster that this node is pinned to, and never while or after somebody sealed it meanwhile.
 //   - I9: whatever a snapshot says is used only after its MAC was verified under the MasterKey, also when it came from a leader.
 //   - I10: the policies of a tenant, by the same view as everything else, decide what its workloads and governors may do within their roles; what cannot be evaluated, and policies that this node cannot compile, deny, and the node says so.
+//   - I11: the internal keys open only under the genesis with which the MasterKey was made: other persons, rules or CAs, however they come into the log, open nothing.
 //
 // # Concurrency
 //
@@ -171,6 +172,7 @@ type unsealed struct {
 	ring     *keyring
 	mac      memsec.Secret // authenticates snapshots
 	standing atomic.Pointer[standing]
+	founded  atomic.Bool // the MasterKey is that of the founding (I11)
 }
 
 // New makes a sealed node. It reads the seal record, if there is one.

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	"github.com/openkcm/krypton-cluster/cluster"
@@ -228,6 +229,13 @@ func (n *Node) stand(u *unsealed, v *fsm.View, before *standing) *standing {
 		s.proved = before.proved
 	} else {
 		s.proved = proveSnapshot(u, s.proof)
+	}
+	if s.proved == nil && v.Initialized() && !u.founded.Load() {
+		if s.proved = u.ring.proveFounding(v.Cluster()); s.proved == nil {
+			u.founded.Store(true) // the genesis of a state never changes
+		} else {
+			n.log.Error("the state of this node is not believed; it serves nothing", slog.Any("error", s.proved)) //nolint:sloglint // It is of no call.
+		}
 	}
 	m, member := v.Member(n.id)
 	switch {

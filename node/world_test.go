@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/ed25519"
@@ -412,7 +413,7 @@ func (l link) Member() *fsmpb.Member {
 		panic(err)
 	}
 	return &fsmpb.Member{
-		Id: string(l.m.id), Name: fmt.Sprintf("node-%d", l.m.number), PublicKey: spki, Voter: true, MaxFormat: fsm.MaxFormatVersion,
+		Id: string(l.m.id), Name: fmt.Sprintf("node-%d", l.m.number), PublicKey: spki, Voter: true, MaxFormat: cmp.Or(l.m.w.format, fsm.MaxFormatVersion),
 		PeerAddress: "127.0.0.1:8402", GrpcAddress: "127.0.0.1:8400", RestAddress: "krypton.example:8401",
 	}
 }
@@ -439,8 +440,8 @@ func (l link) Propose(_ context.Context, tok gate.Token, cmd *fsmpb.Command, _ c
 
 func (l link) Bootstrap(_ context.Context, tok gate.Token, cmd *fsmpb.Command) (*fsmpb.Result, error) {
 	cmd = proto.CloneOf(cmd)
-	if f := l.m.w.format; f != 0 {
-		cmd.GetGenesis().FormatVersion = f
+	if l.m.w.format != 0 { // founded by an older release, which was upgraded since
+		cmd.GetGenesis().GetFirstMember().MaxFormat = fsm.MaxFormatVersion
 	}
 	cmd.Format, cmd.Principal, cmd.CorrelationId = fsm.CommandFormat, cluster.PrincipalOf(tok, l.m.id), string(tok.Correlation())
 	res := l.m.w.commit(cmd)

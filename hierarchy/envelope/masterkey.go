@@ -17,6 +17,16 @@ func IVKParent(mk memsec.Secret) (memsec.Secret, error) {
 	return deriveFromMasterKey(mk, hierarchy.LabelIVKWrapping)
 }
 
+// FoundedIVKParent derives from the parent of IVK envelopes that of a cluster which
+// was founded with that digest: another genesis gives another key, and the internal
+// keys do not open. The result is Cold; destroy it after use.
+func FoundedIVKParent(parent memsec.Secret, founding [32]byte) (memsec.Secret, error) {
+	if err := checkParent(parent); err != nil {
+		return memsec.Secret{}, err
+	}
+	return memsec.Expand(parent, append([]byte(hierarchy.LabelFounding), founding[:]...), memsec.Cold)
+}
+
 // RegistryMACKey derives the key that authenticates snapshots and backups. The
 // result is Cold.
 func RegistryMACKey(mk memsec.Secret) (memsec.Secret, error) {

@@ -39,11 +39,13 @@ const (
 	SkipForwardList Name = "skip-forward-list"
 	// SkipSnapshotMAC: a snapshot is believed without its proof.
 	SkipSnapshotMAC Name = "skip-snapshot-mac"
+	// SkipFounding: the internal keys do not depend on the genesis.
+	SkipFounding Name = "skip-founding"
 	// SkipChain: nobody compares the state of another node with the own one.
 	SkipChain Name = "skip-chain"
 )
 
 // Names returns all of them.
 func Names() []Name {
-	return []Name{SkipIntents, SkipPrincipal, SkipPins, SkipForwardList, SkipSnapshotMAC, SkipChain}
+	return []Name{SkipIntents, SkipPrincipal, SkipPins, SkipForwardList, SkipSnapshotMAC, SkipFounding, SkipChain}
 }

@@ -231,7 +231,7 @@ func mintNode(ctx context.Context, w *world) (f finding, err error) {
 	}
 	pair := tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key}
 	health := func(c tls.Certificate) error {
-		return asMember(ctx, n, c, func(p clusterpb.PeerClient) error {
+		return asMember(n, c, func(p clusterpb.PeerClient) error {
 			_, err := p.Health(ctx, &clusterpb.HealthRequest{})
 			return err
 		})
@@ -486,7 +486,7 @@ func removedMember(ctx context.Context, w *world) (f finding, err error) {
 			return notTried(err)
 		}
 		ask := func() error {
-			return asMember(ctx, n, g.cert, func(p clusterpb.PeerClient) error {
+			return asMember(n, g.cert, func(p clusterpb.PeerClient) error {
 				_, err := p.Health(ctx, &clusterpb.HealthRequest{})
 				return err
 			})

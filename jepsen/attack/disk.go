@@ -119,7 +119,7 @@ func alone(dataDir, id string) error {
 	if raw, err = json.Marshal(list); err != nil {
 		return err
 	}
-	if err := os.WriteFile(path, raw, 0o600); err != nil {
+	if err := writeFile(path, raw); err != nil {
 		return err
 	}
 	return entriesOf(logFile(dataDir), func(l *raft.Log, _ []byte) ([]byte, error) {
@@ -200,7 +200,7 @@ func (t *theatre) registry(n *devcluster.Node) (*fsm.View, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(copied, raw, 0o600); err != nil {
+	if err := writeFile(copied, raw); err != nil {
 		return nil, err
 	}
 	m, _, err := replay(copied, nil)
@@ -269,5 +269,5 @@ func putSnapshot(state, meta string, b []byte) error {
 	if raw, err = json.Marshal(m); err != nil {
 		return err
 	}
-	return errors.Join(os.WriteFile(state, b, 0o600), os.WriteFile(meta, raw, 0o600))
+	return errors.Join(writeFile(state, b), writeFile(meta, raw))
 }

@@ -301,7 +301,7 @@ func (s *scene) copyOf(ctx context.Context, name string, c cast) (*scene, error)
 	if err != nil {
 		return nil, err
 	}
-	if out, err := exec.CommandContext(ctx, "cp", "-a", s.Dir(), dir).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(ctx, "cp", "-a", s.Dir(), dir).CombinedOutput(); err != nil { //nolint:gosec // Our own paths.
 		return nil, fmt.Errorf("%w: %s", err, out)
 	}
 	t := &theatre{w: s.w, lies: dir + ".lies", liar: map[string]bool{}, ciphertext: s.ciphertext}
@@ -421,15 +421,15 @@ func (s *scene) corrupt(ctx context.Context, n *devcluster.Node, where place, c 
 }
 
 // prepared returns the stopped cluster of that many nodes of which the others are copies.
-func (w *world) prepared(ctx context.Context, nodes int) (*scene, error) {
-	name := fmt.Sprintf("prepared%d", nodes)
+func (w *world) prepared(ctx context.Context, nodes int, c cast, lies ...mutation.Name) (*scene, error) {
+	name := fmt.Sprintf("prepared-%s-%d", c, nodes)
 	w.mu.Lock()
 	s, ok := w.scenes[name]
 	w.mu.Unlock()
 	if ok {
 		return s, nil
 	}
-	t, err := w.cluster(ctx, name, nodes, honest)
+	t, err := w.cluster(ctx, name, nodes, c, lies...)
 	if err != nil {
 		return nil, err
 	}
@@ -445,7 +445,7 @@ func (w *world) prepared(ctx context.Context, nodes int) (*scene, error) {
 // everywhere is an attack on the files of every node, of a cluster of one.
 func everywhere(where place, c corruption, without ...mutation.Name) func(context.Context, *world) (finding, error) {
 	return func(ctx context.Context, w *world) (f finding, err error) {
-		base, err := w.prepared(ctx, 1)
+		base, err := w.prepared(ctx, 1, honest)
 		if err != nil {
 			return f, notTried(err)
 		}
@@ -496,7 +496,7 @@ func files() []attack {
 	for _, c := range corruptions() {
 		a := attack{
 			name: c.name + ", logs of all nodes", who: everyDisk, tries: "edits the command in the log, and makes all checksums right",
-			stops: "nothing: entries behind the last snapshot have checksums and no MAC, and nobody is left to compare with", open: true,
+			stops: "nothing: entries behind the last snapshot have checksums and no MAC, nobody signed this one, and nobody is left to compare with", open: true,
 			run: everywhere(inLog, c),
 		}
 		if c.item != nil {
@@ -507,9 +507,9 @@ func files() []attack {
 	}
 	return append(all, attack{
 		name: "the founding rewritten, logs of all nodes", who: everyDisk,
-		tries: "takes the rules out of the genesis, pins the nodes to its new fingerprint, and registers a CA of the attacker's for workloads of the tenant",
-		stops: "nothing, if a keystore opens the seal: what a node is pinned to stands in the same directory. Where people open it, their shares have the fingerprint", open: true,
-		run: refounded,
+		tries:   "takes the rules out of the genesis, pins the nodes to its new fingerprint, and registers a CA of the attacker's for workloads of the tenant",
+		stops:   "what wraps the internal keys depends on the genesis, so they do not open under another one",
+		without: "a cluster whose internal keys do not depend on it", run: refounded,
 	})
 }
 

@@ -283,7 +283,7 @@ func joinText(addr string, keyHash [32]byte) string {
 	b := append(make([]byte, 0, 128), make([]byte, 32)...) // of a cluster that the node does not know yet
 	b = append(b, random16()...)
 	b = append(b, random16()...)
-	b = append(b, 1, byte(len(addr)))
+	b = append(b, 1, byte(len(addr))) //nolint:gosec // An address has at most 255 bytes.
 	b = append(b, addr...)
 	b = append(b, keyHash[:]...)
 	sum := sha256.Sum256(b)
@@ -312,11 +312,13 @@ func poseAsSeed(ctx context.Context, w *world) (f finding, err error) {
 	}
 	said := try(sha256.Sum256([]byte("the key of the seed")))
 	select {
-	case <-i.met:
+	case err := <-i.met:
+		f.evidence = "the impostor: " + fmt.Sprint(err)
 	default:
 		return f, notTried(errors.New("the node never came"))
 	}
-	f.broke, f.ended, f.evidence = len(i.got) > 0, "the node breaks the handshake off", fmt.Sprint(said)
+	f.broke, f.ended = len(i.got) > 0, "the node breaks the handshake off"
+	f.evidence += "; the node: " + fmt.Sprint(said)
 	_ = try(sha256.Sum256(i.spki)) // the impostor does not let it join
 	if len(i.got) > 0 {
 		f.control = fmt.Sprintf("the node showed the secret, %d bytes", len(<-i.got))

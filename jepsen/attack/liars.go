@@ -326,13 +326,13 @@ func (s signature) over(ctx context.Context, cmd *fsmpb.Command) (*fsmpb.SignedI
 type misuse func(ctx context.Context, t *theatre, from, to *devcluster.Node, v *fsm.View) (*fsmpb.Command, error)
 
 // signedWrongly is an attack with signatures that are not for what is ordered.
-func signedWrongly(reason string, make misuse) func(context.Context, *world) (finding, error) {
+func signedWrongly(reason string, abuse misuse) func(context.Context, *world) (finding, error) {
 	try := func(ctx context.Context, t *theatre, from, to *devcluster.Node) error {
 		v, err := t.registry(from)
 		if err != nil {
 			return notTried(err)
 		}
-		cmd, err := make(ctx, t, from, to, v)
+		cmd, err := abuse(ctx, t, from, to, v)
 		if err != nil {
 			return notTried(err)
 		}
@@ -498,7 +498,7 @@ func lyingLeader(ctx context.Context, w *world) (f finding, err error) {
 	// Who is left has another leader, and not the binding.
 	for _, n := range t.Nodes()[1:] {
 		if err := n.WaitServing(ctx); err != nil {
-			return finding{broke: true, ended: n.Name() + " does not serve without the liar", evidence: err.Error()}, nil
+			return finding{broke: true, ended: n.Name() + " does not serve without the liar", evidence: err.Error()}, nil //nolint:nilerr // It is what the attacker wanted.
 		}
 		err := t.at(ctx, n, auth.RoleGovernor, func(c *client.Client) error {
 			_, err := c.Access().GetRoleBinding(ctx, &kryptonv1.GetRoleBindingRequest{Name: "roleBindings/operator-liam"})

@@ -76,15 +76,13 @@ func dialPeer(ctx context.Context, addr, proto string, cert tls.Certificate) (*t
 }
 
 // asMember calls the peer service of a node with a certificate.
-func asMember(ctx context.Context, to *devcluster.Node, cert tls.Certificate, call func(clusterpb.PeerClient) error) error {
+func asMember(to *devcluster.Node, cert tls.Certificate, call func(clusterpb.PeerClient) error) error {
 	cc, err := grpc.NewClient("passthrough:///"+to.Addresses().Peer, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy(),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return dialPeer(ctx, addr, protoPeer, cert) }))
 	if err != nil {
 		return err
 	}
 	defer func() { _ = cc.Close() }()
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
 	return wire.FromStatus(call(clusterpb.NewPeerClient(cc)))
 }
 
@@ -102,7 +100,9 @@ func forward(ctx context.Context, from, to *devcluster.Node, cmd *fsmpb.Command)
 	cmd.Format = fsm.CommandFormat
 	cmd.RequestId = rand.Text()
 	cmd.RequestDigest = make([]byte, 32)
-	return asMember(ctx, to, cert, func(p clusterpb.PeerClient) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	return asMember(to, cert, func(p clusterpb.PeerClient) error {
 		resp, err := p.Propose(ctx, &clusterpb.ProposeRequest{Command: cmd})
 		if err != nil {
 			return err

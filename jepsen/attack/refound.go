@@ -18,6 +18,7 @@ import (
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/internal/devcluster"
+	"github.com/openkcm/krypton-cluster/internal/mutation"
 )
 
 // evilDomain is the trust domain of the attacker's own CA.
@@ -31,34 +32,28 @@ func refounded(ctx context.Context, w *world) (finding, error) {
 	if err != nil {
 		return finding{}, notTried(err)
 	}
-	return everywhere(inLog, c)(ctx, w)
-}
-
-// forked does the same on one node of three, and lets it be alone.
-func forked(ctx context.Context, w *world) (f finding, err error) {
-	t, err := w.trio(ctx)
+	try := func(name string, as cast, lies ...mutation.Name) (tried, error) {
+		base, err := w.prepared(ctx, 1, as, lies...)
+		if err != nil {
+			return tried{}, notTried(err)
+		}
+		s, err := base.copyOf(ctx, name, as)
+		if err != nil {
+			return tried{}, notTried(err)
+		}
+		if err := errors.Join(s.lie(lies...), s.corrupt(ctx, s.Nodes()[0], inLog, c)); err != nil {
+			return tried{}, notTried(err)
+		}
+		defer s.Nodes()[0].Kill()
+		return s.try(ctx, s.Nodes()[0], c)
+	}
+	r, err := try("refounded", honest)
 	if err != nil {
-		return f, notTried(err)
+		return finding{}, err
 	}
-	defer t.killAll()
-	c, err := refounding()
-	if err != nil {
-		return f, notTried(err)
-	}
-	if err := t.reset(ctx, honest); err != nil {
-		return f, notTried(err)
-	}
-	n1 := t.Nodes()[0]
-	if err := errors.Join(t.corrupt(ctx, n1, inLog, c), alone(n1.DataDir(), n1.ID())); err != nil {
-		return f, notTried(err)
-	}
-	if err := t.startAll(ctx, t.Nodes()[1:]...); err != nil {
-		return f, notTried(err)
-	}
-	r, err := t.try(ctx, n1, c)
-	f.broke, f.ended, f.evidence = r.used, "it serves nothing", r.said
-	if r.used {
-		f.ended = "the node obeys the edit, beside a cluster that goes on without it"
+	f := finding{broke: r.used, ended: "the node unseals, and serves nothing", evidence: r.said}
+	if r, err = try("refounded-control", control, mutation.SkipFounding); r.used {
+		f.control = "the attacker decrypts"
 	}
 	return f, err
 }

@@ -91,6 +91,15 @@ func (t *theatre) stealCA(ctx context.Context, n *devcluster.Node, name string) 
 		return nil, err
 	}
 	defer parent.Destroy()
+	founding, _, err := fsm.FoundingOf(v.Cluster())
+	if err != nil {
+		return nil, err
+	}
+	founded, err := envelope.FoundedIVKParent(parent, founding)
+	if err != nil {
+		return nil, err
+	}
+	defer founded.Destroy()
 	s, ok := v.Secret(name)
 	internal, found := v.InternalKey(s.GetIvkUid())
 	if !ok || !found {
@@ -98,7 +107,7 @@ func (t *theatre) stealCA(ctx context.Context, n *devcluster.Node, name string) 
 	}
 	keyspace, ivkUID := hierarchy.KeyspaceID(v.Cluster().GetKeyspaceId()), hierarchy.UID(internal.GetUid())
 	generation := hierarchy.Generation(1)
-	ivk, err := envelope.Unwrap(parent, hierarchy.Binding{
+	ivk, err := envelope.Unwrap(founded, hierarchy.Binding{
 		Purpose: hierarchy.PurposeIVK, Keyspace: keyspace, Version: generation.VersionUID(), Subject: ivkUID,
 	}, internal.GetBlob(), memsec.Cold)
 	if err != nil {
@@ -175,7 +184,7 @@ func (t *theatre) whoAmI(ctx context.Context, cert tls.Certificate) (*kryptonv1.
 	return c.Access().WhoAmI(ctx, &kryptonv1.WhoAmIRequest{})
 }
 
-func writeFile(path string, b []byte) error { return os.WriteFile(path, b, 0o600) }
+func writeFile(path string, b []byte) error { return os.WriteFile(path, b, 0o600) } //nolint:gosec // Paths below our own directory.
 
 // writePair writes a certificate and its key as PEM.
 func writePair(cert, key *bytes.Buffer, c tls.Certificate) error {

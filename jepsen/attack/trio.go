@@ -210,6 +210,32 @@ func mostOfThree(c corruption) func(context.Context, *world) (finding, error) {
 	}
 }
 
+// forked edits one node of three, and lets it be alone.
+func forked(ctx context.Context, w *world) (f finding, err error) {
+	t, err := w.trio(ctx)
+	if err != nil {
+		return f, notTried(err)
+	}
+	defer t.killAll()
+	c := corruptions()[0]
+	if err := t.reset(ctx, honest); err != nil {
+		return f, notTried(err)
+	}
+	n1 := t.Nodes()[0]
+	if err := errors.Join(t.corrupt(ctx, n1, inLog, c), alone(n1.DataDir(), n1.ID())); err != nil {
+		return f, notTried(err)
+	}
+	if err := t.startAll(ctx, t.Nodes()[1:]...); err != nil {
+		return f, notTried(err)
+	}
+	r, err := t.try(ctx, n1, c)
+	f.broke, f.ended, f.evidence = r.used, "it serves nothing", r.said
+	if r.used {
+		f.ended = "the node obeys the edit, beside a cluster that goes on without it"
+	}
+	return f, err
+}
+
 // setBack replays the old files of some nodes.
 func setBack(of int) func(context.Context, *world) (finding, error) {
 	c := corruptions()[0] // in the old state the version is not disabled
@@ -285,8 +311,8 @@ func trios() []attack {
 		},
 		attack{
 			name: "one node of three made a cluster of its own", who: oneDisk,
-			tries: "rewrites the founding in the log of one node, and that it is the only voter",
-			stops: "nothing?", open: true, run: forked,
+			tries: "edits the log of one node: a disabled version is enabled, and the node is the only member",
+			stops: "nothing: it has nobody to compare with, and serves who reaches it and has a role anyhow. Who has none gets none: roles are signed for", open: true, run: forked,
 		},
 		attack{
 			name: "old files of all nodes", who: "who kept copies of the files of all nodes", tries: "puts the files back from before a version was disabled",

@@ -135,7 +135,7 @@ const (
 
 // cluster returns the stage's cluster of that name, which it starts when it is first
 // asked for: a tenant, a service, every role has a person, and something encrypted.
-func (w *world) cluster(ctx context.Context, name string, nodes int, c cast) (*theatre, error) {
+func (w *world) cluster(ctx context.Context, name string, nodes int, c cast, lies ...mutation.Name) (*theatre, error) {
 	w.mu.Lock()
 	t, ok := w.clusters[name]
 	w.mu.Unlock()
@@ -149,6 +149,9 @@ func (w *world) cluster(ctx context.Context, name string, nodes int, c cast) (*t
 	t = &theatre{w: w, lies: dir + ".lies", liar: map[string]bool{}}
 	for i := range nodes {
 		t.liar[fmt.Sprintf("n%d", i+1)] = c == control || c == liarOne && i == 0
+	}
+	if err := t.lie(lies...); err != nil {
+		return nil, err
 	}
 	if t.Cluster, err = devcluster.Start(ctx, t.options(dir, nodes)); err != nil {
 		return nil, err
