@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/proto"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
@@ -59,6 +60,12 @@ func liars() []attack {
 			tries:   "forwards a new service in the name of the tenant's workload",
 			stops:   "every replica asks whether the role may order the command",
 			without: "all replicas believe it", run: forwarded(errs.Denied, asWorkload, mutation.SkipPrincipal),
+		},
+		{
+			name: "assert a governor who is bound", who: rooted,
+			tries: "forwards a new service in the name of the governor alice, for which nobody has to sign",
+			stops: "nothing: that the person asked is the word of the node. The entry of the log says by way of which node it came", open: true,
+			run: asAlice,
 		},
 		{
 			name: "assert another node", who: rooted,
@@ -247,6 +254,45 @@ func asAuditor(_ *theatre, v *fsm.View) (*fsmpb.Command, error) {
 
 func asWorkload(_ *theatre, v *fsm.View) (*fsmpb.Command, error) {
 	return newService(v, builtinPrincipal(v, auth.RoleWorkload, tenantID+"/app"))
+}
+
+// asAlice is what a member can do in the name of others today.
+func asAlice(ctx context.Context, w *world) (f finding, err error) {
+	t, leader, liar, err := w.members(ctx)
+	if err != nil {
+		return f, err
+	}
+	id := ""
+	err = t.forge(ctx, liar, leader, func(_ *theatre, v *fsm.View) (*fsmpb.Command, error) {
+		cmd, err := newService(v, builtinPrincipal(v, auth.RoleGovernor, "alice"))
+		id = cmd.GetCreateService().GetName()
+		return cmd, err
+	})
+	if f.broke = err == nil; !f.broke {
+		return finding{ended: "refused", evidence: err.Error()}, nil
+	}
+	f.ended = "done"
+	raw, err := os.ReadFile(logFile(leader.DataDir()))
+	if err != nil {
+		return f, err
+	}
+	path, err := w.path("via.db")
+	if err != nil {
+		return f, err
+	}
+	if err := writeFile(path, raw); err != nil {
+		return f, err
+	}
+	return f, entriesOf(path, func(l *raft.Log, data []byte) ([]byte, error) {
+		cmd := &fsmpb.Command{}
+		if l.Type == raft.LogCommand && proto.Unmarshal(data, cmd) == nil && cmd.GetCreateService().GetName() == id {
+			f.evidence = "via node " + cmd.GetViaNode() + ", in the name of " + cmd.GetPrincipal().GetKind() + "/" + cmd.GetPrincipal().GetName()
+			if cmd.GetViaNode() != liar.ID() {
+				return nil, errors.New("the entry does not say who forwarded it")
+			}
+		}
+		return nil, nil
+	})
 }
 
 // asOtherNode names the last member, which is not the one that lies, or one that
