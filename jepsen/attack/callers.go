@@ -76,6 +76,11 @@ func callers() []attack {
 			without: "the same binding by a governor of that tenant", run: foreignTenant,
 		},
 		{
+			name: "say in headers who one is", who: "an auditor", tries: "suspends a service over HTTP, with headers that gateways turn into metadata, and those of proxies, all in the governor's name",
+			stops:   "of the headers of a request a list is read, and identity is not on it",
+			without: "the same request with the governor's certificate", run: headers,
+		},
+		{
 			name: "use a join token twice", who: "who saw a join token", tries: "joins with a token that was used",
 			stops:   "a token admits one node, once",
 			without: "the first use of the token", run: usedToken,

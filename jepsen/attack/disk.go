@@ -192,11 +192,15 @@ type tail struct {
 // registry returns what the files of a node say, running or not: the log is copied
 // and replayed.
 func (t *theatre) registry(n *devcluster.Node) (*fsm.View, error) {
-	raw, err := os.ReadFile(logFile(n.DataDir()))
+	return t.w.registryAt(n.DataDir())
+}
+
+func (w *world) registryAt(dataDir string) (*fsm.View, error) {
+	raw, err := os.ReadFile(logFile(dataDir))
 	if err != nil {
 		return nil, err
 	}
-	copied, err := t.w.path("registry.db")
+	copied, err := w.path("registry.db")
 	if err != nil {
 		return nil, err
 	}

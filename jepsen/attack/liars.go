@@ -422,9 +422,12 @@ func replayed(ctx context.Context, t *theatre, from, to *devcluster.Node, v *fsm
 	if err := forward(ctx, from, to, proto.CloneOf(cmd)); err != nil { // as the governor meant it
 		return nil, fmt.Errorf("the first use: %w", err)
 	}
-	return cmd, t.as(ctx, auth.RoleGovernor, func(c *client.Client) error {
-		_, err := c.Access().DeleteRoleBinding(ctx, &kryptonv1.DeleteRoleBindingRequest{Name: "roleBindings/operator-olaf"})
-		return err
+	// The signer asks every node whom it removes, and some hear of it a moment later.
+	return cmd, eventually(ctx, "the operator is removed again", func(ctx context.Context) error {
+		return t.as(ctx, auth.RoleGovernor, func(c *client.Client) error {
+			_, err := c.Access().DeleteRoleBinding(ctx, &kryptonv1.DeleteRoleBindingRequest{Name: "roleBindings/operator-olaf"})
+			return err
+		})
 	})
 }
 

@@ -38,7 +38,11 @@ const (
 
 // memberKey reads the key of a node as who has its files does.
 func memberKey(n *devcluster.Node) (crypto.Signer, error) {
-	text, err := os.ReadFile(filepath.Join(n.DataDir(), "tls", "node.key"))
+	return keyFile(filepath.Join(n.DataDir(), "tls", "node.key"))
+}
+
+func keyFile(path string) (crypto.Signer, error) {
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +81,11 @@ func dialPeer(ctx context.Context, addr, proto string, cert tls.Certificate) (*t
 
 // asMember calls the peer service of a node with a certificate.
 func asMember(to *devcluster.Node, cert tls.Certificate, call func(clusterpb.PeerClient) error) error {
-	cc, err := grpc.NewClient("passthrough:///"+to.Addresses().Peer, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy(),
+	return asMemberAt(to.Addresses().Peer, cert, call)
+}
+
+func asMemberAt(addr string, cert tls.Certificate, call func(clusterpb.PeerClient) error) error {
+	cc, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy(),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return dialPeer(ctx, addr, protoPeer, cert) }))
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ package main
 func stages() []stage {
 	return []stage{
 		{"Members that lie", liars()},
+		{"Four eyes", eyes()},
 		{"Credentials", callers()},
 		{"Tokens", tokens()},
 		{"Nodes without a cluster", founders()},

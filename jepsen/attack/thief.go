@@ -156,15 +156,8 @@ func (t *theatre) signing(ctx context.Context, cert tls.Certificate) (*client.Cl
 }
 
 func (t *theatre) callerWith(ctx context.Context, cert tls.Certificate, o client.Options) (*client.Client, error) {
-	var certText, keyText bytes.Buffer
-	if err := writePair(&certText, &keyText, cert); err != nil {
-		return nil, err
-	}
-	base, err := t.w.path("caller-" + rand.Text())
+	base, err := t.w.savePair(cert)
 	if err != nil {
-		return nil, err
-	}
-	if err := errors.Join(writeFile(base+".crt", certText.Bytes()), writeFile(base+".key", keyText.Bytes())); err != nil {
 		return nil, err
 	}
 	if len(o.Addrs) == 0 {
@@ -185,6 +178,20 @@ func (t *theatre) whoAmI(ctx context.Context, cert tls.Certificate) (*kryptonv1.
 }
 
 func writeFile(path string, b []byte) error { return os.WriteFile(path, b, 0o600) } //nolint:gosec // Paths below our own directory.
+
+// savePair writes a certificate and its key to files, and returns their name without
+// the endings .crt and .key.
+func (w *world) savePair(cert tls.Certificate) (string, error) {
+	var certText, keyText bytes.Buffer
+	if err := writePair(&certText, &keyText, cert); err != nil {
+		return "", err
+	}
+	base, err := w.path("caller-" + rand.Text())
+	if err != nil {
+		return "", err
+	}
+	return base, errors.Join(writeFile(base+".crt", certText.Bytes()), writeFile(base+".key", keyText.Bytes()))
+}
 
 // writePair writes a certificate and its key as PEM.
 func writePair(cert, key *bytes.Buffer, c tls.Certificate) error {

@@ -75,6 +75,7 @@ type world struct {
 	scenes   map[string]*scene
 	issuers  *issuers
 	three    *trio
+	four     *fourEyes
 }
 
 func newWorld(stage string, b builds, out io.Writer) *world {
@@ -92,6 +93,9 @@ func (w *world) close(failed bool) error {
 			t.WriteLogs(w.out)
 		}
 		all = append(all, t.Close())
+	}
+	if w.four != nil {
+		w.four.end()
 	}
 	if w.dir != "" {
 		all = append(all, os.RemoveAll(w.dir))
