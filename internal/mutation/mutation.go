@@ -41,11 +41,13 @@ const (
 	SkipSnapshotMAC Name = "skip-snapshot-mac"
 	// SkipFounding: the internal keys do not depend on the genesis.
 	SkipFounding Name = "skip-founding"
+	// SkipPolicyErrors: a policy that cannot be evaluated is left out.
+	SkipPolicyErrors Name = "skip-policy-errors"
 	// SkipChain: nobody compares the state of another node with the own one.
 	SkipChain Name = "skip-chain"
 )
 
 // Names returns all of them.
 func Names() []Name {
-	return []Name{SkipIntents, SkipPrincipal, SkipPins, SkipForwardList, SkipSnapshotMAC, SkipFounding, SkipChain}
+	return []Name{SkipIntents, SkipPrincipal, SkipPins, SkipForwardList, SkipSnapshotMAC, SkipFounding, SkipPolicyErrors, SkipChain}
 }
