@@ -38,6 +38,7 @@ const (
 	destroyedService = tenant + "/services/destroyed" // version 1 is destroyed
 	rotatedService   = tenant + "/services/rotated"   // version 2 is primary
 	suspendedService = tenant + "/services/suspended" // is suspended
+	guardedService   = tenant + "/services/guarded"   // a policy forbids to decrypt with it
 )
 
 // scene is what was done in a cluster before its files are edited.
@@ -50,7 +51,7 @@ type scene struct {
 
 // sceneServices are what the scene adds.
 func sceneServices() []string {
-	return []string{disabledService, destroyedService, rotatedService, suspendedService}
+	return []string{disabledService, destroyedService, rotatedService, suspendedService, guardedService}
 }
 
 // arrange makes the services, and a governor without the platform.
@@ -108,17 +109,38 @@ func (s *scene) takeAway(ctx context.Context) error {
 		if _, err := c.Services().DestroyVersion(ctx, &kryptonv1.DestroyVersionRequest{Name: destroyedService + "/versions/1", Now: true}); err != nil {
 			return err
 		}
-		_, err := c.Services().SuspendService(ctx, &kryptonv1.SuspendServiceRequest{Name: suspendedService})
+		if _, err := c.Services().SuspendService(ctx, &kryptonv1.SuspendServiceRequest{Name: suspendedService}); err != nil {
+			return err
+		}
+		_, err := c.Policies().PutPolicy(ctx, &kryptonv1.PutPolicyRequest{Name: tenant + "/policies/guard", Text: guard})
 		return err
 	})
 }
 
+// guard is the policy of the tenant.
+const guard = `permit (principal, action, resource);
+
+forbid (principal is Krypton::Workload, action == Krypton::Action::"crypto.decrypt", resource in Krypton::Service::"guarded");
+`
+
+// unguard changes one byte of it.
+func unguard(p *fsmpb.Policy) bool {
+	if p.GetText() != guard {
+		return false
+	}
+	p.Text = strings.Replace(p.GetText(), "\"guarded\"", "\"guardee\"", 1)
+	return true
+}
+
 // corruption is an edit of the registry that gives something back.
 type corruption struct {
-	name  string
-	edit  edit                           // of the command that took it away
-	item  func(*fsmpb.SnapshotItem) bool // in place of edit, for what replaying the log cannot make
-	files func(dataDir string) error     // what else is edited; nil: nothing
+	name string
+	edit edit                           // of the command that took it away
+	item func(*fsmpb.SnapshotItem) bool // in place of edit, for what replaying the log cannot make
+	// vanishes: people signed the command, so an edited one is refused when the log is
+	// applied again; and that is all that the attacker wants.
+	vanishes bool
+	files    func(dataDir string) error // what else is edited; nil: nothing
 	// use is what works only where the edit is believed.
 	use func(ctx context.Context, s *scene, n *devcluster.Node) error
 }
@@ -203,6 +225,11 @@ func corruptions() []corruption {
 				}
 				return hit
 			},
+		},
+		{
+			name: "one byte of a policy", use: reads(guardedService), vanishes: true,
+			edit: func(cmd *fsmpb.Command) bool { return unguard(cmd.GetPutPolicy().GetPolicy()) },
+			item: func(i *fsmpb.SnapshotItem) bool { return unguard(i.GetPolicy()) },
 		},
 		{
 			name: "a governor given the platform",
@@ -499,7 +526,10 @@ func files() []attack {
 			stops: "nothing: entries behind the last snapshot have checksums and no MAC, nobody signed this one, and nobody is left to compare with", open: true,
 			run: everywhere(inLog, c),
 		}
-		if c.item != nil {
+		switch {
+		case c.vanishes:
+			a.stops = "nothing: the signatures fail, so the policy is not there after the edit, and where there is no policy a workload may use the keys of its tenant"
+		case c.item != nil:
 			a.open, a.stops = false, "people signed the command, and every replica verifies the signatures when it applies the log again"
 			a.without, a.run = "the signatures are skipped", everywhere(inLog, c, mutation.SkipIntents)
 		}
