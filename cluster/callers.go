@@ -6,7 +6,6 @@ import (
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/internal/errs"
-	"github.com/openkcm/krypton-cluster/internal/mutation"
 )
 
 // callers reports whether an act of the API makes the command (I13). It is a list
@@ -50,9 +49,6 @@ func forCallers(cmd *fsmpb.Command) error {
 
 // mayForward checks a command that the member via received from a caller.
 func mayForward(cmd *fsmpb.Command, via NodeID) error {
-	if mutation.On(mutation.SkipForwardList) {
-		return nil
-	}
 	if err := forCallers(cmd); err != nil {
 		return err
 	}

@@ -35,8 +35,8 @@ const (
 	SkipPrincipal Name = "skip-principal"
 	// SkipPins: a certificate of the cluster's own CA counts for any key.
 	SkipPins Name = "skip-pins"
-	// SkipForwardList: the leader commits whatever a member forwards.
-	SkipForwardList Name = "skip-forward-list"
+	// SkipForwarded: the leader commits whatever a member forwards, in whose name it says.
+	SkipForwarded Name = "skip-forwarded"
 	// SkipSnapshotMAC: a snapshot is believed without its proof.
 	SkipSnapshotMAC Name = "skip-snapshot-mac"
 	// SkipFounding: the internal keys do not depend on the genesis.
@@ -49,5 +49,5 @@ const (
 
 // Names returns all of them.
 func Names() []Name {
-	return []Name{SkipIntents, SkipPrincipal, SkipPins, SkipForwardList, SkipSnapshotMAC, SkipFounding, SkipPolicyErrors, SkipChain}
+	return []Name{SkipIntents, SkipPrincipal, SkipPins, SkipForwarded, SkipSnapshotMAC, SkipFounding, SkipPolicyErrors, SkipChain}
 }

@@ -41,43 +41,49 @@ func liars() []attack {
 			name: "assert a governor, sovereign act", who: rooted,
 			tries:   "forwards the binding of an operator of the attacker's, and says that the governor alice asked",
 			stops:   "every replica asks for the signatures of people when it applies the change",
-			without: "all replicas skip the signatures", run: forwarded(errs.IntentRefused, bindMallory, mutation.SkipIntents),
+			without: "all replicas skip the signatures", run: forwarded(errs.IntentRefused, forgery{bindMallory, 0}, mutation.SkipIntents),
 		},
 		{
 			name: "assert a governor that there is not", who: rooted,
-			tries:   "forwards a new service in the name of a governor who is not bound",
-			stops:   "every replica looks the caller up in the registry",
-			without: "all replicas believe the name", run: forwarded(errs.Unauthenticated, asNobody, mutation.SkipPrincipal),
+			tries:   "forwards a new service in the name of a governor who is not bound, with an auditor's certificate",
+			stops:   "the leader verifies what the caller showed, and every replica looks the caller up in the registry",
+			without: "the leader believes the member, and the replicas the name", run: forwarded(errs.Denied, forgery{asNobody, auth.RoleAuditor}, mutation.SkipForwarded, mutation.SkipPrincipal),
+		},
+		{
+			name: "assert a governor with another's certificate", who: rooted,
+			tries:   "forwards a new service in the name of the governor alice, with an auditor's certificate",
+			stops:   "the leader verifies what the caller showed, and compares",
+			without: "the leader believes the member", run: forwarded(errs.Denied, forgery{asAliceByArthur, auth.RoleAuditor}, mutation.SkipForwarded),
 		},
 		{
 			name: "assert an auditor who governs", who: rooted,
 			tries:   "forwards a new service in the name of an auditor who is bound",
 			stops:   "every replica asks whether the role may order the command",
-			without: "all replicas believe it", run: forwarded(errs.Denied, asAuditor, mutation.SkipPrincipal),
+			without: "all replicas believe it", run: forwarded(errs.Denied, forgery{asAuditor, 0}, mutation.SkipPrincipal),
 		},
 		{
 			name: "assert a workload who governs", who: rooted,
 			tries:   "forwards a new service in the name of the tenant's workload",
 			stops:   "every replica asks whether the role may order the command",
-			without: "all replicas believe it", run: forwarded(errs.Denied, asWorkload, mutation.SkipPrincipal),
+			without: "all replicas believe it", run: forwarded(errs.Denied, forgery{asWorkload, 0}, mutation.SkipPrincipal),
 		},
 		{
-			name: "assert a governor who is bound", who: rooted,
-			tries: "forwards a new service in the name of the governor alice, for which nobody has to sign",
-			stops: "nothing: that the person asked is the word of the node. The entry of the log says by way of which node it came", open: true,
+			name: "assert a governor who showed a certificate", who: "who took over a member, and saw the governor's certificate",
+			tries: "forwards a new service in the name of the governor alice, for which nobody has to sign, with her certificate",
+			stops: "nothing: that the person asked for this is the word of the node. The entry of the log says by way of which node it came", open: true,
 			run: asAlice,
 		},
 		{
 			name: "assert another node", who: rooted,
 			tries:   "forwards a suspension of the tenant as the act of another member",
 			stops:   "the leader takes the sender from the connection and not from the command",
-			without: "the leader takes whatever is forwarded, and the replicas believe it", run: forwarded(errs.Denied, asOtherNode, mutation.SkipForwardList, mutation.SkipPrincipal),
+			without: "the leader takes whatever is forwarded, and the replicas believe it", run: forwarded(errs.Denied, forgery{asOtherNode, 0}, mutation.SkipForwarded, mutation.SkipPrincipal),
 		},
 		{
 			name: "give the leader's own commands", who: rooted,
 			tries:   "forwards a new internal secret, as if the leader did its housekeeping",
 			stops:   "the leader commits only the commands that callers give",
-			without: "the leader takes whatever is forwarded", run: forwarded(errs.InvalidArgument, asLeader, mutation.SkipForwardList),
+			without: "the leader takes whatever is forwarded", run: forwarded(errs.InvalidArgument, forgery{asLeader, 0}, mutation.SkipForwarded),
 		},
 		{
 			name: "replay an intent", who: rootedSeen,
@@ -146,8 +152,13 @@ func (w *world) defenceless(ctx context.Context, names ...mutation.Name) (*theat
 	return t, t.Nodes()[0], t.lie(names...)
 }
 
-// forgery makes a command that a lying member forwards.
-type forgery func(t *theatre, v *fsm.View) (*fsmpb.Command, error)
+// forgery is a command that a lying member forwards, and what it says that the caller
+// showed: the certificate of the person in a role; of the role in the command, if it
+// does not say.
+type forgery struct {
+	command func(t *theatre, v *fsm.View) (*fsmpb.Command, error)
+	shows   auth.Role
+}
 
 // forwarded is an attack by a forged command; the code is what it has to be refused with.
 func forwarded(want errs.Code, forge forgery, without ...mutation.Name) func(context.Context, *world) (finding, error) {
@@ -174,11 +185,11 @@ func (t *theatre) forge(ctx context.Context, from, to *devcluster.Node, forge fo
 	if err != nil {
 		return notTried(err)
 	}
-	cmd, err := forge(t, v)
+	cmd, err := forge.command(t, v)
 	if err != nil {
 		return notTried(err)
 	}
-	return forward(ctx, from, to, cmd)
+	return t.forward(ctx, from, to, cmd, forge.shows)
 }
 
 // judged reads how an attack ended: whether it worked, how, and in which words.
@@ -244,6 +255,11 @@ func random16() []byte {
 	return b
 }
 
+// asAliceByArthur names a governor who is bound, and shows what an auditor showed.
+func asAliceByArthur(_ *theatre, v *fsm.View) (*fsmpb.Command, error) {
+	return newService(v, builtinPrincipal(v, auth.RoleGovernor, "alice"))
+}
+
 func asNobody(_ *theatre, v *fsm.View) (*fsmpb.Command, error) {
 	return newService(v, builtinPrincipal(v, auth.RoleGovernor, "mallory"))
 }
@@ -263,11 +279,11 @@ func asAlice(ctx context.Context, w *world) (f finding, err error) {
 		return f, err
 	}
 	id := ""
-	err = t.forge(ctx, liar, leader, func(_ *theatre, v *fsm.View) (*fsmpb.Command, error) {
+	err = t.forge(ctx, liar, leader, forgery{command: func(_ *theatre, v *fsm.View) (*fsmpb.Command, error) {
 		cmd, err := newService(v, builtinPrincipal(v, auth.RoleGovernor, "alice"))
 		id = cmd.GetCreateService().GetName()
 		return cmd, err
-	})
+	}})
 	if f.broke = err == nil; !f.broke {
 		return finding{ended: "refused", evidence: err.Error()}, nil
 	}
@@ -382,7 +398,7 @@ func signedWrongly(reason string, abuse misuse) func(context.Context, *world) (f
 		if err != nil {
 			return notTried(err)
 		}
-		return forward(ctx, from, to, cmd)
+		return t.forward(ctx, from, to, cmd, 0)
 	}
 	return func(ctx context.Context, w *world) (f finding, err error) {
 		t, leader, liar, err := w.members(ctx)
@@ -419,7 +435,7 @@ func replayed(ctx context.Context, t *theatre, from, to *devcluster.Node, v *fsm
 		return nil, err
 	}
 	cmd.Intents = []*fsmpb.SignedIntent{one}
-	if err := forward(ctx, from, to, proto.CloneOf(cmd)); err != nil { // as the governor meant it
+	if err := t.forward(ctx, from, to, proto.CloneOf(cmd), 0); err != nil { // as the governor meant it
 		return nil, fmt.Errorf("the first use: %w", err)
 	}
 	// The signer asks every node whom it removes, and some hear of it a moment later.
@@ -531,7 +547,7 @@ func lyingLeader(ctx context.Context, w *world) (f finding, err error) {
 		return f, notTried(err)
 	}
 	said := "the leader answered that it was done"
-	if err := forward(ctx, t.Nodes()[1], liar, cmd); err != nil {
+	if err := t.forward(ctx, t.Nodes()[1], liar, cmd, 0); err != nil {
 		said = "the leader answered: " + err.Error()
 	}
 	select {
@@ -563,7 +579,7 @@ func lyingLeader(ctx context.Context, w *world) (f finding, err error) {
 	if err != nil {
 		return f, err
 	}
-	if err = c.forge(ctx, alone, alone, func(_ *theatre, v *fsm.View) (*fsmpb.Command, error) { return bindOperator(v, "liam") }); err == nil {
+	if err = c.forge(ctx, alone, alone, forgery{command: func(_ *theatre, v *fsm.View) (*fsmpb.Command, error) { return bindOperator(v, "liam") }}); err == nil {
 		f.control = "done, and it stays"
 	}
 	return f, c.lie()

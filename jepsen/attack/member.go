@@ -22,9 +22,11 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/cluster/clusterpb"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/internal/corr"
 	"github.com/openkcm/krypton-cluster/internal/devcluster"
 	"github.com/openkcm/krypton-cluster/internal/errs/wire"
 )
@@ -95,8 +97,9 @@ func asMemberAt(addr string, cert tls.Certificate, call func(clusterpb.PeerClien
 }
 
 // forward has a lying member forward a command to a node, and returns what the
-// cluster made of it: nil, if it was done.
-func forward(ctx context.Context, from, to *devcluster.Node, cmd *fsmpb.Command) error {
+// cluster made of it: nil, if it was done. It says that the caller showed the
+// certificate of the person in a role, which is no secret; 0: the role in the command.
+func (t *theatre) forward(ctx context.Context, from, to *devcluster.Node, cmd *fsmpb.Command, shows auth.Role) error {
 	key, err := memberKey(from)
 	if err != nil {
 		return err
@@ -105,13 +108,28 @@ func forward(ctx context.Context, from, to *devcluster.Node, cmd *fsmpb.Command)
 	if err != nil {
 		return err
 	}
-	cmd.Format = fsm.CommandFormat
-	cmd.RequestId = rand.Text()
-	cmd.RequestDigest = make([]byte, 32)
+	id, err := corr.New(rand.Reader)
+	if err != nil {
+		return err
+	}
+	cmd.Format, cmd.CorrelationId = fsm.CommandFormat, string(id)
+	cmd.RequestId, cmd.RequestDigest = rand.Text(), make([]byte, 32)
+	req := &clusterpb.ProposeRequest{Command: cmd}
+	if role, err := auth.ParseRole(cmd.GetPrincipal().GetKind()); err == nil && shows == 0 {
+		shows = role
+	}
+	if who, ok := t.Person(shows); ok {
+		text, err := os.ReadFile(who.CertFile)
+		if err != nil {
+			return notTried(err)
+		}
+		block, _ := pem.Decode(text)
+		req.Shown = &clusterpb.Shown{By: &clusterpb.Shown_Certificate{Certificate: block.Bytes}}
+	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	return asMember(to, cert, func(p clusterpb.PeerClient) error {
-		resp, err := p.Propose(ctx, &clusterpb.ProposeRequest{Command: cmd})
+		resp, err := p.Propose(ctx, req)
 		if err != nil {
 			return err
 		}
@@ -119,5 +137,5 @@ func forward(ctx context.Context, from, to *devcluster.Node, cmd *fsmpb.Command)
 	})
 }
 
-// errNotTried marks what kept an attack from being tried at all.
+// notTried marks what kept an attack from being tried at all.
 func notTried(err error) error { return fmt.Errorf("the attack could not be tried: %w", err) }
