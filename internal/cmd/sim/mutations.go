@@ -133,9 +133,9 @@ func added() map[string]string {
 	const asked = `
 import "os"
 
-var mutation = os.Getenv("` + environment + `")
+var chosen = os.Getenv("` + environment + `")
 
-func mutated(name string) bool { return mutation == name }
+func mutated(name string) bool { return chosen == name }
 `
 	return map[string]string{
 		clusterPackage + "mutated.go": "package cluster\n" + asked,
