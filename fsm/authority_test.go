@@ -15,6 +15,7 @@ import (
 	"github.com/openkcm/krypton-cluster/intent"
 	"github.com/openkcm/krypton-cluster/intent/sign"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/invariants"
 )
 
 // governed is a world in which sovereign acts need two governors other than the requester.
@@ -425,6 +426,10 @@ func TestSovereignRequestsDifferWhereTheActsDiffer(t *testing.T) {
 // limit, and at it nobody orders anything that people sign, not even to take the
 // role from who filled it.
 func TestI8_OnePersonCannotUseUpTheMemoryOfAll(t *testing.T) {
+	t.Parallel()
+	if invariants.Race {
+		return // thousands of signatures, one after the other
+	}
 	keys := make(map[string]ed25519.PrivateKey)
 	w := newWorld(t, func(g *fsmpb.Genesis) {
 		for _, name := range []string{"alice", "carol"} {

@@ -99,6 +99,7 @@ func (w *world) drawRotationOrPin(t *rapid.T) *fsmpb.Command {
 // operation decides in two consecutive states. Where it differs, the read set of
 // the later one has the command's index, but for the primary pointer.
 func TestI18_NoDecisionChangesWhileItsGateIndexStays(t *testing.T) {
+	t.Parallel()
 	seen := make(map[string]int)
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(t, ofFormat(draw[uint32](t, "format", fsm.FormatLeases, fsm.FormatLeases, fsm.FormatLeases-1)))

@@ -251,6 +251,7 @@ func fiveCerts() (all [][]byte) {
 }
 
 func TestIssuersAreLimited(t *testing.T) {
+	t.Parallel()
 	w := acme(t)
 	put := func(tenant string, n int) *fsmpb.Command {
 		i := jwtIssuer(fmt.Sprintf("i%d", n))

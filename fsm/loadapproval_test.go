@@ -14,6 +14,7 @@ import (
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/intent"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/invariants"
 )
 
 // TestI13_NoApprovalInASnapshotThatCannotBe: an approval that no log makes is not
@@ -251,6 +252,10 @@ func TestOpenApprovalsAreBoundedForAll(t *testing.T) {
 // TestTheApprovalsThatEndedFirstGiveWay: to a new one, where there are too many, or
 // too large ones; those that have not ended stay.
 func TestTheApprovalsThatEndedFirstGiveWay(t *testing.T) {
+	t.Parallel()
+	if invariants.Race {
+		return // thousands of approvals, one after the other
+	}
 	ended := func(i int, a *fsmpb.Approval) {
 		a.State, a.EndTimeMs = expired, a.GetCreateTimeMs()+int64(i)
 	}

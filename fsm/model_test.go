@@ -548,6 +548,7 @@ func (m *model) compare(t tb, v *fsm.View) {
 
 // TestTheMachineDoesWhatTheModelDoes compares every answer and every state.
 func TestTheMachineDoesWhatTheModelDoes(t *testing.T) {
+	t.Parallel()
 	outcomes := make(map[string]int)
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(t)

@@ -127,6 +127,7 @@ func node2() *fsmpb.Member { return node(2) }
 // TestI20_WhoMayOrderWhat has every command ordered by everybody. Who may is
 // refused for what the command says or not at all; who may not, for who he is.
 func TestI20_WhoMayOrderWhat(t *testing.T) {
+	t.Parallel()
 	callers := map[string]*fsmpb.Principal{
 		"the leader": {}, "a node": {Kind: "node", Name: nodeID(0)}, "a removed node": {Kind: "node", Name: nodeID(1)}, "a strange node": {Kind: "node", Name: nodeID(9)},
 		"a node of an issuer": {Issuer: caller("", "").GetIssuer(), Kind: "node", Name: nodeID(0)},

@@ -20,6 +20,7 @@ import (
 // to one that is restored from the first one's snapshot at random points: after
 // every command both gave the same result and have the same digest.
 func TestI1_OneLogOneState(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		if invariants.Race && (rapid.Bool().Draw(t, "leave out") || rapid.Bool().Draw(t, "too")) {
 			return // one goroutine has no races: scripts/ci has them all without the detector

@@ -114,6 +114,7 @@ func TestRequestsAreForgottenAfter24HoursOfCommandTime(t *testing.T) {
 }
 
 func TestTheMemoryOfRequestsIsBounded(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, another, func(g *fsmpb.Genesis) {
 		g.Rules = append(g.Rules, &fsmpb.IntentRule{Act: uint32(intent.ActSetQuorum), Role: "governor", Signatures: 1})
 	})

@@ -133,6 +133,7 @@ func TestASerialBeforeItsFormatVersionIsNotKept(t *testing.T) {
 }
 
 func TestRevocationsAreSoundAndBounded(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	for name, tt := range map[string]struct {
 		code errs.Code
@@ -227,6 +228,7 @@ func TestRevocationsWaitForTheFormatVersion(t *testing.T) {
 
 // TestARevocationIsNeverRefusedForWantOfMemory: it only takes power away.
 func TestARevocationIsNeverRefusedForWantOfMemory(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	for i := range fsm.MaxRequestsPerPrincipal {
 		cmd := asked("r"+fsm.CertificateName(serialOf(i)), tick())

@@ -246,6 +246,7 @@ func resum(raw []byte) []byte {
 }
 
 func TestI13_EditedSnapshotsDoNotPass(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.ok(w.createTenant("acme"))
 	raw := snapshot(t, w.m, testMAC)
