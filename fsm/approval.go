@@ -25,7 +25,7 @@ const (
 	// MaxApprovalsBytes bounds intents and requests of all approvals together.
 	MaxApprovalsBytes = 64 << 20
 
-	MaxApprovalRequestBytes = 64 << 10  // of the request of the API
+	MaxApprovalRequestBytes = 72 << 10  // of the request of the API: a policy of 64 KiB, and its envelope
 	MaxApprovalOrderBytes   = 128 << 10 // of the canonical form that people sign
 	MaxApprovalTypeURLBytes = 256       // of the name of the request's type
 	MaxRejectReasonBytes    = 256       // of the reason of a rejection

@@ -12,6 +12,9 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/intent"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -245,5 +248,18 @@ permit (principal, action, resource) when { principal.issuer == "issuers/builtin
 	w.must(t, "Policies.PutPolicy", put("admins", `permit (principal == Krypton::Workload::"by-token", action, resource) when { principal.issuer == "issuers/idp" };`))
 	if _, err := cc.Encrypt(bearer(limited(t), token), encryptRequest()); err != nil {
 		t.Errorf("the role binding does not count: %v", err)
+	}
+}
+
+// TestAPolicyAsLargeAsMayBeFitsAnApproval: what one person may set alone, four eyes can.
+func TestAPolicyAsLargeAsMayBeFitsAnApproval(t *testing.T) {
+	name := strings.Repeat("n", 63)
+	m := &kryptonv1.PutPolicyRequest{Name: "tenants/" + name + "/policies/" + name, Text: strings.Repeat("x", fsm.MaxPolicyBytes), Etag: `"18446744073709551615"`, Create: true}
+	if n := proto.Size(m); n > fsm.MaxApprovalRequestBytes {
+		t.Errorf("the request has %d bytes, an approval takes %d", n, fsm.MaxApprovalRequestBytes)
+	}
+	r := intent.PutPolicy{Tenant: name, TenantUID: make([]byte, hierarchy.UIDSize), ID: name, Text: m.GetText()}.Request()
+	if n := len(r.Canonical()); n > fsm.MaxApprovalOrderBytes {
+		t.Errorf("what people sign has %d bytes, an approval takes %d", n, fsm.MaxApprovalOrderBytes)
 	}
 }

@@ -453,7 +453,7 @@ func (x *ApprovalSignature) GetCounts() bool {
 type CreateApprovalRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A request of the API that people have to sign, as it would be sent by itself:
-	// without request_id, validate_only and intents. At most 64 KiB.
+	// without request_id, validate_only and intents. At most 72 KiB.
 	Request *anypb.Any `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
 	// The caller's own signature over the intent: it proves who asks.
 	Signature *SignedIntent `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`

@@ -23,7 +23,7 @@ func approvals() Group {
 			"encode it with the .proto files of this API; text is valid UTF-8"),
 		invalid("field-set", "the request to be approved has signatures, a request id, or is only a check", "request.{field} is set",
 			"leave it out: the approval has the signatures, and a request id of its own"),
-		row("too-large", "the request to be approved is longer than 64 KiB", errs.TooLarge, "the request is larger than 65536 bytes",
+		row("too-large", "the request to be approved is longer than 72 KiB", errs.TooLarge, "the request is larger than 73728 bytes",
 			"order less in one request, or collect the signatures with --sign-only"),
 		invalid("signature", "the signature of who asks or approves is missing, or cannot be one", "{field} is {not one}", again),
 		invalid("intent", "what who asks signed is not an intent, or one of a later release", "signature.intent is none that this node can read", again),
