@@ -48,7 +48,7 @@ const Label = "krypton/v1/intent"
 
 // Limits of an intent.
 const (
-	MaxPreconditions = 64                // objects that one intent may depend on
+	MaxPreconditions = 16                // objects that one intent may depend on
 	MaxObject        = 512               // bytes of an object name in a precondition
 	MaxSignatures    = 32                // signatures on one intent
 	MaxSignature     = 72                // bytes of one signature: the longest DER form of ECDSA P-256

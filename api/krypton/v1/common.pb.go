@@ -349,7 +349,7 @@ func (x *KeyVersion) GetParent() string {
 // them for itself. All signatures of a request are over the same intent; at most 32.
 type SignedIntent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The encoded intent, the same in all signatures of a request; at most 33,615 bytes.
+	// The encoded intent, the same in all signatures of a request; at most 8,463 bytes.
 	Intent []byte `protobuf:"bytes,1,opt,name=intent,proto3" json:"intent,omitempty"`
 	// Id of the signer's key: 32 bytes.
 	KeyId []byte `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
