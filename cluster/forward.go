@@ -154,9 +154,15 @@ func (c *Cluster) requested(ctx context.Context, cmd *fsmpb.Command) error {
 	if err := c.await(ctx, func() error { return c.raft.Barrier(enqueueTime).Error() }); err != nil {
 		return errNoLeader(err)
 	}
-	if a, ok := c.machine.View().Approval(cmd.GetApproval()); !ok || !proto.Equal(a.GetRequester(), cmd.GetPrincipal()) {
+	a, ok := c.machine.View().Approval(cmd.GetApproval())
+	switch {
+	case !ok || !proto.Equal(a.GetRequester(), cmd.GetPrincipal()):
 		return errs.New(errs.Denied, "the forwarded command is by an approval that does not exist, or that somebody else requested",
 			errs.Hint("the node that forwarded it may lie: find out, and remove it"))
+	case a.GetState() != fsmpb.ApprovalState_APPROVAL_STATE_APPROVED:
+		// Else the refusals of what has ended would fill the memory of requests of
+		// whoever requested it.
+		return errs.New(errs.Aborted, "the approval has not all its signatures, or has ended", errs.Hint("look at it: krypton approval get"))
 	}
 	return nil
 }

@@ -67,7 +67,6 @@ func orderLines() []orderLine {
 		{"destroy a service, with a cause", object("pay", schedule, "l1_denied"), []string{g1}},
 		{"destroy a tenant", object("", schedule, ""), []string{gov}},
 		{"save a tenant", object("", cancel, ""), []string{gov}},
-		{"destroy a tenant, with a cause", object("", schedule, "l1_denied"), []string{gov}},
 		{"save a service, with a cause", object("pay", cancel, "l1_denied"), []string{g1}},
 		{"suspend a service", object("pay", suspend, ""), []string{gov, g1}},
 		{"resume a service", object("pay", resume, ""), []string{g1}},

@@ -715,6 +715,15 @@ func TestANodeThatFollowsExecutes(t *testing.T) {
 	if stateOf(ap) != "EXECUTED" {
 		t.Fatalf("the answer to the last signature is %v", ap)
 	}
+	// It has ended: nothing more of it gets into the log, or the requester's memory of requests.
+	cmd := command(l.principal("governor", "alice"))
+	cmd.Approval = id
+	if err := l.forward(t, &clusterpb.ProposeRequest{Command: cmd}); codeOf(err) != errs.Aborted {
+		t.Errorf("by what has ended: %v", err)
+	}
+	if _, ok := a.members[leader].state.View().Request(cmd.GetPrincipal(), cmd.GetRequestId(), 0); ok {
+		t.Error("what was refused is remembered")
+	}
 	seen := false
 	for line := range bytes.Lines(a.members[leader].records()) {
 		var rec record
