@@ -21,6 +21,7 @@ import (
 	"github.com/openkcm/krypton-cluster/cluster"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/devcluster"
+	"github.com/openkcm/krypton-cluster/internal/ports"
 )
 
 // realWorld is what the transcripts of testdata/real share.
@@ -157,8 +158,13 @@ func (w *realWorld) setup(env *testscript.Env) error {
 }
 
 func (w *realWorld) config(ts *testscript.TestScript, _ bool, args []string) {
-	const free = "127.0.0.1:0"
-	configure(ts, args[0], args[1], cluster.Addresses{GRPC: free, REST: free, Peer: free, Ops: free})
+	var at cluster.Addresses
+	for _, addr := range []*string{&at.GRPC, &at.REST, &at.Peer, &at.Ops} {
+		free, err := ports.Loopback()
+		ts.Check(err)
+		*addr = free
+	}
+	configure(ts, args[0], args[1], at)
 }
 
 // settle is for nodes that start again at once: which have only each other to ask

@@ -11,6 +11,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/openkcm/krypton-cluster/cluster"
+	"github.com/openkcm/krypton-cluster/internal/ports"
 	"github.com/openkcm/krypton-cluster/keystore/local"
 )
 
@@ -18,9 +19,6 @@ const (
 	dirMode  fs.FileMode = 0o700
 	fileMode fs.FileMode = 0o600
 )
-
-// anyPort listens on loopback (I4) on a port that the kernel chooses.
-const anyPort = "127.0.0.1:0"
 
 // Sizes of a node that serves one developer; the defaults are those of a server.
 const (
@@ -35,9 +33,14 @@ const KeystoreName = "dev"
 // sealKey is the key of the local keystore that seals the MasterKey.
 const sealKey = "masterkey"
 
-// firstAddresses are those of a node that never ran.
-func firstAddresses() cluster.Addresses {
-	return cluster.Addresses{GRPC: anyPort, REST: anyPort, Peer: anyPort, Ops: anyPort}
+// choosePorts returns the addresses of a node that never ran, on loopback (I4).
+func choosePorts() (a cluster.Addresses, err error) {
+	for _, addr := range []*string{&a.GRPC, &a.REST, &a.Peer, &a.Ops} {
+		if *addr, err = ports.Loopback(); err != nil {
+			return cluster.Addresses{}, err
+		}
+	}
+	return a, nil
 }
 
 // nodeConfig is the part of a node's configuration that differs from the

@@ -194,7 +194,7 @@ func newCluster(opts Options) *Cluster {
 		http: &http.Client{Transport: &http.Transport{}},
 	}
 	for i := range opts.Nodes {
-		c.nodes = append(c.nodes, &Node{c: c, name: "n" + strconv.Itoa(i+1), addrs: firstAddresses()})
+		c.nodes = append(c.nodes, &Node{c: c, name: "n" + strconv.Itoa(i+1)})
 	}
 	return c
 }

@@ -141,7 +141,7 @@ func (n *Node) launch(ctx context.Context) error {
 	if n.c.closed.Load() {
 		return errClosed()
 	}
-	if err := n.portsFree(ctx); err != nil {
+	if err := n.takePorts(ctx); err != nil {
 		return err
 	}
 	if err := n.writeConfig(); err != nil {
@@ -174,10 +174,20 @@ func (n *Node) launch(ctx context.Context) error {
 
 func errClosed() error { return errs.New(errs.FailedState, "the cluster is closed") }
 
-// portsFree waits until the node's ports can be listened on: while the node was
-// down, the kernel may have lent one to an outgoing connection.
-func (n *Node) portsFree(ctx context.Context) error {
+// takePorts chooses the ports of a node that never ran, and waits until those of
+// one that did can be listened on: while it was down, somebody may have taken one.
+func (n *Node) takePorts(ctx context.Context) error {
 	a := n.Addresses()
+	if a == (cluster.Addresses{}) {
+		a, err := choosePorts()
+		if err != nil {
+			return err
+		}
+		n.mu.Lock()
+		n.addrs = a
+		n.mu.Unlock()
+		return nil
+	}
 	for _, addr := range []string{a.GRPC, a.REST, a.Peer, a.Ops} {
 		err := until(ctx, n.c.clk, n.c.opts.Patience, addr+" is free", func(ctx context.Context) error {
 			l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)

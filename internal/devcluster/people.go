@@ -232,7 +232,7 @@ func (c *Cluster) dial(ctx context.Context, role auth.Role, addrs []string, set 
 func (c *Cluster) as(ctx context.Context, role auth.Role, call func(*client.Client) error) error {
 	var addrs []string
 	for _, n := range c.nodes {
-		if n.Running() && n.Addresses().GRPC != anyPort {
+		if n.Running() {
 			addrs = append(addrs, n.Addresses().GRPC)
 		}
 	}

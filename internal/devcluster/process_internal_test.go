@@ -144,8 +144,12 @@ func TestI5_NodesDoNotSeeTheCallersConfiguration(t *testing.T) {
 }
 
 func TestI4_ConfigurationIsAcceptedAndStaysOnLoopback(t *testing.T) {
+	chosen, err := choosePorts()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, a := range map[string]cluster.Addresses{
-		"first":  firstAddresses(),
+		"chosen": chosen,
 		"pinned": {GRPC: "127.0.0.1:4001", REST: "127.0.0.1:4002", Peer: "127.0.0.1:4003", Ops: "127.0.0.1:4004"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -186,7 +190,7 @@ func TestI2_ANodeFindsItsAddressesAgain(t *testing.T) {
 	if err := n.writeConfig(); err != nil {
 		t.Fatal(err)
 	}
-	again := &Node{c: c, name: "n1", addrs: firstAddresses()}
+	again := &Node{c: c, name: "n1"}
 	if err := again.readConfig(); err != nil {
 		t.Fatal(err)
 	}

@@ -31,6 +31,7 @@ var Layers = map[string]int{
 	"internal/invariants": 0,
 	"internal/corr":       0,
 	"internal/atomicfile": 0,
+	"internal/ports":      0,
 	"api/...":             0,
 
 	"limit":      1,

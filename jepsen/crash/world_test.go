@@ -15,13 +15,11 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,6 +34,7 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/wire"
+	"github.com/openkcm/krypton-cluster/internal/ports"
 	"github.com/openkcm/krypton-cluster/jepsen/crash/steps"
 	"github.com/openkcm/krypton-cluster/keystore"
 	"github.com/openkcm/krypton-cluster/keystore/local"
@@ -126,38 +125,20 @@ func (w *world) node(name string) *node {
 	}
 	n := &node{w: w, name: name}
 	w.nodes[name] = n
+	// A node that dies has to find its own peer port again, by which the others know it.
+	peer, err := ports.Loopback()
+	w.must(err)
 	conf := fmt.Sprintf(`node: {name: %s, data_dir: %s}
-listen: {grpc: "127.0.0.1:0", rest: "off", peer: "127.0.0.1:%d", ops: "127.0.0.1:0"}
+listen: {grpc: "127.0.0.1:0", rest: "off", peer: "%s", ops: "127.0.0.1:0"}
 memory: {lock_mib: 4}
 audit: {segment_mib: 1, reserve_mib: 1}
-`, name, n.data(), freePort(w))
+`, name, n.data(), peer)
 	if _, err := os.Stat(w.path("keystore")); err == nil {
 		conf += fmt.Sprintf("keystores: [{name: local, type: local, dir: %s}]\n", w.path("keystore"))
 	}
 	w.must(os.WriteFile(w.path(name+".yaml"), []byte(conf), 0o600))
 	w.must(os.MkdirAll(n.data(), 0o700))
 	return n
-}
-
-// ports counts the peer ports that were given to nodes.
-var ports atomic.Int32
-
-// freePort returns a port at which nobody listens and which the kernel gives to
-// nobody who asks for any: a node that dies has to find its own peer port again,
-// by which the others know it, and hundreds of processes take any port meanwhile.
-func freePort(w *world) int {
-	w.Helper()
-	const first, last = 10_000, 32_000 // below the usual range of any port
-	for range last - first {
-		port := first + (os.Getpid()*97+int(ports.Add(1)))%(last-first)
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			w.must(l.Close())
-			return port
-		}
-	}
-	w.Fatal("every port is taken")
-	return 0
 }
 
 func (w *world) must(err error) {
