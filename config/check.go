@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"path/filepath"
 	"slices"
@@ -9,13 +10,11 @@ import (
 	"time"
 
 	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/keystore"
 )
 
 // Off is the value that turns a listener off.
 const Off = "off"
-
-// KeystoreTypes are the types of keystores that a configuration may name.
-var KeystoreTypes = []string{"local"} //nolint:gochecknoglobals // A constant; Go has no constant slices.
 
 // setting is one key and its value.
 type setting struct{ key, value string }
@@ -51,8 +50,9 @@ func (c *Config) contradictions(bad func(format string, args ...any)) {
 	}
 	for i, a := range c.Keystores {
 		for j, b := range c.Keystores[:i] {
-			if a.Dir != "" && a.Dir == b.Dir {
-				bad("keystores[%d].dir and keystores[%d].dir are both %s", j, i, a.Dir)
+			// What unseals through one of two could not unseal through the other either.
+			if len(a.Settings) > 0 && a.Type == b.Type && maps.Equal(a.Settings, b.Settings) {
+				bad("keystores[%d] and keystores[%d] are one keystore under two names", j, i)
 			}
 		}
 	}
@@ -148,6 +148,14 @@ func (c *Config) problems() []string {
 	oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	oneOf("log.format", c.Log.Format, "text", "json")
 
+	return p
+}
+
+// keystoreProblems checks the entries of keystores against the types that the
+// program has. Without types only the names are checked.
+func (c *Config) keystoreProblems(types keystore.Types) []string {
+	var p []string
+	bad := func(format string, args ...any) { p = append(p, fmt.Sprintf(format, args...)) }
 	names := map[string]bool{}
 	for i, k := range c.Keystores {
 		at := fmt.Sprintf("keystores[%d]", i)
@@ -158,9 +166,18 @@ func (c *Config) problems() []string {
 			bad("%s.name %q stands twice; every keystore has a name of its own", at, k.Name)
 		}
 		names[k.Name] = true
-		oneOf(at+".type", k.Type, KeystoreTypes...)
-		if k.Type == "local" && k.Dir == "" {
-			bad("%s.dir is empty; a local keystore needs the directory of its key files", at)
+		if len(types) == 0 {
+			continue
+		}
+		t, ok := types.Find(k.Type)
+		if !ok {
+			bad("%s.type is %q, want one of %q", at, k.Type, types.Names())
+			continue
+		}
+		for _, s := range t.Settings {
+			if s.Required && k.Settings[s.Name] == "" {
+				bad("%s.%s is empty; a keystore of type %s needs it", at, s.Name, t.Name)
+			}
 		}
 	}
 	return p

@@ -15,7 +15,7 @@
 //
 // # Concurrency
 //
-// A Config is a value without references to shared state, except the list of keystores, which nobody writes after [Load].
+// A Config is a value without references to shared state, except the list of keystores and their settings, which nobody writes after [Load].
 //
 // # Failure
 //
@@ -124,9 +124,10 @@ type Log struct {
 	Format string `yaml:"format" default:"text" doc:"text or json."`
 }
 
-// Keystore is one configured keystore.
+// Keystore is one configured keystore. What else an entry may have depends on
+// its type; this package knows no type, and checks against [Source.Keystores].
 type Keystore struct {
-	Name string `yaml:"name" doc:"Name that tenants and the seal refer to: a lower-case label of letters, digits and dashes."`
-	Type string `yaml:"type" doc:"local: a software keystore in files, for development and demonstration."`
-	Dir  string `yaml:"dir"  doc:"local: directory of the key files, 0700."`
+	Name     string            `yaml:"name" doc:"Name that tenants and the seal refer to: a lower-case label of letters, digits and dashes."`
+	Type     string            `yaml:"type" doc:"What it is; the types of this program and their settings stand below."`
+	Settings map[string]string `yaml:",inline"`
 }

@@ -4,13 +4,16 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+
+	"github.com/openkcm/krypton-cluster/keystore"
 )
 
-// Reference returns docs/config.md, made from the fields of [Config] (I4).
-func Reference() string {
+// Reference returns docs/config.md, made from the fields of [Config] and the
+// settings of the keystore types that a full program has (I4).
+func Reference(types keystore.Types) string {
 	var b strings.Builder
 	b.WriteString("# Configuration of a node\n\n" +
-		"<!-- Generated from package config by `go test ./config -update`; do not edit. -->\n\n" +
+		"<!-- Generated from package config and the types of keystores by `go test ./cmd/krypton/internal/keystores -update`; do not edit. -->\n\n" +
 		"One YAML file, by default `" + DefaultPath + "`; `krypton server --config FILE` names another. " +
 		"A flag goes before the environment, the environment before the file, the file before the default. " +
 		"No key holds a secret. An unknown key is an error.\n")
@@ -23,7 +26,12 @@ func Reference() string {
 		if sf.Type.Kind() == reflect.Slice {
 			b.WriteString("A list; each entry has these keys.\n\n| key | meaning |\n|---|---|\n")
 			for f := range sf.Type.Elem().Fields() {
-				fmt.Fprintf(&b, "| `%s` | %s |\n", f.Tag.Get("yaml"), cell(f.Tag.Get("doc")))
+				if key := f.Tag.Get("yaml"); key != inline {
+					fmt.Fprintf(&b, "| `%s` | %s |\n", key, cell(f.Tag.Get("doc")))
+				}
+			}
+			for _, kind := range types {
+				settings(&b, kind)
 			}
 			continue
 		}
@@ -39,6 +47,24 @@ func Reference() string {
 		}
 	}
 	return b.String()
+}
+
+// inline is the tag of the field that takes what the other fields do not.
+const inline = ",inline"
+
+// settings writes what an entry of keystores may have besides name and type.
+func settings(b *strings.Builder, t keystore.Type) {
+	fmt.Fprintf(b, "\n### %s\n\n%s\n\n| key | default | meaning |\n|---|---|---|\n", t.Name, t.Doc)
+	for _, s := range t.Settings {
+		def := "empty"
+		switch {
+		case s.Required:
+			def = "required"
+		case s.Default != "":
+			def = "`" + s.Default + "`"
+		}
+		fmt.Fprintf(b, "| `%s` | %s | %s |\n", s.Name, def, cell(s.Doc))
+	}
 }
 
 func cell(s string) string { return strings.ReplaceAll(s, "|", `\|`) }

@@ -16,6 +16,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/keystore"
 )
 
 // Source is one place a configuration comes from, besides the defaults.
@@ -31,6 +32,9 @@ type Source struct {
 	Environ []string
 	// Others are names of variables that belong to other parts of the program.
 	Others []string
+	// Keystores are the types of keystores that the program has, with their
+	// settings. Empty: types and settings are not checked.
+	Keystores keystore.Types
 	// Overrides are flags: dotted key (node.data_dir) to value. They go first.
 	Overrides map[string]string
 }
@@ -41,7 +45,7 @@ func Load(src Source) (Config, error) {
 	c := Default()
 	var problems []string
 	if src.Path != "" {
-		problems = append(problems, c.readFile(src.Path)...)
+		problems = append(problems, c.readFile(src)...)
 	}
 	for _, f := range fields(reflect.ValueOf(&c).Elem(), "") {
 		if src.Env != nil {
@@ -60,6 +64,7 @@ func Load(src Source) (Config, error) {
 	problems = append(problems, unknownVariables(src.Environ, src.Others)...)
 	if len(problems) == 0 {
 		problems = append(problems, c.problems()...)
+		problems = append(problems, c.keystoreProblems(src.Keystores)...)
 	}
 	if len(problems) > maxProblems {
 		problems = append(problems[:maxProblems:maxProblems], fmt.Sprintf("and %d more", len(problems)-maxProblems))
@@ -112,7 +117,8 @@ func Default() Config {
 	return c
 }
 
-func (c *Config) readFile(path string) []string {
+func (c *Config) readFile(src Source) []string {
+	path := src.Path
 	f, err := os.Open(path)
 	if err != nil {
 		return []string{fmt.Sprintf("%s: %v", path, errors.Unwrap(err))}
@@ -125,12 +131,12 @@ func (c *Config) readFile(path string) []string {
 	if len(b) > MaxSize {
 		return []string{fmt.Sprintf("%s: larger than %d bytes", path, MaxSize)}
 	}
-	return c.decode(path, b)
+	return c.decode(path, b, src.Keystores)
 }
 
 // decode reads YAML into c. It first walks the nodes, because the decoder's own
 // message for an unknown key names neither the section nor what was meant (I1).
-func (c *Config) decode(name string, b []byte) []string {
+func (c *Config) decode(name string, b []byte, types keystore.Types) []string {
 	var doc yaml.Node
 	dec := yaml.NewDecoder(bytes.NewReader(b))
 	if err := dec.Decode(&doc); err != nil {
@@ -145,7 +151,7 @@ func (c *Config) decode(name string, b []byte) []string {
 	if len(doc.Content) == 0 {
 		return nil
 	}
-	if problems := unknown(name, doc.Content[0], reflect.TypeFor[Config](), ""); len(problems) > 0 {
+	if problems := unknown(name, doc.Content[0], reflect.TypeFor[Config](), "", types); len(problems) > 0 {
 		return problems
 	}
 	if err := doc.Decode(c); err != nil {
@@ -154,12 +160,14 @@ func (c *Config) decode(name string, b []byte) []string {
 	return nil
 }
 
-func unknown(file string, n *yaml.Node, t reflect.Type, prefix string) (problems []string) {
+func unknown(file string, n *yaml.Node, t reflect.Type, prefix string, types keystore.Types) (problems []string) {
 	switch {
 	case t.Kind() == reflect.Slice && n.Kind == yaml.SequenceNode:
 		for i, item := range n.Content {
-			problems = append(problems, unknown(file, item, t.Elem(), fmt.Sprintf("%s[%d].", strings.TrimSuffix(prefix, "."), i))...)
+			problems = append(problems, unknown(file, item, t.Elem(), fmt.Sprintf("%s[%d].", strings.TrimSuffix(prefix, "."), i), types)...)
 		}
+	case t == reflect.TypeFor[Keystore]() && n.Kind == yaml.MappingNode:
+		problems = unknownSettings(file, n, prefix, types)
 	case t.Kind() == reflect.Struct && n.Kind == yaml.MappingNode:
 		seen := map[string]bool{}
 		for i := 0; i+1 < len(n.Content); i += 2 {
@@ -172,12 +180,49 @@ func unknown(file string, n *yaml.Node, t reflect.Type, prefix string) (problems
 			case seen[key.Value]:
 				problems = append(problems, fmt.Sprintf("%s:%d: key %q stands twice", file, key.Line, prefix+key.Value))
 			default:
-				problems = append(problems, unknown(file, val, f.Type, prefix+key.Value+".")...)
+				problems = append(problems, unknown(file, val, f.Type, prefix+key.Value+".", types)...)
 			}
 			seen[key.Value] = true
 		}
 	case t.Kind() == reflect.Struct && n.Tag != "!!null":
 		problems = append(problems, fmt.Sprintf("%s:%d: %q must be a section with keys", file, n.Line, strings.TrimSuffix(prefix, ".")))
+	}
+	return problems
+}
+
+// unknownSettings is unknown for an entry of keystores, whose keys depend on its
+// type. For an entry without a known type every setting of every type is known:
+// what is wrong with it is then its type.
+func unknownSettings(file string, n *yaml.Node, prefix string, types keystore.Types) (problems []string) {
+	known, named := []string{"name", "type"}, keystore.Types{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value != "type" {
+			continue
+		}
+		if t, ok := types.Find(n.Content[i+1].Value); ok {
+			named = append(named, t)
+		}
+	}
+	if len(named) == 0 {
+		named = types
+	}
+	for _, t := range named {
+		for _, s := range t.Settings {
+			known = append(known, s.Name)
+		}
+	}
+	seen := map[string]bool{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, val := n.Content[i], n.Content[i+1]
+		switch {
+		case len(types) > 0 && !slices.Contains(known, key.Value):
+			problems = append(problems, fmt.Sprintf("%s:%d: unknown key %q, did you mean %q?", file, key.Line, prefix+key.Value, prefix+Nearest(key.Value, known)))
+		case seen[key.Value]:
+			problems = append(problems, fmt.Sprintf("%s:%d: key %q stands twice", file, key.Line, prefix+key.Value))
+		case val.Kind != yaml.ScalarNode || val.Tag == "!!null":
+			problems = append(problems, fmt.Sprintf("%s:%d: %q must be one value", file, key.Line, prefix+key.Value))
+		}
+		seen[key.Value] = true
 	}
 	return problems
 }

@@ -64,6 +64,8 @@ const (
 	OpDescribe
 	OpHealth
 	OpManage // a change of the keystore itself, where Krypton owns it (the local keystore)
+	OpImportParameters
+	OpImportMaterial
 )
 
 // String returns the operation as logs, metrics and documents write it.
@@ -81,6 +83,10 @@ func (o Op) String() string {
 		return "health"
 	case OpManage:
 		return "manage"
+	case OpImportParameters:
+		return "import-parameters"
+	case OpImportMaterial:
+		return "import-material"
 	case OpUnspecified:
 	}
 	return "unspecified"

@@ -110,14 +110,14 @@ func TestRequestIDsAreBoundedAndQuoted(t *testing.T) {
 
 func TestNamesOfEnumsAreUnique(t *testing.T) {
 	var names []string
-	for i := range 8 {
+	for i := range 10 {
 		names = append(names, "class "+keystore.Class(i).String(), "op "+keystore.Op(i).String(),
 			"state "+keystore.KeyState(i).String(), "kind "+keystore.KeyKind(i).String(), "protection "+keystore.Protection(i).String())
 	}
 	slices.Sort(names)
 	unique := slices.Compact(slices.Clone(names))
-	// 6 classes, 7 operations, 5 states, 3 kinds, 3 protections; beyond them the zero value's name.
-	if len(unique) != 6+7+5+3+3 {
+	// 6 classes, 9 operations, 5 states, 3 kinds, 3 protections; beyond them the zero value's name.
+	if len(unique) != 6+9+5+3+3 {
 		t.Errorf("%d different names: %q", len(unique), unique)
 	}
 }
@@ -222,7 +222,10 @@ func TestRegistryOpensAllOrNone(t *testing.T) {
 // No request, result or error may have a place for key bytes outside a
 // memsec.Secret: every []byte among their fields is listed here as public.
 func TestI1_NoFieldHoldsSecretBytes(t *testing.T) {
-	public := map[string]bool{"WrapRequest.AAD": true, "WrapResult.Blob": true, "UnwrapRequest.AAD": true, "UnwrapRequest.Blob": true}
+	public := map[string]bool{
+		"WrapRequest.AAD": true, "WrapResult.Blob": true, "UnwrapRequest.AAD": true, "UnwrapRequest.Blob": true,
+		"ImportParameters.PublicKey": true, "ImportParameters.Token": true, "ImportMaterialRequest.Wrapped": true, "ImportMaterialRequest.Token": true,
+	}
 	for _, v := range []any{
 		keystore.WrapRequest{},
 		keystore.WrapResult{},
@@ -230,6 +233,10 @@ func TestI1_NoFieldHoldsSecretBytes(t *testing.T) {
 		keystore.UnwrapResult{},
 		keystore.DescribeRequest{},
 		keystore.Description{},
+		keystore.ImportParametersRequest{},
+		keystore.ImportParameters{},
+		keystore.ImportMaterialRequest{},
+		keystore.ImportResult{},
 		keystore.Error{},
 		keystore.Config{},
 	} {
@@ -244,5 +251,67 @@ func TestI1_NoFieldHoldsSecretBytes(t *testing.T) {
 	}
 	for name := range public {
 		t.Errorf("%s is listed and does not exist", name)
+	}
+}
+
+func TestASettingThatIsMisspeltOrMissingIsNoDefault(t *testing.T) {
+	known := []keystore.Setting{{Name: "region", Required: true, Doc: "Where."}, {Name: "timeout", Default: "5s"}, {Name: "endpoint"}}
+	for name, c := range map[string]struct {
+		given, want map[string]string
+		text        string
+	}{
+		"all":      {map[string]string{"region": "r", "timeout": "1s", "endpoint": "e"}, map[string]string{"region": "r", "timeout": "1s", "endpoint": "e"}, ""},
+		"defaults": {map[string]string{"region": "r"}, map[string]string{"region": "r", "timeout": "5s"}, ""},
+		"empty":    {map[string]string{"region": "r", "timeout": ""}, map[string]string{"region": "r", "timeout": "5s"}, ""},
+		"misspelt": {map[string]string{"region": "r", "timeuot": "1s"}, nil, `unknown setting "timeuot" of keystore type t; it has: region, timeout, endpoint`},
+		"missing":  {nil, nil, `setting "region" of keystore type t is missing: Where.`},
+		"none":     {map[string]string{"region": ""}, nil, `"region"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := keystore.Config{Name: "n", Type: "t", Settings: c.given}.Only(known)
+			if c.text != "" {
+				if err == nil || !strings.Contains(err.Error(), c.text) {
+					t.Errorf("%v, want %q", err, c.text)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(keystore.Config{Name: "n", Type: "t", Settings: c.want}, got); diff != "" {
+				t.Error(diff)
+			}
+			clear(got.Settings)
+			if len(c.given) == 0 {
+				t.Error("the result shares the caller's map")
+			}
+		})
+	}
+}
+
+func TestImportRequestsOutsideTheLimits(t *testing.T) {
+	long := keystore.KeyRef(strings.Repeat("k", keystore.MaxKeyRef+1))
+	ok := keystore.ImportMaterialRequest{Key: "k", Wrapped: []byte{1}, Token: []byte{1}}
+	with := func(change func(*keystore.ImportMaterialRequest)) keystore.ImportMaterialRequest {
+		r := ok
+		change(&r)
+		return r
+	}
+	for name, c := range map[string]struct {
+		err  error
+		want keystore.Class
+	}{
+		"good":              {ok.Check("p"), keystore.ClassUnspecified},
+		"no key":            {with(func(r *keystore.ImportMaterialRequest) { r.Key = "" }).Check("p"), keystore.Misconfigured},
+		"long key":          {with(func(r *keystore.ImportMaterialRequest) { r.Key = long }).Check("p"), keystore.Misconfigured},
+		"long token":        {with(func(r *keystore.ImportMaterialRequest) { r.Token = make([]byte, keystore.MaxImportToken+1) }).Check("p"), keystore.Misconfigured},
+		"nothing wrapped":   {with(func(r *keystore.ImportMaterialRequest) { r.Wrapped = nil }).Check("p"), keystore.Corrupt},
+		"long wrapped":      {with(func(r *keystore.ImportMaterialRequest) { r.Wrapped = make([]byte, keystore.MaxImportWrapped+1) }).Check("p"), keystore.Corrupt},
+		"parameters":        {keystore.ImportParametersRequest{Key: "k"}.Check("p"), keystore.ClassUnspecified},
+		"parameters no key": {keystore.ImportParametersRequest{}.Check("p"), keystore.Misconfigured},
+	} {
+		if got := keystore.ClassOf(c.err); got != c.want {
+			t.Errorf("%s: class %s, want %s: %v", name, got, c.want, c.err)
+		}
 	}
 }

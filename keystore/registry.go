@@ -25,18 +25,7 @@ const maxName = 63
 type Config struct {
 	Name     string            // how bindings, the seal record and logs call it, for good; a DNS label of at most 63 bytes
 	Type     string            // a key of [Constructors]
-	Settings map[string]string // settings of this type, by name; the constructor refuses those it does not know
-}
-
-// Only refuses a setting that is not one of known, so that a misspelt name is
-// an error and not a default.
-func (c Config) Only(known ...string) error {
-	for _, name := range slices.Sorted(maps.Keys(c.Settings)) {
-		if !slices.Contains(known, name) {
-			return fmt.Errorf("unknown setting %q of keystore type %s; it has: %s", name, c.Type, strings.Join(known, ", "))
-		}
-	}
-	return nil
+	Settings map[string]string // settings of this type, by name; the constructor refuses those it does not know, see [Config.Only]
 }
 
 // Env is what a provider needs of the process. All fields are required.
@@ -51,9 +40,7 @@ type Env struct {
 // keystore is away. It returns a [*Error], mostly [Misconfigured].
 type Constructor func(ctx context.Context, env Env, cfg Config) (Provider, error)
 
-// Constructors are the provider types that this binary has, by type name. The
-// table is handed in by the program, so that each cloud SDK can be left out by
-// a build tag and this package links none.
+// Constructors are the constructors of provider types, by type name.
 type Constructors map[string]Constructor
 
 // Registry holds the configured providers by name. Make one with [Open].

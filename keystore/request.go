@@ -48,6 +48,30 @@ func (r DescribeRequest) Check(provider string) error {
 	return nil
 }
 
+// Check is [WrapRequest.Check] for import parameters.
+func (r ImportParametersRequest) Check(provider string) error {
+	if err := checkKey(r.Key); err != nil {
+		return failer(provider, OpImportParameters, r.Key)(Misconfigured, err)
+	}
+	return nil
+}
+
+// Check is [WrapRequest.Check] for importing. Wrapped bytes outside the limits
+// are [Corrupt]: no mechanism made them.
+func (r ImportMaterialRequest) Check(provider string) error {
+	fail := failer(provider, OpImportMaterial, r.Key)
+	if err := checkKey(r.Key); err != nil {
+		return fail(Misconfigured, err)
+	}
+	if n := len(r.Token); n > MaxImportToken {
+		return fail(Misconfigured, fmt.Errorf("import token of %d bytes, the limit is %d", n, MaxImportToken))
+	}
+	if n := len(r.Wrapped); n < 1 || n > MaxImportWrapped {
+		return fail(Corrupt, fmt.Errorf("wrapped material of %d bytes, the limits are 1 and %d", n, MaxImportWrapped))
+	}
+	return nil
+}
+
 func checkKey(k KeyRef) error {
 	if k == "" {
 		return errors.New("no key named")

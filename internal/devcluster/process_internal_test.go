@@ -170,7 +170,7 @@ func TestI4_ConfigurationIsAcceptedAndStaysOnLoopback(t *testing.T) {
 			want.Node.Name, want.Node.DataDir = "n1", dir
 			want.Listen = config.Listen{GRPC: a.GRPC, REST: a.REST, Peer: a.Peer, Ops: a.Ops}
 			want.Memory.LockMiB, want.Audit.SegmentMiB, want.Audit.ReserveMiB = lockMiB, segmentMiB, reserveMiB
-			want.Keystores = []config.Keystore{{Name: KeystoreName, Type: "local", Dir: dir + "/ks"}}
+			want.Keystores = []config.Keystore{{Name: KeystoreName, Type: "local", Settings: map[string]string{"dir": dir + "/ks"}}}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Fatal(diff)
 			}

@@ -40,6 +40,8 @@ var Layers = map[string]int{
 
 	"hierarchy/envelope/...": 2,
 	"keystore":               2,
+	"keystore/blob":          2, // the form of a provider's blob
+	"keystore/byok":          2, // what a customer's tool does before an import
 	"keystore/keystoretest":  2,
 	"seal/...":               2,
 	"auth/...":               2,
@@ -51,8 +53,21 @@ var Layers = map[string]int{
 	"cluster/lease":          2, // the protocol alone, without what carries it
 	"config":                 2,
 
-	"keystore/local/...": 3,
-	"cluster/...":        3,
+	"keystore/local/...":   3,
+	"keystore/guard":       3,
+	"keystore/pkcs11/...":  3,
+	"keystore/transit/...": 3,
+	"keystore/awskms/...":  3,
+	"keystore/azurekv/...": 3,
+	"keystore/gcpkms/...":  3,
+	"cluster/...":          3,
+
+	"keystore/keystoretest/wire":        3, // faults between a provider and its keystore, for tests and demonstrations
+	"keystore/keystoretest/hsm":         3, // real components and vendors' fakes, for tests and demonstrations
+	"keystore/keystoretest/vaultserver": 3,
+	"keystore/keystoretest/awsserver":   3,
+	"keystore/keystoretest/azureserver": 3,
+	"keystore/keystoretest/gcpserver":   3,
 
 	"node/...":            4,
 	"server/...":          5,
@@ -150,16 +165,63 @@ var Restrictions = []Restriction{
 	{
 		What: []string{Module + "/memsec/reveal"},
 		Importers: map[string]string{
-			"memsec":         "its own tests and conformance suite",
-			"seal":           "Shamir splits and joins bytes, and a share leaves for a person",
-			"keystore/local": "encrypts under a key that this process holds",
-			"auth/pki":       "crypto/x509 reads an issuer's key from bytes",
-			"node":           "a data key leaves in the answer to a call",
-			"server":         "a data key leaves in the answer to a call",
-			"cmd/krypton":    "a person asked to see or hand in key material",
+			"memsec":           "its own tests and conformance suite",
+			"seal":             "Shamir splits and joins bytes, and a share leaves for a person",
+			"keystore/local":   "encrypts under a key that this process holds",
+			"keystore/blob":    "a one-time key goes through a mechanism that has no AAD",
+			"keystore/byok":    "wraps material for a keystore's import",
+			"keystore/pkcs11":  "a secret goes to the helper that speaks to the token",
+			"keystore/transit": "a secret goes to the keystore, which wraps it",
+			"keystore/awskms":  "a secret goes to the keystore, which wraps it",
+			"keystore/azurekv": "a one-time key goes to the keystore, which wraps it",
+			"keystore/gcpkms":  "a secret goes to the keystore, which wraps it",
+			"auth/pki":         "crypto/x509 reads an issuer's key from bytes",
+			"node":             "a data key leaves in the answer to a call",
+			"server":           "a data key leaves in the answer to a call",
+			"cmd/krypton":      "a person asked to see or hand in key material",
 		},
 		Tests:   true,
 		Instead: "keep the memsec.Secret and use memsec's own Seal, Open, Expand and MAC",
+	},
+	{
+		What: []string{
+			Module + "/keystore/keystoretest",
+		},
+		Importers: map[string]string{
+			"keystore/keystoretest": "the suite and the components it is run against",
+			"jepsen":                "plays scenarios against them",
+			"internal/cmd":          "starts them for measurements and demonstrations",
+		},
+		Tests:   true,
+		Instead: "a keystore of a test has no place in the program",
+	},
+	{
+		What:      []string{"github.com/miekg/pkcs11"},
+		Importers: map[string]string{"cmd/krypton-pkcs11": "the one program with cgo, which a vendor's library may take down", "keystore/keystoretest/hsm": "makes tokens for tests"},
+		Instead:   "speak to the helper program through package keystore/pkcs11",
+	},
+	{
+		What:      []string{"github.com/openbao/openbao"},
+		Importers: map[string]string{"keystore/transit": "it is a client of it", "keystore/keystoretest/vaultserver": "sets the server up"},
+		Instead:   "use keystore.Provider",
+	},
+	{
+		What:      []string{"github.com/aws"},
+		Importers: map[string]string{"keystore/awskms": "it is a client of it", "keystore/keystoretest/awsserver": "answers as the service does"},
+		Tests:     true,
+		Instead:   "use keystore.Provider",
+	},
+	{
+		What:      []string{"github.com/Azure", "github.com/AzureAD"},
+		Importers: map[string]string{"keystore/azurekv": "it is a client of it", "keystore/keystoretest/azureserver": "answers as the service does"},
+		Tests:     true,
+		Instead:   "use keystore.Provider",
+	},
+	{
+		What:      []string{"cloud.google.com/go", "google.golang.org/api", "github.com/googleapis"},
+		Importers: map[string]string{"keystore/gcpkms": "it is a client of it", "keystore/keystoretest/gcpserver": "answers as the service does"},
+		Tests:     true,
+		Instead:   "use keystore.Provider",
 	},
 	{
 		What:      []string{"github.com/coreos/go-oidc", "github.com/go-jose/go-jose"},

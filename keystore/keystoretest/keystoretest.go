@@ -38,20 +38,34 @@ import (
 	"github.com/openkcm/krypton-cluster/keystore"
 )
 
-// Ability is something that the suite asks of a keystore's owner or its log
-// and that not every keystore, or not every fake of one, can do.
+// Ability is something that the suite asks of a keystore's owner, of its log or
+// of what lies between, and that not every keystore, or not every fake of one,
+// can do.
 type Ability string
 
 // The abilities.
 const (
 	CanDisable          Ability = "disable a key and enable it again"
 	CanScheduleDeletion Ability = "schedule the deletion of a key"
+	CanCancelDeletion   Ability = "cancel a scheduled deletion"
 	CanDelete           Ability = "delete a key"
 	CanRotate           Ability = "rotate a key"
-	CanBeAway           Ability = "be away for a while"
 	CanDeny             Ability = "withdraw the provider's access to a key"
+	CanBeAway           Ability = "be away for a while"
+	CanCut              Ability = "have its connections killed in the middle of a call"
+	CanHang             Ability = "take calls and answer nothing"
+	CanBeSlow           Ability = "answer slowly"
+	CanFail             Ability = "answer that it failed"
+	CanTalkNonsense     Ability = "answer with what is no answer"
 	CanThrottle         Ability = "ask for fewer calls"
+	CanRevoke           Ability = "stop accepting the provider's credentials"
+	CanExpireToken      Ability = "end the provider's session before its time"
+	CanRefuseRefresh    Ability = "refuse the provider a new session"
+	CanLoseIdentity     Ability = "lose the service that gives out sessions"
+	CanSkew             Ability = "have another idea of the time"
+	CanImport           Ability = "take key material of a customer"
 	CanShowCalls        Ability = "show the calls that reached it"
+	CanShowLog          Ability = "show its own log"
 	CanSharePeers       Ability = "be used through a second provider"
 )
 
@@ -62,14 +76,15 @@ type Env struct {
 	logs *logBuffer
 }
 
-// Call is one call as the keystore's own log has it.
+// Call is one call as the keystore's own log or wire record has it.
 type Call struct {
 	Correlation corr.ID
 	RequestID   keystore.RequestID
 }
 
 // Fixture is one keystore with one open provider. Hooks that the keystore has
-// no way for stay nil and have their [Ability] in Config.Cannot.
+// no way for stay nil and have their [Ability] in Config.Cannot. A hook that
+// returns a function holds until that is called.
 type Fixture struct {
 	// Provider is the subject. The suite closes it.
 	Provider keystore.Provider
@@ -80,16 +95,50 @@ type Fixture struct {
 
 	Disable, Enable  func(t *testing.T, key keystore.KeyRef)
 	ScheduleDeletion func(t *testing.T, key keystore.KeyRef)
-	Delete           func(t *testing.T, key keystore.KeyRef)
-	Rotate           func(t *testing.T, key keystore.KeyRef)
+	// CancelDeletion makes a key that is pending deletion usable again.
+	CancelDeletion func(t *testing.T, key keystore.KeyRef)
+	Delete         func(t *testing.T, key keystore.KeyRef)
+	Rotate         func(t *testing.T, key keystore.KeyRef)
 	// Deny withdraws the provider's access, by policy and not by the key's state.
 	Deny func(t *testing.T, key keystore.KeyRef)
-	// Away makes the keystore unreachable until the returned function is called.
+
+	// Away makes the keystore unreachable: connections are refused, or a token is pulled.
 	Away func(t *testing.T) (back func())
-	// Throttle makes the keystore refuse for too many calls until the returned function is called.
+	// Cut lets a call reach the keystore and kills the connection in the middle of the answer.
+	Cut func(t *testing.T) (back func())
+	// Hang makes the keystore take calls and answer nothing. What was hung may be answered or lost when it ends.
+	Hang func(t *testing.T) (back func())
+	// Slow makes the keystore answer d late. d is at most a second.
+	Slow func(t *testing.T, d time.Duration) (back func())
+	// Fail makes the keystore answer every call with a failure of its own, as a 500 or 503 is.
+	Fail func(t *testing.T) (back func())
+	// Nonsense makes the keystore answer well-formed success with a body that no keystore sends.
+	Nonsense func(t *testing.T) (back func())
+	// Throttle makes the keystore refuse for too many calls.
 	Throttle func(t *testing.T) (enough func())
-	// Calls returns what reached the keystore so far, as its own log has it.
+
+	// Revoke makes the keystore and its identity service accept the provider's credentials no more.
+	Revoke func(t *testing.T) (restore func())
+	// ExpireToken ends the session that the provider holds at this moment. It can get another one.
+	ExpireToken func(t *testing.T)
+	// RefuseRefresh makes the identity service refuse new sessions. With ExpireToken the provider is locked out.
+	RefuseRefresh func(t *testing.T) (restore func())
+	// LoseIdentity makes the identity service unreachable.
+	LoseIdentity func(t *testing.T) (restore func())
+	// Skew makes the keystore's clock run d ahead of the provider's; d may be negative.
+	Skew func(t *testing.T, d time.Duration) (restore func())
+
+	// NewImportKey makes a key that waits for material of a customer. With it the provider is a keystore.Importer.
+	NewImportKey func(t *testing.T) keystore.KeyRef
+	// ImportSize is how long the material for such a key is, in bytes; 0 means 32.
+	ImportSize int
+	// Imported returns the material that a key has, where the component shows it. Optional, without an ability of its own.
+	Imported func(t *testing.T, key keystore.KeyRef) []byte
+
+	// Calls returns what reached the keystore so far, as its own log or wire record has it.
 	Calls func(t *testing.T) []Call
+	// Log returns the keystore's own log so far: what its operators read, and not what is on the wire.
+	Log func(t *testing.T) []byte
 	// Peer opens a second provider on the same keystore, as another node would.
 	// The suite closes it.
 	Peer func(t *testing.T) keystore.Provider
@@ -100,25 +149,63 @@ func (f Fixture) has() map[Ability]bool {
 	return map[Ability]bool{
 		CanDisable:          f.Disable != nil && f.Enable != nil,
 		CanScheduleDeletion: f.ScheduleDeletion != nil,
+		CanCancelDeletion:   f.CancelDeletion != nil,
 		CanDelete:           f.Delete != nil,
 		CanRotate:           f.Rotate != nil,
-		CanBeAway:           f.Away != nil,
 		CanDeny:             f.Deny != nil,
+		CanBeAway:           f.Away != nil,
+		CanCut:              f.Cut != nil,
+		CanHang:             f.Hang != nil,
+		CanBeSlow:           f.Slow != nil,
+		CanFail:             f.Fail != nil,
+		CanTalkNonsense:     f.Nonsense != nil,
 		CanThrottle:         f.Throttle != nil,
+		CanRevoke:           f.Revoke != nil,
+		CanExpireToken:      f.ExpireToken != nil,
+		CanRefuseRefresh:    f.RefuseRefresh != nil,
+		CanLoseIdentity:     f.LoseIdentity != nil,
+		CanSkew:             f.Skew != nil,
+		CanImport:           f.NewImportKey != nil,
 		CanShowCalls:        f.Calls != nil,
+		CanShowLog:          f.Log != nil,
 		CanSharePeers:       f.Peer != nil,
 	}
+}
+
+// Origin says what a component is. The zero value is invalid.
+type Origin string
+
+// The origins.
+const (
+	Real       Origin = "real"          // the product itself
+	VendorFake Origin = "vendor's fake" // the vendor's own test double
+	Community  Origin = "community"     // somebody else's imitation
+	OwnFake    Origin = "own fake"      // ours, behind the vendor's client and generated interface
+)
+
+// Component is what the suite was run against.
+type Component struct {
+	Name    string // "SoftHSM"
+	Version string // "2.6.1"
+	Origin  Origin
 }
 
 // Config describes a provider to the suite.
 type Config struct {
 	// Name is the provider's configured name, as errors have to carry it.
 	Name string
+	// Type is the provider's type in configurations.
+	Type string
+	// Component is what the provider is run against.
+	Component Component
 	// Create makes a keystore with a provider that uses env. It is called once
 	// for every case and cleans up through t.
 	Create func(t *testing.T, env Env) Fixture
 	// Cannot has the reason for each ability that the keystore does not have.
 	Cannot map[Ability]string
+	// LogsAAD is the reason why the keystore's own log holds the AAD, where it
+	// has to. Empty: the log must not show it.
+	LogsAAD string
 	// Patience bounds each call of the suite; 0 means 10 s.
 	Patience time.Duration
 }

@@ -30,6 +30,14 @@ const Type = "local"
 // directory, which must exist.
 const SettingDir = "dir"
 
+// Settings are the settings of this type.
+func Settings() []keystore.Setting {
+	return []keystore.Setting{{
+		Name: SettingDir, Required: true,
+		Doc: "Absolute path of the directory of the key files, 0700, made by `krypton keystore create`.",
+	}}
+}
+
 // The blob layout, see the package comment. Changing it breaks stored blobs.
 const (
 	blobFormat    = 1
@@ -83,15 +91,16 @@ func (l *loaded) destroy() error {
 
 // New is the [keystore.Constructor] of this package.
 func New(ctx context.Context, env keystore.Env, cfg keystore.Config) (keystore.Provider, error) {
+	name := cfg.Name
+	cfg, err := cfg.Only(Settings())
 	dir := cfg.Settings[SettingDir]
-	err := cfg.Only(SettingDir)
 	if err == nil && !filepath.IsAbs(dir) {
 		err = fmt.Errorf("dir %q is not an absolute path", dir)
 	}
 	if err != nil {
-		return nil, keystore.NewError(keystore.Error{Class: keystore.Misconfigured, Provider: cfg.Name, Op: keystore.OpOpen}, err)
+		return nil, keystore.NewError(keystore.Error{Class: keystore.Misconfigured, Provider: name, Op: keystore.OpOpen}, err)
 	}
-	return Open(ctx, env, cfg.Name, dir)
+	return Open(ctx, env, name, dir)
 }
 
 // Open opens the keystore in dir and warns that it protects nothing. name is

@@ -30,7 +30,7 @@ import (
 
 func TestConformance(t *testing.T) {
 	keystoretest.Test(t, keystoretest.Config{
-		Name: "dev",
+		Name: "dev", Type: local.Type, Component: keystoretest.Component{Name: "files", Version: "1", Origin: keystoretest.Real},
 		Create: func(t *testing.T, env keystoretest.Env) keystoretest.Fixture {
 			t.Helper()
 			dir := filepath.Join(t.TempDir(), "ks")
@@ -58,6 +58,11 @@ func TestConformance(t *testing.T) {
 				UnknownKey: "never",
 				Disable:    do(owner.Disable), Enable: do(owner.Enable), Delete: do(owner.Delete), Rotate: do(owner.Rotate),
 				ScheduleDeletion: do(func(ctx context.Context, k keystore.KeyRef) error { return owner.ScheduleDeletion(ctx, k, time.Hour) }),
+				CancelDeletion:   do(owner.Enable),
+				Log: func(t *testing.T) []byte {
+					t.Helper()
+					return env.Logged()
+				},
 				Away: func(t *testing.T) func() {
 					t.Helper()
 					rename(t, dir, dir+".away")
@@ -74,8 +79,19 @@ func TestConformance(t *testing.T) {
 			}
 		},
 		Cannot: map[keystoretest.Ability]string{
-			keystoretest.CanDeny:     "files have no access policy; a mode that keeps the process out is a mistake of set-up (Misconfigured)",
-			keystoretest.CanThrottle: "a directory has no quota of calls",
+			keystoretest.CanCut:           "a file system has no connection that ends in the middle",
+			keystoretest.CanHang:          "a local file system answers or fails; a process waiting for a disk cannot be interrupted",
+			keystoretest.CanBeSlow:        "as above",
+			keystoretest.CanFail:          "a read error is the directory being away",
+			keystoretest.CanTalkNonsense:  "a damaged key file is refused by its checksum; a test of this package breaks every part of it",
+			keystoretest.CanRevoke:        "it has no credentials but the user of the process",
+			keystoretest.CanExpireToken:   "it has no sessions",
+			keystoretest.CanRefuseRefresh: "it has no sessions",
+			keystoretest.CanLoseIdentity:  "it has no sessions",
+			keystoretest.CanSkew:          "it has the clock of the machine that the provider has",
+			keystoretest.CanImport:        "it makes its keys itself; there is nobody to bring one",
+			keystoretest.CanDeny:          "files have no access policy; a mode that keeps the process out is a mistake of set-up (Misconfigured)",
+			keystoretest.CanThrottle:      "a directory has no quota of calls",
 		},
 	})
 }
@@ -554,7 +570,7 @@ func TestSettingsAreStrict(t *testing.T) {
 		settings map[string]string
 		text     string
 	}{
-		"none":          {nil, "absolute"},
+		"none":          {nil, `setting "dir" of keystore type local is missing`},
 		"relative path": {map[string]string{"dir": "ks"}, "absolute"},
 		"misspelt":      {map[string]string{"dir": dir, "drr": dir}, `unknown setting "drr"`},
 		"missing":       {map[string]string{"dir": dir + "x"}, "no such file"},

@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/command"
+	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/keystores"
 	"github.com/openkcm/krypton-cluster/config"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/mutation"
@@ -37,6 +38,7 @@ func Command(version string) *cli.Command {
 			}
 			src := config.Source{
 				Path: c.String("config"), Env: os.LookupEnv, Environ: os.Environ(), Others: append(command.Variables(), mutation.Variables()...), Overrides: map[string]string{},
+				Keystores: keystores.Types(),
 			}
 			if !c.IsSet("config") {
 				// Without the default file a node can be configured by the environment alone.

@@ -42,6 +42,7 @@ import (
 
 	"github.com/openkcm/krypton-cluster/audit"
 	"github.com/openkcm/krypton-cluster/cluster"
+	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/keystores"
 	"github.com/openkcm/krypton-cluster/config"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/gate"
@@ -49,7 +50,6 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/keystore"
-	"github.com/openkcm/krypton-cluster/keystore/local"
 	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/node"
 	"github.com/openkcm/krypton-cluster/seal"
@@ -63,11 +63,6 @@ type Options struct {
 	// Exit ends the process at once; for when something hangs that cannot be
 	// stopped. nil: nothing is done beyond returning the error.
 	Exit func(error)
-}
-
-// keystoreTypes are the keystores that this program has.
-func keystoreTypes() keystore.Constructors {
-	return keystore.Constructors{local.Type: local.New}
 }
 
 // fatalTime is how long the parts of a node have to end after the cluster said
@@ -336,9 +331,9 @@ func names(n config.Node) (string, error) {
 func openKeystores(ctx context.Context, cfg config.Config, log *slog.Logger, clk clock.Clock) (*keystore.Registry, error) {
 	list := make([]keystore.Config, 0, len(cfg.Keystores))
 	for _, k := range cfg.Keystores {
-		list = append(list, keystore.Config{Name: k.Name, Type: k.Type, Settings: map[string]string{"dir": k.Dir}})
+		list = append(list, keystore.Config{Name: k.Name, Type: k.Type, Settings: k.Settings})
 	}
-	r, err := keystore.Open(ctx, keystore.Env{Logger: log, Rand: rand.Reader, Clock: clk}, list, keystoreTypes())
+	r, err := keystore.Open(ctx, keystore.Env{Logger: log, Rand: rand.Reader, Clock: clk}, list, keystores.Types().Constructors())
 	if err != nil {
 		return nil, errs.New(errs.InvalidConfig, "a keystore cannot be opened: "+err.Error(), errs.Hint("check keystores in the configuration"), errs.Cause(err))
 	}

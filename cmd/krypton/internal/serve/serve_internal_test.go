@@ -123,7 +123,7 @@ func (s *site) config(name string, change ...func(*config.Config)) config.Config
 	c.Listen = config.Listen{GRPC: "127.0.0.1:0", REST: "127.0.0.1:0", Peer: "127.0.0.1:0", Ops: "127.0.0.1:0"}
 	c.Memory.LockMiB, c.Audit.ReserveMiB = 1, 0
 	c.Log.Level = "debug"
-	c.Keystores = []config.Keystore{{Name: "ks", Type: "local", Dir: filepath.Join(s.dir, "ks")}}
+	c.Keystores = []config.Keystore{{Name: "ks", Type: "local", Settings: map[string]string{"dir": filepath.Join(s.dir, "ks")}}}
 	for _, f := range change {
 		f(&c)
 	}
@@ -233,7 +233,7 @@ memory: {lock_mib: 1}
 audit: {reserve_mib: 1}
 log: {level: debug}
 keystores: [{name: ks, type: local, dir: %q}]
-`, cfg.Node.Name, cfg.Node.DataDir, cfg.Cluster.JoinTokenFile, cfg.Listen.GRPC, cfg.Listen.REST, cfg.Listen.Peer, cfg.Listen.Ops, cfg.Keystores[0].Dir)
+`, cfg.Node.Name, cfg.Node.DataDir, cfg.Cluster.JoinTokenFile, cfg.Listen.GRPC, cfg.Listen.REST, cfg.Listen.Peer, cfg.Listen.Ops, cfg.Keystores[0].Settings["dir"])
 	if err := os.WriteFile(path, []byte(text+strings.Join(extra, "\n")), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
@@ -468,7 +468,7 @@ func TestWhatKeepsANodeFromStartingIsOneLine(t *testing.T) {
 		{"port", func(c *config.Config) { c.Listen.REST = taken.Addr().String() }, "", []string{taken.Addr().String(), "listen.rest"}},
 		{"peer port", func(c *config.Config) { c.Listen.Peer = taken.Addr().String() }, "", []string{"listen.peer"}},
 		{"mode of the directory", func(c *config.Config) { c.Node.DataDir = open }, "", []string{"chmod 0700"}},
-		{"keystore", func(c *config.Config) { c.Keystores[0].Dir = filepath.Join(s.dir, "none") }, "", []string{"keystore", "ks"}},
+		{"keystore", func(c *config.Config) { c.Keystores[0].Settings["dir"] = filepath.Join(s.dir, "none") }, "", []string{"keystore", "ks"}},
 		{"name", func(c *config.Config) { c.Node.Name = "Not a name" }, "", []string{"node.name"}},
 		{"join token", func(c *config.Config) { c.Cluster.JoinTokenFile = filepath.Join(s.dir, "none") }, "", []string{"cluster.join_token_file"}},
 		{"unknown key", func(*config.Config) {}, "nod: {}", []string{`unknown key "nod"`}},
