@@ -1,0 +1,4 @@
+package byok
+
+// AppendKWP is appendKWP for published vectors.
+var AppendKWP = appendKWP
