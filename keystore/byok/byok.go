@@ -152,7 +152,7 @@ func appendKWP(dst, kek, b []byte) ([]byte, error) {
 		for i := 1; i <= n; i++ {
 			copy(work[8:], r[8*i:8*i+8])
 			block.Encrypt(work[:], work[:])
-			t := uint64(n*j + i) //nolint:gosec // At most 6 * MaxMaterial / 8.
+			t := uint64(n*j + i)
 			binary.BigEndian.PutUint64(work[:8], binary.BigEndian.Uint64(work[:8])^t)
 			copy(r[8*i:], work[8:])
 		}

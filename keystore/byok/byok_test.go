@@ -7,7 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha1" //nolint:gosec // What is tested uses it inside OAEP.
+	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -70,7 +70,7 @@ func unKWP(kek, c []byte) ([]byte, error) {
 		for j := 5; j >= 0; j-- {
 			for i := n; i >= 1; i-- {
 				var x [16]byte
-				binary.BigEndian.PutUint64(x[:], a^uint64(n*j+i)) //nolint:gosec // Small.
+				binary.BigEndian.PutUint64(x[:], a^uint64(n*j+i))
 				copy(x[8:], r[8*(i-1):8*i])
 				block.Decrypt(x[:], x[:])
 				a = binary.BigEndian.Uint64(x[:])
@@ -198,7 +198,7 @@ func unhex(t *testing.T, s string) []byte {
 
 func TestI2_ParametersThatCannotBeUsedAreRefused(t *testing.T) {
 	_, der := keystoreKey(t)
-	small, err := rsa.GenerateKey(rand.Reader, 1024) //nolint:gosec // It is refused.
+	small, err := rsa.GenerateKey(rand.Reader, 1024)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -18,16 +16,20 @@ import (
 	"github.com/openkcm/krypton-cluster/memsec"
 )
 
-// cases is the contract of keystore.Provider, one sentence a case.
-//
-//nolint:gochecknoglobals // A table of test cases, never written.
-var cases = []struct {
+// testCase is one sentence of the contract.
+type testCase struct {
 	name  string
 	needs []Ability
 	run   func(*suite)
-}{
+}
+
+// cases is the contract of keystore.Provider, one sentence a case.
+//
+//nolint:gochecknoglobals // A table of test cases, never written.
+var cases = []testCase{
 	{"what was wrapped unwraps to the same secret, for every length and class", nil, (*suite).roundTrips},
 	{"two wraps of one secret are different blobs within the limits", nil, (*suite).blobs},
+	{"a request is neither changed nor kept", nil, (*suite).requestsStay},
 	{"a blob opens only under the AAD it was made with", nil, (*suite).bindsAAD},
 	{"a blob opens only under the key it was made with", nil, (*suite).bindsKey},
 	{"a changed blob is Corrupt", nil, (*suite).corruptBlobs},
@@ -37,18 +39,38 @@ var cases = []struct {
 	{"describe tells state, version and mechanism", nil, (*suite).describes},
 	{"health is well", nil, (*suite).health},
 	{"every error and result carries the request id, every call the correlation id", []Ability{CanShowCalls}, (*suite).ids},
+	{"a refusal carries the request id under which the keystore has it", []Ability{CanShowCalls, CanDisable}, (*suite).idOfRefusal},
 	{"every error names provider, operation and key", nil, (*suite).errorsName},
 	{"concurrent calls do not disturb each other", nil, (*suite).concurrent},
+	{"calls that are cancelled take no other call down", nil, (*suite).cancelledNeighbours},
 	{"a disabled key is Denied until it is enabled", []Ability{CanDisable}, (*suite).disabled},
 	{"a key that is pending deletion is Denied", []Ability{CanScheduleDeletion}, (*suite).pendingDeletion},
+	{"a cancelled deletion gives the key back", []Ability{CanScheduleDeletion, CanCancelDeletion}, (*suite).cancelledDeletion},
 	{"a deleted key is Denied", []Ability{CanDelete}, (*suite).deleted},
 	{"withdrawn access is Denied", []Ability{CanDeny}, (*suite).denied},
 	{"after a rotation old blobs open and new ones have another version", []Ability{CanRotate}, (*suite).rotated},
 	{"a keystore that is away is Unavailable, and well again when it is back", []Ability{CanBeAway}, (*suite).away},
+	{"a connection that is killed in the middle of an answer is Unavailable", []Ability{CanCut}, (*suite).cut},
+	{"a call that hangs ends with its deadline", []Ability{CanHang}, (*suite).hangs},
+	{"a call that hangs ends when it is cancelled", []Ability{CanHang}, (*suite).hangsUntilCancelled},
+	{"a slow answer is an answer, and too slow a one is Unavailable", []Ability{CanBeSlow}, (*suite).slow},
+	{"a keystore that fails is Unavailable", []Ability{CanFail}, (*suite).failing},
+	{"a failure is one attempt", []Ability{CanFail, CanShowCalls}, (*suite).oneAttempt},
+	{"an answer that is none is never Denied", []Ability{CanTalkNonsense}, (*suite).nonsense},
 	{"a keystore that asks for fewer calls is Throttled", []Ability{CanThrottle}, (*suite).throttled},
+	{"credentials that are refused are Misconfigured, and accepted again they work", []Ability{CanRevoke}, (*suite).revoked},
+	{"a session that ended is renewed within the call", []Ability{CanExpireToken}, (*suite).expired},
+	{"a session that ends while many calls run costs none of them", []Ability{CanExpireToken}, (*suite).expiredInUse},
+	{"a session that is refused is Misconfigured", []Ability{CanExpireToken, CanRefuseRefresh}, (*suite).refusedRefresh},
+	{"a session that cannot be asked for is Unavailable", []Ability{CanExpireToken, CanLoseIdentity}, (*suite).lostIdentity},
+	{"another idea of the time is never Denied", []Ability{CanSkew}, (*suite).skewed},
+	{"imported material wraps and unwraps", []Ability{CanImport}, (*suite).imports},
+	{"material that does not open or has another key's token is refused", []Ability{CanImport}, (*suite).badImports},
+	{"the keystore's own log shows neither secret nor context", []Ability{CanShowLog}, (*suite).silentLog},
 	{"a second provider opens what the first wrapped", []Ability{CanSharePeers}, (*suite).peers},
 	{"a second provider sees a disabled key at once", []Ability{CanSharePeers, CanDisable}, (*suite).peersSeeDisable},
 	{"a closed provider is Unavailable and can be closed again", nil, (*suite).closed},
+	{"closing while calls run ends them as Unavailable", nil, (*suite).closedInUse},
 }
 
 var theAAD = []byte("keyspace 1, tenant 7")
@@ -132,8 +154,11 @@ func (s *suite) fails(what string, err error, classes ...keystore.Class) *keysto
 // refused checks wrap and unwrap of a key.
 func (s *suite) refused(what string, key keystore.KeyRef, blob []byte, class keystore.Class) {
 	s.Helper()
-	_, err := s.Provider.Wrap(s.ctx, s.wrapReq(key, s.secret(32)))
+	wrapped, err := s.Provider.Wrap(s.ctx, s.wrapReq(key, s.secret(32)))
 	s.fails("wrap under a key that is "+what, err, class)
+	if len(wrapped.Blob) > 0 {
+		s.Errorf("wrap under a key that is %s failed and returned a blob", what)
+	}
 	res, err := s.Provider.Unwrap(s.ctx, s.unwrapReq(key, blob))
 	s.fails("unwrap under a key that is "+what, err, class)
 	if !res.Secret.IsZero() {
@@ -229,18 +254,35 @@ func (s *suite) corruptBlobs() {
 		_, err := s.Provider.Unwrap(s.ctx, s.unwrapReq(key, b))
 		s.fails("unwrap of a blob "+what, err, keystore.Corrupt)
 	}
-	// Every byte of short blobs and a spread of long ones, so that a slow
-	// keystore is not asked thousands of times.
-	for i := 0; i < len(blob); i += 1 + len(blob)/96 {
+	// Every byte of what is likely to be the head and of short blobs, and a
+	// spread of long ones, so that a slow keystore is not asked thousands of times.
+	for i := 0; i < len(blob); i += 1 + max(0, i-128)/8 {
 		b := bytes.Clone(blob)
 		b[i] ^= 1 << (i % 8)
 		try(fmt.Sprintf("with a bit of byte %d changed", i), b)
+		if i < 32 {
+			b[i] = ^blob[i]
+			try(fmt.Sprintf("with byte %d inverted", i), b)
+		}
 	}
+	last := bytes.Clone(blob)
+	last[len(last)-1] ^= 1
+	try("with the last bit changed", last)
 	for n := 1; n < len(blob); n += 1 + len(blob)/24 {
 		try(fmt.Sprintf("cut to %d bytes", n), blob[:n])
 	}
+	try("without its last byte", blob[:len(blob)-1])
+	try("without its first byte", blob[1:])
 	try("with a byte more", append(bytes.Clone(blob), 0))
+	try("with as many bytes more as there may be", append(bytes.Clone(blob), make([]byte, keystore.MaxBlob-len(blob))...))
+	try("twice", append(bytes.Clone(blob), blob...))
 	try("of other bytes", bytes.Repeat([]byte{0xA5}, len(blob)))
+	try("of zeros, as long as may be", make([]byte, keystore.MaxBlob))
+	// Head and tail of two good blobs.
+	other := s.wrap(key, s.secret(32)).Blob
+	if n := min(len(blob), len(other)) / 2; n > 0 {
+		try("of two halves", append(bytes.Clone(blob[:n]), other[n:]...))
+	}
 	s.opens(s.Provider, key, blob, sec)
 }
 
@@ -454,6 +496,7 @@ func (s *suite) disabled() {
 	blob := s.wrap(key, sec).Blob
 	s.Disable(s.T, key)
 	s.refused("disabled", key, blob, keystore.Denied)
+	s.told(key, keystore.StateDisabled)
 	if err := s.Provider.Health(s.ctx, s.correlation()); err != nil {
 		s.Errorf("health says something about a key: %v", err)
 	}
@@ -467,13 +510,43 @@ func (s *suite) pendingDeletion() {
 	blob := s.wrap(key, sec).Blob
 	s.ScheduleDeletion(s.T, key)
 	s.refused("pending deletion", key, blob, keystore.Denied)
+	s.told(key, keystore.StatePendingDeletion)
+}
+
+// told checks that the keystore describes a key that cannot be used. It may say
+// that it does not know the state; it may not say another one.
+func (s *suite) told(key keystore.KeyRef, want keystore.KeyState) {
+	s.Helper()
+	d, err := s.Provider.Describe(s.ctx, keystore.DescribeRequest{Key: key, Correlation: s.correlation()})
+	if err != nil {
+		s.Errorf("describe a key that is %s: %v", want, err)
+	} else if d.State != want && d.State != keystore.StateUnknown {
+		s.Errorf("describe says %s of a key that is %s", d.State, want)
+	}
+}
+
+func (s *suite) cancelledDeletion() {
+	key, sec := s.NewKey(s.T), s.secret(32)
+	blob := s.wrap(key, sec).Blob
+	s.ScheduleDeletion(s.T, key)
+	s.refused("pending deletion", key, blob, keystore.Denied)
+	s.CancelDeletion(s.T, key)
+	s.opens(s.Provider, key, blob, sec)
 }
 
 func (s *suite) deleted() {
 	key, sec := s.NewKey(s.T), s.secret(32)
-	blob := s.wrap(key, sec).Blob
+	other := s.NewKey(s.T)
+	blob, kept := s.wrap(key, sec).Blob, s.wrap(other, sec).Blob
 	s.Delete(s.T, key)
 	s.refused("deleted", key, blob, keystore.Denied)
+	s.opens(s.Provider, other, kept, sec)
+	// Some keystores know it still and say so, others do not.
+	if d, err := s.Provider.Describe(s.ctx, keystore.DescribeRequest{Key: key, Correlation: s.correlation()}); err != nil {
+		s.fails("describe a deleted key", err, keystore.Denied, keystore.Misconfigured)
+	} else if d.State == keystore.StateEnabled {
+		s.Error("describe says that a deleted key is enabled")
+	}
 }
 
 func (s *suite) denied() {
@@ -481,6 +554,9 @@ func (s *suite) denied() {
 	blob := s.wrap(key, sec).Blob
 	s.Deny(s.T, key)
 	s.refused("withdrawn", key, blob, keystore.Denied)
+	if err := s.Provider.Health(s.ctx, s.correlation()); err != nil {
+		s.Errorf("health says something about a key: %v", err)
+	}
 }
 
 func (s *suite) rotated() {
@@ -496,6 +572,20 @@ func (s *suite) rotated() {
 	}
 	if v := s.opens(s.Provider, key, after.Blob, sec).KeyVersion; v != after.KeyVersion {
 		s.Errorf("version %q wrapped and %q unwrapped", after.KeyVersion, v)
+	}
+	d, err := s.Provider.Describe(s.ctx, keystore.DescribeRequest{Key: key, Correlation: s.correlation()})
+	if err != nil {
+		s.Fatalf("describe: %v", err)
+	}
+	if d.KeyVersion != after.KeyVersion {
+		s.Errorf("describe says that version %q wraps, and %q did", d.KeyVersion, after.KeyVersion)
+	}
+	// A version that another one replaced still cannot be mistaken for it.
+	mixed := bytes.Clone(before.Blob)
+	copy(mixed, after.Blob[:len(after.Blob)/4])
+	if !bytes.Equal(mixed, before.Blob) {
+		_, err = s.Provider.Unwrap(s.ctx, s.unwrapReq(key, mixed))
+		s.fails("unwrap of an old blob with the head of a new one", err, keystore.Corrupt)
 	}
 }
 
@@ -557,32 +647,4 @@ func (s *suite) closed() {
 	}
 	s.refused("behind a closed provider", key, blob, keystore.Unavailable)
 	s.fails("health of a closed provider", s.Provider.Health(s.ctx, s.correlation()), keystore.Unavailable)
-}
-
-// checkSilence looks for every secret of the case, in the spellings in which
-// formatting would leave it, in everything logged and in every error.
-func (s *suite) checkSilence() {
-	s.Helper()
-	where := map[string][]byte{"the log": s.env.Logged()}
-	for i, err := range s.errs {
-		where[fmt.Sprintf("error %d", i)] = fmt.Appendf(nil, "%v\n%+v\n%#v", err, err, err)
-	}
-	for _, sec := range s.seen {
-		if len(sec) < 16 { // short ones turn up by chance
-			continue
-		}
-		for spelling, text := range map[string][]byte{
-			"raw": sec, "hex": []byte(hex.EncodeToString(sec)), "HEX": []byte(strings.ToUpper(hex.EncodeToString(sec))),
-			"base64":     []byte(base64.RawStdEncoding.EncodeToString(sec)[:20]),
-			"base64url":  []byte(base64.RawURLEncoding.EncodeToString(sec)[:20]),
-			"byte slice": []byte(strings.Trim(fmt.Sprintf("%d", sec), "[]")),
-			"Go syntax":  []byte(strings.Trim(strings.TrimPrefix(fmt.Sprintf("%#v", sec), "[]byte"), "{}")),
-		} {
-			for name, b := range where {
-				if bytes.Contains(b, text) {
-					s.Errorf("a secret stands in %s (%s)", name, spelling)
-				}
-			}
-		}
-	}
 }

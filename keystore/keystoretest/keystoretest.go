@@ -8,6 +8,7 @@
 //
 //   - I1: a case that does not apply has a reason in Config.Cannot, and a reason without need fails the suite.
 //   - I2: the suite knows providers only by the interface; there is no exception by name.
+//   - I3: for every case there is a provider that breaks its rule and that the case refuses; the suite's own tests run them.
 //
 // # Concurrency
 //
@@ -28,7 +29,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -225,23 +228,65 @@ type suite struct {
 // Test runs the contract.
 func Test(t *testing.T, cfg Config) {
 	t.Helper()
+	run(t, cfg, cases)
+}
+
+// Report is what the suite says of a run besides the verdicts, as one line of
+// JSON behind [ReportMark], for `make providers`.
+type Report struct {
+	Provider  string          `json:"provider"` // the type
+	Component string          `json:"component"`
+	Version   string          `json:"version"`
+	Origin    Origin          `json:"origin"`
+	Cases     int             `json:"cases"` // that ran
+	NA        []NotApplicable `json:"na"`    // cases that did not
+}
+
+// NotApplicable is a case that does not apply, and why.
+type NotApplicable struct {
+	Case    string  `json:"case"`
+	Ability Ability `json:"ability"`
+	Reason  string  `json:"reason"`
+}
+
+// ReportMark stands before the JSON of a [Report] in a test's output.
+const ReportMark = "CONFORMANCE "
+
+func run(t *testing.T, cfg Config, cases []testCase) {
+	t.Helper()
 	if cfg.Patience == 0 {
 		cfg.Patience = 10 * time.Second
 	}
+	report := Report{Provider: cfg.Type, Component: cfg.Component.Name, Version: cfg.Component.Version, Origin: cfg.Component.Origin}
 	t.Run("abilities", func(t *testing.T) { testAbilities(t, cfg) })
 	for _, c := range cases {
+		if why, na := cfg.excused(c); na {
+			why.Case = c.name
+			report.NA = append(report.NA, why)
+			continue
+		}
+		report.Cases++
 		t.Run(c.name, func(t *testing.T) {
-			for _, a := range c.needs {
-				if why, cannot := cfg.Cannot[a]; cannot {
-					t.Logf("not applicable: it cannot %s: %s", a, why)
-					return
-				}
-			}
 			s := newSuite(t, cfg)
 			c.run(s)
 			s.checkSilence()
 		})
 	}
+	line, err := json.Marshal(report)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(ReportMark + string(line))
+}
+
+// excused returns why a case does not apply.
+func (c Config) excused(tc testCase) (NotApplicable, bool) {
+	for _, a := range tc.needs {
+		if why, cannot := c.Cannot[a]; cannot {
+			return NotApplicable{Ability: a, Reason: why}, true
+		}
+	}
+	return NotApplicable{}, false
 }
 
 // testAbilities holds I1.
@@ -265,6 +310,12 @@ func testAbilities(t *testing.T, cfg Config) {
 	}
 	if s.NewKey == nil || s.UnknownKey == "" {
 		t.Error("NewKey and UnknownKey are required")
+	}
+	if _, is := s.Provider.(keystore.Importer); is != (s.NewImportKey != nil) {
+		t.Errorf("the provider is a keystore.Importer: %v; the fixture can make keys for an import: %v", is, s.NewImportKey != nil)
+	}
+	if c := cfg.Component; cfg.Type == "" || c.Name == "" || c.Version == "" || !slices.Contains([]Origin{Real, VendorFake, Community, OwnFake}, c.Origin) {
+		t.Errorf("type %q and component %+v: both must be told", cfg.Type, c)
 	}
 }
 

@@ -3,6 +3,7 @@ package wire
 import (
 	"bytes"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -163,9 +164,7 @@ func (h *HTTP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	out := httptest.NewRecorder()
 	if f.Status != 0 {
-		for k, v := range f.Header {
-			out.Header()[k] = v
-		}
+		maps.Copy(out.Header(), f.Header)
 		out.WriteHeader(f.Status)
 		_, _ = out.WriteString(f.Body) // into memory
 	} else {
@@ -174,9 +173,7 @@ func (h *HTTP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if f.Cut == CutAfter {
 		panic(http.ErrAbortHandler)
 	}
-	for k, v := range out.Header() {
-		w.Header()[k] = v
-	}
+	maps.Copy(w.Header(), out.Header())
 	b := out.Body.Bytes()
 	if f.Cut == CutMiddle {
 		w.Header().Del("Content-Length")

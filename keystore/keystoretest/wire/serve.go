@@ -11,8 +11,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
-	"log"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -55,7 +54,7 @@ func Serve(h http.Handler, opts Options) (*Server, error) {
 	}
 	s := &Server{Addr: ln.Addr().String(), done: make(chan error, 1)}
 	s.URL = "http://" + s.Addr
-	s.srv = &http.Server{Handler: h, ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0)}
+	s.srv = &http.Server{Handler: h, ReadHeaderTimeout: time.Minute, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
 	if opts.Plain {
 		go func() { s.done <- s.srv.Serve(ln) }()
 		return s, nil
