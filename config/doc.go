@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/openkcm/krypton-cluster/keystore"
@@ -30,6 +31,7 @@ func Reference(types keystore.Types) string {
 					fmt.Fprintf(&b, "| `%s` | %s |\n", key, cell(f.Tag.Get("doc")))
 				}
 			}
+			common(&b, types)
 			for _, kind := range types {
 				settings(&b, kind)
 			}
@@ -55,7 +57,23 @@ const inline = ",inline"
 // settings writes what an entry of keystores may have besides name and type.
 func settings(b *strings.Builder, t keystore.Type) {
 	fmt.Fprintf(b, "\n### %s\n\n%s\n\n| key | default | meaning |\n|---|---|---|\n", t.Name, t.Doc)
-	for _, s := range t.Settings {
+	table(b, t.Settings, false)
+}
+
+// common writes what an entry of any type may have.
+func common(b *strings.Builder, types keystore.Types) {
+	if len(types) > 0 && slices.ContainsFunc(types[0].Settings, func(s keystore.Setting) bool { return s.Common }) {
+		b.WriteString("\nWhat the types are, and how to choose: [keystores/README.md](keystores/README.md). An entry of any type may have these, too.\n\n| key | default | meaning |\n|---|---|---|\n")
+		table(b, types[0].Settings, true)
+	}
+}
+
+// table writes the settings that are common, or those that are not.
+func table(b *strings.Builder, all []keystore.Setting, shared bool) {
+	for _, s := range all {
+		if s.Common != shared {
+			continue
+		}
 		def := "empty"
 		switch {
 		case s.Required:

@@ -15,6 +15,7 @@ type Setting struct {
 	Doc      string // what it means, as one or two sentences
 	Default  string // what an absent setting means; empty: see Doc
 	Required bool   // an absent or empty value is an error
+	Common   bool   // every type has it; the reference shows it once
 }
 
 // Type is one kind of keystore that a binary has. Every provider package
@@ -24,6 +25,9 @@ type Type struct {
 	Doc      string      // what it is, as one sentence
 	Settings []Setting   // all that New reads
 	New      Constructor // makes a provider
+	// Endpoint returns the URL that a provider of these settings talks to, for
+	// checks of the way there; "" where there is none. nil: none.
+	Endpoint func(cfg Config) string
 }
 
 // Types are the kinds of keystores that a binary has, in the order of the

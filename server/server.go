@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -94,8 +95,8 @@ func (l Listeners) Close() {
 	}
 }
 
-// Config is what a server is made of. All fields are needed but CertFile and
-// KeyFile.
+// Config is what a server is made of. All fields are needed but CertFile,
+// KeyFile and Metrics.
 type Config struct {
 	Node        *node.Node
 	Machine     *fsm.Machine
@@ -109,10 +110,11 @@ type Config struct {
 	DataDir     string
 	NodeName    string
 	Version     string
-	Connections int           // on each public port, at least 16
-	Concurrent  uint32        // calls at a time on one connection
-	Budget      time.Duration // of a call without a deadline
-	Limits      Limits        // of callers and tenants
+	Connections int                    // on each public port, at least 16
+	Concurrent  uint32                 // calls at a time on one connection
+	Budget      time.Duration          // of a call without a deadline
+	Limits      Limits                 // of callers and tenants
+	Metrics     []prometheus.Collector // of other parts of the node, for /metrics
 	Clock       clock.Clock
 	Rand        io.Reader
 	Logger      *slog.Logger
@@ -141,6 +143,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	certs := newCertificates(ctx, cfg.TLSDir, cfg.Cluster.Signer(), files, cfg.Clock, cfg.Logger)
 	m := newMetrics()
 	m.gauges(cfg.Node, cfg.Cluster, cfg.Gate)
+	m.registry.MustRegister(cfg.Metrics...)
 	cfg.Limits = cfg.Limits.orDefault()
 	budgets := newLimits(cfg.Limits, cfg.Clock, newLimitMetrics(m.registry))
 	budgets.gauges(m.registry)

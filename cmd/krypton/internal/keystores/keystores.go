@@ -27,11 +27,13 @@ package keystores
 
 import (
 	"github.com/openkcm/krypton-cluster/keystore"
+	"github.com/openkcm/krypton-cluster/keystore/guard"
 	"github.com/openkcm/krypton-cluster/keystore/local"
 )
 
 // Types returns the keystores of this program, in the order of the documents.
-func Types() keystore.Types {
+// What they make is guarded and counted by m, which may be nil.
+func Types(m *guard.Metrics) keystore.Types {
 	all := keystore.Types{{
 		Name: local.Type, Settings: local.Settings(), New: local.New,
 		Doc: "A software keystore in files, for development and demonstration. It protects nothing against whoever can read the files.",
@@ -41,5 +43,5 @@ func Types() keystore.Types {
 			all = append(all, t)
 		}
 	}
-	return all
+	return guard.Types(all, m)
 }

@@ -20,7 +20,7 @@ var update = flag.Bool("update", false, "write docs/config.md")
 const page = "../../../../docs/config.md"
 
 func TestI1_TheReferenceIsWhatTheProgramHas(t *testing.T) {
-	want := config.Reference(keystores.Types())
+	want := config.Reference(keystores.Types(nil))
 	if *update {
 		if err := os.WriteFile(page, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
@@ -36,7 +36,7 @@ func TestI1_TheReferenceIsWhatTheProgramHas(t *testing.T) {
 }
 
 func TestNoKeyIsCalledLikeASecretUnlessItNamesAFile(t *testing.T) {
-	for line := range strings.SplitSeq(config.Reference(keystores.Types()), "\n") {
+	for line := range strings.SplitSeq(config.Reference(keystores.Types(nil)), "\n") {
 		for _, word := range []string{"`password", "`secret`", "`secret_id`", "`pin`", "`secret_key`", "`api_key`"} {
 			if strings.HasPrefix(line, "| "+word) {
 				t.Errorf("a key that holds a secret: %s", line)
@@ -48,7 +48,7 @@ func TestNoKeyIsCalledLikeASecretUnlessItNamesAFile(t *testing.T) {
 func TestI2_TypesAndSettingsHaveOneMeaning(t *testing.T) {
 	form := regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
 	types := map[string]bool{}
-	for _, typ := range keystores.Types() {
+	for _, typ := range keystores.Types(nil) {
 		if types[typ.Name] || typ.New == nil || !strings.HasSuffix(typ.Doc, ".") {
 			t.Errorf("type %q: there already: %v, constructor: %v, doc %q", typ.Name, types[typ.Name], typ.New != nil, typ.Doc)
 		}

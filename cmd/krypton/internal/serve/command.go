@@ -38,7 +38,7 @@ func Command(version string) *cli.Command {
 			}
 			src := config.Source{
 				Path: c.String("config"), Env: os.LookupEnv, Environ: os.Environ(), Others: append(command.Variables(), mutation.Variables()...), Overrides: map[string]string{},
-				Keystores: keystores.Types(),
+				Keystores: keystores.Types(nil),
 			}
 			if !c.IsSet("config") {
 				// Without the default file a node can be configured by the environment alone.

@@ -38,6 +38,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/openkcm/krypton-cluster/audit"
@@ -50,6 +51,7 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/keystore"
+	"github.com/openkcm/krypton-cluster/keystore/guard"
 	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/node"
 	"github.com/openkcm/krypton-cluster/seal"
@@ -96,7 +98,8 @@ func Run(ctx context.Context, cfg config.Config, opts Options) (err error) {
 // runIn runs a node in a data directory that is held.
 func runIn(ctx context.Context, dir *cluster.Dir, cfg config.Config, opts Options, log *slog.Logger) (err error) {
 	clk := clock.System{}
-	stores, err := openKeystores(ctx, cfg, log, clk)
+	counted := guard.NewMetrics()
+	stores, err := openKeystores(ctx, cfg, log, clk, counted)
 	if err != nil {
 		return err
 	}
@@ -127,7 +130,7 @@ func runIn(ctx context.Context, dir *cluster.Dir, cfg config.Config, opts Option
 	}
 	defer ports.Close()
 
-	p := parts{cfg: cfg, opts: opts, dir: dir, machine: machine, stores: stores, gate: door, policies: policies, ports: ports, clock: clk, log: log}
+	p := parts{cfg: cfg, opts: opts, dir: dir, machine: machine, stores: stores, counted: counted, gate: door, policies: policies, ports: ports, clock: clk, log: log}
 	return p.run(ctx)
 }
 
@@ -138,6 +141,7 @@ type parts struct {
 	dir      *cluster.Dir
 	machine  *fsm.Machine
 	stores   *keystore.Registry
+	counted  *guard.Metrics
 	gate     *gate.Gate
 	policies *node.Policies
 	ports    server.Listeners
@@ -185,6 +189,7 @@ func (p parts) run(ctx context.Context) (err error) {
 		AdminSocket: p.dir.Path("run/admin.sock"), DataDir: p.cfg.Node.DataDir, NodeName: p.cfg.Node.Name, Version: p.opts.Version,
 		Connections: p.cfg.Limits.Connections, Concurrent: uint32(p.cfg.Limits.Concurrent), //nolint:gosec // Checked: 1 to 65535.
 		Limits: limitsOf(p.cfg.Limits), Budget: p.cfg.Limits.RequestBudget, Clock: p.clock, Rand: rand.Reader, Logger: p.log,
+		Metrics: []prometheus.Collector{p.counted},
 	})
 	if err != nil {
 		return err
@@ -328,12 +333,12 @@ func names(n config.Node) (string, error) {
 	return name, nil
 }
 
-func openKeystores(ctx context.Context, cfg config.Config, log *slog.Logger, clk clock.Clock) (*keystore.Registry, error) {
+func openKeystores(ctx context.Context, cfg config.Config, log *slog.Logger, clk clock.Clock, m *guard.Metrics) (*keystore.Registry, error) {
 	list := make([]keystore.Config, 0, len(cfg.Keystores))
 	for _, k := range cfg.Keystores {
 		list = append(list, keystore.Config{Name: k.Name, Type: k.Type, Settings: k.Settings})
 	}
-	r, err := keystore.Open(ctx, keystore.Env{Logger: log, Rand: rand.Reader, Clock: clk}, list, keystores.Types().Constructors())
+	r, err := keystore.Open(ctx, keystore.Env{Logger: log, Rand: rand.Reader, Clock: clk}, list, keystores.Types(m).Constructors())
 	if err != nil {
 		return nil, errs.New(errs.InvalidConfig, "a keystore cannot be opened: "+err.Error(), errs.Hint("check keystores in the configuration"), errs.Cause(err))
 	}
