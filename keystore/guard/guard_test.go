@@ -163,7 +163,7 @@ func TestAGuardedProviderKeepsTheContract(t *testing.T) {
 				},
 				Disable: do(owner.Disable), Enable: do(owner.Enable), Delete: do(owner.Delete), Rotate: do(owner.Rotate), CancelDeletion: do(owner.Enable),
 				ScheduleDeletion: do(func(ctx context.Context, k keystore.KeyRef) error { return owner.ScheduleDeletion(ctx, k, time.Hour) }),
-				Log: func(*testing.T) []byte { return env.Logged() },
+				Log:              func(*testing.T) []byte { return env.Logged() },
 			}
 		},
 		Cannot: func() map[keystoretest.Ability]string {

@@ -1,13 +1,15 @@
 //go:build unix
 
-// Package localkeys is `krypton keystore`: it makes and changes the software
-// keystores in files that stand in for a customer's key management service in
-// development and demonstrations.
+// Package localkeys is `krypton keystore`: it says what is wrong with a
+// configured keystore of any type, and makes and changes the software keystores
+// in files that stand in for a customer's key management service in development
+// and demonstrations.
 //
 // # Invariants
 //
 //   - I1: no key is printed, and none is read from the command line.
-//   - I2: every command says that such a keystore protects nothing.
+//   - I2: every command that makes or changes a keystore in files says that it protects nothing.
+//   - I3: a check changes nothing anywhere: it describes, and wraps and unwraps a secret that is thrown away.
 //
 // # Concurrency
 //
@@ -76,10 +78,12 @@ func Command() *command.Command {
 	}
 	return &command.Command{
 		Name:     "keystore",
-		Usage:    "make and change local keystores, for development",
-		About:    about("Makes and changes keystores in files, which stand in for a key management service.", oneCopy),
-		Examples: []string{"krypton keystore create --dir /var/lib/krypton/keystore masterkey acme"},
+		Usage:    "check configured keystores; make and change local ones, for development",
+		About:    "list and check look at the keystores of a node's configuration, of any type. The others make and change keystores\nin files.\n\n" + about("Keystores in files stand in for a key management service.", oneCopy),
+		Examples: []string{"krypton keystore check eu-kms --key arn:aws:kms:eu-central-1:111122223333:key/1234abcd", "krypton keystore create --dir /var/lib/krypton/keystore masterkey acme"},
 		Sub: []*command.Command{
+			listCommand(),
+			checkCommand(),
 			{
 				Name: "create", Usage: "make a keystore, or add keys to one", Args: "KEY...", NArgs: [2]int{1, maxKeys}, Flags: []cli.Flag{dirFlag()},
 				Exits: []int{errs.ExitState},
