@@ -83,6 +83,10 @@ sim: ## clusters with real Raft in simulated time: thousands of faults, every an
 test-attacks: ## break into real clusters in every known way, and show that each attempt could have worked
 	@$(RUN) go run ./jepsen/attack
 
+.PHONY: providers
+providers: ## every keystore against its component: a table of providers, cases and what does not apply
+	@$(RUN) scripts/providers $(TESTFLAGS)
+
 .PHONY: bench
 bench: ## what Krypton costs beyond what cannot be avoided: a table of ratios, pass|miss
 	@$(RUN) go run ./internal/cmd/bench $(BENCHFLAGS)

@@ -81,7 +81,7 @@ func TestConformance(t *testing.T) {
 		Cannot: map[keystoretest.Ability]string{
 			keystoretest.CanCut:           "a file system has no connection that ends in the middle",
 			keystoretest.CanHang:          "a local file system answers or fails; a process waiting for a disk cannot be interrupted",
-			keystoretest.CanBeSlow:        "as above",
+			keystoretest.CanBeSlow:        "a local file system answers or fails; there is nothing between that is slow",
 			keystoretest.CanFail:          "a read error is the directory being away",
 			keystoretest.CanTalkNonsense:  "a damaged key file is refused by its checksum; a test of this package breaks every part of it",
 			keystoretest.CanRevoke:        "it has no credentials but the user of the process",
