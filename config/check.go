@@ -178,6 +178,11 @@ func (c *Config) keystoreProblems(types keystore.Types) []string {
 			if s.Required && k.Settings[s.Name] == "" {
 				bad("%s.%s is empty; a keystore of type %s needs it", at, s.Name, t.Name)
 			}
+			if v := k.Settings[s.Name]; v != "" && s.Check != nil {
+				if err := s.Check(v); err != nil {
+					bad("%s.%s is %q, %v", at, s.Name, v, err)
+				}
+			}
 		}
 	}
 	return p

@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -18,7 +19,14 @@ import (
 // types stand for those of a program.
 var types = keystore.Types{
 	{Name: "local", Doc: "Files.", Settings: []keystore.Setting{{Name: "dir", Doc: "Where | they are.", Required: true}}},
-	{Name: "remote", Doc: "A service.", Settings: []keystore.Setting{{Name: "region", Doc: "Where."}, {Name: "timeout", Doc: "How long.", Default: "5s"}}},
+	{Name: "remote", Doc: "A service.", Settings: []keystore.Setting{{Name: "region", Doc: "Where."}, {
+		Name: "timeout", Doc: "How long.", Default: "5s", Check: func(v string) error {
+			if v != "1s" && v != "5s" {
+				return errors.New("want 1s or 5s")
+			}
+			return nil
+		},
+	}}},
 }
 
 func write(t *testing.T, text string) string {
@@ -90,36 +98,37 @@ func TestFlagBeforeEnvironmentBeforeFileBeforeDefault(t *testing.T) {
 
 func TestEveryContradictionIsNamed(t *testing.T) {
 	for yaml, want := range map[string]string{
-		"node: {data_dir: ''}":                        "node.data_dir is empty",
-		"cluster: {profile: moon}":                    `cluster.profile is "moon"`,
-		"cluster: {join: ['a:1']}":                    "needs cluster.join_token_file",
-		"cluster: {join: [a], join_token_file: t}":    `cluster.join is "a"`,
-		"listen: {grpc: off}":                         `listen.grpc is "off"`,
-		"listen: {peer: ':99999'}":                    `listen.peer has port "99999"`,
-		"advertise: {grpc: x}":                        `advertise.grpc is "x"`,
-		"tls: {mode: files}":                          "tls.cert and tls.key",
-		"tls: {cert: a}":                              "",
-		"memory: {require: magic}":                    "memory.require",
-		"memory: {lock_mib: 0}":                       "memory.lock_mib is 0",
-		"audit: {segment_mib: 0}":                     "audit.segment_mib",
-		"audit: {reserve_mib: 0}":                     "audit.reserve_mib",
-		"limits: {connections: 15}":                   "limits.connections",
-		"limits: {caller_connections: 0}":             "limits.caller_connections",
-		"limits: {tenant_connections: 1000001}":       "limits.tenant_connections",
-		"limits: {caller_concurrent: 0}":              "limits.caller_concurrent",
-		"limits: {tenant_concurrent: 0}":              "limits.tenant_concurrent",
-		"limits: {caller_rate: 0}":                    "limits.caller_rate",
-		"limits: {tenant_rate: -1}":                   "limits.tenant_rate",
-		"limits: {caller_reads: 10000001}":            "limits.caller_reads",
-		"limits: {caller_changes: 0}":                 "limits.caller_changes",
-		"limits: {concurrent: 70000}":                 "limits.concurrent",
-		"limits: {request_budget: 1ms}":               "limits.request_budget",
-		"limits: {l2_hold: 2h}":                       "limits.l2_hold",
-		"log: {level: loud}":                          "log.level",
-		"log: {format: xml}":                          "log.format",
-		"keystores: [{name: A, type: local, dir: d}]": "keystores[0].name",
-		"keystores: [{name: a, type: safe, dir: d}]":  "keystores[0].type",
-		"keystores: [{name: a, type: local}]":         "keystores[0].dir is empty",
+		"node: {data_dir: ''}":                                "node.data_dir is empty",
+		"cluster: {profile: moon}":                            `cluster.profile is "moon"`,
+		"cluster: {join: ['a:1']}":                            "needs cluster.join_token_file",
+		"cluster: {join: [a], join_token_file: t}":            `cluster.join is "a"`,
+		"listen: {grpc: off}":                                 `listen.grpc is "off"`,
+		"listen: {peer: ':99999'}":                            `listen.peer has port "99999"`,
+		"advertise: {grpc: x}":                                `advertise.grpc is "x"`,
+		"tls: {mode: files}":                                  "tls.cert and tls.key",
+		"tls: {cert: a}":                                      "",
+		"memory: {require: magic}":                            "memory.require",
+		"memory: {lock_mib: 0}":                               "memory.lock_mib is 0",
+		"audit: {segment_mib: 0}":                             "audit.segment_mib",
+		"audit: {reserve_mib: 0}":                             "audit.reserve_mib",
+		"limits: {connections: 15}":                           "limits.connections",
+		"limits: {caller_connections: 0}":                     "limits.caller_connections",
+		"limits: {tenant_connections: 1000001}":               "limits.tenant_connections",
+		"limits: {caller_concurrent: 0}":                      "limits.caller_concurrent",
+		"limits: {tenant_concurrent: 0}":                      "limits.tenant_concurrent",
+		"limits: {caller_rate: 0}":                            "limits.caller_rate",
+		"limits: {tenant_rate: -1}":                           "limits.tenant_rate",
+		"limits: {caller_reads: 10000001}":                    "limits.caller_reads",
+		"limits: {caller_changes: 0}":                         "limits.caller_changes",
+		"limits: {concurrent: 70000}":                         "limits.concurrent",
+		"limits: {request_budget: 1ms}":                       "limits.request_budget",
+		"limits: {l2_hold: 2h}":                               "limits.l2_hold",
+		"log: {level: loud}":                                  "log.level",
+		"log: {format: xml}":                                  "log.format",
+		"keystores: [{name: A, type: local, dir: d}]":         "keystores[0].name",
+		"keystores: [{name: a, type: safe, dir: d}]":          "keystores[0].type",
+		"keystores: [{name: a, type: remote, timeout: soon}]": `keystores[0].timeout is "soon", want 1s or 5s`,
+		"keystores: [{name: a, type: local}]":                 "keystores[0].dir is empty",
 		"keystores: [{name: a, type: local, dir: d}, {name: a, type: local, dir: d}]": "stands twice",
 		"keystores: [{name: a, type: local, dir: d}, {name: b, type: local, dir: d}]": "keystores[0] and keystores[1] are one keystore under two names",
 	} {

@@ -255,7 +255,12 @@ func TestI1_NoFieldHoldsSecretBytes(t *testing.T) {
 }
 
 func TestASettingThatIsMisspeltOrMissingIsNoDefault(t *testing.T) {
-	known := []keystore.Setting{{Name: "region", Required: true, Doc: "Where."}, {Name: "timeout", Default: "5s"}, {Name: "endpoint"}}
+	known := []keystore.Setting{{Name: "region", Required: true, Doc: "Where."}, {Name: "timeout", Default: "5s"}, {Name: "endpoint"}, {Name: "mode", Check: func(v string) error {
+		if v != "on" {
+			return errors.New("want on")
+		}
+		return nil
+	}}}
 	for name, c := range map[string]struct {
 		given, want map[string]string
 		text        string
@@ -263,7 +268,9 @@ func TestASettingThatIsMisspeltOrMissingIsNoDefault(t *testing.T) {
 		"all":      {map[string]string{"region": "r", "timeout": "1s", "endpoint": "e"}, map[string]string{"region": "r", "timeout": "1s", "endpoint": "e"}, ""},
 		"defaults": {map[string]string{"region": "r"}, map[string]string{"region": "r", "timeout": "5s"}, ""},
 		"empty":    {map[string]string{"region": "r", "timeout": ""}, map[string]string{"region": "r", "timeout": "5s"}, ""},
-		"misspelt": {map[string]string{"region": "r", "timeuot": "1s"}, nil, `unknown setting "timeuot" of keystore type t; it has: region, timeout, endpoint`},
+		"misspelt": {map[string]string{"region": "r", "timeuot": "1s"}, nil, `unknown setting "timeuot" of keystore type t; it has: region, timeout, endpoint, mode`},
+		"checked":  {map[string]string{"region": "r", "mode": "on"}, map[string]string{"region": "r", "timeout": "5s", "mode": "on"}, ""},
+		"refused":  {map[string]string{"region": "r", "mode": "off"}, nil, `mode is "off", want on`},
 		"missing":  {nil, nil, `setting "region" of keystore type t is missing: Where.`},
 		"none":     {map[string]string{"region": ""}, nil, `"region"`},
 	} {

@@ -16,6 +16,16 @@ type Setting struct {
 	Default  string // what an absent setting means; empty: see Doc
 	Required bool   // an absent or empty value is an error
 	Common   bool   // every type has it; the reference shows it once
+	// Check returns what a value has to be if this one is not, as "want 1 to 10".
+	// nil: any text. Defaults and absent values are not asked about.
+	Check func(value string) error
+}
+
+func (s Setting) check(value string) error {
+	if s.Check == nil {
+		return nil
+	}
+	return s.Check(value)
 }
 
 // Type is one kind of keystore that a binary has. Every provider package
@@ -65,7 +75,8 @@ func (t Types) Find(name string) (Type, bool) {
 
 // Only returns c with the defaults of absent settings filled in. It refuses a
 // setting that is not one of known, so that a misspelt name is an error and not
-// a default, and a required one that is absent or empty. Every constructor
+// a default, a required one that is absent or empty, and a value that its Check
+// refuses. Every constructor
 // calls it first. The result does not share its map with c.
 func (c Config) Only(known []Setting) (Config, error) {
 	names := make([]string, len(known))
@@ -82,6 +93,9 @@ func (c Config) Only(known []Setting) (Config, error) {
 		v, ok := c.Settings[s.Name]
 		switch {
 		case ok && v != "":
+			if err := s.check(v); err != nil {
+				return Config{}, fmt.Errorf("%s is %q, %w", s.Name, v, err)
+			}
 			out.Settings[s.Name] = v
 		case s.Required:
 			return Config{}, fmt.Errorf("setting %q of keystore type %s is missing: %s", s.Name, c.Type, s.Doc)

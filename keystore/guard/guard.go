@@ -33,10 +33,35 @@ const (
 // under keystores may have them, whatever its type.
 func Settings() []keystore.Setting {
 	return []keystore.Setting{
-		{Name: SettingTimeout, Default: "5s", Common: true, Doc: "How long one attempt may take, 10ms to 2m. What the caller waits for bounds it too."},
-		{Name: SettingAttempts, Default: "3", Common: true, Doc: "How often a call is tried when the keystore does not answer or asks for fewer calls, 1 to 10. Refusals are never tried again."},
-		{Name: SettingRate, Default: "0", Common: true, Doc: "Attempts a second of this node, 1 to 1000000, and as many at once after a pause. What exceeds it waits up to a second. 0: no limit."},
+		{
+			Name: SettingTimeout, Default: "5s", Common: true, Check: func(v string) error { _, err := duration(v); return err },
+			Doc: "How long one attempt may take, 10ms to 2m. What the caller waits for bounds it too.",
+		},
+		{
+			Name: SettingAttempts, Default: "3", Common: true, Check: func(v string) error { _, err := number(v, 1, maxAttempts); return err },
+			Doc: "How often a call is tried when the keystore does not answer or asks for fewer calls, 1 to 10. Refusals are never tried again.",
+		},
+		{
+			Name: SettingRate, Default: "0", Common: true, Check: func(v string) error { _, err := number(v, 0, maxRate); return err },
+			Doc: "Attempts a second of this node, 1 to 1000000, and as many at once after a pause. What exceeds it waits up to a second. 0: no limit.",
+		},
 	}
+}
+
+func duration(v string) (time.Duration, error) {
+	d, err := time.ParseDuration(v)
+	if err != nil || d < minTimeout || d > maxTimeout {
+		return 0, fmt.Errorf("want a duration of %s to %s", minTimeout, maxTimeout)
+	}
+	return d, nil
+}
+
+func number(v string, low, high int) (int, error) {
+	n, err := strconv.Atoi(v)
+	if err != nil || n < low || n > high {
+		return 0, fmt.Errorf("want %d to %d", low, high)
+	}
+	return n, nil
 }
 
 // Options are what a guard does. The zero value of a field is the default of its setting.
@@ -62,17 +87,13 @@ func read(cfg keystore.Config) (Options, keystore.Config, error) {
 	if err != nil {
 		return Options{}, cfg, err
 	}
+	// They were checked: what is left is to read them.
 	var o Options
-	if o.Timeout, err = time.ParseDuration(common.Settings[SettingTimeout]); err != nil || o.Timeout < minTimeout || o.Timeout > maxTimeout {
-		return o, cfg, fmt.Errorf("timeout is %q, want a duration of %s to %s", common.Settings[SettingTimeout], minTimeout, maxTimeout)
-	}
-	if o.Attempts, err = strconv.Atoi(common.Settings[SettingAttempts]); err != nil || o.Attempts < 1 || o.Attempts > maxAttempts {
-		return o, cfg, fmt.Errorf("attempts is %q, want 1 to %d", common.Settings[SettingAttempts], maxAttempts)
-	}
-	if o.Rate, err = strconv.Atoi(common.Settings[SettingRate]); err != nil || o.Rate < 0 || o.Rate > maxRate {
-		return o, cfg, fmt.Errorf("rate is %q, want 0 to %d", common.Settings[SettingRate], maxRate)
-	}
-	return o, rest, nil
+	var errs [3]error
+	o.Timeout, errs[0] = duration(common.Settings[SettingTimeout])
+	o.Attempts, errs[1] = number(common.Settings[SettingAttempts], 1, maxAttempts)
+	o.Rate, errs[2] = number(common.Settings[SettingRate], 0, maxRate)
+	return o, rest, errors.Join(errs[:]...)
 }
 
 // Types returns types with the settings of this package, whose constructors

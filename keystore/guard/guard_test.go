@@ -402,6 +402,11 @@ func TestI4_AKeyThatFailsStopsNoOther(t *testing.T) {
 			t.Error(err)
 		}
 		wants(t, unwrap(t.Context(), p, "bad"), keystore.Unavailable, "not asked")
+		s.health = keystore.Unavailable
+		for range 10 {
+			wants(t, p.Health(t.Context(), ""), keystore.Unavailable, "as told")
+		}
+		s.health = keystore.ClassUnspecified
 		if err := p.Health(t.Context(), ""); err != nil {
 			t.Errorf("health is behind a breaker: %v", err)
 		}

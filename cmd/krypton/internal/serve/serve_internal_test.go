@@ -10,12 +10,14 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -390,6 +392,9 @@ func TestAKilledNodeServesAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := s.answers(data)
+	if text := s.metrics(data); !strings.Contains(text, `krypton_keystore_call_duration_seconds_count{class="ok",keystore="ks",op="unwrap"}`) {
+		t.Errorf("the node's keystores are not guarded and counted:\n%s", text)
+	}
 
 	// While it runs, nobody else gets the directory.
 	second := s.program("--config", file)
@@ -430,6 +435,33 @@ func TestAKilledNodeServesAgain(t *testing.T) {
 	if log := r.log.String(); !strings.Contains(log, "node stopped") || strings.Contains(log, "panic") {
 		t.Fatalf("the log of a stop:\n%s", log)
 	}
+}
+
+// metrics are those of a running node.
+func (s *site) metrics(data string) string {
+	s.t.Helper()
+	raw, err := os.ReadFile(filepath.Join(data, "run", "addresses.json"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var at struct{ Ops string }
+	if err := json.Unmarshal(raw, &at); err != nil {
+		s.t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(limited(s.t), http.MethodGet, "http://"+at.Ops+"/metrics", nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	text, err := io.ReadAll(res.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return string(text)
 }
 
 func exitOf(err error) int {
