@@ -194,7 +194,8 @@ type Description struct {
 	KeyVersion KeyVersion // the version that Wrap would use now
 	Kind       KeyKind
 	Protection Protection
-	Mechanism  string // what wraps, for people: "AES-256-GCM", "RSA-OAEP-256"
+	Mechanism  string   // what wraps, for people: "AES-256-GCM", "RSA-OAEP-256"
+	Notes      []string // what else a person should know of it, as sentences; seldom more than one
 	RequestID  RequestID
 }
 

@@ -31,6 +31,7 @@ type told struct {
 
 	health, describe, wrap, unwrap keystore.Class
 	other                          bool // unwrap gives another secret
+	notes                          []string
 }
 
 func as(class keystore.Class, op keystore.Op) error {
@@ -46,7 +47,9 @@ func (p told) Describe(ctx context.Context, r keystore.DescribeRequest) (keystor
 	if err := as(p.describe, keystore.OpDescribe); err != nil {
 		return keystore.Description{}, err
 	}
-	return p.Provider.Describe(ctx, r)
+	d, err := p.Provider.Describe(ctx, r)
+	d.Notes = p.notes
+	return d, err
 }
 
 func (p told) Wrap(ctx context.Context, r keystore.WrapRequest) (keystore.WrapResult, error) {
@@ -135,6 +138,7 @@ func TestAFailureIsNamedInTheStepWhereItIs(t *testing.T) {
 	is(t, probed(t, told{unwrap: keystore.Corrupt}, nil), "proof", failed, "unwrap")
 	is(t, probed(t, told{other: true}, nil), "proof", failed, "another secret")
 	is(t, probed(t, told{}, nil), "import", skipped, "takes no key material")
+	is(t, probed(t, told{notes: []string{"It can be exported."}}, nil), "key", ok, ". It can be exported.")
 }
 
 // endpoint is a server that says what time it is there.

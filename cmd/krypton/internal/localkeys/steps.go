@@ -348,6 +348,9 @@ func (p *probe) describe(ctx context.Context) step {
 		return p.fails(err)
 	}
 	says := fmt.Sprintf("%s, state %s, version %q, %s, %s, protection %s", d.Key, d.State, d.KeyVersion, d.Mechanism, d.Kind, d.Protection)
+	if len(d.Notes) > 0 {
+		says += ". " + strings.Join(d.Notes, " ")
+	}
 	switch d.State {
 	case keystore.StateDisabled, keystore.StatePendingDeletion, keystore.StateDeleted:
 		return bad(errs.L1Denied, "ask the owner of the key", "%s", says)
