@@ -29,6 +29,9 @@ const (
 	// ImportOAEP256 is RSA-OAEP with SHA-256 and MGF1 with SHA-256, directly
 	// over the material. AWS and others call it RSAES_OAEP_SHA_256.
 	ImportOAEP256 ImportMechanism = "RSAES_OAEP_SHA_256"
+	// ImportOAEP1 is the same with SHA-1 and MGF1 with SHA-1, for tokens that
+	// have no other hash in OAEP.
+	ImportOAEP1 ImportMechanism = "RSAES_OAEP_SHA_1"
 	// ImportRSAAESKeyWrap256 is a random AES-256 key under RSA-OAEP with
 	// SHA-256, followed by the material under that key with AES-KWP (RFC 5649).
 	ImportRSAAESKeyWrap256 ImportMechanism = "RSA_AES_KEY_WRAP_SHA_256"

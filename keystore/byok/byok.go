@@ -5,6 +5,7 @@
 // What [Wrap] makes is laid down by the keystores; see keystore.ImportMechanism.
 //
 //	RSAES_OAEP_SHA_256        RSA-OAEP(SHA-256, MGF1 SHA-256, empty label) of the material
+//	RSAES_OAEP_SHA_1          the same with SHA-1 and MGF1 SHA-1
 //	RSA_AES_KEY_WRAP_SHA_256  RSA-OAEP(SHA-256) of 32 random bytes K || AES-KWP(K, material)
 //	RSA_AES_KEY_WRAP_SHA_1    the same with SHA-1 and MGF1 SHA-1 in OAEP
 //	CKM_RSA_AES_KEY_WRAP      as RSA_AES_KEY_WRAP_SHA_1
@@ -72,6 +73,8 @@ func Wrap(rand io.Reader, params keystore.ImportParameters, material memsec.Secr
 	switch params.Mechanism {
 	case keystore.ImportOAEP256:
 		return oaep(sha256.New(), rand, pub, material)
+	case keystore.ImportOAEP1:
+		return oaep(sha1.New(), rand, pub, material) //nolint:gosec // As above.
 	case keystore.ImportRSAAESKeyWrap256:
 		return keyWrap(sha256.New(), rand, pub, material)
 	case keystore.ImportRSAAESKeyWrap1, keystore.ImportCKMRSAAESKeyWrap:

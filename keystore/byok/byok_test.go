@@ -109,6 +109,7 @@ func TestTheKeystoreOpensWhatWasWrapped(t *testing.T) {
 		hash      func() hash.Hash
 	}{
 		{keystore.ImportOAEP256, sha256.New},
+		{keystore.ImportOAEP1, sha1.New},
 		{keystore.ImportRSAAESKeyWrap256, sha256.New},
 		{keystore.ImportRSAAESKeyWrap1, sha1.New},
 		{keystore.ImportCKMRSAAESKeyWrap, sha1.New},
