@@ -63,7 +63,7 @@ var Layers = map[string]int{
 	"cluster/...":          3,
 
 	"keystore/keystoretest/wire":        3, // faults between a provider and its keystore, for tests and demonstrations
-	"keystore/keystoretest/hsm":         3, // real components and vendors' fakes, for tests and demonstrations
+	"keystore/keystoretest/hsm/...":     3, // real components and vendors' fakes, for tests and demonstrations
 	"keystore/keystoretest/vaultserver": 3,
 	"keystore/keystoretest/awsserver":   3,
 	"keystore/keystoretest/azureserver": 3,
