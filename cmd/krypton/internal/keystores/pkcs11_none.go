@@ -1,4 +1,4 @@
-//go:build unix
+//go:build unix && nopkcs11
 
 package keystores
 
