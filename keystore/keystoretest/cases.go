@@ -281,7 +281,11 @@ func (s *suite) corruptBlobs() {
 	// Head and tail of two good blobs.
 	other := s.wrap(key, s.secret(32)).Blob
 	if n := min(len(blob), len(other)) / 2; n > 0 {
-		try("of two halves", append(bytes.Clone(blob[:n]), other[n:]...))
+		// Where blobs of one key begin alike, the halves can be one of the two.
+		mixed := append(bytes.Clone(blob[:n]), other[n:]...)
+		if !bytes.Equal(mixed, other) && !bytes.Equal(mixed, blob) {
+			try("of two halves", mixed)
+		}
 	}
 	s.opens(s.Provider, key, blob, sec)
 }
