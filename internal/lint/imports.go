@@ -224,9 +224,12 @@ var Restrictions = []Restriction{
 		Instead:   "use keystore.Provider",
 	},
 	{
-		What:      []string{"github.com/coreos/go-oidc", "github.com/go-jose/go-jose"},
-		Importers: map[string]string{"auth/jwt": "judges callers' tokens, by stricter rules than the libraries'"},
-		Instead:   "call package auth/jwt",
+		What: []string{"github.com/coreos/go-oidc", "github.com/go-jose/go-jose"},
+		Importers: map[string]string{
+			"auth/jwt":                          "judges callers' tokens, by stricter rules than the libraries'",
+			"keystore/keystoretest/azureserver": "signs tokens and verifies assertions as Entra ID does",
+		},
+		Instead: "call package auth/jwt",
 	},
 	{
 		What:      []string{"github.com/hashicorp/raft", "github.com/hashicorp/raft-boltdb", "go.etcd.io/bbolt"},
