@@ -8,6 +8,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 RUN = scripts/target $@
+# What all tests run against, and some of them need not wait for.
+COMPONENTS = [ "$(PKGS)" != ./... ] || scripts/components
 
 # Flags for `make test`, for example TESTFLAGS=-race or TESTFLAGS='-run Wrap'.
 TESTFLAGS ?=
@@ -33,10 +35,12 @@ build: ## compile everything; static binaries go to bin/
 
 .PHONY: test
 test: ## run all tests; ends with `N passed, 0 failed, 0 skipped`
+	@$(COMPONENTS)
 	@$(RUN) scripts/gotest -tags invariants $(TESTFLAGS) $(PKGS)
 
 .PHONY: race
 race: ## run all tests under the race detector
+	@$(COMPONENTS)
 	@$(RUN) scripts/gotest -tags invariants -race $(TESTFLAGS) $(PKGS)
 
 .PHONY: fuzz
