@@ -93,11 +93,10 @@ func TestConformance(t *testing.T) {
 func conform(t *testing.T, r row) {
 	t.Helper()
 	probe := startToken(t, hsm.Options{Product: r.product})
-	name, version := probe.Component()
 	const noDelay = "PKCS#11 has no deletion with a delay"
 	cfg := keystoretest.Config{
 		Name: "hsm", Type: pkcs11.Type,
-		Component: keystoretest.Component{Name: name, Version: version, Origin: keystoretest.Real},
+		Component: keystoretest.Component{Name: r.name, Version: probe.Version, Origin: keystoretest.Real},
 		Create: func(t *testing.T, env keystoretest.Env) keystoretest.Fixture {
 			t.Helper()
 			return fixture(t, r, env.Env)
@@ -112,7 +111,7 @@ func conform(t *testing.T, r row) {
 		},
 	}
 	if !r.imports {
-		cfg.Cannot[keystoretest.CanImport] = "material is imported as AES keys, and this row is about RSA keys"
+		cfg.Cannot[keystoretest.CanImport] = "the row with AES-KWP imports; it has the RSA key pair and the AES keys for it"
 	}
 	keystoretest.Test(t, cfg)
 }

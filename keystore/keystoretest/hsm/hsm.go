@@ -264,14 +264,6 @@ func (s *Server) Remove() (back func() error, err error) {
 // Close stops what was started. A directory that was given stays.
 func (s *Server) Close() error { return errors.Join(s.stop(), s.clean()) }
 
-// Component returns what is running, for the conformance suite.
-func (s *Server) Component() (name, version string) {
-	if s.opts.Product == OpenCryptoki {
-		return "openCryptoki software token", s.Version
-	}
-	return "SoftHSM", s.Version
-}
-
 // Config returns the configuration of a keystore of that name on this token.
 func (s *Server) Config(name string) keystore.Config {
 	return keystore.Config{Name: name, Type: "pkcs11", Settings: s.Settings()}
