@@ -17,7 +17,7 @@
 //   - I7: the Raft configuration follows the member entries, one server at a time, and two voters are never a steady state; a member is removed only if the other voters are a majority without it.
 //   - I8: a member whose removal this node has applied is refused: new connections and calls at once, open Raft streams within a second.
 //   - I9: a leader whose storage, state machine or oldest command is stuck stops instead of leading.
-//   - I10: a join token admits one node, to the cluster that made it, before it expires.
+//   - I10: a join token admits one node, to the cluster that made it, before it expires; its secret leaves the node that joins for nobody, and what it shows is good for that node alone.
 //   - I11: a lease counts from before it was asked for, and is used only with a view that has all that its leader had applied; delay and pauses shorten it, never lengthen it.
 //   - I12: whom this node's view does not have gets a connection at most, and is forgotten once a leader gave this node a lease; only the view gives a say.
 //   - I13: what a caller's act cannot make is not proposed for a caller and not forwarded.

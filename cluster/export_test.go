@@ -78,7 +78,7 @@ func (c *Cluster) SendLarge(ctx context.Context, address string, keyHash [32]byt
 	}
 	defer func() { _ = cc.Close() }()
 	if proto == protoJoin {
-		_, err = clusterpb.NewJoinClient(cc).Join(ctx, &clusterpb.JoinRequest{Secret: make([]byte, 64<<10)})
+		_, err = clusterpb.NewJoinClient(cc).Join(ctx, &clusterpb.JoinRequest{TokenKey: make([]byte, 64<<10)})
 	} else {
 		_, err = clusterpb.NewPeerClient(cc).Prepare(ctx, &clusterpb.PrepareRequest{Request: make([]byte, maxMessage)})
 	}
@@ -210,4 +210,9 @@ type seenPeer struct {
 func (p seenPeer) Propose(ctx context.Context, req *clusterpb.ProposeRequest, opts ...grpc.CallOption) (*clusterpb.ProposeResponse, error) {
 	p.see(req)
 	return p.PeerClient.Propose(ctx, req, opts...)
+}
+
+// Shows returns what a node with that id and key shows of the token when it joins.
+func (t JoinToken) Shows(id NodeID, spki []byte, region string) (key, signature []byte) {
+	return t.applies(memberOf(applicant{id: id, spki: spki, info: &clusterpb.NodeInfo{Region: region}}))
 }

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -259,8 +260,9 @@ func (c *Cluster) askToJoin(ctx context.Context, seed Seed, token JoinToken) (*c
 		return nil, errs.New(errs.InvalidArgument, "the address in the join token cannot be used", errs.Cause(err))
 	}
 	defer func() { _ = cc.Close() }()
-	secret := token.secret()
-	resp, err := clusterpb.NewJoinClient(cc).Join(ctx, &clusterpb.JoinRequest{NodeId: string(c.id), Secret: secret[:], Info: c.info()})
+	info := c.info()
+	key, signature := token.applies(memberOf(applicant{id: c.id, spki: c.PublicKey(), info: info}))
+	resp, err := clusterpb.NewJoinClient(cc).Join(ctx, &clusterpb.JoinRequest{NodeId: string(c.id), TokenKey: key, Signature: signature, Info: info})
 	if err != nil {
 		return nil, wire.FromStatus(err)
 	}
@@ -289,11 +291,14 @@ func (c *Cluster) joined(resp *clusterpb.JoinResponse, token JoinToken) (Certifi
 }
 
 // applicant asks to become a member. Its public key is the one of its
-// connection. The secret of its token is not in it: it is handed on, never kept.
+// connection.
 type applicant struct {
 	id   NodeID
 	spki []byte // SubjectPublicKeyInfo, DER
 	info *clusterpb.NodeInfo
+
+	token     []byte // public key of its join token
+	signature []byte // by that key, see [fsm.AdmissionMessage]
 }
 
 // joinService answers nodes that are no members yet.
@@ -313,8 +318,8 @@ func (s *joinService) Join(ctx context.Context, req *clusterpb.JoinRequest) (*cl
 	if !c.machine.View().Initialized() {
 		return nil, errs.New(errs.Unavailable, "this node belongs to no cluster yet")
 	}
-	a := applicant{id: NodeID(req.GetNodeId()), spki: conn.spki, info: req.GetInfo()}
-	index, err := c.admitAnywhere(ctx, a, req.GetSecret())
+	a := applicant{id: NodeID(req.GetNodeId()), spki: conn.spki, info: req.GetInfo(), token: req.GetTokenKey(), signature: req.GetSignature()}
+	index, err := c.admitAnywhere(ctx, a)
 	if err != nil {
 		return nil, err
 	}
@@ -337,10 +342,10 @@ func (s *joinService) Join(ctx context.Context, req *clusterpb.JoinRequest) (*cl
 }
 
 // admitAnywhere admits here or at the leader.
-func (c *Cluster) admitAnywhere(ctx context.Context, a applicant, secret []byte) (uint64, error) {
+func (c *Cluster) admitAnywhere(ctx context.Context, a applicant) (uint64, error) {
 	now := c.Leadership()
 	if now.IsLeader {
-		return c.admit(ctx, a, secret, "")
+		return c.admit(ctx, a, "")
 	}
 	if now.LeaderID == "" {
 		return 0, errNoLeader(nil)
@@ -349,23 +354,24 @@ func (c *Cluster) admitAnywhere(ctx context.Context, a applicant, secret []byte)
 	if err != nil {
 		return 0, errNoLeader(err)
 	}
-	resp, err := p.Admit(ctx, &clusterpb.AdmitRequest{NodeId: string(a.id), PublicKey: a.spki, Secret: secret, Info: a.info})
+	resp, err := p.Admit(ctx, &clusterpb.AdmitRequest{NodeId: string(a.id), PublicKey: a.spki, TokenKey: a.token, Signature: a.signature, Info: a.info})
 	if err != nil {
 		return 0, sent(ctx, err)
 	}
 	return resp.GetIndex(), nil
 }
 
-// admit makes the applicant a member, on the leader. The leader gets the secret
-// and not its hash: hashes stand in the registry, where every member reads them.
-func (c *Cluster) admit(ctx context.Context, a applicant, secret []byte, via NodeID) (uint64, error) {
-	if !a.id.Valid() || len(secret) != tokenSecretSize {
+// admit makes the applicant a member, on the leader. Neither the leader nor the node
+// that was asked gets the secret of the token: they see its public key, and a
+// signature that is good for this node alone. Every replica verifies it.
+func (c *Cluster) admit(ctx context.Context, a applicant, via NodeID) (uint64, error) {
+	if !a.id.Valid() || len(a.token) != ed25519.PublicKeySize {
 		return 0, errs.New(errs.InvalidArgument, "the join request is malformed")
 	}
 	if err := checkAddress(a.info.GetPeerAddress()); err != nil {
 		return 0, errs.New(errs.InvalidArgument, "the peer address of the joining node cannot be used: "+err.Error())
 	}
-	hash := sha256.Sum256(secret)
+	hash := sha256.Sum256(a.token)
 	if err := c.catchUp(ctx); err != nil {
 		return 0, err
 	}
@@ -374,15 +380,21 @@ func (c *Cluster) admit(ctx context.Context, a applicant, secret []byte, via Nod
 	}
 	// The state machine decides; but a stranger without a token must not be able
 	// to fill the log with refusals.
-	tok, ok := c.machine.View().JoinToken(hash[:])
+	view := c.machine.View()
+	tok, ok := view.JoinToken(hash[:])
 	if !ok || tok.GetUsedBy() != "" || tok.GetExpireTimeMs() <= c.wall() {
 		return 0, errs.New(errs.Denied, "the join token does not admit this node", errs.Hint("a token is good for one node, until it expires; make a new one"))
 	}
 	m := memberOf(a)
 	m.Voter = tok.GetVoter()
-	res, err := c.internal(ctx, &fsmpb.Command{Body: &fsmpb.Command_AddMember{
-		AddMember: &fsmpb.AddMember{Member: m, TokenHash: hash[:]},
-	}}, via)
+	add := &fsmpb.AddMember{Member: m, TokenHash: hash[:]}
+	if view.Cluster().GetFormatVersion() >= fsm.FormatProofs { // before, a member of an older release would stop at it
+		add.TokenKey, add.Signature = a.token, a.signature
+		if err := fsm.CheckAdmission([32]byte(view.Cluster().GetFingerprint()), add); err != nil {
+			return 0, err
+		}
+	}
+	res, err := c.internal(ctx, &fsmpb.Command{Body: &fsmpb.Command_AddMember{AddMember: add}}, via)
 	if err != nil {
 		// The same node may have asked twice, or asks again after it lost the answer.
 		if index, ok := c.admitted(a, hash); ok {

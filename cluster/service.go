@@ -180,7 +180,9 @@ func (s *peerService) Announce(ctx context.Context, req *clusterpb.AnnounceReque
 
 // Admit implements [clusterpb.PeerServer].
 func (s *peerService) Admit(ctx context.Context, req *clusterpb.AdmitRequest) (*clusterpb.AdmitResponse, error) {
-	index, err := s.c.admit(ctx, applicant{id: NodeID(req.GetNodeId()), spki: req.GetPublicKey(), info: req.GetInfo()}, req.GetSecret(), from(ctx))
+	index, err := s.c.admit(ctx, applicant{
+		id: NodeID(req.GetNodeId()), spki: req.GetPublicKey(), info: req.GetInfo(), token: req.GetTokenKey(), signature: req.GetSignature(),
+	}, from(ctx))
 	if err != nil {
 		return nil, err
 	}

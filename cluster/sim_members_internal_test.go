@@ -25,10 +25,17 @@ func (n *simNode) applicant() applicant {
 	}}
 }
 
+// asking is a node that asks to be let in with a token.
+func (l *simLife) asking(a applicant, secret []byte) applicant {
+	t := JoinToken{Fingerprint: [32]byte(l.c.machine.View().Cluster().GetFingerprint()), secret: keepSecret(secret)}
+	a.token, a.signature = t.applies(memberOf(a))
+	return a
+}
+
 // token makes a join token and returns its secret, nil if that is not certain.
 func (w *simWorld) token(what string, voter bool) []byte {
 	secret := sha256.Sum256([]byte("secret " + what))
-	hash := sha256.Sum256(secret[:])
+	hash := JoinKeyHash(secret)
 	if _, err := w.insist("token-"+what, &fsmpb.Command{Body: &fsmpb.Command_CreateJoinToken{CreateJoinToken: &fsmpb.CreateJoinToken{
 		Token: &fsmpb.JoinToken{Hash: hash[:], ExpireTimeMs: time.Now().Add(time.Hour).UnixMilli(), Voter: voter},
 	}}}); err != nil {
@@ -59,7 +66,7 @@ func (w *simWorld) joinOn(was *simNode, voter bool) *simNode {
 	for range 20 {
 		if l := w.leader(); l != nil {
 			ctx, cancel := context.WithTimeout(w.ctx, 2*time.Second)
-			_, err := l.c.admit(ctx, n.applicant(), secret, "")
+			_, err := l.c.admit(ctx, l.asking(n.applicant(), secret), "")
 			cancel()
 			if err == nil {
 				w.count(func(s *simStats) { s.Joined++ })
@@ -263,7 +270,7 @@ func (w *simWorld) joinAnew() {
 	}
 	if l, secret := w.leader(), w.token("again-"+string(m.c.id[:8]), true); l != nil && secret != nil {
 		ctx, cancel := context.WithTimeout(w.ctx, 2*time.Second)
-		if index, err := l.c.admit(ctx, m.node.applicant(), secret, ""); err == nil {
+		if index, err := l.c.admit(ctx, l.asking(m.node.applicant(), secret), ""); err == nil {
 			w.violation("node %d, which was removed, is a member again from entry %d on", m.node.n, index)
 		}
 		cancel()

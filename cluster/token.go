@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/base32"
 	"errors"
@@ -11,6 +12,9 @@ import (
 	"net"
 	"strconv"
 	"strings"
+
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 )
 
 // Limits of a join token.
@@ -19,7 +23,7 @@ const (
 	MaxAddress      = 255 // bytes of an address host:port
 	tokenSecretSize = 32
 	tokenSumSize    = 4
-	tokenPrefix     = "kjoin1-"
+	tokenPrefix     = "kjoin2-"
 )
 
 // tokenEncoding is lower-case base32 without padding: one double click selects
@@ -37,10 +41,11 @@ type Seed struct {
 
 // JoinToken lets one node ask to become a member. It names the cluster and
 // members of it by their keys, so that the new node is not led to another
-// cluster, and holds a secret, so that the cluster knows it was invited. Make
+// cluster, and holds a secret, the seed of an Ed25519 key, with which it signs its own
+// id and key: so no member that it asks can admit another node in its place. Make
 // one with [NewJoinToken]; print it with [JoinToken.Text] only.
 //
-//	text  = "kjoin1-" base32( body | SHA-256(body)[:4] )
+//	text  = "kjoin2-" base32( body | SHA-256(body)[:4] )
 //	body  = fingerprint [32] | secret [32] | seeds u8 | seed...
 //	seed  = length u8 | address | key hash [32]
 type JoinToken struct {
@@ -104,11 +109,23 @@ func checkAddress(a string) error {
 	return nil
 }
 
-// Hash returns SHA-256 of the secret: what the registry keeps of the token. The
-// token must not be zero.
-func (t JoinToken) Hash() [32]byte {
-	secret := t.secret()
-	return sha256.Sum256(secret[:])
+// Hash returns SHA-256 of the public key of the token: what the registry keeps of
+// it. The token must not be zero.
+func (t JoinToken) Hash() [32]byte { return JoinKeyHash(t.secret()) }
+
+// JoinKeyHash returns [JoinToken.Hash] of a token with that secret, for whoever makes
+// the secret.
+func JoinKeyHash(secret [32]byte) [32]byte { return sha256.Sum256(publicHalf(secret)) }
+
+func publicHalf(seed [tokenSecretSize]byte) []byte {
+	return ed25519.NewKeyFromSeed(seed[:])[tokenSecretSize:] // a private key is the seed and then the public key
+}
+
+// applies returns the public key of the token and its signature over the node that
+// asks to join.
+func (t JoinToken) applies(m *fsmpb.Member) (key, signature []byte) {
+	seed := t.secret()
+	return publicHalf(seed), ed25519.Sign(ed25519.NewKeyFromSeed(seed[:]), fsm.AdmissionMessage(t.Fingerprint, m))
 }
 
 // Text returns the token for the person who carries it to the new node. Whoever

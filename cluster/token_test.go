@@ -2,6 +2,7 @@ package cluster_test
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
@@ -15,6 +16,8 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/openkcm/krypton-cluster/cluster"
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 )
 
 func seeds(n int) []cluster.Seed {
@@ -44,8 +47,9 @@ func TestAJoinTokenIsReadBackAndHasOneSpelling(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := tok.Text()
-	if sum := sha256.Sum256(tok.Secret()); sum != tok.Hash() {
-		t.Error("the registry's hash is not that of the secret")
+	pub := ed25519.NewKeyFromSeed(tok.Secret()).Public().(ed25519.PublicKey) //nolint:forcetypeassert // It is.
+	if sum := sha256.Sum256(pub); sum != tok.Hash() || sum != cluster.JoinKeyHash([32]byte(tok.Secret())) {
+		t.Error("the registry's hash is not that of the public key")
 	}
 	for i := range text {
 		c := byte('a')
@@ -56,10 +60,35 @@ func TestAJoinTokenIsReadBackAndHasOneSpelling(t *testing.T) {
 			t.Fatalf("a typing error at %d passes", i)
 		}
 	}
-	for _, bad := range []string{"", "kjoin1-", text[:len(text)-1], text + "a", strings.ToUpper(text), "kjoin2" + text[6:], strings.Replace(text, "-", "- ", 1)} {
+	for _, bad := range []string{"", "kjoin2-", text[:len(text)-1], text + "a", strings.ToUpper(text), "kjoin1" + text[6:], "kjoin3" + text[6:], strings.Replace(text, "-", "- ", 1)} {
 		if _, err := cluster.ParseJoinToken(bad); err == nil {
 			t.Errorf("%q passes", bad)
 		}
+	}
+}
+
+// TestI10_WhatANodeShowsOfItsTokenIsNotItsSecret and is good for that node alone.
+func TestI10_WhatANodeShowsOfItsTokenIsNotItsSecret(t *testing.T) {
+	tok, err := cluster.NewJoinToken(rand.Reader, [32]byte{7}, seeds(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, spki := cluster.NodeID(strings.Repeat("a", 32)), []byte("spki")
+	key, signature := tok.Shows(id, spki, "eu")
+	if shown := append(bytes.Clone(key), signature...); bytes.Contains(shown, tok.Secret()) || bytes.Contains(shown, tok.Secret()[:16]) {
+		t.Error("the secret is shown")
+	}
+	admit := func(change func(*fsmpb.AddMember)) error {
+		hash := tok.Hash()
+		c := &fsmpb.AddMember{Member: &fsmpb.Member{Id: string(id), PublicKey: spki, Region: "eu"}, TokenHash: hash[:], TokenKey: key, Signature: signature}
+		change(c)
+		return fsm.CheckAdmission(tok.Fingerprint, c)
+	}
+	if err := admit(func(*fsmpb.AddMember) {}); err != nil {
+		t.Error(err)
+	}
+	if err := admit(func(c *fsmpb.AddMember) { c.Member.PublicKey = []byte("another") }); err == nil {
+		t.Error("it admits another key")
 	}
 }
 
@@ -123,8 +152,8 @@ func FuzzParseJoinToken(f *testing.F) {
 		}
 		f.Add(tok.Text())
 	}
-	f.Add("kjoin1-")
-	f.Add("kjoin1-aaaaaaaaaaaaaaaa")
+	f.Add("kjoin2-")
+	f.Add("kjoin2-aaaaaaaaaaaaaaaa")
 	f.Fuzz(func(t *testing.T, text string) {
 		tok, err := cluster.ParseJoinToken(text)
 		if err != nil {
@@ -136,4 +165,4 @@ func FuzzParseJoinToken(f *testing.F) {
 	})
 }
 
-const goldenToken = "kjoin1-aebagaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaafuws2ljnfuws2ljnfuws2ljnfuws2ljnfuws2ljnfuws2ljnfuwqbbuytalrqfyyc4mj2ha2damqjaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaacy7juim"
+const goldenToken = "kjoin2-aebagaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaafuws2ljnfuws2ljnfuws2ljnfuws2ljnfuws2ljnfuws2ljnfuwqbbuytalrqfyyc4mj2ha2damqjaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaacy7juim"

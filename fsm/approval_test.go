@@ -60,7 +60,7 @@ func prepared(t tb) *world {
 	w.signed(putIssuer(jwtIssuer("idp")), "alice", "bob")
 	w.ok(changeObject("acme", "", suspend, "unlink"))
 	w.ok(w.token(2, false))
-	w.ok(join(2, node(2)))
+	w.ok(w.join(2, node(2)))
 	w.ok(w.addIVK())
 	for _, tn := range []string{"acme", "beta"} {
 		w.ok(w.rewrap(tn))
@@ -808,7 +808,7 @@ func TestI26_WhatOnlyTakesPowerAwayWaitsForNobody(t *testing.T) {
 		return of("gov", changeVersion("beta", "pay", uint32(len(w.serviceOf("beta", "pay").GetVersions())), e))
 	}
 	w.ok(w.token(3, false))
-	w.ok(join(3, node(3)))
+	w.ok(w.join(3, node(3)))
 	lines := map[string]*fsmpb.Command{
 		"suspend a tenant":          changeObject("beta", "", suspend, ""),
 		"suspend it as unlinked":    changeObject("beta", "", suspend, "unlink"),

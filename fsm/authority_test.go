@@ -369,14 +369,14 @@ func TestAVoterNeedsASignedIntent(t *testing.T) {
 	c := w.token(1, true)
 	w.ok(w.signedBy(c, w.ordered(c), keys["alice"], keys["carol"]))
 	w.ok(w.token(2, false))
-	w.ok(join(2, node(2)))
+	w.ok(w.join(2, node(2)))
 	promote := update(2, []string{"voter"}, &fsmpb.Member{Voter: true})
 	w.refused(errs.IntentRefused, promote)
 	m, _ := w.view().Member(nodeID(2))
 	w.ok(w.signedBy(promote, w.intentOf(intent.ActAddMember, fsm.PromotionRequest(m)), keys["alice"], keys["carol"]))
 	voter := node(1)
 	voter.Voter = true
-	w.ok(join(1, voter)) // the token was signed for
+	w.ok(w.join(1, voter)) // the token was signed for
 }
 
 func TestSovereignRequestsDifferWhereTheActsDiffer(t *testing.T) {

@@ -22,11 +22,11 @@ const (
 	// MaxFormatVersion is the format version with which this program founds
 	// clusters and to which it raises them. Members announce it. What each brought
 	// stands in docs/formats.md.
-	MaxFormatVersion = 4
+	MaxFormatVersion = 5
 
 	// knownFormat is the highest format version that Apply and Restore understand. A
 	// release learns one before it announces it.
-	knownFormat = FormatAuthority
+	knownFormat = FormatProofs
 
 	// FormatRevocations is the format version of a cluster from which on
 	// certificates can be revoked and commands say with which one they were asked
@@ -40,6 +40,10 @@ const (
 	// FormatAuthority is the format version of a cluster from which on roles come
 	// from issuers and role bindings in the registry, and tenants have governors.
 	FormatAuthority = 4
+
+	// FormatProofs is the format version of a cluster from which on a member is admitted
+	// by a signature of its join token's key over the member.
+	FormatProofs = 5
 
 	// maxDepth bounds nesting, so that hostile bytes cannot exhaust the stack.
 	maxDepth = 32

@@ -37,6 +37,7 @@
 //   - I25: what is approved has as many signatures as the larger of the rule when it was requested and the rule now asks for, each by another person who is bound and has the power at that moment, none by who asked unless both rules count that one; and who asked has signed.
 //   - I26: what only takes away power that can be given back needs no signature and waits for no approval.
 //   - I27: the number of signatures changes only with as many as the larger of the rules before and after asks for, never to none, and to nothing that those who are bound could not fulfil.
+//   - I28: from [FormatProofs] on a member is admitted only by a signature of its join token's key over the cluster and its id, key and region, with the vote that the token says: nobody who saw a node join can admit another one in its place.
 //
 // # Concurrency
 //

@@ -82,7 +82,7 @@ func furnish(w *world) {
 	w.rotate("acme", "pay")
 	w.ok(pin("acme", "pay", "r", 1))
 	w.ok(w.token(1, false))
-	w.ok(join(1, node(1)))
+	w.ok(w.join(1, node(1)))
 	w.ok(w.token(2, false))
 }
 
@@ -205,7 +205,7 @@ func gateLines() []gateLine {
 		{name: "an internal secret is put", cmd: func(w *world) *fsmpb.Command { return w.putSecret("node-ca") }},
 
 		{name: "a join token is made", cmd: func(w *world) *fsmpb.Command { return w.token(3, false) }},
-		{name: "a node joins", cmd: is(func() *fsmpb.Command { return join(2, node(2)) })},
+		{name: "a node joins", cmd: func(w *world) *fsmpb.Command { return w.join(2, node(2)) }},
 		{name: "a node announces itself", cmd: is(func() *fsmpb.Command { return update(1, []string{"zone"}, &fsmpb.Member{Zone: "b"}) })},
 		{name: "a node is removed", cmd: is(func() *fsmpb.Command { return remove(1) })},
 		{name: "a node is purged", first: after(is(func() *fsmpb.Command { return remove(1) })), cmd: is(func() *fsmpb.Command { return purge(1) })},

@@ -165,7 +165,7 @@ func TestTheMembersIndexMovesWithEveryMember(t *testing.T) {
 	check("genesis", true)
 	w.ok(w.token(1, false))
 	check("a token", false)
-	w.ok(join(1, node(1)))
+	w.ok(w.join(1, node(1)))
 	check("join", true)
 	w.ok(update(1, []string{"zone"}, &fsmpb.Member{Zone: "a"}))
 	check("an update that changes nothing", false)

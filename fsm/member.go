@@ -75,7 +75,7 @@ func (t *tx) newMember(m *fsmpb.Member) *fsmpb.Member {
 func (t *tx) createJoinToken(k *fsmpb.JoinToken) (done, error) {
 	switch {
 	case len(k.GetHash()) != sha256.Size:
-		return done{}, invalid("a join token is named by the SHA-256 of its secret")
+		return done{}, invalid("a join token is named by the SHA-256 of its public key")
 	case k.GetRegion() != "" && checkName(k.GetRegion()) != nil:
 		return done{}, errs.New(errs.InvalidArgument, "the region is not a name",
 			errs.Hint("1 to %d of a-z, 0-9 and '-', beginning with a letter; as in the node's configuration", hierarchy.MaxNameBytes))
@@ -116,13 +116,13 @@ func (t *tx) addMember(c *fsmpb.AddMember) (done, error) {
 	if err := checkMember(m); err != nil {
 		return done{}, err
 	}
-	// One answer for every token that does not admit, so that nobody learns
-	// which tokens there are.
 	k, ok := lookup[*fsmpb.JoinToken](t.txn, tableTokens, indexID, c.GetTokenHash())
 	if !ok || k.GetUsedBy() != "" || k.GetExpireTimeMs() <= t.timeMS ||
 		(k.GetRegion() != "" && k.GetRegion() != m.GetRegion()) || (m.GetVoter() && !k.GetVoter()) {
-		return done{}, errs.New(errs.Denied, "the join token does not admit this node",
-			errs.Hint("a token is good for one node, until it expires, in its region; a voter needs a token for a voter"))
+		return done{}, errNotAdmitted()
+	}
+	if err := t.admissible(c, k); err != nil {
+		return done{}, err
 	}
 	sum := sha256.Sum256(m.GetPublicKey())
 	if _, ok := lookup[*fsmpb.Member](t.txn, tableMembers, indexID, []byte(m.GetId())); ok {
@@ -145,6 +145,20 @@ func (t *tx) addMember(c *fsmpb.AddMember) (done, error) {
 	t.putMember(t.newMember(m))
 	t.members++
 	return done{object: nodeName(m.GetId())}, nil
+}
+
+// admissible asks for the signature of the token's key, and for what the token says
+// of the vote: a leader that lies could take it away, too.
+func (t *tx) admissible(c *fsmpb.AddMember, k *fsmpb.JoinToken) error {
+	switch {
+	case t.cluster.GetFormatVersion() < FormatProofs && (len(c.GetTokenKey()) != 0 || len(c.GetSignature()) != 0):
+		return invalid("a signature of a join token's key is for clusters of a later format version")
+	case t.cluster.GetFormatVersion() < FormatProofs:
+		return nil
+	case c.GetMember().GetVoter() != k.GetVoter():
+		return errNotAdmitted()
+	}
+	return CheckAdmission([32]byte(t.cluster.GetFingerprint()), c)
 }
 
 // present returns a member that is not removed.

@@ -1,6 +1,7 @@
 package fsm_test
 
 import (
+	"crypto/ed25519"
 	"crypto/sha256"
 	"testing"
 
@@ -29,37 +30,102 @@ func TestAJoinTokenAdmitsOneNodeInItsRegionUntilItExpires(t *testing.T) {
 	us.GetCreateJoinToken().GetToken().Region = "us"
 	w.ok(us)
 	w.refused(errs.AlreadyExists, w.token(1, false))
-	w.refused(errs.Denied, join(2, node(1)))
-	w.refused(errs.Denied, join(1, node(1))) // of region eu
+	w.refused(errs.Denied, w.join(2, node(1)))
+	w.refused(errs.Denied, w.join(1, node(1))) // of region eu
 
 	n := node(1)
 	n.Region = "us"
 	n.Voter = true
-	w.refused(errs.Denied, join(1, n)) // not a token for a voter
+	w.refused(errs.Denied, w.join(1, n)) // not a token for a voter
 	n.Voter = false
 	n.MaxFormat = 0
-	w.refused(errs.FailedState, join(1, n))
+	w.refused(errs.FailedState, w.join(1, n))
 	n.MaxFormat = newest
-	if res := w.ok(join(1, n)); res.GetObject() != "nodes/"+nodeID(1) {
+	if res := w.ok(w.join(1, n)); res.GetObject() != "nodes/"+nodeID(1) {
 		t.Errorf("result %v", res)
 	}
 	if k, _ := w.view().JoinToken(tokenHash(1)); k.GetUsedBy() != nodeID(1) {
 		t.Errorf("token %v", k)
 	}
 	n2 := node(2)
-	n2.Region = "us"
-	w.refused(errs.Denied, join(1, n2))
+	n2.Region, n2.Voter = "us", true
+	w.refused(errs.Denied, w.join(1, n2))
 
 	w.ok(w.token(3, true))
 	w.now += hourMS
-	w.refused(errs.Denied, join(3, n2))
+	w.refused(errs.Denied, w.join(3, n2))
 	w.ok(tick())
 	if got := w.view().JoinTokens(); len(got) != 0 {
 		t.Errorf("%d tokens after they expired", len(got))
 	}
 	w.ok(w.token(4, true))
-	n2.Voter = true
-	w.ok(join(4, n2))
+	w.ok(w.join(4, n2))
+}
+
+// TestI28_AMemberIsAdmittedByASignatureOfItsTokensKeyOverIt and by nothing that another
+// node showed: who leads, or was asked first, has the key's public half and that
+// signature only.
+func TestI28_AMemberIsAdmittedByASignatureOfItsTokensKeyOverIt(t *testing.T) {
+	for name, f := range map[string]func(w *world, c *fsmpb.AddMember){
+		"another node's id":  func(_ *world, c *fsmpb.AddMember) { c.Member.Id = nodeID(2) },
+		"another node's key": func(_ *world, c *fsmpb.AddMember) { c.Member.PublicKey = node(2).GetPublicKey() },
+		"another region":     func(_ *world, c *fsmpb.AddMember) { c.Member.Region = "us" },
+		"without the vote":   func(_ *world, c *fsmpb.AddMember) { c.Member.Voter = false },
+		"no signature":       func(_ *world, c *fsmpb.AddMember) { c.Signature = nil },
+		"no key":             func(_ *world, c *fsmpb.AddMember) { c.TokenKey = nil },
+		"as before":          func(_ *world, c *fsmpb.AddMember) { c.TokenKey, c.Signature = nil, nil },
+		"the signature cut":  func(_ *world, c *fsmpb.AddMember) { c.Signature = c.GetSignature()[:63] },
+		"the hash as key":    func(_ *world, c *fsmpb.AddMember) { c.TokenKey = c.GetTokenHash() },
+		"a key of one's own": func(w *world, c *fsmpb.AddMember) { c.TokenKey, c.Signature = tokenPublic(9), w.admission(9, c) },
+		"another cluster": func(_ *world, c *fsmpb.AddMember) {
+			c.Signature = ed25519.Sign(tokenKey(1), fsm.AdmissionMessage([32]byte{1}, c.GetMember()))
+		},
+		"a key of small order": func(_ *world, c *fsmpb.AddMember) { c.TokenKey, c.Signature = smallOrder(), make([]byte, 64) },
+		"of another token":     func(w *world, c *fsmpb.AddMember) { c.Signature = w.admission(2, c) },
+		"used for another node": func(w *world, c *fsmpb.AddMember) {
+			n := node(3)
+			n.Voter = true
+			w.ok(w.join(1, n))
+			c.Signature = w.admission(1, c)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.ok(w.token(1, true))
+			w.ok(w.token(2, true))
+			n := node(1)
+			n.Voter = true
+			c := w.join(1, n)
+			f(w, c.GetAddMember())
+			w.refused(errs.Denied, c)
+			if _, ok := w.view().Member(nodeID(1)); ok {
+				t.Fatal("it is a member")
+			}
+		})
+	}
+	w := newWorld(t)
+	w.ok(w.token(1, true))
+	n := node(1)
+	n.Voter = true
+	c := w.join(1, n)
+	c.GetAddMember().GetMember().PeerAddress = "10.9.9.9:8402" // a member announces it anew whenever it likes
+	w.ok(c)
+}
+
+// TestWhatAdmitsBeforeFormatProofs is the token's key alone, because members of an
+// older release know no signature; and none is taken.
+func TestWhatAdmitsBeforeFormatProofs(t *testing.T) {
+	w := newWorld(t, ofFormat(fsm.FormatProofs-1))
+	w.ok(w.token(1, false))
+	signed := w.join(1, node(1))
+	signed.GetAddMember().TokenKey, signed.GetAddMember().Signature = tokenPublic(1), w.admission(1, signed.GetAddMember())
+	w.refused(errs.InvalidArgument, signed)
+	w.ok(w.join(1, node(1)))
+	w.ok(w.token(2, false))
+	unsigned := w.join(2, node(2))
+	w.ok(raise(fsm.FormatProofs))
+	w.refused(errs.Denied, unsigned)
+	w.ok(w.join(2, node(2))) // a token that was made before is good for it
 }
 
 func TestJoinTokensAreSoundAndBounded(t *testing.T) {
@@ -87,23 +153,23 @@ func TestANodeIDOrKeyThatWasEverAMemberIsRefused(t *testing.T) {
 	for i := range 5 {
 		w.ok(w.token(i, false))
 	}
-	w.ok(join(0, node(1)))
-	w.refused(errs.AlreadyExists, join(1, node(1)))
+	w.ok(w.join(0, node(1)))
+	w.refused(errs.AlreadyExists, w.join(1, node(1)))
 	sameKey := node(2)
 	sameKey.PublicKey = node(1).GetPublicKey()
-	w.refused(errs.AlreadyExists, join(1, sameKey))
+	w.refused(errs.AlreadyExists, w.join(1, sameKey))
 	w.ok(remove(1))
-	w.refused(errs.AlreadyExists, join(1, node(1)))
+	w.refused(errs.AlreadyExists, w.join(1, node(1)))
 	w.ok(purge(1))
-	w.refused(errs.AlreadyExists, join(1, node(1)))
-	w.refused(errs.AlreadyExists, join(1, sameKey))
-	w.ok(join(1, node(2)))
+	w.refused(errs.AlreadyExists, w.join(1, node(1)))
+	w.refused(errs.AlreadyExists, w.join(1, sameKey))
+	w.ok(w.join(1, node(2)))
 }
 
 func TestRemovalKeepsTheMemberUntilItIsPurged(t *testing.T) {
 	w := newWorld(t)
 	w.ok(w.token(1, false))
-	w.ok(join(1, node(1)))
+	w.ok(w.join(1, node(1)))
 	w.refused(errs.FailedState, purge(1))
 	w.refused(errs.NotFound, purge(9))
 	w.ok(remove(1))
@@ -134,7 +200,7 @@ func TestTheLastVoterStays(t *testing.T) {
 	w.ok(w.token(1, true))
 	second := node(1)
 	second.Voter = true
-	w.ok(join(1, second))
+	w.ok(w.join(1, second))
 	w.ok(update(0, []string{"voter"}, &fsmpb.Member{}))
 	w.refused(errs.FailedState, remove(1))
 	w.ok(remove(0))
@@ -179,11 +245,11 @@ func TestMembersThatAreNotSoundAreRefused(t *testing.T) {
 	} {
 		m := node(1)
 		f(m)
-		if res := w.do(join(1, m)); res.GetReason() != errs.InvalidArgument.String() {
+		if res := w.do(w.join(1, m)); res.GetReason() != errs.InvalidArgument.String() {
 			t.Errorf("%s: got %v", name, res)
 		}
 	}
-	w.ok(join(1, node(1)))
+	w.ok(w.join(1, node(1)))
 }
 
 func TestTheHoldIsAFactOfTheCluster(t *testing.T) {
@@ -232,7 +298,7 @@ func TestTheFormatVersionIsRaisedOnlyToWhatEveryMemberSupports(t *testing.T) {
 func TestNothingNamesNothing(t *testing.T) {
 	w := newWorld(t)
 	w.ok(w.token(1, true))
-	c := join(1, node(1))
+	c := w.join(1, node(1))
 	c.GetAddMember().TokenHash = nil
 	w.refused(errs.Denied, c)
 	v := w.view()

@@ -90,7 +90,7 @@ func orderLines() []orderLine {
 		{"wrap a tenant key again", func(w *world) *fsmpb.Command { return w.rewrap("acme") }, []string{leader}},
 		{"put a secret", func(w *world) *fsmpb.Command { return w.putSecret("node-ca") }, []string{leader}},
 		{"make a join token", func(w *world) *fsmpb.Command { return w.token(5, false) }, []string{oper, local}},
-		{"join", is(join(2, node2())), []string{leader}},
+		{"join", func(w *world) *fsmpb.Command { return w.join(2, node2()) }, []string{leader}},
 		{"promote a node", is(update(1, []string{"voter"}, &fsmpb.Member{Voter: true})), []string{oper, local, leader}},
 		{"remove a node", is(remove(1)), []string{oper, local}},
 		{"purge a node", is(purge(1)), []string{leader}},

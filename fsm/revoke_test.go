@@ -92,12 +92,12 @@ func TestI17_JoinTokensOfARevokedCertificateAdmitNobody(t *testing.T) {
 	w.ok(by(1, w.token(2, false)))
 	w.ok(by(2, w.token(3, false)))
 	w.ok(w.token(4, false)) // by no certificate
-	w.ok(join(1, node(11)))
+	w.ok(w.join(1, node(11)))
 	w.ok(by(2, w.revoke(1)))
-	w.refused(errs.Denied, join(2, node(12)))
+	w.refused(errs.Denied, w.join(2, node(12)))
 	w.refused(errs.Unauthenticated, by(1, w.token(5, false)))
-	w.ok(join(3, node(13)))
-	w.ok(join(4, node(14)))
+	w.ok(w.join(3, node(13)))
+	w.ok(w.join(4, node(14)))
 	if k, ok := w.view().JoinToken(tokenHash(1)); !ok || k.GetUsedBy() == "" {
 		t.Errorf("the token that admitted a member is %v", k)
 	}

@@ -83,7 +83,7 @@ func everything(t tb) *world {
 	w.ok(w.putSecret("webhook"))
 	w.ok(w.token(1, false))
 	w.ok(w.token(2, true))
-	w.ok(join(1, node(1)))
+	w.ok(w.join(1, node(1)))
 	w.ok(remove(1))
 	w.ok(asked("request-1", changeObject("beta", "", schedule, "")))
 	w.refused(errs.NotFound, asked("request-2", changeObject("nobody", "", suspend, "")))

@@ -100,7 +100,7 @@ func (w *world) drawCommand(t *rapid.T) *fsmpb.Command {
 	case "join":
 		m := node(rapid.IntRange(0, 3).Draw(t, "node"))
 		m.Voter = rapid.Bool().Draw(t, "voter")
-		cmd = join(rapid.IntRange(0, 3).Draw(t, "token"), m)
+		cmd = w.join(rapid.IntRange(0, 3).Draw(t, "token"), m)
 	case "member":
 		n := rapid.IntRange(0, 3).Draw(t, "node")
 		cmd = draw(t, "member", remove(n), purge(n), update(n, []string{"zone", "voter"}, &fsmpb.Member{Zone: "b", Voter: rapid.Bool().Draw(t, "voter")}))

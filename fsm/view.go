@@ -200,7 +200,7 @@ func (v *View) Members() []*fsmpb.Member {
 	return all
 }
 
-// JoinToken returns the join token with that SHA-256 of its secret.
+// JoinToken returns the join token with that SHA-256 of its public key.
 func (v *View) JoinToken(hash []byte) (*fsmpb.JoinToken, bool) {
 	return lookup[*fsmpb.JoinToken](v.txn, tableTokens, indexID, hash)
 }

@@ -291,8 +291,16 @@ func (w *world) putSecret(name string) *fsmpb.Command {
 	}}}
 }
 
+// tokenKey is the key of join token n.
+func tokenKey(n int) ed25519.PrivateKey {
+	seed := sha256.Sum256(fmt.Appendf(nil, "token %d", n))
+	return ed25519.NewKeyFromSeed(seed[:])
+}
+
+func tokenPublic(n int) []byte { return tokenKey(n)[32:] }
+
 func tokenHash(n int) []byte {
-	sum := sha256.Sum256(fmt.Appendf(nil, "token %d", n))
+	sum := sha256.Sum256(tokenPublic(n))
 	return sum[:]
 }
 
@@ -302,8 +310,21 @@ func (w *world) token(n int, voter bool) *fsmpb.Command {
 	}}}
 }
 
-func join(token int, m *fsmpb.Member) *fsmpb.Command {
-	return &fsmpb.Command{Body: &fsmpb.Command_AddMember{AddMember: &fsmpb.AddMember{Member: m, TokenHash: tokenHash(token)}}}
+// admission is the signature of a token's key over that member.
+func (w *world) admission(token int, c *fsmpb.AddMember) []byte {
+	return ed25519.Sign(tokenKey(token), fsm.AdmissionMessage([32]byte(w.view().Cluster().GetFingerprint()), c.GetMember()))
+}
+
+// smallOrder is a key under which signatures of nobody verify.
+func smallOrder() []byte { return append([]byte{1}, make([]byte, 31)...) }
+
+// join admits a member as the leader does in a cluster of that format.
+func (w *world) join(token int, m *fsmpb.Member) *fsmpb.Command {
+	c := &fsmpb.AddMember{Member: m, TokenHash: tokenHash(token)}
+	if cl := w.view().Cluster(); cl.GetFormatVersion() >= fsm.FormatProofs {
+		c.TokenKey, c.Signature = tokenPublic(token), w.admission(token, c)
+	}
+	return &fsmpb.Command{Body: &fsmpb.Command_AddMember{AddMember: c}}
 }
 
 // serialOf returns the serial number of a made-up certificate.

@@ -65,7 +65,7 @@ var keyForms = []form{
 	{
 		act: ActAddMember, orders: "make a join token with which a new node becomes a voter",
 		fields: []shape{
-			{name: "token", kind: KindBytes, fits: isDigest, note: noteAlways("SHA-256 of the join token's secret")},
+			{name: "token", kind: KindBytes, fits: isDigest, note: noteAlways("SHA-256 of the join token's public key")},
 			{name: "region", kind: KindText, note: noteIfEmpty("any region")},
 			{name: "expire", kind: KindUint, fits: atMost(math.MaxInt64), note: noteTime},
 		},

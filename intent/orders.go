@@ -50,7 +50,7 @@ func (u ResumeAfterUnlink) Request() *Request {
 
 // VoterToken orders a join token with which a new node becomes a voter.
 type VoterToken struct {
-	Hash         []byte // SHA-256 of the token's secret
+	Hash         []byte // SHA-256 of the token's public key
 	Region       string // where the node must say that it is; empty: anywhere
 	ExpireTimeMs int64  // unix milliseconds; negative counts as 0
 }

@@ -397,7 +397,7 @@ const (
 	Held
 )
 
-// CreateJoinToken records a token; only the hash of its secret is known here.
+// CreateJoinToken records a token; only the hash of its public key is known here.
 func (n *Node) CreateJoinToken(ctx context.Context, tok gate.Token, r Request, t *fsmpb.JoinToken) error {
 	if err := tok.Require(gate.CreateJoinToken, ObjectCluster); err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"fmt"
 	"log/slog"
@@ -542,12 +543,19 @@ func localOperator() *fsmpb.Principal {
 // join makes m a member of the cluster of the others.
 func (w *world) join(m *member) {
 	w.tb.Helper()
-	hash := bytes.Repeat([]byte{byte(m.number)}, 32)
+	key := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{byte(m.number)}, 32))
+	public := key[ed25519.SeedSize:]
+	sum := sha256.Sum256(public)
+	hash, self := sum[:], link{m}.Member()
+	add := &fsmpb.AddMember{TokenHash: hash, Member: self}
+	if cl := w.members[0].machine.View().Cluster(); cl.GetFormatVersion() >= fsm.FormatProofs {
+		add.TokenKey, add.Signature = public, ed25519.Sign(key, fsm.AdmissionMessage([32]byte(cl.GetFingerprint()), self))
+	}
 	for _, body := range []*fsmpb.Command{
 		{Body: &fsmpb.Command_CreateJoinToken{CreateJoinToken: &fsmpb.CreateJoinToken{Token: &fsmpb.JoinToken{
 			Hash: hash, ExpireTimeMs: w.clock.Now().Add(time.Hour).UnixMilli(), Voter: true,
 		}}}},
-		{Body: &fsmpb.Command_AddMember{AddMember: &fsmpb.AddMember{TokenHash: hash, Member: link{m}.Member()}}},
+		{Body: &fsmpb.Command_AddMember{AddMember: add}},
 	} {
 		body.Format = fsm.CommandFormat
 		if body.GetAddMember() == nil {

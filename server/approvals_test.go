@@ -129,9 +129,9 @@ func newFour(t testing.TB, n int) *signing {
 	}.Request(), "bob", "dave"))
 	for i, m := range a.members[1:] {
 		secret := [32]byte{byte(i), 1}
-		hash, expires := sha256.Sum256(secret[:]), time.Now().Add(time.Hour).Truncate(time.Millisecond)
+		hash, expires := cluster.JoinKeyHash(secret), time.Now().Add(time.Hour).Truncate(time.Millisecond)
 		token := a.done(t, "grpc", "operator", "Cluster.CreateJoinToken", with(
-			&kryptonv1.CreateJoinTokenRequest{Voter: true, SecretHash: hash[:], ExpireTime: timestamppb.New(expires)},
+			&kryptonv1.CreateJoinTokenRequest{Voter: true, KeyHash: hash[:], ExpireTime: timestamppb.New(expires)},
 			a.signed(intent.VoterToken{Hash: hash[:], ExpireTimeMs: expires.UnixMilli()}.Request(), "alice", "bob"))).(*kryptonv1.CreateJoinTokenResponse)
 		whole, err := cluster.FillJoinToken(token.GetToken(), secret)
 		if err != nil {
@@ -357,7 +357,7 @@ func TestEverySovereignRequestCanBeApproved(t *testing.T) {
 				if err != nil || whole.Text() == ap.GetJoinToken() {
 					t.Errorf("the token is %q, %v", ap.GetJoinToken(), err)
 				}
-				if _, ok := a.members[0].state.View().JoinToken(m.GetSecretHash()); !ok {
+				if _, ok := a.members[0].state.View().JoinToken(m.GetKeyHash()); !ok {
 					t.Error("the token is not there")
 				}
 			}

@@ -270,8 +270,8 @@ func (s clusterServer) CreateJoinToken(ctx context.Context, r *kryptonv1.CreateJ
 	if err != nil {
 		return nil, err
 	}
-	if n := len(r.GetSecretHash()); n != 0 && n != 32 {
-		return nil, errs.New(errs.InvalidArgument, "secret_hash is not 32 bytes", errs.Hint("the SHA-256 of a secret of 32 random bytes, or nothing"))
+	if n := len(r.GetKeyHash()); n != 0 && n != 32 {
+		return nil, errs.New(errs.InvalidArgument, "key_hash is not 32 bytes", errs.Hint("the SHA-256 of an Ed25519 public key, or nothing"))
 	}
 	req, err := s.mutation(ctx, r)
 	if err != nil {
@@ -289,8 +289,8 @@ func (s clusterServer) CreateJoinToken(ctx context.Context, r *kryptonv1.CreateJ
 			return err
 		}
 		hash, text := t.Hash(), t.Text
-		if len(r.GetSecretHash()) > 0 {
-			hash, text = [32]byte(r.GetSecretHash()), t.Blank
+		if len(r.GetKeyHash()) > 0 {
+			hash, text = [32]byte(r.GetKeyHash()), t.Blank
 		}
 		if err := s.node.CreateJoinToken(ctx, tok, req, &fsmpb.JoinToken{
 			Hash: hash[:], ExpireTimeMs: expires, Voter: r.GetVoter(), Region: r.GetRegion(),

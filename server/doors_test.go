@@ -619,7 +619,7 @@ func TestNoSecretInTheLogs(t *testing.T) {
 	_ = w.send(t, "workload/acme", http.MethodPost, "/v1/"+svc+":encrypt", `{"plaintext":"`+base64.StdEncoding.EncodeToString(plain)+`!"}`)
 	_ = w.send(t, "workload/acme", http.MethodPost, "/v1/"+svc+":encrypt", `{"plain":"`+string(plain)+`"}`)
 	_, _ = w.members[0].admin().Join(limited(t), &kryptonv1.JoinRequest{Token: tok.(*kryptonv1.CreateJoinTokenResponse).GetToken()})
-	secrets := map[string][]byte{"data key": dek, "plaintext": plain, "join token": []byte(strings.TrimPrefix(tok.(*kryptonv1.CreateJoinTokenResponse).GetToken(), "kjoin1-"))}
+	secrets := map[string][]byte{"data key": dek, "plaintext": plain, "join token": []byte(strings.TrimPrefix(tok.(*kryptonv1.CreateJoinTokenResponse).GetToken(), "kjoin2-"))}
 	for i, s := range init.GetShares() {
 		for line := range bytes.FieldsSeq(s) {
 			if len(line) >= 20 {

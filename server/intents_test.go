@@ -316,7 +316,7 @@ func (a *signing) acts() map[string]act {
 		},
 		"a join token of a voter": {
 			"Cluster.CreateJoinToken", "operator",
-			&kryptonv1.CreateJoinTokenRequest{Voter: true, Region: "eu", SecretHash: secret[:], ExpireTime: timestamppb.New(expires)},
+			&kryptonv1.CreateJoinTokenRequest{Voter: true, Region: "eu", KeyHash: secret[:], ExpireTime: timestamppb.New(expires)},
 			intent.VoterToken{Hash: secret[:], Region: "eu", ExpireTimeMs: expires.UnixMilli()}.Request(),
 			[]string{"alice"},
 			"tess",
@@ -774,8 +774,8 @@ func TestATokenOfAVoterHasTheSecretOfItsCaller(t *testing.T) {
 	a := newSigning(t, 2, quorums{1, 1})
 	a.settle()
 	secret := [32]byte{1, 2, 3}
-	hash, expires := sha256.Sum256(secret[:]), time.Now().Add(time.Hour).Truncate(time.Millisecond)
-	m := &kryptonv1.CreateJoinTokenRequest{Voter: true, SecretHash: hash[:], ExpireTime: timestamppb.New(expires)}
+	hash, expires := cluster.JoinKeyHash(secret), time.Now().Add(time.Hour).Truncate(time.Millisecond)
+	m := &kryptonv1.CreateJoinTokenRequest{Voter: true, KeyHash: hash[:], ExpireTime: timestamppb.New(expires)}
 	made := a.done(t, "grpc", "operator", "Cluster.CreateJoinToken", with(m, a.signed(intent.VoterToken{Hash: hash[:], ExpireTimeMs: expires.UnixMilli()}.Request(), "alice"))).(*kryptonv1.CreateJoinTokenResponse)
 	if !made.GetExpireTime().AsTime().Equal(expires) {
 		t.Errorf("the token ends at %s, and %s was signed", made.GetExpireTime().AsTime(), expires)
@@ -795,7 +795,7 @@ func TestATokenOfAVoterHasTheSecretOfItsCaller(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, bad := range map[string]*kryptonv1.CreateJoinTokenRequest{
-		"half a hash":        {SecretHash: hash[1:]},
+		"half a hash":        {KeyHash: hash[1:]},
 		"in the past":        {ExpireTime: timestamppb.New(time.Now().Add(-time.Minute))},
 		"a day and a minute": {ExpireTime: timestamppb.New(time.Now().Add(24*time.Hour + time.Minute).Truncate(time.Millisecond))},
 		"both":               {ExpireTime: timestamppb.New(expires), TtlSeconds: 60},

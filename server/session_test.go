@@ -363,7 +363,7 @@ func TestAJoinTokenIsShownOnce(t *testing.T) {
 	w := served(t)
 	req := &kryptonv1.CreateJoinTokenRequest{RequestId: uuid.NewString()}
 	out, err := w.call(t, 0, "operator", "Cluster.CreateJoinToken", req)
-	if err != nil || !strings.HasPrefix(out.(*kryptonv1.CreateJoinTokenResponse).GetToken(), "kjoin1-") {
+	if err != nil || !strings.HasPrefix(out.(*kryptonv1.CreateJoinTokenResponse).GetToken(), "kjoin2-") {
 		t.Fatal(err)
 	}
 	if _, err := w.call(t, 0, "operator", "Cluster.CreateJoinToken", req); codeOf(err) != errs.FailedState {

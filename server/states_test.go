@@ -205,7 +205,7 @@ func TestJoiningAndInitialising(t *testing.T) {
 		}
 		return out.(*kryptonv1.CreateJoinTokenResponse).GetToken()
 	}
-	join("cluster/join-token-malformed", fresh, "kjoin1-nonsense")
+	join("cluster/join-token-malformed", fresh, "kjoin2-nonsense")
 	// It must not end before it is made, however slow that is.
 	var short string
 	for ttl := uint32(1); short == ""; ttl *= 2 {

@@ -117,7 +117,7 @@ func (s clusterServer) CreateJoinToken(ctx context.Context, r *kryptonv1.CreateJ
 }
 
 // JoinToken is the token that every fake cluster gives out.
-const JoinToken = "kjoin1-test"
+const JoinToken = "kjoin2-test"
 
 func (s clusterServer) change(ctx context.Context, name string, dry bool, f func(id string)) (*kryptonv1.Node, error) {
 	if err := operate(ctx); err != nil {

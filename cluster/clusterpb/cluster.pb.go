@@ -1636,10 +1636,15 @@ func (*AnnounceResponse) Descriptor() ([]byte, []int) {
 }
 
 type JoinRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	Secret        []byte                 `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"` // of the join token, 32 bytes
-	Info          *NodeInfo              `protobuf:"bytes,3,opt,name=info,proto3" json:"info,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// The public half of the join token's key, 32 bytes. Before format version 5 it is all
+	// that a join needs, so it is not shown to others than members.
+	TokenKey []byte    `protobuf:"bytes,2,opt,name=token_key,json=tokenKey,proto3" json:"token_key,omitempty"`
+	Info     *NodeInfo `protobuf:"bytes,3,opt,name=info,proto3" json:"info,omitempty"`
+	// By the token's key, 64 bytes, over the cluster and this node: its id, the key of this
+	// connection, its region (docs/formats.md). The secret never leaves the node that joins.
+	Signature     []byte `protobuf:"bytes,4,opt,name=signature,proto3" json:"signature,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1681,9 +1686,9 @@ func (x *JoinRequest) GetNodeId() string {
 	return ""
 }
 
-func (x *JoinRequest) GetSecret() []byte {
+func (x *JoinRequest) GetTokenKey() []byte {
 	if x != nil {
-		return x.Secret
+		return x.TokenKey
 	}
 	return nil
 }
@@ -1691,6 +1696,13 @@ func (x *JoinRequest) GetSecret() []byte {
 func (x *JoinRequest) GetInfo() *NodeInfo {
 	if x != nil {
 		return x.Info
+	}
+	return nil
+}
+
+func (x *JoinRequest) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
 	}
 	return nil
 }
@@ -1891,8 +1903,9 @@ type AdmitRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	PublicKey     []byte                 `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"` // of the connection over which the join request came
-	Secret        []byte                 `protobuf:"bytes,3,opt,name=secret,proto3" json:"secret,omitempty"`
+	TokenKey      []byte                 `protobuf:"bytes,3,opt,name=token_key,json=tokenKey,proto3" json:"token_key,omitempty"`    // as in JoinRequest
 	Info          *NodeInfo              `protobuf:"bytes,4,opt,name=info,proto3" json:"info,omitempty"`
+	Signature     []byte                 `protobuf:"bytes,5,opt,name=signature,proto3" json:"signature,omitempty"` // as in JoinRequest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1941,9 +1954,9 @@ func (x *AdmitRequest) GetPublicKey() []byte {
 	return nil
 }
 
-func (x *AdmitRequest) GetSecret() []byte {
+func (x *AdmitRequest) GetTokenKey() []byte {
 	if x != nil {
-		return x.Secret
+		return x.TokenKey
 	}
 	return nil
 }
@@ -1951,6 +1964,13 @@ func (x *AdmitRequest) GetSecret() []byte {
 func (x *AdmitRequest) GetInfo() *NodeInfo {
 	if x != nil {
 		return x.Info
+	}
+	return nil
+}
+
+func (x *AdmitRequest) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
 	}
 	return nil
 }
@@ -2307,11 +2327,12 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"max_format\x18\b \x01(\rR\tmaxFormat\"C\n" +
 	"\x0fAnnounceRequest\x120\n" +
 	"\x04info\x18\x01 \x01(\v2\x1c.krypton.cluster.v1.NodeInfoR\x04info\"\x12\n" +
-	"\x10AnnounceResponse\"u\n" +
+	"\x10AnnounceResponse\"\x98\x01\n" +
 	"\vJoinRequest\x12\x17\n" +
-	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1b\n" +
-	"\x06secret\x18\x02 \x01(\fB\x03\x80\x01\x01R\x06secret\x120\n" +
-	"\x04info\x18\x03 \x01(\v2\x1c.krypton.cluster.v1.NodeInfoR\x04info\"\xea\x01\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12 \n" +
+	"\ttoken_key\x18\x02 \x01(\fB\x03\x80\x01\x01R\btokenKey\x120\n" +
+	"\x04info\x18\x03 \x01(\v2\x1c.krypton.cluster.v1.NodeInfoR\x04info\x12\x1c\n" +
+	"\tsignature\x18\x04 \x01(\fR\tsignature\"\xea\x01\n" +
 	"\fJoinResponse\x12 \n" +
 	"\vfingerprint\x18\x01 \x01(\fR\vfingerprint\x12\x1d\n" +
 	"\n" +
@@ -2327,13 +2348,14 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\fpeer_address\x18\x03 \x01(\tR\vpeerAddress\"E\n" +
 	"\vCertificate\x12\x14\n" +
 	"\x05chain\x18\x01 \x03(\fR\x05chain\x12 \n" +
-	"\vauthorities\x18\x02 \x03(\fR\vauthorities\"\x95\x01\n" +
+	"\vauthorities\x18\x02 \x03(\fR\vauthorities\"\xb8\x01\n" +
 	"\fAdmitRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
-	"public_key\x18\x02 \x01(\fR\tpublicKey\x12\x1b\n" +
-	"\x06secret\x18\x03 \x01(\fB\x03\x80\x01\x01R\x06secret\x120\n" +
-	"\x04info\x18\x04 \x01(\v2\x1c.krypton.cluster.v1.NodeInfoR\x04info\"%\n" +
+	"public_key\x18\x02 \x01(\fR\tpublicKey\x12 \n" +
+	"\ttoken_key\x18\x03 \x01(\fB\x03\x80\x01\x01R\btokenKey\x120\n" +
+	"\x04info\x18\x04 \x01(\v2\x1c.krypton.cluster.v1.NodeInfoR\x04info\x12\x1c\n" +
+	"\tsignature\x18\x05 \x01(\fR\tsignature\"%\n" +
 	"\rAdmitResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\"\x10\n" +
 	"\x0eMembersRequest\"H\n" +

@@ -2489,7 +2489,7 @@ func (x *Member) GetPurged() bool {
 
 type JoinToken struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Hash          []byte                 `protobuf:"bytes,1,opt,name=hash,proto3" json:"hash,omitempty"` // SHA-256 of the secret
+	Hash          []byte                 `protobuf:"bytes,1,opt,name=hash,proto3" json:"hash,omitempty"` // SHA-256 of the public key whose seed is the secret
 	ExpireTimeMs  int64                  `protobuf:"varint,2,opt,name=expire_time_ms,json=expireTimeMs,proto3" json:"expire_time_ms,omitempty"`
 	Voter         bool                   `protobuf:"varint,3,opt,name=voter,proto3" json:"voter,omitempty"`
 	Region        string                 `protobuf:"bytes,4,opt,name=region,proto3" json:"region,omitempty"`               // empty: any
@@ -3642,9 +3642,13 @@ func (x *CreateJoinToken) GetToken() *JoinToken {
 
 // AddMember uses up a join token. A node id that was ever a member is refused.
 type AddMember struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Member        *Member                `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
-	TokenHash     []byte                 `protobuf:"bytes,2,opt,name=token_hash,json=tokenHash,proto3" json:"token_hash,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Member    *Member                `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
+	TokenHash []byte                 `protobuf:"bytes,2,opt,name=token_hash,json=tokenHash,proto3" json:"token_hash,omitempty"`
+	// The token's key, Ed25519, and its signature over the cluster and the member's id, key
+	// and region. From format version 5 on.
+	TokenKey      []byte `protobuf:"bytes,3,opt,name=token_key,json=tokenKey,proto3" json:"token_key,omitempty"`
+	Signature     []byte `protobuf:"bytes,4,opt,name=signature,proto3" json:"signature,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3689,6 +3693,20 @@ func (x *AddMember) GetMember() *Member {
 func (x *AddMember) GetTokenHash() []byte {
 	if x != nil {
 		return x.TokenHash
+	}
+	return nil
+}
+
+func (x *AddMember) GetTokenKey() []byte {
+	if x != nil {
+		return x.TokenKey
+	}
+	return nil
+}
+
+func (x *AddMember) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
 	}
 	return nil
 }
@@ -6937,11 +6955,13 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\tPutSecret\x12.\n" +
 	"\x06secret\x18\x01 \x01(\v2\x16.krypton.fsm.v1.SecretR\x06secret\"B\n" +
 	"\x0fCreateJoinToken\x12/\n" +
-	"\x05token\x18\x01 \x01(\v2\x19.krypton.fsm.v1.JoinTokenR\x05token\"Z\n" +
+	"\x05token\x18\x01 \x01(\v2\x19.krypton.fsm.v1.JoinTokenR\x05token\"\x95\x01\n" +
 	"\tAddMember\x12.\n" +
 	"\x06member\x18\x01 \x01(\v2\x16.krypton.fsm.v1.MemberR\x06member\x12\x1d\n" +
 	"\n" +
-	"token_hash\x18\x02 \x01(\fR\ttokenHash\"j\n" +
+	"token_hash\x18\x02 \x01(\fR\ttokenHash\x12\x1b\n" +
+	"\ttoken_key\x18\x03 \x01(\fR\btokenKey\x12\x1c\n" +
+	"\tsignature\x18\x04 \x01(\fR\tsignature\"j\n" +
 	"\fUpdateMember\x12.\n" +
 	"\x06member\x18\x01 \x01(\v2\x16.krypton.fsm.v1.MemberR\x06member\x12\x16\n" +
 	"\x06fields\x18\x02 \x03(\tR\x06fields\x12\x12\n" +

@@ -130,11 +130,11 @@ func joinToken(r *kryptonv1.CreateJoinTokenRequest) builder {
 		if !r.GetVoter() {
 			return nil, nil //nolint:nilnil // Nobody signs for a node without a vote.
 		}
-		if len(r.GetSecretHash()) == 0 || r.GetExpireTime() == nil {
-			return nil, errs.New(errs.InvalidArgument, "people sign the secret of a voter's token and when it ends, and the request has none",
-				errs.Hint("make the secret yourself: set secret_hash and expire_time"))
+		if len(r.GetKeyHash()) == 0 || r.GetExpireTime() == nil {
+			return nil, errs.New(errs.InvalidArgument, "people sign the key of a voter's token and when it ends, and the request has none",
+				errs.Hint("make the key yourself: set key_hash and expire_time"))
 		}
-		return intent.VoterToken{Hash: r.GetSecretHash(), Region: r.GetRegion(), ExpireTimeMs: r.GetExpireTime().AsTime().UnixMilli()}.Request(), nil
+		return intent.VoterToken{Hash: r.GetKeyHash(), Region: r.GetRegion(), ExpireTimeMs: r.GetExpireTime().AsTime().UnixMilli()}.Request(), nil
 	}
 }
 

@@ -211,7 +211,7 @@ func TestI1_AnOrderIsWhatTheStateMachineSaysOfTheCommand(t *testing.T) {
 			[]intent.Precondition{{Object: "roleBindings/governor-gina", ModIndex: 0}},
 		},
 		{
-			"voter token", &kryptonv1.CreateJoinTokenRequest{Voter: true, Region: "eu", SecretHash: make([]byte, 32), ExpireTime: timestamppb.New(time.UnixMilli(9_000))},
+			"voter token", &kryptonv1.CreateJoinTokenRequest{Voter: true, Region: "eu", KeyHash: make([]byte, 32), ExpireTime: timestamppb.New(time.UnixMilli(9_000))},
 			&fsmpb.Command{Body: &fsmpb.Command_CreateJoinToken{CreateJoinToken: &fsmpb.CreateJoinToken{Token: &fsmpb.JoinToken{Voter: true, Region: "eu", Hash: make([]byte, 32), ExpireTimeMs: 9_000}}}},
 			nil,
 		},

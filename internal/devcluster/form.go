@@ -4,7 +4,6 @@ package devcluster
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -197,15 +196,15 @@ func (c *Cluster) join(ctx context.Context, n *Node) error {
 const inviteFor = time.Hour
 
 // Invite has cl make a token with which one node joins as a voter. The secret in it
-// is made here: people sign its hash.
+// is made here: people sign the hash of its public half.
 func (c *Cluster) Invite(ctx context.Context, cl *client.Client) (string, error) {
 	var secret [32]byte
 	if _, err := io.ReadFull(c.opts.Rand, secret[:]); err != nil {
 		return "", err
 	}
-	hash := sha256.Sum256(secret[:])
+	hash := cluster.JoinKeyHash(secret)
 	resp, err := cl.Cluster().CreateJoinToken(ctx, &kryptonv1.CreateJoinTokenRequest{
-		Voter: true, SecretHash: hash[:], ExpireTime: timestamppb.New(c.clk.Now().Add(inviteFor).Truncate(time.Millisecond)),
+		Voter: true, KeyHash: hash[:], ExpireTime: timestamppb.New(c.clk.Now().Add(inviteFor).Truncate(time.Millisecond)),
 	})
 	if err != nil {
 		return "", err

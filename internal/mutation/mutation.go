@@ -43,11 +43,13 @@ const (
 	SkipFounding Name = "skip-founding"
 	// SkipPolicyErrors: a policy that cannot be evaluated is left out.
 	SkipPolicyErrors Name = "skip-policy-errors"
+	// SkipAdmission: nobody asks for the signature of a join token's key.
+	SkipAdmission Name = "skip-admission"
 	// SkipChain: nobody compares the state of another node with the own one.
 	SkipChain Name = "skip-chain"
 )
 
 // Names returns all of them.
 func Names() []Name {
-	return []Name{SkipIntents, SkipPrincipal, SkipPins, SkipForwarded, SkipSnapshotMAC, SkipFounding, SkipPolicyErrors, SkipChain}
+	return []Name{SkipIntents, SkipPrincipal, SkipPins, SkipForwarded, SkipSnapshotMAC, SkipFounding, SkipPolicyErrors, SkipAdmission, SkipChain}
 }

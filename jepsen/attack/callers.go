@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -26,6 +27,8 @@ import (
 	"github.com/openkcm/krypton-cluster/auth/pki"
 	"github.com/openkcm/krypton-cluster/client"
 	"github.com/openkcm/krypton-cluster/cluster/clusterpb"
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/devcluster"
 	"github.com/openkcm/krypton-cluster/internal/errs"
@@ -366,33 +369,63 @@ func foreignTenant(ctx context.Context, w *world) (f finding, err error) {
 }
 
 // joinToken has an operator make a token for a node that does not vote, and returns
-// the secret in it.
-func joinToken(ctx context.Context, c *client.Client) ([]byte, error) {
+// what is in it.
+func joinToken(ctx context.Context, c *client.Client) (invitation, error) {
 	resp, err := c.Cluster().CreateJoinToken(ctx, &kryptonv1.CreateJoinTokenRequest{})
 	if err != nil {
-		return nil, err
+		return invitation{}, err
 	}
-	raw, err := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(strings.ToUpper(strings.TrimPrefix(resp.GetToken(), "kjoin1-")))
+	return invitationIn(resp.GetToken())
+}
+
+// invitation is what a join token holds: the cluster, and the seed of a key.
+type invitation struct {
+	fingerprint [32]byte
+	key         ed25519.PrivateKey
+}
+
+func invitationIn(token string) (i invitation, err error) {
+	raw, err := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(strings.ToUpper(strings.TrimPrefix(token, "kjoin2-")))
 	if err != nil || len(raw) < 64 {
-		return nil, errors.New("the token is not as docs/formats.md says")
+		return i, errors.New("the token is not as docs/formats.md says")
 	}
-	return raw[32:64], nil
+	return invitation{[32]byte(raw[:32]), ed25519.NewKeyFromSeed(raw[32:64])}, nil
+}
+
+// application is how a ghost asks to be admitted with an invitation.
+func (i invitation) application(g ghost) *clusterpb.AdmitRequest {
+	info := &clusterpb.NodeInfo{
+		Name: "ghost-" + g.id[:8], PeerAddress: "127.0.0.1:1", GrpcAddress: "127.0.0.1:2", Version: "ghost", MaxFormat: fsm.MaxFormatVersion,
+	}
+	return &clusterpb.AdmitRequest{
+		NodeId: g.id, PublicKey: g.spki, Info: info, TokenKey: i.key[ed25519.SeedSize:],
+		Signature: ed25519.Sign(i.key, fsm.AdmissionMessage(i.fingerprint, &fsmpb.Member{Id: g.id, PublicKey: g.spki})),
+	}
 }
 
 // ghost is a node that is a key and nothing more.
 type ghost struct {
 	id   string
+	spki []byte
 	cert tls.Certificate
 }
 
-// join has a new ghost join with the secret of a token.
-func join(ctx context.Context, to *devcluster.Node, secret []byte) (g ghost, err error) {
+func newGhost() (g ghost, err error) {
 	key, err := newKey()
 	if err != nil {
 		return g, err
 	}
 	g.id = hex.EncodeToString(random16())
-	if g.cert, err = selfSigned(key); err != nil {
+	if g.spki, err = x509.MarshalPKIXPublicKey(key.Public()); err != nil {
+		return g, err
+	}
+	g.cert, err = selfSigned(key)
+	return g, err
+}
+
+// join has a new ghost join with what a token holds.
+func join(ctx context.Context, to *devcluster.Node, with invitation) (g ghost, err error) {
+	if g, err = newGhost(); err != nil {
 		return g, err
 	}
 	cc, err := grpc.NewClient("passthrough:///"+to.Addresses().Peer, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy(),
@@ -403,9 +436,8 @@ func join(ctx context.Context, to *devcluster.Node, secret []byte) (g ghost, err
 		return g, err
 	}
 	defer func() { _ = cc.Close() }()
-	_, err = clusterpb.NewJoinClient(cc).Join(ctx, &clusterpb.JoinRequest{NodeId: g.id, Secret: secret, Info: &clusterpb.NodeInfo{
-		Name: "ghost-" + g.id[:8], PeerAddress: "127.0.0.1:1", GrpcAddress: "127.0.0.1:2", Version: "ghost", MaxFormat: 4,
-	}})
+	a := with.application(g)
+	_, err = clusterpb.NewJoinClient(cc).Join(ctx, &clusterpb.JoinRequest{NodeId: g.id, TokenKey: a.GetTokenKey(), Signature: a.GetSignature(), Info: a.GetInfo()})
 	return g, wire.FromStatus(err)
 }
 
@@ -415,15 +447,15 @@ func usedToken(ctx context.Context, w *world) (f finding, err error) {
 		return f, err
 	}
 	return f, t.as(ctx, auth.RoleOperator, func(c *client.Client) error {
-		secret, err := joinToken(ctx, c)
+		token, err := joinToken(ctx, c)
 		if err != nil {
 			return notTried(err)
 		}
-		first, err := join(ctx, n, secret)
+		first, err := join(ctx, n, token)
 		if err == nil {
 			f.control = "it joined"
 		}
-		_, err = join(ctx, n, secret)
+		_, err = join(ctx, n, token)
 		f.broke, f.ended, f.evidence = judged(err, errs.Denied)
 		return remove(ctx, c, first)
 	})
@@ -482,11 +514,11 @@ func removedMember(ctx context.Context, w *world) (f finding, err error) {
 		return f, err
 	}
 	return f, t.as(ctx, auth.RoleOperator, func(c *client.Client) error {
-		secret, err := joinToken(ctx, c)
+		token, err := joinToken(ctx, c)
 		if err != nil {
 			return notTried(err)
 		}
-		g, err := join(ctx, n, secret)
+		g, err := join(ctx, n, token)
 		if err != nil {
 			return notTried(err)
 		}

@@ -41,8 +41,8 @@ func founders() []attack {
 			without: "the same request over the socket", run: initOverNetwork,
 		},
 		{
-			name: "pose as the seed of a join token", who: "who answers at the address in a join token", tries: "takes the secret of the token from the node that joins",
-			stops:   "the token has the hash of the seed's key; the new node shows the secret to nobody else",
+			name: "pose as the seed of a join token", who: "who answers at the address in a join token", tries: "takes what the node that joins shows of its token",
+			stops:   "the token has the hash of the seed's key; the new node shows it to nobody else",
 			without: "a token that names the key of the attacker", run: poseAsSeed,
 		},
 		{
@@ -226,7 +226,7 @@ func initOverNetwork(ctx context.Context, w *world) (f finding, err error) {
 }
 
 // impostor is a seed that is none: it answers at the address in a token, and keeps
-// the secrets that nodes show it.
+// what nodes show it of their tokens.
 type impostor struct {
 	clusterpb.UnimplementedJoinServer
 	net.Listener
@@ -234,7 +234,7 @@ type impostor struct {
 	server *grpc.Server
 	spki   []byte
 	met    chan error  // handshakes, and how they ended
-	got    chan []byte // secrets
+	got    chan []byte // keys of tokens, and signatures
 }
 
 func newImpostor(ctx context.Context) (*impostor, error) {
@@ -274,7 +274,7 @@ func (i *impostor) Accept() (net.Conn, error) {
 
 // Join implements [clusterpb.JoinServer].
 func (i *impostor) Join(_ context.Context, req *clusterpb.JoinRequest) (*clusterpb.JoinResponse, error) {
-	i.got <- req.GetSecret()
+	i.got <- append(req.GetTokenKey(), req.GetSignature()...)
 	return nil, errors.New("thank you")
 }
 
@@ -287,7 +287,7 @@ func joinText(addr string, keyHash [32]byte) string {
 	b = append(b, addr...)
 	b = append(b, keyHash[:]...)
 	sum := sha256.Sum256(b)
-	return "kjoin1-" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(append(b, sum[:4]...)))
+	return "kjoin2-" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(append(b, sum[:4]...)))
 }
 
 func poseAsSeed(ctx context.Context, w *world) (f finding, err error) {
@@ -321,7 +321,7 @@ func poseAsSeed(ctx context.Context, w *world) (f finding, err error) {
 	f.evidence += "; the node: " + fmt.Sprint(said)
 	_ = try(sha256.Sum256(i.spki)) // the impostor does not let it join
 	if len(i.got) > 0 {
-		f.control = fmt.Sprintf("the node showed the secret, %d bytes", len(<-i.got))
+		f.control = fmt.Sprintf("the node showed the key of the token and a signature, %d bytes", len(<-i.got))
 	}
 	return f, nil
 }

@@ -18,6 +18,7 @@ import (
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/client"
+	"github.com/openkcm/krypton-cluster/cluster/clusterpb"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/hierarchy"
@@ -122,10 +123,22 @@ func liars() []attack {
 			without: "all replicas skip the signatures", run: signedWrongly("not registered", ownKey),
 		},
 		{
+			name: "admit a node with another's token", who: "who took over the member that a node with a voter's token asks first",
+			tries:   "has the leader admit a node of the attacker's, with all that the new node showed of its token",
+			stops:   "the token is a key, which signs id and key of the node that joins; the leader and every replica verify it",
+			without: "nobody asks for that signature", run: anothersToken,
+		},
+		{
 			name: "lead without asking for signatures", who: "a leader whose build skips the intents",
 			tries:   "commits the binding of an operator that nobody signed, and answers that it was done",
 			stops:   "the other replicas refuse it; the state chain has the outcome, so the leader's differs, and it stops",
-			without: "all replicas skip the signatures", run: lyingLeader,
+			without: "all replicas skip the signatures", run: lyingLeader(unsignedBinding()),
+		},
+		{
+			name: "lead and admit a node of one's own", who: "a leader whose build skips the signature of a token's key, and to whom a node with a voter's token came",
+			tries:   "makes a node of the attacker's a voter, with all that the new node showed of its token",
+			stops:   "the other replicas refuse it; the state chain has the outcome, so the leader's differs, and it stops",
+			without: "nobody asks for that signature", run: lyingLeader(ownVoter()),
 		},
 	}
 }
@@ -528,61 +541,161 @@ func ownKey(ctx context.Context, t *theatre, _, _ *devcluster.Node, v *fsm.View)
 	return misused(ctx, v, s, "mallory-signed", "mallory-signed")
 }
 
-// lyingLeader has n1 lead, and leave the signatures out. It answers that the binding
-// was made; the others refuse it, and n1 stops.
-func lyingLeader(ctx context.Context, w *world) (f finding, err error) {
-	t, _, liar, err := w.members(ctx)
-	if err != nil {
-		return f, err
-	}
-	if err := errors.Join(t.leads(ctx, liar), t.lie(mutation.SkipIntents)); err != nil {
-		return f, notTried(err)
-	}
-	v, err := t.registry(liar)
-	if err != nil {
-		return f, notTried(err)
-	}
-	cmd, err := bindOperator(v, "liam")
-	if err != nil {
-		return f, notTried(err)
-	}
-	said := "the leader answered that it was done"
-	if err := t.forward(ctx, t.Nodes()[1], liar, cmd, 0); err != nil {
-		said = "the leader answered: " + err.Error()
-	}
-	select {
-	case <-liar.Done():
-	case <-time.After(patience):
-		return finding{broke: true, ended: "the leader goes on", evidence: said}, nil
-	}
-	log, err := os.ReadFile(liar.LogFile())
-	if err != nil {
-		return f, err
-	}
-	line := lineWith(string(log), "STATE_CORRUPT")
-	// Who is left has another leader, and not the binding.
-	for _, n := range t.Nodes()[1:] {
-		if err := n.WaitServing(ctx); err != nil {
-			return finding{broke: true, ended: n.Name() + " does not serve without the liar", evidence: err.Error()}, nil //nolint:nilerr // It is what the attacker wanted.
+// lie is what a leader does whose build skips a check.
+type lie struct {
+	cluster string // it is used up
+	without mutation.Name
+	does    func(ctx context.Context, t *theatre, from, leader *devcluster.Node) (object string, err error)
+	read    func(ctx context.Context, c *client.Client, object string) error // NotFound: it was not done
+}
+
+// lyingLeader has n1 lead, and leave a check out. It answers that it was done; the
+// others refuse it, and n1 stops.
+func lyingLeader(l lie) func(context.Context, *world) (finding, error) {
+	return func(ctx context.Context, w *world) (f finding, err error) {
+		t, err := w.cluster(ctx, l.cluster, 3, liarOne)
+		if err != nil {
+			return f, notTried(err)
 		}
-		err := t.at(ctx, n, auth.RoleGovernor, func(c *client.Client) error {
-			_, err := c.Access().GetRoleBinding(ctx, &kryptonv1.GetRoleBindingRequest{Name: "roleBindings/operator-liam"})
+		liar := t.Nodes()[0]
+		if err := errors.Join(t.leads(ctx, liar), t.lie(l.without)); err != nil {
+			return f, notTried(err)
+		}
+		said := "the leader answered that it was done"
+		object, err := l.does(ctx, t, t.Nodes()[1], liar)
+		if object == "" {
+			return f, notTried(err)
+		}
+		if err != nil {
+			said = "the leader answered: " + err.Error()
+		}
+		select {
+		case <-liar.Done():
+		case <-time.After(patience):
+			return finding{broke: true, ended: "the leader goes on", evidence: said}, nil
+		}
+		log, err := os.ReadFile(liar.LogFile())
+		if err != nil {
+			return f, err
+		}
+		line := lineWith(string(log), "STATE_CORRUPT")
+		// Who is left has another leader, and not what it did.
+		for _, n := range t.Nodes()[1:] {
+			if err := n.WaitServing(ctx); err != nil {
+				return finding{broke: true, ended: n.Name() + " does not serve without the liar", evidence: err.Error()}, nil //nolint:nilerr // It is what the attacker wanted.
+			}
+			err := t.at(ctx, n, auth.RoleOperator, func(c *client.Client) error { return l.read(ctx, c, object) })
+			if ctx.Err() != nil {
+				return f, notTried(err)
+			}
+			if !errs.Is(err, errs.NotFound) {
+				return finding{broke: true, ended: n.Name() + " has " + object, evidence: fmt.Sprint(err)}, nil
+			}
+		}
+		f.broke, f.ended = line == "", "the others refused it, the liar stopped with STATE_CORRUPT and the others serve under another leader"
+		f.evidence = said + "; its log: " + line
+		c, alone, err := w.defenceless(ctx, l.without)
+		if err != nil {
+			return f, err
+		}
+		if _, err = l.does(ctx, c, alone, alone); err == nil {
+			f.control = "done, and it stays"
+		}
+		return f, c.lie()
+	}
+}
+
+// unsignedBinding is a role binding that nobody signed.
+func unsignedBinding() lie {
+	return lie{
+		cluster: "members", without: mutation.SkipIntents,
+		does: func(ctx context.Context, t *theatre, from, leader *devcluster.Node) (string, error) {
+			v, err := t.registry(leader)
+			if err != nil {
+				return "", err
+			}
+			cmd, err := bindOperator(v, "liam")
+			if err != nil {
+				return "", err
+			}
+			return "roleBindings/operator-liam", t.forward(ctx, from, leader, cmd, 0)
+		},
+		read: func(ctx context.Context, c *client.Client, object string) error {
+			_, err := c.Access().GetRoleBinding(ctx, &kryptonv1.GetRoleBindingRequest{Name: object})
 			return err
-		})
-		if !errs.Is(err, errs.NotFound) {
-			return finding{broke: true, ended: n.Name() + " has the binding", evidence: fmt.Sprint(err)}, nil
-		}
+		},
 	}
-	f.broke, f.ended = line == "", "the others refused it, the liar stopped with STATE_CORRUPT and the others serve under another leader"
-	f.evidence = said + "; its log: " + line
-	c, alone, err := w.defenceless(ctx, mutation.SkipIntents)
+}
+
+// ownVoter is a node that is admitted with what another one showed.
+func ownVoter() lie {
+	return lie{
+		cluster: "admitting", without: mutation.SkipAdmission,
+		does: admitInstead,
+		read: func(ctx context.Context, c *client.Client, object string) error {
+			_, err := c.Cluster().GetNode(ctx, &kryptonv1.GetNodeRequest{Name: object})
+			return err
+		},
+	}
+}
+
+func anothersToken(ctx context.Context, w *world) (f finding, err error) {
+	t, leader, liar, err := w.members(ctx)
 	if err != nil {
 		return f, err
 	}
-	if err = c.forge(ctx, alone, alone, forgery{command: func(_ *theatre, v *fsm.View) (*fsmpb.Command, error) { return bindOperator(v, "liam") }}); err == nil {
-		f.control = "done, and it stays"
+	name, err := admitInstead(ctx, t, liar, leader)
+	if name == "" {
+		return f, notTried(err)
+	}
+	f.broke, f.ended, f.evidence = judged(err, errs.Denied)
+	c, alone, err := w.defenceless(ctx, mutation.SkipAdmission)
+	if err != nil {
+		return f, err
+	}
+	if _, err := admitInstead(ctx, c, alone, alone); err == nil {
+		f.control = "it is a member, with a vote"
 	}
 	return f, c.lie()
+}
+
+// admitInstead has a node with a voter's token ask a member that lies, which asks the
+// leader to admit another node with what it was shown; and returns that node's name,
+// empty if it could not be tried.
+func admitInstead(ctx context.Context, t *theatre, from, leader *devcluster.Node) (name string, err error) {
+	var text string
+	if err := t.as(ctx, auth.RoleOperator, func(c *client.Client) error {
+		text, err = t.Invite(ctx, c)
+		return err
+	}); err != nil {
+		return "", err
+	}
+	token, err := invitationIn(text)
+	if err != nil {
+		return "", err
+	}
+	honest, err := newGhost()
+	if err != nil {
+		return "", err
+	}
+	own, err := newGhost()
+	if err != nil {
+		return "", err
+	}
+	a := token.application(honest)
+	a.NodeId, a.PublicKey = own.id, own.spki
+	key, err := memberKey(from)
+	if err != nil {
+		return "", err
+	}
+	cert, err := selfSigned(key)
+	if err != nil {
+		return "", err
+	}
+	return "nodes/" + own.id, asMember(leader, cert, func(p clusterpb.PeerClient) error {
+		_, err := p.Admit(ctx, a)
+		return err
+	})
 }
 
 // lineWith returns the last line of a text that has all of these words.

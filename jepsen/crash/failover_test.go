@@ -5,7 +5,6 @@ package crash_test
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"fmt"
 	"testing"
 	"time"
@@ -35,11 +34,11 @@ func three(w *world) error {
 		var secret [32]byte
 		_, err := rand.Read(secret[:])
 		w.must(err)
-		hash := sha256.Sum256(secret[:])
+		hash := cluster.JoinKeyHash(secret)
 		var token string
 		w.must(n1.as(w.Context(), "operator", func(ctx context.Context, c *client.Client) error {
 			r, err := c.Cluster().CreateJoinToken(ctx, &kryptonv1.CreateJoinTokenRequest{
-				Voter: true, SecretHash: hash[:], ExpireTime: timestamppb.New(time.Now().Add(time.Hour).Truncate(time.Millisecond)),
+				Voter: true, KeyHash: hash[:], ExpireTime: timestamppb.New(time.Now().Add(time.Hour).Truncate(time.Millisecond)),
 			})
 			if err != nil {
 				return err

@@ -1115,11 +1115,11 @@ type CreateJoinTokenRequest struct {
 	Region    string `protobuf:"bytes,3,opt,name=region,proto3" json:"region,omitempty"`
 	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Signatures of people over what is asked; see SignedIntent. They sign for a token
-	// of a voter, and need secret_hash and expire_time, which they sign.
+	// of a voter, and need key_hash and expire_time, which they sign.
 	Intents []*SignedIntent `protobuf:"bytes,20,rep,name=intents,proto3" json:"intents,omitempty"`
-	// SHA-256 of a secret of 32 random bytes that the caller made. Empty: the node makes
-	// the secret.
-	SecretHash []byte `protobuf:"bytes,21,opt,name=secret_hash,json=secretHash,proto3" json:"secret_hash,omitempty"`
+	// SHA-256 of an Ed25519 public key, 32 bytes, whose seed the caller made: the token's
+	// secret. The node that joins signs with it. Empty: the node makes the secret.
+	KeyHash []byte `protobuf:"bytes,23,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
 	// Instead of ttl_seconds, whole milliseconds; at most 24 h from now.
 	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1191,9 +1191,9 @@ func (x *CreateJoinTokenRequest) GetIntents() []*SignedIntent {
 	return nil
 }
 
-func (x *CreateJoinTokenRequest) GetSecretHash() []byte {
+func (x *CreateJoinTokenRequest) GetKeyHash() []byte {
 	if x != nil {
-		return x.SecretHash
+		return x.KeyHash
 	}
 	return nil
 }
@@ -1803,7 +1803,7 @@ const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"\x11ListNodesResponse\x12&\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x10.krypton.v1.NodeR\x05nodes\"$\n" +
 	"\x0eGetNodeRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\x98\x02\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xa5\x02\n" +
 	"\x16CreateJoinTokenRequest\x12\x1f\n" +
 	"\vttl_seconds\x18\x01 \x01(\rR\n" +
 	"ttlSeconds\x12\x14\n" +
@@ -1811,11 +1811,10 @@ const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"\x06region\x18\x03 \x01(\tR\x06region\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tR\trequestId\x122\n" +
-	"\aintents\x18\x14 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents\x12\x1f\n" +
-	"\vsecret_hash\x18\x15 \x01(\fR\n" +
-	"secretHash\x12;\n" +
+	"\aintents\x18\x14 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents\x12\x19\n" +
+	"\bkey_hash\x18\x17 \x01(\fR\akeyHash\x12;\n" +
 	"\vexpire_time\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\"q\n" +
+	"expireTimeJ\x04\b\x15\x10\x16R\vsecret_hash\"q\n" +
 	"\x17CreateJoinTokenResponse\x12\x19\n" +
 	"\x05token\x18\x01 \x01(\tB\x03\x80\x01\x01R\x05token\x12;\n" +
 	"\vexpire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +

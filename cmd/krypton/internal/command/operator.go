@@ -77,7 +77,8 @@ func operatorCommands() *Command {
 		},
 		&Command{
 			Name: "join-token", Usage: "print a token that lets one new node join once", Reach: Changes, Signs: true,
-			About: "For a voter people sign the hash of the token's secret, which is made here and no node sees. If others have to approve it, the\n" +
+			About: "For a voter people sign the hash of the token's public key; the secret is made here, and no node sees it but the one that\n" +
+				"joins. If others have to approve it, the\n" +
 				"secret waits in ID.secret in this directory, and --approval ID prints the token when they have.",
 			Examples: []string{
 				"krypton operator join-token --voter --ttl 10m",

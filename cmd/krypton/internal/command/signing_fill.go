@@ -3,7 +3,6 @@ package command
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"errors"
 	"os"
 	"strings"
@@ -100,8 +99,8 @@ const clockSlack = 10 * time.Minute
 // token that it is for. The intent is handed on, the secret is not.
 const secretSuffix = ".secret"
 
-// joinToken makes a token. Of one for a voter people sign the hash of the secret and
-// when it ends, so the secret is made here, and no node sees it before the one that
+// joinToken makes a token. Of one for a voter people sign the hash of its public key and
+// when it ends, so the secret is made here, and no node sees it but the one that
 // joins.
 func joinToken(ctx context.Context, in *Invocation, req *kryptonv1.CreateJoinTokenRequest) error {
 	c, err := in.client(ctx)
@@ -193,7 +192,7 @@ func readSecret(file string) (secret [32]byte, err error) {
 	return secret, err
 }
 
-// ownSecret puts the hash of a secret into the request, and returns what puts the
+// ownSecret puts the hash of the public half of a secret into the request, and returns what puts the
 // secret into the token. With --sign-only the secret is kept beside the file, with
 // --intent it is read from there.
 func (in *Invocation) ownSecret(req *kryptonv1.CreateJoinTokenRequest) (fill func(string) (string, error), err error) {
@@ -214,8 +213,8 @@ func (in *Invocation) ownSecret(req *kryptonv1.CreateJoinTokenRequest) (fill fun
 			return nil, err
 		}
 	}
-	hash := sha256.Sum256(secret[:])
-	req.SecretHash = hash[:]
+	hash := cluster.JoinKeyHash(secret)
+	req.KeyHash = hash[:]
 	if req.ExpireTime, err = in.expiry(time.Duration(req.GetTtlSeconds()) * time.Second); err != nil {
 		return nil, err
 	}

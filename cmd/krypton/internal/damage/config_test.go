@@ -171,7 +171,7 @@ func TestASecondProcessOnADataDirectoryIsRefusedAndTheFirstGoesOn(t *testing.T) 
 
 func TestATokenThatCannotBeUsedIsNamed(t *testing.T) {
 	t.Parallel()
-	for id, content := range map[string]string{"config/token-unreadable": "", "config/token-malformed": "kjoin1-nothing"} {
+	for id, content := range map[string]string{"config/token-unreadable": "", "config/token-malformed": "kjoin2-nothing"} {
 		t.Run(id, func(t *testing.T) {
 			t.Parallel()
 			p := newPlace(t)

@@ -613,7 +613,7 @@ func TestANodeJoinsByItself(t *testing.T) {
 	if err := second.wait(); err == nil {
 		t.Error("a removed node ends as if it were asked to")
 	}
-	secret := strings.TrimPrefix(token, "kjoin1-")
+	secret := strings.TrimPrefix(token, "kjoin2-")
 	for name, log := range map[string]string{"n1": first.log.String(), "n2": second.log.String(), "the trail": string(records)} {
 		if strings.Contains(log, secret) {
 			t.Errorf("the log of %s has the join token", name)
