@@ -58,10 +58,19 @@ func orders(cmd *fsmpb.Command, req *intent.Request) bool {
 			textOf(req, "tenant") == b.UnbindRole.GetTenant() && textOf(req, "id") == b.UnbindRole.GetId()
 	case *fsmpb.Command_UpdateMember:
 		c := b.UpdateMember
-		return req.Act() == intent.ActAddMember && c.GetMember().GetVoter() && len(c.GetFields()) == 1 && c.GetFields()[0] == "voter" &&
+		if id, op := withdrawn(cmd); op != "" {
+			return isWithdrawal(req, id, op)
+		}
+		return req.Act() == intent.ActAddMember && textOf(req, "op") == "" && c.GetMember().GetVoter() && len(c.GetFields()) == 1 && c.GetFields()[0] == "voter" &&
 			textOf(req, "node") != "" && textOf(req, "node") == c.GetMember().GetId()
+	case *fsmpb.Command_RemoveMember:
+		return isWithdrawal(req, b.RemoveMember.GetId(), withdrawRemove)
 	}
 	return false
+}
+
+func isWithdrawal(req *intent.Request, id, op string) bool {
+	return req.Act() == intent.ActAddMember && textOf(req, "op") == op && textOf(req, "node") != "" && textOf(req, "node") == id
 }
 
 // sameRequester refuses to execute for somebody who was bound anew under the

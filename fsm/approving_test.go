@@ -86,6 +86,9 @@ func (w *world) orderOf(cmd *fsmpb.Command) *intent.Request {
 	if u := cmd.GetUnbindRole(); u != nil {
 		return fsm.UnbindRequest(w.bindingOf(u.GetTenant(), u.GetId()))
 	}
+	if r, ok := w.view().Withdrawal(cmd); ok {
+		return r
+	}
 	if u := cmd.GetUpdateMember(); u != nil {
 		m, _ := w.view().Member(u.GetMember().GetId())
 		return fsm.PromotionRequest(m)

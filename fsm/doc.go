@@ -35,9 +35,10 @@
 //   - I23: nobody is bound beyond what the issuer may vouch for; and the issuer builtin is the CA of the genesis, for ever, and no other.
 //   - I24: an approval is executed once or never: by a command that orders exactly what its intent says, in the name of who requested it and by what that person may do then, with its outcome in the same entry. Its signatures are of use nowhere else, and after its end nowhere.
 //   - I25: what is approved has as many signatures as the larger of the rule when it was requested and the rule now asks for, each by another person who is bound and has the power at that moment, none by who asked unless both rules count that one; and who asked has signed.
-//   - I26: what only takes away power that can be given back needs no signature and waits for no approval.
+//   - I26: what only takes away power that can be given back needs no signature and waits for no approval; of votes it is what leaves enough of them (I29).
 //   - I27: the number of signatures changes only with as many as the larger of the rules before and after asks for, never to none, and to nothing that those who are bound could not fulfil.
 //   - I28: from [FormatProofs] on a member is admitted only by a signature of its join token's key over the cluster and its id, key and region, with the vote that the token says: nobody who saw a node join can admit another one in its place.
+//   - I29: from [FormatProofs] on what leaves no majority of the voters that people let in is signed by them; those are the most that there were since they agreed to fewer, and an even number above two counts as the odd one below it.
 //
 // # Concurrency
 //

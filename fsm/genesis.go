@@ -104,6 +104,7 @@ func (t *tx) genesis(g *fsmpb.Genesis) (done, error) {
 	}
 	t.putMember(t.newMember(g.GetFirstMember()))
 	t.members++
+	t.moreVoters()
 	if g.GetFormatVersion() >= FormatAuthority {
 		if err := t.foundAuthority(false); err != nil {
 			return done{}, err
@@ -276,6 +277,7 @@ func (t *tx) raiseFormat(c *fsmpb.RaiseFormat) (done, error) {
 			return done{}, err
 		}
 	}
+	t.moreVoters()
 	return done{object: "cluster"}, nil
 }
 

@@ -29,6 +29,7 @@ type loader struct {
 	pins      map[string]map[uint32]uint32 // per service uid and version number
 	keys      map[string]bool              // SHA-256 of members' public keys
 	callers   map[string]int
+	voting    int // members that are to vote
 	reaping   map[string]bool
 	authority authorityLoader
 
@@ -409,6 +410,7 @@ func (l *loader) loadMember(m *fsmpb.Member) error {
 	}
 	l.keys[string(sum)] = true
 	l.members++
+	l.voting += votersIn([]*fsmpb.Member{m})
 	l.putMember(m)
 	return nil
 }
@@ -477,6 +479,9 @@ func (l *loader) finish() (*View, error) {
 				return nil, corrupt("its pins do not add up")
 			}
 		}
+	}
+	if l.cluster != nil && !l.votersAgreed(l.voting) {
+		return nil, corrupt("it has more voters than people agreed to, or too few of them")
 	}
 	for key, n := range l.callers {
 		put(&l.tx, tableCallers, callerRow{key: key, n: n})

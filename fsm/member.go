@@ -144,6 +144,7 @@ func (t *tx) addMember(c *fsmpb.AddMember) (done, error) {
 	put(t, tableTokens, used)
 	t.putMember(t.newMember(m))
 	t.members++
+	t.moreVoters()
 	return done{object: nodeName(m.GetId())}, nil
 }
 
@@ -211,7 +212,7 @@ func (t *tx) updateMember(c *fsmpb.UpdateMember) (done, error) {
 	}
 	switch {
 	case old.GetVoter() && !m.GetVoter():
-		err = t.otherVoter(old.GetId())
+		err = t.withdraw(old, withdrawDemote)
 	case !old.GetVoter() && m.GetVoter():
 		_, err = t.verify(intent.ActAddMember, PromotionRequest(old))
 	}
@@ -221,6 +222,7 @@ func (t *tx) updateMember(c *fsmpb.UpdateMember) (done, error) {
 	if sumOf(m) != sumOf(old) { // a node that announces itself again changes nothing
 		m.ModIndex = t.index
 		t.putMember(m)
+		t.moreVoters()
 	}
 	return done{object: nodeName(m.GetId())}, nil
 }
@@ -249,7 +251,7 @@ func (t *tx) removeMember(c *fsmpb.RemoveMember) (done, error) {
 		return done{}, err
 	}
 	if old.GetVoter() {
-		if err := t.otherVoter(old.GetId()); err != nil {
+		if err := t.withdraw(old, withdrawRemove); err != nil {
 			return done{}, err
 		}
 	}

@@ -1,12 +1,15 @@
 package fsm_test
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
+	"fmt"
 	"testing"
 
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/intent"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
 )
@@ -205,6 +208,124 @@ func TestTheLastVoterStays(t *testing.T) {
 	w.refused(errs.FailedState, remove(1))
 	w.ok(remove(0))
 	w.refused(errs.FailedState, remove(1))
+}
+
+// voting makes a cluster of n voters in which people sign.
+func voting(t testing.TB, n int) *world {
+	t.Helper()
+	w := quorate(t)
+	for i := 1; i < n; i++ {
+		m := node(i)
+		m.Voter = true
+		w.signed(w.token(i, true), "alice", "bob")
+		w.ok(w.join(i, m))
+	}
+	return w
+}
+
+// TestI29_WhatLeavesNoMajorityOfTheVotersThatPeopleLetInIsSigned, however it is done,
+// and whoever asks for it.
+func TestI29_WhatLeavesNoMajorityOfTheVotersThatPeopleLetInIsSigned(t *testing.T) {
+	takes := map[string]func(int) *fsmpb.Command{
+		"remove": remove,
+		"demote": func(n int) *fsmpb.Command { return update(n, []string{"voter"}, &fsmpb.Member{}) },
+	}
+	for op, take := range takes {
+		for voters, alone := range map[int]int{2: 0, 3: 1, 4: 2, 5: 2, 6: 3, 7: 3} {
+			t.Run(fmt.Sprintf("%s, of %d", op, voters), func(t *testing.T) {
+				w := voting(t, voters)
+				for i := range alone {
+					if _, ok := w.view().Withdrawal(take(i)); ok {
+						t.Fatalf("number %d is to be signed", i)
+					}
+					w.ok(take(i))
+				}
+				now, agreed := w.view().Voters()
+				if now != voters-alone || agreed != voters {
+					t.Fatalf("%d voters of %d, want %d of %d", now, agreed, voters-alone, voters)
+				}
+				next := take(alone)
+				req, ok := w.view().Withdrawal(next)
+				if !ok {
+					t.Fatal("nobody has to sign")
+				}
+				w.refused(errs.IntentRefused, next)
+				for other := range takes { // nor the other way, nor another one
+					w.refused(errs.IntentRefused, takes[other](alone+1))
+				}
+				w.refused(errs.IntentRefused, w.signedBy(take(alone+1), w.intentOf(intent.ActAddMember, req), keyFor("alice"), keyFor("bob")))
+				w.ok(w.signedBy(take(alone), w.intentOf(intent.ActAddMember, req), keyFor("alice"), keyFor("bob")))
+				if now, agreed = w.view().Voters(); now != voters-alone-1 || agreed != now {
+					t.Fatalf("%d voters of %d after people signed", now, agreed)
+				}
+			})
+		}
+	}
+}
+
+// TestI29_RemovalsDoNotCreepPast the majority by letting voters in between.
+func TestI29_RemovalsDoNotCreepPast(t *testing.T) {
+	w := voting(t, 3)
+	w.ok(remove(1))
+	w.refused(errs.IntentRefused, remove(2))
+	// A member without a vote is nobody's majority, and goes without a signature.
+	w.ok(w.token(8, false))
+	w.ok(w.join(8, node(8)))
+	w.ok(remove(8))
+	w.refused(errs.IntentRefused, remove(2))
+	// People let another one in, and a dead one may go again.
+	w.signed(w.token(9, true), "alice", "bob")
+	m := node(9)
+	m.Voter = true
+	w.ok(w.join(9, m))
+	if now, agreed := w.view().Voters(); now != 3 || agreed != 3 {
+		t.Fatalf("%d voters of %d", now, agreed)
+	}
+	w.ok(remove(2))
+	w.refused(errs.IntentRefused, remove(9))
+	// A replacement that joins first makes four for a while; of the three after it one may go.
+	for _, n := range []int{10, 11} {
+		w.signed(w.token(n, true), "alice", "bob")
+		m := node(n)
+		m.Voter = true
+		w.ok(w.join(n, m))
+	}
+	w.ok(remove(9))
+	w.ok(remove(10))
+	w.refused(errs.IntentRefused, remove(11))
+	again := fsm.New(fsm.Options{})
+	if err := again.Restore(bytes.NewReader(snapshot(t, w.m, testMAC))); err != nil || again.View().Digest() != w.view().Digest() {
+		t.Fatalf("after a restore: %v", err)
+	}
+}
+
+// TestTheVotersOfAnOlderClusterAreAgreedToWhenItIsRaised, and until then an operator
+// takes them all but one, as the releases before let him.
+func TestTheVotersOfAnOlderClusterAreAgreedToWhenItIsRaised(t *testing.T) {
+	w := newWorld(t, ofFormat(fsm.FormatProofs-1), func(g *fsmpb.Genesis) {
+		for _, n := range []string{"alice", "bob", "carol"} {
+			p, _ := person(n, "governor")
+			g.Persons = append(g.Persons, p)
+		}
+		g.Rules = fsm.RulesOf(2, 1)
+	})
+	for i := 1; i < 5; i++ {
+		m := node(i)
+		m.Voter = true
+		w.signed(w.token(i, true), "alice", "bob")
+		w.ok(w.join(i, m))
+	}
+	w.ok(remove(1))
+	w.ok(remove(2))
+	if now, agreed := w.view().Voters(); now != 3 || agreed != 0 {
+		t.Fatalf("%d voters of %d", now, agreed)
+	}
+	w.ok(raise(fsm.FormatProofs))
+	if now, agreed := w.view().Voters(); now != 3 || agreed != 3 {
+		t.Fatalf("%d voters of %d", now, agreed)
+	}
+	w.ok(remove(3))
+	w.refused(errs.IntentRefused, remove(4))
 }
 
 func TestAMemberChangesOnlyTheFieldsItNames(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 //	resume-after-unlink  tenant, service
 //	add-member           token, region, expire                a join token for a voter
 //	add-member           node, key                            a member that becomes a voter
+//	add-member           op, node, voters                     a voter that is removed or demoted, where too few are left
 //	bind-role            op, tenant, tenant uid, id, issuer, role, name, subject, platform, expire, keys
 //	bind-role            op, tenant, id, uid                  a role binding that is removed
 //	bind-role            op, tenant, tenant uid, governors    of a tenant

@@ -77,6 +77,14 @@ var keyForms = []form{
 			{name: "key", kind: KindBytes, fits: notEmpty, note: noteAlways("public key of the member, SubjectPublicKeyInfo")},
 		},
 	},
+	{
+		act: ActAddMember, orders: "take a vote, and leave no majority of the voters let in",
+		fields: []shape{
+			{name: "op", kind: KindText, fits: oneOf("remove", "demote"), note: noteWithdrawn},
+			{name: "node", kind: KindText, fits: notEmpty},
+			{name: "voters", kind: KindUint, fits: notEmpty, note: noteAlways("so many are left to decide what is committed")},
+		},
+	},
 }
 
 func notEmpty(f Field) bool { return f.Text != "" || len(f.Bytes) != 0 || f.Uint != 0 }
@@ -84,6 +92,10 @@ func notEmpty(f Field) bool { return f.Text != "" || len(f.Bytes) != 0 || f.Uint
 func atMost(n uint64) func(Field) bool { return func(f Field) bool { return f.Uint <= n } }
 
 func isDigest(f Field) bool { return len(f.Bytes) == len(Digest{}) }
+
+func oneOf(all ...string) func(Field) bool {
+	return func(f Field) bool { return slices.Contains(all, f.Text) }
+}
 
 func noteAlways(s string) func([]Field, int) string {
 	return func([]Field, int) string { return s }
@@ -96,6 +108,13 @@ func noteIfEmpty(s string) func([]Field, int) string {
 		}
 		return ""
 	}
+}
+
+func noteWithdrawn(all []Field, i int) string {
+	if all[i].Text == "remove" {
+		return "it ceases to be a member, for good"
+	}
+	return "it stays a member without a vote"
 }
 
 func noteDestroyed(all []Field, i int) string {

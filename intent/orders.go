@@ -72,6 +72,20 @@ func (p VoterPromotion) Request() *Request {
 	return NewRequest(ActAddMember).Text("node", p.Node).Bytes("key", p.PublicKey)
 }
 
+// VoterWithdrawal removes or demotes a voter, where what is left is no majority of the
+// voters that people let in. It says how many are left, because that is what people
+// agree to.
+type VoterWithdrawal struct {
+	Op     string // "remove" or "demote"
+	Node   string // id of the member
+	Voters uint64 // that are left
+}
+
+// Request returns the canonical form.
+func (w VoterWithdrawal) Request() *Request {
+	return NewRequest(ActAddMember).Text("op", w.Op).Text("node", w.Node).Uint("voters", w.Voters)
+}
+
 func flag(on bool) uint64 {
 	if on {
 		return 1

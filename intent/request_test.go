@@ -87,7 +87,7 @@ func anyAct(t *rapid.T) interface{ Request() *intent.Request } {
 	role := func() string {
 		return rapid.OneOf(anyText(), rapid.SampledFrom([]string{"governor", "custodian", "operator", "auditor", "workload"})).Draw(t, "role")
 	}
-	switch rapid.IntRange(0, 13).Draw(t, "type") {
+	switch rapid.IntRange(0, 14).Draw(t, "type") {
 	case 0:
 		return intent.BindL1{Tenant: name("tenant"), Keystore: name("keystore"), Key: name("key"), Archetype: name("archetype"), Governors: raws("governors")}
 	case 5:
@@ -127,6 +127,8 @@ func anyAct(t *rapid.T) interface{ Request() *intent.Request } {
 		return intent.PutPolicy{Tenant: name("tenant"), TenantUID: raw("tenant uid"), ID: name("id"), Text: name("text")}
 	case 12:
 		return intent.RemovePolicy{Tenant: name("tenant"), ID: name("id")}
+	case 14:
+		return intent.VoterWithdrawal{Op: rapid.SampledFrom([]string{"remove", "demote", ""}).Draw(t, "op"), Node: name("node"), Voters: rapid.Uint64().Draw(t, "voters")}
 	case 1:
 		return intent.Destroy{Tenant: name("tenant"), Service: name("service"), Version: rapid.Uint32().Draw(t, "version"), Now: rapid.Bool().Draw(t, "now")}
 	case 2:
@@ -539,6 +541,8 @@ func TestGoldenRequests(t *testing.T) {
 			act = &intent.VoterToken{}
 		case "VoterPromotion":
 			act = &intent.VoterPromotion{}
+		case "VoterWithdrawal":
+			act = &intent.VoterWithdrawal{}
 		case "BindRole":
 			act = &intent.BindRole{}
 		case "UnbindRole":
@@ -614,6 +618,9 @@ func TestTypedRequestsAreThoseOfTheStateMachine(t *testing.T) {
 			}}}
 		case intent.VoterPromotion:
 			got = fsm.PromotionRequest(&fsmpb.Member{Id: a.Node, PublicKey: a.PublicKey})
+		case intent.VoterWithdrawal:
+			a.Voters = min(a.Voters, fsm.MaxMembers)
+			ours, got = a, fsm.WithdrawalRequest(a.Node, a.Op, int(a.Voters))
 		case intent.BindRole:
 			b := &fsmpb.RoleBinding{
 				Tenant: a.Tenant, TenantUid: a.TenantUID, Id: a.ID, IssuerUid: a.IssuerUID, Role: a.Role, Name: a.Name, Subject: a.Subject,
@@ -728,6 +735,9 @@ func TestKnownIsWhatATypeMakes(t *testing.T) {
 		"policy without id":      intent.PutPolicy{Tenant: "acme", TenantUID: hash, Text: "x"}.Request(),
 		"policy of no tenant":    intent.RemovePolicy{ID: "p"}.Request(),
 		"no key":                 intent.VoterPromotion{Node: "n1"}.Request(),
+		"another withdrawal":     intent.VoterWithdrawal{Op: "purge", Node: "n1", Voters: 1}.Request(),
+		"withdrawal of nobody":   intent.VoterWithdrawal{Op: "remove", Voters: 1}.Request(),
+		"no voter left":          intent.VoterWithdrawal{Op: "remove", Node: "n1"}.Request(),
 	} {
 		if r.Known() {
 			t.Errorf("%s is known:\n%s", name, r.Describe())
@@ -753,6 +763,7 @@ func FuzzParseRequest(f *testing.F) {
 		intent.BindL1{Tenant: "acme", Key: "a\n\u202e" + strings.Repeat(" ", 90)}.Request(),
 		intent.VoterToken{Hash: make([]byte, 32), Region: "eu", ExpireTimeMs: now}.Request(),
 		intent.VoterPromotion{Node: "n1", PublicKey: make([]byte, 91)}.Request(),
+		intent.VoterWithdrawal{Op: "demote", Node: "n1", Voters: 1}.Request(),
 		intent.NewRequest(intent.ActSetQuorum).List("rules", 2).Uint("act", 1).Uint("act", 2),
 		intent.BindRole{ID: "alice", Role: "governor", Keys: []intent.BoundKey{{Algorithm: 1, PublicKey: make([]byte, 32), Sign: true}, {Algorithm: 2, PublicKey: make([]byte, 65)}}}.Request(),
 		intent.PutIssuer{ID: "corp", X509: &intent.X509Issuer{Certificates: [][]byte{{1}, {2}}}, Roles: []string{"operator", "auditor"}, UnboundRoles: []string{"workload"}}.Request(),

@@ -74,7 +74,9 @@ func Ordered(v *fsm.View, cmd *fsmpb.Command) (*intent.Request, bool) {
 		if m, ok := v.Member(b.UpdateMember.GetMember().GetId()); ok && b.UpdateMember.GetMember().GetVoter() {
 			return fsm.PromotionRequest(m), true
 		}
-		return nil, false
+		return v.Withdrawal(cmd)
+	case *fsmpb.Command_RemoveMember:
+		return v.Withdrawal(cmd)
 	}
 	_, req, ok := fsm.SovereignRequest(cmd)
 	return req, ok

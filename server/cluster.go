@@ -59,6 +59,8 @@ func (c *calls) clusterInfo(v *fsm.View) *kryptonv1.ClusterInfo {
 		out.Etag = etag(cl.GetModIndex())
 		pending, approved, stuck := approvalsOpen(v, c.clock.Now())
 		out.ApprovalsPending, out.ApprovalsApproved, out.ApprovalsStuck = count(pending), count(approved), count(stuck)
+		now, agreed := v.Voters()
+		out.Voters, out.VotersAgreed = count(now), count(agreed)
 	}
 	if id := c.cluster.LeaderID(); id != "" {
 		out.Leader = node.NodeName(string(id))
@@ -85,7 +87,7 @@ func (s clusterServer) describe(ctx context.Context, m *fsmpb.Member) (*kryptonv
 		Name: node.NodeName(m.GetId()), Id: m.GetId(), DisplayName: m.GetName(), Etag: etag(m.GetModIndex()),
 		Region: m.GetRegion(), Zone: m.GetZone(), GrpcAddress: m.GetGrpcAddress(), RestAddress: m.GetRestAddress(),
 		PeerAddress: m.GetPeerAddress(), Leader: string(s.cluster.LeaderID()) == m.GetId(), Self: m.GetId() == s.nodeID,
-		CreateTime: stamp(m.GetCreateTimeMs()), Removed: m.GetRemoved(), Role: kryptonv1.NodeRole_NODE_ROLE_NON_VOTER,
+		CreateTime: stamp(m.GetCreateTimeMs()), Removed: m.GetRemoved(), Votes: m.GetVoter() && !m.GetRemoved(), Role: kryptonv1.NodeRole_NODE_ROLE_NON_VOTER,
 	}
 	switch voter := s.cluster.IsVoter(cluster.NodeID(m.GetId())); {
 	case voter:

@@ -590,8 +590,8 @@ func TestEverySovereignRequestNeedsTheRightSignatures(t *testing.T) {
 		})
 	}
 	for method := range sovereign(t) {
-		// A member is promoted in a cluster of two, below.
-		if !covered[method] && method != "Cluster.PromoteNode" && method != "Access.DeleteRoleBinding" && method != "Cluster.SetQuorum" { // the last in approvals_test.go
+		// A member gets a vote and loses it in a cluster of two, below.
+		if !covered[method] && method != "Cluster.PromoteNode" && method != "Cluster.DemoteNode" && method != "Cluster.RemoveNode" && method != "Access.DeleteRoleBinding" && method != "Cluster.SetQuorum" { // the last in approvals_test.go
 			t.Errorf("%s takes intents and is not tested", method)
 		}
 	}
@@ -766,6 +766,24 @@ func TestANonceIsSpentForGood(t *testing.T) {
 	a.members[0].waitServing()
 	a.refusedBoth(t, "intent/replayed", "tess", "Tenants.SetGovernors", with(set, spent))
 	a.done(t, "http", "operator", "Cluster.PromoteNode", with(promote, a.signed(r, "bob")))
+
+	// Of two voters none is spared without people, whichever way it goes.
+	demote, remove := &kryptonv1.DemoteNodeRequest{Name: "nodes/" + id}, &kryptonv1.RemoveNodeRequest{Name: "nodes/" + id}
+	demoted, removed := intent.VoterWithdrawal{Op: "demote", Node: id, Voters: 1}.Request(), intent.VoterWithdrawal{Op: "remove", Node: id, Voters: 1}.Request()
+	for method, c := range map[string]struct {
+		m    proto.Message
+		r, o *intent.Request
+	}{"Cluster.DemoteNode": {demote, demoted, removed}, "Cluster.RemoveNode": {remove, removed, demoted}} {
+		a.refusedBoth(t, "intent/unsigned", "operator", method, with(c.m, nil))
+		a.refusedBoth(t, "intent/other-request", "operator", method, with(c.m, a.signed(c.o, "alice")))
+		a.refusedBoth(t, "intent/wrong-role", "operator", method, with(c.m, a.signed(c.r, "tess")))
+	}
+	cl := a.done(t, "grpc", "operator", "Cluster.GetCluster", &kryptonv1.GetClusterRequest{}).(*kryptonv1.ClusterInfo)
+	if cl.GetVoters() != 2 || cl.GetVotersAgreed() != 2 {
+		t.Errorf("%d voters of %d", cl.GetVoters(), cl.GetVotersAgreed())
+	}
+	a.done(t, "http", "operator", "Cluster.DemoteNode", with(demote, a.signed(demoted, "alice")))
+	a.done(t, "grpc", "operator", "Cluster.RemoveNode", with(remove, nil)) // it has no vote any more
 }
 
 // TestATokenOfAVoterHasTheSecretOfItsCaller and not one that a node has seen.

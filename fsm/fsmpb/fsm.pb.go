@@ -6112,8 +6112,11 @@ type Cluster struct {
 	// Index of the last change of an issuer, a role binding, a revocation or the
 	// governors of a tenant. It does not move mod_index. From format version 4 on.
 	AuthorityIndex uint64 `protobuf:"varint,16,opt,name=authority_index,json=authorityIndex,proto3" json:"authority_index,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The most voters that there were since people signed for fewer. It does not move
+	// mod_index. From format version 5 on.
+	VotersAgreed  uint32 `protobuf:"varint,17,opt,name=voters_agreed,json=votersAgreed,proto3" json:"voters_agreed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Cluster) Reset() {
@@ -6254,6 +6257,13 @@ func (x *Cluster) GetLeaseMs() uint32 {
 func (x *Cluster) GetAuthorityIndex() uint64 {
 	if x != nil {
 		return x.AuthorityIndex
+	}
+	return 0
+}
+
+func (x *Cluster) GetVotersAgreed() uint32 {
+	if x != nil {
+		return x.VotersAgreed
 	}
 	return 0
 }
@@ -7163,7 +7173,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\tUsedNonce\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12$\n" +
 	"\x0eexpire_time_ms\x18\x02 \x01(\x03R\fexpireTimeMs\x12\x18\n" +
-	"\apersons\x18\x03 \x03(\tR\apersons\"\xf6\x04\n" +
+	"\apersons\x18\x03 \x03(\tR\apersons\"\x9b\x05\n" +
 	"\aCluster\x12\x1f\n" +
 	"\vkeyspace_id\x18\x01 \x01(\fR\n" +
 	"keyspaceId\x12\x1d\n" +
@@ -7184,7 +7194,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\tmod_index\x18\r \x01(\x04R\bmodIndex\x12\x18\n" +
 	"\agenesis\x18\x0e \x01(\fR\agenesis\x12\x19\n" +
 	"\blease_ms\x18\x0f \x01(\rR\aleaseMs\x12'\n" +
-	"\x0fauthority_index\x18\x10 \x01(\x04R\x0eauthorityIndex\"\xab\x02\n" +
+	"\x0fauthority_index\x18\x10 \x01(\x04R\x0eauthorityIndex\x12#\n" +
+	"\rvoters_agreed\x18\x11 \x01(\rR\fvotersAgreed\"\xab\x02\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12#\n" +
 	"\rapplied_index\x18\x02 \x01(\x04R\fappliedIndex\x12!\n" +

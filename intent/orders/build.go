@@ -40,6 +40,10 @@ func builderOf(req proto.Message) builder {
 		return joinToken(r)
 	case *kryptonv1.PromoteNodeRequest:
 		return promote(r)
+	case *kryptonv1.DemoteNodeRequest:
+		return withdraw("demote", r.GetName())
+	case *kryptonv1.RemoveNodeRequest:
+		return withdraw("remove", r.GetName())
 	case *kryptonv1.CreateIssuerRequest:
 		return putIssuer(join(r.GetParent(), "issuers/"+r.GetIssuerId()), r.GetIssuer())
 	case *kryptonv1.UpdateIssuerRequest:
@@ -149,6 +153,34 @@ func promote(r *kryptonv1.PromoteNodeRequest) builder {
 			return nil, err
 		}
 		return intent.VoterPromotion{Node: id, PublicKey: key}.Request(), nil
+	}
+}
+
+// withdraw is for a voter without which too few are left; nobody signs for others.
+// What a node says wrongly of the numbers makes a request that the cluster refuses.
+func withdraw(op, name string) builder {
+	return func(ctx context.Context, n *nodes, o *Order) (*intent.Request, error) {
+		id, ok := strings.CutPrefix(name, "nodes/")
+		if !ok || id == "" {
+			return nil, errs.New(errs.InvalidArgument, "the request does not name its object", errs.Hint("give the whole name, such as nodes/{id}"))
+		}
+		c, err := n.c.Cluster().GetCluster(ctx, &kryptonv1.GetClusterRequest{})
+		if err != nil {
+			return nil, err
+		}
+		m, err := n.c.Cluster().GetNode(ctx, &kryptonv1.GetNodeRequest{Name: name})
+		if err != nil {
+			return nil, err
+		}
+		left, fewest := uint64(c.GetVoters())-1, (uint64(c.GetVotersAgreed())+1)/2
+		if c.GetVotersAgreed() == 2 {
+			fewest = 2
+		}
+		if !m.GetVotes() || c.GetVoters() < 2 || left >= fewest {
+			return nil, nil //nolint:nilnil // A majority is left, or the cluster refuses to be without a voter.
+		}
+		o.Names = append(o.Names, Name{UID: id, Name: "node " + shown(m.GetDisplayName()) + " at " + shown(m.GetGrpcAddress())})
+		return intent.VoterWithdrawal{Op: op, Node: id, Voters: left}.Request(), nil
 	}
 }
 

@@ -7,6 +7,7 @@ func stages() []stage {
 	return []stage{
 		{"Members that lie", liars()},
 		{"Four eyes", eyes()},
+		{"Votes", votes()},
 		{"Policies", policies()},
 		{"Credentials", callers()},
 		{"Tokens", tokens()},

@@ -106,6 +106,11 @@ type ClusterInfo struct {
 	// Of the latter those that were not executed within a minute: something keeps the
 	// cluster from it. GetApproval says what, if the node that leads is asked.
 	ApprovalsStuck uint32 `protobuf:"varint,25,opt,name=approvals_stuck,json=approvalsStuck,proto3" json:"approvals_stuck,omitempty"`
+	// Members that are to vote, and the most that there were since people signed for
+	// fewer. What leaves fewer than half of voters_agreed, or one of two, needs their
+	// signatures. 0: nobody is asked.
+	Voters       uint32 `protobuf:"varint,26,opt,name=voters,proto3" json:"voters,omitempty"`
+	VotersAgreed uint32 `protobuf:"varint,27,opt,name=voters_agreed,json=votersAgreed,proto3" json:"voters_agreed,omitempty"`
 	// Who was refused calls for what they or their tenant spent, by the node that
 	// answers, in the last 10 minutes; the latest first, at most 20 callers and 20
 	// tenants. What calls to other nodes were refused, these know.
@@ -277,6 +282,20 @@ func (x *ClusterInfo) GetApprovalsStuck() uint32 {
 	return 0
 }
 
+func (x *ClusterInfo) GetVoters() uint32 {
+	if x != nil {
+		return x.Voters
+	}
+	return 0
+}
+
+func (x *ClusterInfo) GetVotersAgreed() uint32 {
+	if x != nil {
+		return x.VotersAgreed
+	}
+	return 0
+}
+
 func (x *ClusterInfo) GetLimited() []*LimitedCaller {
 	if x != nil {
 		return x.Limited
@@ -382,8 +401,10 @@ type Node struct {
 	Self        bool                   `protobuf:"varint,12,opt,name=self,proto3" json:"self,omitempty"`
 	CreateTime  *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// What the node last said of itself; absent when it could not be asked.
-	Health        *NodeHealth `protobuf:"bytes,14,opt,name=health,proto3" json:"health,omitempty"`
-	Removed       bool        `protobuf:"varint,15,opt,name=removed,proto3" json:"removed,omitempty"`
+	Health  *NodeHealth `protobuf:"bytes,14,opt,name=health,proto3" json:"health,omitempty"`
+	Removed bool        `protobuf:"varint,15,opt,name=removed,proto3" json:"removed,omitempty"`
+	// It is to vote. The role follows.
+	Votes         bool `protobuf:"varint,16,opt,name=votes,proto3" json:"votes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -519,6 +540,13 @@ func (x *Node) GetHealth() *NodeHealth {
 func (x *Node) GetRemoved() bool {
 	if x != nil {
 		return x.Removed
+	}
+	return false
+}
+
+func (x *Node) GetVotes() bool {
+	if x != nil {
+		return x.Votes
 	}
 	return false
 }
@@ -1338,11 +1366,14 @@ func (x *PromoteNodeRequest) GetIntents() []*SignedIntent {
 }
 
 type DemoteNodeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Etag          string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
-	RequestId     string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	ValidateOnly  bool                   `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Name         string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Etag         string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	RequestId    string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ValidateOnly bool                   `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Signatures of people over what is asked; see SignedIntent. They sign where too few
+	// of ClusterInfo.voters_agreed are left.
+	Intents       []*SignedIntent `protobuf:"bytes,20,rep,name=intents,proto3" json:"intents,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1405,12 +1436,22 @@ func (x *DemoteNodeRequest) GetValidateOnly() bool {
 	return false
 }
 
+func (x *DemoteNodeRequest) GetIntents() []*SignedIntent {
+	if x != nil {
+		return x.Intents
+	}
+	return nil
+}
+
 type RemoveNodeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Etag          string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
-	RequestId     string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	ValidateOnly  bool                   `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Name         string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Etag         string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	RequestId    string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ValidateOnly bool                   `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Signatures of people over what is asked; see SignedIntent. They sign where too few
+	// of ClusterInfo.voters_agreed are left.
+	Intents       []*SignedIntent `protobuf:"bytes,20,rep,name=intents,proto3" json:"intents,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1471,6 +1512,13 @@ func (x *RemoveNodeRequest) GetValidateOnly() bool {
 		return x.ValidateOnly
 	}
 	return false
+}
+
+func (x *RemoveNodeRequest) GetIntents() []*SignedIntent {
+	if x != nil {
+		return x.Intents
+	}
+	return nil
 }
 
 type TransferLeadershipRequest struct {
@@ -1707,7 +1755,7 @@ var File_krypton_v1_cluster_proto protoreflect.FileDescriptor
 const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"\x18krypton/v1/cluster.proto\x12\n" +
-	"krypton.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17krypton/v1/common.proto\x1a\x15krypton/v1/seal.proto\"\xa6\x06\n" +
+	"krypton.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17krypton/v1/common.proto\x1a\x15krypton/v1/seal.proto\"\xe3\x06\n" +
 	"\vClusterInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
 	"\vkeyspace_id\x18\x02 \x01(\tR\n" +
@@ -1730,14 +1778,16 @@ const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"\x04etag\x18\x16 \x01(\tR\x04etag\x12+\n" +
 	"\x11approvals_pending\x18\x17 \x01(\rR\x10approvalsPending\x12-\n" +
 	"\x12approvals_approved\x18\x18 \x01(\rR\x11approvalsApproved\x12'\n" +
-	"\x0fapprovals_stuck\x18\x19 \x01(\rR\x0eapprovalsStuck\x123\n" +
+	"\x0fapprovals_stuck\x18\x19 \x01(\rR\x0eapprovalsStuck\x12\x16\n" +
+	"\x06voters\x18\x1a \x01(\rR\x06voters\x12#\n" +
+	"\rvoters_agreed\x18\x1b \x01(\rR\fvotersAgreed\x123\n" +
 	"\alimited\x18\x1e \x03(\v2\x19.krypton.v1.LimitedCallerR\alimited\"\xae\x01\n" +
 	"\rLimitedCaller\x12\x1c\n" +
 	"\tprincipal\x18\x01 \x01(\tR\tprincipal\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x14\n" +
 	"\x05calls\x18\x03 \x01(\tR\x05calls\x12\x18\n" +
 	"\arefused\x18\x04 \x01(\x04R\arefused\x127\n" +
-	"\tlast_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\blastTime\"\xd3\x03\n" +
+	"\tlast_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\blastTime\"\xe9\x03\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12!\n" +
@@ -1755,7 +1805,8 @@ const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"\vcreate_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12.\n" +
 	"\x06health\x18\x0e \x01(\v2\x16.krypton.v1.NodeHealthR\x06health\x12\x18\n" +
-	"\aremoved\x18\x0f \x01(\bR\aremoved\"\xa8\a\n" +
+	"\aremoved\x18\x0f \x01(\bR\aremoved\x12\x14\n" +
+	"\x05votes\x18\x10 \x01(\bR\x05votes\"\xa8\a\n" +
 	"\n" +
 	"NodeHealth\x12\x1c\n" +
 	"\treachable\x18\x01 \x01(\bR\treachable\x12)\n" +
@@ -1825,19 +1876,21 @@ const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
 	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x122\n" +
-	"\aintents\x18\x14 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents\"\x7f\n" +
+	"\aintents\x18\x14 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents\"\xb3\x01\n" +
 	"\x11DemoteNodeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"\x7f\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x122\n" +
+	"\aintents\x18\x14 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents\"\xb3\x01\n" +
 	"\x11RemoveNodeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"R\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x122\n" +
+	"\aintents\x18\x14 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents\"R\n" +
 	"\x19TransferLeadershipRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x1d\n" +
 	"\n" +
@@ -1947,34 +2000,36 @@ var file_krypton_v1_cluster_proto_depIdxs = []int32{
 	23, // 23: krypton.v1.CreateJoinTokenRequest.expire_time:type_name -> google.protobuf.Timestamp
 	23, // 24: krypton.v1.CreateJoinTokenResponse.expire_time:type_name -> google.protobuf.Timestamp
 	25, // 25: krypton.v1.PromoteNodeRequest.intents:type_name -> krypton.v1.SignedIntent
-	25, // 26: krypton.v1.SetQuorumRequest.intents:type_name -> krypton.v1.SignedIntent
-	8,  // 27: krypton.v1.Cluster.GetCluster:input_type -> krypton.v1.GetClusterRequest
-	9,  // 28: krypton.v1.Cluster.ListNodes:input_type -> krypton.v1.ListNodesRequest
-	11, // 29: krypton.v1.Cluster.GetNode:input_type -> krypton.v1.GetNodeRequest
-	12, // 30: krypton.v1.Cluster.CreateJoinToken:input_type -> krypton.v1.CreateJoinTokenRequest
-	14, // 31: krypton.v1.Cluster.PromoteNode:input_type -> krypton.v1.PromoteNodeRequest
-	15, // 32: krypton.v1.Cluster.DemoteNode:input_type -> krypton.v1.DemoteNodeRequest
-	16, // 33: krypton.v1.Cluster.RemoveNode:input_type -> krypton.v1.RemoveNodeRequest
-	17, // 34: krypton.v1.Cluster.TransferLeadership:input_type -> krypton.v1.TransferLeadershipRequest
-	18, // 35: krypton.v1.Cluster.GetOperation:input_type -> krypton.v1.GetOperationRequest
-	19, // 36: krypton.v1.Cluster.WaitOperation:input_type -> krypton.v1.WaitOperationRequest
-	20, // 37: krypton.v1.Cluster.SetQuorum:input_type -> krypton.v1.SetQuorumRequest
-	1,  // 38: krypton.v1.Cluster.GetCluster:output_type -> krypton.v1.ClusterInfo
-	10, // 39: krypton.v1.Cluster.ListNodes:output_type -> krypton.v1.ListNodesResponse
-	3,  // 40: krypton.v1.Cluster.GetNode:output_type -> krypton.v1.Node
-	13, // 41: krypton.v1.Cluster.CreateJoinToken:output_type -> krypton.v1.CreateJoinTokenResponse
-	3,  // 42: krypton.v1.Cluster.PromoteNode:output_type -> krypton.v1.Node
-	3,  // 43: krypton.v1.Cluster.DemoteNode:output_type -> krypton.v1.Node
-	3,  // 44: krypton.v1.Cluster.RemoveNode:output_type -> krypton.v1.Node
-	1,  // 45: krypton.v1.Cluster.TransferLeadership:output_type -> krypton.v1.ClusterInfo
-	26, // 46: krypton.v1.Cluster.GetOperation:output_type -> krypton.v1.Operation
-	26, // 47: krypton.v1.Cluster.WaitOperation:output_type -> krypton.v1.Operation
-	1,  // 48: krypton.v1.Cluster.SetQuorum:output_type -> krypton.v1.ClusterInfo
-	38, // [38:49] is the sub-list for method output_type
-	27, // [27:38] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	25, // 26: krypton.v1.DemoteNodeRequest.intents:type_name -> krypton.v1.SignedIntent
+	25, // 27: krypton.v1.RemoveNodeRequest.intents:type_name -> krypton.v1.SignedIntent
+	25, // 28: krypton.v1.SetQuorumRequest.intents:type_name -> krypton.v1.SignedIntent
+	8,  // 29: krypton.v1.Cluster.GetCluster:input_type -> krypton.v1.GetClusterRequest
+	9,  // 30: krypton.v1.Cluster.ListNodes:input_type -> krypton.v1.ListNodesRequest
+	11, // 31: krypton.v1.Cluster.GetNode:input_type -> krypton.v1.GetNodeRequest
+	12, // 32: krypton.v1.Cluster.CreateJoinToken:input_type -> krypton.v1.CreateJoinTokenRequest
+	14, // 33: krypton.v1.Cluster.PromoteNode:input_type -> krypton.v1.PromoteNodeRequest
+	15, // 34: krypton.v1.Cluster.DemoteNode:input_type -> krypton.v1.DemoteNodeRequest
+	16, // 35: krypton.v1.Cluster.RemoveNode:input_type -> krypton.v1.RemoveNodeRequest
+	17, // 36: krypton.v1.Cluster.TransferLeadership:input_type -> krypton.v1.TransferLeadershipRequest
+	18, // 37: krypton.v1.Cluster.GetOperation:input_type -> krypton.v1.GetOperationRequest
+	19, // 38: krypton.v1.Cluster.WaitOperation:input_type -> krypton.v1.WaitOperationRequest
+	20, // 39: krypton.v1.Cluster.SetQuorum:input_type -> krypton.v1.SetQuorumRequest
+	1,  // 40: krypton.v1.Cluster.GetCluster:output_type -> krypton.v1.ClusterInfo
+	10, // 41: krypton.v1.Cluster.ListNodes:output_type -> krypton.v1.ListNodesResponse
+	3,  // 42: krypton.v1.Cluster.GetNode:output_type -> krypton.v1.Node
+	13, // 43: krypton.v1.Cluster.CreateJoinToken:output_type -> krypton.v1.CreateJoinTokenResponse
+	3,  // 44: krypton.v1.Cluster.PromoteNode:output_type -> krypton.v1.Node
+	3,  // 45: krypton.v1.Cluster.DemoteNode:output_type -> krypton.v1.Node
+	3,  // 46: krypton.v1.Cluster.RemoveNode:output_type -> krypton.v1.Node
+	1,  // 47: krypton.v1.Cluster.TransferLeadership:output_type -> krypton.v1.ClusterInfo
+	26, // 48: krypton.v1.Cluster.GetOperation:output_type -> krypton.v1.Operation
+	26, // 49: krypton.v1.Cluster.WaitOperation:output_type -> krypton.v1.Operation
+	1,  // 50: krypton.v1.Cluster.SetQuorum:output_type -> krypton.v1.ClusterInfo
+	40, // [40:51] is the sub-list for method output_type
+	29, // [29:40] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_krypton_v1_cluster_proto_init() }

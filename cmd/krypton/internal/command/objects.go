@@ -162,6 +162,9 @@ func clusterSheet(c *kryptonv1.ClusterInfo) string {
 	s.add("term", fmt.Sprint(c.GetTerm()))
 	s.add("index", fmt.Sprint(c.GetAppliedIndex()))
 	s.add("voters wanted", fmt.Sprint(c.GetVotersWanted()))
+	if c.GetVoters() < c.GetVotersAgreed() {
+		s.add("voters left", fmt.Sprintf("%d of %d that people let in", c.GetVoters(), c.GetVotersAgreed()))
+	}
 	s.add("internal key version", fmt.Sprint(c.GetInternalKeyVersion()))
 	s.add("sealed by a person", map[bool]string{true: "yes"}[c.GetHeld()])
 	return s.text()

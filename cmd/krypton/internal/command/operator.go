@@ -28,12 +28,22 @@ const (
 	pemPrivate = "PRIVATE KEY"
 )
 
-const nodeAbout = "NODE is a node's name, its address, its id or the begin of that."
+const (
+	nodeAbout = "NODE is a node's name, its address, its id or the begin of that."
+
+	// fewVoters is said of what takes a vote away.
+	fewVoters = nodeAbout + " If it leaves\n" +
+		"no majority of the voters that people let in, people sign for it, as they do for a voter that is let in."
+)
 
 func operatorCommands() *Command {
 	onNode := func(name, usage string, danger string, do func(ctx context.Context, in *Invocation, c kryptonv1.ClusterClient, node string) (*kryptonv1.Node, error)) *Command {
+		about := fewVoters
+		if name == "promote" {
+			about = nodeAbout
+		}
 		return &Command{
-			Name: name, Args: "NODE", Usage: usage, Reach: Changes, Signs: name == "promote", About: nodeAbout, Waits: "waiting for the other nodes to agree", NArgs: [2]int{1, 1}, Flags: []cli.Flag{etagFlag()},
+			Name: name, Args: "NODE", Usage: usage, Reach: Changes, Signs: true, About: about, Waits: "waiting for the other nodes to agree", NArgs: [2]int{1, 1}, Flags: []cli.Flag{etagFlag()},
 			Examples: []string{"krypton operator " + name + " n3", "krypton operator " + name + " nodes/0123456789abcdef0123456789abcdef"},
 			Run: func(ctx context.Context, in *Invocation) error {
 				c, err := in.client(ctx)

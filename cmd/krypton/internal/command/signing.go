@@ -20,6 +20,7 @@ import (
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/client/contexts"
 	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/intent"
 	"github.com/openkcm/krypton-cluster/intent/orders"
 	"github.com/openkcm/krypton-cluster/intent/sign"
 	"github.com/openkcm/krypton-cluster/internal/errs"
@@ -89,7 +90,7 @@ func (in *Invocation) authorize(ctx context.Context, req proto.Message) error {
 		if in.signsFiles() {
 			return usagef("leave --dry-run out", "a dry run is not signed: whoever has the signature could use it")
 		}
-		return nil
+		return in.forecast(ctx, req)
 	}
 	c, err := in.client(ctx)
 	if err != nil {
@@ -152,6 +153,31 @@ func (in *Invocation) authorize(ctx context.Context, req proto.Message) error {
 	for _, s := range signed {
 		list.Append(protoreflect.ValueOfMessage(s.ProtoReflect()))
 	}
+	return nil
+}
+
+// forecast says in a dry run who would have to sign, where that is not always so.
+func (in *Invocation) forecast(ctx context.Context, req proto.Message) error {
+	switch req.(type) {
+	case *kryptonv1.RemoveNodeRequest, *kryptonv1.DemoteNodeRequest:
+	default:
+		return nil
+	}
+	c, err := in.client(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := in.deadline(ctx)
+	defer cancel()
+	o, err := orders.Of(ctx, c, req)
+	if err != nil || o == nil {
+		return err
+	}
+	rule := intent.Rule{Governors: int(o.Rule.GetGovernors()), Custodians: int(o.Rule.GetCustodians())}
+	if o.Rule.GetRequesterCounts() {
+		rule.Requester = intent.RequesterCounts
+	}
+	in.note("no majority of the voters that people let in would be left: this needs %s", rule)
 	return nil
 }
 
