@@ -61,6 +61,9 @@ type Health struct {
 	// why the leader gave it none last, empty: it did or said nothing.
 	Lease        time.Duration
 	LeaseRefusal string
+	// StateCorrupt is what is wrong with its state, if it serves nothing for that;
+	// empty: it knows of nothing.
+	StateCorrupt string
 	// Leases is what it knows of everybody's, if it is a leader that gives them.
 	Leases *LeaseReport
 	// Wall is its wall clock when it answered, and ClockOffset by how much that

@@ -164,6 +164,8 @@ func whyNot(h cluster.Health) string {
 	switch {
 	case h.Serving:
 		return ""
+	case h.StateCorrupt != "":
+		return errs.StateCorrupt.String() + ": " + h.StateCorrupt
 	case h.SealState != node.StateUnsealed:
 		return h.SealState
 	case h.Lease > 0:

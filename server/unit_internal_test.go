@@ -23,6 +23,7 @@ import (
 	"github.com/openkcm/krypton-cluster/audit/audittest"
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/auth/identity"
+	"github.com/openkcm/krypton-cluster/cluster"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
@@ -32,6 +33,7 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/corr"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/wire"
+	"github.com/openkcm/krypton-cluster/node"
 )
 
 func TestAnETagHasOneSpelling(t *testing.T) {
@@ -536,4 +538,28 @@ func saidOf(stream *inprocStream) answer.Info {
 	}
 	said, _ := answer.Parse(v[0])
 	return said
+}
+
+// TestWhyANodeServesNothingNamesWhatIsWrongWithItsState before what follows from that:
+// it has no lease then, and may be sealed.
+func TestWhyANodeServesNothingNamesWhatIsWrongWithItsState(t *testing.T) {
+	t.Parallel()
+	const wrong = "the state of this node differs from its leader's at entry 7 of the log"
+	for name, h := range map[string]cluster.Health{
+		"no lease":  {SealState: node.StateUnsealed, StateCorrupt: wrong},
+		"refused":   {SealState: node.StateUnsealed, LeaseRefusal: "behind", StateCorrupt: wrong},
+		"sealed":    {SealState: node.StateSealed, StateCorrupt: wrong},
+		"a lease":   {SealState: node.StateUnsealed, Lease: time.Second, StateCorrupt: wrong},
+		"of no use": {StateCorrupt: wrong},
+	} {
+		if got := whyNot(h); got != "STATE_CORRUPT: "+wrong {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+	if got := whyNot(cluster.Health{SealState: node.StateUnsealed, LeaseRefusal: "behind"}); strings.Contains(got, "STATE_CORRUPT") || !strings.Contains(got, "behind") {
+		t.Errorf("without: %q", got)
+	}
+	if got := whyNot(cluster.Health{Serving: true}); got != "" {
+		t.Errorf("a node that serves: %q", got)
+	}
 }

@@ -594,6 +594,11 @@ func lyingLeader(l lie) func(context.Context, *world) (finding, error) {
 		}
 		f.broke, f.ended = line == "", "the others refused it, the liar stopped with STATE_CORRUPT and the others serve under another leader"
 		f.evidence = said + "; its log: " + line
+		seen, err := t.diagnosed(ctx, liar, "does not answer the other nodes")
+		if err != nil {
+			return finding{broke: true, ended: "no command says which node has stopped", evidence: err.Error()}, nil //nolint:nilerr // As above.
+		}
+		f.evidence += "; krypton status: " + seen
 		c, alone, err := w.defenceless(ctx, l.without)
 		if err != nil {
 			return f, err

@@ -126,6 +126,15 @@ func oneOfThree(where place, c corruption, without ...mutation.Name) func(contex
 			if err := n.WaitServing(ctx); err != nil {
 				return finding{broke: true, ended: "the others do not serve", evidence: err.Error()}, nil
 			}
+		}
+		if n1.Running() && !f.broke {
+			said, err := t.diagnosed(ctx, n1, "STATE_CORRUPT")
+			if err != nil {
+				return finding{broke: true, ended: "no command says which node was edited", evidence: err.Error()}, nil
+			}
+			f.evidence += "; krypton status: " + said
+		}
+		for _, n := range t.Nodes()[1:] {
 			if err := c.use(ctx, t.scene, n); err == nil {
 				f.broke, f.ended = true, n.Name()+" obeys the edit"
 			}

@@ -287,6 +287,33 @@ func eventually(ctx context.Context, what string, f func(context.Context) error)
 	}
 }
 
+// diagnosed returns what `krypton status` says of a node, once that and `krypton
+// doctor`, asked of the other nodes by an operator, name it and the reason on one line.
+func (t *theatre) diagnosed(ctx context.Context, of *devcluster.Node, reason string) (said string, err error) {
+	who, ok := t.Person(auth.RoleOperator)
+	if !ok {
+		return "", errors.New("there is no operator")
+	}
+	var others []string
+	for _, n := range t.Nodes() {
+		if n != of && n.Running() {
+			others = append(others, n.Addresses().GRPC)
+		}
+	}
+	ask := []string{"--addr", strings.Join(others, ","), "--ca-file", t.CAFile(), "--cert-file", who.CertFile, "--key-file", who.KeyFile}
+	return said, eventually(ctx, "krypton says what is wrong with "+of.Name(), func(ctx context.Context) error {
+		for _, command := range []string{"doctor", "status"} {
+			cmd := exec.CommandContext(ctx, t.w.krypton, append([]string{command}, ask...)...) //nolint:gosec // Our own program and arguments.
+			cmd.Env = append(os.Environ(), "HOME="+t.Dir(), "XDG_CONFIG_HOME="+t.Dir())
+			out, _ := cmd.CombinedOutput() // the status is that of what was found
+			if said = lineWith(string(out), of.Name(), reason); said == "" {
+				return fmt.Errorf("krypton %s does not name %s and %s:\n%s", command, of.Name(), reason, out)
+			}
+		}
+		return nil
+	})
+}
+
 func encrypt(ctx context.Context, c *client.Client) ([]byte, error) {
 	resp, err := c.Crypto().Encrypt(ctx, &kryptonv1.EncryptRequest{Service: service, Plaintext: []byte(canary)})
 	return resp.GetCiphertext(), err

@@ -33,9 +33,13 @@ func (h *hooks) Prepare(ctx context.Context, _ cluster.NodeID, request []byte) (
 // Health implements cluster.Hooks.
 func (h *hooks) Health() cluster.Health {
 	mem := memsec.Report()
+	err := h.node.ServingErr()
 	out := cluster.Health{
-		SealState: h.node.State(), Serving: h.node.ServingErr() == nil, MemoryTier: string(mem.Tier),
+		SealState: h.node.State(), Serving: err == nil, MemoryTier: string(mem.Tier),
 		Memory: cluster.Memory{Used: uint64(max(mem.UsedBytes, 0)), Limit: mem.LimitBytes, Hardened: mem.Hardened},
+	}
+	if errs.Is(err, errs.StateCorrupt) {
+		out.StateCorrupt = errs.From(err).Msg // members and operators may know; /readyz tells anybody the code
 	}
 	out.Space.DataFree, out.Space.DataTotal = space(h.dataDir)
 	out.Space.AuditFree, _ = space(h.audits)
