@@ -51,6 +51,7 @@ import (
 type Request struct {
 	Principal   auth.Principal // as verified; the zero value is an unauthenticated caller
 	Serial      string         // of the certificate that proved the principal: the bytes of the number; empty = none did
+	Binding     hierarchy.UID  // of the role binding by which the principal was found; zero = none, or unknown
 	Authority   uint64         // fsm.View.AuthorityAt of the view in which the principal was found; 0 = unknown
 	Act         Act
 	Object      string  // name of the object, such as tenants/acme/services/payments; at most audit.MaxObject bytes
@@ -224,7 +225,7 @@ func Denied(r auth.Role, a Act, why error) *errs.Error {
 
 func denied(r auth.Role, a Act) *errs.Error {
 	return errs.New(errs.Denied, "the role "+r.String()+" may not do "+a.String()+" here",
-		errs.Hint("ask for a certificate with another role, or for a change of the policy"))
+		errs.Hint("ask somebody with another role, or who governs the object; krypton whoami says as whom you ask"))
 }
 
 // deny records a refusal (I6). An attacker can ask as fast as anybody, so it

@@ -8,6 +8,7 @@ import (
 
 	"github.com/openkcm/krypton-cluster/audit"
 	"github.com/openkcm/krypton-cluster/auth"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/corr"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/invariants"
@@ -89,6 +90,10 @@ func (t Token) Principal() auth.Principal { return t.must().req.Principal }
 // Serial returns the serial number of the certificate that proved the principal,
 // as bytes; empty if none did.
 func (t Token) Serial() string { return t.must().req.Serial }
+
+// Binding returns the uid of the role binding by which the principal was found; zero
+// if there was none.
+func (t Token) Binding() hierarchy.UID { return t.must().req.Binding }
 
 // Authority returns the index of the registry's last change of identities when the
 // principal was found; 0 if that is not known.

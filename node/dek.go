@@ -154,6 +154,7 @@ type question struct {
 	// Who asks: while identities are as they were when the principal was found, that
 	// needs no look.
 	principal auth.Principal
+	binding   hierarchy.UID
 	serial    []byte // of the caller's certificate
 	authority uint64
 
@@ -189,7 +190,7 @@ func (q *question) found(v *fsm.View) (choice, error) {
 	if err != nil || v.AuthorityAt() == q.authority {
 		return c, err // that the tenant is gone says more than that its bindings are
 	}
-	if err := bound(v, q.principal, v.TimeMS()); err != nil {
+	if err := bound(v, q.principal, q.binding, v.TimeMS()); err != nil {
 		return choice{gate: v.AuthorityAt()}, err
 	}
 	return c, nil
@@ -264,7 +265,7 @@ func serve[T any](ctx context.Context, n *Node, tok gate.Token, q question, work
 	var zero T
 	var why error
 	asked := &q
-	asked.principal, asked.authority = tok.Principal(), tok.Authority()
+	asked.principal, asked.binding, asked.authority = tok.Principal(), tok.Binding(), tok.Authority()
 	asked.act, asked.policies = tok.Act(), n.policy
 	asked.serial = []byte(tok.Serial()) // now: the last look comes when the token is finished
 	for round := range maxRounds {

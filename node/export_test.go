@@ -6,6 +6,7 @@ import (
 
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 )
 
 // What Run does from its goroutines, for tests that say when.
@@ -42,7 +43,9 @@ func (n *Node) Quotas() int {
 }
 
 // Bound reports why a caller has no role any more in that state.
-func Bound(v *fsm.View, p auth.Principal, now time.Time) error { return bound(v, p, now.UnixMilli()) }
+func Bound(v *fsm.View, p auth.Principal, by hierarchy.UID, now time.Time) error {
+	return bound(v, p, by, now.UnixMilli())
+}
 
 // Compiled returns how many tenants the node keeps compiled policies of.
 func (n *Node) Compiled() int {

@@ -439,9 +439,9 @@ func TestBeforeTheUpgradeACertificateSpeaksForItself(t *testing.T) {
 	_, err = m.issue(unknown, w.request(), c, 0)
 	wants(t, err, errs.Denied)
 	// Certificates of those who only use or run it go on, and the next one binds.
-	wants(t, node.Bound(m.machine.View(), m.caller(auth.RoleOperator, "", "olaf"), w.clock.Now()), errs.Unspecified)
-	wants(t, node.Bound(m.machine.View(), m.workload("acme"), w.clock.Now()), errs.Unspecified)
-	wants(t, node.Bound(m.machine.View(), unknown, w.clock.Now()), errs.Unauthenticated)
+	wants(t, node.Bound(m.machine.View(), m.caller(auth.RoleOperator, "", "olaf"), hierarchy.UID{}, w.clock.Now()), errs.Unspecified)
+	wants(t, node.Bound(m.machine.View(), m.workload("acme"), hierarchy.UID{}, w.clock.Now()), errs.Unspecified)
+	wants(t, node.Bound(m.machine.View(), unknown, hierarchy.UID{}, w.clock.Now()), errs.Unauthenticated)
 	must[*x509.Certificate](t)(m.issue(m.governor(), w.request(), c, 0))
 	c.PublicKey = person(t, "x").PublicKey
 	_, err = m.issue(m.governor(), w.request(), c, 0)
@@ -474,14 +474,27 @@ func TestARoleIsAskedForOnceMore(t *testing.T) {
 		"before the binding's end":  {ada, now.Add(time.Hour - time.Millisecond), errs.Unspecified},
 		"from the binding's end on": {ada, now.Add(time.Hour), errs.Unauthenticated},
 	} {
-		if err := node.Bound(m.machine.View(), c.p, c.at); errs.Of(err) != c.want {
+		if err := node.Bound(m.machine.View(), c.p, hierarchy.UID{}, c.at); errs.Of(err) != c.want {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	// By the binding with which it began, and not by another one under the same name.
+	is, _ := m.machine.View().Binding("", b.GetId())
+	uid := hierarchy.UID(is.GetUid())
+	wants(t, node.Bound(m.machine.View(), ada, uid, now), errs.Unspecified)
+	wants(t, node.Bound(m.machine.View(), ada, hierarchy.UID{9}, now), errs.Unauthenticated)
+	must[*fsmpb.RoleBinding](t)(m.unbind(m.governor(), w.request(), "", b.GetId()))
+	wants(t, node.Bound(m.machine.View(), ada, uid, now), errs.Unauthenticated)
+	anew := w.roleBinding(auth.RoleAuditor, "", "ada")
+	must[*fsmpb.RoleBinding](t)(m.createRoleBinding(m.governor(), w.request(), anew))
+	wants(t, node.Bound(m.machine.View(), ada, uid, now), errs.Unauthenticated)
+	wants(t, node.Bound(m.machine.View(), ada, hierarchy.UID{}, now), errs.Unspecified)
 	// The issuer says that the role needs no binding.
+	w.unbound(m, "operator", "auditor")
+	wants(t, node.Bound(m.machine.View(), ada, uid, now), errs.Unauthenticated)
 	w.unbound(m, "operator")
-	wants(t, node.Bound(m.machine.View(), m.caller(auth.RoleOperator, "", "gov"), now), errs.Unspecified)
-	wants(t, node.Bound(m.machine.View(), m.caller(auth.RoleAuditor, "", "gov"), now), errs.Unauthenticated)
+	wants(t, node.Bound(m.machine.View(), m.caller(auth.RoleOperator, "", "gov"), hierarchy.UID{}, now), errs.Unspecified)
+	wants(t, node.Bound(m.machine.View(), m.caller(auth.RoleAuditor, "", "gov"), hierarchy.UID{}, now), errs.Unauthenticated)
 }
 
 // TestAGovernorWhoIsNoneAnyMoreSignsNothing: on a node that is behind, the gate lets

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"slices"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -95,14 +97,16 @@ func (n *Node) stillTrusted(ctx context.Context, tok gate.Token) (*fsm.View, err
 	if _, gone := v.Revoked([]byte(tok.Serial())); gone {
 		return nil, fsm.ErrCallerRevoked()
 	}
-	if err := bound(v, tok.Principal(), n.clock.Now().UnixMilli()); err != nil {
+	if err := bound(v, tok.Principal(), tok.Binding(), n.clock.Now().UnixMilli()); err != nil {
 		return nil, err
 	}
 	return v, nil
 }
 
-// bound reports why a caller has no role any more in that state.
-func bound(v *fsm.View, p auth.Principal, nowMS int64) error {
+// bound reports why a caller has no role any more in that state. Who was let in by a
+// role binding has it by that one: a binding that was made anew under the name is for
+// another key, and perhaps for another person.
+func bound(v *fsm.View, p auth.Principal, by hierarchy.UID, nowMS int64) error {
 	if v.Cluster().GetFormatVersion() < fsm.FormatAuthority {
 		return nil
 	}
@@ -110,11 +114,18 @@ func bound(v *fsm.View, p auth.Principal, nowMS int64) error {
 	if p.Role == auth.RoleWorkload {
 		tenant = p.TenantUID[:]
 	}
-	if b, ok := v.BindingOf(p.Issuer[:], p.Role, tenant, p.Name); ok && !fsm.Expired(b, nowMS) {
+	if b, ok := v.BindingOf(p.Issuer[:], p.Role, tenant, p.Name); ok && !fsm.Expired(b, nowMS) && (by.IsZero() || bytes.Equal(b.GetUid(), by[:])) {
 		return nil
+	}
+	if !by.IsZero() {
+		return errRoleGone()
 	}
 	if i, ok := v.IssuerByUID(p.Issuer[:]); ok && slices.Contains(i.GetUnboundRoles(), p.Role.String()) {
 		return nil
 	}
+	return errRoleGone()
+}
+
+func errRoleGone() error {
 	return errs.New(errs.Unauthenticated, "the role with which this was asked for was taken away in the meantime", errs.Hint("ask a governor of this cluster"))
 }

@@ -62,7 +62,7 @@ type calls struct {
 // do passes the gate and runs fn behind it.
 func (c *calls) do(ctx context.Context, act gate.Act, object string, fn func(gate.Token) error) error {
 	id := callerOf(ctx)
-	req := gate.Request{Principal: id.Principal, Serial: id.Serial, Authority: id.asked, Shown: id.shown, Act: act, Object: object, Correlation: corr.From(ctx)}
+	req := gate.Request{Principal: id.Principal, Serial: id.Serial, Binding: id.Binding, Authority: id.asked, Shown: id.shown, Act: act, Object: object, Correlation: corr.From(ctx)}
 	if by := callOf(ctx).approval; by.stage != gate.NoApproval {
 		req.Approval, req.Stage, req.ApprovedBy = approvalName(by.id), by.stage, by.signers
 	}

@@ -563,3 +563,24 @@ func TestWhyANodeServesNothingNamesWhatIsWrongWithItsState(t *testing.T) {
 		t.Errorf("a node that serves: %q", got)
 	}
 }
+
+// TestWhoIsLetInIsKnownByTheirBinding behind the gate, so that what began by one
+// binding is not ended by another of the same name.
+func TestWhoIsLetInIsKnownByTheirBinding(t *testing.T) {
+	t.Parallel()
+	is := identity.Identity{Principal: auth.Principal{Issuer: auth.Issuer{1}, Role: auth.RoleAuditor, Name: "ada"}, Binding: hierarchy.UID{7}, Serial: "s", NotAfter: time.Now().Add(time.Hour)}
+	c, _, _ := testCalls(t)
+	id, err := corr.New(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = c.do(withCaller(corr.With(t.Context(), id), caller{Identity: is, asked: 3}), gate.ListNodes, node.ObjectCluster, func(tok gate.Token) error {
+		if tok.Binding() != is.Binding || tok.Serial() != is.Serial || tok.Authority() != 3 || tok.Principal() != is.Principal {
+			t.Errorf("behind the gate: %v by %v, %q, %d", tok.Principal(), tok.Binding(), tok.Serial(), tok.Authority())
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}

@@ -262,7 +262,7 @@ func identities() Group {
 			ID: "identity/wrong-role", When: "the role of the caller may not do this",
 			Code: errs.Denied,
 			Says: "the role {role} may not do {act} here",
-			Next: "ask for a certificate with another role, or for a change of the policy",
+			Next: "ask somebody with another role, or who governs the object; krypton whoami says as whom you ask",
 		},
 		{
 			ID: "identity/other-tenant", When: "a workload names an object of another tenant, or of a tenant that was made again under its tenant's name",
@@ -274,7 +274,7 @@ func identities() Group {
 			ID: "identity/governor-of-something-else", When: "a governor decides about something that other governors govern: about a tenant that does not list the governor, or about the cluster without being one of the platform",
 			Code: errs.Denied,
 			Says: "the role {role} may not do {act} here",
-			Next: "ask for a certificate with another role, or for a change of the policy",
+			Next: "ask somebody with another role, or who governs the object; krypton whoami says as whom you ask",
 		},
 		{
 			ID: "identity/issue-other-key", When: "a certificate is to be issued for another key than the one that is bound",
