@@ -30,12 +30,17 @@ type done struct {
 // run executes cmd on the state in v and leaves the outcome in v; an epoch that it
 // began is returned beside. Only an error after which the node must stop is
 // returned as one.
-func (m *Machine) run(v *View, cmd *fsmpb.Command, raw []byte) (*fsmpb.Result, Epoch, error) {
+func (m *Machine) run(v *View, cmd *fsmpb.Command, raw []byte, p provedness) (*fsmpb.Result, Epoch, error) {
 	index := v.index
 	if e := checkEnvelope(cmd, v.cluster); e != nil {
 		return refusal(index, e), Epoch{}, nil
 	}
-	v.timeMS = max(v.timeMS, cmd.GetTimeUnixMs())
+	if e := p.refuses(cmd, v.cluster); e != nil {
+		return refusal(index, e), Epoch{}, nil
+	}
+	if p.counts(v.cluster) {
+		v.timeMS = max(v.timeMS, cmd.GetTimeUnixMs())
+	}
 	if v.cluster == nil && cmd.GetGenesis() == nil {
 		return refusal(index, errs.New(errs.FailedState, "the cluster is not initialised", errs.Hint("run krypton init first"))), Epoch{}, nil
 	}

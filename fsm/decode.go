@@ -41,8 +41,9 @@ const (
 	// from issuers and role bindings in the registry, and tenants have governors.
 	FormatAuthority = 4
 
-	// FormatProofs is the format version of a cluster from which on a member is admitted
-	// by a signature of its join token's key over the member.
+	// FormatProofs is the format version of a cluster from which on an entry of the log
+	// counts only if a node with the MasterKey vouched for it, see [NeedsProof], and a
+	// member is admitted by a signature of its join token's key over the member.
 	FormatProofs = 5
 
 	// maxDepth bounds nesting, so that hostile bytes cannot exhaust the stack.

@@ -131,10 +131,14 @@ func Stopped(err error) bool { return errors.Is(err, errStopped) }
 //
 // The caller keeps cmd and may use it again.
 func (m *Machine) Apply(index, term uint64, cmd []byte) (*fsmpb.Result, error) {
+	return m.step(index, term, cmd, proved)
+}
+
+func (m *Machine) step(index, term uint64, cmd []byte, p provedness) (*fsmpb.Result, error) {
 	if m.stopped != nil {
 		return nil, m.stopped
 	}
-	res, err := m.apply(index, term, cmd)
+	res, err := m.apply(index, term, cmd, p)
 	if err != nil {
 		m.stopped = fmt.Errorf("apply log index %d: %w: %w", index, errStopped, err)
 		return nil, m.stopped
@@ -142,7 +146,7 @@ func (m *Machine) Apply(index, term uint64, cmd []byte) (*fsmpb.Result, error) {
 	return res, nil
 }
 
-func (m *Machine) apply(index, term uint64, raw []byte) (*fsmpb.Result, error) {
+func (m *Machine) apply(index, term uint64, raw []byte, p provedness) (*fsmpb.Result, error) {
 	before := m.View()
 	switch {
 	case index <= before.index:
@@ -163,7 +167,7 @@ func (m *Machine) apply(index, term uint64, raw []byte) (*fsmpb.Result, error) {
 	after := &View{state: before.state, meta: next, next: make(chan struct{})}
 	if skip {
 		res = &fsmpb.Result{Index: index}
-	} else if res, began, err = m.run(after, cmd, raw); err != nil {
+	} else if res, began, err = m.run(after, cmd, raw, p); err != nil {
 		return nil, err
 	}
 	switch {

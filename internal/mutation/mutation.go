@@ -39,6 +39,8 @@ const (
 	SkipForwarded Name = "skip-forwarded"
 	// SkipSnapshotMAC: a snapshot is believed without its proof.
 	SkipSnapshotMAC Name = "skip-snapshot-mac"
+	// SkipEntryProof: an entry of the log is believed without its proof.
+	SkipEntryProof Name = "skip-entry-proof"
 	// SkipFounding: the internal keys do not depend on the genesis.
 	SkipFounding Name = "skip-founding"
 	// SkipPolicyErrors: a policy that cannot be evaluated is left out.
@@ -51,5 +53,5 @@ const (
 
 // Names returns all of them.
 func Names() []Name {
-	return []Name{SkipIntents, SkipPrincipal, SkipPins, SkipForwarded, SkipSnapshotMAC, SkipFounding, SkipPolicyErrors, SkipAdmission, SkipChain}
+	return []Name{SkipIntents, SkipPrincipal, SkipPins, SkipForwarded, SkipSnapshotMAC, SkipEntryProof, SkipFounding, SkipPolicyErrors, SkipAdmission, SkipChain}
 }
