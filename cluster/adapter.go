@@ -22,8 +22,15 @@ type adapter struct {
 	mac     func(parts ...[]byte) ([32]byte, bool)
 	fail    func(error)
 	pin     func() error
-	calls   *inflight
-	chains  *chains
+	// judge reports whether somebody vouched for an entry, just before it is applied;
+	// nil: nobody asks.
+	judge func(*raft.Log) bool
+	// believed says why this node must not vouch for its state; nil: it may.
+	believed func() error
+	// unsettled reports whether proofs of entries wait to be verified; nil: none do.
+	unsettled func() bool
+	calls     *inflight
+	chains    *chains
 	// restored, if set, is called when the state is that of a snapshot.
 	restored func()
 	// kept, if set, is called when a snapshot was refused, so that the state is what
@@ -37,6 +44,7 @@ type adapter struct {
 func newAdapter(c *Cluster) *adapter {
 	return &adapter{
 		machine: c.machine, mac: c.cfg.MAC, fail: c.fail, pin: c.checkPin, calls: newInflight(c.clk), chains: &c.chains,
+		judge: c.judge, believed: c.believed, unsettled: c.proofs.unsettled,
 		restored: func() { c.store.restored(nil) }, kept: c.leases.kept,
 	}
 }
@@ -56,7 +64,11 @@ func (a *adapter) Apply(l *raft.Log) any {
 		return errMachineStopped
 	}
 	defer a.calls.begin()()
-	res, err := a.machine.Apply(l.Index, l.Term, l.Data)
+	apply := a.machine.Apply
+	if a.judge != nil && !a.judge(l) {
+		apply = a.machine.ApplyUnproved
+	}
+	res, err := apply(l.Index, l.Term, l.Data)
 	if err == nil && !a.pinned && a.machine.View().Initialized() {
 		err = a.pin()
 		a.pinned = err == nil
@@ -91,6 +103,17 @@ func (a *adapter) Snapshot() (raft.FSMSnapshot, error) {
 		// goes nowhere.
 		if _, ok := a.mac(); !ok {
 			return nil, errSealedSnapshot
+		}
+	}
+	if a.unsettled != nil && a.unsettled() {
+		return nil, errSealedSnapshot // who unseals the node verifies them; this goroutine applies entries
+	}
+	if a.believed != nil {
+		if err := a.believed(); errs.Is(err, errs.Sealed) {
+			return nil, errSealedSnapshot
+		} else if err != nil {
+			// Its MAC would make what nobody believes into what everybody believes.
+			return nil, fmt.Errorf("a node whose state is not believed writes no snapshot: %w", err)
 		}
 	}
 	return &snapshot{of: a.machine.Snapshot(), mac: a.mac}, nil

@@ -131,10 +131,15 @@ type Config struct {
 	// or host:port. Default: the host of Listen, or this machine's first address.
 	Advertise string
 
-	// MAC authenticates snapshots under the MasterKey; false means sealed, and no
-	// snapshot is written then: the log grows until the node is unsealed. nil:
-	// snapshots have no MAC, which is for tests, since no node serves from one.
+	// MAC authenticates snapshots and entries of the log under the MasterKey; false means
+	// sealed, and no snapshot is written then: the log grows until the node is unsealed.
+	// nil: neither has a MAC, which is for tests, since no node serves from such.
 	MAC func(parts ...[]byte) ([32]byte, bool)
+
+	// Believed returns why the node must not vouch for its state, with code Sealed or
+	// StateCorrupt. It asks [Cluster.Proved], and what else the node knows of where its
+	// state came from. nil: only the former counts.
+	Believed func() error
 
 	// OnFatal is called once, on its own goroutine, with the reason for which the
 	// node must end; Run returns the same. It is for a process that must not wait
@@ -178,6 +183,8 @@ type Cluster struct {
 	raft      *raft.Raft
 	adapter   *adapter
 	chains    chains
+	proofs    *proofs
+	vouching  *vouching
 	peers     *peers
 	leases    *leases
 	leaders   *leaders
@@ -264,6 +271,7 @@ func (c *Cluster) open() (err error) {
 	if c.advertise, err = advertised(c.cfg.Advertise, c.cfg.Listen, ln.Addr()); err != nil {
 		return err
 	}
+	c.proofs, c.vouching = newProofs(c), newVouching(c)
 	c.leaders = newLeaders(c)
 	c.peers = newPeers(c)
 	c.leases = newLeases(c)
@@ -271,6 +279,7 @@ func (c *Cluster) open() (err error) {
 	if c.store, err = openStore(c.cfg.Dir.Path(raftDB), c.clk, c.fail); err != nil {
 		return err
 	}
+	c.store.vouch = c.vouching.vouch
 	if err := os.Chmod(c.cfg.Dir.Path(raftDB), fileMode); err != nil {
 		return dirError("protect", c.cfg.Dir.Path(raftDB), err)
 	}

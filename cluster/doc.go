@@ -26,6 +26,7 @@
 //   - I16: whoever has a lease has every change that was acknowledged, and a change is acknowledged only when whoever has not applied it has no lease.
 //   - I17: a change that is committed is never answered as if nothing had happened: until it is complete, any node tells who it waits for, and the next leader does too.
 //   - I18: whose act a forwarded command is, this node as leader has verified by what the caller showed; what the member says of it is compared and never believed.
+//   - I19: a node believes its log only if a leader that had the MasterKey vouched for every entry that needs it, at its place and behind the state that this node has; what it does not believe it serves not, hands on not, and as leader gives no lease for.
 //
 // # Concurrency
 //

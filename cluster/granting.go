@@ -62,6 +62,9 @@ func (l *leases) resign() {
 func (l *leases) lead(ctx context.Context) time.Duration {
 	c := l.c
 	busy := max(c.proposals.oldest(), c.store.writes.oldest(), c.adapter.calls.oldest())
+	if c.proofs.failed() != nil {
+		busy = never // what this leader has applied is no state to give leases for
+	}
 	now := lease.Reading(l.clk.Read())
 	wanted := l.wanted()
 	l.mu.Lock()

@@ -163,6 +163,9 @@ func (l *leases) publish(p fsm.Published, swap func()) {
 	now := lease.Reading(l.clk.Read())
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if p.Restored {
+		l.c.proofs.restored(p.View)
+	}
 	if !l.begin(p.View) {
 		swap()
 		l.standing.Store(&Standing{View: p.View})

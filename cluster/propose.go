@@ -212,6 +212,9 @@ func (c *Cluster) commit(ctx context.Context, cmd *fsmpb.Command, via NodeID) (u
 	if !c.IsLeader() {
 		return 0, nil, errNoLeader(nil)
 	}
+	if err := c.mayCommit(ctx, cmd); err != nil {
+		return 0, nil, err
+	}
 	cmd = copyCommand(cmd)
 	if cmd.GetLeaseEpoch() != nil {
 		// It comes before any voter told its time, so it must not move the cluster's.
@@ -245,6 +248,7 @@ func (c *Cluster) commit(ctx context.Context, cmd *fsmpb.Command, via NodeID) (u
 	err = c.await(ctx, func() error {
 		defer release() // once it is applied, or never will be; not when the caller goes away
 		defer c.proposals.begin()()
+		defer c.vouching.propose(data)()
 		f := c.raft.Apply(data, enqueueTime)
 		err := f.Error()
 		res, index = f.Response(), f.Index()

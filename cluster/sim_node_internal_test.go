@@ -215,6 +215,9 @@ func (k *simClock) Sleep(ctx context.Context, d time.Duration) error {
 	return err
 }
 
+// simMAC is a MAC that cannot be forged by accident: nobody lies here.
+func simMAC(parts ...[]byte) ([32]byte, bool) { return sha256.Sum256(bytes.Join(parts, nil)), true }
+
 type simHooks struct{ Hooks }
 
 func (simHooks) Identify(_ context.Context, shown auth.Credential) (Caller, error) {
@@ -296,7 +299,7 @@ func (n *simNode) start() {
 		cfg: Config{
 			Dir:     &Dir{node: nodeRecord{NodeID: n.id, Boots: n.boots, Membership: MembershipMember}},
 			Profile: n.w.plan.profile, Machine: machine, Hooks: simHooks{}, Self: Self{Name: fmt.Sprintf("node-%d", n.n), MaxFormat: fsm.MaxFormatVersion, Version: "v0"},
-			Clock: clk, Rand: n.w.random, Log: simLogger(), StuckAfter: stuckAfter, TickInterval: time.Second,
+			MAC: simMAC, Clock: clk, Rand: n.w.random, Log: simLogger(), StuckAfter: stuckAfter, TickInterval: time.Second,
 			// Few, so that a node that was away for some seconds needs a snapshot.
 			SnapshotThreshold: 16, SnapshotInterval: 2 * time.Second, TrailingLogs: 8,
 		},
@@ -307,6 +310,7 @@ func (n *simNode) start() {
 	l.c = c
 	l.trans = &simTransport{life: l, consume: make(chan raft.RPC), arrivals: newArrivals()}
 	c.base, c.cancel = context.WithCancel(context.Background())
+	c.proofs, c.vouching = newProofs(c), newVouching(c)
 	c.leaders, c.peers = newLeaders(c), newPeers(c)
 	c.peers.ready = l.ready
 	c.peers.stream = func(ctx context.Context, id NodeID) (clusterpb.PeerClient, func(), error) {
@@ -316,6 +320,7 @@ func (n *simNode) start() {
 	c.leases = newLeases(c)
 	c.leases.clk = &simClock{life: l, nap: &l.nap}
 	c.store = newStore(n.log, clk, nil, c.fail)
+	c.store.vouch = c.vouching.vouch
 	if err := c.store.verify(); err != nil {
 		panic(err)
 	}

@@ -441,6 +441,9 @@ func (f *simFSM) Apply(e *raft.Log) any {
 	if !ok {
 		return res
 	}
+	if err := f.life.c.Proved(); err != nil {
+		f.life.node.w.violation("the log of an honest cluster is not believed: %v", err)
+	}
 	cmd := &fsmpb.Command{}
 	if err := proto.Unmarshal(e.Data, cmd); err != nil {
 		f.life.node.w.violation("entry %d: %v", e.Index, err)

@@ -89,6 +89,8 @@ type store struct {
 
 	found found // by verify
 
+	vouch func(*raft.Log) // gives an entry of this leader its proof; nil: nobody does
+
 	kept atomic.Pointer[lease.Mark] // end of the newest snapshot on disk
 	base atomic.Pointer[lease.Mark] // end of the snapshot that the state came from
 
@@ -416,6 +418,9 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 			// stopping would leave this replica behind for ever, quietly.
 			s.fail(fmt.Errorf("entry %d has %d bytes, the limit is %d", l.Index, len(l.Data), MaxEntry))
 			return s.failed()
+		}
+		if s.vouch != nil {
+			s.vouch(l)
 		}
 		sealed[i] = sealEntry(l)
 	}

@@ -2,6 +2,7 @@ package cluster_test
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
@@ -87,7 +88,12 @@ func (h *hooks) Prepare(_ context.Context, from cluster.NodeID, req []byte) ([]b
 }
 
 func (h *hooks) Health() cluster.Health {
-	return cluster.Health{SealState: "unsealed", Serving: true, MemoryTier: "test"}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.sealed {
+		return cluster.Health{SealState: "sealed", MemoryTier: "test"}
+	}
+	return cluster.Health{SealState: cluster.StateUnsealed, Serving: true, MemoryTier: "test"}
 }
 
 func (h *hooks) IssueCertificate(ctx context.Context, id cluster.NodeID, key []byte) (cluster.Certificate, error) {
@@ -120,6 +126,12 @@ func (h *hooks) seal() {
 	h.sealed = true
 }
 
+func (h *hooks) unseal() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.sealed = false
+}
+
 // newMember starts a node with an empty directory.
 func newMember(t *testing.T, name string, change ...func(*cluster.Config)) *member {
 	t.Helper()
@@ -134,6 +146,17 @@ func (m *member) start() {
 	if err := m.tryStart(); err != nil {
 		m.t.Fatalf("start %s: %v", m.name, err)
 	}
+}
+
+// mac is what an unsealed node has from its MasterKey.
+func (h *hooks) mac(parts ...[]byte) ([32]byte, bool) {
+	sum := hmac.New(sha256.New, []byte("a key"))
+	for _, p := range parts {
+		sum.Write(p)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return [32]byte(sum.Sum(nil)), !h.sealed
 }
 
 func testLog(name string) *slog.Logger {
@@ -157,8 +180,8 @@ func (m *member) tryStart() error {
 	m.dir, m.machine, m.hooks = dir, fsm.New(fsm.Options{Fingerprint: pin}), &hooks{gate: m.gate}
 	cfg := cluster.Config{
 		Dir: dir, Machine: m.machine, Hooks: m.hooks, Listen: "127.0.0.1:0",
-		Self:  cluster.Self{Name: m.name, Region: "eu", Zone: "a", GRPCAddress: "127.0.0.1:1", RESTAddress: "127.0.0.1:2", Version: "v0", MaxFormat: fsm.MaxFormatVersion},
-		Clock: clock.System{}, Rand: rand.Reader, Log: testLog(m.name),
+		Self: cluster.Self{Name: m.name, Region: "eu", Zone: "a", GRPCAddress: "127.0.0.1:1", RESTAddress: "127.0.0.1:2", Version: "v0", MaxFormat: fsm.MaxFormatVersion},
+		MAC:  m.hooks.mac, Clock: clock.System{}, Rand: rand.Reader, Log: testLog(m.name),
 		// Tests hold steps of a leader for as long as a busy machine takes.
 		StuckAfter: time.Minute,
 	}

@@ -19,7 +19,7 @@
 //   - I6: key material is made where it is wrapped; a command holds ciphertext and uids only, and a peer that makes it can add nothing else.
 //   - I7: an unwrapped key that may no longer be used is wiped at the next sweep after the change.
 //   - I8: the MasterKey is opened only by the seal record of the cluster that this node is pinned to, and never while or after somebody sealed it meanwhile.
-//   - I9: whatever a snapshot says is used only after its MAC was verified under the MasterKey, also when it came from a leader.
+//   - I9: whatever a snapshot or an entry of the log says is used only after its MAC was verified under the MasterKey, also when it came from a leader.
 //   - I10: the policies of a tenant, by the same view as everything else, decide what its workloads and governors may do within their roles; what cannot be evaluated, and policies that this node cannot compile, deny, and the node says so.
 //   - I11: the internal keys open only under the genesis with which the MasterKey was made: other persons, rules or CAs, however they come into the log, open nothing.
 //
@@ -62,6 +62,7 @@ import (
 	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/corr"
+	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/keystore"
 	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/seal"
@@ -97,6 +98,9 @@ type Cluster interface {
 	Standing() *cluster.Standing
 	// LeaseErr returns why this node has no lease that it may serve under, or nil.
 	LeaseErr() error
+	// Proved returns why the log of this node is not to be believed, with code
+	// StateCorrupt, or Sealed if it cannot tell; nil: it is.
+	Proved() error
 	// AwaitComplete returns once this node has heard that no node acts on the state
 	// before that change any more, or with the error of ctx.
 	AwaitComplete(ctx context.Context, index uint64) error
@@ -286,7 +290,7 @@ func (n *Node) Initialized() bool {
 const (
 	StateUninitialized = "uninitialized"
 	StateSealed        = "sealed"
-	StateUnsealed      = "unsealed"
+	StateUnsealed      = cluster.StateUnsealed
 )
 
 // State returns which of the states the node is in.
@@ -312,6 +316,17 @@ func (n *Node) MAC(parts ...[]byte) (sum [32]byte, ok bool) {
 	}
 	sum, err := memsec.MAC(u.mac, parts...)
 	return sum, err == nil // not nil: sealed at this moment
+}
+
+// Believed returns nil if this node has the MasterKey and believes the state that it
+// has, so that it may vouch for it: write a snapshot, or an entry of the log as leader.
+// Otherwise the error has code Sealed or StateCorrupt.
+func (n *Node) Believed() error {
+	u := n.open.Load()
+	if u == nil {
+		return errs.New(errs.Sealed, "this node is sealed", errs.Hint("unseal it: krypton unseal"))
+	}
+	return n.standing(u, n.machine.View()).proved
 }
 
 // Loaded returns how many keys of each layer are unwrapped, for metrics.

@@ -20,7 +20,7 @@ type standing struct {
 	view   *fsm.View
 	err    error // nil: it may
 	proof  proof
-	proved error // nil: the snapshot that the view began with is authentic
+	proved error // nil: the snapshot that the view began with is authentic, and all entries of the log behind it
 }
 
 // proof is a snapshot's proof, if the state began with a snapshot.
@@ -38,17 +38,22 @@ func (n *Node) look() (*unsealed, *cluster.Standing, error) {
 		return nil, nil, n.whySealed()
 	}
 	st := n.cluster.Standing()
+	if s := n.standing(u, st.View); s.err != nil {
+		return nil, nil, s.err
+	}
+	return u, st, nil
+}
+
+// standing returns where the node stands in that view.
+func (n *Node) standing(u *unsealed, v *fsm.View) *standing {
 	s := u.standing.Load()
-	if s == nil || s.view != st.View {
-		s = n.stand(u, st.View, s)
+	if s == nil || s.view != v {
+		s = n.stand(u, v, s)
 		if !errs.Is(s.proved, errs.Sealed) { // that is no finding: sealed in this moment, or no memory
 			u.standing.Store(s)
 		}
 	}
-	if s.err != nil {
-		return nil, nil, s.err
-	}
-	return u, st, nil
+	return s
 }
 
 // starting is serving with a look at the clock that is cheap and may be wrong: for
@@ -236,6 +241,9 @@ func (n *Node) stand(u *unsealed, v *fsm.View, before *standing) *standing {
 		} else {
 			n.log.Error("the state of this node is not believed; it serves nothing", slog.Any("error", s.proved)) //nolint:sloglint // It is of no call.
 		}
+	}
+	if s.proved == nil {
+		s.proved = n.cluster.Proved()
 	}
 	m, member := v.Member(n.id)
 	switch {

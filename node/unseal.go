@@ -122,7 +122,7 @@ func (n *Node) unsealWith(ctx context.Context, a attempt, masterKey memsec.Secre
 	n.log.InfoContext(ctx, "unsealed", slog.String("mode", a.record.Mode().String()), slog.Uint64("generation", uint64(a.record.Generation())))
 	if v := n.machine.View(); v.Initialized() {
 		if s := n.stand(u, v, nil); s.proved != nil {
-			n.log.ErrorContext(ctx, "the snapshot that this node started from is not believed; it serves nothing", slog.Any("error", s.proved))
+			n.log.ErrorContext(ctx, "the state that this node started with is not believed; it serves nothing", slog.Any("error", s.proved))
 		}
 	}
 	return nil

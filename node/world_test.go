@@ -243,6 +243,7 @@ type member struct {
 	behind     atomic.Bool                      // does not apply
 	applied    int                              // commands; under w.mu
 	differs    error                            // what LeaseErr says
+	unproved   error                            // what Proved says
 
 	mu      sync.Mutex
 	pinned  *seal.Fingerprint
@@ -382,6 +383,8 @@ func (l link) Standing() *cluster.Standing {
 	m.standing.Store(s)
 	return s
 }
+
+func (l link) Proved() error { return l.m.unproved }
 
 func (l link) LeaseErr() error {
 	if time.Duration(l.m.contact.Load()) <= leaseSpan {

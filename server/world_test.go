@@ -313,7 +313,7 @@ func (w *world) tryStart(name string, opts ...option) (m *member, err error) {
 	if m.c, err = cluster.Open(cluster.Config{
 		Dir: m.dir, Machine: machine, Hooks: peers, Listen: "127.0.0.1:0",
 		Self: cluster.Self{Name: name, Region: "eu", Version: "v0", MaxFormat: w.format, GRPCAddress: m.addrs.GRPC, RESTAddress: m.addrs.REST},
-		MAC:  m.node.MAC, Clock: clk, Rand: rand.Reader, Log: log,
+		MAC:  m.node.MAC, Believed: m.node.Believed, Clock: clk, Rand: rand.Reader, Log: log,
 	}); err != nil {
 		return fail(err)
 	}

@@ -210,7 +210,7 @@ func start(t *testing.T, root string) *running {
 	})
 	must(err)
 	c, err := cluster.Open(cluster.Config{
-		Dir: dir, Machine: r.machine, Hooks: hooks{r.node}, Listen: "127.0.0.1:0", MAC: r.node.MAC,
+		Dir: dir, Machine: r.machine, Hooks: hooks{r.node}, Listen: "127.0.0.1:0", MAC: r.node.MAC, Believed: r.node.Believed,
 		Self: cluster.Self{Name: "n1", Version: "test", MaxFormat: fsm.MaxFormatVersion}, Clock: clk, Rand: rand.Reader, Log: log,
 	})
 	must(err)

@@ -1,0 +1,206 @@
+package cluster
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/mutation"
+)
+
+const (
+	// MaxUnverified is how many entries a sealed node applies and remembers (80 bytes
+	// each) until it can verify their proofs. Behind that it has to get its state from
+	// another node.
+	MaxUnverified = 1 << 20
+
+	// maxVouch is how many entries may lie between the one that a leader vouches for and
+	// the last that it had applied: others have to remember the chain there.
+	maxVouch = maxChains / 2
+
+	// verifyBatch is how many proofs are verified under the lock, which Apply takes.
+	verifyBatch = 512
+)
+
+// proofs judges the log of this node (I19). Checksums can be made right by who edits a
+// disk, and a chain can be compared only with somebody who has another one; a MAC
+// needs the MasterKey.
+type proofs struct {
+	mac  macFunc
+	fail func(error) // told of the first failure
+
+	// verifying is held while proofs that waited are verified. It is taken before mu.
+	verifying sync.Mutex
+
+	mu      sync.Mutex
+	base    uint64 // index of the snapshot that the state began with
+	term    uint64 // of the last entry
+	seq     uint64 // of the last proof of that term
+	known   bool   // seq is that; false: the state began within the term
+	floor   uint64 // last command before the term
+	epoch   uint64 // counts snapshots that were restored
+	waiting []unverified
+	failure error
+}
+
+// restored begins anew behind a snapshot, which has a MAC of its own. The caller makes
+// the view visible afterwards.
+func (p *proofs) restored(v *fsm.View) {
+	index, term, _ := v.Applied()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.base, p.term, p.seq, p.known, p.floor = index, term, 0, false, 0
+	p.epoch++
+	p.waiting, p.failure = nil, nil
+}
+
+// judge looks at an entry before it is applied to v, and reports whether somebody
+// vouched for it. The answer follows from the entry alone, so that it is the same on
+// all nodes. What this node finds out besides, by its key and by what it had applied,
+// keeps it from serving, and changes nothing in the state. chain returns the own
+// state chain at an index.
+func (p *proofs) judge(l *raft.Log, v *fsm.View, chain func(uint64) ([32]byte, bool)) bool {
+	if p.mac == nil {
+		return true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l.Term != p.term {
+		p.term, p.seq, p.known, p.floor = l.Term, 0, true, v.Index()
+	}
+	proof, ok := decodeEntryProof(l.Extensions)
+	if !ok {
+		// One without a proof is nothing unusual. What is in the place of one otherwise
+		// nobody wrote, and it vouches for nothing.
+		return false
+	}
+	what := p.follows(proof, l.Index, chain)
+	p.seq, p.known = proof.seq, true
+	if v.Cluster().GetFormatVersion() < fsm.FormatProofs || mutation.On(mutation.SkipEntryProof) {
+		return true
+	}
+	u := unverified{index: l.Index, digest: proof.digest(v.Cluster().GetKeyspaceId(), l), mac: proof.mac}
+	switch right, known := u.right(p.mac); {
+	case what != "":
+		p.flag(l.Index, what)
+	case known && !right:
+		p.flag(l.Index, errWrongProof)
+	case !known && len(p.waiting) >= MaxUnverified:
+		p.flag(l.Index, "it came while this node was sealed, behind more changes than a sealed node remembers")
+	case !known:
+		p.waiting = append(p.waiting, u)
+	}
+	return true
+}
+
+const errWrongProof = "its proof is not one of a node that had the MasterKey"
+
+// follows returns what is wrong with the place of a proof, or "".
+func (p *proofs) follows(proof entryProof, index uint64, chain func(uint64) ([32]byte, bool)) string {
+	if p.known && proof.seq != p.seq+1 || proof.seq == 0 {
+		return "an entry before it is missing, or it stood elsewhere"
+	}
+	if proof.applied >= index || proof.applied < p.floor {
+		return "it was written behind other entries than those before it"
+	}
+	if proof.applied < p.base {
+		return "" // from before the snapshot, which has a MAC
+	}
+	if own, ok := chain(proof.applied); !ok || own != proof.chain {
+		return "an entry before it was changed, added or removed"
+	}
+	return ""
+}
+
+// flag keeps the first failure. The caller holds mu.
+func (p *proofs) flag(index uint64, what string) {
+	if p.failure != nil {
+		return
+	}
+	p.failure = errs.New(errs.StateCorrupt, fmt.Sprintf("entry %d of the log is not believed: %s", index, what),
+		errs.Hint("find out who can write to the data directories; then remove this node (krypton operator remove) and let it join again with an empty one; docs/runbooks/state-not-proved.md"))
+	p.waiting = nil
+	p.fail(p.failure)
+}
+
+// verified verifies what waits and returns why the state of this node is not to be
+// believed: STATE_CORRUPT, or SEALED if this node cannot tell.
+func (p *proofs) verified() error {
+	if p.mac == nil || mutation.On(mutation.SkipEntryProof) {
+		return nil
+	}
+	p.verifying.Lock()
+	defer p.verifying.Unlock()
+	for {
+		batch, epoch, err := p.batch()
+		if err != nil || len(batch) == 0 {
+			return err
+		}
+		good, known := 0, true
+		for right := true; right && good < len(batch); {
+			if right, known = batch[good].right(p.mac); right {
+				good++
+			}
+		}
+		p.settle(epoch, batch, good, known)
+		if !known {
+			return errs.New(errs.Sealed, "the log cannot be verified while the node is sealed")
+		}
+	}
+}
+
+// settle takes what was verified off what waits: good of the batch are right, and if
+// known the one behind them is not.
+func (p *proofs) settle(epoch uint64, batch []unverified, good int, known bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.epoch != epoch || p.failure != nil {
+		return // the state is another one since
+	}
+	if p.waiting = p.waiting[good:]; len(p.waiting) == 0 {
+		p.waiting = nil
+	}
+	if known && good < len(batch) {
+		p.flag(batch[good].index, errWrongProof)
+	}
+}
+
+// batch returns some of what waits.
+func (p *proofs) batch() ([]unverified, uint64, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.waiting[:min(len(p.waiting), verifyBatch)], p.epoch, p.failure
+}
+
+func newProofs(c *Cluster) *proofs {
+	return &proofs{mac: c.cfg.MAC, fail: func(err error) {
+		c.log.LogAttrs(c.base, slog.LevelError, "the state of this node is not believed; it serves nothing", slog.Any("error", err))
+	}}
+}
+
+// failed returns what was found wrong so far, without looking further.
+func (p *proofs) failed() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.failure
+}
+
+// unsettled reports whether proofs wait to be verified. Whoever must not wait for that
+// asks it before [Cluster.believed].
+func (p *proofs) unsettled() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.waiting) > 0
+}
+
+// judge is [proofs.judge] for an entry that is about to be applied.
+func (c *Cluster) judge(l *raft.Log) bool {
+	return c.proofs.judge(l, c.machine.View(), func(index uint64) ([32]byte, bool) {
+		own, ok := c.chainAt(index)
+		return own, ok
+	})
+}
