@@ -20,6 +20,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/proto"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
@@ -109,6 +110,13 @@ func (s *scene) takeAway(ctx context.Context) error {
 		if _, err := c.Services().DestroyVersion(ctx, &kryptonv1.DestroyVersionRequest{Name: destroyedService + "/versions/1", Now: true}); err != nil {
 			return err
 		}
+		// Twice, so that the log has a command that resumed it.
+		if _, err := c.Services().SuspendService(ctx, &kryptonv1.SuspendServiceRequest{Name: suspendedService}); err != nil {
+			return err
+		}
+		if _, err := c.Services().ResumeService(ctx, &kryptonv1.ResumeServiceRequest{Name: suspendedService}); err != nil {
+			return err
+		}
 		if _, err := c.Services().SuspendService(ctx, &kryptonv1.SuspendServiceRequest{Name: suspendedService}); err != nil {
 			return err
 		}
@@ -141,6 +149,8 @@ type corruption struct {
 	// applied again; and that is all that the attacker wants.
 	vanishes bool
 	files    func(dataDir string) error // what else is edited; nil: nothing
+	// log is in place of edit, for what is no edit of a command.
+	log func([]*raft.Log) ([]*raft.Log, error)
 	// use is what works only where the edit is believed.
 	use func(ctx context.Context, s *scene, n *devcluster.Node) error
 }
@@ -434,6 +444,9 @@ const (
 
 func (s *scene) corrupt(ctx context.Context, n *devcluster.Node, where place, c corruption) error {
 	if where == inLog {
+		if c.log != nil {
+			return rewriteLog(n.DataDir(), c.log)
+		}
 		err := editLog(n.DataDir(), c.edit)
 		if err == nil && c.files != nil {
 			err = c.files(n.DataDir())
@@ -523,23 +536,21 @@ func files() []attack {
 	for _, c := range corruptions() {
 		a := attack{
 			name: c.name + ", logs of all nodes", who: everyDisk, tries: "edits the command in the log, and makes all checksums right",
-			stops: "nothing: entries behind the last snapshot have checksums and no MAC, nobody signed this one, and nobody is left to compare with", open: true,
-			run: everywhere(inLog, c),
+			stops:   "the leader wrote a proof beside the command, with a MAC under a key derived from the MasterKey, checked before the node serves",
+			without: "entries are believed without their proofs", run: everywhere(inLog, c, mutation.SkipEntryProof),
 		}
-		switch {
-		case c.vanishes:
-			a.stops = "nothing: the signatures fail, so the policy is not there after the edit, and where there is no policy a workload may use the keys of its tenant"
-		case c.item != nil:
-			a.open, a.stops = false, "people signed the command, and every replica verifies the signatures when it applies the log again"
-			a.without, a.run = "the signatures are skipped", everywhere(inLog, c, mutation.SkipIntents)
+		if c.item != nil && !c.vanishes {
+			a.stops += "; and people signed the command"
+			a.without, a.run = "entries are believed without their proofs, and the signatures are skipped", everywhere(inLog, c, mutation.SkipEntryProof, mutation.SkipIntents)
 		}
 		all = append(all, a)
 	}
+	all = append(all, entries()...)
 	return append(all, attack{
 		name: "the founding rewritten, logs of all nodes", who: everyDisk,
 		tries:   "takes the rules out of the genesis, pins the nodes to its new fingerprint, and registers a CA of the attacker's for workloads of the tenant",
 		stops:   "what wraps the internal keys depends on the genesis, so they do not open under another one",
-		without: "a cluster whose internal keys do not depend on it", run: refounded,
+		without: "a cluster whose internal keys do not depend on it, and entries are believed without their proofs", run: refounded,
 	})
 }
 

@@ -178,71 +178,77 @@ func (t *trio) startAll(ctx context.Context, nodes ...*devcluster.Node) error {
 }
 
 // mostOfThree edits two nodes alike.
-func mostOfThree(c corruption) func(context.Context, *world) (finding, error) {
+func mostOfThree(c corruption, without ...mutation.Name) func(context.Context, *world) (finding, error) {
 	return func(ctx context.Context, w *world) (f finding, err error) {
 		t, err := w.trio(ctx)
 		if err != nil {
 			return f, notTried(err)
 		}
 		defer t.killAll()
-		if err := t.reset(ctx, honest); err != nil {
-			return f, notTried(err)
-		}
-		two := t.Nodes()[:2]
-		for _, n := range two {
-			if err := t.corrupt(ctx, n, inLog, c); err != nil {
-				return f, notTried(err)
+		try := func(as cast, lies ...mutation.Name) (said [2]tried, err error) {
+			if err := errors.Join(t.reset(ctx, as), t.lie(lies...)); err != nil {
+				return said, notTried(err)
 			}
+			for _, n := range t.Nodes()[:len(said)] {
+				if err := t.corrupt(ctx, n, inLog, c); err != nil {
+					return said, notTried(err)
+				}
+			}
+			g, gctx := errgroup.WithContext(ctx)
+			for i, n := range t.Nodes()[:len(said)] {
+				g.Go(func() (err error) {
+					said[i], err = t.try(gctx, n, c)
+					return err
+				})
+			}
+			return said, g.Wait()
 		}
-		g, gctx := errgroup.WithContext(ctx)
-		said := make([]tried, len(two))
-		for i, n := range two {
-			g.Go(func() (err error) {
-				said[i], err = t.try(gctx, n, c)
-				return err
-			})
-		}
-		if err := g.Wait(); err != nil {
+		said, err := try(honest)
+		if err != nil {
 			return f, err
 		}
-		f.broke = said[0].used || said[1].used
-		f.ended, f.evidence = "they serve nothing", said[0].said
+		f.broke, f.ended, f.evidence = said[0].used || said[1].used, "they serve nothing and say so", "n1: "+said[0].said
 		if f.broke {
 			f.ended = "they obey the edit"
-			r, err := t.try(ctx, t.Nodes()[2], c)
-			if err != nil {
-				return f, err
-			}
-			f.evidence = "the honest one: " + r.said
 		}
-		return f, nil
+		if said, err = try(control, without...); said[0].used || said[1].used {
+			f.control = "they obey the edit"
+		}
+		return f, err
 	}
 }
 
 // forked edits one node of three, and lets it be alone.
-func forked(ctx context.Context, w *world) (f finding, err error) {
-	t, err := w.trio(ctx)
-	if err != nil {
-		return f, notTried(err)
+func forked(without ...mutation.Name) func(context.Context, *world) (finding, error) {
+	return func(ctx context.Context, w *world) (f finding, err error) {
+		t, err := w.trio(ctx)
+		if err != nil {
+			return f, notTried(err)
+		}
+		defer t.killAll()
+		c, n1 := corruptions()[0], t.Nodes()[0]
+		try := func(as cast, lies ...mutation.Name) (tried, error) {
+			if err := errors.Join(t.reset(ctx, as), t.lie(lies...), t.corrupt(ctx, n1, inLog, c), alone(n1.DataDir(), n1.ID())); err != nil {
+				return tried{}, notTried(err)
+			}
+			if err := t.startAll(ctx, t.Nodes()[1:]...); err != nil {
+				return tried{}, notTried(err)
+			}
+			return t.try(ctx, n1, c)
+		}
+		r, err := try(honest)
+		f.broke, f.ended, f.evidence = r.used, "it serves nothing and says so", r.said
+		if r.used {
+			f.ended = "the node obeys the edit, beside a cluster that goes on without it"
+		}
+		if err != nil {
+			return f, err
+		}
+		if r, err = try(control, without...); r.used {
+			f.control = "the node obeys the edit, beside a cluster that goes on without it"
+		}
+		return f, err
 	}
-	defer t.killAll()
-	c := corruptions()[0]
-	if err := t.reset(ctx, honest); err != nil {
-		return f, notTried(err)
-	}
-	n1 := t.Nodes()[0]
-	if err := errors.Join(t.corrupt(ctx, n1, inLog, c), alone(n1.DataDir(), n1.ID())); err != nil {
-		return f, notTried(err)
-	}
-	if err := t.startAll(ctx, t.Nodes()[1:]...); err != nil {
-		return f, notTried(err)
-	}
-	r, err := t.try(ctx, n1, c)
-	f.broke, f.ended, f.evidence = r.used, "it serves nothing", r.said
-	if r.used {
-		f.ended = "the node obeys the edit, beside a cluster that goes on without it"
-	}
-	return f, err
 }
 
 // setBack replays the old files of some nodes.
@@ -297,8 +303,8 @@ func trios() []attack {
 		if c.item == nil && i < 2 {
 			all = append(all, attack{
 				name: c.name + ", log of one node of three", who: oneDisk, tries: "edits the command in the log, and makes all checksums right",
-				stops:   "members compare their state chains with each request for a lease",
-				without: "nobody compares", run: oneOfThree(inLog, c, mutation.SkipChain),
+				stops:   "the proof of the entry; and members compare their state chains with each request for a lease",
+				without: "entries are believed without their proofs, and nobody compares", run: oneOfThree(inLog, c, mutation.SkipEntryProof, mutation.SkipChain),
 			})
 		}
 	}
@@ -307,11 +313,12 @@ func trios() []attack {
 		attack{
 			name: c.name + ", snapshot of one node of three", who: oneDisk, tries: "edits the state in the snapshot, and makes all checksums right",
 			stops:   "the MAC of the snapshot",
-			without: "the proof is not checked, and nobody compares", run: oneOfThree(inSnapshot, c, mutation.SkipSnapshotMAC, mutation.SkipChain),
+			without: "proofs are not checked, and nobody compares", run: oneOfThree(inSnapshot, c, mutation.SkipSnapshotMAC, mutation.SkipEntryProof, mutation.SkipChain),
 		},
 		attack{
 			name: c.name + ", logs of two nodes of three", who: mostDisks, tries: "edits the command in both logs alike, and makes all checksums right",
-			stops: "nothing: the majority is believed, and the honest node is the one that does not serve", open: true, run: mostOfThree(c),
+			stops:   "the proof of the entry, which a majority does not replace",
+			without: "entries are believed without their proofs", run: mostOfThree(c, mutation.SkipEntryProof),
 		},
 		attack{
 			name: "old files of one node of three", who: "who kept a copy of the files of one node", tries: "puts the files back from before a version was disabled",
@@ -320,8 +327,9 @@ func trios() []attack {
 		},
 		attack{
 			name: "one node of three made a cluster of its own", who: oneDisk,
-			tries: "edits the log of one node: a disabled version is enabled, and the node is the only member",
-			stops: "nothing: it has nobody to compare with, and serves who reaches it and has a role anyhow. Who has none gets none: roles are signed for", open: true, run: forked,
+			tries:   "edits the log of one node: a disabled version is enabled, and the node is the only member",
+			stops:   "the proofs of the entries, which need nobody to compare with",
+			without: "entries are believed without their proofs", run: forked(mutation.SkipEntryProof),
 		},
 		attack{
 			name: "old files of all nodes", who: "who kept copies of the files of all nodes", tries: "puts the files back from before a version was disabled",
