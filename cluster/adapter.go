@@ -27,6 +27,8 @@ type adapter struct {
 	judge func(*raft.Log) bool
 	// believed says why this node must not vouch for its state; nil: it may.
 	believed func() error
+	// applied is told of every command and snapshot; nil: nobody is.
+	applied func(index uint64, chain [32]byte, snapshot bool)
 	// unsettled reports whether proofs of entries wait to be verified; nil: none do.
 	unsettled func() bool
 	calls     *inflight
@@ -44,7 +46,7 @@ type adapter struct {
 func newAdapter(c *Cluster) *adapter {
 	return &adapter{
 		machine: c.machine, mac: c.cfg.MAC, fail: c.fail, pin: c.checkPin, calls: newInflight(c.clk), chains: &c.chains,
-		judge: c.judge, believed: c.believed, unsettled: c.proofs.unsettled,
+		judge: c.judge, believed: c.believed, unsettled: c.proofs.unsettled, applied: c.end.applied,
 		restored: func() { c.store.restored(nil) }, kept: c.leases.kept,
 	}
 }
@@ -85,6 +87,9 @@ func (a *adapter) Apply(l *raft.Log) any {
 	}
 	_, _, chain := a.machine.Applied()
 	a.chains.note(l.Index, chain)
+	if a.applied != nil {
+		a.applied(l.Index, chain, false)
+	}
 	return res
 }
 
@@ -140,6 +145,9 @@ func (a *adapter) Restore(r io.ReadCloser) error {
 	a.chains.forget()
 	index, _, chain := a.machine.Applied()
 	a.chains.note(index, chain)
+	if a.applied != nil {
+		a.applied(index, chain, true)
+	}
 	if err := a.pin(); err != nil {
 		a.refused = err
 		a.stop(err)

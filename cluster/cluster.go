@@ -184,6 +184,7 @@ type Cluster struct {
 	adapter   *adapter
 	chains    chains
 	proofs    *proofs
+	end       *logEnd
 	vouching  *vouching
 	peers     *peers
 	leases    *leases
@@ -271,7 +272,10 @@ func (c *Cluster) open() (err error) {
 	if c.advertise, err = advertised(c.cfg.Advertise, c.cfg.Listen, ln.Addr()); err != nil {
 		return err
 	}
-	c.proofs, c.vouching = newProofs(c), newVouching(c)
+	c.proofs, c.vouching, c.end = newProofs(c), newVouching(c), newLogEnd(c)
+	if err := c.end.load(); err != nil {
+		return err
+	}
 	c.leaders = newLeaders(c)
 	c.peers = newPeers(c)
 	c.leases = newLeases(c)
@@ -560,7 +564,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 // nothing else. Each ends with ctx, or with the reason for which the node must stop.
 func (c *Cluster) duties() []func(context.Context) error {
 	return []func(context.Context) error{
-		c.leases.grant, c.leases.hold, c.leases.push, c.leaders.run, c.reconcile, c.tick,
+		c.leases.grant, c.leases.hold, c.leases.push, c.leaders.run, c.reconcile, c.tick, c.end.follow, c.yieldUnentitled,
 		func(ctx context.Context) error {
 			return probe(ctx, c.clk, c.suspect, c.transfers, func(ctx context.Context) error {
 				return c.await(ctx, func() error { return c.raft.Barrier(enqueueTime).Error() })

@@ -368,7 +368,8 @@ func TestAJoinThatLostItsAnswerIsRepeated(t *testing.T) {
 
 func TestASealedSeedGetsTheCertificateFromAnotherMember(t *testing.T) {
 	t.Parallel()
-	a := newMember(t, "a")
+	// Later, a sealed leader admits nobody.
+	a := newMember(t, "a", func(c *cluster.Config) { c.Self.MaxFormat = fsm.FormatAuthority })
 	a.bootstrap()
 	b := newMember(t, "b")
 	b.join(a.invite(wanted{}))

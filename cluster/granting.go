@@ -44,6 +44,7 @@ func (l *leases) grant(ctx context.Context) error {
 
 // resign ends what a leader has begun, on a node that does not lead.
 func (l *leases) resign() {
+	l.whole.Store(false)
 	l.mu.Lock()
 	if l.leader != nil {
 		l.leader.Lost()
@@ -62,9 +63,10 @@ func (l *leases) resign() {
 func (l *leases) lead(ctx context.Context) time.Duration {
 	c := l.c
 	busy := max(c.proposals.oldest(), c.store.writes.oldest(), c.adapter.calls.oldest())
-	if c.proofs.failed() != nil {
+	if c.mustNotGrant() {
 		busy = never // what this leader has applied is no state to give leases for
 	}
+	l.whole.Store(!c.endAsked() || c.entitled() == nil)
 	now := lease.Reading(l.clk.Read())
 	wanted := l.wanted()
 	l.mu.Lock()
@@ -143,7 +145,7 @@ func contains(all []lease.NodeID, id NodeID) bool {
 func (l *leases) deliver(now lease.Reading, grants []lease.Granted) {
 	for _, g := range grants {
 		if string(g.To) == string(l.c.id) {
-			l.take(now, g.Grant)
+			l.take(now, g.Grant, l.whole.Load())
 			continue
 		}
 		link := l.links[NodeID(g.To)]
@@ -153,7 +155,7 @@ func (l *leases) deliver(now lease.Reading, grants []lease.Granted) {
 		link.put(&clusterpb.LeaseResponse{Complete: g.Grant.Complete, Grant: &clusterpb.Grant{
 			Nonce: uint64(g.Grant.Nonce), Term: g.Grant.Term, Index: g.Grant.Index, Chain: g.Grant.Chain[:],
 			DurationMs: g.Grant.Lease.Milliseconds(), History: g.Grant.History[:],
-			Boot: g.Grant.Inc.Boot, Restores: g.Grant.Inc.Restores,
+			Boot: g.Grant.Inc.Boot, Restores: g.Grant.Inc.Restores, Whole: l.whole.Load(),
 		}})
 	}
 }

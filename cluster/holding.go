@@ -239,7 +239,7 @@ func (l *leases) obey(m *clusterpb.LeaseResponse, answers chan *clusterpb.Confir
 		if err != nil {
 			return err
 		}
-		l.take(now, grant)
+		l.take(now, grant, g.GetWhole())
 	}
 	if r := m.GetRefused(); r != nil {
 		l.refused(now, lease.Refusal(r.GetReason())) //nolint:gosec // An unknown number is only text.
@@ -254,7 +254,7 @@ func (l *leases) obey(m *clusterpb.LeaseResponse, answers chan *clusterpb.Confir
 }
 
 // take takes a grant. The caller holds mu.
-func (l *leases) take(now lease.Reading, g lease.Grant) {
+func (l *leases) take(now lease.Reading, g lease.Grant, whole bool) {
 	agrees := l.c.agreement(g.Index, g.Chain)
 	refusal := l.holder.Grant(now, g, agrees)
 	if refusal != lease.RefusalNone {
@@ -265,6 +265,9 @@ func (l *leases) take(now lease.Reading, g lease.Grant) {
 		l.refused(now, refusal)
 	case lease.RefusalNone:
 		l.refusal = ""
+		if !whole {
+			l.c.end.doubt(g.Lease)
+		}
 		if agrees == lease.Agrees {
 			l.differs = 0
 		}

@@ -86,6 +86,7 @@ type leases struct {
 	// through stands between this node and its streams; tests lose and delay there.
 	through func(leaseStream) leaseStream
 
+	whole    atomic.Bool // this leader could prove lately how far its log goes
 	epochs   atomic.Bool // one is being proposed
 	told     uint64      // last command for which members were told that somebody waits
 	heralded uint64      // last change of which members were told that it is complete
@@ -306,6 +307,11 @@ func (c *Cluster) LeaseErr() error {
 	}
 	if err := c.Differs(); err != nil {
 		return err
+	}
+	if c.IsLeader() && c.mustNotGrant() {
+		if err := c.entitled(); err != nil {
+			return err
+		}
 	}
 	l := c.leases
 	l.mu.Lock()

@@ -44,6 +44,8 @@ type tester interface {
 type reader struct {
 	*Cluster
 
+	file   simFile
+	leads  bool
 	sealed bool
 	acted  []string // what commands that need a proof did, in order
 }
@@ -60,11 +62,13 @@ func newReader(t tester) *reader {
 		sum, _ := mac(parts...)
 		return sum, !r.sealed
 	}}
-	r.proofs, r.vouching = newProofs(r.Cluster), newVouching(r.Cluster)
+	r.proofs, r.vouching, r.end = newProofs(r.Cluster), newVouching(r.Cluster), newLogEnd(r.Cluster)
+	r.end.read, r.end.write = r.file.read, r.file.write
+	r.end.leads = func() bool { return r.leads }
 	r.leases = newLeases(r.Cluster)
 	r.adapter = &adapter{
 		machine: r.machine, mac: r.cfg.MAC, fail: r.fail, pin: func() error { return nil }, calls: newInflight(r.clk), chains: &r.chains,
-		judge: r.judge, believed: r.believed, unsettled: r.proofs.unsettled,
+		judge: r.judge, believed: r.believed, unsettled: r.proofs.unsettled, applied: r.end.applied,
 	}
 	return r
 }

@@ -207,6 +207,9 @@ func (c *Cluster) raiseFormat(ctx context.Context, view *fsm.View) error {
 	if !ok {
 		return nil
 	}
+	if c.cfg.MAC != nil && to >= fsm.FormatProofs && !c.end.isKept() {
+		return nil // from then on this leader would have to have it
+	}
 	c.log.LogAttrs(ctx, slog.LevelWarn, "every member supports a newer format version; from now on no older release can follow this cluster",
 		slog.Uint64("format_version", uint64(to)))
 	_, err := c.internal(ctx, &fsmpb.Command{Body: &fsmpb.Command_RaiseFormat{RaiseFormat: &fsmpb.RaiseFormat{Version: to}}}, "")

@@ -80,6 +80,7 @@ type simNode struct {
 	id    NodeID
 	log   simLog
 	snaps *simSnaps
+	end   simFile
 	boots uint64
 	rate  float64 // of its clocks against real time
 
@@ -109,6 +110,28 @@ type simLife struct {
 
 // pass waits while the process is paused; false: it is gone.
 func (l *simLife) pass() bool { return l.pause.pass(l.ended) }
+
+// simFile is a file on a disk, which is replaced in one step.
+type simFile struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+func (f *simFile) read() ([]byte, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.b == nil {
+		return nil, os.ErrNotExist
+	}
+	return f.b, nil
+}
+
+func (f *simFile) write(b []byte) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.b = b
+	return nil
+}
 
 // simLog is a log on a disk.
 type simLog struct{ *raft.InmemStore }
@@ -310,7 +333,11 @@ func (n *simNode) start() {
 	l.c = c
 	l.trans = &simTransport{life: l, consume: make(chan raft.RPC), arrivals: newArrivals()}
 	c.base, c.cancel = context.WithCancel(context.Background())
-	c.proofs, c.vouching = newProofs(c), newVouching(c)
+	c.proofs, c.vouching, c.end = newProofs(c), newVouching(c), newLogEnd(c)
+	c.end.read, c.end.write = n.end.read, n.end.write
+	if err := c.end.load(); err != nil {
+		panic(err)
+	}
 	c.leaders, c.peers = newLeaders(c), newPeers(c)
 	c.peers.ready = l.ready
 	c.peers.stream = func(ctx context.Context, id NodeID) (clusterpb.PeerClient, func(), error) {

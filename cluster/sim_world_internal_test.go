@@ -19,6 +19,7 @@ import (
 	"github.com/openkcm/krypton-cluster/cluster/clusterpb"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
 // simPlan is what a history is made of. The seed decides all of it but the order of
@@ -441,7 +442,7 @@ func (f *simFSM) Apply(e *raft.Log) any {
 	if !ok {
 		return res
 	}
-	if err := f.life.c.Proved(); err != nil {
+	if err := f.life.c.Proved(); errs.Is(err, errs.StateCorrupt) {
 		f.life.node.w.violation("the log of an honest cluster is not believed: %v", err)
 	}
 	cmd := &fsmpb.Command{}

@@ -71,7 +71,7 @@ func (v *vouching) vouch(l *raft.Log) {
 	applied, _, chain := view.Applied()
 	// What was committed before this leader must be in the chain that it vouches for:
 	// else an entry from before could be cut off, and this one be left.
-	if applied == 0 || v.c.caught.Load() != l.Term || l.Index-applied > maxVouch || v.c.proofs.unsettled() || v.c.believed() != nil {
+	if applied == 0 || v.c.caught.Load() != l.Term || l.Index-applied > maxVouch || v.c.proofs.unsettled() || v.c.entitled() != nil {
 		return
 	}
 	if v.term != l.Term {
@@ -101,10 +101,16 @@ func (c *Cluster) believed() error {
 }
 
 // Proved returns nil if a node that had the MasterKey vouched for every entry of this
-// node's log that needs it (I19), as far as it was applied; otherwise an error with code
+// node's log that needs it (I19), as far as it was applied, and nothing is missing that
+// this node has had (I20); otherwise an error with code
 // STATE_CORRUPT, which says which entry and what to do, or SEALED if this node cannot
 // tell. It verifies what was applied while the node was sealed.
-func (c *Cluster) Proved() error { return c.proofs.verified() }
+func (c *Cluster) Proved() error {
+	if err := c.proofs.verified(); err != nil {
+		return err
+	}
+	return c.ended()
+}
 
 // mayCommit returns nil if this leader can commit a command that needs a proof.
 // Otherwise it hands leadership to a voter that can, if there is one, and the error
@@ -113,14 +119,26 @@ func (c *Cluster) mayCommit(ctx context.Context, cmd *fsmpb.Command) error {
 	if c.cfg.MAC == nil || !fsm.NeedsProof(cmd) || c.machine.View().Cluster().GetFormatVersion() < fsm.FormatProofs {
 		return nil
 	}
-	err := c.believed()
-	switch {
-	case err == nil:
-		return c.catchUp(ctx)
-	case !errs.Is(err, errs.Sealed):
+	err := c.entitled()
+	if errs.Is(err, errs.NotServing) { // it has not applied what its own log has
+		if err := c.catchUp(ctx); err != nil {
+			return err
+		}
+		err = c.entitled()
+	}
+	if errs.Is(err, errs.Sealed) {
+		return c.handOver(ctx)
+	} else if err != nil {
 		return err
 	}
-	return c.handOver(ctx)
+	if !c.end.isKept() {
+		// Before the first tenant is there, the file is: else a death in between would
+		// leave a cluster of one without both.
+		if err := c.await(ctx, c.end.keep); err != nil {
+			return err
+		}
+	}
+	return c.catchUp(ctx)
 }
 
 // handOver hands the leadership of a sealed leader to a voter that is unsealed.
@@ -134,7 +152,9 @@ func (c *Cluster) handOver(ctx context.Context) error {
 	if !c.IsLeader() {
 		return errNoLeader(nil)
 	}
-	for _, m := range c.machine.View().Members() {
+	members := c.machine.View().Members()
+	for i := range members {
+		m := members[(uint64(i)+c.Term())%uint64(len(members))] // another one first in the next term
 		id := NodeID(m.GetId())
 		if id == c.id || m.GetRemoved() || !c.IsVoter(id) {
 			continue

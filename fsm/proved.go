@@ -56,3 +56,7 @@ func (p provedness) refuses(cmd *fsmpb.Command, c *fsmpb.Cluster) *errs.Error {
 	// begun to lead, when the entry got its place. Or somebody cut off its proof.
 	return errs.New(errs.Unavailable, "the leader could not vouch for the change, so it was not made", errs.Hint("retry with the same request id"))
 }
+
+// Bare reports whether the registry never had a tenant: then there is no key that
+// anybody could use by a state that is too old.
+func (v *View) Bare() bool { return v.tenants == 0 }

@@ -20,7 +20,8 @@ type standing struct {
 	view   *fsm.View
 	err    error // nil: it may
 	proof  proof
-	proved error // nil: the snapshot that the view began with is authentic, and all entries of the log behind it
+	began  error // nil: the snapshot that the view began with is authentic, and so is the founding
+	proved error // nil: that, and all entries of the log behind it
 }
 
 // proof is a snapshot's proof, if the state began with a snapshot.
@@ -49,7 +50,7 @@ func (n *Node) standing(u *unsealed, v *fsm.View) *standing {
 	s := u.standing.Load()
 	if s == nil || s.view != v {
 		s = n.stand(u, v, s)
-		if !errs.Is(s.proved, errs.Sealed) { // that is no finding: sealed in this moment, or no memory
+		if s.proved == nil || errs.Is(s.proved, errs.StateCorrupt) { // else it is no finding: sealed in this moment, or no memory, or not all is applied
 			u.standing.Store(s)
 		}
 	}
@@ -231,18 +232,18 @@ func (n *Node) stand(u *unsealed, v *fsm.View, before *standing) *standing {
 	// this view is this one or has been replaced with the view.
 	s.proof.Proof, s.proof.has = n.machine.RestoreProof()
 	if before != nil && before.proof == s.proof {
-		s.proved = before.proved
+		s.began = before.began
 	} else {
-		s.proved = proveSnapshot(u, s.proof)
+		s.began = proveSnapshot(u, s.proof)
 	}
-	if s.proved == nil && v.Initialized() && !u.founded.Load() {
-		if s.proved = u.ring.proveFounding(v.Cluster()); s.proved == nil {
+	if s.began == nil && v.Initialized() && !u.founded.Load() {
+		if s.began = u.ring.proveFounding(v.Cluster()); s.began == nil {
 			u.founded.Store(true) // the genesis of a state never changes
 		} else {
-			n.log.Error("the state of this node is not believed; it serves nothing", slog.Any("error", s.proved)) //nolint:sloglint // It is of no call.
+			n.log.Error("the state of this node is not believed; it serves nothing", slog.Any("error", s.began)) //nolint:sloglint // It is of no call.
 		}
 	}
-	if s.proved == nil {
+	if s.proved = s.began; s.proved == nil {
 		s.proved = n.cluster.Proved()
 	}
 	m, member := v.Member(n.id)

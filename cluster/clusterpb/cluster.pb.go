@@ -1257,6 +1257,7 @@ type Grant struct {
 	History       []byte                 `protobuf:"bytes,6,opt,name=history,proto3" json:"history,omitempty"`
 	Boot          uint64                 `protobuf:"varint,7,opt,name=boot,proto3" json:"boot,omitempty"` // incarnation of the Renew
 	Restores      uint64                 `protobuf:"varint,8,opt,name=restores,proto3" json:"restores,omitempty"`
+	Whole         bool                   `protobuf:"varint,9,opt,name=whole,proto3" json:"whole,omitempty"` // the leader can prove how far its log goes; a member that cannot serves under no other grant
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1345,6 +1346,13 @@ func (x *Grant) GetRestores() uint64 {
 		return x.Restores
 	}
 	return 0
+}
+
+func (x *Grant) GetWhole() bool {
+	if x != nil {
+		return x.Whole
+	}
+	return false
 }
 
 // Confirm asks whether the voter is in the leader's term.
@@ -2306,7 +2314,7 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\aconfirm\x18\x02 \x01(\v2\x1b.krypton.cluster.v1.ConfirmR\aconfirm\x12:\n" +
 	"\arefused\x18\x03 \x01(\v2 .krypton.cluster.v1.LeaseRefusedR\arefused\x12\x1a\n" +
 	"\bcomplete\x18\x04 \x01(\x04R\bcomplete\x12#\n" +
-	"\rfence_pending\x18\x05 \x01(\x04R\ffencePending\"\xc8\x01\n" +
+	"\rfence_pending\x18\x05 \x01(\x04R\ffencePending\"\xde\x01\n" +
 	"\x05Grant\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x14\n" +
@@ -2316,7 +2324,8 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"durationMs\x12\x18\n" +
 	"\ahistory\x18\x06 \x01(\fR\ahistory\x12\x12\n" +
 	"\x04boot\x18\a \x01(\x04R\x04boot\x12\x1a\n" +
-	"\brestores\x18\b \x01(\x04R\brestores\"M\n" +
+	"\brestores\x18\b \x01(\x04R\brestores\x12\x14\n" +
+	"\x05whole\x18\t \x01(\bR\x05whole\"M\n" +
 	"\aConfirm\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\x04R\x05round\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x18\n" +

@@ -41,6 +41,8 @@ const (
 	SkipSnapshotMAC Name = "skip-snapshot-mac"
 	// SkipEntryProof: an entry of the log is believed without its proof.
 	SkipEntryProof Name = "skip-entry-proof"
+	// SkipLogEnd: nobody asks how far a log went.
+	SkipLogEnd Name = "skip-log-end"
 	// SkipFounding: the internal keys do not depend on the genesis.
 	SkipFounding Name = "skip-founding"
 	// SkipPolicyErrors: a policy that cannot be evaluated is left out.
@@ -53,5 +55,5 @@ const (
 
 // Names returns all of them.
 func Names() []Name {
-	return []Name{SkipIntents, SkipPrincipal, SkipPins, SkipForwarded, SkipSnapshotMAC, SkipEntryProof, SkipFounding, SkipPolicyErrors, SkipAdmission, SkipChain}
+	return []Name{SkipIntents, SkipPrincipal, SkipPins, SkipForwarded, SkipSnapshotMAC, SkipEntryProof, SkipLogEnd, SkipFounding, SkipPolicyErrors, SkipAdmission, SkipChain}
 }
