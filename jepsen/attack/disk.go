@@ -103,6 +103,12 @@ func alone(dataDir, id string) error {
 	if err != nil {
 		return err
 	}
+	return onlyMember(dataDir, id)
+}
+
+// onlyMember has Raft and the list of peers of a stopped node name nobody else. The
+// registry stays as it is.
+func onlyMember(dataDir, id string) error {
 	path := filepath.Join(dataDir, "tls", "peers.json")
 	raw, err := os.ReadFile(path)
 	if err != nil {

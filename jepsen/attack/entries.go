@@ -5,6 +5,8 @@ package main
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/hashicorp/raft"
@@ -23,6 +25,7 @@ type tampering struct {
 	name, tries string
 	do          func(log []*raft.Log) ([]*raft.Log, error)
 	use         func(ctx context.Context, s *scene, n *devcluster.Node) error
+	files       func(dataDir string) error // what else is edited; nil: nothing
 }
 
 // rewriteLog has the log of a stopped node be another one. Entries carry their data
@@ -163,24 +166,42 @@ func cutting() tampering {
 
 // tampered is an attack on the log of every node, of a cluster of one.
 func tampered(m tampering, lies ...mutation.Name) func(context.Context, *world) (finding, error) {
-	c := corruption{name: strings.ReplaceAll(m.name, " ", "-"), use: m.use, log: m.do}
+	c := corruption{name: strings.ReplaceAll(m.name, " ", "-"), use: m.use, log: m.do, files: m.files}
 	return everywhere(inLog, c, lies...)
 }
 
 // entries are the attacks on logs of which no entry is edited.
 func entries() []attack {
-	const believed = "entries are believed without their proofs"
+	const believed = "entries are believed without their proofs, and nobody asks how far a log went"
 	var all []attack
 	for _, m := range tamperings() {
 		all = append(all, attack{
 			name: m.name + ", logs of all nodes", who: everyDisk, tries: m.tries + ", and makes all checksums right",
 			stops:   "the proof of an entry names its place, its term, its number among those of its leader, and the state before it; one without a proof is not done",
-			without: believed, run: tampered(m, mutation.SkipEntryProof),
+			without: believed, run: tampered(m, mutation.SkipEntryProof, mutation.SkipLogEnd),
 		})
 	}
 	m := cutting()
-	return append(all, attack{
+	all = append(all, attack{
 		name: m.name + ", logs of all nodes", who: everyDisk, tries: m.tries,
-		stops: "nothing: what is left is a log as it was once, and nobody remembers more", open: true, run: tampered(m),
+		stops:   "each node keeps how far its log went, with a MAC under a key derived from the MasterKey, and serves nothing before it is there again",
+		without: "nobody asks how far a log went", run: tampered(m, mutation.SkipLogEnd),
+	})
+	m = deleting()
+	return append(all, attack{
+		name: m.name + ", files of all nodes", who: everyDisk, tries: m.tries,
+		stops:   "without it a leader gives no leases: the cluster stops",
+		without: "nobody asks how far a log went", run: tampered(m, mutation.SkipLogEnd),
 	})
 }
+
+// deleting cuts the end off, and removes what says how far the log went.
+func deleting() tampering {
+	m := cutting()
+	m.name, m.tries = "the end cut off and forgotten", m.tries+", and the file that says how far the log went"
+	m.files = forget
+	return m
+}
+
+// forget removes what says how far the log of a node went.
+func forget(dataDir string) error { return os.Remove(filepath.Join(dataDir, "logend")) }

@@ -444,10 +444,12 @@ const (
 
 func (s *scene) corrupt(ctx context.Context, n *devcluster.Node, where place, c corruption) error {
 	if where == inLog {
+		var err error
 		if c.log != nil {
-			return rewriteLog(n.DataDir(), c.log)
+			err = rewriteLog(n.DataDir(), c.log)
+		} else {
+			err = editLog(n.DataDir(), c.edit)
 		}
-		err := editLog(n.DataDir(), c.edit)
 		if err == nil && c.files != nil {
 			err = c.files(n.DataDir())
 		}
@@ -530,18 +532,18 @@ func files() []attack {
 		all = append(all, attack{
 			name: c.name + ", snapshots of all nodes", who: everyDisk,
 			tries: "edits the state in the snapshot, and makes all checksums right", stops: "a MAC under a key derived from the MasterKey, checked before the node serves",
-			without: "the proof is not checked", run: everywhere(inSnapshot, c, mutation.SkipSnapshotMAC),
+			without: "the proof is not checked, and nobody asks how far a log went", run: everywhere(inSnapshot, c, mutation.SkipSnapshotMAC, mutation.SkipLogEnd),
 		})
 	}
 	for _, c := range corruptions() {
 		a := attack{
 			name: c.name + ", logs of all nodes", who: everyDisk, tries: "edits the command in the log, and makes all checksums right",
 			stops:   "the leader wrote a proof beside the command, with a MAC under a key derived from the MasterKey, checked before the node serves",
-			without: "entries are believed without their proofs", run: everywhere(inLog, c, mutation.SkipEntryProof),
+			without: "entries are believed without their proofs, and nobody asks how far a log went", run: everywhere(inLog, c, mutation.SkipEntryProof, mutation.SkipLogEnd),
 		}
 		if c.item != nil && !c.vanishes {
 			a.stops += "; and people signed the command"
-			a.without, a.run = "entries are believed without their proofs, and the signatures are skipped", everywhere(inLog, c, mutation.SkipEntryProof, mutation.SkipIntents)
+			a.without, a.run = "entries are believed without their proofs, nobody asks how far a log went, and the signatures are skipped", everywhere(inLog, c, mutation.SkipEntryProof, mutation.SkipLogEnd, mutation.SkipIntents)
 		}
 		all = append(all, a)
 	}
@@ -550,7 +552,7 @@ func files() []attack {
 		name: "the founding rewritten, logs of all nodes", who: everyDisk,
 		tries:   "takes the rules out of the genesis, pins the nodes to its new fingerprint, and registers a CA of the attacker's for workloads of the tenant",
 		stops:   "what wraps the internal keys depends on the genesis, so they do not open under another one",
-		without: "a cluster whose internal keys do not depend on it, and entries are believed without their proofs", run: refounded,
+		without: "a cluster whose internal keys do not depend on it, and in which entries are believed without their proofs", run: refounded,
 	})
 }
 

@@ -52,7 +52,7 @@ func refounded(ctx context.Context, w *world) (finding, error) {
 		return finding{}, err
 	}
 	f := finding{broke: r.used, ended: "the node unseals, and serves nothing", evidence: r.said}
-	if r, err = try("refounded-control", control, mutation.SkipFounding, mutation.SkipEntryProof); r.used {
+	if r, err = try("refounded-control", control, mutation.SkipFounding, mutation.SkipEntryProof, mutation.SkipLogEnd); r.used {
 		f.control = "the attacker decrypts"
 	}
 	return f, err

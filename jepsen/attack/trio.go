@@ -251,6 +251,26 @@ func forked(without ...mutation.Name) func(context.Context, *world) (finding, er
 	}
 }
 
+// leftBehind puts the old files of one node back, and has it be the only member.
+func leftBehind(ctx context.Context, w *world) (f finding, err error) {
+	t, err := w.trio(ctx)
+	if err != nil {
+		return f, notTried(err)
+	}
+	defer t.killAll()
+	n1 := t.Nodes()[0]
+	if err := errors.Join(t.reset(ctx, honest), t.put(ctx, n1, t.before), onlyMember(n1.DataDir(), n1.ID())); err != nil {
+		return f, notTried(err)
+	}
+	// The others run elsewhere: the attacker holds the network of this one, too.
+	r, err := t.try(ctx, n1, corruptions()[0]) // in the old state the version is not disabled
+	f.broke, f.ended, f.evidence = r.used, "it serves nothing", r.said
+	if r.used {
+		f.ended, f.evidence = "what was disabled is served again", ""
+	}
+	return f, err
+}
+
 // setBack replays the old files of some nodes.
 func setBack(of int) func(context.Context, *world) (finding, error) {
 	c := corruptions()[0] // in the old state the version is not disabled
@@ -304,7 +324,7 @@ func trios() []attack {
 			all = append(all, attack{
 				name: c.name + ", log of one node of three", who: oneDisk, tries: "edits the command in the log, and makes all checksums right",
 				stops:   "the proof of the entry; and members compare their state chains with each request for a lease",
-				without: "entries are believed without their proofs, and nobody compares", run: oneOfThree(inLog, c, mutation.SkipEntryProof, mutation.SkipChain),
+				without: "entries are believed without their proofs, nobody asks how far a log went, and nobody compares", run: oneOfThree(inLog, c, mutation.SkipEntryProof, mutation.SkipLogEnd, mutation.SkipChain),
 			})
 		}
 	}
@@ -313,12 +333,12 @@ func trios() []attack {
 		attack{
 			name: c.name + ", snapshot of one node of three", who: oneDisk, tries: "edits the state in the snapshot, and makes all checksums right",
 			stops:   "the MAC of the snapshot",
-			without: "proofs are not checked, and nobody compares", run: oneOfThree(inSnapshot, c, mutation.SkipSnapshotMAC, mutation.SkipEntryProof, mutation.SkipChain),
+			without: "proofs are not checked, nobody asks how far a log went, and nobody compares", run: oneOfThree(inSnapshot, c, mutation.SkipSnapshotMAC, mutation.SkipEntryProof, mutation.SkipLogEnd, mutation.SkipChain),
 		},
 		attack{
 			name: c.name + ", logs of two nodes of three", who: mostDisks, tries: "edits the command in both logs alike, and makes all checksums right",
 			stops:   "the proof of the entry, which a majority does not replace",
-			without: "entries are believed without their proofs", run: mostOfThree(c, mutation.SkipEntryProof),
+			without: "entries are believed without their proofs, and nobody asks how far a log went", run: mostOfThree(c, mutation.SkipEntryProof, mutation.SkipLogEnd),
 		},
 		attack{
 			name: "old files of one node of three", who: "who kept a copy of the files of one node", tries: "puts the files back from before a version was disabled",
@@ -329,7 +349,12 @@ func trios() []attack {
 			name: "one node of three made a cluster of its own", who: oneDisk,
 			tries:   "edits the log of one node: a disabled version is enabled, and the node is the only member",
 			stops:   "the proofs of the entries, which need nobody to compare with",
-			without: "entries are believed without their proofs", run: forked(mutation.SkipEntryProof),
+			without: "entries are believed without their proofs, and nobody asks how far a log went", run: forked(mutation.SkipEntryProof, mutation.SkipLogEnd),
+		},
+		attack{
+			name: "old files of one node of three, made a cluster of its own", who: "who kept a copy of the files of one node, and can cut it off",
+			tries: "puts the files back from before a version was disabled, and has Raft's configuration name nobody else",
+			stops: "nothing: Raft's own entries have no proof, and the node finds the majority of one", open: true, run: leftBehind,
 		},
 		attack{
 			name: "old files of all nodes", who: "who kept copies of the files of all nodes", tries: "puts the files back from before a version was disabled",
