@@ -93,6 +93,11 @@ func TestI20_WhatANodeHasHadItWaitsFor(t *testing.T) {
 			m.mac, _ = m.sum(ledgerMAC("key"), simUID("keyspace"), "00000000000000000000000000000002")
 			return m.encode()
 		}, entitled: errs.StateCorrupt},
+		"none at that entry, and one behind it": {log: func() []*raft.Log {
+			all := copyLogs(l.entries[:at])
+			all[at-1].Index++
+			return all
+		}, proved: errs.StateCorrupt, entitled: errs.StateCorrupt},
 		"another one at that entry": {log: func() []*raft.Log {
 			all := copyLogs(l.entries)
 			all[at-1].Extensions = nil // it is refused, so the chain is another one

@@ -484,6 +484,19 @@ func TestI19_OnlyAnOwnEntryIsVouchedFor(t *testing.T) {
 	}
 }
 
+// TestI19_ALeaderVouchesBehindEverythingFromBeforeItsTerm: honest ones do, so that nothing
+// at the end of a term can be cut off from what follows.
+func TestI19_ALeaderVouchesBehindEverythingFromBeforeItsTerm(t *testing.T) {
+	t.Parallel()
+	p := &proofs{known: true, floor: 9}
+	own := func(uint64) ([32]byte, bool) { return [32]byte{}, true }
+	for applied, want := range map[uint64]bool{8: false, 9: true, 10: true, 11: false, 12: false} {
+		if got := p.follows(entryProof{seq: 1, applied: applied}, 11, own) == ""; got != want {
+			t.Errorf("entry 11, written behind %d, with 9 the last of the term before: believed %t", applied, got)
+		}
+	}
+}
+
 // TestAnEntryHasThisProof holds the format: docs/formats.md, Entry proof.
 func TestAnEntryHasThisProof(t *testing.T) {
 	t.Parallel()
