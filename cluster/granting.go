@@ -63,9 +63,7 @@ func (l *leases) resign() {
 func (l *leases) lead(ctx context.Context) time.Duration {
 	c := l.c
 	busy := max(c.proposals.oldest(), c.store.writes.oldest(), c.adapter.calls.oldest())
-	if c.mustNotGrant() {
-		busy = never // what this leader has applied is no state to give leases for
-	}
+	at, mustNot := c.machine.View().Index(), c.mustNotGrant()
 	l.whole.Store(!c.endAsked() || c.entitled() == nil)
 	now := lease.Reading(l.clk.Read())
 	wanted := l.wanted()
@@ -74,8 +72,13 @@ func (l *leases) lead(ctx context.Context) time.Duration {
 		l.mu.Unlock()
 		return c.timers.renew
 	}
-	l.leader.Busy(busy)
 	term, epoch, established := l.leader.Established()
+	if mustNot || established && at < epoch {
+		// What this leader has applied is no state to give leases for; or that was asked
+		// while it was still applying what its log has.
+		busy = never
+	}
+	l.leader.Busy(busy)
 	// Read here, after the requests came, and not before (lease I2).
 	voters, own := c.voters(), c.raft.CurrentTerm()
 	grants, question, asks := l.leader.Begin(now, voters, own, nil)

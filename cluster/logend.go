@@ -24,7 +24,11 @@ const (
 
 	// endEvery is how long a change may be applied before the file says so. A death takes
 	// as much of what could not be cut off.
-	endEvery = time.Second
+	endEvery = 100 * time.Millisecond
+
+	// endStart is how long a node that has a file leaves it as it is after its start: one
+	// that ends at once, because its files are not its own, has written nothing.
+	endStart = time.Second
 
 	endMagic = "KRYPEND1"
 	endBytes = len(endMagic) + 8 + 32 + 32
@@ -256,23 +260,30 @@ func (e *logEnd) isKept() bool {
 	return e.kept
 }
 
-// follow keeps the file current: it says of a change within [endEvery].
+// follow keeps the file current: it says of a change at once, and of those that follow
+// within [endEvery].
 func (e *logEnd) follow(ctx context.Context) error {
 	if e.c.cfg.MAC == nil {
 		return nil
 	}
+	if e.was.index != 0 && !pause(ctx, e.c.clk, endStart) {
+		return nil
+	}
 	said := false
-	for pause(ctx, e.c.clk, endEvery) {
+	for {
 		v := e.c.machine.View()
 		// A disk that hangs must not keep the node from ending.
 		err := e.c.await(ctx, e.keep)
 		if ctx.Err() != nil {
-			break
+			return nil
 		}
 		if err != nil && !said {
 			e.c.log.LogAttrs(ctx, slog.LevelError, "how far the log goes is not written; after a start this node may refuse to lead", slog.Any("error", err))
 		}
 		said = err != nil
+		if !pause(ctx, e.c.clk, endEvery) {
+			return nil
+		}
 		if !e.isKept() {
 			continue // unsealed, and given a lease, a node is without a change
 		}
@@ -281,12 +292,15 @@ func (e *logEnd) follow(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}
-	if errors.Is(context.Cause(ctx), context.Canceled) { // a stop, and no failure
-		bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), endEvery)
-		defer cancel()
-		_ = e.c.await(bound, e.keep) // it was said above what keeps it from that
-	}
-	return nil
+}
+
+// KeepEnd writes how far the log of this node went, for a node that is about to stop
+// and is not sealed yet. It gives up after a second: a disk that hangs keeps no node
+// from ending.
+func (c *Cluster) KeepEnd(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	_ = c.await(ctx, c.end.keep) // follow said already what keeps it from that
 }
 
 // mustNotGrant reports whether this leader must not give leases. Where no tenant is yet

@@ -126,9 +126,16 @@ func (c *Cluster) mayCommit(ctx context.Context, cmd *fsmpb.Command) error {
 		}
 		err = c.entitled()
 	}
-	if errs.Is(err, errs.Sealed) {
+	switch {
+	case err == nil:
+	case errs.Is(err, errs.Sealed):
 		return c.handOver(ctx)
-	} else if err != nil {
+	case c.endAsked() && c.end.stands() == endNone: // another voter may have what this one has not
+		if moved := c.handOver(ctx); errs.Is(moved, errs.NoLeader) {
+			return moved
+		}
+		return err
+	default:
 		return err
 	}
 	if !c.end.isKept() {

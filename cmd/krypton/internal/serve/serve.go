@@ -222,6 +222,7 @@ func (p parts) run(ctx context.Context) (err error) {
 			return err
 		}
 		err := srv.Run(doors)
+		c.KeepEnd(work)
 		p.handOver(work, c)
 		return err
 	})
