@@ -21,11 +21,11 @@ import (
 
 // threeWith returns three voters with the same log, one of which has another
 // reason for a hold in it.
-func threeWith(t *testing.T) (a, b, c *member) {
+func threeWith(t *testing.T, change ...func(*cluster.Config)) (a, b, c *member) {
 	t.Helper()
-	a = newMember(t, "a")
+	a = newMember(t, "a", change...)
 	a.bootstrap()
-	b, c = newMember(t, "b"), newMember(t, "c")
+	b, c = newMember(t, "b", change...), newMember(t, "c", change...)
 	for _, m := range []*member{b, c} {
 		m.join(a.invite(wanted{voter: true}))
 	}
@@ -74,9 +74,11 @@ func TestI15_ANodeWhoseLogWasEditedDoesNotServe(t *testing.T) {
 	}
 }
 
+// Nodes without a MAC compare chains only. With one, the edited leader may find out by
+// itself before the others tell it, and hands leadership on (I19).
 func TestI15_ALeaderWhoseLogWasEditedStops(t *testing.T) {
 	t.Parallel()
-	a, b, c := threeWith(t)
+	a, b, c := threeWith(t, func(c *cluster.Config) { c.MAC = nil })
 	for _, m := range []*member{a, b, c} {
 		m.stop()
 	}
