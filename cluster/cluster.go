@@ -316,6 +316,7 @@ func (c *Cluster) startRaft() error {
 		return fmt.Errorf("make log cache: %w", err)
 	}
 	c.transport = newRaftTransport(c.id, c.port, c.clk, logger)
+	c.transport.screen = c.screen
 	c.adapter = newAdapter(c)
 	err = guarded(func() (err error) {
 		c.raft, err = raft.NewRaft(c.raftConfig(logger), c.adapter, cache, c.store, snaps, c.transport)

@@ -26,7 +26,7 @@
 //   - I16: whoever has a lease has every change that was acknowledged, and a change is acknowledged only when whoever has not applied it has no lease.
 //   - I17: a change that is committed is never answered as if nothing had happened: until it is complete, any node tells who it waits for, and the next leader does too.
 //   - I18: whose act a forwarded command is, this node as leader has verified by what the caller showed; what the member says of it is compared and never believed.
-//   - I19: a node believes its log only if a leader that had the MasterKey vouched for every entry that needs it, at its place and behind the state that this node has; what it does not believe it serves not, hands on not, and as leader gives no lease for.
+//   - I19: a node believes its log only if a leader that had the MasterKey vouched for every entry that needs it, at its place and behind the state that this node has; what it does not believe it serves not, hands on not, and as leader gives no lease for. Unsealed, it lets no entry with a wrong proof into its log.
 //   - I20: a node that has had an entry serves nothing by a log without it, and a leader that cannot prove how far its log goes gives no lease under which a node serves that cannot either; but where there never was a tenant, or just before a death.
 //
 // # Concurrency

@@ -274,10 +274,7 @@ func (e *logEnd) follow(ctx context.Context) error {
 		v := e.c.machine.View()
 		// A disk that hangs must not keep the node from ending.
 		err := e.c.await(ctx, e.keep)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil && !said {
+		if err != nil && !said && ctx.Err() == nil {
 			e.c.log.LogAttrs(ctx, slog.LevelError, "how far the log goes is not written; after a start this node may refuse to lead", slog.Any("error", err))
 		}
 		said = err != nil

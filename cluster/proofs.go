@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 
@@ -45,6 +46,8 @@ type proofs struct {
 	epoch   uint64 // counts snapshots that were restored
 	waiting []unverified
 	failure error
+
+	refused atomic.Uint64 // index of the entry that a leader sent and that was refused last
 }
 
 // restored begins anew behind a snapshot, which has a MAC of its own. The caller makes
@@ -180,6 +183,35 @@ func newProofs(c *Cluster) *proofs {
 	return &proofs{mac: c.cfg.MAC, fail: func(err error) {
 		c.log.LogAttrs(c.base, slog.LevelError, "the state of this node is not believed; it serves nothing", slog.Any("error", err))
 	}}
+}
+
+// screen refuses entries whose proofs are wrong, before they are in the log of this
+// node, where no node would believe its own state any more. Who sends them lies, or had
+// its own log edited: while it leads nothing is committed, and what is there stays good.
+// A sealed node cannot tell; it finds out when it applies them, or is unsealed.
+func (c *Cluster) screen(from NodeID, req *raft.AppendEntriesRequest) error {
+	v := c.machine.View()
+	if c.cfg.MAC == nil || v.Cluster().GetFormatVersion() < fsm.FormatProofs || mutation.On(mutation.SkipEntryProof) {
+		return nil
+	}
+	for _, l := range req.Entries {
+		proof, ok := decodeEntryProof(l.Extensions)
+		if !ok || l.Type != raft.LogCommand {
+			continue
+		}
+		right, known := unverified{digest: proof.digest(v.Cluster().GetKeyspaceId(), l), mac: proof.mac}.right(c.cfg.MAC)
+		if !known {
+			return nil
+		}
+		if !right {
+			if c.proofs.refused.Swap(l.Index) != l.Index { // it is sent again and again
+				c.log.LogAttrs(c.base, slog.LevelError, "the leader sends an entry that no node with the MasterKey vouched for; it is refused, and while that node leads nothing is committed",
+					slog.String("peer", string(from)), slog.Uint64("index", l.Index))
+			}
+			return errs.New(errs.StateCorrupt, fmt.Sprintf("entry %d is refused: %s", l.Index, errWrongProof))
+		}
+	}
+	return nil
 }
 
 // failed returns what was found wrong so far, without looking further.

@@ -40,6 +40,10 @@ type raftTransport struct {
 	heartbeat func(raft.RPC)
 	raft      applying // nil before Raft runs
 
+	// screen says why a message of a member must not reach Raft; nil: it may. It is set
+	// before the transport serves.
+	screen func(NodeID, *raft.AppendEntriesRequest) error
+
 	arrivals arrivals
 
 	done chan struct{}
@@ -155,11 +159,24 @@ func (t *raftTransport) forward(id NodeID, in *inbound) {
 				refuse(rpc)
 				continue
 			}
+			if err := t.screened(id, rpc); err != nil {
+				rpc.Respond(nil, err)
+				continue
+			}
 			t.arrivals.hand(t.runs(), rpc, t.consume, t.done)
 		case <-t.done:
 			return
 		}
 	}
+}
+
+// screened is screen for a message of any kind.
+func (t *raftTransport) screened(id NodeID, rpc raft.RPC) error {
+	req, ok := rpc.Command.(*raft.AppendEntriesRequest)
+	if !ok || t.screen == nil {
+		return nil
+	}
+	return t.screen(id, req)
 }
 
 // serve says whose messages these are. Before, nobody takes them.

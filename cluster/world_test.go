@@ -74,6 +74,7 @@ type hooks struct {
 	gate    *gate.Gate
 	mu      sync.Mutex
 	sealed  bool
+	lies    bool // its MACs are under a key of its own
 	prepare func(from cluster.NodeID, req []byte) ([]byte, error)
 	issuing func(context.Context) // before a certificate is made, if any
 
@@ -150,12 +151,16 @@ func (m *member) start() {
 
 // mac is what an unsealed node has from its MasterKey.
 func (h *hooks) mac(parts ...[]byte) ([32]byte, bool) {
-	sum := hmac.New(sha256.New, []byte("a key"))
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	key := "a key"
+	if h.lies {
+		key = "another key"
+	}
+	sum := hmac.New(sha256.New, []byte(key))
 	for _, p := range parts {
 		sum.Write(p)
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	return [32]byte(sum.Sum(nil)), !h.sealed
 }
 
