@@ -95,6 +95,10 @@ providers: ## every keystore against its component: a table of providers, cases 
 bench: ## what Krypton costs beyond what cannot be avoided: a table of ratios, pass|miss
 	@$(RUN) go run ./internal/cmd/bench $(BENCHFLAGS)
 
+.PHONY: bench-keystores
+bench-keystores: ## what a wrap and an unwrap cost over the bare call of each keystore's client library: ratios
+	@$(RUN) scripts/bench-keystores
+
 .PHONY: ci
 ci: ## everything that must hold for every commit
 	@$(RUN) scripts/ci

@@ -403,12 +403,7 @@ func TestALaggingNodeCatchesUpBySnapshot(t *testing.T) {
 	for i := range 30 {
 		last = leader.write("many", i).GetIndex()
 	}
-	if err := leader.c.TakeSnapshot(); err != nil {
-		t.Fatal(err)
-	}
-	if first, err := leader.c.FirstIndex(); err != nil || first < last-10 {
-		t.Fatalf("the log still begins at %d: %v", first, err)
-	}
+	compact(t, last, leader, others[1])
 	lag.start()
 	lag.applied(last)
 	proof, ok := lag.machine.RestoreProof()

@@ -34,6 +34,7 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/leaktest"
 	"github.com/openkcm/krypton-cluster/keystore"
 	"github.com/openkcm/krypton-cluster/keystore/local"
+	"github.com/openkcm/krypton-cluster/keystore/transit"
 	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/node"
 	"github.com/openkcm/krypton-cluster/seal"
@@ -59,8 +60,9 @@ type world struct {
 	fake  *clock.Fake // clock, if that is a fake
 	rand  *recorder
 
-	customer *local.Keystore // the owner's side of keystore "customer"
-	sealing  *local.Keystore // the same of keystore "sealing"
+	more     []keystore.Config // further keystores of every node
+	customer *local.Keystore   // the owner's side of keystore "customer"
+	sealing  *local.Keystore   // the same of keystore "sealing"
 	calls    *calls
 
 	mu       sync.Mutex
@@ -284,10 +286,11 @@ func (m *member) boot(t testing.TB) {
 		}
 		return counted{p, w.calls}, nil
 	}}
-	m.stores = must[*keystore.Registry](t)(keystore.Open(t.Context(), w.env(), []keystore.Config{
+	types[transit.Type] = transit.New
+	m.stores = must[*keystore.Registry](t)(keystore.Open(t.Context(), w.env(), append([]keystore.Config{
 		{Name: "customer", Type: local.Type, Settings: map[string]string{local.SettingDir: filepath.Join(w.dir, "customer")}},
 		{Name: "sealing", Type: local.Type, Settings: map[string]string{local.SettingDir: filepath.Join(w.dir, "sealing")}},
-	}, types))
+	}, w.more...), types))
 	t.Cleanup(func() { _ = m.stores.Close() })
 	m.Node = must[*node.Node](t)(node.New(node.Config{
 		RecordPath: filepath.Join(m.dir, "record.pb"), Pinned: m.pin, Machine: m.machine, Keystores: m.stores, Gate: m.gate, Policies: policies,
