@@ -640,6 +640,9 @@ func (c *Cluster) close() error {
 		}
 		c.wg.Wait()
 		<-c.endRun()
+		if c.end != nil {
+			c.end.shut()
+		}
 	}()
 	bound, cancel := context.WithCancel(context.Background())
 	defer cancel()

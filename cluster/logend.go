@@ -77,6 +77,7 @@ type logEnd struct {
 	leads func() bool // this node leads, and has applied what was committed before
 
 	writing sync.Mutex // held while the file is replaced; taken before mu
+	ended   bool       // nothing is written any more; under writing
 
 	mu      sync.Mutex
 	was     logMark // what the file said at the start; index 0: nothing that is a mark
@@ -228,6 +229,9 @@ func (e *logEnd) keep() error {
 	}
 	e.writing.Lock()
 	defer e.writing.Unlock()
+	if e.ended {
+		return nil // the directory may be another process's by now
+	}
 	v := c.machine.View()
 	index, _, chain := v.Applied()
 	e.mu.Lock()
@@ -252,6 +256,13 @@ func (e *logEnd) keep() error {
 	defer e.mu.Unlock()
 	e.kept, e.last = true, index
 	return nil
+}
+
+// shut waits for a write that is on its way, and ends them.
+func (e *logEnd) shut() {
+	e.writing.Lock()
+	defer e.writing.Unlock()
+	e.ended = true
 }
 
 func (e *logEnd) isKept() bool {
