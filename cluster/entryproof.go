@@ -11,7 +11,7 @@ import (
 // What a leader that has the MasterKey writes beside a command, in the extensions of
 // the log entry. Changing any of it needs a format version of the cluster.
 //
-//	format u8 = 1 | seq u64 | applied u64 | chain 32 bytes | mac 32 bytes
+//	format u8 = 1 | prev u64 | applied u64 | chain 32 bytes | mac 32 bytes
 const (
 	entryProofFormat = 1
 	entryProofBytes  = 1 + 8 + 8 + 32 + 32
@@ -22,10 +22,10 @@ const (
 )
 
 // entryProof is what a leader vouches for: this command stands in the log at this index
-// and in this term, as the seq-th of the leader, and the leader had applied such and
+// and in this term, behind such an entry of the leader, and the leader had applied such and
 // such before.
 type entryProof struct {
-	seq     uint64   // counts what the leader of a term vouched for, from 1
+	prev    uint64   // the entry before it for which the leader of its term vouched; 0: none
 	applied uint64   // the last command that it had applied
 	chain   [32]byte // the state chain there
 	mac     [32]byte
@@ -34,7 +34,7 @@ type entryProof struct {
 func (p entryProof) encode() []byte {
 	b := make([]byte, 0, entryProofBytes)
 	b = append(b, entryProofFormat)
-	b = binary.BigEndian.AppendUint64(b, p.seq)
+	b = binary.BigEndian.AppendUint64(b, p.prev)
 	b = binary.BigEndian.AppendUint64(b, p.applied)
 	b = append(b, p.chain[:]...)
 	return append(b, p.mac[:]...)
@@ -45,7 +45,7 @@ func decodeEntryProof(b []byte) (p entryProof, ok bool) {
 	if len(b) != entryProofBytes || b[0] != entryProofFormat {
 		return p, false
 	}
-	p.seq, p.applied = binary.BigEndian.Uint64(b[1:]), binary.BigEndian.Uint64(b[9:])
+	p.prev, p.applied = binary.BigEndian.Uint64(b[1:]), binary.BigEndian.Uint64(b[9:])
 	p.chain, p.mac = [32]byte(b[17:49]), [32]byte(b[49:])
 	return p, true
 }
@@ -53,13 +53,13 @@ func decodeEntryProof(b []byte) (p entryProof, ok bool) {
 // digest is what the MAC is over, behind its label. Index and term are those of the
 // entry: a proof fits one place of one log.
 //
-//	SHA-256( part(keyspace id) | index u64 | term u64 | seq u64 | applied u64 | chain | SHA-256(command) )
+//	SHA-256( part(keyspace id) | index u64 | term u64 | prev u64 | applied u64 | chain | SHA-256(command) )
 func (p entryProof) digest(keyspace []byte, l *raft.Log) (sum [32]byte) {
 	command := sha256.Sum256(l.Data)
 	b := make([]byte, 0, 4+16+4*8+32+32)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(keyspace))) //nolint:gosec // 16.
 	b = append(b, keyspace...)
-	for _, n := range []uint64{l.Index, l.Term, p.seq, p.applied} {
+	for _, n := range []uint64{l.Index, l.Term, p.prev, p.applied} {
 		b = binary.BigEndian.AppendUint64(b, n)
 	}
 	b = append(b, p.chain[:]...)

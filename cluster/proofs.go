@@ -40,8 +40,8 @@ type proofs struct {
 	mu      sync.Mutex
 	base    uint64 // index of the snapshot that the state began with
 	term    uint64 // of the last entry
-	seq     uint64 // of the last proof of that term
-	known   bool   // seq is that; false: the state began within the term
+	prev    uint64 // index of the last proof of that term; 0: none
+	known   bool   // prev is that; false: the state began within the term
 	floor   uint64 // last command before the term
 	epoch   uint64 // counts snapshots that were restored
 	waiting []unverified
@@ -56,7 +56,7 @@ func (p *proofs) restored(v *fsm.View) {
 	index, term, _ := v.Applied()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.base, p.term, p.seq, p.known, p.floor = index, term, 0, false, 0
+	p.base, p.term, p.prev, p.known, p.floor = index, term, 0, false, 0
 	p.epoch++
 	p.waiting, p.failure = nil, nil
 }
@@ -73,7 +73,7 @@ func (p *proofs) judge(l *raft.Log, v *fsm.View, chain func(uint64) ([32]byte, b
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if l.Term != p.term {
-		p.term, p.seq, p.known, p.floor = l.Term, 0, true, v.Index()
+		p.term, p.prev, p.known, p.floor = l.Term, 0, true, v.Index()
 	}
 	proof, ok := decodeEntryProof(l.Extensions)
 	if !ok {
@@ -82,7 +82,7 @@ func (p *proofs) judge(l *raft.Log, v *fsm.View, chain func(uint64) ([32]byte, b
 		return false
 	}
 	what := p.follows(proof, l.Index, chain)
-	p.seq, p.known = proof.seq, true
+	p.prev, p.known = l.Index, true
 	if v.Cluster().GetFormatVersion() < fsm.FormatProofs || mutation.On(mutation.SkipEntryProof) {
 		return true
 	}
@@ -104,7 +104,7 @@ const errWrongProof = "its proof is not one of a node that had the MasterKey"
 
 // follows returns what is wrong with the place of a proof, or "".
 func (p *proofs) follows(proof entryProof, index uint64, chain func(uint64) ([32]byte, bool)) string {
-	if p.known && proof.seq != p.seq+1 || proof.seq == 0 {
+	if p.known && proof.prev != p.prev || proof.prev >= index || !p.known && proof.prev > p.base {
 		return "an entry before it is missing, or it stood elsewhere"
 	}
 	if proof.applied >= index || proof.applied < p.floor {

@@ -28,7 +28,7 @@ type vouching struct {
 	mu  sync.Mutex
 	own map[*byte]struct{} // first bytes of the commands that this node proposes
 
-	term, seq uint64        // what was vouched for last; only Raft's main goroutine
+	term, prev uint64       // what was vouched for last; only Raft's main goroutine
 	handing   chan struct{} // one slot: who looks for an unsealed voter
 }
 
@@ -75,14 +75,14 @@ func (v *vouching) vouch(l *raft.Log) {
 		return
 	}
 	if v.term != l.Term {
-		v.term, v.seq = l.Term, 0
+		v.term, v.prev = l.Term, 0
 	}
-	p := entryProof{seq: v.seq + 1, applied: applied, chain: chain}
+	p := entryProof{prev: v.prev, applied: applied, chain: chain}
 	mac, ok := macOf(v.c.cfg.MAC, p.digest(view.Cluster().GetKeyspaceId(), l))
 	if !ok {
 		return
 	}
-	p.mac, v.seq = mac, p.seq
+	p.mac, v.prev = mac, l.Index
 	l.Extensions = p.encode()
 }
 
