@@ -28,8 +28,8 @@ type vouching struct {
 	mu  sync.Mutex
 	own map[*byte]struct{} // first bytes of the commands that this node proposes
 
-	term, prev uint64       // what was vouched for last; only Raft's main goroutine
-	handing   chan struct{} // one slot: who looks for an unsealed voter
+	term, prev uint64        // what was vouched for last; only Raft's main goroutine
+	handing    chan struct{} // one slot: who looks for an unsealed voter
 }
 
 func newVouching(c *Cluster) *vouching {
