@@ -255,6 +255,14 @@ func (l *leases) obey(m *clusterpb.LeaseResponse, answers chan *clusterpb.Confir
 
 // take takes a grant. The caller holds mu.
 func (l *leases) take(now lease.Reading, g lease.Grant, whole bool) {
+	if !whole && l.c.unassured() {
+		// Not only answered with a refusal later: what a node found out of a view it keeps
+		// as long as that view, and this may be the first that is heard in it.
+		l.refusal = "neither this node nor the leader can prove how far the log went; unseal the leader, or another voter"
+		l.c.end.doubt(g.Lease)
+		l.present(l.standing.Load().View)
+		return
+	}
 	agrees := l.c.agreement(g.Index, g.Chain)
 	refusal := l.holder.Grant(now, g, agrees)
 	if refusal != lease.RefusalNone {

@@ -174,6 +174,12 @@ func (c *Cluster) endAsked() bool {
 	return c.cfg.MAC != nil && c.machine.View().Cluster().GetFormatVersion() >= fsm.FormatProofs && !mutation.On(mutation.SkipLogEnd)
 }
 
+// unassured reports whether nothing of this node's own proves how far the log went, so
+// that it serves only by the lease of a leader that can.
+func (c *Cluster) unassured() bool {
+	return c.endAsked() && c.end.stands() == endNone && !c.machine.View().Bare()
+}
+
 // ended returns why this node must not serve, whatever lease it has: its log is not
 // the one that it had. Without a file it may: whoever gave it the lease has one.
 func (c *Cluster) ended() error {

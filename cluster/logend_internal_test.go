@@ -9,10 +9,12 @@ import (
 	"io"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
 	"pgregory.net/rapid"
 
+	"github.com/openkcm/krypton-cluster/cluster/lease"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
@@ -276,4 +278,34 @@ func TestI20_NoCutIsBelieved(t *testing.T) {
 			t.Fatalf("with %d of %d entries and a mark at %d: %v", n, len(l.entries), mark, r.entitled())
 		}
 	})
+}
+
+// TestI20_ALeaseThatProvesNothingIsNotTakenByWhoHasNothingEither: what a node finds out of
+// a view it keeps as long as that view, so a lease must not come to be of use in one in
+// which the node did not know of it.
+func TestI20_ALeaseThatProvesNothingIsNotTakenByWhoHasNothingEither(t *testing.T) {
+	t.Parallel()
+	l := tenanted(t)
+	index, _, chain := l.machine.Applied()
+	take := func(whole bool) (taken bool) {
+		l.leases.mu.Lock()
+		defer l.leases.mu.Unlock()
+		l.leases.refusal = ""
+		before := l.leases.counts.byHolder
+		l.leases.take(lease.Reading(l.clk.Read()), lease.Grant{Index: index, Chain: chain, Lease: time.Second}, whole)
+		// One that nobody asked for is counted as such: it was looked at.
+		return l.leases.counts.byHolder != before
+	}
+	if take(false) || !l.end.doubtful() || l.leases.refusal == "" {
+		t.Errorf("a lease that proves nothing was looked at; doubtful %t, %q", l.end.doubtful(), l.leases.refusal)
+	}
+	if !take(true) {
+		t.Error("a lease of a leader that proves its log was not looked at")
+	}
+	l.end.mu.Lock()
+	l.end.kept = true
+	l.end.mu.Unlock()
+	if !take(false) {
+		t.Error("a node that proves its own log did not look at a lease")
+	}
 }
