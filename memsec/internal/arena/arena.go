@@ -187,6 +187,9 @@ func (a *Arena) Free(s Slot) {
 		if b.use == Scratch {
 			a.passes--
 		}
+		// Slots that were never handed out are still zero, others mangled: a
+		// larger slot that spans both must not look as if it was written to.
+		invariants.Mangle(b.mem)
 		a.spare = append(a.spare, b)
 	}
 }

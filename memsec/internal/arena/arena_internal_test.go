@@ -103,6 +103,33 @@ func audit(t *rapid.T, a *Arena, out []owned) {
 	}
 }
 
+// TestI1_ABlockThatChangesItsClassHoldsNothing: a block of which only some slots
+// were ever used becomes one large slot. What was used differs from what was
+// not in builds with checks; that is no sign of a write after a scope.
+func TestI1_ABlockThatChangesItsClassHoldsNothing(t *testing.T) {
+	a := New(2 * Piece())
+	var out []Slot
+	for range blockSize/minSlot + 1 { // a full block, and one slot of the next
+		s, err := a.Alloc(minSlot, Scratch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, s)
+	}
+	a.Free(out[0]) // the first block has room, so the second may go when it is empty
+	a.Free(out[len(out)-1])
+	if len(a.spare) == 0 {
+		t.Fatal("the second block stayed with its class: the test shows nothing")
+	}
+	s, err := a.Alloc(MaxSlot, Scratch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b := s.Bytes(); !bytes.Equal(b, make([]byte, MaxSlot)) {
+		t.Error("a slot of a block that changed its class is not zero")
+	}
+}
+
 func TestI3_ExhaustionIsAnErrorAndEverythingComesBack(t *testing.T) {
 	a := New(3 * Piece())
 	per := Piece() / MaxSlot * 3
