@@ -68,6 +68,7 @@ var Layers = map[string]int{
 	"keystore/keystoretest/awsserver":   3,
 	"keystore/keystoretest/azureserver": 3,
 	"keystore/keystoretest/gcpserver":   3,
+	"keystore/keystoretest/fleet":       3,
 
 	"node/...":            4,
 	"server/...":          5,
