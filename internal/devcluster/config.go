@@ -46,14 +46,15 @@ func choosePorts() (a cluster.Addresses, err error) {
 // nodeConfig is the part of a node's configuration that differs from the
 // defaults. It is written by hand and not as a config.Config, so that the file
 // shows a reader what a node needs and not everything that it could have.
-func nodeConfig(name, dataDir, keystoreDir string, segment int, a cluster.Addresses) ([]byte, error) {
+func nodeConfig(name, dataDir, keystoreDir string, segment int, a cluster.Addresses, more []map[string]any) ([]byte, error) {
 	type section = map[string]any
+	keystores := append([]section{{"name": KeystoreName, "type": local.Type, "dir": keystoreDir}}, more...)
 	raw, err := yaml.Marshal(section{
 		"node":      section{"name": name, "data_dir": dataDir},
 		"listen":    section{"grpc": a.GRPC, "rest": a.REST, "peer": a.Peer, "ops": a.Ops},
 		"memory":    section{"lock_mib": lockMiB},
 		"audit":     section{"segment_mib": segment, "reserve_mib": reserveMiB},
-		"keystores": []section{{"name": KeystoreName, "type": local.Type, "dir": keystoreDir}},
+		"keystores": keystores,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encode configuration: %w", err)

@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
@@ -57,6 +58,11 @@ type Options struct {
 	// SegmentMiB is the size of the nodes' audit segments. 0: a small one. A
 	// benchmark wants the one of a server, because every end of a segment is an fsync.
 	SegmentMiB int
+	// Keystores are sections of the nodes' configuration besides the local keystore's.
+	Keystores []map[string]any
+	// Seal, if set, changes how the MasterKey of a new cluster is sealed. Nil: by the
+	// local keystore alone. A seal that needs people leaves Start waiting for them.
+	Seal func(*kryptonv1.InitRequest)
 	// Progress is told what was just done. Nil: nobody is.
 	Progress func(step string)
 	// Output gets the end of each node's output when Start fails. Nil: nobody does.

@@ -145,20 +145,24 @@ func (c *Cluster) init(ctx context.Context) error {
 		return err
 	}
 	var resp *kryptonv1.InitResponse
+	req := &kryptonv1.InitRequest{
+		ClusterName: "dev",
+		Voters:      uint32(len(c.nodes)), //nolint:gosec // 1, 3 or 5.
+		Governors:   []*kryptonv1.PersonKey{{Name: governor.Name, PublicKey: governorKey}},
+		Custodians:  []*kryptonv1.PersonKey{{Name: custodian.Name, PublicKey: custodianKey}},
+		// The throw-away people sign, so that a developer sees what production asks.
+		GovernorQuorum: 1, CustodianQuorum: 1,
+		SealMode: kryptonv1.SealMode_SEAL_MODE_AUTO,
+		Keystore: KeystoreName,
+		Key:      sealKey,
+		// A developer destroys keys to see it happen.
+		NoDestroyWait: true,
+	}
+	if c.opts.Seal != nil {
+		c.opts.Seal(req)
+	}
 	err = c.nodes[0].admin(func(a kryptonv1.AdminClient) error {
-		resp, err = a.Init(ctx, &kryptonv1.InitRequest{
-			ClusterName: "dev",
-			Voters:      uint32(len(c.nodes)), //nolint:gosec // 1, 3 or 5.
-			Governors:   []*kryptonv1.PersonKey{{Name: governor.Name, PublicKey: governorKey}},
-			Custodians:  []*kryptonv1.PersonKey{{Name: custodian.Name, PublicKey: custodianKey}},
-			// The throw-away people sign, so that a developer sees what production asks.
-			GovernorQuorum: 1, CustodianQuorum: 1,
-			SealMode: kryptonv1.SealMode_SEAL_MODE_AUTO,
-			Keystore: KeystoreName,
-			Key:      sealKey,
-			// A developer destroys keys to see it happen.
-			NoDestroyWait: true,
-		})
+		resp, err = a.Init(ctx, req)
 		return err
 	})
 	if err != nil {

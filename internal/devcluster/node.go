@@ -204,7 +204,7 @@ func (n *Node) takePorts(ctx context.Context) error {
 }
 
 func (n *Node) writeConfig() error {
-	raw, err := nodeConfig(n.name, n.DataDir(), n.c.path(keystoreDir), n.c.opts.SegmentMiB, n.Addresses())
+	raw, err := nodeConfig(n.name, n.DataDir(), n.c.path(keystoreDir), n.c.opts.SegmentMiB, n.Addresses(), n.c.opts.Keystores)
 	if err != nil {
 		return err
 	}

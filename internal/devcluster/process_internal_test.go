@@ -155,7 +155,7 @@ func TestI4_ConfigurationIsAcceptedAndStaysOnLoopback(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "n1.yaml")
 			dir := filepath.Join(t.TempDir(), `a: "strange" #dir`) // YAML has to quote it
-			raw, err := nodeConfig("n1", dir, dir+"/ks", segmentMiB, a)
+			raw, err := nodeConfig("n1", dir, dir+"/ks", segmentMiB, a, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
