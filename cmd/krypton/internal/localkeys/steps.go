@@ -111,7 +111,7 @@ func bad(code errs.Code, next, format string, args ...any) step {
 func (p *probe) fails(err error) step {
 	page := "docs/keystores/" + p.typ.Name + ".md"
 	next := map[keystore.Class]string{
-		keystore.Denied:        "the keystore answers and refuses: ask the owner of the key whether it is disabled or pending deletion, and compare this node's rights with the least ones in " + page,
+		keystore.Denied:        "the keystore answers and refuses. Compare the name of the key first: many answer alike for one that never existed. Then ask its owner whether it is disabled or pending deletion, and compare this node's rights with the least ones in " + page,
 		keystore.Unavailable:   "see what the step network says; if that is well, look at the keystore's own state, and at the setting timeout",
 		keystore.Throttled:     "raise the quota of the account, or lower the setting rate on every node",
 		keystore.Misconfigured: "nobody withdrew anything, it cannot work like this: compare settings, identity and name of the key with " + page,
@@ -394,7 +394,7 @@ func (p *probe) imports(context.Context) step {
 		return skip("the keystore was not opened")
 	}
 	if _, can := p.provider.(keystore.Importer); !can {
-		return skip("it takes no key material of a customer")
+		return skip("with these settings it takes no key material of a customer; docs/keystores/" + p.typ.Name + ".md says whether it can, and what that needs")
 	}
 	return good("it takes key material of a customer")
 }
