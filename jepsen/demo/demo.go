@@ -11,15 +11,14 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/client"
 	"github.com/openkcm/krypton-cluster/internal/devcluster"
+	"github.com/openkcm/krypton-cluster/jepsen/steps"
 )
 
 const (
@@ -56,44 +55,29 @@ type demo struct {
 	found findings
 }
 
-func (d *demo) steps() []step {
-	return []step{
-		{"build bin/krypton", d.build},
-		{"start three nodes, each a process of its own", d.start},
-		{"the governor creates a tenant and a service", d.create},
-		{"encrypt a file of 8 MiB through a follower", d.encrypt},
-		{"kill -9 the leader while operations run on all nodes", d.kill},
-		{"decrypt the file on a survivor", d.survivor},
-		{"the killed node returns, unseals itself and decrypts", d.comeBack},
-		{"rotate: new data under version 2, old data still opens", d.rotate},
-		{"roll back: new data under version 1, all data opens", d.rollBack},
-		{"disable a key while all nodes use it: nobody serves it after", d.withdraw},
-		{"nobody both governs and uses keys", d.separation},
-		{"destroy version 2: what it protected opens nowhere", d.destroyVersion},
-		{"the audit trail has the destruction, and its chain holds", d.audit},
-		{"no plaintext and no data key is in any node's files", d.search},
-		{"nothing is left behind", d.leaveNothing},
+func (d *demo) steps() []steps.Step {
+	return []steps.Step{
+		steps.Of("build bin/krypton", d.build),
+		steps.Of("start three nodes, each a process of its own", d.start),
+		steps.Of("the governor creates a tenant and a service", d.create),
+		steps.Of("encrypt a file of 8 MiB through a follower", d.encrypt),
+		steps.Of("kill -9 the leader while operations run on all nodes", d.kill),
+		steps.Of("decrypt the file on a survivor", d.survivor),
+		steps.Of("the killed node returns, unseals itself and decrypts", d.comeBack),
+		steps.Of("rotate: new data under version 2, old data still opens", d.rotate),
+		steps.Of("roll back: new data under version 1, all data opens", d.rollBack),
+		steps.Of("disable a key while all nodes use it: nobody serves it after", d.withdraw),
+		steps.Of("nobody both governs and uses keys", d.separation),
+		steps.Of("destroy version 2: what it protected opens nowhere", d.destroyVersion),
+		steps.Of("the audit trail has the destruction, and its chain holds", d.audit),
+		steps.Of("no plaintext and no data key is in any node's files", d.search),
+		steps.Of("nothing is left behind", d.leaveNothing),
 	}
 }
 
 func (d *demo) path(name string) string { return filepath.Join(d.work, name) }
 
-// build makes the program exactly as `make build` does.
-func (d *demo) build(ctx context.Context) (string, error) {
-	version := "unknown"
-	describe := exec.CommandContext(ctx, "git", "describe", "--tags", "--always", "--dirty")
-	describe.Dir = d.root
-	if out, err := describe.Output(); err == nil {
-		version = strings.TrimSpace(string(out))
-	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-X main.version="+version, "-o", d.bin, "./cmd/krypton") //nolint:gosec // The version is git's.
-	cmd.Dir = d.root
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	return version, nil
-}
+func (d *demo) build(ctx context.Context) (string, error) { return steps.Build(ctx, d.root, d.bin) }
 
 func (d *demo) start(ctx context.Context) (string, error) {
 	var err error
@@ -306,6 +290,13 @@ func (d *demo) leaveNothing(context.Context) (string, error) {
 }
 
 // cleanUp may be called more than once.
+func (d *demo) showLogs() {
+	if d.cluster != nil {
+		fmt.Fprintln(d.out, "\nThe end of each node's output:")
+		d.cluster.WriteLogs(d.out)
+	}
+}
+
 func (d *demo) cleanUp() error {
 	var all []error
 	if d.cluster != nil {

@@ -41,9 +41,10 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
+
+	"github.com/openkcm/krypton-cluster/jepsen/steps"
 )
 
 // limit ends a run that hangs. After the build a run takes about 15 s.
@@ -62,66 +63,18 @@ func main() {
 func run(ctx context.Context, out io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	root, err := repository()
+	root, err := steps.Repository()
 	if err != nil {
 		return err
 	}
 	began := time.Now()
 	d := &demo{out: out, root: root, bin: filepath.Join(root, "bin", "krypton"), found: findings{afterRotate: "untested", afterDestroy: "untested"}}
-	done, err := d.walk(ctx, d.steps())
+	done, err := steps.Walk(ctx, out, d.steps(), d.showLogs, d.cleanUp)
 	fields := d.found.fields(done)
 	if err != nil && done < len(d.steps()) {
 		fields = append(fields, fmt.Sprintf("failed_step=%d", done+1))
 	}
-	return errors.Join(err, report(out, fields, err == nil, time.Since(began)))
-}
-
-// repository returns the root of the module that the demo is run in.
-func repository() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for at := dir; ; at = filepath.Dir(at) {
-		if _, err := os.Stat(filepath.Join(at, "go.mod")); err == nil {
-			return at, nil
-		}
-		if at == filepath.Dir(at) {
-			return "", fmt.Errorf("%s is not inside the repository", dir)
-		}
-	}
-}
-
-// step is one line of the demo. run returns what is worth knowing beside "it
-// held".
-type step struct {
-	title string
-	run   func(ctx context.Context) (detail string, err error)
-}
-
-// walk runs the steps until one fails, and cleans up in any case. It returns how
-// many held.
-func (d *demo) walk(ctx context.Context, steps []step) (done int, err error) {
-	defer func() { //nolint:contextcheck // Cleans up although ctx may have ended.
-		if err != nil && d.cluster != nil {
-			fmt.Fprintln(d.out, "\nThe end of each node's output:")
-			d.cluster.WriteLogs(d.out)
-		}
-		err = errors.Join(err, d.cleanUp())
-	}()
-	for i, s := range steps {
-		began := time.Now()
-		detail, err := s.run(ctx)
-		tick := "✓"
-		if err != nil {
-			tick, detail = "✗", err.Error()
-		}
-		fmt.Fprintf(d.out, "%3d  %s  %-58s %6.2f s   %s\n", i+1, tick, s.title, time.Since(began).Seconds(), detail)
-		if err != nil {
-			return i, fmt.Errorf("step %d, %s: %w", i+1, s.title, err)
-		}
-	}
-	return len(steps), nil
+	return errors.Join(err, steps.Report(out, "demo", fields, err == nil, time.Since(began)))
 }
 
 // findings are what the result line says.
@@ -153,18 +106,4 @@ func (f findings) fields(steps int) []string {
 		"opens_after_rotate=" + f.afterRotate,
 		"opens_after_destroy=" + f.afterDestroy,
 	}
-}
-
-// report hands the fields to scripts/target, or prints the result itself when it
-// was not started by that.
-func report(out io.Writer, fields []string, held bool, took time.Duration) error {
-	if path := os.Getenv("RESULT_FIELDS"); path != "" {
-		return os.WriteFile(path, []byte(strings.Join(fields, "\n")+"\n"), 0o600) //nolint:gosec // The file that scripts/target named.
-	}
-	verdict := "fail"
-	if held {
-		verdict = "pass"
-	}
-	_, err := fmt.Fprintf(out, "RESULT demo %s %s seconds=%d\n", verdict, strings.Join(fields, " "), int(took.Seconds()))
-	return err
 }
