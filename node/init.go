@@ -260,10 +260,11 @@ func (n *Node) conceive(ctx context.Context, p InitPlan) (_ *newborn, err error)
 	if p.Mode == seal.ModeAuto {
 		plan.ProviderKeys = []seal.ProviderKey{p.ProviderKey}
 	} else {
-		plan.Threshold = p.Threshold
+		group := seal.Group{Threshold: p.Threshold}
 		for i := range p.Shares {
-			plan.Persons = append(plan.Persons, fmt.Sprintf("holder-%d", i+1))
+			group.Holders = append(group.Holders, seal.Holder{Name: fmt.Sprintf("holder-%d", i+1)})
 		}
+		plan.Groups = []seal.Group{group}
 	}
 	ceremony := seal.Ceremony{Keyspace: b.keyspace, Cluster: b.cluster, ID: uids[0], Generation: 1, Time: now}
 	b.record, b.masterKey, b.shares, err = seal.Create(ctx, n.rand, ceremony, plan, n.stores)

@@ -48,26 +48,6 @@ func (k ProviderKey) check() error {
 	return nil
 }
 
-// Plan says who shall open the MasterKey: people with shares, or keystores.
-// Exactly one of Persons and ProviderKeys is set.
-type Plan struct {
-	Threshold    int           // with Persons: how many of them it takes, MinThreshold to len(Persons)
-	Persons      []string      // the holder of share 1, 2, ...: names or recipient keys, at most MaxShares
-	ProviderKeys []ProviderKey // keystores that wrap it; any one opens it; at most MaxProviderKeys
-	Intents      [][]byte      // signed intents of the people who hold the ceremony, kept in the manifest
-}
-
-// Mode returns the mode that the plan asks for, or ModeUnspecified.
-func (p Plan) Mode() Mode {
-	switch {
-	case len(p.Persons) > 0 && len(p.ProviderKeys) == 0:
-		return ModeShamir
-	case len(p.ProviderKeys) > 0 && len(p.Persons) == 0 && p.Threshold == 0:
-		return ModeAuto
-	}
-	return ModeUnspecified
-}
-
 func (c Ceremony) check() error {
 	if c.Keyspace.IsZero() || c.Cluster.IsZero() || c.ID.IsZero() {
 		return errors.New("the ceremony has no keyspace id, cluster id or id")
@@ -78,20 +58,9 @@ func (c Ceremony) check() error {
 	return nil
 }
 
-func (p Plan) check() error {
-	switch p.Mode() {
-	case ModeShamir:
-		return checkThreshold(len(p.Persons), p.Threshold)
-	case ModeAuto:
-		return nil
-	case ModeUnspecified:
-	}
-	return errors.New("name either persons and a threshold, or keystores")
-}
-
 // Create makes a MasterKey from rand and protects it as the plan says. The
 // caller owns the MasterKey and, in Shamir mode, the shares, one for each
-// person in the order of the plan; a share is not bound to a cluster yet (see
+// printed holder in the order of the plan; a share is not bound to a cluster yet (see
 // [Share.ForCluster]), because the fingerprint covers the record.
 //
 // Before it returns, Create has opened the MasterKey again from what it made:
@@ -103,6 +72,9 @@ func (p Plan) check() error {
 // from the system's generator, which vault/shamir uses. A refused plan has the
 // code errs.InvalidArgument; a failing keystore gives a [*keystore.Error].
 func Create(ctx context.Context, rand io.Reader, c Ceremony, p Plan, keystores *keystore.Registry) (_ Record, _ memsec.Secret, _ []Share, err error) {
+	if p.Format() != 1 {
+		return Record{}, memsec.Secret{}, nil, errFormat2
+	}
 	if err := errors.Join(c.check(), p.check()); err != nil {
 		return Record{}, memsec.Secret{}, nil, errs.New(errs.InvalidArgument, "the plan of the seal cannot work: "+err.Error(), errs.Cause(err))
 	}
@@ -150,6 +122,16 @@ func Create(ctx context.Context, rand io.Reader, c Ceremony, p Plan, keystores *
 	return record, masterKey, shares, nil
 }
 
+// errFormat2 is the answer to a plan that takes format 2.
+var errFormat2 = errs.New(errs.InvalidArgument, "this version writes no record of format 2")
+
+// Protect is [Create] for a MasterKey that there is: the record protects the
+// same one in another way. The caller keeps masterKey. The plan's kind is one
+// that makes no key, and Previous is set.
+func Protect(context.Context, io.Reader, memsec.Secret, Ceremony, Plan, *keystore.Registry) (Record, []Share, error) {
+	return Record{}, nil, errFormat2
+}
+
 // split divides the MasterKey. The parts are on the heap between Split and
 // Take, which wipes them; what else Split leaves is collected at once.
 func split(masterKey memsec.Secret, c Ceremony, p Plan) ([]Share, error) {
@@ -161,7 +143,7 @@ func split(masterKey memsec.Secret, c Ceremony, p Plan) ([]Share, error) {
 	}()
 	err := reveal.With(masterKey, func(b []byte) error {
 		var err error
-		parts, err = shamir.Split(b, len(p.Persons), p.Threshold)
+		parts, err = shamir.Split(b, len(p.Groups[0].Holders), p.Groups[0].Threshold)
 		return err
 	})
 	runtime.GC() // polynomials are unreachable now; erased here where the runtime erases secrets
@@ -185,7 +167,7 @@ func split(masterKey memsec.Secret, c Ceremony, p Plan) ([]Share, error) {
 }
 
 func describeShares(m *sealpb.Manifest, p Plan, shares []Share) error {
-	m.Mode, m.Threshold = sealpb.Mode_MODE_SHAMIR, uint32(p.Threshold) //nolint:gosec // 2 to 255, see checkThreshold.
+	m.Mode, m.Threshold = sealpb.Mode_MODE_SHAMIR, uint32(p.Groups[0].Threshold) //nolint:gosec // 2 to 255, see checkThreshold.
 	for i, s := range shares {
 		h, err := s.hash()
 		if err != nil {
@@ -193,7 +175,7 @@ func describeShares(m *sealpb.Manifest, p Plan, shares []Share) error {
 		}
 		m.Holders = append(m.Holders, &sealpb.Holder{
 			Index: uint32(s.index), X: uint32(s.x), Kind: sealpb.HolderKind_HOLDER_KIND_PERSON,
-			Recipient: p.Persons[i], ShareHash: h[:],
+			Recipient: p.Groups[0].Holders[i].Name, ShareHash: h[:],
 		})
 	}
 	return nil

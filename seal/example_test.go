@@ -19,7 +19,7 @@ func Example() {
 		Keyspace: hierarchy.KeyspaceID{1}, Cluster: hierarchy.ClusterID{2}, ID: hierarchy.UID{3}, Generation: 1,
 		Time: time.Date(2026, 2, 3, 0, 0, 0, 0, time.UTC),
 	}
-	plan := seal.Plan{Threshold: 2, Persons: []string{"alice", "bob", "carol"}}
+	plan := seal.Plan{Groups: []seal.Group{{Threshold: 2, Holders: []seal.Holder{{Name: "alice"}, {Name: "bob"}, {Name: "carol"}}}}}
 	record, masterKey, shares, err := seal.Create(context.Background(), rand.Reader, ceremony, plan, nil)
 	if err != nil {
 		fmt.Println(err)

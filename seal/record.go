@@ -190,6 +190,13 @@ func (r Record) Digest() Digest {
 	for _, s := range r.pb.GetShards() {
 		e = e.u32(s.GetIndex()).part(s.GetEncryptedShard())
 	}
+	if r.pb.GetFormat() >= 2 {
+		g := r.pb.GetGroupSeal()
+		e = e.part(g.GetNonce()).part(g.GetSealedMasterKey()).count(len(r.pb.GetCarriedKeys()))
+		for _, k := range r.pb.GetCarriedKeys() {
+			e = e.u64(k.GetGeneration()).part(k.GetNonce()).part(k.GetSealed())
+		}
+	}
 	return e.digest()
 }
 
@@ -199,6 +206,12 @@ func appendManifest(e encoding, m *sealpb.Manifest) encoding {
 	for _, h := range m.GetHolders() {
 		e = e.u32(h.GetIndex()).u32(h.GetX()).enum(int32(h.GetKind())).part([]byte(h.GetRecipient()))
 		e = e.part(h.GetShareHash()).part(h.GetEncryptedShardHash()).u32(h.GetGroup())
+		if m.GetFormat() < 2 {
+			continue
+		}
+		k, d := h.GetProviderKey(), h.GetDomain()
+		e = e.part([]byte(h.GetName())).part([]byte(k.GetProvider())).part([]byte(k.GetKey()))
+		e = e.part([]byte(d.GetProviderType())).part([]byte(d.GetAccount())).part([]byte(d.GetRegion()))
 	}
 	e = e.count(len(m.GetProviderKeys()))
 	for _, k := range m.GetProviderKeys() {
@@ -208,7 +221,19 @@ func appendManifest(e encoding, m *sealpb.Manifest) encoding {
 	for _, i := range m.GetSignedIntents() {
 		e = e.part(i)
 	}
-	return e.u64(uint64(m.GetCreateTimeUnixNano()))
+	e = e.u64(uint64(m.GetCreateTimeUnixNano()))
+	if m.GetFormat() < 2 {
+		return e
+	}
+	e = e.count(len(m.GetGroups()))
+	for _, g := range m.GetGroups() {
+		e = e.part([]byte(g.GetName())).u32(g.GetThreshold())
+	}
+	e = e.part(m.GetPreviousManifest()).enum(int32(m.GetKind())).count(len(m.GetAcceptedRisks()))
+	for _, r := range m.GetAcceptedRisks() {
+		e = e.part([]byte(r))
+	}
+	return e
 }
 
 // encoding is an unambiguous encoding: numbers have a fixed size, everything
@@ -235,6 +260,9 @@ func checkRecord(r *sealpb.Record) error {
 	}
 	m := r.GetManifest()
 	if err := checkIdentity(m); err != nil {
+		return err
+	}
+	if err := checkFormat1(r); err != nil {
 		return err
 	}
 	switch m.GetMode() {
@@ -269,6 +297,21 @@ func checkIdentity(m *sealpb.Manifest) error {
 		if len(i) < 1 || len(i) > MaxIntent {
 			return fmt.Errorf("signed intent of %d bytes, the limits are 1 and %d", len(i), MaxIntent)
 		}
+	}
+	return nil
+}
+
+// checkFormat1 refuses what only format 2 has: the digest of format 1 does not
+// cover it.
+func checkFormat1(r *sealpb.Record) error {
+	m := r.GetManifest()
+	newer := r.GetGroupSeal() != nil || len(r.GetCarriedKeys()) > 0 || len(m.GetGroups()) > 0 || len(m.GetPreviousManifest()) > 0 ||
+		m.GetKind() != sealpb.CeremonyKind_CEREMONY_KIND_UNSPECIFIED || len(m.GetAcceptedRisks()) > 0
+	for _, h := range m.GetHolders() {
+		newer = newer || h.GetName() != "" || h.GetProviderKey() != nil || h.GetDomain() != nil
+	}
+	if newer {
+		return errors.New("it is of format 1 and has fields of format 2")
 	}
 	return nil
 }

@@ -25,11 +25,11 @@ import (
 func internalSeal(t *testing.T, n, m int) (Record, []Share) {
 	t.Helper()
 	c := Ceremony{Keyspace: hierarchy.KeyspaceID{1}, Cluster: hierarchy.ClusterID{2}, ID: hierarchy.UID{3}, Generation: 4, Time: time.Unix(5, 6)}
-	p := Plan{Threshold: m}
+	g := Group{Threshold: m}
 	for i := range n {
-		p.Persons = append(p.Persons, fmt.Sprint("person ", i))
+		g.Holders = append(g.Holders, Holder{Name: fmt.Sprint("person ", i)})
 	}
-	r, mk, shares, err := Create(context.Background(), rand.Reader, c, p, nil)
+	r, mk, shares, err := Create(context.Background(), rand.Reader, c, Plan{Groups: []Group{g}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,18 +60,27 @@ func TestI4_FewerSharesCombineToSomethingElse(t *testing.T) {
 // digest only.
 func fullRecord() *sealpb.Record {
 	return &sealpb.Record{
-		Format: 1,
+		Format: 2,
 		Manifest: &sealpb.Manifest{
-			Format: 1, KeyspaceId: []byte{1}, ClusterId: []byte{2}, CeremonyId: []byte{3}, Generation: 4, Mode: 1, Threshold: 5,
+			Format: 2, KeyspaceId: []byte{1}, ClusterId: []byte{2}, CeremonyId: []byte{3}, Generation: 4, Mode: 1, Threshold: 5,
 			Holders: []*sealpb.Holder{
-				{Index: 1, X: 2, Kind: 1, Recipient: "a", ShareHash: []byte{1}, EncryptedShardHash: []byte{2}, Group: 3},
-				{Index: 2, X: 3, Kind: 2, Recipient: "b", ShareHash: []byte{3}, EncryptedShardHash: []byte{4}, Group: 5},
+				{
+					Index: 1, X: 2, Kind: 1, Recipient: "a", ShareHash: []byte{1}, EncryptedShardHash: []byte{2}, Group: 3,
+					Name: "n", ProviderKey: &sealpb.ProviderKey{Provider: "a", Key: "b"}, Domain: &sealpb.Domain{ProviderType: "t", Account: "a", Region: "r"},
+				},
+				{
+					Index: 2, X: 3, Kind: 2, Recipient: "b", ShareHash: []byte{3}, EncryptedShardHash: []byte{4}, Group: 5,
+					Name: "m", ProviderKey: &sealpb.ProviderKey{Provider: "c", Key: "d"}, Domain: &sealpb.Domain{ProviderType: "u", Account: "b", Region: "s"},
+				},
 			},
 			ProviderKeys: []*sealpb.ProviderKey{{Provider: "a", Key: "b"}}, MasterKeyCommitment: []byte{6},
 			SignedIntents: [][]byte{{7}, {8}}, CreateTimeUnixNano: 9,
+			Groups: []*sealpb.Group{{Name: "g", Threshold: 1}, {Name: "h", Threshold: 2}}, PreviousManifest: []byte{7}, Kind: 2, AcceptedRisks: []string{"r", "s"},
 		},
-		Wrappings: []*sealpb.Wrapping{{ProviderKey: &sealpb.ProviderKey{Provider: "a", Key: "b"}, KeyVersion: "c", WrappedKey: []byte{1}, Nonce: []byte{2}, SealedMasterKey: []byte{3}, CreateTimeUnixNano: 4}},
-		Shards:    []*sealpb.Shard{{Index: 1, EncryptedShard: []byte{2}}},
+		Wrappings:   []*sealpb.Wrapping{{ProviderKey: &sealpb.ProviderKey{Provider: "a", Key: "b"}, KeyVersion: "c", WrappedKey: []byte{1}, Nonce: []byte{2}, SealedMasterKey: []byte{3}, CreateTimeUnixNano: 4}},
+		Shards:      []*sealpb.Shard{{Index: 1, EncryptedShard: []byte{2}}},
+		GroupSeal:   &sealpb.GroupSeal{Nonce: []byte{1}, SealedMasterKey: []byte{2}},
+		CarriedKeys: []*sealpb.CarriedKey{{Generation: 1, Nonce: []byte{2}, Sealed: []byte{3}}, {Generation: 2, Nonce: []byte{3}, Sealed: []byte{4}}},
 	}
 }
 
@@ -89,10 +98,11 @@ func leaves(path string, m protoreflect.Message, fn func(path string, change fun
 			}
 			fn(at+" (cut)", func() { m.Mutable(fd).List().Truncate(m.Get(fd).List().Len() - 1) })
 		case fd.IsList():
-			fn(at, func() { m.Mutable(fd).List().Set(0, protoreflect.ValueOfBytes([]byte{99})) })
+			fn(at, func() { m.Mutable(fd).List().Set(0, otherValue(fd)) })
 			fn(at+" (cut)", func() { m.Mutable(fd).List().Truncate(m.Get(fd).List().Len() - 1) })
 		case fd.Message() != nil:
 			leaves(at, m.Get(fd).Message(), fn)
+			fn(at+" (absent)", func() { m.Clear(fd) })
 		default:
 			fn(at, func() { m.Set(fd, otherValue(fd)) })
 		}
@@ -124,7 +134,7 @@ func TestI5_EveryFieldDecidesTheDigest(t *testing.T) {
 	seenManifest := map[Digest]string{base.ManifestDigest(): "unchanged"}
 	var paths []string
 	leaves("", fullRecord().ProtoReflect(), func(path string, _ func()) { paths = append(paths, path) })
-	if len(paths) < 40 {
+	if len(paths) < 75 {
 		t.Fatalf("only %d fields found", len(paths))
 	}
 	for i, path := range paths {

@@ -58,11 +58,26 @@ func ceremony(t tb) seal.Ceremony {
 	return seal.Ceremony{Keyspace: k, Cluster: c, ID: id, Generation: 1, Time: start}
 }
 
-func persons(n int) []string {
-	p := make([]string, n)
-	for i := range p {
-		p[i] = fmt.Sprintf("person %d", i+1)
+// printed is a plan of n persons whose shares are printed, m of whom it takes.
+func printed(m, n int) seal.Plan {
+	g := seal.Group{Threshold: m}
+	for i := range n {
+		g.Holders = append(g.Holders, seal.Holder{Name: fmt.Sprintf("person %d", i+1)})
 	}
+	return seal.Plan{Groups: []seal.Group{g}}
+}
+
+// named is [printed] for people of those names, two of whom it takes.
+func named(names ...string) seal.Plan {
+	g := seal.Group{Threshold: 2}
+	for _, n := range names {
+		g.Holders = append(g.Holders, seal.Holder{Name: n})
+	}
+	return seal.Plan{Groups: []seal.Group{g}}
+}
+
+func with(p seal.Plan, change func(*seal.Plan)) seal.Plan {
+	change(&p)
 	return p
 }
 
@@ -82,7 +97,7 @@ func (m made) done() {
 
 func shamirOf(t tb, c seal.Ceremony, n, m int) made {
 	t.Helper()
-	r, mk, shares, err := seal.Create(context.Background(), rand.Reader, c, seal.Plan{Threshold: m, Persons: persons(n)}, nil)
+	r, mk, shares, err := seal.Create(context.Background(), rand.Reader, c, printed(m, n), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,24 +202,23 @@ func TestPlansThatCannotWorkAreRefused(t *testing.T) {
 		change func(*seal.Ceremony)
 		text   string
 	}{
-		"nobody":              {plan: seal.Plan{}, text: "either persons and a threshold, or keystores"},
-		"both":                {plan: seal.Plan{Threshold: 2, Persons: persons(3), ProviderKeys: []seal.ProviderKey{key}}, text: "either"},
-		"keystores and M":     {plan: seal.Plan{Threshold: 1, ProviderKeys: []seal.ProviderKey{key}}, text: "either"},
-		"M = 0":               {plan: seal.Plan{Persons: persons(3)}, text: "threshold 0"},
-		"M = 1 of 3":          {plan: seal.Plan{Threshold: 1, Persons: persons(3)}, text: "threshold 1"},
-		"M = 1 of 1":          {plan: seal.Plan{Threshold: 1, Persons: persons(1)}, text: "threshold 1"},
-		"M < 0":               {plan: seal.Plan{Threshold: -1, Persons: persons(3)}, text: "threshold -1"},
-		"M > N":               {plan: seal.Plan{Threshold: 4, Persons: persons(3)}, text: "never be reached"},
-		"N = 256":             {plan: seal.Plan{Threshold: 2, Persons: persons(256)}, text: "256 shares"},
-		"person without name": {plan: seal.Plan{Threshold: 2, Persons: []string{"a", ""}}, text: "name of a holder"},
-		"person with a novel": {plan: seal.Plan{Threshold: 2, Persons: []string{"a", strings.Repeat("b", seal.MaxRecipient+1)}}, text: "name of a holder"},
-		"intents":             {plan: seal.Plan{Threshold: 2, Persons: persons(2), Intents: make([][]byte, seal.MaxIntents+1)}, text: "signed intents"},
-		"empty intent":        {plan: seal.Plan{Threshold: 2, Persons: persons(2), Intents: [][]byte{{}}}, text: "signed intent of 0"},
-		"no keyspace":         {plan: seal.Plan{Threshold: 2, Persons: persons(2)}, change: func(c *seal.Ceremony) { c.Keyspace = hierarchy.KeyspaceID{} }, text: "no keyspace id"},
-		"no cluster":          {plan: seal.Plan{Threshold: 2, Persons: persons(2)}, change: func(c *seal.Ceremony) { c.Cluster = hierarchy.ClusterID{} }, text: "cluster id"},
-		"no ceremony":         {plan: seal.Plan{Threshold: 2, Persons: persons(2)}, change: func(c *seal.Ceremony) { c.ID = hierarchy.UID{} }, text: "or id"},
-		"generation 0":        {plan: seal.Plan{Threshold: 2, Persons: persons(2)}, change: func(c *seal.Ceremony) { c.Generation = 0 }, text: "generation 0"},
-		"generation 2^32":     {plan: seal.Plan{Threshold: 2, Persons: persons(2)}, change: func(c *seal.Ceremony) { c.Generation = 1 << 32 }, text: "generation 4294967296"},
+		"nobody":              {plan: seal.Plan{}, text: "either holders of shares and a threshold, or keystores"},
+		"both":                {plan: with(printed(2, 3), func(p *seal.Plan) { p.ProviderKeys = []seal.ProviderKey{key} }), text: "either"},
+		"M = 0":               {plan: printed(0, 3), text: "threshold 0"},
+		"M = 1 of 3":          {plan: printed(1, 3), text: "threshold 1"},
+		"M = 1 of 1":          {plan: printed(1, 1), text: "threshold 1"},
+		"M < 0":               {plan: printed(-1, 3), text: "threshold -1"},
+		"M > N":               {plan: printed(4, 3), text: "never be reached"},
+		"N = 256":             {plan: printed(2, 256), text: "256 shares"},
+		"person without name": {plan: named("a", ""), text: "name of a holder"},
+		"person with a novel": {plan: named("a", strings.Repeat("b", seal.MaxName+1)), text: "name of a holder"},
+		"intents":             {plan: with(printed(2, 2), func(p *seal.Plan) { p.Intents = make([][]byte, seal.MaxIntents+1) }), text: "signed intents"},
+		"empty intent":        {plan: with(printed(2, 2), func(p *seal.Plan) { p.Intents = [][]byte{{}} }), text: "signed intent of 0"},
+		"no keyspace":         {plan: printed(2, 2), change: func(c *seal.Ceremony) { c.Keyspace = hierarchy.KeyspaceID{} }, text: "no keyspace id"},
+		"no cluster":          {plan: printed(2, 2), change: func(c *seal.Ceremony) { c.Cluster = hierarchy.ClusterID{} }, text: "cluster id"},
+		"no ceremony":         {plan: printed(2, 2), change: func(c *seal.Ceremony) { c.ID = hierarchy.UID{} }, text: "or id"},
+		"generation 0":        {plan: printed(2, 2), change: func(c *seal.Ceremony) { c.Generation = 0 }, text: "generation 0"},
+		"generation 2^32":     {plan: printed(2, 2), change: func(c *seal.Ceremony) { c.Generation = 1 << 32 }, text: "generation 4294967296"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cer := ceremony(t)
@@ -223,7 +237,7 @@ func TestPlansThatCannotWorkAreRefused(t *testing.T) {
 }
 
 func TestCreateWithoutRandomnessFails(t *testing.T) {
-	_, mk, _, err := seal.Create(t.Context(), bytes.NewReader(make([]byte, 31)), ceremony(t), seal.Plan{Threshold: 2, Persons: persons(2)}, nil)
+	_, mk, _, err := seal.Create(t.Context(), bytes.NewReader(make([]byte, 31)), ceremony(t), printed(2, 2), nil)
 	if err == nil || !mk.IsZero() {
 		t.Errorf("%v", err)
 	}
@@ -231,7 +245,7 @@ func TestCreateWithoutRandomnessFails(t *testing.T) {
 
 func TestTheRecordKeepsNothingOfThePlansMemory(t *testing.T) {
 	intent := []byte("signed")
-	r, mk, shares, err := seal.Create(t.Context(), rand.Reader, ceremony(t), seal.Plan{Threshold: 2, Persons: persons(2), Intents: [][]byte{intent}}, nil)
+	r, mk, shares, err := seal.Create(t.Context(), rand.Reader, ceremony(t), with(printed(2, 2), func(p *seal.Plan) { p.Intents = [][]byte{intent} }), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

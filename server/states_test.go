@@ -94,7 +94,7 @@ func forgery(t *testing.T, given seal.Share, init *kryptonv1.InitResponse, cerem
 	if _, err := hex.Decode(c.Cluster[:], []byte(init.GetClusterId())); err != nil {
 		t.Fatal(err)
 	}
-	_, mk, shares, err := seal.Create(t.Context(), rand.Reader, c, seal.Plan{Threshold: 2, Persons: []string{"a", "b", "c"}}, nil)
+	_, mk, shares, err := seal.Create(t.Context(), rand.Reader, c, seal.Plan{Groups: []seal.Group{{Threshold: 2, Holders: []seal.Holder{{Name: "a"}, {Name: "b"}, {Name: "c"}}}}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

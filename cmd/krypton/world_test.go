@@ -37,7 +37,7 @@ func ceremony(fingerprint string) (seal.Record, seal.Fingerprint, [][]byte, erro
 	}
 	c := seal.Ceremony{Generation: 1, Time: time.Now()}
 	c.Keyspace[0], c.Cluster[0], c.ID[0] = 1, 2, 3
-	rec, master, shares, err := seal.Create(context.Background(), rand.Reader, c, seal.Plan{Threshold: 2, Persons: []string{"a", "b", "c"}}, nil)
+	rec, master, shares, err := seal.Create(context.Background(), rand.Reader, c, seal.Plan{Groups: []seal.Group{{Threshold: 2, Holders: []seal.Holder{{Name: "a"}, {Name: "b"}, {Name: "c"}}}}}, nil)
 	if err != nil {
 		return rec, f, nil, err
 	}

@@ -132,31 +132,224 @@ func (HolderKind) EnumDescriptor() ([]byte, []int) {
 	return file_seal_sealpb_seal_proto_rawDescGZIP(), []int{1}
 }
 
+// CeremonyKind says why a MasterKey was made or protected anew.
+type CeremonyKind int32
+
+const (
+	// Format 1, which is written at init only; invalid in format 2.
+	CeremonyKind_CEREMONY_KIND_UNSPECIFIED CeremonyKind = 0
+	// The first MasterKey of a keyspace.
+	CeremonyKind_CEREMONY_KIND_INIT CeremonyKind = 1
+	// The same MasterKey, other holders. Revokes nobody.
+	CeremonyKind_CEREMONY_KIND_RESHARE CeremonyKind = 2
+	// A new MasterKey, as a precaution.
+	CeremonyKind_CEREMONY_KIND_REKEY CeremonyKind = 3
+	// The same MasterKey, the other mode. Revokes nobody.
+	CeremonyKind_CEREMONY_KIND_MIGRATE CeremonyKind = 4
+	// A new MasterKey, because the one before may be known to somebody.
+	CeremonyKind_CEREMONY_KIND_REKEY_COMPROMISED CeremonyKind = 5
+)
+
+// Enum value maps for CeremonyKind.
+var (
+	CeremonyKind_name = map[int32]string{
+		0: "CEREMONY_KIND_UNSPECIFIED",
+		1: "CEREMONY_KIND_INIT",
+		2: "CEREMONY_KIND_RESHARE",
+		3: "CEREMONY_KIND_REKEY",
+		4: "CEREMONY_KIND_MIGRATE",
+		5: "CEREMONY_KIND_REKEY_COMPROMISED",
+	}
+	CeremonyKind_value = map[string]int32{
+		"CEREMONY_KIND_UNSPECIFIED":       0,
+		"CEREMONY_KIND_INIT":              1,
+		"CEREMONY_KIND_RESHARE":           2,
+		"CEREMONY_KIND_REKEY":             3,
+		"CEREMONY_KIND_MIGRATE":           4,
+		"CEREMONY_KIND_REKEY_COMPROMISED": 5,
+	}
+)
+
+func (x CeremonyKind) Enum() *CeremonyKind {
+	p := new(CeremonyKind)
+	*p = x
+	return p
+}
+
+func (x CeremonyKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CeremonyKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_seal_sealpb_seal_proto_enumTypes[2].Descriptor()
+}
+
+func (CeremonyKind) Type() protoreflect.EnumType {
+	return &file_seal_sealpb_seal_proto_enumTypes[2]
+}
+
+func (x CeremonyKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CeremonyKind.Descriptor instead.
+func (CeremonyKind) EnumDescriptor() ([]byte, []int) {
+	return file_seal_sealpb_seal_proto_rawDescGZIP(), []int{2}
+}
+
+// Group is a number of holders with a threshold of their own; every group has
+// to reach its own.
+type Group struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name for people, at most 128 bytes; empty only if it is the only group.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// How many shares of the group it takes, 2 to the number of its holders.
+	Threshold     uint32 `protobuf:"varint,2,opt,name=threshold,proto3" json:"threshold,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Group) Reset() {
+	*x = Group{}
+	mi := &file_seal_sealpb_seal_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Group) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Group) ProtoMessage() {}
+
+func (x *Group) ProtoReflect() protoreflect.Message {
+	mi := &file_seal_sealpb_seal_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Group.ProtoReflect.Descriptor instead.
+func (*Group) Descriptor() ([]byte, []int) {
+	return file_seal_sealpb_seal_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Group) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Group) GetThreshold() uint32 {
+	if x != nil {
+		return x.Threshold
+	}
+	return 0
+}
+
+// Domain says who could lose or take a holder's part together with others:
+// text for people, compared byte by byte, each at most 128 bytes.
+type Domain struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Kind of keystore, as "aws-kms".
+	ProviderType string `protobuf:"bytes,1,opt,name=provider_type,json=providerType,proto3" json:"provider_type,omitempty"`
+	// Account, project, subscription or site.
+	Account string `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
+	// Region or place.
+	Region        string `protobuf:"bytes,3,opt,name=region,proto3" json:"region,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Domain) Reset() {
+	*x = Domain{}
+	mi := &file_seal_sealpb_seal_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Domain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Domain) ProtoMessage() {}
+
+func (x *Domain) ProtoReflect() protoreflect.Message {
+	mi := &file_seal_sealpb_seal_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Domain.ProtoReflect.Descriptor instead.
+func (*Domain) Descriptor() ([]byte, []int) {
+	return file_seal_sealpb_seal_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Domain) GetProviderType() string {
+	if x != nil {
+		return x.ProviderType
+	}
+	return ""
+}
+
+func (x *Domain) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *Domain) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
 // Holder is one share as the manifest shows it: everything but the share.
 type Holder struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Number of the share, from 1 without gaps; printed on it.
+	// Number of the share, from 1 without gaps over all groups; printed on it.
 	Index uint32 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
 	// Point of the polynomial, 1 to 255; the share's last byte.
 	X uint32 `protobuf:"varint,2,opt,name=x,proto3" json:"x,omitempty"`
 	// Who holds it.
 	Kind HolderKind `protobuf:"varint,3,opt,name=kind,proto3,enum=krypton.seal.v1.HolderKind" json:"kind,omitempty"`
-	// PERSON: the person's name or recipient key. KEYSTORE: the configured
-	// keystore's name. At most 1024 bytes.
+	// Format 1, PERSON: the person's name. Format 2, PERSON: the age recipient
+	// that the share is encrypted to, at most 4096 bytes; empty if it is printed.
+	// KEYSTORE: empty in format 2, the keystore's name in format 1.
 	Recipient string `protobuf:"bytes,4,opt,name=recipient,proto3" json:"recipient,omitempty"`
 	// SHA-256 that recognises the whole share.
 	ShareHash []byte `protobuf:"bytes,5,opt,name=share_hash,json=shareHash,proto3" json:"share_hash,omitempty"`
 	// SHA-256 of the encrypted shard; empty when a person got the share itself.
 	EncryptedShardHash []byte `protobuf:"bytes,6,opt,name=encrypted_shard_hash,json=encryptedShardHash,proto3" json:"encrypted_shard_hash,omitempty"`
-	// Group of holders, for thresholds of thresholds; 0 is the only group so far.
-	Group         uint32 `protobuf:"varint,7,opt,name=group,proto3" json:"group,omitempty"`
+	// Position of the holder's group, from 0; holders stand in order of group.
+	Group uint32 `protobuf:"varint,7,opt,name=group,proto3" json:"group,omitempty"`
+	// Format 2: who, for people, 1 to 128 bytes.
+	Name string `protobuf:"bytes,8,opt,name=name,proto3" json:"name,omitempty"`
+	// Format 2, KEYSTORE: the key under which the keystore keeps the share.
+	ProviderKey *ProviderKey `protobuf:"bytes,9,opt,name=provider_key,json=providerKey,proto3" json:"provider_key,omitempty"`
+	// Format 2: where the holder is; absent if nobody said.
+	Domain        *Domain `protobuf:"bytes,10,opt,name=domain,proto3" json:"domain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Holder) Reset() {
 	*x = Holder{}
-	mi := &file_seal_sealpb_seal_proto_msgTypes[0]
+	mi := &file_seal_sealpb_seal_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -168,7 +361,7 @@ func (x *Holder) String() string {
 func (*Holder) ProtoMessage() {}
 
 func (x *Holder) ProtoReflect() protoreflect.Message {
-	mi := &file_seal_sealpb_seal_proto_msgTypes[0]
+	mi := &file_seal_sealpb_seal_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -181,7 +374,7 @@ func (x *Holder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holder.ProtoReflect.Descriptor instead.
 func (*Holder) Descriptor() ([]byte, []int) {
-	return file_seal_sealpb_seal_proto_rawDescGZIP(), []int{0}
+	return file_seal_sealpb_seal_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Holder) GetIndex() uint32 {
@@ -233,6 +426,27 @@ func (x *Holder) GetGroup() uint32 {
 	return 0
 }
 
+func (x *Holder) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Holder) GetProviderKey() *ProviderKey {
+	if x != nil {
+		return x.ProviderKey
+	}
+	return nil
+}
+
+func (x *Holder) GetDomain() *Domain {
+	if x != nil {
+		return x.Domain
+	}
+	return nil
+}
+
 // ProviderKey is a key of a keystore that may wrap the MasterKey.
 type ProviderKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -246,7 +460,7 @@ type ProviderKey struct {
 
 func (x *ProviderKey) Reset() {
 	*x = ProviderKey{}
-	mi := &file_seal_sealpb_seal_proto_msgTypes[1]
+	mi := &file_seal_sealpb_seal_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -258,7 +472,7 @@ func (x *ProviderKey) String() string {
 func (*ProviderKey) ProtoMessage() {}
 
 func (x *ProviderKey) ProtoReflect() protoreflect.Message {
-	mi := &file_seal_sealpb_seal_proto_msgTypes[1]
+	mi := &file_seal_sealpb_seal_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -271,7 +485,7 @@ func (x *ProviderKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProviderKey.ProtoReflect.Descriptor instead.
 func (*ProviderKey) Descriptor() ([]byte, []int) {
-	return file_seal_sealpb_seal_proto_rawDescGZIP(), []int{1}
+	return file_seal_sealpb_seal_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ProviderKey) GetProvider() string {
@@ -292,7 +506,7 @@ func (x *ProviderKey) GetKey() string {
 // what a sealed node trusts. It holds no ciphertext and no secret.
 type Manifest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 1.
+	// 1 or 2, the format of the record.
 	Format uint32 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
 	// Identity of the line of MasterKeys, 16 bytes.
 	KeyspaceId []byte `protobuf:"bytes,2,opt,name=keyspace_id,json=keyspaceId,proto3" json:"keyspace_id,omitempty"`
@@ -304,7 +518,8 @@ type Manifest struct {
 	Generation uint64 `protobuf:"varint,5,opt,name=generation,proto3" json:"generation,omitempty"`
 	// Who opens it.
 	Mode Mode `protobuf:"varint,6,opt,name=mode,proto3,enum=krypton.seal.v1.Mode" json:"mode,omitempty"`
-	// SHAMIR: how many shares open it, 2 to the number of holders. AUTO: 0.
+	// SHAMIR: how many shares open it, 2 to the number of holders. AUTO, and
+	// SHAMIR with several groups: 0.
 	Threshold uint32 `protobuf:"varint,7,opt,name=threshold,proto3" json:"threshold,omitempty"`
 	// SHAMIR: every share, in order of index.
 	Holders []*Holder `protobuf:"bytes,8,rep,name=holders,proto3" json:"holders,omitempty"`
@@ -316,13 +531,22 @@ type Manifest struct {
 	SignedIntents [][]byte `protobuf:"bytes,11,rep,name=signed_intents,json=signedIntents,proto3" json:"signed_intents,omitempty"`
 	// When it was held, in nanoseconds of Unix time; for people.
 	CreateTimeUnixNano int64 `protobuf:"varint,12,opt,name=create_time_unix_nano,json=createTimeUnixNano,proto3" json:"create_time_unix_nano,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Format 2, SHAMIR: the groups, 1 to 8; all of them are needed.
+	Groups []*Group `protobuf:"bytes,13,rep,name=groups,proto3" json:"groups,omitempty"`
+	// Format 2: digest of the manifest that this one replaces; empty at init.
+	PreviousManifest []byte `protobuf:"bytes,14,opt,name=previous_manifest,json=previousManifest,proto3" json:"previous_manifest,omitempty"`
+	// Format 2: why the ceremony was held.
+	Kind CeremonyKind `protobuf:"varint,15,opt,name=kind,proto3,enum=krypton.seal.v1.CeremonyKind" json:"kind,omitempty"`
+	// Format 2: warnings about the plan that the people of the ceremony accepted,
+	// by name, at most 128 bytes each.
+	AcceptedRisks []string `protobuf:"bytes,16,rep,name=accepted_risks,json=acceptedRisks,proto3" json:"accepted_risks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Manifest) Reset() {
 	*x = Manifest{}
-	mi := &file_seal_sealpb_seal_proto_msgTypes[2]
+	mi := &file_seal_sealpb_seal_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -334,7 +558,7 @@ func (x *Manifest) String() string {
 func (*Manifest) ProtoMessage() {}
 
 func (x *Manifest) ProtoReflect() protoreflect.Message {
-	mi := &file_seal_sealpb_seal_proto_msgTypes[2]
+	mi := &file_seal_sealpb_seal_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -347,7 +571,7 @@ func (x *Manifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manifest.ProtoReflect.Descriptor instead.
 func (*Manifest) Descriptor() ([]byte, []int) {
-	return file_seal_sealpb_seal_proto_rawDescGZIP(), []int{2}
+	return file_seal_sealpb_seal_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Manifest) GetFormat() uint32 {
@@ -434,6 +658,34 @@ func (x *Manifest) GetCreateTimeUnixNano() int64 {
 	return 0
 }
 
+func (x *Manifest) GetGroups() []*Group {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *Manifest) GetPreviousManifest() []byte {
+	if x != nil {
+		return x.PreviousManifest
+	}
+	return nil
+}
+
+func (x *Manifest) GetKind() CeremonyKind {
+	if x != nil {
+		return x.Kind
+	}
+	return CeremonyKind_CEREMONY_KIND_UNSPECIFIED
+}
+
+func (x *Manifest) GetAcceptedRisks() []string {
+	if x != nil {
+		return x.AcceptedRisks
+	}
+	return nil
+}
+
 // Wrapping is the MasterKey under one provider key: the keystore wraps a key
 // used once, and that key encrypts the MasterKey, so that no keystore and no
 // proxy before it ever sees the MasterKey.
@@ -457,7 +709,7 @@ type Wrapping struct {
 
 func (x *Wrapping) Reset() {
 	*x = Wrapping{}
-	mi := &file_seal_sealpb_seal_proto_msgTypes[3]
+	mi := &file_seal_sealpb_seal_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -469,7 +721,7 @@ func (x *Wrapping) String() string {
 func (*Wrapping) ProtoMessage() {}
 
 func (x *Wrapping) ProtoReflect() protoreflect.Message {
-	mi := &file_seal_sealpb_seal_proto_msgTypes[3]
+	mi := &file_seal_sealpb_seal_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -482,7 +734,7 @@ func (x *Wrapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wrapping.ProtoReflect.Descriptor instead.
 func (*Wrapping) Descriptor() ([]byte, []int) {
-	return file_seal_sealpb_seal_proto_rawDescGZIP(), []int{3}
+	return file_seal_sealpb_seal_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Wrapping) GetProviderKey() *ProviderKey {
@@ -532,8 +784,8 @@ type Shard struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Number of the share.
 	Index uint32 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
-	// PERSON: the share encrypted to the recipient. KEYSTORE: a Wrapping of the
-	// share by the holder's keystore. Opaque here; the manifest has its hash.
+	// PERSON: an age file for the recipient. KEYSTORE: a KeystoreShard. The
+	// manifest has its hash.
 	EncryptedShard []byte `protobuf:"bytes,2,opt,name=encrypted_shard,json=encryptedShard,proto3" json:"encrypted_shard,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -541,7 +793,7 @@ type Shard struct {
 
 func (x *Shard) Reset() {
 	*x = Shard{}
-	mi := &file_seal_sealpb_seal_proto_msgTypes[4]
+	mi := &file_seal_sealpb_seal_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -553,7 +805,7 @@ func (x *Shard) String() string {
 func (*Shard) ProtoMessage() {}
 
 func (x *Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_seal_sealpb_seal_proto_msgTypes[4]
+	mi := &file_seal_sealpb_seal_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -566,7 +818,7 @@ func (x *Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shard.ProtoReflect.Descriptor instead.
 func (*Shard) Descriptor() ([]byte, []int) {
-	return file_seal_sealpb_seal_proto_rawDescGZIP(), []int{4}
+	return file_seal_sealpb_seal_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Shard) GetIndex() uint32 {
@@ -583,25 +835,242 @@ func (x *Shard) GetEncryptedShard() []byte {
 	return nil
 }
 
+// KeystoreShard is one share under one provider key: the keystore wraps a key
+// used once, and that key encrypts the share.
+type KeystoreShard struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which provider key; the holder's.
+	ProviderKey *ProviderKey `protobuf:"bytes,1,opt,name=provider_key,json=providerKey,proto3" json:"provider_key,omitempty"`
+	// Version of the provider key, as the keystore names it.
+	KeyVersion string `protobuf:"bytes,2,opt,name=key_version,json=keyVersion,proto3" json:"key_version,omitempty"`
+	// The one-time key, wrapped by the keystore; opaque.
+	WrappedKey []byte `protobuf:"bytes,3,opt,name=wrapped_key,json=wrappedKey,proto3" json:"wrapped_key,omitempty"`
+	// Nonce of AES-256-GCM, 12 bytes.
+	Nonce []byte `protobuf:"bytes,4,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	// The 33 bytes of the share under the one-time key, and 16 of the tag.
+	SealedShare []byte `protobuf:"bytes,5,opt,name=sealed_share,json=sealedShare,proto3" json:"sealed_share,omitempty"`
+	// When it was wrapped, in nanoseconds of Unix time; for people.
+	CreateTimeUnixNano int64 `protobuf:"varint,6,opt,name=create_time_unix_nano,json=createTimeUnixNano,proto3" json:"create_time_unix_nano,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *KeystoreShard) Reset() {
+	*x = KeystoreShard{}
+	mi := &file_seal_sealpb_seal_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeystoreShard) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeystoreShard) ProtoMessage() {}
+
+func (x *KeystoreShard) ProtoReflect() protoreflect.Message {
+	mi := &file_seal_sealpb_seal_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeystoreShard.ProtoReflect.Descriptor instead.
+func (*KeystoreShard) Descriptor() ([]byte, []int) {
+	return file_seal_sealpb_seal_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *KeystoreShard) GetProviderKey() *ProviderKey {
+	if x != nil {
+		return x.ProviderKey
+	}
+	return nil
+}
+
+func (x *KeystoreShard) GetKeyVersion() string {
+	if x != nil {
+		return x.KeyVersion
+	}
+	return ""
+}
+
+func (x *KeystoreShard) GetWrappedKey() []byte {
+	if x != nil {
+		return x.WrappedKey
+	}
+	return nil
+}
+
+func (x *KeystoreShard) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+func (x *KeystoreShard) GetSealedShare() []byte {
+	if x != nil {
+		return x.SealedShare
+	}
+	return nil
+}
+
+func (x *KeystoreShard) GetCreateTimeUnixNano() int64 {
+	if x != nil {
+		return x.CreateTimeUnixNano
+	}
+	return 0
+}
+
+// GroupSeal is the MasterKey under the key that the secrets of all groups give
+// together.
+type GroupSeal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Nonce of AES-256-GCM, 12 bytes.
+	Nonce []byte `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	// The MasterKey under that key, 32 + 16 bytes.
+	SealedMasterKey []byte `protobuf:"bytes,2,opt,name=sealed_master_key,json=sealedMasterKey,proto3" json:"sealed_master_key,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *GroupSeal) Reset() {
+	*x = GroupSeal{}
+	mi := &file_seal_sealpb_seal_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupSeal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupSeal) ProtoMessage() {}
+
+func (x *GroupSeal) ProtoReflect() protoreflect.Message {
+	mi := &file_seal_sealpb_seal_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupSeal.ProtoReflect.Descriptor instead.
+func (*GroupSeal) Descriptor() ([]byte, []int) {
+	return file_seal_sealpb_seal_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *GroupSeal) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+func (x *GroupSeal) GetSealedMasterKey() []byte {
+	if x != nil {
+		return x.SealedMasterKey
+	}
+	return nil
+}
+
+// CarriedKey is the key that authenticated the registry under an earlier
+// MasterKey, sealed under this one.
+type CarriedKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Generation of the earlier MasterKey, less than the manifest's.
+	Generation uint64 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	// Nonce of AES-256-GCM, 12 bytes.
+	Nonce []byte `protobuf:"bytes,2,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	// The key under one derived from the MasterKey, 32 + 16 bytes.
+	Sealed        []byte `protobuf:"bytes,3,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CarriedKey) Reset() {
+	*x = CarriedKey{}
+	mi := &file_seal_sealpb_seal_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CarriedKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CarriedKey) ProtoMessage() {}
+
+func (x *CarriedKey) ProtoReflect() protoreflect.Message {
+	mi := &file_seal_sealpb_seal_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CarriedKey.ProtoReflect.Descriptor instead.
+func (*CarriedKey) Descriptor() ([]byte, []int) {
+	return file_seal_sealpb_seal_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *CarriedKey) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *CarriedKey) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+func (x *CarriedKey) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
 // Record is everything a node needs to become unsealed: the manifest and the
 // ciphertexts that go with it.
 type Record struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 1.
+	// 1 or 2, the format of the manifest.
 	Format uint32 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
 	// What the ceremony decided.
 	Manifest *Manifest `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"`
 	// AUTO: at least one.
 	Wrappings []*Wrapping `protobuf:"bytes,3,rep,name=wrappings,proto3" json:"wrappings,omitempty"`
 	// SHAMIR: for every holder with an encrypted_shard_hash.
-	Shards        []*Shard `protobuf:"bytes,4,rep,name=shards,proto3" json:"shards,omitempty"`
+	Shards []*Shard `protobuf:"bytes,4,rep,name=shards,proto3" json:"shards,omitempty"`
+	// Format 2, SHAMIR with several groups.
+	GroupSeal *GroupSeal `protobuf:"bytes,5,opt,name=group_seal,json=groupSeal,proto3" json:"group_seal,omitempty"`
+	// Format 2: in order of generation, none twice.
+	CarriedKeys   []*CarriedKey `protobuf:"bytes,6,rep,name=carried_keys,json=carriedKeys,proto3" json:"carried_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_seal_sealpb_seal_proto_msgTypes[5]
+	mi := &file_seal_sealpb_seal_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -613,7 +1082,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_seal_sealpb_seal_proto_msgTypes[5]
+	mi := &file_seal_sealpb_seal_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -626,7 +1095,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_seal_sealpb_seal_proto_rawDescGZIP(), []int{5}
+	return file_seal_sealpb_seal_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Record) GetFormat() uint32 {
@@ -657,11 +1126,32 @@ func (x *Record) GetShards() []*Shard {
 	return nil
 }
 
+func (x *Record) GetGroupSeal() *GroupSeal {
+	if x != nil {
+		return x.GroupSeal
+	}
+	return nil
+}
+
+func (x *Record) GetCarriedKeys() []*CarriedKey {
+	if x != nil {
+		return x.CarriedKeys
+	}
+	return nil
+}
+
 var File_seal_sealpb_seal_proto protoreflect.FileDescriptor
 
 const file_seal_sealpb_seal_proto_rawDesc = "" +
 	"\n" +
-	"\x16seal/sealpb/seal.proto\x12\x0fkrypton.seal.v1\"\xe2\x01\n" +
+	"\x16seal/sealpb/seal.proto\x12\x0fkrypton.seal.v1\"9\n" +
+	"\x05Group\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\tthreshold\x18\x02 \x01(\rR\tthreshold\"_\n" +
+	"\x06Domain\x12#\n" +
+	"\rprovider_type\x18\x01 \x01(\tR\fproviderType\x12\x18\n" +
+	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x16\n" +
+	"\x06region\x18\x03 \x01(\tR\x06region\"\xe8\x02\n" +
 	"\x06Holder\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12\f\n" +
 	"\x01x\x18\x02 \x01(\rR\x01x\x12/\n" +
@@ -670,10 +1160,14 @@ const file_seal_sealpb_seal_proto_rawDesc = "" +
 	"\n" +
 	"share_hash\x18\x05 \x01(\fR\tshareHash\x120\n" +
 	"\x14encrypted_shard_hash\x18\x06 \x01(\fR\x12encryptedShardHash\x12\x14\n" +
-	"\x05group\x18\a \x01(\rR\x05group\";\n" +
+	"\x05group\x18\a \x01(\rR\x05group\x12\x12\n" +
+	"\x04name\x18\b \x01(\tR\x04name\x12?\n" +
+	"\fprovider_key\x18\t \x01(\v2\x1c.krypton.seal.v1.ProviderKeyR\vproviderKey\x12/\n" +
+	"\x06domain\x18\n" +
+	" \x01(\v2\x17.krypton.seal.v1.DomainR\x06domain\";\n" +
 	"\vProviderKey\x12\x1a\n" +
 	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x10\n" +
-	"\x03key\x18\x02 \x01(\tR\x03key\"\xf0\x03\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\"\xa7\x05\n" +
 	"\bManifest\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1f\n" +
 	"\vkeyspace_id\x18\x02 \x01(\fR\n" +
@@ -692,7 +1186,11 @@ const file_seal_sealpb_seal_proto_rawDesc = "" +
 	"\x15master_key_commitment\x18\n" +
 	" \x01(\fR\x13masterKeyCommitment\x12%\n" +
 	"\x0esigned_intents\x18\v \x03(\fR\rsignedIntents\x121\n" +
-	"\x15create_time_unix_nano\x18\f \x01(\x03R\x12createTimeUnixNano\"\x82\x02\n" +
+	"\x15create_time_unix_nano\x18\f \x01(\x03R\x12createTimeUnixNano\x12.\n" +
+	"\x06groups\x18\r \x03(\v2\x16.krypton.seal.v1.GroupR\x06groups\x12+\n" +
+	"\x11previous_manifest\x18\x0e \x01(\fR\x10previousManifest\x121\n" +
+	"\x04kind\x18\x0f \x01(\x0e2\x1d.krypton.seal.v1.CeremonyKindR\x04kind\x12%\n" +
+	"\x0eaccepted_risks\x18\x10 \x03(\tR\racceptedRisks\"\x82\x02\n" +
 	"\bWrapping\x12?\n" +
 	"\fprovider_key\x18\x01 \x01(\v2\x1c.krypton.seal.v1.ProviderKeyR\vproviderKey\x12\x1f\n" +
 	"\vkey_version\x18\x02 \x01(\tR\n" +
@@ -704,12 +1202,34 @@ const file_seal_sealpb_seal_proto_rawDesc = "" +
 	"\x15create_time_unix_nano\x18\x06 \x01(\x03R\x12createTimeUnixNano\"F\n" +
 	"\x05Shard\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12'\n" +
-	"\x0fencrypted_shard\x18\x02 \x01(\fR\x0eencryptedShard\"\xc0\x01\n" +
+	"\x0fencrypted_shard\x18\x02 \x01(\fR\x0eencryptedShard\"\xfe\x01\n" +
+	"\rKeystoreShard\x12?\n" +
+	"\fprovider_key\x18\x01 \x01(\v2\x1c.krypton.seal.v1.ProviderKeyR\vproviderKey\x12\x1f\n" +
+	"\vkey_version\x18\x02 \x01(\tR\n" +
+	"keyVersion\x12\x1f\n" +
+	"\vwrapped_key\x18\x03 \x01(\fR\n" +
+	"wrappedKey\x12\x14\n" +
+	"\x05nonce\x18\x04 \x01(\fR\x05nonce\x12!\n" +
+	"\fsealed_share\x18\x05 \x01(\fR\vsealedShare\x121\n" +
+	"\x15create_time_unix_nano\x18\x06 \x01(\x03R\x12createTimeUnixNano\"M\n" +
+	"\tGroupSeal\x12\x14\n" +
+	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12*\n" +
+	"\x11sealed_master_key\x18\x02 \x01(\fR\x0fsealedMasterKey\"Z\n" +
+	"\n" +
+	"CarriedKey\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x04R\n" +
+	"generation\x12\x14\n" +
+	"\x05nonce\x18\x02 \x01(\fR\x05nonce\x12\x16\n" +
+	"\x06sealed\x18\x03 \x01(\fR\x06sealed\"\xbb\x02\n" +
 	"\x06Record\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x125\n" +
 	"\bmanifest\x18\x02 \x01(\v2\x19.krypton.seal.v1.ManifestR\bmanifest\x127\n" +
 	"\twrappings\x18\x03 \x03(\v2\x19.krypton.seal.v1.WrappingR\twrappings\x12.\n" +
-	"\x06shards\x18\x04 \x03(\v2\x16.krypton.seal.v1.ShardR\x06shards*<\n" +
+	"\x06shards\x18\x04 \x03(\v2\x16.krypton.seal.v1.ShardR\x06shards\x129\n" +
+	"\n" +
+	"group_seal\x18\x05 \x01(\v2\x1a.krypton.seal.v1.GroupSealR\tgroupSeal\x12>\n" +
+	"\fcarried_keys\x18\x06 \x03(\v2\x1b.krypton.seal.v1.CarriedKeyR\vcarriedKeys*<\n" +
 	"\x04Mode\x12\x14\n" +
 	"\x10MODE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tMODE_AUTO\x10\x01\x12\x0f\n" +
@@ -718,7 +1238,14 @@ const file_seal_sealpb_seal_proto_rawDesc = "" +
 	"HolderKind\x12\x1b\n" +
 	"\x17HOLDER_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12HOLDER_KIND_PERSON\x10\x01\x12\x18\n" +
-	"\x14HOLDER_KIND_KEYSTORE\x10\x02B7Z5github.com/openkcm/krypton-cluster/seal/sealpb;sealpbb\x06proto3"
+	"\x14HOLDER_KIND_KEYSTORE\x10\x02*\xb9\x01\n" +
+	"\fCeremonyKind\x12\x1d\n" +
+	"\x19CEREMONY_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12CEREMONY_KIND_INIT\x10\x01\x12\x19\n" +
+	"\x15CEREMONY_KIND_RESHARE\x10\x02\x12\x17\n" +
+	"\x13CEREMONY_KIND_REKEY\x10\x03\x12\x19\n" +
+	"\x15CEREMONY_KIND_MIGRATE\x10\x04\x12#\n" +
+	"\x1fCEREMONY_KIND_REKEY_COMPROMISED\x10\x05B7Z5github.com/openkcm/krypton-cluster/seal/sealpb;sealpbb\x06proto3"
 
 var (
 	file_seal_sealpb_seal_proto_rawDescOnce sync.Once
@@ -732,32 +1259,45 @@ func file_seal_sealpb_seal_proto_rawDescGZIP() []byte {
 	return file_seal_sealpb_seal_proto_rawDescData
 }
 
-var file_seal_sealpb_seal_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_seal_sealpb_seal_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_seal_sealpb_seal_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_seal_sealpb_seal_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_seal_sealpb_seal_proto_goTypes = []any{
-	(Mode)(0),           // 0: krypton.seal.v1.Mode
-	(HolderKind)(0),     // 1: krypton.seal.v1.HolderKind
-	(*Holder)(nil),      // 2: krypton.seal.v1.Holder
-	(*ProviderKey)(nil), // 3: krypton.seal.v1.ProviderKey
-	(*Manifest)(nil),    // 4: krypton.seal.v1.Manifest
-	(*Wrapping)(nil),    // 5: krypton.seal.v1.Wrapping
-	(*Shard)(nil),       // 6: krypton.seal.v1.Shard
-	(*Record)(nil),      // 7: krypton.seal.v1.Record
+	(Mode)(0),             // 0: krypton.seal.v1.Mode
+	(HolderKind)(0),       // 1: krypton.seal.v1.HolderKind
+	(CeremonyKind)(0),     // 2: krypton.seal.v1.CeremonyKind
+	(*Group)(nil),         // 3: krypton.seal.v1.Group
+	(*Domain)(nil),        // 4: krypton.seal.v1.Domain
+	(*Holder)(nil),        // 5: krypton.seal.v1.Holder
+	(*ProviderKey)(nil),   // 6: krypton.seal.v1.ProviderKey
+	(*Manifest)(nil),      // 7: krypton.seal.v1.Manifest
+	(*Wrapping)(nil),      // 8: krypton.seal.v1.Wrapping
+	(*Shard)(nil),         // 9: krypton.seal.v1.Shard
+	(*KeystoreShard)(nil), // 10: krypton.seal.v1.KeystoreShard
+	(*GroupSeal)(nil),     // 11: krypton.seal.v1.GroupSeal
+	(*CarriedKey)(nil),    // 12: krypton.seal.v1.CarriedKey
+	(*Record)(nil),        // 13: krypton.seal.v1.Record
 }
 var file_seal_sealpb_seal_proto_depIdxs = []int32{
-	1, // 0: krypton.seal.v1.Holder.kind:type_name -> krypton.seal.v1.HolderKind
-	0, // 1: krypton.seal.v1.Manifest.mode:type_name -> krypton.seal.v1.Mode
-	2, // 2: krypton.seal.v1.Manifest.holders:type_name -> krypton.seal.v1.Holder
-	3, // 3: krypton.seal.v1.Manifest.provider_keys:type_name -> krypton.seal.v1.ProviderKey
-	3, // 4: krypton.seal.v1.Wrapping.provider_key:type_name -> krypton.seal.v1.ProviderKey
-	4, // 5: krypton.seal.v1.Record.manifest:type_name -> krypton.seal.v1.Manifest
-	5, // 6: krypton.seal.v1.Record.wrappings:type_name -> krypton.seal.v1.Wrapping
-	6, // 7: krypton.seal.v1.Record.shards:type_name -> krypton.seal.v1.Shard
-	8, // [8:8] is the sub-list for method output_type
-	8, // [8:8] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	1,  // 0: krypton.seal.v1.Holder.kind:type_name -> krypton.seal.v1.HolderKind
+	6,  // 1: krypton.seal.v1.Holder.provider_key:type_name -> krypton.seal.v1.ProviderKey
+	4,  // 2: krypton.seal.v1.Holder.domain:type_name -> krypton.seal.v1.Domain
+	0,  // 3: krypton.seal.v1.Manifest.mode:type_name -> krypton.seal.v1.Mode
+	5,  // 4: krypton.seal.v1.Manifest.holders:type_name -> krypton.seal.v1.Holder
+	6,  // 5: krypton.seal.v1.Manifest.provider_keys:type_name -> krypton.seal.v1.ProviderKey
+	3,  // 6: krypton.seal.v1.Manifest.groups:type_name -> krypton.seal.v1.Group
+	2,  // 7: krypton.seal.v1.Manifest.kind:type_name -> krypton.seal.v1.CeremonyKind
+	6,  // 8: krypton.seal.v1.Wrapping.provider_key:type_name -> krypton.seal.v1.ProviderKey
+	6,  // 9: krypton.seal.v1.KeystoreShard.provider_key:type_name -> krypton.seal.v1.ProviderKey
+	7,  // 10: krypton.seal.v1.Record.manifest:type_name -> krypton.seal.v1.Manifest
+	8,  // 11: krypton.seal.v1.Record.wrappings:type_name -> krypton.seal.v1.Wrapping
+	9,  // 12: krypton.seal.v1.Record.shards:type_name -> krypton.seal.v1.Shard
+	11, // 13: krypton.seal.v1.Record.group_seal:type_name -> krypton.seal.v1.GroupSeal
+	12, // 14: krypton.seal.v1.Record.carried_keys:type_name -> krypton.seal.v1.CarriedKey
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_seal_sealpb_seal_proto_init() }
@@ -770,8 +1310,8 @@ func file_seal_sealpb_seal_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_seal_sealpb_seal_proto_rawDesc), len(file_seal_sealpb_seal_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   6,
+			NumEnums:      3,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
