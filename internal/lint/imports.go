@@ -160,8 +160,16 @@ var Restrictions = []Restriction{
 	},
 	{
 		What:      []string{"golang.org/x/crypto"},
-		Importers: map[string]string{"intent/sign": "a person's key may be in an SSH agent or a file of ssh-keygen"},
-		Instead:   "use the standard library; for a person's key call intent/sign",
+		Importers: map[string]string{
+			"intent/sign": "a person's key may be in an SSH agent or a file of ssh-keygen",
+			"seal/agebox": "a person's share may be encrypted to a key of ssh-keygen",
+		},
+		Instead: "use the standard library; for a person's key call intent/sign",
+	},
+	{
+		What:      []string{"filippo.io/age"},
+		Importers: map[string]string{"seal/agebox": "it is what agebox is made of, and keeps what age leaves on the heap together"},
+		Instead:   "call package seal/agebox",
 	},
 	{
 		What: []string{Module + "/memsec/reveal"},
