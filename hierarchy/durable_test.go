@@ -21,7 +21,7 @@ func TestI11_DurableVocabularyNeverChanges(t *testing.T) {
 	}
 	for _, l := range []string{
 		hierarchy.LabelCommit, hierarchy.LabelKey, hierarchy.LabelIVKWrapping, hierarchy.LabelRegistryMAC,
-		hierarchy.LabelBackup, hierarchy.LabelMasterKeyCommitment, hierarchy.LabelFounding,
+		hierarchy.LabelBackup, hierarchy.LabelMasterKeyCommitment, hierarchy.LabelFounding, hierarchy.LabelCarriedKeys,
 	} {
 		fmt.Fprintf(&b, "label %s\n", l)
 	}
@@ -56,7 +56,7 @@ func TestI11_DurableVocabularyNeverChanges(t *testing.T) {
 func TestWireStringsAndLabelsAreUniqueAndNoPrefixOfAnother(t *testing.T) {
 	labels := []string{
 		hierarchy.LabelCommit, hierarchy.LabelKey, hierarchy.LabelIVKWrapping, hierarchy.LabelRegistryMAC,
-		hierarchy.LabelBackup, hierarchy.LabelMasterKeyCommitment, hierarchy.LabelFounding,
+		hierarchy.LabelBackup, hierarchy.LabelMasterKeyCommitment, hierarchy.LabelFounding, hierarchy.LabelCarriedKeys,
 	}
 	for i, a := range labels {
 		for j, b := range labels {

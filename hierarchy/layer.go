@@ -113,5 +113,6 @@ const (
 	LabelFounding            = "krypton/v1/founding"             // parent of IVK envelopes to that of one founding
 	LabelRegistryMAC         = "krypton/v1/registry-mac"         // MasterKey to the MAC key of snapshots and backups
 	LabelBackup              = "krypton/v1/backup"               // MasterKey to the key that seals backup bodies
+	LabelCarriedKeys         = "krypton/v1/carried-keys"         // MasterKey to the key that seals registry-MAC keys of earlier generations
 	LabelMasterKeyCommitment = "krypton/v1/masterkey-commitment" // MasterKey to its public commitment
 )

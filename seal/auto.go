@@ -2,13 +2,11 @@ package seal
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"sync"
 
-	"github.com/openkcm/krypton-cluster/internal/corr"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/keystore"
 	"github.com/openkcm/krypton-cluster/memsec"
@@ -117,60 +115,29 @@ func classOfOpening(err error) keystore.Class {
 	return keystore.ClassOf(err)
 }
 
-func providerKey(w *sealpb.Wrapping) ProviderKey {
-	return ProviderKey{Provider: w.GetProviderKey().GetProvider(), Key: keystore.KeyRef(w.GetProviderKey().GetKey())}
-}
+func providerKey(w *sealpb.Wrapping) ProviderKey { return keyOf(w.GetProviderKey()) }
 
 // wrapAll fills pb for auto mode. Every keystore of the plan has to wrap.
 func wrapAll(ctx context.Context, rand io.Reader, masterKey memsec.Secret, c Ceremony, p Plan, keystores *keystore.Registry, pb *sealpb.Record) error {
-	pb.Manifest.Mode = sealpb.Mode_MODE_AUTO
 	for _, k := range p.ProviderKeys {
 		w, err := wrapOne(ctx, rand, masterKey, c, k, keystores)
 		if err != nil {
 			return fmt.Errorf("wrap MasterKey under %s: %w", k, err)
 		}
-		pb.Manifest.ProviderKeys = append(pb.Manifest.ProviderKeys, w.GetProviderKey())
 		pb.Wrappings = append(pb.Wrappings, w)
 	}
 	return nil
 }
 
-// wrapOne gives the keystore a key that is used once and encrypts the
-// MasterKey with that (I6): a keystore's log, or a proxy that inspects TLS
-// before it, is worth nothing without the record.
+// wrapOne makes one wrapping of the MasterKey (I6).
 func wrapOne(ctx context.Context, rand io.Reader, masterKey memsec.Secret, c Ceremony, k ProviderKey, keystores *keystore.Registry) (*sealpb.Wrapping, error) {
-	if keystores == nil {
-		return nil, errors.New("no keystores are configured")
-	}
-	prov, err := keystores.Get(k.Provider)
-	if err != nil {
-		return nil, err
-	}
-	once, err := memsec.Random(rand, memsec.KeySize, memsec.Hot)
-	if err != nil {
-		return nil, err
-	}
-	defer once.Destroy()
-	a, err := memsec.NewAEAD(once)
-	if err != nil {
-		return nil, err
-	}
-	defer a.Destroy()
-	nonce := make([]byte, memsec.NonceSize)
-	if _, err := io.ReadFull(rand, nonce); err != nil {
-		return nil, fmt.Errorf("draw nonce: %w", err)
-	}
-	sealed, err := a.SealSecret(nil, nonce, masterKey, c.aad("krypton/v1/seal-masterkey"))
-	if err != nil {
-		return nil, err
-	}
-	res, err := prov.Wrap(ctx, keystore.WrapRequest{Key: k.Key, Secret: once, AAD: c.aad("krypton/v1/seal-auto"), Correlation: corr.From(ctx)})
+	x, err := c.wrappingBinding().seal(ctx, rand, masterKey, k, keystores)
 	if err != nil {
 		return nil, err
 	}
 	return &sealpb.Wrapping{
 		ProviderKey: &sealpb.ProviderKey{Provider: k.Provider, Key: string(k.Key)},
-		KeyVersion:  string(res.KeyVersion), WrappedKey: res.Blob, Nonce: nonce, SealedMasterKey: sealed,
+		KeyVersion:  x.keyVersion, WrappedKey: x.wrappedKey, Nonce: x.nonce, SealedMasterKey: x.sealed,
 		CreateTimeUnixNano: c.Time.UnixNano(),
 	}, nil
 }
@@ -178,39 +145,8 @@ func wrapOne(ctx context.Context, rand io.Reader, masterKey memsec.Secret, c Cer
 // openWrapping opens one wrapping and returns the MasterKey only if it matches
 // the commitment (I2).
 func openWrapping(ctx context.Context, r Record, w *sealpb.Wrapping, keystores *keystore.Registry) (memsec.Secret, error) {
-	if keystores == nil {
-		return memsec.Secret{}, keystore.NewError(keystore.Error{Class: keystore.Misconfigured, Provider: w.GetProviderKey().GetProvider(), Op: keystore.OpUnwrap},
-			errors.New("no keystores are configured"))
-	}
-	pk := providerKey(w)
-	prov, err := keystores.Get(pk.Provider)
+	masterKey, err := r.ceremony().wrappingBinding().open(ctx, boxOfWrapping(w), providerKey(w), keystores)
 	if err != nil {
-		return memsec.Secret{}, err
-	}
-	c := Ceremony{Keyspace: r.Keyspace(), ID: r.Ceremony(), Generation: r.Generation()}
-	res, err := prov.Unwrap(ctx, keystore.UnwrapRequest{
-		Key: pk.Key, Blob: w.GetWrappedKey(), AAD: c.aad("krypton/v1/seal-auto"), Class: memsec.Hot, Correlation: corr.From(ctx),
-	})
-	if err != nil {
-		return memsec.Secret{}, err
-	}
-	defer res.Secret.Destroy()
-	corrupt := func(cause error) error {
-		return keystore.NewError(keystore.Error{Class: keystore.Corrupt, Provider: pk.Provider, Key: pk.Key, Op: keystore.OpUnwrap, RequestID: res.RequestID}, cause)
-	}
-	if res.Secret.Len() != memsec.KeySize {
-		return memsec.Secret{}, corrupt(fmt.Errorf("the keystore returned %d bytes, want %d", res.Secret.Len(), memsec.KeySize))
-	}
-	a, err := memsec.NewAEAD(res.Secret)
-	if err != nil {
-		return memsec.Secret{}, err
-	}
-	defer a.Destroy()
-	masterKey, err := a.OpenSecret(w.GetNonce(), w.GetSealedMasterKey(), c.aad("krypton/v1/seal-masterkey"), memsec.Cold)
-	switch {
-	case errs.Is(err, errs.Integrity):
-		return memsec.Secret{}, corrupt(errors.New("the sealed MasterKey does not open with the key that the keystore returned"))
-	case err != nil:
 		return memsec.Secret{}, err
 	}
 	if err := checkCommitment(r, masterKey); err != nil {
@@ -218,6 +154,19 @@ func openWrapping(ctx context.Context, r Record, w *sealpb.Wrapping, keystores *
 		return memsec.Secret{}, err
 	}
 	return masterKey, nil
+}
+
+func boxOfWrapping(w *sealpb.Wrapping) box {
+	return box{keyVersion: w.GetKeyVersion(), wrappedKey: w.GetWrappedKey(), nonce: w.GetNonce(), sealed: w.GetSealedMasterKey()}
+}
+
+func (c Ceremony) wrappingBinding() binding {
+	return binding{outer: c.aad("krypton/v1/seal-auto"), inner: c.aad("krypton/v1/seal-masterkey")}
+}
+
+// ceremony returns what the associated data of the record's ciphertexts is made of.
+func (r Record) ceremony() Ceremony {
+	return Ceremony{Keyspace: r.Keyspace(), Cluster: r.Cluster(), ID: r.Ceremony(), Generation: r.Generation()}
 }
 
 // aad binds a wrapping to its keyspace, seal and generation.

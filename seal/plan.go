@@ -3,21 +3,12 @@ package seal
 import (
 	"errors"
 	"fmt"
-	"unicode/utf8"
-)
+	"slices"
 
-// Limits of a plan.
-const (
-	// MaxGroups is the largest number of groups.
-	MaxGroups = 8
-	// MaxName is the longest name of a holder or group, in bytes.
-	MaxName = 128
-	// MaxDomain is the longest text of each field of a [Domain], in bytes.
-	MaxDomain = 128
-	// MaxRisks and MaxRisk bound the accepted risks: their number, and the
-	// bytes of each.
-	MaxRisks = 16
-	MaxRisk  = 128
+	"github.com/openkcm/krypton-cluster/keystore"
+	"github.com/openkcm/krypton-cluster/seal/agebox"
+	"github.com/openkcm/krypton-cluster/seal/manifest"
+	"github.com/openkcm/krypton-cluster/seal/sealpb"
 )
 
 // Kind says why a ceremony is held. The zero value is [KindInit] for [Create]
@@ -141,37 +132,156 @@ func (p Plan) Format() int {
 	return 1
 }
 
+// check refuses what the manifest would refuse, before anything secret is made.
 func (p Plan) check() error {
 	switch p.Mode() {
 	case ModeShamir:
-		return p.checkGroups()
 	case ModeAuto:
-		return nil
+		return nil // the manifest's own check says enough
 	case ModeUnspecified:
+		return errors.New("name either holders of shares and a threshold, or keystores")
 	}
-	return errors.New("name either holders of shares and a threshold, or keystores")
-}
-
-func (p Plan) checkGroups() error {
 	if len(p.Groups) > MaxGroups {
 		return fmt.Errorf("%d groups, the limit is %d", len(p.Groups), MaxGroups)
 	}
+	if n := len(p.Holders()); n > MaxShares {
+		return fmt.Errorf("%d shares, the limit is %d", n, MaxShares)
+	}
+	names := make(map[string]bool)
 	for _, g := range p.Groups {
-		if err := checkThreshold(len(g.Holders), g.Threshold); err != nil {
+		if err := manifest.CheckThreshold(len(g.Holders), int64(g.Threshold)); err != nil {
 			return err
 		}
 		for _, h := range g.Holders {
-			if err := checkName("a holder", h.Name); err != nil {
+			if err := manifest.CheckText("name of a holder", h.Name, MaxName); err != nil {
 				return err
+			}
+			if names[h.Name] {
+				return fmt.Errorf("two holders have the name %q", h.Name)
+			}
+			names[h.Name] = true
+			if err := h.check(); err != nil {
+				return fmt.Errorf("holder %q: %w", h.Name, err)
 			}
 		}
 	}
 	return nil
 }
 
-func checkName(of, s string) error {
-	if s == "" || len(s) > MaxName || !utf8.ValidString(s) {
-		return fmt.Errorf("name of %s with %d bytes, want 1 to %d of valid UTF-8", of, len(s), MaxName)
+func (h Holder) check() error {
+	switch {
+	case h.IsKeystore() && h.Recipient != "":
+		return errors.New("it has a recipient and a key; a person has the one, a keystore the other")
+	case h.IsKeystore():
+		return h.Key.check()
+	case h.Recipient != "":
+		_, err := agebox.ParseRecipient(h.Recipient)
+		return err
+	}
+	return nil
+}
+
+// PlanOf returns the plan of a manifest that was accepted by [manifest.Check]:
+// who holds what, and why. The intents are not in it.
+func PlanOf(m *sealpb.Manifest) Plan {
+	p := Plan{Kind: kindOf(m), AcceptedRisks: slices.Clone(m.GetAcceptedRisks())}
+	copy(p.Previous[:], m.GetPreviousManifest())
+	for _, k := range m.GetProviderKeys() {
+		p.ProviderKeys = append(p.ProviderKeys, keyOf(k))
+	}
+	for _, g := range m.GetGroups() {
+		p.Groups = append(p.Groups, Group{Name: g.GetName(), Threshold: int(g.GetThreshold())})
+	}
+	if len(m.GetGroups()) == 0 && len(m.GetHolders()) > 0 { // format 1
+		p.Groups = []Group{{Threshold: int(m.GetThreshold())}}
+	}
+	for _, h := range m.GetHolders() {
+		one := Holder{Name: h.GetName(), Recipient: h.GetRecipient(), Key: keyOf(h.GetProviderKey())}
+		if m.GetFormat() < manifest.Format2 {
+			one.Name, one.Recipient = h.GetRecipient(), ""
+		}
+		if d := h.GetDomain(); d != nil {
+			one.Domain = Domain{ProviderType: d.GetProviderType(), Account: d.GetAccount(), Region: d.GetRegion()}
+		}
+		g := &p.Groups[h.GetGroup()]
+		g.Holders = append(g.Holders, one)
+	}
+	return p
+}
+
+// kindOf returns the kind of a ceremony; those of format 1 were all the first.
+func kindOf(m *sealpb.Manifest) Kind {
+	switch m.GetKind() {
+	case sealpb.CeremonyKind_CEREMONY_KIND_RESHARE:
+		return KindReshare
+	case sealpb.CeremonyKind_CEREMONY_KIND_REKEY:
+		return KindRekey
+	case sealpb.CeremonyKind_CEREMONY_KIND_MIGRATE:
+		return KindMigrate
+	case sealpb.CeremonyKind_CEREMONY_KIND_REKEY_COMPROMISED:
+		return KindRekeyCompromised
+	case sealpb.CeremonyKind_CEREMONY_KIND_INIT, sealpb.CeremonyKind_CEREMONY_KIND_UNSPECIFIED:
+	}
+	return KindInit
+}
+
+func keyOf(k *sealpb.ProviderKey) ProviderKey {
+	return ProviderKey{Provider: k.GetProvider(), Key: keystore.KeyRef(k.GetKey())}
+}
+
+// proto returns the message of a key.
+func (k ProviderKey) proto() *sealpb.ProviderKey {
+	return &sealpb.ProviderKey{Provider: k.Provider, Key: string(k.Key)}
+}
+
+// describe puts the plan into a manifest. shares are those of the plan's holders.
+func (p Plan) describe(m *sealpb.Manifest, shares []Share) error {
+	m.SignedIntents = p.Intents
+	newer := m.GetFormat() >= manifest.Format2
+	if newer {
+		m.Kind, m.AcceptedRisks = sealpb.CeremonyKind(max(p.Kind, KindInit)), p.AcceptedRisks //nolint:gosec // A handful of constants; the check of the manifest refuses others.
+		if p.Previous != (Digest{}) {
+			m.PreviousManifest = p.Previous[:]
+		}
+	}
+	if p.Mode() == ModeAuto {
+		m.Mode = sealpb.Mode_MODE_AUTO
+		for _, k := range p.ProviderKeys {
+			m.ProviderKeys = append(m.ProviderKeys, k.proto())
+		}
+		return nil
+	}
+	m.Mode = sealpb.Mode_MODE_SHAMIR
+	if len(p.Groups) == 1 {
+		m.Threshold = uint32(p.Groups[0].Threshold) //nolint:gosec // 2 to 255, see check.
+	}
+	next := 0
+	for i, g := range p.Groups {
+		if newer {
+			m.Groups = append(m.Groups, &sealpb.Group{Name: g.Name, Threshold: uint32(g.Threshold)}) //nolint:gosec // The same.
+		}
+		for _, h := range g.Holders {
+			s := shares[next]
+			next++
+			hash, err := s.hash()
+			if err != nil {
+				return err
+			}
+			pb := &sealpb.Holder{
+				Index: uint32(s.index), X: uint32(s.x), Group: uint32(i), Kind: sealpb.HolderKind_HOLDER_KIND_PERSON, //nolint:gosec // At most MaxGroups.
+				Recipient: h.Recipient, ShareHash: hash[:], Name: h.Name,
+			}
+			if !newer {
+				pb.Recipient, pb.Name = h.Name, ""
+			}
+			if h.IsKeystore() {
+				pb.Kind, pb.ProviderKey = sealpb.HolderKind_HOLDER_KIND_KEYSTORE, h.Key.proto()
+			}
+			if !h.Domain.IsZero() {
+				pb.Domain = &sealpb.Domain{ProviderType: h.Domain.ProviderType, Account: h.Domain.Account, Region: h.Domain.Region}
+			}
+			m.Holders = append(m.Holders, pb)
+		}
 	}
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/seal/sealpb"
 )
@@ -38,18 +39,28 @@ func internalSeal(t *testing.T, n, m int) (Record, []Share) {
 	return r, shares
 }
 
-// The state machine never combines too few; the mathematics must not either.
+// Whoever collects shares never combines too few; combine does not either, and
+// the mathematics under it give nothing.
 func TestI4_FewerSharesCombineToSomethingElse(t *testing.T) {
 	r, shares := internalSeal(t, 5, 4)
 	for m := 2; m <= 5; m++ {
+		enough := m >= 4
 		mk, err := combine(r, shares[5-m:])
 		mk.Destroy()
-		if enough := m >= 4; enough != (err == nil) || (!enough && !errors.Is(err, ErrCommitment)) {
+		if enough != (err == nil) || (!enough && !errs.Is(err, errs.Sealed)) {
 			t.Errorf("%d of 4 needed: %v", m, err)
 		}
+		mk, err = joinShares(shares[5-m:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := checkCommitment(r, mk); enough != (err == nil) || (!enough && !errors.Is(err, ErrCommitment)) {
+			t.Errorf("%d of 4 needed, joined: %v", m, err)
+		}
+		mk.Destroy()
 	}
 	for name, bad := range map[string][]Share{"none": {}, "one": shares[:1], "one twice": {shares[0], shares[0]}} {
-		if mk, err := combine(r, bad); err == nil {
+		if mk, err := joinShares(bad); err == nil {
 			mk.Destroy()
 			t.Errorf("%s: combined", name)
 		}

@@ -1,6 +1,7 @@
 package seal
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/memsec/reveal"
+	"github.com/openkcm/krypton-cluster/seal/sealpb"
 )
 
 // Fingerprint is the SHA-256 of a cluster's genesis: what every node pins and
@@ -86,11 +88,50 @@ func (s Share) IsFor(f Fingerprint) bool {
 	return s.cluster != [fingerprintPrefix]byte{} && s.cluster == [fingerprintPrefix]byte(f[:])
 }
 
+// Claim returns the share marked for the cluster of that fingerprint, which the
+// caller knows from elsewhere: one that was made when the cluster had no
+// fingerprint yet is marked now, one that is marked for another cluster is
+// refused with [ErrShareCluster] (I7). The caller keeps the share.
+func (s Share) Claim(f Fingerprint) (Share, error) {
+	if s.cluster != ([fingerprintPrefix]byte{}) && !s.IsFor(f) {
+		return Share{}, refuseShare(ErrShareCluster, "the share is of another cluster: its fingerprint is not this one's", "check which cluster you are talking to")
+	}
+	return s.ForCluster(f), nil
+}
+
 // Destroy wipes the share. It is idempotent, also for the zero Share.
 func (s Share) Destroy() {
 	if !s.secret.IsZero() {
 		s.secret.Destroy()
 	}
+}
+
+// CheckShare refuses a share that is not the one that the ceremony gave to the
+// holder of its number (I3). What it says about itself is compared first, so that
+// the holder of a share of another keyspace or ceremony hears that, and not that
+// the share is wrong. Every refusal has the code errs.ShareRefused. Which cluster
+// the share is marked for is for the caller to compare.
+func CheckShare(m *sealpb.Manifest, s Share) error {
+	keyspace, ceremony := hierarchy.KeyspaceID(m.GetKeyspaceId()), hierarchy.UID(m.GetCeremonyId())
+	switch n := len(m.GetHolders()); {
+	case s.keyspace != keyspace:
+		return refuseShare(ErrShareKeyspace, fmt.Sprintf("the share is of keyspace %s, not of %s", s.keyspace, keyspace), "check which cluster you are talking to")
+	case s.generation != hierarchy.Generation(m.GetGeneration()):
+		return refuseShare(ErrShareGeneration, fmt.Sprintf("the share is of MasterKey generation %d; needed is one of %d", s.generation, m.GetGeneration()), "use the share from the last rekey")
+	case s.ceremony != ceremony:
+		return refuseShare(ErrShareCeremony, fmt.Sprintf("the share is of ceremony %s; needed is one of %s", s.ceremony, ceremony), "use the share from the last ceremony")
+	case s.Index() < 1 || s.Index() > n:
+		return refuseShare(ErrShareIndex, fmt.Sprintf("the share has number %d; there are %d", s.index, n), "check that the share is whole")
+	}
+	h, err := s.hash()
+	if err != nil {
+		return fmt.Errorf("check share %d: %w", s.index, err)
+	}
+	if want := m.GetHolders()[s.index-1]; uint32(s.x) != want.GetX() || !bytes.Equal(h[:], want.GetShareHash()) {
+		return refuseShare(ErrShareWrong, fmt.Sprintf("the share says that it is number %d and is not the one that was given out as such", s.index),
+			"check with the others who held the ceremony; if nobody made a mistake, somebody made this share")
+	}
+	return nil
 }
 
 // hash is H_i: it recognises the whole share and binds it to its place. It is
@@ -116,12 +157,7 @@ func (s Share) appendWire(dst []byte) ([]byte, error) {
 	if s.cluster == ([fingerprintPrefix]byte{}) {
 		return nil, errors.New("share is not marked for a cluster")
 	}
-	dst = append(dst, shareVersion)
-	dst = append(dst, s.cluster[:]...)
-	dst = append(dst, s.keyspace[:]...)
-	dst = append(dst, s.ceremony[:]...)
-	dst = binary.BigEndian.AppendUint32(dst, uint32(s.generation)) //nolint:gosec // At most maxGeneration.
-	dst = append(dst, s.index)
+	dst = s.appendHead(dst)
 	err := reveal.With(s.secret, func(b []byte) error {
 		dst = append(dst, b...)
 		return nil
@@ -129,17 +165,40 @@ func (s Share) appendWire(dst []byte) ([]byte, error) {
 	return dst, err
 }
 
-// parseWire reads the binary form and wipes the share in b.
+// appendHead appends all of the binary form that stands before the whole share.
+func (s Share) appendHead(dst []byte) []byte {
+	dst = append(dst, shareVersion)
+	dst = append(dst, s.cluster[:]...)
+	dst = append(dst, s.keyspace[:]...)
+	dst = append(dst, s.ceremony[:]...)
+	dst = binary.BigEndian.AppendUint32(dst, uint32(s.generation)) //nolint:gosec // At most manifest.MaxGeneration.
+	return append(dst, s.index)
+}
+
+func notShare(why string) error {
+	return refuseShare(ErrShareText, "this is not a share: "+why, "check that it is whole and made by this version or an older one")
+}
+
+// parseWire reads the binary form of a share that is marked for a cluster, and
+// wipes the share in b.
 func parseWire(b []byte) (Share, error) {
-	defer clear(b)
-	notShare := func(why string) (Share, error) {
-		return Share{}, refuseShare(ErrShareText, "this is not a share: "+why, "check that it is whole and made by this version or an older one")
+	s, err := decodeWire(b)
+	if err == nil && s.cluster == [fingerprintPrefix]byte{} {
+		s.Destroy()
+		return Share{}, notShare("it names no cluster")
 	}
+	return s, err
+}
+
+// decodeWire is parseWire for a share that may be marked for no cluster: one
+// that was encrypted to its holder before the cluster had a fingerprint.
+func decodeWire(b []byte) (Share, error) {
+	defer clear(b)
 	if len(b) != wireSize {
-		return notShare(fmt.Sprintf("it has %d bytes, want %d", len(b), wireSize))
+		return Share{}, notShare(fmt.Sprintf("it has %d bytes, want %d", len(b), wireSize))
 	}
 	if b[0] != shareVersion {
-		return notShare(fmt.Sprintf("it has format %d, this version reads %d", b[0], shareVersion))
+		return Share{}, notShare(fmt.Sprintf("it has format %d, this version reads %d", b[0], shareVersion))
 	}
 	s, rest := Share{}, b[1:]
 	rest = rest[copy(s.cluster[:], rest):]
@@ -150,14 +209,14 @@ func parseWire(b []byte) (Share, error) {
 	secret := rest[5:]
 	s.x = secret[shareSize-1]
 	switch {
-	case s.cluster == [fingerprintPrefix]byte{} || s.keyspace.IsZero() || s.ceremony.IsZero() || s.generation == 0:
-		return notShare("it names no cluster, keyspace, ceremony or generation")
+	case s.keyspace.IsZero() || s.ceremony.IsZero() || s.generation == 0:
+		return Share{}, notShare("it names no keyspace, ceremony or generation")
 	case s.index == 0:
-		return notShare("it has no number")
+		return Share{}, notShare("it has no number")
 	case s.x == 0:
 		// At x = 0 the polynomial is the MasterKey, and combining with such a
 		// share returns whatever it holds.
-		return notShare("it is at x = 0")
+		return Share{}, notShare("it is at x = 0")
 	}
 	var err error
 	if s.secret, err = memsec.Take(secret, memsec.Cold); err != nil {

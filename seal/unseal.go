@@ -1,7 +1,6 @@
 package seal
 
 import (
-	"bytes"
 	"crypto/subtle"
 	"errors"
 	"fmt"
@@ -61,8 +60,8 @@ type Unsealer struct {
 // cluster with that fingerprint. patience is how long the first share waits
 // for the last; it is positive.
 func NewUnsealer(r Record, cluster Fingerprint, c clock.Clock, patience time.Duration) (*Unsealer, error) {
-	if r.IsZero() || r.Mode() != ModeShamir {
-		return nil, errs.New(errs.FailedState, "the MasterKey is not protected by shares", errs.Cause(ErrMode))
+	if r.IsZero() || r.Mode() != ModeShamir || len(r.Plan().Groups) != 1 {
+		return nil, errs.New(errs.FailedState, "the MasterKey is not protected by shares of one group", errs.Cause(ErrMode))
 	}
 	if patience <= 0 {
 		return nil, errs.New(errs.InvalidConfig, "the time that shares wait for each other is not positive")
@@ -105,32 +104,15 @@ func (u *Unsealer) admit(s Share) error {
 	if !u.masterKey.IsZero() {
 		return errs.New(errs.NotSealed, "the MasterKey is open already; no further share is needed", errs.Cause(ErrComplete))
 	}
-	switch {
-	case s.keyspace != r.Keyspace():
-		return refuseShare(ErrShareKeyspace, fmt.Sprintf("the share is of keyspace %s; this node is of %s", s.keyspace, r.Keyspace()), "check which cluster you are talking to")
-	case !s.IsFor(u.cluster):
+	if s.keyspace == r.Keyspace() && !s.IsFor(u.cluster) {
 		return refuseShare(ErrShareCluster, "the share is of another cluster: its fingerprint is not this node's", "check which cluster you are talking to")
-	case s.generation != r.Generation():
-		return refuseShare(ErrShareGeneration, fmt.Sprintf("the share is of MasterKey generation %d; this node needs %d", s.generation, r.Generation()), "use the share from the last rekey")
-	case s.ceremony != r.Ceremony():
-		return refuseShare(ErrShareCeremony, fmt.Sprintf("the share is of ceremony %s; this node needs one of %s", s.ceremony, r.Ceremony()), "use the share from the last ceremony")
-	case s.Index() < 1 || s.Index() > r.Shares():
-		return refuseShare(ErrShareIndex, fmt.Sprintf("the share has number %d; there are %d", s.index, r.Shares()), "check that the share is whole")
 	}
 	for _, have := range u.shares {
 		if have.index == s.index {
 			return refuseShare(ErrShareDuplicate, fmt.Sprintf("share %d was given already", s.index), "give the share of another holder")
 		}
 	}
-	h, err := s.hash()
-	if err != nil {
-		return fmt.Errorf("check share %d: %w", s.index, err)
-	}
-	if want := r.pb.GetManifest().GetHolders()[s.index-1]; uint32(s.x) != want.GetX() || !bytes.Equal(h[:], want.GetShareHash()) {
-		return refuseShare(ErrShareWrong, fmt.Sprintf("the share says that it is number %d and is not the one that was given out as such", s.index),
-			"check with the others who held the ceremony; if nobody made a mistake, somebody made this share")
-	}
-	return nil
+	return CheckShare(r.pb.GetManifest(), s)
 }
 
 // Progress returns how far the unsealing is, without changing it.
@@ -194,8 +176,12 @@ func checkCommitment(r Record, masterKey memsec.Secret) error {
 		return err
 	}
 	if subtle.ConstantTimeCompare(c[:], r.pb.GetManifest().GetMasterKeyCommitment()) != 1 {
-		return errs.New(errs.StateCorrupt, "what was opened is not the MasterKey of this keyspace and generation",
-			errs.Hint("the seal record does not fit its own manifest; copy seal/record.pb from another node"), errs.Cause(ErrCommitment))
+		return notTheMasterKey("what was opened is not the MasterKey of this keyspace and generation")
 	}
 	return nil
+}
+
+func notTheMasterKey(msg string) error {
+	return errs.New(errs.StateCorrupt, msg,
+		errs.Hint("the seal record does not fit its own manifest; copy seal/record.pb from another node"), errs.Cause(ErrCommitment))
 }

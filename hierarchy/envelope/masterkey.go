@@ -38,6 +38,12 @@ func BackupKey(mk memsec.Secret) (memsec.Secret, error) {
 	return deriveFromMasterKey(mk, hierarchy.LabelBackup)
 }
 
+// CarriedKeysKey derives the key under which a seal record carries the registry-MAC
+// keys of earlier generations. The result is Cold; destroy it after use.
+func CarriedKeysKey(mk memsec.Secret) (memsec.Secret, error) {
+	return deriveFromMasterKey(mk, hierarchy.LabelCarriedKeys)
+}
+
 // MasterKeyCommitment derives the public commitment to a MasterKey: it tells a
 // right MasterKey from a wrong one and says nothing else about it.
 func MasterKeyCommitment(mk memsec.Secret, keyspace hierarchy.KeyspaceID, g hierarchy.Generation) ([CommitmentSize]byte, error) {
