@@ -27,6 +27,7 @@ type prov struct {
 	key     memsec.AEAD
 	wrapped []memsec.Secret // what it was shown
 	seen    []corr.ID
+	asked   int // how often to unwrap
 
 	wrap   func() error
 	unwrap func(context.Context) error
@@ -76,6 +77,7 @@ func (p *prov) Wrap(_ context.Context, r keystore.WrapRequest) (keystore.WrapRes
 }
 
 func (p *prov) Unwrap(ctx context.Context, r keystore.UnwrapRequest) (keystore.UnwrapResult, error) {
+	p.asked++
 	if err := r.Check("p"); err != nil {
 		return keystore.UnwrapResult{}, err
 	}

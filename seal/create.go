@@ -137,6 +137,7 @@ func protect(ctx context.Context, rand io.Reader, masterKey memsec.Secret, c Cer
 		}
 	}()
 	if p.Mode() == ModeShamir {
+		defer collect()
 		shares, pb.GroupSeal, err = splitAll(rand, masterKey, c, p.Groups)
 		if err != nil {
 			return Record{}, nil, err
@@ -148,6 +149,11 @@ func protect(ctx context.Context, rand io.Reader, masterKey memsec.Secret, c Cer
 	if err := p.describe(pb.GetManifest(), shares); err != nil {
 		return Record{}, nil, err
 	}
+	// Every rule is checked before a keystore is asked: the plan may have a field
+	// out of its limits.
+	if err := manifest.Check(pb.GetManifest()); err != nil {
+		return Record{}, nil, refusePlan(err)
+	}
 	if p.Mode() == ModeShamir {
 		err = encryptShards(ctx, rand, c, p, shares, keystores, pb)
 	} else {
@@ -158,15 +164,14 @@ func protect(ctx context.Context, rand io.Reader, masterKey memsec.Secret, c Cer
 	}
 	record, err := newRecord(pb)
 	if err != nil {
-		// The ceremony or the plan has a field out of its limits.
-		return Record{}, nil, refusePlan(err)
+		return Record{}, nil, fmt.Errorf("make the seal: %w", err)
 	}
 	if n := proto.Size(pb); n > MaxMade {
 		return Record{}, nil, refusePlan(fmt.Errorf("the record has %d bytes, the limit is %d; name fewer holders", n, MaxMade))
 	}
 	// The copy above shares memory with the plan; the record must not.
 	record = Record{pb: record.Proto()}
-	if err := prove(ctx, record, masterKey, shares, keystores); err != nil {
+	if err := prove(ctx, record, shares, keystores); err != nil {
 		return Record{}, nil, fmt.Errorf("open the new seal again: %w", err)
 	}
 	return record, nil, nil // printed is set on the way out
@@ -189,7 +194,7 @@ func encryptShards(ctx context.Context, rand io.Reader, c Ceremony, p Plan, shar
 }
 
 // prove opens the MasterKey from a new record before anybody relies on it.
-func prove(ctx context.Context, r Record, masterKey memsec.Secret, shares []Share, keystores *keystore.Registry) error {
+func prove(ctx context.Context, r Record, shares []Share, keystores *keystore.Registry) error {
 	for _, w := range r.pb.GetWrappings() {
 		mk, err := openWrapping(ctx, r, w, keystores)
 		if err != nil {
@@ -211,18 +216,11 @@ func prove(ctx context.Context, r Record, masterKey memsec.Secret, shares []Shar
 		s.Destroy()
 	}
 	for _, some := range covering(r.Plan().Groups, shares) {
-		mk, err := combine(r, some)
+		mk, err := reconstruct(r, some) // compares it with the commitment
 		if err != nil {
 			return err
 		}
-		equal, err := memsec.Equal(mk, masterKey)
 		mk.Destroy()
-		if err != nil {
-			return err
-		}
-		if !equal {
-			return notTheMasterKey("another MasterKey came out")
-		}
 	}
 	return nil
 }

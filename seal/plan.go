@@ -134,6 +134,9 @@ func (p Plan) Format() int {
 
 // check refuses what the manifest would refuse, before anything secret is made.
 func (p Plan) check() error {
+	if first := p.Kind <= KindInit; first != (p.Previous == Digest{}) {
+		return fmt.Errorf("a %s, and the manifest that it replaces: only an init replaces none", p.Kind)
+	}
 	switch p.Mode() {
 	case ModeShamir:
 	case ModeAuto:
@@ -268,11 +271,14 @@ func (p Plan) describe(m *sealpb.Manifest, shares []Share) error {
 				return err
 			}
 			pb := &sealpb.Holder{
-				Index: uint32(s.index), X: uint32(s.x), Group: uint32(i), Kind: sealpb.HolderKind_HOLDER_KIND_PERSON, //nolint:gosec // At most MaxGroups.
+				Index: uint32(s.index), X: uint32(s.x), Group: uint32(i), Kind: sealpb.HolderKind_HOLDER_KIND_PERSON,
 				Recipient: h.Recipient, ShareHash: hash[:], Name: h.Name,
 			}
 			if !newer {
 				pb.Recipient, pb.Name = h.Name, ""
+			}
+			if !h.IsPrinted() {
+				pb.EncryptedShardHash = make([]byte, len(Digest{})) // replaced when it is encrypted
 			}
 			if h.IsKeystore() {
 				pb.Kind, pb.ProviderKey = sealpb.HolderKind_HOLDER_KIND_KEYSTORE, h.Key.proto()

@@ -373,7 +373,7 @@ func TestRecordFileRoundTrip(t *testing.T) {
 
 func TestDamagedRecordFilesAreRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "record.pb")
-	if err := seal.WriteFile(path, reparse(t, groupsRecord(t))); err != nil {
+	if err := seal.WriteFile(path, reparse(t, printedRecord(t))); err != nil {
 		t.Fatal(err)
 	}
 	sound, err := os.ReadFile(path)

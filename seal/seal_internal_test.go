@@ -16,6 +16,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"pgregory.net/rapid"
 
 	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/errs"
@@ -65,6 +66,45 @@ func TestI4_FewerSharesCombineToSomethingElse(t *testing.T) {
 			t.Errorf("%s: combined", name)
 		}
 	}
+}
+
+// Every share is part of a combination before anybody relies on the record, each
+// with as many of its group as it takes.
+func TestI10_EveryShareIsInACombination(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var groups []Group
+		var shares []Share
+		for range rapid.IntRange(1, MaxGroups).Draw(t, "groups") {
+			n := rapid.IntRange(2, 20).Draw(t, "n")
+			groups = append(groups, Group{Threshold: rapid.IntRange(2, n).Draw(t, "m"), Holders: make([]Holder, n)})
+		}
+		var groupOf []int
+		for g := range groups {
+			for range groups[g].Holders {
+				shares = append(shares, Share{index: uint8(len(shares))})
+				groupOf = append(groupOf, g)
+			}
+		}
+		used := make(map[uint8]bool)
+		for _, list := range covering(groups, shares) {
+			given, seen := make([]int, len(groups)), make(map[uint8]bool)
+			for _, s := range list {
+				if seen[s.index] {
+					t.Fatalf("share %d twice in %v", s.index, list)
+				}
+				seen[s.index], used[s.index] = true, true
+				given[groupOf[s.index]]++
+			}
+			for g := range groups {
+				if given[g] != groups[g].Threshold {
+					t.Fatalf("%d of group %d, want %d", given[g], g, groups[g].Threshold)
+				}
+			}
+		}
+		if len(used) != len(shares) {
+			t.Fatalf("%d of %d shares", len(used), len(shares))
+		}
+	})
 }
 
 // fullRecord has every field set, also those that exclude each other: for the

@@ -22,7 +22,7 @@ import (
 // share in binary form.
 const ShardSize = wireSize
 
-// ErrNoShard: the holder has no encrypted shard, or nobody has that number
+// ErrNoShard is the cause when the holder has no encrypted shard, or nobody has that number
 // (errs.NotFound).
 var ErrNoShard = errors.New("holder without an encrypted shard")
 

@@ -62,7 +62,8 @@ func splitAll(rand io.Reader, masterKey memsec.Secret, c Ceremony, groups []Grou
 
 // split divides the secret of one group; the first share gets the number from.
 // Everything that the library makes is made in the scope of reveal, which erases
-// it where the build can, and each part is wiped when it was taken over.
+// it where the build can once the caller collected ([collect]), and each part is
+// wiped when it was taken over.
 func split(secret memsec.Secret, c Ceremony, g Group, from int) (shares []Share, err error) {
 	err = reveal.With(secret, func(b []byte) error {
 		parts, err := shamir.Split(b, len(g.Holders), g.Threshold)
@@ -86,7 +87,6 @@ func split(secret memsec.Secret, c Ceremony, g Group, from int) (shares []Share,
 		}
 		return nil
 	})
-	runtime.GC() // polynomials are unreachable now; erased here where the runtime erases secrets
 	if err != nil {
 		destroyAll(shares)
 		return nil, fmt.Errorf("split a secret: %w", err)
@@ -99,6 +99,16 @@ func split(secret memsec.Secret, c Ceremony, g Group, from int) (shares []Share,
 // wrong one is named (I3); then the result is compared with the commitment (I2).
 // The caller keeps the shares.
 func combine(r Record, shares []Share) (memsec.Secret, error) {
+	defer collect()
+	return reconstruct(r, shares)
+}
+
+// collect has what the Shamir library left on the heap, in the scope of reveal and
+// unreachable by now, erased where the runtime erases secrets.
+func collect() { runtime.GC() }
+
+// reconstruct is combine for a caller that collects by itself.
+func reconstruct(r Record, shares []Share) (memsec.Secret, error) {
 	m := r.pb.GetManifest()
 	groups := r.Plan().Groups
 	of := make([][]Share, len(groups))
@@ -121,7 +131,6 @@ func combine(r Record, shares []Share) (memsec.Secret, error) {
 		}
 	}
 	masterKey, err := join(r, of)
-	runtime.GC() // see split
 	if err != nil {
 		return memsec.Secret{}, err
 	}

@@ -109,7 +109,8 @@ func limits() []bounds {
 			{what: "policies of one tenant, of all", limit: fmt.Sprintf("%d, %d", fsm.MaxPoliciesPerTenant, fsm.MaxPolicies), beyond: "policy/too-many"},
 			{what: "text of a policy, of all policies of one tenant, of all", limit: bytesOf(fsm.MaxPolicyBytes) + ", " + bytesOf(fsm.MaxPolicySetBytes) + ", " + bytesOf(fsm.MaxPolicyTotalBytes), beyond: "policy/too-long"},
 			{what: "workloads, services that one TestPolicy asks about when it names none", limit: fmt.Sprintf("%d, %d", server.MaxTestedSubjects, server.MaxTestedServices), then: "the rest is left out, and the answer says so"},
-			{what: "shares of the MasterKey", limit: fmt.Sprint(seal.MaxShares), code: errs.InvalidArgument},
+			{what: "shares of the MasterKey, groups of their holders", limit: fmt.Sprintf("%d, %d", seal.MaxShares, seal.MaxGroups), code: errs.InvalidArgument},
+			{what: "seal record that is made", limit: bytesOf(seal.MaxMade), code: errs.InvalidArgument},
 		}},
 		{"Lifetimes", []bound{
 			{what: "certificate of a caller", limit: lifetime(pki.MinLifetime) + " to " + lifetime(pki.CallerLifetime), beyond: "request/certificate-lifetime"},

@@ -171,7 +171,7 @@ func checkShamir(m *sealpb.Manifest) error {
 	for i, h := range m.GetHolders() {
 		p := point{h.GetGroup(), h.GetX()}
 		switch {
-		case h.GetIndex() != uint32(i+1): //nolint:gosec // At most MaxShares.
+		case h.GetIndex() != uint32(i+1):
 			return fmt.Errorf("share %d stands where %d belongs", h.GetIndex(), i+1)
 		case h.GetX() < 1 || h.GetX() > MaxShares:
 			return fmt.Errorf("share %d is at x = %d; at 0 it would be the secret itself", h.GetIndex(), h.GetX())
@@ -240,7 +240,7 @@ func checkGroups(m *sealpb.Manifest) error {
 		return fmt.Errorf("a share of group %d of %d", last+1, len(thresholds))
 	}
 	for i, t := range thresholds {
-		if err := CheckThreshold(holders[uint32(i)], int64(t)); err != nil { //nolint:gosec // At most MaxGroups.
+		if err := CheckThreshold(holders[uint32(i)], int64(t)); err != nil {
 			return err
 		}
 	}

@@ -128,7 +128,7 @@ func OfRecord(r *sealpb.Record) Digest {
 	for _, w := range r.GetWrappings() {
 		e = part(key(e, w.GetProviderKey()), []byte(w.GetKeyVersion()))
 		e = part(part(part(e, w.GetWrappedKey()), w.GetNonce()), w.GetSealedMasterKey())
-		e = u64(e, uint64(w.GetCreateTimeUnixNano())) //nolint:gosec // The same 64 bits.
+		e = u64(e, uint64(w.GetCreateTimeUnixNano()))
 	}
 	e = count(e, len(r.GetShards()))
 	for _, s := range r.GetShards() {
@@ -173,7 +173,7 @@ func appendManifest(e []byte, m *sealpb.Manifest) []byte {
 	for _, i := range m.GetSignedIntents() {
 		e = part(e, i)
 	}
-	e = u64(e, uint64(m.GetCreateTimeUnixNano())) //nolint:gosec // The same 64 bits.
+	e = u64(e, uint64(m.GetCreateTimeUnixNano()))
 	if m.GetFormat() < Format2 {
 		return e
 	}
