@@ -33,12 +33,12 @@ func Follows(m, previous *sealpb.Manifest) error {
 		}
 		return nil
 	case sealpb.CeremonyKind_CEREMONY_KIND_RESHARE:
-		if m.GetMode() != previous.GetMode() {
-			return errors.New("a reshare that changes the mode; that is a migration")
+		if m.GetMode() != sealpb.Mode_MODE_SHAMIR || previous.GetMode() != sealpb.Mode_MODE_SHAMIR {
+			return errors.New("a reshare to or from keystores that open the MasterKey alone; that is a migration")
 		}
 	case sealpb.CeremonyKind_CEREMONY_KIND_MIGRATE:
-		if m.GetMode() == previous.GetMode() {
-			return errors.New("a migration that keeps the mode; that is a reshare")
+		if m.GetMode() == sealpb.Mode_MODE_SHAMIR && previous.GetMode() == sealpb.Mode_MODE_SHAMIR {
+			return errors.New("a migration between holders of shares; that is a reshare")
 		}
 	case sealpb.CeremonyKind_CEREMONY_KIND_UNSPECIFIED, sealpb.CeremonyKind_CEREMONY_KIND_INIT:
 		return errors.New("it has no kind of ceremony that follows another")

@@ -221,6 +221,12 @@ func TestI4_OnlyTheNextManifestFollows(t *testing.T) {
 	if err := manifest.Follows(next, auto()); err != nil {
 		t.Error(err)
 	}
+	// From keystores to other keystores it is a migration, too.
+	other := auto()
+	other.PreviousManifest, other.CeremonyId[0] = before[:], 9
+	if err := manifest.Follows(other, auto()); err != nil {
+		t.Error(err)
+	}
 	for name, c := range map[string]struct {
 		m      *sealpb.Manifest
 		change func(*sealpb.Manifest)
@@ -232,8 +238,8 @@ func TestI4_OnlyTheNextManifestFollows(t *testing.T) {
 		"other keyspace":         {mixed(), func(m *sealpb.Manifest) { m.KeyspaceId[0] ^= 1 }, "another keyspace"},
 		"other cluster":          {mixed(), func(m *sealpb.Manifest) { m.ClusterId[0] ^= 1 }, "another cluster"},
 		"same ceremony":          {mixed(), func(m *sealpb.Manifest) { m.CeremonyId = printed().GetCeremonyId() }, "has the ceremony"},
-		"reshare of the mode":    {auto(), func(m *sealpb.Manifest) { m.Kind = sealpb.CeremonyKind_CEREMONY_KIND_RESHARE }, "changes the mode"},
-		"migrate to the same":    {mixed(), func(m *sealpb.Manifest) { m.Kind = sealpb.CeremonyKind_CEREMONY_KIND_MIGRATE }, "keeps the mode"},
+		"reshare of the mode":    {auto(), func(m *sealpb.Manifest) { m.Kind = sealpb.CeremonyKind_CEREMONY_KIND_RESHARE }, "that is a migration"},
+		"migrate to the same":    {mixed(), func(m *sealpb.Manifest) { m.Kind = sealpb.CeremonyKind_CEREMONY_KIND_MIGRATE }, "that is a reshare"},
 		"reshare to a new key":   {mixed(), func(m *sealpb.Manifest) { m.MasterKeyCommitment[0] ^= 1 }, "is no rekey"},
 		"reshare to a new gen":   {mixed(), func(m *sealpb.Manifest) { m.Generation++ }, "is no rekey"},
 		"rekey to the same key":  {rekey(), func(m *sealpb.Manifest) { m.MasterKeyCommitment[0] ^= 1 }, "without a new"},
