@@ -23,3 +23,8 @@ func OpenShard(ctx context.Context, r Record, index int, keystores *keystore.Reg
 
 // Wire returns the binary form of a share.
 func Wire(s Share) ([]byte, error) { return s.appendWire(make([]byte, 0, wireSize)) }
+
+// OpenFirstWrapping opens a record in auto mode by its first wrapping.
+func OpenFirstWrapping(ctx context.Context, r Record, keystores *keystore.Registry) (memsec.Secret, error) {
+	return openWrapping(ctx, r, r.pb.GetWrappings()[0], keystores)
+}

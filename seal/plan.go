@@ -19,9 +19,9 @@ type Kind int
 const (
 	KindUnspecified      Kind = iota
 	KindInit                  // the first MasterKey of a keyspace
-	KindReshare               // the same MasterKey, other holders; revokes nobody
+	KindReshare               // the same MasterKey, from holders of shares to other holders; revokes nobody
 	KindRekey                 // a new MasterKey, as a precaution
-	KindMigrate               // the same MasterKey, the other mode; revokes nobody
+	KindMigrate               // the same MasterKey, from or to keystores that open it alone; revokes nobody
 	KindRekeyCompromised      // a new MasterKey, because the one before may be known to somebody
 )
 

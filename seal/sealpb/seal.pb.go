@@ -140,11 +140,11 @@ const (
 	CeremonyKind_CEREMONY_KIND_UNSPECIFIED CeremonyKind = 0
 	// The first MasterKey of a keyspace.
 	CeremonyKind_CEREMONY_KIND_INIT CeremonyKind = 1
-	// The same MasterKey, other holders. Revokes nobody.
+	// The same MasterKey, from holders of shares to other holders. Revokes nobody.
 	CeremonyKind_CEREMONY_KIND_RESHARE CeremonyKind = 2
 	// A new MasterKey, as a precaution.
 	CeremonyKind_CEREMONY_KIND_REKEY CeremonyKind = 3
-	// The same MasterKey, the other mode. Revokes nobody.
+	// The same MasterKey, from or to keystores that open it alone. Revokes nobody.
 	CeremonyKind_CEREMONY_KIND_MIGRATE CeremonyKind = 4
 	// A new MasterKey, because the one before may be known to somebody.
 	CeremonyKind_CEREMONY_KIND_REKEY_COMPROMISED CeremonyKind = 5
