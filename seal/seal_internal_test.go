@@ -301,6 +301,67 @@ func FuzzParseShareWire(f *testing.F) {
 	})
 }
 
+// The hash in the manifest keeps a fuzzer out of a record's shards; this one starts
+// behind it.
+func FuzzKeystoreShard(f *testing.F) {
+	h := &sealpb.Holder{ProviderKey: &sealpb.ProviderKey{Provider: "p", Key: "k"}}
+	b, err := proto.Marshal(&sealpb.KeystoreShard{
+		ProviderKey: h.GetProviderKey(), KeyVersion: "1", WrappedKey: []byte{1}, Nonce: make([]byte, 12), SealedShare: make([]byte, 49), CreateTimeUnixNano: 1,
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add(append(bytes.Clone(b), 0xf8, 0x07, 0x01))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		x, err := keystoreShard(h, b)
+		if err != nil {
+			return
+		}
+		if err := x.check(shareSize); err != nil || len(x.sealed) != shareSize+memsec.Overhead {
+			t.Errorf("accepted and not sound: %v", err)
+		}
+	})
+}
+
+// What opened an age file is a share or is refused, and what is accepted is the
+// same in its other form.
+func FuzzReadShard(f *testing.F) {
+	b := make([]byte, wireSize)
+	for i := range b {
+		b[i] = byte(i + 1)
+	}
+	f.Add(bytes.Clone(b))
+	clear(b[1 : 1+fingerprintPrefix])
+	f.Add(b)
+	f.Add(append(bytes.Clone(b), 0))
+	f.Add([]byte{1})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) < 1 || len(b) > memsec.MaxLen {
+			return
+		}
+		plain, err := memsec.Take(bytes.Clone(b), memsec.Cold)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer plain.Destroy()
+		s, err := ReadShard(plain)
+		if err != nil {
+			if !errs.Is(err, errs.ShareRefused) {
+				t.Errorf("%v", err)
+			}
+			return
+		}
+		defer s.Destroy()
+		var room [wireSize]byte
+		again, err := s.ForCluster(Fingerprint(bytes.Repeat([]byte{1}, 32))).appendWire(room[:0])
+		if err != nil || !bytes.Equal(again[1+fingerprintPrefix:], b[1+fingerprintPrefix:]) {
+			t.Errorf("%x became %x (%v)", b, again, err)
+		}
+	})
+}
+
 // The valid strings of BIP-350 that fit: prefix, data and checksum.
 func TestChecksumIsThatOfBech32m(t *testing.T) {
 	for _, text := range []string{
