@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -105,6 +106,40 @@ func TestI10_EveryShareIsInACombination(t *testing.T) {
 			t.Fatalf("%d of %d shares", len(used), len(shares))
 		}
 	})
+}
+
+// A share that the manifest takes for the right one and that is not of the secret
+// fails the ceremony, wherever it stands.
+func TestI10_AShareThatDoesNotFitFailsTheCeremony(t *testing.T) {
+	r, shares := internalSeal(t, 5, 2)
+	if err := prove(t.Context(), r, shares, nil); err != nil {
+		t.Fatal(err)
+	}
+	for i := range shares {
+		b := bytes.Repeat([]byte{byte(i + 1)}, shareSize)
+		b[shareSize-1] = shares[i].x
+		wrong := shares[i]
+		var err error
+		if wrong.secret, err = memsec.Take(b, memsec.Cold); err != nil {
+			t.Fatal(err)
+		}
+		h, err := wrong.hash()
+		if err != nil {
+			t.Fatal(err)
+		}
+		pb := r.Proto()
+		pb.Manifest.Holders[i].ShareHash = h[:]
+		some := slices.Clone(shares)
+		some[i] = wrong
+		damaged, err := newRecord(pb)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := prove(t.Context(), damaged, some, nil); !errors.Is(err, ErrCommitment) {
+			t.Errorf("share %d: %v", i+1, err)
+		}
+		wrong.Destroy()
+	}
 }
 
 // fullRecord has every field set, also those that exclude each other: for the
