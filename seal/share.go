@@ -115,11 +115,11 @@ func CheckShare(m *sealpb.Manifest, s Share) error {
 	keyspace, ceremony := hierarchy.KeyspaceID(m.GetKeyspaceId()), hierarchy.UID(m.GetCeremonyId())
 	switch n := len(m.GetHolders()); {
 	case s.keyspace != keyspace:
-		return refuseShare(ErrShareKeyspace, fmt.Sprintf("the share is of keyspace %s, not of %s", s.keyspace, keyspace), "check which cluster you are talking to")
+		return refuseShare(ErrShareKeyspace, fmt.Sprintf("the share is of keyspace %s; this node is of %s", s.keyspace, keyspace), "check which cluster you are talking to")
 	case s.generation != hierarchy.Generation(m.GetGeneration()):
-		return refuseShare(ErrShareGeneration, fmt.Sprintf("the share is of MasterKey generation %d; needed is one of %d", s.generation, m.GetGeneration()), "use the share from the last rekey")
+		return refuseShare(ErrShareGeneration, fmt.Sprintf("the share is of MasterKey generation %d; this node needs %d", s.generation, m.GetGeneration()), "use the share from the last rekey")
 	case s.ceremony != ceremony:
-		return refuseShare(ErrShareCeremony, fmt.Sprintf("the share is of ceremony %s; needed is one of %s", s.ceremony, ceremony), "use the share from the last ceremony")
+		return refuseShare(ErrShareCeremony, fmt.Sprintf("the share is of ceremony %s; this node needs one of %s", s.ceremony, ceremony), "use the share from the last ceremony")
 	case s.Index() < 1 || s.Index() > n:
 		return refuseShare(ErrShareIndex, fmt.Sprintf("the share has number %d; there are %d", s.index, n), "check that the share is whole")
 	}
