@@ -59,6 +59,7 @@ const (
 	ListResources
 
 	GetSeal
+	GetShard
 	Contribute
 	SealNode
 	SealCluster
@@ -255,6 +256,7 @@ var acts = [actEnd]row{
 	ListResources:    {"resources.list", audit.Data, scopeTenant, DutyRead, gov | aud | work, 0},
 
 	GetSeal:     {"seal.get", audit.Data, scopeCluster, DutyRead, everyone, 0},
+	GetShard:    {"seal.get_shard", audit.Data, scopeCluster, DutyCustody, cust, 0},
 	Contribute:  {"seal.contribute", audit.Control, scopeCluster, DutyCustody, cust, 0},
 	SealNode:    {"seal.seal", audit.Control, scopeCluster, DutyProtect, gov | cust | oper, 0},
 	SealCluster: {"seal.seal_cluster", audit.Control, scopeCluster, DutyProtect, gov | cust, 0},
@@ -374,7 +376,7 @@ func (a Act) Power(ofTenant bool) auth.Power {
 // key that a role binding has: to learn who one is, to renew it, and for custodians
 // to unseal a cluster that was off for longer than certificates live.
 func (a Act) Expired(r auth.Role) bool {
-	return a == WhoAmI || a == RenewCertificate || r == auth.RoleCustodian && (a == GetSeal || a == Contribute)
+	return a == WhoAmI || a == RenewCertificate || r == auth.RoleCustodian && (a == GetSeal || a == GetShard || a == Contribute)
 }
 
 func (a Act) scope() scope {

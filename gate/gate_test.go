@@ -122,6 +122,7 @@ resources.rollback           G....  control  T
 resources.get                G..AW  data
 resources.list               G..AW  data
 seal.get                     GCOAW  data
+seal.get_shard               .C...  data
 seal.contribute              .C...  control
 seal.seal                    GCO..  control  P
 seal.seal_cluster            GC...  control  P
@@ -265,7 +266,7 @@ func TestWhatAnExpiredCertificateMay(t *testing.T) {
 	for _, r := range auth.Roles() {
 		want := []string{"access.whoami", "access.renew_certificate"}
 		if r == auth.RoleCustodian {
-			want = []string{"seal.get", "seal.contribute", "access.whoami", "access.renew_certificate"}
+			want = []string{"seal.get", "seal.get_shard", "seal.contribute", "access.whoami", "access.renew_certificate"}
 		}
 		var got []string
 		for _, a := range gate.Acts() {

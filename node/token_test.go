@@ -51,6 +51,7 @@ func TestI2_TokensOfOtherActsAndObjectsAreRefused(t *testing.T) {
 		"remove":            func(tok gate.Token) error { return m.RemoveMember(ctx, tok, w.request(), string(m.id)) },
 		"seal":              func(tok gate.Token) error { return m.Seal(ctx, tok) },
 		"contribute":        func(tok gate.Token) error { return m.Contribute(ctx, tok, nil) },
+		"shard":             func(tok gate.Token) error { _, err := m.GetShard(tok, node.ShardOf{Index: 1}); return err },
 		"reset":             func(tok gate.Token) error { return m.ResetShares(tok) },
 		"init":              func(tok gate.Token) error { _, err := m.Init(ctx, tok, autoPlan(t)); return err },
 		"certificate": func(tok gate.Token) error {

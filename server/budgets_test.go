@@ -305,7 +305,7 @@ func TestI9_AConnectionWithoutAPlaceHearsWhy(t *testing.T) {
 func TestEveryMethodHasItsClass(t *testing.T) {
 	t.Parallel()
 	takes := []string{
-		"Suspend", "Disable", "Deprecate", "Compromise", "Seal", "GetSeal", "Contribute", "WhoAmI", "Revoke", "DeleteRoleBinding", "RenewCertificate", "Demote", "Remove", "GetCluster", "Reject",
+		"Suspend", "Disable", "Deprecate", "Compromise", "Seal", "GetSeal", "GetShard", "Contribute", "WhoAmI", "Revoke", "DeleteRoleBinding", "RenewCertificate", "Demote", "Remove", "GetCluster", "Reject",
 	}
 	seen := map[string]int{}
 	for method, class := range server.ClassesOfMethods() {

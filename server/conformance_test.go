@@ -385,6 +385,8 @@ func conformance(w *world) []call2 {
 		{"Approvals.Reject", op, &kryptonv1.RejectRequest{Name: noApproval}, errs.Denied, nil},
 
 		{"Seal.GetSeal", "custodian", &kryptonv1.GetSealRequest{}, 0, []proto.Message{&kryptonv1.SealStatus{}}},
+		{"Seal.GetShard", "custodian", &kryptonv1.GetShardRequest{Index: 1}, errs.FailedState, nil},
+		{"Seal.GetShard", "custodian", &kryptonv1.GetShardRequest{Index: 1, Holder: "anna"}, errs.InvalidArgument, nil},
 		{"Seal.Contribute", "custodian", &kryptonv1.ContributeRequest{NodeId: "x", SealedShare: []byte("s")}, errs.ShareRefused, nil},
 		{"Seal.Contribute", "custodian", &kryptonv1.ContributeRequest{NodeId: strings.TrimPrefix(self, "nodes/")}, errs.InvalidArgument, nil},
 		{"Seal.Contribute", "custodian", &kryptonv1.ContributeRequest{NodeId: strings.TrimPrefix(self, "nodes/"), SealedShare: []byte("s")}, errs.NotSealed, nil},

@@ -142,6 +142,7 @@ func validRequests(g *ground) map[string]valid {
 		}},
 
 		"Seal.GetSeal":     {gov, &kryptonv1.GetSealRequest{}},
+		"Seal.GetShard":    {"custodian", &kryptonv1.GetShardRequest{Holder: "anna"}},
 		"Seal.Contribute":  {"custodian", &kryptonv1.ContributeRequest{NodeId: self, SealedShare: []byte("s")}},
 		"Seal.ReleaseHold": {"custodian", &kryptonv1.ReleaseHoldRequest{}},
 		// It may not seal: the node is needed.

@@ -211,6 +211,7 @@ var protects = map[string]bool{
 	kryptonv1.Services_CompromiseVersion_FullMethodName: true,
 	kryptonv1.Seal_SealNode_FullMethodName:              true,
 	kryptonv1.Seal_GetSeal_FullMethodName:               true,
+	kryptonv1.Seal_GetShard_FullMethodName:              true,
 	kryptonv1.Seal_Contribute_FullMethodName:            true,
 	kryptonv1.Access_WhoAmI_FullMethodName:              true,
 	kryptonv1.Access_RevokeCertificate_FullMethodName:   true,

@@ -95,6 +95,7 @@ func permissions(w *world) (order []string, table map[string]permission) {
 		"Access.ListRevocations":  {"gcoa", &kryptonv1.ListRevocationsRequest{}, false},
 
 		"Seal.GetSeal":     {"gcoaw", &kryptonv1.GetSealRequest{}, false},
+		"Seal.GetShard":    {"c", &kryptonv1.GetShardRequest{Index: 1}, false},
 		"Seal.Contribute":  {"c", &kryptonv1.ContributeRequest{NodeId: self, SealedShare: []byte("x")}, false},
 		"Seal.ReleaseHold": {"c", &kryptonv1.ReleaseHoldRequest{}, false},
 		"Seal.SealNode":    {"gco", &kryptonv1.SealNodeRequest{}, false},

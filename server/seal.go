@@ -5,6 +5,9 @@ import (
 	"encoding/hex"
 	"strings"
 	"unicode"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/proto"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/auth"
@@ -98,6 +101,38 @@ func (s sealServer) Contribute(ctx context.Context, r *kryptonv1.ContributeReque
 		}
 		out, err = s.sealStatus()
 		return err
+	})
+	return out, err
+}
+
+// GetShard implements kryptonv1.SealServer.
+func (s sealServer) GetShard(ctx context.Context, r *kryptonv1.GetShardRequest) (*kryptonv1.EncryptedShard, error) {
+	of := node.ShardOf{Index: int(r.GetIndex()), Holder: r.GetHolder(), Recipient: r.GetRecipient()}
+	set := 0
+	for _, is := range []bool{of.Index != 0, of.Holder != "", of.Recipient != ""} {
+		if is {
+			set++
+		}
+	}
+	if set != 1 {
+		return nil, errs.New(errs.InvalidArgument, "not exactly one of index, holder and recipient is given", errs.Hint("name the share in one way"))
+	}
+	// Parameters of a URL come here as they are, fields of a message only as text.
+	if !utf8.ValidString(of.Holder) || !utf8.ValidString(of.Recipient) {
+		return nil, errs.New(errs.InvalidArgument, "holder or recipient is no valid UTF-8", errs.Hint("krypton status shows the holders"))
+	}
+	var out *kryptonv1.EncryptedShard
+	err := s.do(ctx, gate.GetShard, node.ObjectSeal, func(tok gate.Token) error {
+		shard, err := s.node.GetShard(tok, of)
+		if err != nil {
+			return err
+		}
+		m, err := proto.MarshalOptions{Deterministic: true}.Marshal(shard.Manifest)
+		if err != nil {
+			return err
+		}
+		out = &kryptonv1.EncryptedShard{Index: count(shard.Index), Shard: shard.File, Manifest: m}
+		return nil
 	})
 	return out, err
 }

@@ -144,6 +144,9 @@ var table = map[string][]rule{
 	"/krypton.v1.Seal/GetSeal": {
 		{verb: "GET", prefix: "/v1/seal", field: "", pattern: "", suffix: ""},
 	},
+	"/krypton.v1.Seal/GetShard": {
+		{verb: "GET", prefix: "/v1/seal/shard", field: "", pattern: "", suffix: ""},
+	},
 	"/krypton.v1.Seal/ReleaseHold": {
 		{verb: "POST", prefix: "/v1/seal:releaseHold", field: "", pattern: "", suffix: ""},
 	},

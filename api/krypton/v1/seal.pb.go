@@ -414,6 +414,134 @@ func (x *ContributeRequest) GetReset_() bool {
 	return false
 }
 
+// GetShardRequest names one share of a person; exactly one field is set.
+type GetShardRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of the share, from 1.
+	Index uint32 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	// Name of the holder, as the manifest has it.
+	Holder string `protobuf:"bytes,2,opt,name=holder,proto3" json:"holder,omitempty"`
+	// The age recipient to which the share is encrypted. It is public.
+	Recipient     string `protobuf:"bytes,3,opt,name=recipient,proto3" json:"recipient,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetShardRequest) Reset() {
+	*x = GetShardRequest{}
+	mi := &file_krypton_v1_seal_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetShardRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetShardRequest) ProtoMessage() {}
+
+func (x *GetShardRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_seal_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetShardRequest.ProtoReflect.Descriptor instead.
+func (*GetShardRequest) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *GetShardRequest) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *GetShardRequest) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+func (x *GetShardRequest) GetRecipient() string {
+	if x != nil {
+		return x.Recipient
+	}
+	return ""
+}
+
+// EncryptedShard is the share of a person as every node keeps it.
+type EncryptedShard struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Index uint32                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	// Age file; the person's identity opens it.
+	Shard []byte `protobuf:"bytes,2,opt,name=shard,proto3" json:"shard,omitempty"`
+	// Manifest of the seal record that this node unseals by: encoded
+	// krypton.seal.v1.Manifest. It has the hash of the shard and of what is in it.
+	Manifest      []byte `protobuf:"bytes,3,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EncryptedShard) Reset() {
+	*x = EncryptedShard{}
+	mi := &file_krypton_v1_seal_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EncryptedShard) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EncryptedShard) ProtoMessage() {}
+
+func (x *EncryptedShard) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_seal_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EncryptedShard.ProtoReflect.Descriptor instead.
+func (*EncryptedShard) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *EncryptedShard) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *EncryptedShard) GetShard() []byte {
+	if x != nil {
+		return x.Shard
+	}
+	return nil
+}
+
+func (x *EncryptedShard) GetManifest() []byte {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
 type SealNodeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Cluster       bool                   `protobuf:"varint,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
@@ -425,7 +553,7 @@ type SealNodeRequest struct {
 
 func (x *SealNodeRequest) Reset() {
 	*x = SealNodeRequest{}
-	mi := &file_krypton_v1_seal_proto_msgTypes[3]
+	mi := &file_krypton_v1_seal_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -437,7 +565,7 @@ func (x *SealNodeRequest) String() string {
 func (*SealNodeRequest) ProtoMessage() {}
 
 func (x *SealNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_seal_proto_msgTypes[3]
+	mi := &file_krypton_v1_seal_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -450,7 +578,7 @@ func (x *SealNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealNodeRequest.ProtoReflect.Descriptor instead.
 func (*SealNodeRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{3}
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SealNodeRequest) GetCluster() bool {
@@ -483,7 +611,7 @@ type ReleaseHoldRequest struct {
 
 func (x *ReleaseHoldRequest) Reset() {
 	*x = ReleaseHoldRequest{}
-	mi := &file_krypton_v1_seal_proto_msgTypes[4]
+	mi := &file_krypton_v1_seal_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -495,7 +623,7 @@ func (x *ReleaseHoldRequest) String() string {
 func (*ReleaseHoldRequest) ProtoMessage() {}
 
 func (x *ReleaseHoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_seal_proto_msgTypes[4]
+	mi := &file_krypton_v1_seal_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -508,7 +636,7 @@ func (x *ReleaseHoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseHoldRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseHoldRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{4}
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ReleaseHoldRequest) GetRequestId() string {
@@ -552,7 +680,15 @@ const file_krypton_v1_seal_proto_rawDesc = "" +
 	"\x11ContributeRequest\x12&\n" +
 	"\fsealed_share\x18\x01 \x01(\fB\x03\x80\x01\x01R\vsealedShare\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x14\n" +
-	"\x05reset\x18\x03 \x01(\bR\x05reset\"b\n" +
+	"\x05reset\x18\x03 \x01(\bR\x05reset\"]\n" +
+	"\x0fGetShardRequest\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\rR\x05index\x12\x16\n" +
+	"\x06holder\x18\x02 \x01(\tR\x06holder\x12\x1c\n" +
+	"\trecipient\x18\x03 \x01(\tR\trecipient\"X\n" +
+	"\x0eEncryptedShard\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\rR\x05index\x12\x14\n" +
+	"\x05shard\x18\x02 \x01(\fR\x05shard\x12\x1a\n" +
+	"\bmanifest\x18\x03 \x01(\fR\bmanifest\"b\n" +
 	"\x0fSealNodeRequest\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\bR\acluster\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1d\n" +
@@ -569,11 +705,12 @@ const file_krypton_v1_seal_proto_rawDesc = "" +
 	"\bSealMode\x12\x19\n" +
 	"\x15SEAL_MODE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eSEAL_MODE_AUTO\x10\x01\x12\x14\n" +
-	"\x10SEAL_MODE_SHAMIR\x10\x022\x92\x02\n" +
+	"\x10SEAL_MODE_SHAMIR\x10\x022\xd7\x02\n" +
 	"\x04Seal\x12=\n" +
 	"\aGetSeal\x12\x1a.krypton.v1.GetSealRequest\x1a\x16.krypton.v1.SealStatus\x12C\n" +
 	"\n" +
-	"Contribute\x12\x1d.krypton.v1.ContributeRequest\x1a\x16.krypton.v1.SealStatus\x12?\n" +
+	"Contribute\x12\x1d.krypton.v1.ContributeRequest\x1a\x16.krypton.v1.SealStatus\x12C\n" +
+	"\bGetShard\x12\x1b.krypton.v1.GetShardRequest\x1a\x1a.krypton.v1.EncryptedShard\x12?\n" +
 	"\bSealNode\x12\x1b.krypton.v1.SealNodeRequest\x1a\x16.krypton.v1.SealStatus\x12E\n" +
 	"\vReleaseHold\x12\x1e.krypton.v1.ReleaseHoldRequest\x1a\x16.krypton.v1.SealStatusB=Z;github.com/openkcm/krypton-cluster/api/krypton/v1;kryptonv1b\x06proto3"
 
@@ -590,29 +727,33 @@ func file_krypton_v1_seal_proto_rawDescGZIP() []byte {
 }
 
 var file_krypton_v1_seal_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_krypton_v1_seal_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_krypton_v1_seal_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_krypton_v1_seal_proto_goTypes = []any{
 	(SealState)(0),             // 0: krypton.v1.SealState
 	(SealMode)(0),              // 1: krypton.v1.SealMode
 	(*SealStatus)(nil),         // 2: krypton.v1.SealStatus
 	(*GetSealRequest)(nil),     // 3: krypton.v1.GetSealRequest
 	(*ContributeRequest)(nil),  // 4: krypton.v1.ContributeRequest
-	(*SealNodeRequest)(nil),    // 5: krypton.v1.SealNodeRequest
-	(*ReleaseHoldRequest)(nil), // 6: krypton.v1.ReleaseHoldRequest
+	(*GetShardRequest)(nil),    // 5: krypton.v1.GetShardRequest
+	(*EncryptedShard)(nil),     // 6: krypton.v1.EncryptedShard
+	(*SealNodeRequest)(nil),    // 7: krypton.v1.SealNodeRequest
+	(*ReleaseHoldRequest)(nil), // 8: krypton.v1.ReleaseHoldRequest
 }
 var file_krypton_v1_seal_proto_depIdxs = []int32{
 	0, // 0: krypton.v1.SealStatus.state:type_name -> krypton.v1.SealState
 	1, // 1: krypton.v1.SealStatus.mode:type_name -> krypton.v1.SealMode
 	3, // 2: krypton.v1.Seal.GetSeal:input_type -> krypton.v1.GetSealRequest
 	4, // 3: krypton.v1.Seal.Contribute:input_type -> krypton.v1.ContributeRequest
-	5, // 4: krypton.v1.Seal.SealNode:input_type -> krypton.v1.SealNodeRequest
-	6, // 5: krypton.v1.Seal.ReleaseHold:input_type -> krypton.v1.ReleaseHoldRequest
-	2, // 6: krypton.v1.Seal.GetSeal:output_type -> krypton.v1.SealStatus
-	2, // 7: krypton.v1.Seal.Contribute:output_type -> krypton.v1.SealStatus
-	2, // 8: krypton.v1.Seal.SealNode:output_type -> krypton.v1.SealStatus
-	2, // 9: krypton.v1.Seal.ReleaseHold:output_type -> krypton.v1.SealStatus
-	6, // [6:10] is the sub-list for method output_type
-	2, // [2:6] is the sub-list for method input_type
+	5, // 4: krypton.v1.Seal.GetShard:input_type -> krypton.v1.GetShardRequest
+	7, // 5: krypton.v1.Seal.SealNode:input_type -> krypton.v1.SealNodeRequest
+	8, // 6: krypton.v1.Seal.ReleaseHold:input_type -> krypton.v1.ReleaseHoldRequest
+	2, // 7: krypton.v1.Seal.GetSeal:output_type -> krypton.v1.SealStatus
+	2, // 8: krypton.v1.Seal.Contribute:output_type -> krypton.v1.SealStatus
+	6, // 9: krypton.v1.Seal.GetShard:output_type -> krypton.v1.EncryptedShard
+	2, // 10: krypton.v1.Seal.SealNode:output_type -> krypton.v1.SealStatus
+	2, // 11: krypton.v1.Seal.ReleaseHold:output_type -> krypton.v1.SealStatus
+	7, // [7:12] is the sub-list for method output_type
+	2, // [2:7] is the sub-list for method input_type
 	2, // [2:2] is the sub-list for extension type_name
 	2, // [2:2] is the sub-list for extension extendee
 	0, // [0:2] is the sub-list for field type_name
@@ -629,7 +770,7 @@ func file_krypton_v1_seal_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_krypton_v1_seal_proto_rawDesc), len(file_krypton_v1_seal_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   5,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Seal_GetSeal_FullMethodName     = "/krypton.v1.Seal/GetSeal"
 	Seal_Contribute_FullMethodName  = "/krypton.v1.Seal/Contribute"
+	Seal_GetShard_FullMethodName    = "/krypton.v1.Seal/GetShard"
 	Seal_SealNode_FullMethodName    = "/krypton.v1.Seal/SealNode"
 	Seal_ReleaseHold_FullMethodName = "/krypton.v1.Seal/ReleaseHold"
 )
@@ -36,6 +37,10 @@ type SealClient interface {
 	// Contribute gives the node one share of the MasterKey. The share is encrypted
 	// to the node's start key, so that nothing between holds it.
 	Contribute(ctx context.Context, in *ContributeRequest, opts ...grpc.CallOption) (*SealStatus, error)
+	// GetShard gives the encrypted share of one person, for that person to open. It
+	// works also while the node is sealed. What it gives is ciphertext, and the
+	// manifest with which the person compares it.
+	GetShard(ctx context.Context, in *GetShardRequest, opts ...grpc.CallOption) (*EncryptedShard, error)
 	// SealNode wipes every key from the node's memory. With cluster set, all nodes
 	// do, and stay sealed until the hold is released.
 	SealNode(ctx context.Context, in *SealNodeRequest, opts ...grpc.CallOption) (*SealStatus, error)
@@ -65,6 +70,16 @@ func (c *sealClient) Contribute(ctx context.Context, in *ContributeRequest, opts
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SealStatus)
 	err := c.cc.Invoke(ctx, Seal_Contribute_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sealClient) GetShard(ctx context.Context, in *GetShardRequest, opts ...grpc.CallOption) (*EncryptedShard, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EncryptedShard)
+	err := c.cc.Invoke(ctx, Seal_GetShard_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -102,6 +117,10 @@ type SealServer interface {
 	// Contribute gives the node one share of the MasterKey. The share is encrypted
 	// to the node's start key, so that nothing between holds it.
 	Contribute(context.Context, *ContributeRequest) (*SealStatus, error)
+	// GetShard gives the encrypted share of one person, for that person to open. It
+	// works also while the node is sealed. What it gives is ciphertext, and the
+	// manifest with which the person compares it.
+	GetShard(context.Context, *GetShardRequest) (*EncryptedShard, error)
 	// SealNode wipes every key from the node's memory. With cluster set, all nodes
 	// do, and stay sealed until the hold is released.
 	SealNode(context.Context, *SealNodeRequest) (*SealStatus, error)
@@ -122,6 +141,9 @@ func (UnimplementedSealServer) GetSeal(context.Context, *GetSealRequest) (*SealS
 }
 func (UnimplementedSealServer) Contribute(context.Context, *ContributeRequest) (*SealStatus, error) {
 	return nil, status.Error(codes.Unimplemented, "method Contribute not implemented")
+}
+func (UnimplementedSealServer) GetShard(context.Context, *GetShardRequest) (*EncryptedShard, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetShard not implemented")
 }
 func (UnimplementedSealServer) SealNode(context.Context, *SealNodeRequest) (*SealStatus, error) {
 	return nil, status.Error(codes.Unimplemented, "method SealNode not implemented")
@@ -186,6 +208,24 @@ func _Seal_Contribute_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Seal_GetShard_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetShardRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SealServer).GetShard(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Seal_GetShard_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SealServer).GetShard(ctx, req.(*GetShardRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Seal_SealNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SealNodeRequest)
 	if err := dec(in); err != nil {
@@ -236,6 +276,10 @@ var Seal_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Contribute",
 			Handler:    _Seal_Contribute_Handler,
+		},
+		{
+			MethodName: "GetShard",
+			Handler:    _Seal_GetShard_Handler,
 		},
 		{
 			MethodName: "SealNode",
