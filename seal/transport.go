@@ -60,9 +60,11 @@ func (o Offer) message() []byte {
 	return label("krypton/v1/start-key").part(o.Target.Cluster[:]).part([]byte(o.Target.Node)).part(o.Public)
 }
 
-// verify checks the signature against the member key, which the caller has
-// from the member entry or the pinned certificate, not from the offer.
-func (o Offer) verify(member crypto.PublicKey) error {
+// Verify checks the signature against the member key, which the caller has from
+// the member entry or the pinned certificate, not from the offer. [SealShare]
+// does it too; who opens a share first does it before. The error is that of
+// [ErrOffer].
+func (o Offer) Verify(member crypto.PublicKey) error {
 	ok := false
 	switch pub := member.(type) {
 	case ed25519.PublicKey:
@@ -150,7 +152,7 @@ func SealShare(o Offer, member crypto.PublicKey, s Share) ([]byte, error) {
 	if err := o.Target.check(); err != nil {
 		return nil, err
 	}
-	if err := o.verify(member); err != nil {
+	if err := o.Verify(member); err != nil {
 		return nil, err
 	}
 	if !s.IsFor(o.Target.Cluster) {

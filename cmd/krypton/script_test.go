@@ -34,6 +34,7 @@ import (
 	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/command"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
+	"github.com/openkcm/krypton-cluster/seal/agebox/ageboxtest"
 )
 
 func TestMain(m *testing.M) {
@@ -42,6 +43,7 @@ func TestMain(m *testing.M) {
 		all = map[string]func(){}
 	}
 	all["krypton"] = func() { os.Exit(run()) }
+	all["age-plugin-"+ageboxtest.Name] = ageboxtest.Main
 	testscript.Main(m, all)
 }
 
@@ -93,6 +95,7 @@ func commands(more map[string]scriptCommand) map[string]scriptCommand {
 // fault, forge a certificate, be ill in a certain way, die between two lines. All
 // else is in testdata/real, see TestRealScript. A script whose name begins with
 // "seal" has sealed nodes; share1 to share3 are files in its directory. Whose name
+// has "held" too has holders of encrypted shares, see [holders]. Whose name
 // has "expired" has nodes with certificates that have; "ends-soon", callers with
 // certificates that nearly have.
 //
@@ -189,8 +192,15 @@ func setup(env *testscript.Env) error {
 		}
 		how := distrust(name)
 		var held atomic.Value
+		var shards shardKeeper
+		if strings.Contains(name, "held") {
+			if rec, fp, shards, err = heldCeremony(env.WorkDir, how); err != nil {
+				return err
+			}
+		}
 		opts.Seal = func(_ int, id clienttest.Identity) kryptonv1.SealServer {
 			n, err := newSealedNode(id, rec, fp, &held, how)
+			n.shards = shards
 			if err != nil {
 				panic(err)
 			}

@@ -58,10 +58,13 @@ func ceremony(fingerprint string) (seal.Record, seal.Fingerprint, [][]byte, erro
 type sealedNode struct {
 	kryptonv1.UnimplementedSealServer
 
-	id    clienttest.Identity
-	fp    seal.Fingerprint
-	start *seal.StartKey
-	offer seal.Offer
+	id     clienttest.Identity
+	fp     seal.Fingerprint
+	shards shardKeeper
+	start  *seal.StartKey
+	offer  seal.Offer
+
+	shares int
 
 	mu       sync.Mutex
 	unsealer *seal.Unsealer
@@ -77,11 +80,14 @@ const (
 	falseSignature       // its start key was not signed by its member key
 	foreignCA            // its certificate is of another cluster
 	otherNode            // its certificate is that of another node
+	swappedShard         // it gives the share of another ceremony, with its own manifest
+	foreignSeal          // it gives share and manifest of another cluster
+	forgedManifest       // it gives a share of its own making, and a manifest that has it
 )
 
 // distrust returns what the name of a script asks for.
 func distrust(script string) trust {
-	for word, how := range map[string]trust{"false-signature": falseSignature, "foreign-ca": foreignCA, "other-node": otherNode} {
+	for word, how := range map[string]trust{"false-signature": falseSignature, "foreign-ca": foreignCA, "other-node": otherNode, "swapped": swappedShard, "foreign-seal": foreignSeal, "forged-manifest": forgedManifest} {
 		if strings.Contains(script, word) {
 			return how
 		}
@@ -100,7 +106,7 @@ func newSealedNode(id clienttest.Identity, rec seal.Record, fp seal.Fingerprint,
 		ca := newTestCA()
 		der, _ := pem.Decode(ca.issueNode(id.ID))
 		n.id.Certificate.Certificate, key = [][]byte{der.Bytes}, ca.key
-	case honest, falseSignature:
+	case honest, falseSignature, swappedShard, foreignSeal, forgedManifest:
 	}
 	n.id.ID = target.Node
 	signer, ok := key.(crypto.Signer)
@@ -125,6 +131,7 @@ func newSealedNode(id clienttest.Identity, rec seal.Record, fp seal.Fingerprint,
 		}
 		n.offer.Signature = stolen.Signature
 	}
+	n.shares = rec.Shares()
 	n.unsealer, err = seal.NewUnsealer(rec, fp, clock.System{}, time.Minute)
 	return n, err
 }
@@ -137,7 +144,7 @@ func (n *sealedNode) reason() string {
 func (n *sealedNode) status() *kryptonv1.SealStatus {
 	st := &kryptonv1.SealStatus{
 		NodeId: n.id.ID, NodeName: n.id.ID, State: kryptonv1.SealState_SEAL_STATE_SEALED, Mode: kryptonv1.SealMode_SEAL_MODE_SHAMIR,
-		Have: uint32(n.unsealer.Progress().Have), Need: 2, Shares: 3, Generation: 1, Fingerprint: hex.EncodeToString(n.fp[:]),
+		Have: uint32(n.unsealer.Progress().Have), Need: 2, Shares: uint32(n.shares), Generation: 1, Fingerprint: hex.EncodeToString(n.fp[:]),
 		StartKey: n.offer.Public, StartKeySignature: n.offer.Signature, NodeCertificate: n.id.Certificate.Certificate[0],
 		PersonsNeeded: 2, Held: n.reason() != "", HoldReason: n.reason(),
 	}

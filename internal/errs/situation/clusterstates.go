@@ -3,7 +3,7 @@ package situation
 import "github.com/openkcm/krypton-cluster/internal/errs"
 
 func clusterStates() Group {
-	return Group{Name: "cluster", Title: "State of the cluster", Rows: []Situation{
+	return Group{Name: "cluster", Title: "State of the cluster", Rows: append([]Situation{
 		{
 			ID: "cluster/sealed", When: "a node without the MasterKey in memory is asked for data, a certificate, or a change that needs a key",
 			Code: errs.Sealed,
@@ -284,5 +284,5 @@ func clusterStates() Group {
 			ID: "cluster/one-node-sealed", When: "some of a client's nodes are sealed or stopped, and others serve",
 			Outcome: "Nothing to see: the Go client asks another node, at once. krypton status names those that need somebody.",
 		},
-	}}
+	}, heldShares()...)}
 }

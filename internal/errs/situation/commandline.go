@@ -1,6 +1,10 @@
 package situation
 
-import "github.com/openkcm/krypton-cluster/internal/errs"
+import (
+	"slices"
+
+	"github.com/openkcm/krypton-cluster/internal/errs"
+)
 
 const (
 	seeHelp      = "see {command} --help"
@@ -10,7 +14,7 @@ const (
 )
 
 func commandLine() Group {
-	return Group{Name: "cli", Title: "Command line", Rows: append(commandWords(), append(commandFiles(), append(commandSettings(), commandApprovals()...)...)...)}
+	return Group{Name: "cli", Title: "Command line", Rows: slices.Concat(commandWords(), commandFiles(), identityFiles(), commandSettings(), commandApprovals())}
 }
 
 // usage is a row of wrong usage.

@@ -22,12 +22,15 @@
 package ageboxtest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
 	"filippo.io/age"
+	"filippo.io/age/armor"
 	"filippo.io/age/plugin"
 )
 
@@ -78,6 +81,28 @@ func Main() {
 		return &token{p, Behaviour(behaviour), id}, err
 	})
 	os.Exit(p.Main()) //nolint:forbidigo // It is a main function.
+}
+
+// Missing is an identity whose plugin no machine has.
+func Missing() string { return plugin.EncodeIdentity("no-such", []byte("key")) }
+
+// Protect returns the identity file under a passphrase that is as quick to try as
+// can be.
+func Protect(file, passphrase string) (string, error) {
+	to, err := age.NewScryptRecipient(passphrase)
+	if err != nil {
+		return "", err
+	}
+	to.SetWorkFactor(1)
+	var out bytes.Buffer
+	outer := armor.NewWriter(&out)
+	inner, err := age.Encrypt(outer, to)
+	if err != nil {
+		return "", err
+	}
+	_, err = io.WriteString(inner, file)
+	err = errors.Join(err, inner.Close(), outer.Close())
+	return out.String(), err
 }
 
 // token is a key that asks before it is used.

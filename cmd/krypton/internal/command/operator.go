@@ -70,7 +70,7 @@ func operatorCommands() *Command {
 			},
 		}
 	}
-	return group("operator", "run the cluster: members, leadership, certificates",
+	return group("operator", "run the cluster: members, leadership, certificates, shares",
 		&Command{
 			Name: "members", Usage: "list the nodes of the cluster", Reach: Reads, Examples: []string{"krypton operator members"},
 			Run: func(ctx context.Context, in *Invocation) error {
@@ -166,6 +166,7 @@ func operatorCommands() *Command {
 		},
 		group("quorum", "how many persons sign what people sign", setQuorumCommand()),
 		group("cert", "make, issue and revoke certificates of callers", newKeyCommand(), issueCommand(), renewCommand(), revokeCommand(), revocationsCommand()),
+		shareCommands(),
 	)
 }
 

@@ -32,8 +32,10 @@ func dataDirFlag(usage string) cli.Flag {
 func unsealCommand() *Command {
 	return &Command{
 		Name: "unseal", Usage: "give shares of the MasterKey to nodes", Reach: Acts, Exits: []int{errs.ExitSealed, errs.ExitPending},
-		About: "Every node unseals by itself: the share goes to each sealed node of --addr. It is asked for without being shown, or\n" +
-			"read from stdin or --share-file, one share a line; it is never an argument.\n\n" +
+		About: "Every node unseals by itself: the share goes to each sealed node of --addr. With --identity it is the encrypted share\n" +
+			"that the nodes keep for you: it is fetched, opened on this machine with your identity, and compared with the manifest of\n" +
+			"the seal. A printed share is asked for without being shown, or read from stdin or --share-file, one share a line; it is\n" +
+			"never an argument.\n\n" +
 			"Before it leaves this machine the node has to prove with its certificate that the key it offers for shares is its\n" +
 			"own, and the share has to be of the node's cluster. On its way only that start of that node can open it.\n\n" +
 			"A node cannot renew its certificate while it is sealed. After a month of that, --accept-expired-node accepts one that has\n" +
@@ -41,12 +43,15 @@ func unsealCommand() *Command {
 			"stderr says which certificate it was: go on only if the node is still one of the cluster.\n\n" +
 			"The exit status is 9 when the shares were taken and a node waits for those of other holders; the result says how many\n" +
 			"it has and needs.",
-		Examples: []string{"krypton unseal --addr n1:8400,n2:8400,n3:8400", "krypton unseal --addr n1:8400 < share.txt"},
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "share-file", Usage: "`FILE` with shares, - for stdin"},
+		Examples: []string{
+			"krypton unseal --addr n1:8400,n2:8400,n3:8400 --identity anna.identity", "krypton unseal --addr n1:8400,n2:8400,n3:8400",
+			"krypton unseal --addr n1:8400 < share.txt",
+		},
+		Flags: append(heldFlags(),
+			&cli.StringFlag{Name: "share-file", Usage: "`FILE` with printed shares, - for stdin"},
 			&cli.BoolFlag{Name: "reset", Usage: "first forget the shares that the node has got so far"},
 			&cli.BoolFlag{Name: "accept-expired-node", Usage: "accept the certificate of a node that is wrong in nothing but that it has expired"},
-		},
+		),
 		Run: unseal,
 	}
 }
@@ -69,21 +74,17 @@ func unseal(ctx context.Context, in *Invocation) error {
 	if err != nil {
 		return err
 	}
-	shares, err := in.readShares()
+	from, err := in.sharesOf()
 	if err != nil {
 		return err
 	}
-	defer func() {
-		for _, s := range shares {
-			s.Destroy()
-		}
-	}()
+	defer from.Destroy()
 	var after []*kryptonv1.SealStatus
 	var failed error
 	g := grid{head: []string{"NODE", "STATE", "SHARES", "NOTE"}}
 	for _, addr := range c.Addrs() {
 		in.waits = "giving the share to " + addr
-		st, err := in.unsealNode(ctx, c.Node(addr), roots, shares, old)
+		st, err := in.unsealNode(ctx, c.Node(addr), roots, from, old)
 		name, state, note := addr, "no answer", ""
 		if st != nil {
 			after = append(after, st)
@@ -131,8 +132,56 @@ func waiting(all []*kryptonv1.SealStatus) error {
 		errs.Hint("the other holders run krypton unseal too, within 15 minutes of the first share"))
 }
 
+// shareSource is where the shares for a node come from: paper, or the person's
+// identity and what the nodes keep for it.
+type shareSource struct {
+	printed []seal.Share
+	held    *held
+}
+
+// Destroy wipes whatever it has.
+func (s shareSource) Destroy() {
+	for _, p := range s.printed {
+		p.Destroy()
+	}
+	if s.held != nil {
+		s.held.Destroy()
+	}
+}
+
+// sharesOf reads the shares, or what opens them, as the flags say.
+func (in *Invocation) sharesOf() (s shareSource, err error) {
+	identity := in.c.String("identity") != ""
+	switch {
+	case identity && in.c.IsSet("share-file"):
+		return s, usagef("choose one", "--identity and --share-file contradict each other")
+	case identity:
+		s.held, err = in.held()
+	case in.c.IsSet("holder") || in.c.IsSet("manifest"):
+		return s, usagef("give the file that opens your share with --identity", "--holder and --manifest need --identity")
+	default:
+		s.printed, err = in.readShares()
+	}
+	return s, err
+}
+
+// sharesFor returns the shares for the node that made the offer.
+func (in *Invocation) sharesFor(ctx context.Context, nd *client.Node, from shareSource, st *kryptonv1.SealStatus, offer seal.Offer, member crypto.PublicKey) ([]seal.Share, error) {
+	if from.held == nil {
+		return from.printed, nil
+	}
+	if err := offer.Verify(member); err != nil { // before anybody is asked for a PIN
+		return nil, err
+	}
+	got, err := in.fetch(ctx, nd, st, from.held, offer.Target.Cluster)
+	if err != nil {
+		return nil, err
+	}
+	return []seal.Share{got.share}, nil
+}
+
 // unsealNode gives the shares to one node and returns its last status.
-func (in *Invocation) unsealNode(ctx context.Context, nd *client.Node, roots *x509.CertPool, shares []seal.Share, old *expiredNodes) (*kryptonv1.SealStatus, error) {
+func (in *Invocation) unsealNode(ctx context.Context, nd *client.Node, roots *x509.CertPool, from shareSource, old *expiredNodes) (*kryptonv1.SealStatus, error) {
 	st, err := call(ctx, in, nd.Seal().GetSeal, &kryptonv1.GetSealRequest{})
 	if err != nil {
 		return nil, in.orAccept(err)
@@ -157,6 +206,10 @@ func (in *Invocation) unsealNode(ctx context.Context, nd *client.Node, roots *x5
 		return st, err
 	}
 	in.warnOfExpired(nd.Addr(), old)
+	shares, err := in.sharesFor(ctx, nd, from, st, offer, member)
+	if err != nil {
+		return st, err
+	}
 	reset := in.c.Bool("reset")
 	for _, s := range shares {
 		sealed, err := seal.SealShare(offer, member, s)
