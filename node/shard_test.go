@@ -43,8 +43,12 @@ func TestPersonsOpenTheirSharesAndUnsealWithoutAQuorum(t *testing.T) {
 	c.Keyspace[0], c.Cluster[0], c.ID[0] = 1, 2, 3
 	const ssh = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFvmBrMAtsYYuBfMo9KJVmXa0tT9kcyD4ZzFmXlcNTEp"
 	rec, master, printed, err := seal.Create(t.Context(), rand.Reader, c, seal.Plan{Groups: []seal.Group{{Threshold: 2, Holders: []seal.Holder{
-		{Name: "anna", Recipient: toAnna}, {Name: "ben", Recipient: toBen}, {Name: "ben again", Recipient: toBen}, {Name: "dora", Recipient: ssh + " dora@example"},
-		{Name: "emil"}, {Name: "vault", Key: seal.ProviderKey{Provider: "sealing", Key: sealKey}},
+		{Name: "anna", Recipient: toAnna},
+		{Name: "ben", Recipient: toBen},
+		{Name: "ben again", Recipient: toBen},
+		{Name: "dora", Recipient: ssh + " dora@example"},
+		{Name: "emil"},
+		{Name: "vault", Key: seal.ProviderKey{Provider: "sealing", Key: sealKey}},
 	}}}}, m.stores)
 	check(t, err)
 	master.Destroy()

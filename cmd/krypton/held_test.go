@@ -3,18 +3,15 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/pem"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"golang.org/x/crypto/ssh"
 	"google.golang.org/protobuf/proto"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
@@ -80,22 +77,14 @@ func holders(dir string) ([]seal.Holder, error) {
 	if err := write("missing", ageboxtest.Missing()); err != nil {
 		return nil, err
 	}
-	_, private, err := ed25519.GenerateKey(rand.Reader)
+	dora, file, err := ageboxtest.SSH(passphrase)
 	if err != nil {
 		return nil, err
 	}
-	block, err := ssh.MarshalPrivateKeyWithPassphrase(private, "dora@example", []byte(passphrase))
-	if err != nil {
+	if err := write("dora", file); err != nil {
 		return nil, err
 	}
-	if err := write("dora", string(pem.EncodeToMemory(block))); err != nil {
-		return nil, err
-	}
-	line, err := ssh.NewPublicKey(private.Public())
-	if err != nil {
-		return nil, err
-	}
-	dora := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(line))) + " dora@example"
+	dora += " dora@example"
 	return []seal.Holder{{Name: "anna", Recipient: anna}, {Name: "ben", Recipient: ben}, {Name: "cleo", Recipient: cleo}, {Name: "dora", Recipient: dora}, {Name: "emil"}}, nil
 }
 

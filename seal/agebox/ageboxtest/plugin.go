@@ -1,4 +1,4 @@
-// Package ageboxtest is a plugin of age, for tests of those that meet plugins.
+// Package ageboxtest is a plugin of age, and makes keys, for tests of those that meet them.
 //
 // A test program registers [Main] as the program age-plugin-test. The recipient
 // and the identity have a key of age in them, which a person's token would have
@@ -23,6 +23,9 @@ package ageboxtest
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -32,6 +35,7 @@ import (
 	"filippo.io/age"
 	"filippo.io/age/armor"
 	"filippo.io/age/plugin"
+	"golang.org/x/crypto/ssh"
 )
 
 // Name is the name of the plugin; its program is called "age-plugin-" and that.
@@ -81,6 +85,24 @@ func Main() {
 		return &token{p, Behaviour(behaviour), id}, err
 	})
 	os.Exit(p.Main()) //nolint:forbidigo // It is a main function.
+}
+
+// SSH returns the recipient and the file of a new Ed25519 key of ssh-keygen, under
+// a passphrase.
+func SSH(passphrase string) (recipient, file string, err error) {
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return "", "", err
+	}
+	block, err := ssh.MarshalPrivateKeyWithPassphrase(private, "", []byte(passphrase))
+	if err != nil {
+		return "", "", err
+	}
+	public, err := ssh.NewPublicKey(private.Public())
+	if err != nil {
+		return "", "", err
+	}
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(public))), string(pem.EncodeToMemory(block)), nil
 }
 
 // Missing is an identity whose plugin no machine has.
