@@ -483,6 +483,7 @@ func TestI5_ARecipientIsPublic(t *testing.T) {
 		"ssh-ed25519 AAAA":                     "is damaged",
 		ecLine:                                 "is none that this version knows",
 		smallLine:                              "is damaged",
+		"ssh-x " + line:                        "is damaged",
 		`ssh-ed25519 command="x" ` + line[12:]: "is damaged",
 		"age1" + strings.Repeat("q", 5000):     "the limit is 4096",
 	} {
