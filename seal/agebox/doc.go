@@ -21,7 +21,7 @@
 // # Invariants
 //
 //   - I1: an age file has exactly one recipient, the one that was named, and is at most [MaxFile] bytes.
-//   - I2: private keys exist only while one file is opened or one recipient derived, in the scope of package reveal, and what opened them lies in protected memory.
+//   - I2: private keys exist only while one file is opened or one recipient derived, in the scope of package reveal; otherwise the file of them, without its passphrase, lies in protected memory.
 //   - I3: what is opened goes straight into protected memory, has exactly the size that was asked for, and nothing of a file that does not open whole comes out.
 //   - I4: no error has a byte of an identity, a passphrase, a recipient or a file in it.
 //   - I5: a recipient is public: a private key that is given as one is refused before anything is made of it.

@@ -2,7 +2,9 @@ package agebox
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -62,9 +64,8 @@ type Person struct {
 // Identities are the keys of one person, in protected memory. Whoever got them
 // owns them and destroys them.
 type Identities struct {
-	text       memsec.Secret // as age or ssh-keygen writes them, decrypted if age encrypted them
-	passphrase memsec.Secret // of a key of ssh-keygen; zero without one
-	person     Person
+	text   memsec.Secret // lines of age, or one private key in PEM; without a passphrase
+	person Person
 }
 
 // identityFileSize is the length of the file of [NewIdentities]: Bech32 of 1216
@@ -152,10 +153,8 @@ func refuseIdentity(why string) error {
 
 // Destroy wipes the identities. It is idempotent.
 func (i *Identities) Destroy() {
-	for _, s := range []memsec.Secret{i.text, i.passphrase} {
-		if !s.IsZero() {
-			s.Destroy()
-		}
+	if !i.text.IsZero() {
+		i.text.Destroy()
 	}
 }
 
@@ -235,7 +234,8 @@ func openWithPassphrase(file []byte, armored bool, pass []byte) ([]byte, error) 
 }
 
 // check tries whether the identities can be used, so that a bad file is refused
-// before anything is asked of a node.
+// before anything is asked of a node, and takes the passphrase off a key of
+// ssh-keygen.
 func (i *Identities) check() error {
 	defer runtime.GC()
 	err := reveal.With(i.text, func(text []byte) error {
@@ -245,13 +245,50 @@ func (i *Identities) check() error {
 	if _, ok := errors.AsType[*ssh.PassphraseMissingError](err); !ok {
 		return err
 	}
-	if i.passphrase, err = i.askPassphrase(); err != nil {
+	pass, err := i.askPassphrase()
+	if err != nil {
 		return err
 	}
+	defer pass.Destroy()
 	return reveal.With(i.text, func(text []byte) error {
-		_, err := i.parse(text)
-		return err
+		return reveal.With(pass, func(p []byte) error {
+			plain, err := withoutPassphrase(text, p)
+			defer clear(plain)
+			if err != nil {
+				return err
+			}
+			if _, err := i.parse(plain); err != nil {
+				return err
+			}
+			open, err := memsec.Take(plain, memsec.Cold)
+			if err != nil {
+				return fmt.Errorf("keep identities: %w", err)
+			}
+			i.text.Destroy()
+			i.text = open
+			return nil
+		})
 	})
+}
+
+// withoutPassphrase returns a key of ssh-keygen in PKCS#8, for the caller to wipe.
+func withoutPassphrase(text, pass []byte) ([]byte, error) {
+	key, err := ssh.ParseRawPrivateKeyWithPassphrase(text, pass)
+	if errors.Is(err, x509.IncorrectPasswordError) {
+		return nil, wrongPassphrase()
+	}
+	if err != nil {
+		return nil, refuseIdentity("is no private key of ssh-keygen that can be read")
+	}
+	if k, ok := key.(*ed25519.PrivateKey); ok {
+		key = *k
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	defer clear(der)
+	if err != nil {
+		return nil, refuseIdentity("is an SSH key of a type that age does not know; it knows Ed25519 and RSA")
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
 // identity is one private key. It exists only inside a callback of reveal (I2).
@@ -266,7 +303,7 @@ type identity struct {
 // could quote the file (I4).
 func (i *Identities) parse(text []byte) ([]identity, error) {
 	if bytes.HasPrefix(text, []byte("-----BEGIN")) {
-		return i.parseSSH(text)
+		return parseSSH(text)
 	}
 	var all []identity
 	for line := range bytes.SplitSeq(text, []byte("\n")) {
@@ -311,21 +348,10 @@ func (i *Identities) parseLine(line string) (identity, error) {
 	return identity{}, refuseIdentity("has an identity that is damaged")
 }
 
-func (i *Identities) parseSSH(text []byte) (_ []identity, err error) {
-	var key any
-	if i.passphrase.IsZero() {
-		key, err = ssh.ParseRawPrivateKey(text)
-		if missing, ok := errors.AsType[*ssh.PassphraseMissingError](err); ok {
-			return nil, missing
-		}
-	} else {
-		err = reveal.With(i.passphrase, func(pass []byte) error {
-			key, err = ssh.ParseRawPrivateKeyWithPassphrase(text, pass)
-			return err
-		})
-		if errors.Is(err, x509.IncorrectPasswordError) {
-			return nil, wrongPassphrase()
-		}
+func parseSSH(text []byte) ([]identity, error) {
+	key, err := ssh.ParseRawPrivateKey(text)
+	if missing, ok := errors.AsType[*ssh.PassphraseMissingError](err); ok {
+		return nil, missing
 	}
 	if err != nil {
 		return nil, refuseIdentity("is no private key of ssh-keygen that can be read")
