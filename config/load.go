@@ -1,7 +1,6 @@
 package config
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +15,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/strictyaml"
 	"github.com/openkcm/krypton-cluster/keystore"
 )
 
@@ -97,7 +97,7 @@ func unknownVariables(environ, others []string) (problems []string) {
 	for _, kv := range environ {
 		name, _, _ := strings.Cut(kv, "=")
 		if strings.HasPrefix(name, Prefix) && !slices.Contains(known, name) && !serviceLink.MatchString(name) {
-			problems = append(problems, fmt.Sprintf("unknown environment variable %s, did you mean %s?", name, Nearest(name, known)))
+			problems = append(problems, fmt.Sprintf("unknown environment variable %s, did you mean %s?", name, strictyaml.Nearest(name, known)))
 		}
 	}
 	return problems
@@ -134,63 +134,17 @@ func (c *Config) readFile(src Source) []string {
 	return c.decode(path, b, src.Keystores)
 }
 
-// decode reads YAML into c. It first walks the nodes, because the decoder's own
-// message for an unknown key names neither the section nor what was meant (I1).
+// decode reads YAML into c (I1).
 func (c *Config) decode(name string, b []byte, types keystore.Types) []string {
-	var doc yaml.Node
-	dec := yaml.NewDecoder(bytes.NewReader(b))
-	if err := dec.Decode(&doc); err != nil {
-		if errors.Is(err, io.EOF) {
-			return nil
+	return strictyaml.Decode(name, b, c, func(file string, n *yaml.Node, t reflect.Type, prefix string) ([]string, bool) {
+		if t != reflect.TypeFor[Keystore]() || n.Kind != yaml.MappingNode {
+			return nil, false
 		}
-		return []string{fmt.Sprintf("%s: %s", name, strings.TrimPrefix(err.Error(), "yaml: "))}
-	}
-	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return []string{name + ": more than one YAML document"}
-	}
-	if len(doc.Content) == 0 {
-		return nil
-	}
-	if problems := unknown(name, doc.Content[0], reflect.TypeFor[Config](), "", types); len(problems) > 0 {
-		return problems
-	}
-	if err := doc.Decode(c); err != nil {
-		return []string{fmt.Sprintf("%s: %s", name, strings.ReplaceAll(strings.TrimPrefix(err.Error(), "yaml: unmarshal errors:\n  "), "\n  ", "; "))}
-	}
-	return nil
+		return unknownSettings(file, n, prefix, types), true
+	})
 }
 
-func unknown(file string, n *yaml.Node, t reflect.Type, prefix string, types keystore.Types) (problems []string) {
-	switch {
-	case t.Kind() == reflect.Slice && n.Kind == yaml.SequenceNode:
-		for i, item := range n.Content {
-			problems = append(problems, unknown(file, item, t.Elem(), fmt.Sprintf("%s[%d].", strings.TrimSuffix(prefix, "."), i), types)...)
-		}
-	case t == reflect.TypeFor[Keystore]() && n.Kind == yaml.MappingNode:
-		problems = unknownSettings(file, n, prefix, types)
-	case t.Kind() == reflect.Struct && n.Kind == yaml.MappingNode:
-		seen := map[string]bool{}
-		for i := 0; i+1 < len(n.Content); i += 2 {
-			key, val := n.Content[i], n.Content[i+1]
-			f, ok := byKey(t, key.Value)
-			switch {
-			case !ok:
-				problems = append(problems, fmt.Sprintf("%s:%d: unknown key %q, did you mean %q?",
-					file, key.Line, prefix+key.Value, prefix+Nearest(key.Value, keysOf(t))))
-			case seen[key.Value]:
-				problems = append(problems, fmt.Sprintf("%s:%d: key %q stands twice", file, key.Line, prefix+key.Value))
-			default:
-				problems = append(problems, unknown(file, val, f.Type, prefix+key.Value+".", types)...)
-			}
-			seen[key.Value] = true
-		}
-	case t.Kind() == reflect.Struct && n.Tag != "!!null":
-		problems = append(problems, fmt.Sprintf("%s:%d: %q must be a section with keys", file, n.Line, strings.TrimSuffix(prefix, ".")))
-	}
-	return problems
-}
-
-// unknownSettings is unknown for an entry of keystores, whose keys depend on its
+// unknownSettings looks at an entry of keystores, whose keys depend on its
 // type. For an entry without a known type every setting of every type is known:
 // what is wrong with it is then its type.
 func unknownSettings(file string, n *yaml.Node, prefix string, types keystore.Types) (problems []string) {
@@ -216,7 +170,7 @@ func unknownSettings(file string, n *yaml.Node, prefix string, types keystore.Ty
 		key, val := n.Content[i], n.Content[i+1]
 		switch {
 		case len(types) > 0 && !slices.Contains(known, key.Value):
-			problems = append(problems, fmt.Sprintf("%s:%d: unknown key %q, did you mean %q?", file, key.Line, prefix+key.Value, prefix+Nearest(key.Value, known)))
+			problems = append(problems, fmt.Sprintf("%s:%d: unknown key %q, did you mean %q?", file, key.Line, prefix+key.Value, prefix+strictyaml.Nearest(key.Value, known)))
 		case seen[key.Value]:
 			problems = append(problems, fmt.Sprintf("%s:%d: key %q stands twice", file, key.Line, prefix+key.Value))
 		case val.Kind != yaml.ScalarNode || val.Tag == "!!null":
@@ -225,54 +179,6 @@ func unknownSettings(file string, n *yaml.Node, prefix string, types keystore.Ty
 		seen[key.Value] = true
 	}
 	return problems
-}
-
-func byKey(t reflect.Type, key string) (reflect.StructField, bool) {
-	for i := range t.NumField() {
-		if t.Field(i).Tag.Get("yaml") == key {
-			return t.Field(i), true
-		}
-	}
-	return reflect.StructField{}, false
-}
-
-func keysOf(t reflect.Type) []string {
-	keys := make([]string, t.NumField())
-	for i := range keys {
-		keys[i] = t.Field(i).Tag.Get("yaml")
-	}
-	return keys
-}
-
-// Nearest returns the candidate with the smallest edit distance to s.
-func Nearest(s string, candidates []string) string {
-	best, dist := "", -1
-	for _, c := range candidates {
-		if d := editDistance(s, c); dist < 0 || d < dist {
-			best, dist = c, d
-		}
-	}
-	return best
-}
-
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		diag := row[0]
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := diag
-			if a[i-1] != b[j-1] {
-				cost++
-			}
-			diag = row[j]
-			row[j] = min(cost, row[j]+1, row[j-1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // field is one scalar key of the configuration. Lists of sections (keystores)

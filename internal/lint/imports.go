@@ -32,6 +32,7 @@ var Layers = map[string]int{
 	"internal/corr":       0,
 	"internal/atomicfile": 0,
 	"internal/ports":      0,
+	"internal/strictyaml": 0,
 	"api/...":             0,
 
 	"limit":      1,
