@@ -29,6 +29,8 @@ package config
 
 import (
 	"time"
+
+	"github.com/openkcm/krypton-cluster/keystore"
 )
 
 // DefaultPath is where a node looks for its configuration.
@@ -130,4 +132,13 @@ type Keystore struct {
 	Name     string            `yaml:"name" doc:"Name that tenants and the seal refer to: a lower-case label of letters, digits and dashes."`
 	Type     string            `yaml:"type" doc:"What it is; the types of this program and their settings stand below."`
 	Settings map[string]string `yaml:",inline"`
+}
+
+// KeystoreConfigs returns the keystores as package keystore takes them.
+func (c *Config) KeystoreConfigs() []keystore.Config {
+	out := make([]keystore.Config, 0, len(c.Keystores))
+	for _, k := range c.Keystores {
+		out = append(out, keystore.Config{Name: k.Name, Type: k.Type, Settings: k.Settings})
+	}
+	return out
 }

@@ -38,6 +38,33 @@ type Type struct {
 	// Endpoint returns the URL that a provider of these settings talks to, for
 	// checks of the way there; "" where there is none. nil: none.
 	Endpoint func(cfg Config) string
+	// Place returns where a key is, read from settings and reference alone: it
+	// asks nobody, so that a seal can be planned while keystores are away. nil:
+	// the type cannot say.
+	Place func(cfg Config, key KeyRef) Place
+}
+
+// Place says with what else a key is lost, or falls into wrong hands. It is for
+// plans and for people; nothing is decided by it at run time. Empty parts are not
+// known. Equal texts mean the same account or region within one type.
+type Place struct {
+	Account string // whose administrators decide over the key: an AWS account, a project, a vault, a token
+	Region  string // where it is, as the keystore calls it
+}
+
+// PlaceOf returns where the key of one of the configured keystores is, and the
+// type of that keystore. It reports false when there is none of that name.
+func (t Types) PlaceOf(configs []Config, name string, key KeyRef) (typ string, at Place, ok bool) {
+	for _, c := range configs {
+		if c.Name != name {
+			continue
+		}
+		if one, known := t.Find(c.Type); known && one.Place != nil {
+			at = one.Place(c, key)
+		}
+		return c.Type, at, true
+	}
+	return "", Place{}, false
 }
 
 // Types are the kinds of keystores that a binary has, in the order of the

@@ -275,3 +275,20 @@ func (s settings) checkRef(ref keystore.KeyRef) (keyID string, err error) {
 }
 
 var errRef = errors.New("the key reference is neither the ARN of a key or alias, nor a key id, nor alias/NAME")
+
+// Place returns account and region of a key: those of its ARN, or else the
+// account of the role that this keystore uses, which is where a bare id or alias
+// is looked up, and the configured region.
+func Place(cfg keystore.Config, key keystore.KeyRef) keystore.Place {
+	if m := arnForm.FindStringSubmatch(string(key)); m != nil {
+		return keystore.Place{Account: m[3], Region: m[2]}
+	}
+	at := keystore.Place{Region: cfg.Settings[settingRegion]}
+	for _, role := range []string{cfg.Settings[settingAssumeRole], cfg.Settings[settingRole]} {
+		if m := roleForm.FindStringSubmatch(role); m != nil {
+			at.Account = strings.Split(role, ":")[4] // the form has it
+			break
+		}
+	}
+	return at
+}

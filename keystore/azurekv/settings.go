@@ -188,3 +188,13 @@ func readRoots(path string) (*x509.CertPool, error) {
 	}
 	return pool, nil
 }
+
+// Place returns the vault's host as the account: its access policies are one. The
+// region of a vault is in no name of it.
+func Place(cfg keystore.Config, _ keystore.KeyRef) keystore.Place {
+	u, err := url.Parse(cfg.Settings[settingVault])
+	if err != nil {
+		return keystore.Place{}
+	}
+	return keystore.Place{Account: strings.ToLower(u.Hostname())}
+}

@@ -101,3 +101,12 @@ func validVersion[T ~string](s T) bool {
 	}
 	return true
 }
+
+// Place returns project and location of a key, which its name has.
+func Place(_ keystore.Config, key keystore.KeyRef) keystore.Place {
+	r, err := parseKey(key)
+	if err != nil {
+		return keystore.Place{}
+	}
+	return keystore.Place{Account: r.project, Region: r.location}
+}

@@ -417,3 +417,8 @@ func fullAAD(ref keystore.KeyRef, prefix, aad []byte) []byte {
 func versionName(n uint32) keystore.KeyVersion {
 	return keystore.KeyVersion(strconv.FormatUint(uint64(n), 10))
 }
+
+// Place returns the directory as the account: whoever has its disk has every key in it.
+func Place(cfg keystore.Config, _ keystore.KeyRef) keystore.Place {
+	return keystore.Place{Account: cfg.Settings[SettingDir]}
+}

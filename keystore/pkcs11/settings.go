@@ -149,3 +149,11 @@ func parseEnvironment(text string) ([]string, error) {
 	}
 	return pairs, nil
 }
+
+// Place returns the token as the account: its officer decides over every key in it.
+func Place(cfg keystore.Config, _ keystore.KeyRef) keystore.Place {
+	if label := cfg.Settings["token"]; label != "" {
+		return keystore.Place{Account: "token " + label}
+	}
+	return keystore.Place{Account: "serial " + cfg.Settings["serial"]}
+}

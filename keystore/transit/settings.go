@@ -184,3 +184,17 @@ func checkName(name string) error {
 	}
 	return nil
 }
+
+// Place returns server and namespace as the account. Mounts of one namespace have
+// the same administrators, and count as one.
+func Place(cfg keystore.Config, _ keystore.KeyRef) keystore.Place {
+	u, err := url.Parse(cfg.Settings[settingAddress])
+	if err != nil {
+		return keystore.Place{}
+	}
+	at := strings.ToLower(u.Host)
+	if ns := strings.Trim(cfg.Settings[settingNamespace], "/"); ns != "" {
+		at += "/" + ns
+	}
+	return keystore.Place{Account: at}
+}

@@ -35,7 +35,7 @@ import (
 // What they make is guarded and counted by m, which may be nil.
 func Types(m *guard.Metrics) keystore.Types {
 	all := keystore.Types{{
-		Name: local.Type, Settings: local.Settings(), New: local.New,
+		Name: local.Type, Settings: local.Settings(), New: local.New, Place: local.Place,
 		Doc: "A software keystore in files, for development and demonstration. It protects nothing against whoever can read the files.",
 	}}
 	for _, vendor := range []func() (keystore.Type, bool){pkcs11Type, transitType, awskmsType, azurekvType, gcpkmsType} {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/keystores"
 	"github.com/openkcm/krypton-cluster/config"
+	"github.com/openkcm/krypton-cluster/keystore"
 )
 
 var update = flag.Bool("update", false, "write docs/config.md")
@@ -64,6 +65,51 @@ func TestI2_TypesAndSettingsHaveOneMeaning(t *testing.T) {
 				t.Errorf("type %s: setting %s is required and has a default", typ.Name, s.Name)
 			}
 			settings[s.Name] = true
+		}
+	}
+}
+
+func TestWhereAKeyIsStandsInItsNameAndItsSettings(t *testing.T) {
+	types := keystores.Types(nil)
+	const role = "arn:aws:iam::444455556666:role/krypton"
+	for name, tc := range map[string]struct {
+		typ      string
+		settings map[string]string
+		key      keystore.KeyRef
+		want     keystore.Place
+	}{
+		"an ARN":                {"awskms", map[string]string{"region": "eu-central-1", "role_arn": role}, "arn:aws:kms:eu-west-1:111122223333:key/1", keystore.Place{Account: "111122223333", Region: "eu-west-1"}},
+		"an alias, by its role": {"awskms", map[string]string{"region": "eu-central-1", "role_arn": role}, "alias/seal", keystore.Place{Account: "444455556666", Region: "eu-central-1"}},
+		"an alias, by the role that is assumed": {
+			"awskms",
+			map[string]string{"region": "eu-central-1", "role_arn": role, "assume_role_arn": "arn:aws:iam::777788889999:role/seal"},
+			"alias/seal",
+			keystore.Place{Account: "777788889999", Region: "eu-central-1"},
+		},
+		"an alias, nobody knows whose": {"awskms", map[string]string{"region": "eu-central-1", "auth": "imds"}, "alias/seal", keystore.Place{Region: "eu-central-1"}},
+		"a resource":                   {"gcpkms", nil, "projects/bank/locations/europe-west3/keyRings/r/cryptoKeys/k", keystore.Place{Account: "bank", Region: "europe-west3"}},
+		"no resource":                  {"gcpkms", nil, "k", keystore.Place{}},
+		"a vault":                      {"azurekv", map[string]string{"vault": "https://Bank.vault.azure.net"}, "seal", keystore.Place{Account: "bank.vault.azure.net"}},
+		"a server":                     {"transit", map[string]string{"address": "https://Bao.example:8200"}, "seal", keystore.Place{Account: "bao.example:8200"}},
+		"a namespace":                  {"transit", map[string]string{"address": "https://bao.example:8200", "namespace": "/bank/"}, "seal", keystore.Place{Account: "bao.example:8200/bank"}},
+		"a token by its label":         {"pkcs11", map[string]string{"token": "bank"}, "seal", keystore.Place{Account: "token bank"}},
+		"a token by its serial":        {"pkcs11", map[string]string{"serial": "17"}, "seal", keystore.Place{Account: "serial 17"}},
+		"files":                        {"local", map[string]string{"dir": "/var/lib/ks"}, "seal", keystore.Place{Account: "/var/lib/ks"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			configs := []keystore.Config{{Name: "other", Type: "local"}, {Name: "ks", Type: tc.typ, Settings: tc.settings}}
+			typ, got, ok := types.PlaceOf(configs, "ks", tc.key)
+			if typ != tc.typ || got != tc.want || !ok {
+				t.Errorf("%s %+v %v, want %+v", typ, got, ok, tc.want)
+			}
+		})
+	}
+	if _, _, ok := types.PlaceOf(nil, "ks", "k"); ok {
+		t.Error("a keystore that is not configured is somewhere")
+	}
+	for _, typ := range types {
+		if typ.Place == nil {
+			t.Errorf("type %s does not say where its keys are", typ.Name)
 		}
 	}
 }
