@@ -66,6 +66,7 @@ var safe = map[string]kind{
 	"/krypton.v1.Seal/GetSeal":            kindRead,
 	"/krypton.v1.Seal/GetShard":           kindRead,
 	"/krypton.v1.Admin/GetStatus":         kindRead,
+	"/krypton.v1.Admin/PlanSeal":          kindRead,
 }
 
 // once lists the methods whose answer has a secret that no second answer has: an

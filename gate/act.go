@@ -66,6 +66,7 @@ const (
 	ReleaseHold
 
 	Init
+	PlanSeal
 	Join
 	GetStatus
 
@@ -263,6 +264,7 @@ var acts = [actEnd]row{
 	ReleaseHold: {"seal.release_hold", audit.Control, scopeCluster, DutyCustody, cust, 0},
 
 	Init:      {"admin.init", audit.Control, scopeCluster, DutyOperate, oper, 0},
+	PlanSeal:  {"admin.plan-seal", audit.Data, scopeCluster, DutyRead, oper, 0},
 	Join:      {"admin.join", audit.Control, scopeCluster, DutyOperate, oper, 0},
 	GetStatus: {"admin.status", audit.Data, scopeCluster, DutyRead, oper, 0},
 

@@ -128,6 +128,7 @@ seal.seal                    GCO..  control  P
 seal.seal_cluster            GC...  control  P
 seal.release_hold            .C...  control
 admin.init                   ..O..  control
+admin.plan-seal              ..O..  data
 admin.join                   ..O..  control
 admin.status                 ..O..  data
 cluster.get                  GCOA.  data

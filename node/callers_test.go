@@ -24,6 +24,7 @@ import (
 	"github.com/openkcm/krypton-cluster/memsec/reveal"
 	"github.com/openkcm/krypton-cluster/node"
 	"github.com/openkcm/krypton-cluster/seal"
+	"github.com/openkcm/krypton-cluster/seal/plan"
 )
 
 // Who asks. Roles come from the registry: persons of the genesis are in it from the
@@ -289,7 +290,7 @@ func autoPlan(t tb) node.InitPlan {
 	t.Helper()
 	return node.InitPlan{
 		ClusterName: "test", Voters: 1, Governors: []node.Person{person(t, "gov")}, Custodians: []node.Person{person(t, "cust")},
-		Mode: seal.ModeAuto, ProviderKey: seal.ProviderKey{Provider: "sealing", Key: sealKey},
+		Seal:        plan.OneKey(seal.ProviderKey{Provider: "sealing", Key: sealKey}),
 		DestroyWait: node.DefaultDestroyWait, RollbackWindow: node.DefaultRollbackWindow,
 	}
 }
@@ -297,7 +298,7 @@ func autoPlan(t tb) node.InitPlan {
 func shamirPlan(t tb, threshold, shares int) node.InitPlan {
 	t.Helper()
 	p := autoPlan(t)
-	p.Mode, p.ProviderKey, p.Threshold, p.Shares = seal.ModeShamir, seal.ProviderKey{}, threshold, shares
+	p.Seal = plan.Printed(shares, threshold)
 	return p
 }
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
-	"fmt"
 	"time"
 
 	"github.com/openkcm/krypton-cluster/auth"
@@ -21,6 +20,7 @@ import (
 	"github.com/openkcm/krypton-cluster/keystore"
 	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/seal"
+	"github.com/openkcm/krypton-cluster/seal/plan"
 )
 
 // Defaults of a new cluster.
@@ -42,10 +42,9 @@ type InitPlan struct {
 	Voters         int // 1, 3, 5 or 7
 	Governors      []Person
 	Custodians     []Person
-	Mode           seal.Mode
-	ProviderKey    seal.ProviderKey // auto mode
-	Shares         int              // Shamir mode
-	Threshold      int
+	Seal           plan.Plan     // who opens the MasterKey
+	AcceptRisks    []plan.Risk   // of the seal; those that are there are kept in its manifest
+	Profile        plan.Profile  // that the seal has to keep
 	DestroyWait    time.Duration // 0 only on purpose: development
 	RollbackWindow time.Duration
 	ValidateOnly   bool
@@ -94,6 +93,7 @@ type InitResult struct {
 	CallerCA     *x509.Certificate
 	OwnCert      *x509.Certificate // API certificate of this node
 	Persons      int               // needed to unseal
+	Risks        []string          // that were accepted, as the manifest has them
 }
 
 // IssuedCertificate is the first certificate of a person.
@@ -146,10 +146,14 @@ func (n *Node) Init(ctx context.Context, tok gate.Token, p InitPlan) (*InitResul
 		return nil, cluster.ErrInitialised()
 	}
 	persons, err := p.check()
+	if err != nil {
+		return nil, err
+	}
+	sealing, err := n.planned(p)
 	if err != nil || p.ValidateOnly {
 		return nil, err
 	}
-	b, err := n.conceive(ctx, p)
+	b, err := n.conceive(ctx, p, sealing)
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +163,7 @@ func (n *Node) Init(ctx context.Context, tok gate.Token, p InitPlan) (*InitResul
 	if err != nil {
 		return nil, err
 	}
-	out, err := n.handOut(p, b, fsm.Fingerprint(raw))
+	out, err := n.handOut(p, sealing.AcceptedRisks, b, fsm.Fingerprint(raw))
 	if err != nil {
 		return nil, err
 	}
@@ -201,12 +205,6 @@ func (p InitPlan) check() ([]*fsmpb.Person, error) {
 	case len(p.Governors) == 0 || len(p.Custodians) == 0:
 		return nil, errs.New(errs.InvalidArgument, "a cluster needs at least one governor and one custodian",
 			errs.Hint("krypton init --governor NAME=PUBLIC_KEY_FILE --custodian NAME=PUBLIC_KEY_FILE"))
-	case p.Mode == seal.ModeShamir && (p.Threshold < 2 || p.Shares < p.Threshold || p.Shares > seal.MaxShares):
-		return nil, bad("%d of %d shares are not possible, want 2 <= threshold <= shares <= %d", p.Threshold, p.Shares, seal.MaxShares)
-	case p.Mode == seal.ModeAuto && (p.ProviderKey.Provider == "" || p.ProviderKey.Key == ""):
-		return nil, bad("auto-unseal needs a keystore and a key")
-	case p.Mode != seal.ModeShamir && p.Mode != seal.ModeAuto:
-		return nil, bad("the seal is either shares or a keystore")
 	case p.DestroyWait < 0 || p.DestroyWait > 365*24*time.Hour || p.RollbackWindow < 0 || p.RollbackWindow > 365*24*time.Hour:
 		return nil, bad("a wait or window is not between 0 and one year")
 	}
@@ -238,7 +236,7 @@ func (p InitPlan) check() ([]*fsmpb.Person, error) {
 }
 
 // conceive makes everything secret of a new cluster.
-func (n *Node) conceive(ctx context.Context, p InitPlan) (_ *newborn, err error) {
+func (n *Node) conceive(ctx context.Context, p InitPlan, sealing seal.Plan) (_ *newborn, err error) {
 	b := &newborn{}
 	defer func() {
 		if err != nil {
@@ -256,18 +254,8 @@ func (n *Node) conceive(ctx context.Context, p InitPlan) (_ *newborn, err error)
 		return nil, err
 	}
 	now := n.clock.Now()
-	plan := seal.Plan{}
-	if p.Mode == seal.ModeAuto {
-		plan.ProviderKeys = []seal.ProviderKey{p.ProviderKey}
-	} else {
-		group := seal.Group{Threshold: p.Threshold}
-		for i := range p.Shares {
-			group.Holders = append(group.Holders, seal.Holder{Name: fmt.Sprintf("holder-%d", i+1)})
-		}
-		plan.Groups = []seal.Group{group}
-	}
 	ceremony := seal.Ceremony{Keyspace: b.keyspace, Cluster: b.cluster, ID: uids[0], Generation: 1, Time: now}
-	b.record, b.masterKey, b.shares, err = seal.Create(ctx, n.rand, ceremony, plan, n.stores)
+	b.record, b.masterKey, b.shares, err = seal.Create(ctx, n.rand, ceremony, sealing, n.stores)
 	if err != nil {
 		return nil, initSealError(err)
 	}
@@ -346,10 +334,10 @@ func (n *Node) wrapFirstKey(b *newborn, g *fsmpb.Genesis) ([]byte, error) {
 
 // handOut makes everything that init returns, before the cluster exists: what
 // cannot be handed out must not come to be.
-func (n *Node) handOut(p InitPlan, b *newborn, fingerprint [32]byte) (out *InitResult, err error) {
+func (n *Node) handOut(p InitPlan, risks []string, b *newborn, fingerprint [32]byte) (out *InitResult, err error) {
 	made := &InitResult{
 		Fingerprint: fingerprint, Keyspace: b.keyspace, Cluster: b.cluster,
-		NodeCA: b.nodeCA.Certificate(), CallerCA: b.callerCA.Certificate(), Persons: b.record.PersonsNeeded(),
+		NodeCA: b.nodeCA.Certificate(), CallerCA: b.callerCA.Certificate(), Persons: b.record.PersonsNeeded(), Risks: risks,
 	}
 	out = made
 	defer func() {

@@ -109,7 +109,7 @@ type Cluster interface {
 	LastContact() time.Duration
 }
 
-// Config is what a node is made of. All fields are needed; L2Hold and Lease may be 0.
+// Config is what a node is made of. All fields are needed but for Place; L2Hold and Lease may be 0.
 type Config struct {
 	// RecordPath is where the seal record is kept: seal/record.pb of the data
 	// directory. The directory exists.
@@ -120,7 +120,10 @@ type Config struct {
 	Machine   *fsm.Machine
 	Keystores *keystore.Registry
 	Gate      *gate.Gate
-	Policies  *Policies // the same as in [TenantPolicy]; nil: one of its own
+	// Place returns where a key of a configured keystore is, as its configuration and
+	// name say; nil: nothing is known. It asks nobody.
+	Place    func(seal.ProviderKey) keystore.Place
+	Policies *Policies // the same as in [TenantPolicy]; nil: one of its own
 	// L2Hold is how long a tenant key stays unwrapped after its last use; 0: only
 	// while an operation needs it.
 	L2Hold time.Duration

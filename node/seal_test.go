@@ -19,6 +19,7 @@ import (
 	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/node"
 	"github.com/openkcm/krypton-cluster/seal"
+	"github.com/openkcm/krypton-cluster/seal/plan"
 )
 
 // contribute brings a printed share to the node as a custodian's command line
@@ -88,18 +89,21 @@ func TestInitRefusesPlansThatCannotWork(t *testing.T) {
 	m := w.add(t, o)
 	same := person(t, "gov")
 	for name, edit := range map[string]func(*node.InitPlan){
-		"two voters":     func(p *node.InitPlan) { p.Voters = 2 },
-		"no governor":    func(p *node.InitPlan) { p.Governors = nil },
-		"no custodian":   func(p *node.InitPlan) { p.Custodians = nil },
-		"no mode":        func(p *node.InitPlan) { p.Mode = seal.ModeUnspecified },
-		"no keystore":    func(p *node.InitPlan) { p.ProviderKey.Provider = "" },
-		"no key":         func(p *node.InitPlan) { p.ProviderKey.Key = "" },
-		"one share":      func(p *node.InitPlan) { *p = shamirPlan(t, 1, 1) },
-		"threshold of 1": func(p *node.InitPlan) { *p = shamirPlan(t, 1, 3) },
-		"unreachable":    func(p *node.InitPlan) { *p = shamirPlan(t, 4, 3) },
-		"256 shares":     func(p *node.InitPlan) { *p = shamirPlan(t, 2, 256) },
-		"negative wait":  func(p *node.InitPlan) { p.DestroyWait = -1 },
-		"endless window": func(p *node.InitPlan) { p.RollbackWindow = 1 << 62 },
+		"two voters":       func(p *node.InitPlan) { p.Voters = 2 },
+		"no governor":      func(p *node.InitPlan) { p.Governors = nil },
+		"no custodian":     func(p *node.InitPlan) { p.Custodians = nil },
+		"no mode":          func(p *node.InitPlan) { p.Seal = plan.Plan{} },
+		"no keystore":      func(p *node.InitPlan) { p.Seal.Keys[0].Key.Provider = "" },
+		"no key":           func(p *node.InitPlan) { p.Seal.Keys[0].Key.Key = "" },
+		"one share":        func(p *node.InitPlan) { *p = shamirPlan(t, 1, 1) },
+		"threshold of 1":   func(p *node.InitPlan) { *p = shamirPlan(t, 1, 3) },
+		"unreachable":      func(p *node.InitPlan) { *p = shamirPlan(t, 4, 3) },
+		"256 shares":       func(p *node.InitPlan) { *p = shamirPlan(t, 2, 256) },
+		"all are needed":   func(p *node.InitPlan) { *p = shamirPlan(t, 3, 3) },
+		"one pair of eyes": func(p *node.InitPlan) { p.Profile = plan.FourEyes },
+		"unknown keystore": func(p *node.InitPlan) { p.Seal.Keys[0].Key.Provider = "other" },
+		"negative wait":    func(p *node.InitPlan) { p.DestroyWait = -1 },
+		"endless window":   func(p *node.InitPlan) { p.RollbackWindow = 1 << 62 },
 		"one key, two roles": func(p *node.InitPlan) {
 			p.Governors[0], p.Custodians[0] = same, node.Person{Name: "cust", PublicKey: same.PublicKey}
 		},
@@ -120,7 +124,7 @@ func TestInitRefusesPlansThatCannotWork(t *testing.T) {
 		t.Errorf("validate only: %v, %v", out, err)
 	}
 	p = autoPlan(t)
-	p.ProviderKey.Key = "no such key"
+	p.Seal.Keys[0].Key.Key = "no such key"
 	_, err := m.init(p)
 	wants(t, err, errs.KeystoreMisconfigured)
 	check(t, w.sealing.Disable(t.Context(), sealKey))
@@ -134,7 +138,7 @@ func TestInitRefusesPlansThatCannotWork(t *testing.T) {
 }
 
 func TestInitShamirAndUnsealAfterARestart(t *testing.T) {
-	for _, c := range []struct{ threshold, shares int }{{2, 2}, {2, 3}, {3, 5}} {
+	for _, c := range []struct{ threshold, shares int }{{2, 3}, {2, 4}, {3, 5}} {
 		w, o := newWorld(t)
 		m := w.add(t, o)
 		out := must[*node.InitResult](t)(m.init(shamirPlan(t, c.threshold, c.shares)))

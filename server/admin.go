@@ -11,9 +11,8 @@ import (
 	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/errs"
-	"github.com/openkcm/krypton-cluster/keystore"
 	"github.com/openkcm/krypton-cluster/node"
-	"github.com/openkcm/krypton-cluster/seal"
+	"github.com/openkcm/krypton-cluster/seal/plan"
 )
 
 // adminServer answers on the socket in the data directory. Whoever may open
@@ -41,6 +40,7 @@ func (s adminServer) Init(ctx context.Context, r *kryptonv1.InitRequest) (*krypt
 		s.know(ctx)
 		out.Fingerprint, out.KeyspaceId, out.ClusterId = hex.EncodeToString(made.Fingerprint[:]), made.Keyspace.String(), made.Cluster.String()
 		out.Shares, out.Ca = made.ShareTexts, certPEM(made.NodeCA.Raw)
+		out.AcceptedRisks = made.Risks
 		out.UnsealsWithoutPeople, out.PersonsNeeded = made.Persons == 0, count(made.Persons)
 		for _, c := range made.Certificates {
 			out.Certificates = append(out.Certificates, &kryptonv1.IssuedCertificate{Name: c.Name, Role: c.Role.String(), Certificate: certPEM(c.Cert.Raw)})
@@ -72,8 +72,6 @@ func (c *calls) know(ctx context.Context) {
 func initPlan(r *kryptonv1.InitRequest) (node.InitPlan, error) {
 	p := node.InitPlan{
 		ClusterName: r.GetClusterName(), Voters: int(r.GetVoters()),
-		ProviderKey: seal.ProviderKey{Provider: r.GetKeystore(), Key: keystore.KeyRef(r.GetKey())},
-		Shares:      int(r.GetShares()), Threshold: int(r.GetThreshold()),
 		DestroyWait:    time.Duration(r.GetDestroyWaitSeconds()) * time.Second,
 		RollbackWindow: time.Duration(r.GetRollbackWindowSeconds()) * time.Second,
 		ValidateOnly:   r.GetValidateOnly(),
@@ -94,12 +92,15 @@ func initPlan(r *kryptonv1.InitRequest) (node.InitPlan, error) {
 	if p.RollbackWindow == 0 {
 		p.RollbackWindow = node.DefaultRollbackWindow
 	}
-	switch r.GetSealMode() {
-	case kryptonv1.SealMode_SEAL_MODE_AUTO:
-		p.Mode = seal.ModeAuto
-	case kryptonv1.SealMode_SEAL_MODE_SHAMIR:
-		p.Mode = seal.ModeShamir
-	case kryptonv1.SealMode_SEAL_MODE_UNSPECIFIED:
+	var err error
+	if p.Seal, err = sealOf(r); err != nil {
+		return p, err
+	}
+	if p.AcceptRisks, err = plan.ParseRisks(r.GetAcceptRisks()); err != nil {
+		return p, err
+	}
+	if p.Profile, err = plan.ParseProfile(r.GetSealProfile()); err != nil {
+		return p, err
 	}
 	for _, g := range r.GetGovernors() {
 		p.Governors = append(p.Governors, node.Person{Name: g.GetName(), PublicKey: g.GetPublicKey()})

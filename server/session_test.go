@@ -30,7 +30,9 @@ import (
 	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/internal/corr"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/keystore"
 	"github.com/openkcm/krypton-cluster/seal"
+	"github.com/openkcm/krypton-cluster/seal/plan"
 )
 
 // contribute gives a share to a node as a custodian does: it checks the node's
@@ -443,14 +445,29 @@ func TestInitChecksBeforeItChanges(t *testing.T) {
 		"no mode":             func(r *kryptonv1.InitRequest) { r.SealMode = 0 },
 		"contradiction":       func(r *kryptonv1.InitRequest) { r.DestroyWaitSeconds = 5 },
 		"one share":           func(r *kryptonv1.InitRequest) { r.SealMode, r.Shares, r.Threshold = 2, 1, 1 },
-		"the same key":        func(r *kryptonv1.InitRequest) { r.Custodians[0].PublicKey = r.GetGovernors()[0].GetPublicKey() },
-		"no key":              func(r *kryptonv1.InitRequest) { r.Governors[0].PublicKey = []byte("x") },
+		"two seals": func(r *kryptonv1.InitRequest) {
+			r.SealPlan = plan.OneKey(seal.ProviderKey{Provider: r.GetKeystore(), Key: keystore.KeyRef(r.GetKey())}).Proto()
+		},
+		"every share needed": func(r *kryptonv1.InitRequest) { r.SealMode, r.Keystore, r.Key, r.Shares, r.Threshold = 2, "", "", 3, 3 },
+		"a risk unheard of":  func(r *kryptonv1.InitRequest) { r.AcceptRisks = []string{"all"} },
+		"a rule unheard of":  func(r *kryptonv1.InitRequest) { r.SealProfile = "six-eyes" },
+		"one pair of eyes":   func(r *kryptonv1.InitRequest) { r.SealProfile = "four-eyes" },
+		"the same key":       func(r *kryptonv1.InitRequest) { r.Custodians[0].PublicKey = r.GetGovernors()[0].GetPublicKey() },
+		"no key":             func(r *kryptonv1.InitRequest) { r.Governors[0].PublicKey = []byte("x") },
 	} {
 		r, _, _ := w.plan(kryptonv1.SealMode_SEAL_MODE_AUTO)
 		change(r)
 		if _, err := c.Init(ctx, r); codeOf(err) != errs.InvalidArgument {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	asked := plan.Plan{Keys: []plan.Holder{{Name: "only", Key: seal.ProviderKey{Provider: good.GetKeystore(), Key: keystore.KeyRef(good.GetKey())}, Domain: seal.Domain{Region: "here"}}}}
+	told, err := c.PlanSeal(ctx, &kryptonv1.PlanSealRequest{Plan: asked.Proto()})
+	if k := told.GetPlan().GetKeys(); err != nil || len(k) != 1 || k[0].GetProtection() != "software" || k[0].GetDomain().GetProviderType() != "local" || k[0].GetDomain().GetRegion() != "here" {
+		t.Errorf("a plan of a seal: %v, %v", told, err)
+	}
+	if _, err := c.PlanSeal(ctx, &kryptonv1.PlanSealRequest{}); codeOf(err) != errs.InvalidArgument {
+		t.Errorf("no plan of a seal: %v", err)
 	}
 	good.ValidateOnly = true
 	if out, err := c.Init(ctx, good); err != nil || out.GetFingerprint() != "" {

@@ -106,8 +106,15 @@ type InitRequest struct {
 	// The same for custodians, who sign for the MasterKey and, with governors, for who
 	// signs.
 	CustodianQuorum uint32 `protobuf:"varint,21,opt,name=custodian_quorum,json=custodianQuorum,proto3" json:"custodian_quorum,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Who opens the MasterKey, in place of fields 5 to 9.
+	SealPlan *SealPlan `protobuf:"bytes,22,opt,name=seal_plan,json=sealPlan,proto3" json:"seal_plan,omitempty"`
+	// Risks of the seal that are accepted: "concentration". Those that are there are
+	// kept in its manifest; the others are not.
+	AcceptRisks []string `protobuf:"bytes,23,rep,name=accept_risks,json=acceptRisks,proto3" json:"accept_risks,omitempty"`
+	// Rule that the seal has to keep: "four-eyes", or empty.
+	SealProfile   string `protobuf:"bytes,24,opt,name=seal_profile,json=sealProfile,proto3" json:"seal_profile,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InitRequest) Reset() {
@@ -245,6 +252,27 @@ func (x *InitRequest) GetCustodianQuorum() uint32 {
 	return 0
 }
 
+func (x *InitRequest) GetSealPlan() *SealPlan {
+	if x != nil {
+		return x.SealPlan
+	}
+	return nil
+}
+
+func (x *InitRequest) GetAcceptRisks() []string {
+	if x != nil {
+		return x.AcceptRisks
+	}
+	return nil
+}
+
+func (x *InitRequest) GetSealProfile() string {
+	if x != nil {
+		return x.SealProfile
+	}
+	return ""
+}
+
 type InitResponse struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Fingerprint string                 `protobuf:"bytes,1,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
@@ -259,8 +287,10 @@ type InitResponse struct {
 	Ca                   []byte `protobuf:"bytes,6,opt,name=ca,proto3" json:"ca,omitempty"`
 	UnsealsWithoutPeople bool   `protobuf:"varint,7,opt,name=unseals_without_people,json=unsealsWithoutPeople,proto3" json:"unseals_without_people,omitempty"`
 	PersonsNeeded        uint32 `protobuf:"varint,8,opt,name=persons_needed,json=personsNeeded,proto3" json:"persons_needed,omitempty"`
-	unknownFields        protoimpl.UnknownFields
-	sizeCache            protoimpl.SizeCache
+	// Those of accept_risks that the manifest has.
+	AcceptedRisks []string `protobuf:"bytes,9,rep,name=accepted_risks,json=acceptedRisks,proto3" json:"accepted_risks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InitResponse) Reset() {
@@ -349,6 +379,111 @@ func (x *InitResponse) GetPersonsNeeded() uint32 {
 	return 0
 }
 
+func (x *InitResponse) GetAcceptedRisks() []string {
+	if x != nil {
+		return x.AcceptedRisks
+	}
+	return nil
+}
+
+type PlanSealRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Plan          *SealPlan              `protobuf:"bytes,1,opt,name=plan,proto3" json:"plan,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanSealRequest) Reset() {
+	*x = PlanSealRequest{}
+	mi := &file_krypton_v1_admin_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanSealRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanSealRequest) ProtoMessage() {}
+
+func (x *PlanSealRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_admin_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanSealRequest.ProtoReflect.Descriptor instead.
+func (*PlanSealRequest) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_admin_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *PlanSealRequest) GetPlan() *SealPlan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+type PlanSealResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The plan with everything that the node knows of where its keys are.
+	Plan *SealPlan `protobuf:"bytes,1,opt,name=plan,proto3" json:"plan,omitempty"`
+	// What a person should know of it: keystores that did not answer, for instance.
+	Notes         []string `protobuf:"bytes,2,rep,name=notes,proto3" json:"notes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanSealResponse) Reset() {
+	*x = PlanSealResponse{}
+	mi := &file_krypton_v1_admin_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanSealResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanSealResponse) ProtoMessage() {}
+
+func (x *PlanSealResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_admin_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanSealResponse.ProtoReflect.Descriptor instead.
+func (*PlanSealResponse) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_admin_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *PlanSealResponse) GetPlan() *SealPlan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+func (x *PlanSealResponse) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
+}
+
 type IssuedCertificate struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -360,7 +495,7 @@ type IssuedCertificate struct {
 
 func (x *IssuedCertificate) Reset() {
 	*x = IssuedCertificate{}
-	mi := &file_krypton_v1_admin_proto_msgTypes[3]
+	mi := &file_krypton_v1_admin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -372,7 +507,7 @@ func (x *IssuedCertificate) String() string {
 func (*IssuedCertificate) ProtoMessage() {}
 
 func (x *IssuedCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_admin_proto_msgTypes[3]
+	mi := &file_krypton_v1_admin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -385,7 +520,7 @@ func (x *IssuedCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssuedCertificate.ProtoReflect.Descriptor instead.
 func (*IssuedCertificate) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_admin_proto_rawDescGZIP(), []int{3}
+	return file_krypton_v1_admin_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *IssuedCertificate) GetName() string {
@@ -419,7 +554,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_krypton_v1_admin_proto_msgTypes[4]
+	mi := &file_krypton_v1_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -431,7 +566,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_admin_proto_msgTypes[4]
+	mi := &file_krypton_v1_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -444,7 +579,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_admin_proto_rawDescGZIP(), []int{4}
+	return file_krypton_v1_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *JoinRequest) GetToken() string {
@@ -465,7 +600,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_krypton_v1_admin_proto_msgTypes[5]
+	mi := &file_krypton_v1_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -477,7 +612,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_admin_proto_msgTypes[5]
+	mi := &file_krypton_v1_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -490,7 +625,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_admin_proto_rawDescGZIP(), []int{5}
+	return file_krypton_v1_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *JoinResponse) GetNodeId() string {
@@ -522,7 +657,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_krypton_v1_admin_proto_msgTypes[6]
+	mi := &file_krypton_v1_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -534,7 +669,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_admin_proto_msgTypes[6]
+	mi := &file_krypton_v1_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -547,7 +682,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_krypton_v1_admin_proto_rawDescGZIP(), []int{8}
 }
 
 type GetStatusResponse struct {
@@ -565,7 +700,7 @@ type GetStatusResponse struct {
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_krypton_v1_admin_proto_msgTypes[7]
+	mi := &file_krypton_v1_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -577,7 +712,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_admin_proto_msgTypes[7]
+	mi := &file_krypton_v1_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -590,7 +725,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_krypton_v1_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetStatusResponse) GetSeal() *SealStatus {
@@ -640,7 +775,7 @@ type PolicyFault struct {
 
 func (x *PolicyFault) Reset() {
 	*x = PolicyFault{}
-	mi := &file_krypton_v1_admin_proto_msgTypes[8]
+	mi := &file_krypton_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -652,7 +787,7 @@ func (x *PolicyFault) String() string {
 func (*PolicyFault) ProtoMessage() {}
 
 func (x *PolicyFault) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_admin_proto_msgTypes[8]
+	mi := &file_krypton_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -665,7 +800,7 @@ func (x *PolicyFault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyFault.ProtoReflect.Descriptor instead.
 func (*PolicyFault) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_krypton_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PolicyFault) GetTenant() string {
@@ -691,7 +826,7 @@ const file_krypton_v1_admin_proto_rawDesc = "" +
 	"\tPersonKey\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
-	"public_key\x18\x02 \x01(\fR\tpublicKey\"\xd6\x04\n" +
+	"public_key\x18\x02 \x01(\fR\tpublicKey\"\xcf\x05\n" +
 	"\vInitRequest\x12!\n" +
 	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\x12\x16\n" +
 	"\x06voters\x18\x02 \x01(\rR\x06voters\x123\n" +
@@ -710,7 +845,10 @@ const file_krypton_v1_admin_proto_rawDesc = "" +
 	"\x17rollback_window_seconds\x18\f \x01(\rR\x15rollbackWindowSeconds\x12#\n" +
 	"\rvalidate_only\x18\r \x01(\bR\fvalidateOnly\x12'\n" +
 	"\x0fgovernor_quorum\x18\x14 \x01(\rR\x0egovernorQuorum\x12)\n" +
-	"\x10custodian_quorum\x18\x15 \x01(\rR\x0fcustodianQuorum\"\xbd\x02\n" +
+	"\x10custodian_quorum\x18\x15 \x01(\rR\x0fcustodianQuorum\x121\n" +
+	"\tseal_plan\x18\x16 \x01(\v2\x14.krypton.v1.SealPlanR\bsealPlan\x12!\n" +
+	"\faccept_risks\x18\x17 \x03(\tR\vacceptRisks\x12!\n" +
+	"\fseal_profile\x18\x18 \x01(\tR\vsealProfile\"\xe4\x02\n" +
 	"\fInitResponse\x12 \n" +
 	"\vfingerprint\x18\x01 \x01(\tR\vfingerprint\x12\x1f\n" +
 	"\vkeyspace_id\x18\x02 \x01(\tR\n" +
@@ -721,7 +859,13 @@ const file_krypton_v1_admin_proto_rawDesc = "" +
 	"\fcertificates\x18\x05 \x03(\v2\x1d.krypton.v1.IssuedCertificateR\fcertificates\x12\x0e\n" +
 	"\x02ca\x18\x06 \x01(\fR\x02ca\x124\n" +
 	"\x16unseals_without_people\x18\a \x01(\bR\x14unsealsWithoutPeople\x12%\n" +
-	"\x0epersons_needed\x18\b \x01(\rR\rpersonsNeeded\"]\n" +
+	"\x0epersons_needed\x18\b \x01(\rR\rpersonsNeeded\x12%\n" +
+	"\x0eaccepted_risks\x18\t \x03(\tR\racceptedRisks\";\n" +
+	"\x0fPlanSealRequest\x12(\n" +
+	"\x04plan\x18\x01 \x01(\v2\x14.krypton.v1.SealPlanR\x04plan\"R\n" +
+	"\x10PlanSealResponse\x12(\n" +
+	"\x04plan\x18\x01 \x01(\v2\x14.krypton.v1.SealPlanR\x04plan\x12\x14\n" +
+	"\x05notes\x18\x02 \x03(\tR\x05notes\"]\n" +
 	"\x11IssuedCertificate\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12 \n" +
@@ -741,9 +885,10 @@ const file_krypton_v1_admin_proto_rawDesc = "" +
 	"\rpolicy_faults\x18\x05 \x03(\v2\x17.krypton.v1.PolicyFaultR\fpolicyFaults\"=\n" +
 	"\vPolicyFault\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason2\xc7\x01\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason2\x8e\x02\n" +
 	"\x05Admin\x129\n" +
-	"\x04Init\x12\x17.krypton.v1.InitRequest\x1a\x18.krypton.v1.InitResponse\x129\n" +
+	"\x04Init\x12\x17.krypton.v1.InitRequest\x1a\x18.krypton.v1.InitResponse\x12E\n" +
+	"\bPlanSeal\x12\x1b.krypton.v1.PlanSealRequest\x1a\x1c.krypton.v1.PlanSealResponse\x129\n" +
 	"\x04Join\x12\x17.krypton.v1.JoinRequest\x1a\x18.krypton.v1.JoinResponse\x12H\n" +
 	"\tGetStatus\x12\x1c.krypton.v1.GetStatusRequest\x1a\x1d.krypton.v1.GetStatusResponseB=Z;github.com/openkcm/krypton-cluster/api/krypton/v1;kryptonv1b\x06proto3"
 
@@ -759,40 +904,48 @@ func file_krypton_v1_admin_proto_rawDescGZIP() []byte {
 	return file_krypton_v1_admin_proto_rawDescData
 }
 
-var file_krypton_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_krypton_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_krypton_v1_admin_proto_goTypes = []any{
 	(*PersonKey)(nil),         // 0: krypton.v1.PersonKey
 	(*InitRequest)(nil),       // 1: krypton.v1.InitRequest
 	(*InitResponse)(nil),      // 2: krypton.v1.InitResponse
-	(*IssuedCertificate)(nil), // 3: krypton.v1.IssuedCertificate
-	(*JoinRequest)(nil),       // 4: krypton.v1.JoinRequest
-	(*JoinResponse)(nil),      // 5: krypton.v1.JoinResponse
-	(*GetStatusRequest)(nil),  // 6: krypton.v1.GetStatusRequest
-	(*GetStatusResponse)(nil), // 7: krypton.v1.GetStatusResponse
-	(*PolicyFault)(nil),       // 8: krypton.v1.PolicyFault
-	(SealMode)(0),             // 9: krypton.v1.SealMode
-	(*SealStatus)(nil),        // 10: krypton.v1.SealStatus
-	(*ClusterInfo)(nil),       // 11: krypton.v1.ClusterInfo
+	(*PlanSealRequest)(nil),   // 3: krypton.v1.PlanSealRequest
+	(*PlanSealResponse)(nil),  // 4: krypton.v1.PlanSealResponse
+	(*IssuedCertificate)(nil), // 5: krypton.v1.IssuedCertificate
+	(*JoinRequest)(nil),       // 6: krypton.v1.JoinRequest
+	(*JoinResponse)(nil),      // 7: krypton.v1.JoinResponse
+	(*GetStatusRequest)(nil),  // 8: krypton.v1.GetStatusRequest
+	(*GetStatusResponse)(nil), // 9: krypton.v1.GetStatusResponse
+	(*PolicyFault)(nil),       // 10: krypton.v1.PolicyFault
+	(SealMode)(0),             // 11: krypton.v1.SealMode
+	(*SealPlan)(nil),          // 12: krypton.v1.SealPlan
+	(*SealStatus)(nil),        // 13: krypton.v1.SealStatus
+	(*ClusterInfo)(nil),       // 14: krypton.v1.ClusterInfo
 }
 var file_krypton_v1_admin_proto_depIdxs = []int32{
 	0,  // 0: krypton.v1.InitRequest.governors:type_name -> krypton.v1.PersonKey
 	0,  // 1: krypton.v1.InitRequest.custodians:type_name -> krypton.v1.PersonKey
-	9,  // 2: krypton.v1.InitRequest.seal_mode:type_name -> krypton.v1.SealMode
-	3,  // 3: krypton.v1.InitResponse.certificates:type_name -> krypton.v1.IssuedCertificate
-	10, // 4: krypton.v1.GetStatusResponse.seal:type_name -> krypton.v1.SealStatus
-	11, // 5: krypton.v1.GetStatusResponse.cluster:type_name -> krypton.v1.ClusterInfo
-	8,  // 6: krypton.v1.GetStatusResponse.policy_faults:type_name -> krypton.v1.PolicyFault
-	1,  // 7: krypton.v1.Admin.Init:input_type -> krypton.v1.InitRequest
-	4,  // 8: krypton.v1.Admin.Join:input_type -> krypton.v1.JoinRequest
-	6,  // 9: krypton.v1.Admin.GetStatus:input_type -> krypton.v1.GetStatusRequest
-	2,  // 10: krypton.v1.Admin.Init:output_type -> krypton.v1.InitResponse
-	5,  // 11: krypton.v1.Admin.Join:output_type -> krypton.v1.JoinResponse
-	7,  // 12: krypton.v1.Admin.GetStatus:output_type -> krypton.v1.GetStatusResponse
-	10, // [10:13] is the sub-list for method output_type
-	7,  // [7:10] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	11, // 2: krypton.v1.InitRequest.seal_mode:type_name -> krypton.v1.SealMode
+	12, // 3: krypton.v1.InitRequest.seal_plan:type_name -> krypton.v1.SealPlan
+	5,  // 4: krypton.v1.InitResponse.certificates:type_name -> krypton.v1.IssuedCertificate
+	12, // 5: krypton.v1.PlanSealRequest.plan:type_name -> krypton.v1.SealPlan
+	12, // 6: krypton.v1.PlanSealResponse.plan:type_name -> krypton.v1.SealPlan
+	13, // 7: krypton.v1.GetStatusResponse.seal:type_name -> krypton.v1.SealStatus
+	14, // 8: krypton.v1.GetStatusResponse.cluster:type_name -> krypton.v1.ClusterInfo
+	10, // 9: krypton.v1.GetStatusResponse.policy_faults:type_name -> krypton.v1.PolicyFault
+	1,  // 10: krypton.v1.Admin.Init:input_type -> krypton.v1.InitRequest
+	3,  // 11: krypton.v1.Admin.PlanSeal:input_type -> krypton.v1.PlanSealRequest
+	6,  // 12: krypton.v1.Admin.Join:input_type -> krypton.v1.JoinRequest
+	8,  // 13: krypton.v1.Admin.GetStatus:input_type -> krypton.v1.GetStatusRequest
+	2,  // 14: krypton.v1.Admin.Init:output_type -> krypton.v1.InitResponse
+	4,  // 15: krypton.v1.Admin.PlanSeal:output_type -> krypton.v1.PlanSealResponse
+	7,  // 16: krypton.v1.Admin.Join:output_type -> krypton.v1.JoinResponse
+	9,  // 17: krypton.v1.Admin.GetStatus:output_type -> krypton.v1.GetStatusResponse
+	14, // [14:18] is the sub-list for method output_type
+	10, // [10:14] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_krypton_v1_admin_proto_init() }
@@ -808,7 +961,7 @@ func file_krypton_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_krypton_v1_admin_proto_rawDesc), len(file_krypton_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

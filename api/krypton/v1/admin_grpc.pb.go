@@ -20,6 +20,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Admin_Init_FullMethodName      = "/krypton.v1.Admin/Init"
+	Admin_PlanSeal_FullMethodName  = "/krypton.v1.Admin/PlanSeal"
 	Admin_Join_FullMethodName      = "/krypton.v1.Admin/Join"
 	Admin_GetStatus_FullMethodName = "/krypton.v1.Admin/GetStatus"
 )
@@ -34,6 +35,9 @@ const (
 type AdminClient interface {
 	// Init makes a new cluster of this one node.
 	Init(ctx context.Context, in *InitRequest, opts ...grpc.CallOption) (*InitResponse, error)
+	// PlanSeal says where the keys of a seal that is planned are, and what protects
+	// them. It makes nothing, and refuses only what cannot work at all.
+	PlanSeal(ctx context.Context, in *PlanSealRequest, opts ...grpc.CallOption) (*PlanSealResponse, error)
 	// Join makes this node a member of an existing cluster.
 	Join(ctx context.Context, in *JoinRequest, opts ...grpc.CallOption) (*JoinResponse, error)
 	GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*GetStatusResponse, error)
@@ -51,6 +55,16 @@ func (c *adminClient) Init(ctx context.Context, in *InitRequest, opts ...grpc.Ca
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(InitResponse)
 	err := c.cc.Invoke(ctx, Admin_Init_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) PlanSeal(ctx context.Context, in *PlanSealRequest, opts ...grpc.CallOption) (*PlanSealResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PlanSealResponse)
+	err := c.cc.Invoke(ctx, Admin_PlanSeal_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -87,6 +101,9 @@ func (c *adminClient) GetStatus(ctx context.Context, in *GetStatusRequest, opts 
 type AdminServer interface {
 	// Init makes a new cluster of this one node.
 	Init(context.Context, *InitRequest) (*InitResponse, error)
+	// PlanSeal says where the keys of a seal that is planned are, and what protects
+	// them. It makes nothing, and refuses only what cannot work at all.
+	PlanSeal(context.Context, *PlanSealRequest) (*PlanSealResponse, error)
 	// Join makes this node a member of an existing cluster.
 	Join(context.Context, *JoinRequest) (*JoinResponse, error)
 	GetStatus(context.Context, *GetStatusRequest) (*GetStatusResponse, error)
@@ -102,6 +119,9 @@ type UnimplementedAdminServer struct{}
 
 func (UnimplementedAdminServer) Init(context.Context, *InitRequest) (*InitResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Init not implemented")
+}
+func (UnimplementedAdminServer) PlanSeal(context.Context, *PlanSealRequest) (*PlanSealResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PlanSeal not implemented")
 }
 func (UnimplementedAdminServer) Join(context.Context, *JoinRequest) (*JoinResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Join not implemented")
@@ -144,6 +164,24 @@ func _Admin_Init_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AdminServer).Init(ctx, req.(*InitRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_PlanSeal_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PlanSealRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).PlanSeal(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_PlanSeal_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).PlanSeal(ctx, req.(*PlanSealRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -194,6 +232,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Init",
 			Handler:    _Admin_Init_Handler,
+		},
+		{
+			MethodName: "PlanSeal",
+			Handler:    _Admin_PlanSeal_Handler,
 		},
 		{
 			MethodName: "Join",

@@ -646,6 +646,279 @@ func (x *ReleaseHoldRequest) GetRequestId() string {
 	return ""
 }
 
+// SealPlan says who shall open the MasterKey: groups of holders, all of which are
+// needed, or keys of which any one opens it. One of the two is set.
+type SealPlan struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 8 groups.
+	Groups []*SealGroup `protobuf:"bytes,1,rep,name=groups,proto3" json:"groups,omitempty"`
+	// Auto mode: 1 to 64 keys of keystores.
+	Keys          []*SealHolder `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealPlan) Reset() {
+	*x = SealPlan{}
+	mi := &file_krypton_v1_seal_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealPlan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealPlan) ProtoMessage() {}
+
+func (x *SealPlan) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_seal_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealPlan.ProtoReflect.Descriptor instead.
+func (*SealPlan) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *SealPlan) GetGroups() []*SealGroup {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *SealPlan) GetKeys() []*SealHolder {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+// SealGroup is a number of holders of whom threshold are needed.
+type SealGroup struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// May be empty if there is one group only.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// 2 to the number of holders.
+	Threshold uint32 `protobuf:"varint,2,opt,name=threshold,proto3" json:"threshold,omitempty"`
+	// At most 255 in all groups together.
+	Holders       []*SealHolder `protobuf:"bytes,3,rep,name=holders,proto3" json:"holders,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealGroup) Reset() {
+	*x = SealGroup{}
+	mi := &file_krypton_v1_seal_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealGroup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealGroup) ProtoMessage() {}
+
+func (x *SealGroup) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_seal_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealGroup.ProtoReflect.Descriptor instead.
+func (*SealGroup) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *SealGroup) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SealGroup) GetThreshold() uint32 {
+	if x != nil {
+		return x.Threshold
+	}
+	return 0
+}
+
+func (x *SealGroup) GetHolders() []*SealHolder {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
+// SealHolder holds one share, or in auto mode a key: a keystore with keystore and
+// key, a person with a recipient, or a person whose share is printed, with neither.
+type SealHolder struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who, for people; unique in the plan.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// age recipient of a person.
+	Recipient string `protobuf:"bytes,2,opt,name=recipient,proto3" json:"recipient,omitempty"`
+	// Name of a configured keystore, and the key in it.
+	Keystore string `protobuf:"bytes,3,opt,name=keystore,proto3" json:"keystore,omitempty"`
+	Key      string `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`
+	// With whom the holder is lost, or falls into wrong hands. What is empty is taken
+	// from the keystore's configuration.
+	Domain *SealDomain `protobuf:"bytes,5,opt,name=domain,proto3" json:"domain,omitempty"`
+	// Answers only: where the keystore says that the key is: hsm, software or unknown.
+	Protection    string `protobuf:"bytes,6,opt,name=protection,proto3" json:"protection,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealHolder) Reset() {
+	*x = SealHolder{}
+	mi := &file_krypton_v1_seal_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealHolder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealHolder) ProtoMessage() {}
+
+func (x *SealHolder) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_seal_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealHolder.ProtoReflect.Descriptor instead.
+func (*SealHolder) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *SealHolder) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SealHolder) GetRecipient() string {
+	if x != nil {
+		return x.Recipient
+	}
+	return ""
+}
+
+func (x *SealHolder) GetKeystore() string {
+	if x != nil {
+		return x.Keystore
+	}
+	return ""
+}
+
+func (x *SealHolder) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *SealHolder) GetDomain() *SealDomain {
+	if x != nil {
+		return x.Domain
+	}
+	return nil
+}
+
+func (x *SealHolder) GetProtection() string {
+	if x != nil {
+		return x.Protection
+	}
+	return ""
+}
+
+type SealDomain struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Answers only: the type of the keystore.
+	ProviderType  string `protobuf:"bytes,1,opt,name=provider_type,json=providerType,proto3" json:"provider_type,omitempty"`
+	Account       string `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
+	Region        string `protobuf:"bytes,3,opt,name=region,proto3" json:"region,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealDomain) Reset() {
+	*x = SealDomain{}
+	mi := &file_krypton_v1_seal_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealDomain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealDomain) ProtoMessage() {}
+
+func (x *SealDomain) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_seal_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealDomain.ProtoReflect.Descriptor instead.
+func (*SealDomain) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SealDomain) GetProviderType() string {
+	if x != nil {
+		return x.ProviderType
+	}
+	return ""
+}
+
+func (x *SealDomain) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *SealDomain) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
 var File_krypton_v1_seal_proto protoreflect.FileDescriptor
 
 const file_krypton_v1_seal_proto_rawDesc = "" +
@@ -696,7 +969,29 @@ const file_krypton_v1_seal_proto_rawDesc = "" +
 	"request_id\x18\x03 \x01(\tR\trequestId\"3\n" +
 	"\x12ReleaseHoldRequest\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x01 \x01(\tR\trequestId*u\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\"e\n" +
+	"\bSealPlan\x12-\n" +
+	"\x06groups\x18\x01 \x03(\v2\x15.krypton.v1.SealGroupR\x06groups\x12*\n" +
+	"\x04keys\x18\x02 \x03(\v2\x16.krypton.v1.SealHolderR\x04keys\"o\n" +
+	"\tSealGroup\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\tthreshold\x18\x02 \x01(\rR\tthreshold\x120\n" +
+	"\aholders\x18\x03 \x03(\v2\x16.krypton.v1.SealHolderR\aholders\"\xbc\x01\n" +
+	"\n" +
+	"SealHolder\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\trecipient\x18\x02 \x01(\tR\trecipient\x12\x1a\n" +
+	"\bkeystore\x18\x03 \x01(\tR\bkeystore\x12\x10\n" +
+	"\x03key\x18\x04 \x01(\tR\x03key\x12.\n" +
+	"\x06domain\x18\x05 \x01(\v2\x16.krypton.v1.SealDomainR\x06domain\x12\x1e\n" +
+	"\n" +
+	"protection\x18\x06 \x01(\tR\n" +
+	"protection\"c\n" +
+	"\n" +
+	"SealDomain\x12#\n" +
+	"\rprovider_type\x18\x01 \x01(\tR\fproviderType\x12\x18\n" +
+	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x16\n" +
+	"\x06region\x18\x03 \x01(\tR\x06region*u\n" +
 	"\tSealState\x12\x1a\n" +
 	"\x16SEAL_STATE_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18SEAL_STATE_UNINITIALIZED\x10\x01\x12\x15\n" +
@@ -727,7 +1022,7 @@ func file_krypton_v1_seal_proto_rawDescGZIP() []byte {
 }
 
 var file_krypton_v1_seal_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_krypton_v1_seal_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_krypton_v1_seal_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_krypton_v1_seal_proto_goTypes = []any{
 	(SealState)(0),             // 0: krypton.v1.SealState
 	(SealMode)(0),              // 1: krypton.v1.SealMode
@@ -738,25 +1033,33 @@ var file_krypton_v1_seal_proto_goTypes = []any{
 	(*EncryptedShard)(nil),     // 6: krypton.v1.EncryptedShard
 	(*SealNodeRequest)(nil),    // 7: krypton.v1.SealNodeRequest
 	(*ReleaseHoldRequest)(nil), // 8: krypton.v1.ReleaseHoldRequest
+	(*SealPlan)(nil),           // 9: krypton.v1.SealPlan
+	(*SealGroup)(nil),          // 10: krypton.v1.SealGroup
+	(*SealHolder)(nil),         // 11: krypton.v1.SealHolder
+	(*SealDomain)(nil),         // 12: krypton.v1.SealDomain
 }
 var file_krypton_v1_seal_proto_depIdxs = []int32{
-	0, // 0: krypton.v1.SealStatus.state:type_name -> krypton.v1.SealState
-	1, // 1: krypton.v1.SealStatus.mode:type_name -> krypton.v1.SealMode
-	3, // 2: krypton.v1.Seal.GetSeal:input_type -> krypton.v1.GetSealRequest
-	4, // 3: krypton.v1.Seal.Contribute:input_type -> krypton.v1.ContributeRequest
-	5, // 4: krypton.v1.Seal.GetShard:input_type -> krypton.v1.GetShardRequest
-	7, // 5: krypton.v1.Seal.SealNode:input_type -> krypton.v1.SealNodeRequest
-	8, // 6: krypton.v1.Seal.ReleaseHold:input_type -> krypton.v1.ReleaseHoldRequest
-	2, // 7: krypton.v1.Seal.GetSeal:output_type -> krypton.v1.SealStatus
-	2, // 8: krypton.v1.Seal.Contribute:output_type -> krypton.v1.SealStatus
-	6, // 9: krypton.v1.Seal.GetShard:output_type -> krypton.v1.EncryptedShard
-	2, // 10: krypton.v1.Seal.SealNode:output_type -> krypton.v1.SealStatus
-	2, // 11: krypton.v1.Seal.ReleaseHold:output_type -> krypton.v1.SealStatus
-	7, // [7:12] is the sub-list for method output_type
-	2, // [2:7] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	0,  // 0: krypton.v1.SealStatus.state:type_name -> krypton.v1.SealState
+	1,  // 1: krypton.v1.SealStatus.mode:type_name -> krypton.v1.SealMode
+	10, // 2: krypton.v1.SealPlan.groups:type_name -> krypton.v1.SealGroup
+	11, // 3: krypton.v1.SealPlan.keys:type_name -> krypton.v1.SealHolder
+	11, // 4: krypton.v1.SealGroup.holders:type_name -> krypton.v1.SealHolder
+	12, // 5: krypton.v1.SealHolder.domain:type_name -> krypton.v1.SealDomain
+	3,  // 6: krypton.v1.Seal.GetSeal:input_type -> krypton.v1.GetSealRequest
+	4,  // 7: krypton.v1.Seal.Contribute:input_type -> krypton.v1.ContributeRequest
+	5,  // 8: krypton.v1.Seal.GetShard:input_type -> krypton.v1.GetShardRequest
+	7,  // 9: krypton.v1.Seal.SealNode:input_type -> krypton.v1.SealNodeRequest
+	8,  // 10: krypton.v1.Seal.ReleaseHold:input_type -> krypton.v1.ReleaseHoldRequest
+	2,  // 11: krypton.v1.Seal.GetSeal:output_type -> krypton.v1.SealStatus
+	2,  // 12: krypton.v1.Seal.Contribute:output_type -> krypton.v1.SealStatus
+	6,  // 13: krypton.v1.Seal.GetShard:output_type -> krypton.v1.EncryptedShard
+	2,  // 14: krypton.v1.Seal.SealNode:output_type -> krypton.v1.SealStatus
+	2,  // 15: krypton.v1.Seal.ReleaseHold:output_type -> krypton.v1.SealStatus
+	11, // [11:16] is the sub-list for method output_type
+	6,  // [6:11] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_krypton_v1_seal_proto_init() }
@@ -770,7 +1073,7 @@ func file_krypton_v1_seal_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_krypton_v1_seal_proto_rawDesc), len(file_krypton_v1_seal_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   7,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -161,7 +161,7 @@ func (p parts) run(ctx context.Context) (err error) {
 			f, ok := p.dir.Fingerprint()
 			return f, ok
 		},
-		Machine: p.machine, Keystores: p.stores, Gate: p.gate, L2Hold: p.cfg.Limits.L2Hold,
+		Machine: p.machine, Keystores: p.stores, Place: places(p.cfg), Gate: p.gate, L2Hold: p.cfg.Limits.L2Hold,
 		Lease: cluster.Profile(p.cfg.Cluster.Profile).Lease(), Clock: p.clock, Rand: rand.Reader, Logger: p.log,
 	})
 	if err != nil {
@@ -334,12 +334,17 @@ func names(n config.Node) (string, error) {
 	return name, nil
 }
 
-func openKeystores(ctx context.Context, cfg config.Config, log *slog.Logger, clk clock.Clock, m *guard.Metrics) (*keystore.Registry, error) {
-	list := make([]keystore.Config, 0, len(cfg.Keystores))
-	for _, k := range cfg.Keystores {
-		list = append(list, keystore.Config{Name: k.Name, Type: k.Type, Settings: k.Settings})
+// places returns where the keys of the configured keystores are.
+func places(cfg config.Config) func(seal.ProviderKey) keystore.Place {
+	list := cfg.KeystoreConfigs()
+	return func(k seal.ProviderKey) keystore.Place {
+		_, at, _ := keystores.Types(nil).PlaceOf(list, k.Provider, k.Key)
+		return at
 	}
-	r, err := keystore.Open(ctx, keystore.Env{Logger: log, Rand: rand.Reader, Clock: clk}, list, keystores.Types(m).Constructors())
+}
+
+func openKeystores(ctx context.Context, cfg config.Config, log *slog.Logger, clk clock.Clock, m *guard.Metrics) (*keystore.Registry, error) {
+	r, err := keystore.Open(ctx, keystore.Env{Logger: log, Rand: rand.Reader, Clock: clk}, cfg.KeystoreConfigs(), keystores.Types(m).Constructors())
 	if err != nil {
 		return nil, errs.New(errs.InvalidConfig, "a keystore cannot be opened: "+err.Error(), errs.Hint("check keystores in the configuration"), errs.Cause(err))
 	}
