@@ -6,6 +6,7 @@ import (
 	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/command"
 	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/dev"
 	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/localkeys"
+	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/planning"
 	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/serve"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
@@ -15,5 +16,5 @@ func nodeCommands(version string) []*command.Command {
 	server, cluster := command.Native(serve.Command(version)), command.Native(dev.Command())
 	server.Exits = []int{errs.ExitState, errs.ExitUnavailable, errs.ExitIntegrity}
 	cluster.Exits = []int{errs.ExitState, errs.ExitUnavailable}
-	return []*command.Command{server, cluster, localkeys.Command()}
+	return []*command.Command{server, cluster, localkeys.Command(), planning.Command()}
 }

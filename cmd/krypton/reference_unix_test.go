@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -47,13 +48,17 @@ func TestTheCommandsOfNodesAreDocumentedToo(t *testing.T) {
 			t.Errorf("help of %s does not explain the exit status: %v", path, err)
 		}
 	}
-	for _, c := range nodeCommands("test") {
+	var walk func(c *command.Command, path ...string)
+	walk = func(c *command.Command, path ...string) {
 		if len(c.Sub) == 0 {
-			check(c, c.Name)
+			check(c, path...)
 		}
 		for _, sub := range c.Sub {
-			check(sub, c.Name, sub.Name)
+			walk(sub, append(slices.Clone(path), sub.Name)...)
 		}
+	}
+	for _, c := range nodeCommands("test") {
+		walk(c, c.Name)
 	}
 }
 

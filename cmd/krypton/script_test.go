@@ -108,6 +108,7 @@ func commands(more map[string]scriptCommand) map[string]scriptCommand {
 //	down N              kill node N, from 0
 //	health N JSON       let the nodes say this of the health of node N, over what is well; null: they do not say that
 //	forge               let the node return certificates for another key
+//	forge plan          let the node answer with another plan of a seal than it was asked about
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -157,7 +158,12 @@ func TestScript(t *testing.T) {
 					}
 				})
 			},
-			"forge": func(ts *testscript.TestScript, _ bool, _ []string) { clusterOf(ts).admin.forge = true },
+			"forge": func(ts *testscript.TestScript, _ bool, args []string) {
+				a := clusterOf(ts).admin
+				a.mu.Lock()
+				defer a.mu.Unlock()
+				a.forge, a.forgePlan = len(args) == 0, len(args) == 1 && args[0] == "plan"
+			},
 		}),
 	})
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/wire"
 	"github.com/openkcm/krypton-cluster/seal"
+	"github.com/openkcm/krypton-cluster/seal/plan"
 )
 
 // ceremony makes a MasterKey of three shares, two of which open it, for the
@@ -214,6 +215,8 @@ type adminNode struct {
 	done bool
 	// forge makes the certificates be for another key.
 	forge bool
+	// forgePlan makes the plan of a seal be another than was asked about.
+	forgePlan bool
 }
 
 func (a *adminNode) GetStatus(context.Context, *kryptonv1.GetStatusRequest) (*kryptonv1.GetStatusResponse, error) {
@@ -239,9 +242,13 @@ func (a *adminNode) Init(_ context.Context, r *kryptonv1.InitRequest) (*kryptonv
 	if r.GetValidateOnly() {
 		return &kryptonv1.InitResponse{}, nil
 	}
-	resp := &kryptonv1.InitResponse{Fingerprint: clienttest.Fingerprint, KeyspaceId: clienttest.KeyspaceID, ClusterId: clienttest.ClusterID, PersonsNeeded: r.GetThreshold()}
-	resp.UnsealsWithoutPeople = r.GetSealMode() == kryptonv1.SealMode_SEAL_MODE_AUTO
-	for i := range r.GetShares() {
+	wanted := plan.FromProto(r.GetSealPlan())
+	seen := plan.Analyze(wanted)
+	resp := &kryptonv1.InitResponse{
+		Fingerprint: clienttest.Fingerprint, KeyspaceId: clienttest.KeyspaceID, ClusterId: clienttest.ClusterID,
+		PersonsNeeded: uint32(seen.PersonsNeeded), UnsealsWithoutPeople: seen.UnsealsWithoutPeople,
+	}
+	for i := range wanted.Prints() {
 		resp.Shares = append(resp.Shares, fmt.Appendf(nil, "kshare1-test-%d\n", i+1))
 	}
 	ca := newTestCA()
@@ -256,6 +263,19 @@ func (a *adminNode) Init(_ context.Context, r *kryptonv1.InitRequest) (*kryptonv
 	}
 	a.done = true
 	return resp, nil
+}
+
+func (a *adminNode) PlanSeal(_ context.Context, r *kryptonv1.PlanSealRequest) (*kryptonv1.PlanSealResponse, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p := plan.FromProto(r.GetPlan())
+	if err := p.Check(); err != nil {
+		return nil, err
+	}
+	if a.forgePlan { // somebody else is to hold a share
+		p.Groups[0].Holders[0].Recipient = "age1mallory"
+	}
+	return &kryptonv1.PlanSealResponse{Plan: p.Proto()}, nil
 }
 
 func (a *adminNode) Join(_ context.Context, r *kryptonv1.JoinRequest) (*kryptonv1.JoinResponse, error) {

@@ -19,6 +19,7 @@ import (
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/client"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/seal/plan"
 )
 
 // admin connects to the administration socket of the node whose data directory
@@ -49,14 +50,19 @@ func initCommand() *Command {
 			"of --governor-quorum governors, and where it is about who signs, of --custodian-quorum custodians besides. With 1,\n" +
 			"the person who asks may sign. From 2 on others must, so there has to be a governor more. With 0 nobody signs:\n" +
 			"whoever controls one node can order all of it.\n\n" +
-			"With --shares the MasterKey opens by --threshold of as many shares, which are printed once, on stdout, and kept\n" +
-			"nowhere. With --keystore the keystore opens it without people. The certificates of the persons and the CA that\n" +
-			"nodes are verified with are written to --out.",
+			"Who opens the MasterKey stands in the file of --seal-plan: keystores and people, in groups. Two forms are short:\n" +
+			"with --shares the MasterKey opens by --threshold of as many shares, which are printed once, on stdout, and kept\n" +
+			"nowhere; with --keystore the key there opens it without people.\n\n" +
+			"What the seal means is printed before anything is made: what is lost with each holder, account, kind of keystore\n" +
+			"and region, and what it opens in wrong hands. A seal that one of them can end or open is refused, unless that is\n" +
+			"accepted with --accept-risk concentration, which its manifest then says for good. --dry-run prints it and stops.\n\n" +
+			"The certificates of the persons and the CA that nodes are verified with are written to --out.",
 		Examples: []string{
 			"krypton init --governor gabi=gabi.pub.pem --custodian carl=carl.pub.pem --shares 5 --threshold 3 --voters 3 --out certs",
 			"krypton init --governor gabi=gabi.pub.pem --custodian carl=carl.pub.pem --keystore local --key seal --out certs",
+			"krypton init --governor gabi=gabi.pub.pem --custodian carl=carl.pub.pem --seal-plan seal.yaml --profile four-eyes --out certs",
 		},
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			dataDirFlag("`DIR` of the node"),
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of the cluster, for people"},
 			&cli.UintFlag{Name: "voters", Usage: "`NUMBER` of voters wanted: 1, 3, 5 or 7", Value: 3},
@@ -64,15 +70,12 @@ func initCommand() *Command {
 			&cli.StringSliceFlag{Name: "custodian", Usage: "`NAME=FILE` of a custodian's public key, repeated", Required: true},
 			&cli.UintFlag{Name: "governor-quorum", Usage: "`NUMBER` of governors who sign what cannot be taken back or changes who has a say; 0: nobody signs", Value: 1},
 			&cli.UintFlag{Name: "custodian-quorum", Usage: "`NUMBER` of custodians who sign for the MasterKey and for who signs; 0: none", Value: 1},
-			&cli.UintFlag{Name: "shares", Usage: "`NUMBER` of shares that the MasterKey is split into"},
-			&cli.UintFlag{Name: "threshold", Usage: "`NUMBER` of shares that open it"},
-			&cli.StringFlag{Name: "keystore", Usage: "`NAME` of the keystore that opens the MasterKey, instead of shares"},
-			&cli.StringFlag{Name: "key", Usage: "`REFERENCE` of the key in that keystore"},
+		}, append(sealFlags(), []cli.Flag{
 			&cli.DurationFlag{Name: "destroy-wait", Usage: "`DURATION` before destroyed keys are gone; default: 7 days"},
 			&cli.BoolFlag{Name: "no-destroy-wait", Usage: "destroy at once; only for development"},
 			&cli.DurationFlag{Name: "rollback-window", Usage: "`DURATION` in which a rotation can be rolled back; default: 24 h"},
 			&cli.StringFlag{Name: "out", Usage: "`DIR` for certificates", Required: true},
-		},
+		}...)...),
 		Run: initCluster,
 	}
 }
@@ -97,25 +100,14 @@ func people(flag string, values []string) ([]*kryptonv1.PersonKey, error) {
 	return out, nil
 }
 
-func initRequest(in *Invocation) (*kryptonv1.InitRequest, error) {
+func initRequest(in *Invocation, sealing plan.Plan) (*kryptonv1.InitRequest, error) {
 	u := func(name string) uint32 { return uint32(min(in.c.Uint(name), 1<<20)) }
 	secs := func(name string) uint32 { return uint32(min(max(in.c.Duration(name).Seconds(), 0), 1<<31)) }
 	req := &kryptonv1.InitRequest{
-		ClusterName: in.c.String("name"), Voters: u("voters"), Shares: u("shares"), Threshold: u("threshold"),
-		Keystore: in.c.String("keystore"), Key: in.c.String("key"),
+		ClusterName: in.c.String("name"), Voters: u("voters"), SealPlan: sealing.Proto(),
+		AcceptRisks: in.c.StringSlice("accept-risk"), SealProfile: in.c.String("profile"),
 		GovernorQuorum: u("governor-quorum"), CustodianQuorum: u("custodian-quorum"),
 		DestroyWaitSeconds: secs("destroy-wait"), NoDestroyWait: in.c.Bool("no-destroy-wait"), RollbackWindowSeconds: secs("rollback-window"),
-	}
-	auto, shamir := in.c.IsSet("keystore"), in.c.IsSet("shares") || in.c.IsSet("threshold")
-	switch {
-	case auto && shamir:
-		return nil, usagef("choose one", "--keystore and --shares contradict each other")
-	case auto:
-		req.SealMode = kryptonv1.SealMode_SEAL_MODE_AUTO
-	case shamir:
-		req.SealMode = kryptonv1.SealMode_SEAL_MODE_SHAMIR
-	default:
-		return nil, usagef("give --shares and --threshold, or --keystore and --key", "nothing says who opens the MasterKey")
 	}
 	var err1, err2 error
 	req.Governors, err1 = people("governor", in.c.StringSlice("governor"))
@@ -131,11 +123,15 @@ type certificateOut struct {
 }
 
 func initCluster(ctx context.Context, in *Invocation) error {
-	req, err := initRequest(in)
+	sealing, err := in.wantedSeal()
 	if err != nil {
 		return err
 	}
-	if req.GetSealMode() == kryptonv1.SealMode_SEAL_MODE_SHAMIR && !in.c.Bool("dry-run") && isNull(in.env.Stdout) {
+	req, err := initRequest(in, sealing)
+	if err != nil {
+		return err
+	}
+	if sealing.Prints() > 0 && !in.c.Bool("dry-run") && isNull(in.env.Stdout) {
 		return usagef("print them on a terminal, or name a file of yours", "the shares would be lost: stdout is closed, or is "+os.DevNull)
 	}
 	if req.GetGovernorQuorum() == 0 || req.GetCustodianQuorum() == 0 {
@@ -146,6 +142,16 @@ func initCluster(ctx context.Context, in *Invocation) error {
 		return err
 	}
 	defer done()
+	filled, view, err := in.weighSeal(ctx, admin, sealing)
+	if err != nil {
+		return err
+	}
+	if !in.jsonOutput() && !in.c.Bool("dry-run") || view.refusal != nil {
+		in.aside(view.text()) // before anything is made: this is the last moment to think again
+	}
+	if view.refusal != nil {
+		return view.refusal
+	}
 	dir := in.c.String("out")
 	if !in.c.Bool("dry-run") {
 		// What comes back exists nowhere else: make sure now that it can be written.
@@ -158,7 +164,7 @@ func initCluster(ctx context.Context, in *Invocation) error {
 		return err
 	}
 	if in.c.Bool("dry-run") {
-		return nil
+		return in.Show(view, view.text())
 	}
 	out := struct {
 		Fingerprint          string           `json:"fingerprint"`
@@ -169,14 +175,22 @@ func initCluster(ctx context.Context, in *Invocation) error {
 		CAFile               string           `json:"caFile"`
 		Certificates         []certificateOut `json:"certificates"`
 		Shares               []string         `json:"shares"`
+		ShareHolders         []string         `json:"shareHolders"` // of the shares, in their order
+		AcceptedRisks        []string         `json:"acceptedRisks"`
+		Seal                 sealView         `json:"seal"`
 	}{
 		Fingerprint: resp.GetFingerprint(), KeyspaceID: resp.GetKeyspaceId(), ClusterID: resp.GetClusterId(),
 		UnsealsWithoutPeople: resp.GetUnsealsWithoutPeople(), PersonsNeeded: resp.GetPersonsNeeded(), CAFile: filepath.Join(dir, "ca.pem"),
+		AcceptedRisks: append([]string{}, resp.GetAcceptedRisks()...), Seal: view,
 	}
 	// Shares first: whatever goes wrong with a file can be mended by issuing
 	// another certificate, a share cannot be had again.
 	for _, s := range resp.GetShares() {
 		out.Shares = append(out.Shares, strings.TrimSpace(string(s)))
+	}
+	printed := printedShares(filled)
+	for _, h := range printed {
+		out.ShareHolders = append(out.ShareHolders, h.name)
 	}
 	filesErr := save(out.CAFile, resp.GetCa(), 0o644)
 	for i, c := range resp.GetCertificates() {
@@ -197,8 +211,9 @@ func initCluster(ctx context.Context, in *Invocation) error {
 	for _, c := range out.Certificates {
 		s.add(c.Role+" "+c.Name, c.File)
 	}
+	s.add("accepted risks", strings.Join(out.AcceptedRisks, ", "))
 	for i, sh := range out.Shares {
-		s.add(fmt.Sprintf("share %d", i+1), sh)
+		s.add(shareTitle(printed, i), sh)
 	}
 	if err := errors.Join(in.write([]byte(s.text())), filesErr); err != nil {
 		return err
@@ -207,6 +222,33 @@ func initCluster(ctx context.Context, in *Invocation) error {
 		in.note("give each share to its holder now; they are not shown again")
 	}
 	return nil
+}
+
+// printedShare is a share that is printed: its index in the plan, and whose it is.
+type printedShare struct {
+	index int
+	name  string
+}
+
+func printedShares(p plan.Plan) (out []printedShare) {
+	for i, h := range p.Holders() {
+		if !h.IsKeystore() && h.Recipient == "" {
+			out = append(out, printedShare{i + 1, h.Name})
+		}
+	}
+	return out
+}
+
+// shareTitle is what is printed before share i of those that are printed. A holder
+// that nobody named has only a number.
+func shareTitle(printed []printedShare, i int) string {
+	if i >= len(printed) {
+		return fmt.Sprintf("share %d", i+1)
+	}
+	if h := printed[i]; h.name != plan.PrintedName(h.index) {
+		return fmt.Sprintf("share %d of %s", h.index, h.name)
+	}
+	return fmt.Sprintf("share %d", printed[i].index)
 }
 
 func certificateFile(role, name string) string { return role + "-" + name + ".pem" }

@@ -105,7 +105,8 @@ func Native(c *cli.Command) *Command {
 }
 
 // Main runs the command line args, without the program's name, and returns its
-// exit status. more are further commands of the tree.
+// exit status. more are further commands of the tree; a group that there is already
+// gets those of the same name.
 func Main(version string, args []string, more ...*Command) int {
 	env := &Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Version: version, Clock: clock.System{}, cleanup: map[int]func(){}}
 	return env.main(Tree(more...), args)
@@ -126,8 +127,29 @@ func Tree(more ...*Command) *Command {
 			contextCommands(), whoamiCommand(), completionCommand(), manCommand(), versionCommand(), completeCommand(),
 		},
 	}
-	root.Sub = append(more, root.Sub...)
+	var first []*Command
+	for _, c := range more {
+		if !root.merge(c) {
+			first = append(first, c)
+		}
+	}
+	root.Sub = append(first, root.Sub...)
 	return root
+}
+
+// merge adds the commands of the group g to those of the group of that name below c.
+// It reports false if there is none.
+func (c *Command) merge(g *Command) bool {
+	have := c.find(g.Name)
+	if have == nil || have.Run != nil || g.Run != nil || g.native != nil {
+		return false
+	}
+	for _, s := range g.Sub {
+		if !have.merge(s) {
+			have.Sub = append(have.Sub, s)
+		}
+	}
+	return true
 }
 
 func (e *Env) main(root *Command, args []string) int {

@@ -164,3 +164,10 @@ func (in *Invocation) note(format string, a ...any) {
 	in.meter.clear()
 	fmt.Fprintf(in.env.Stderr, "krypton: %s\n", visible(fmt.Sprintf(format, a...)))
 }
+
+// aside shows the person a text of several lines beside the result. It is already
+// escaped where it has to be.
+func (in *Invocation) aside(text string) {
+	in.meter.clear()
+	fmt.Fprint(in.env.Stderr, text)
+}
