@@ -6,6 +6,7 @@ import (
 
 	"github.com/openkcm/krypton-cluster/keystore"
 	"github.com/openkcm/krypton-cluster/seal"
+	"github.com/openkcm/krypton-cluster/seal/agebox"
 )
 
 // Axis is what makes several holders one: they are lost together, or fall into wrong
@@ -270,6 +271,9 @@ func (w weighed) strength() Strength {
 
 // notes says what the counts rest on and where they may be wrong (I5).
 func (w weighed) notes() (out []string) {
+	if w.auto && len(w.members) == 1 {
+		out = append(out, w.members[0].Name+": everything rests on this one key; when it is deleted, the MasterKey is lost")
+	}
 	list := func(text string, pick func(member) bool) {
 		var names []string
 		for _, m := range w.members {
@@ -285,18 +289,10 @@ func (w weighed) notes() (out []string) {
 		func(m member) bool { return m.IsKeystore() && m.Domain.Account == "" })
 	list("the region is not known; say it in the plan if others are there too",
 		func(m member) bool { return m.IsKeystore() && m.Domain.Region == "" })
-	list("the recipient is not post-quantum; who keeps the encrypted share may open it one day",
-		func(m member) bool { return notPostQuantum(m.Recipient) })
-	return out
-}
-
-// notPostQuantum reports whether a recipient is of a kind that is known not to be. A
-// plugin's recipient is not known.
-func notPostQuantum(recipient string) bool {
-	if strings.HasPrefix(recipient, "ssh-") {
-		return true
+	for _, m := range w.members {
+		if r, err := agebox.ParseRecipient(m.Recipient); m.Recipient != "" && err == nil && r.Kind().Warning() != "" {
+			out = append(out, m.Name+": "+r.Kind().Warning())
+		}
 	}
-	// An X25519 recipient is age1 and 58 characters of Bech32, in which no 1 occurs; a
-	// plugin's has its name between age and the last 1.
-	return len(recipient) == 62 && strings.HasPrefix(recipient, "age1") && strings.LastIndexByte(recipient, '1') == 3
+	return out
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/strictyaml"
 	"github.com/openkcm/krypton-cluster/keystore"
 	"github.com/openkcm/krypton-cluster/seal"
+	"github.com/openkcm/krypton-cluster/seal/agebox"
 )
 
 // MaxFile is the largest plan file that is read, in bytes.
@@ -52,7 +53,7 @@ func ReadFile(path string) (Plan, error) {
 		if !filepath.IsAbs(name) {
 			name = filepath.Join(filepath.Dir(path), name)
 		}
-		text, err := readAll(name, 2*seal.MaxRecipient)
+		text, err := readAll(name, 2*agebox.MaxRecipient)
 		return string(text), err
 	})
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/openkcm/krypton-cluster/seal/plan"
 )
 
-const mixed = `
+var mixed = `
 groups:
   - name: stores
     threshold: 2
@@ -27,7 +27,7 @@ groups:
       - name: anna
         recipient_file: anna.pub
       - name: bert
-        recipient: age1pq1bert
+        recipient: ` + recipientOf("bert") + `
       - name: safe
         printed: true
         account: notary
@@ -35,7 +35,7 @@ groups:
 
 func opened(name string) (string, error) {
 	if name == "anna.pub" {
-		return "# the public half\n\n age1pq1anna \n", nil
+		return "# the public half\n\n " + recipientOf("anna") + " \n", nil
 	}
 	return "", errors.New("no such file")
 }
@@ -51,7 +51,7 @@ func TestAPlanFileIsRead(t *testing.T) {
 			{Name: "zurich", Key: seal.ProviderKey{Provider: "hsm", Key: "seal"}, Domain: seal.Domain{Account: "bank", Region: "zurich"}},
 		}},
 		{Name: "people", Threshold: 2, Holders: []plan.Holder{
-			{Name: "anna", Recipient: "age1pq1anna"}, {Name: "bert", Recipient: "age1pq1bert"}, {Name: "safe", Domain: seal.Domain{Account: "notary"}},
+			{Name: "anna", Recipient: recipientOf("anna")}, {Name: "bert", Recipient: recipientOf("bert")}, {Name: "safe", Domain: seal.Domain{Account: "notary"}},
 		}},
 	}}
 	if diff := cmp.Diff(want, p); diff != "" {
@@ -67,7 +67,7 @@ func TestI3_WhatAPlanFileSaysIsReadOrRefused(t *testing.T) {
 	edit := func(old, by string) string { return strings.Replace(mixed, old, by, 1) }
 	for name, tc := range map[string]struct{ file, want string }{
 		"nothing":             {"", "neither groups nor keys"},
-		"a misspelt key":      {edit("recipient: age1pq1bert", "recipent: age1pq1bert"), `p.yaml:14: unknown key "groups[1].holders[1].recipent", did you mean "groups[1].holders[1].recipient"?`},
+		"a misspelt key":      {edit("recipient: ", "recipent: "), `p.yaml:14: unknown key "groups[1].holders[1].recipent", did you mean "groups[1].holders[1].recipient"?`},
 		"a misspelt section":  {edit("groups:", "group:"), `p.yaml:2: unknown key "group", did you mean "groups"?`},
 		"a key twice":         {edit("threshold: 2", "threshold: 2\n    threshold: 3"), `key "groups[0].threshold" stands twice`},
 		"two documents":       {mixed + "---\n{}\n", "more than one YAML document"},
@@ -118,15 +118,15 @@ func TestAFileOfARecipientIsBesideThePlan(t *testing.T) {
 		return at
 	}
 	at := write("plan.yaml", mixed)
-	write("anna.pub", "age1pq1anna\n")
-	if p, err := plan.ReadFile(at); err != nil || p.Groups[1].Holders[0].Recipient != "age1pq1anna" {
+	write("anna.pub", recipientOf("anna")+"\n")
+	if p, err := plan.ReadFile(at); err != nil || p.Groups[1].Holders[0].Recipient != recipientOf("anna") {
 		t.Errorf("%+v, %v", p, err)
 	}
 	elsewhere := write("else.yaml", strings.Replace(mixed, "anna.pub", filepath.Join(dir, "anna.pub"), 1))
 	if _, err := plan.ReadFile(elsewhere); err != nil {
 		t.Error(err)
 	}
-	write("anna.pub", strings.Repeat("# ", seal.MaxRecipient)+"\nage1pq1anna")
+	write("anna.pub", strings.Repeat("# ", 5000)+"\n"+recipientOf("anna"))
 	if _, err := plan.ReadFile(at); err == nil || !strings.Contains(err.Error(), "larger than") {
 		t.Error(err)
 	}

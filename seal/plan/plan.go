@@ -10,6 +10,7 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/keystore"
 	"github.com/openkcm/krypton-cluster/seal"
+	"github.com/openkcm/krypton-cluster/seal/agebox"
 )
 
 // Holder is who holds a share, or in auto mode the key that wraps the MasterKey.
@@ -135,7 +136,7 @@ func nameOfKey(all []seal.ProviderKey, k seal.ProviderKey) string {
 	if n < 2 {
 		return k.Provider
 	}
-	return clip(k.Provider+" "+string(k.Key), seal.MaxName)
+	return clip(k.Provider + " " + string(k.Key))
 }
 
 // Fill returns the plan with what it does not say of where its keys are, from where.
@@ -155,12 +156,12 @@ func (p Plan) Fill(where func(seal.ProviderKey) (typ string, at keystore.Place, 
 				return nil, errs.Newf(errs.InvalidArgument, "holder %s: the configuration has no keystore %q", h.Name, h.Key.Provider).
 					With(errs.Hint("krypton keystore list shows those that this node has; every node needs those of the seal"))
 			}
-			out[i].Domain.ProviderType = clip(typ, seal.MaxDomain) // never the file's word: it decides what counts as one kind
+			out[i].Domain.ProviderType = clip(typ) // never the file's word: it decides what counts as one kind
 			if h.Domain.Account == "" {
-				out[i].Domain.Account = clip(at.Account, seal.MaxDomain)
+				out[i].Domain.Account = known(at.Account)
 			}
 			if h.Domain.Region == "" {
-				out[i].Domain.Region = clip(at.Region, seal.MaxDomain)
+				out[i].Domain.Region = known(at.Region)
 			}
 		}
 		return out, nil
@@ -178,9 +179,22 @@ func (p Plan) Fill(where func(seal.ProviderKey) (typ string, at keystore.Place, 
 	return out, err
 }
 
-// clip shortens what a keystore calls a place to n bytes. Two places that differ
+// known is what a configuration says of a place, as a plan may have it; empty if
+// people could not read it.
+func known(s string) string {
+	if s = clip(s); badText(s) != "" {
+		return ""
+	}
+	return s
+}
+
+// maxText is the longest name and the longest part of a domain, in bytes.
+const maxText = min(seal.MaxName, seal.MaxDomain)
+
+// clip shortens what a keystore calls a place to maxText. Two places that differ
 // only behind that count as one, which can refuse a plan and never lets one through.
-func clip(s string, n int) string {
+func clip(s string) string {
+	n := maxText
 	if len(s) <= n {
 		return s
 	}
@@ -240,7 +254,7 @@ func (p Plan) problems() []string {
 		case g.Name != "" && groups[g.Name]:
 			bad("group %q stands twice", g.Name)
 		case g.Name != "":
-			if why := badText(g.Name, seal.MaxName); why != "" {
+			if why := badText(g.Name); why != "" {
 				bad("the name of group %d %s", i+1, why)
 			}
 		}
@@ -261,7 +275,7 @@ func (p Plan) holderProblems() (out []string) {
 	bad := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	names, recipients, keys := map[string]bool{}, map[string]string{}, map[seal.ProviderKey]string{}
 	for i, h := range p.Holders() {
-		if why := badText(h.Name, seal.MaxName); why != "" {
+		if why := badText(h.Name); why != "" {
 			bad("the name of holder %d %s", i+1, why)
 			continue
 		}
@@ -269,9 +283,9 @@ func (p Plan) holderProblems() (out []string) {
 			bad("holder %q stands twice", h.Name)
 		}
 		names[h.Name] = true
-		for field, v := range map[string]string{"account": h.Domain.Account, "region": h.Domain.Region, "provider": h.Domain.ProviderType} {
-			if v != "" && badText(v, seal.MaxDomain) != "" {
-				bad("the %s of holder %q %s", field, h.Name, badText(v, seal.MaxDomain))
+		for _, f := range []struct{ name, is string }{{"account", h.Domain.Account}, {"region", h.Domain.Region}} {
+			if f.is != "" && badText(f.is) != "" {
+				bad("the %s of holder %q %s", f.name, h.Name, badText(f.is))
 			}
 		}
 		switch {
@@ -285,27 +299,29 @@ func (p Plan) holderProblems() (out []string) {
 			bad("holders %q and %q are one key; a second share in the same hand protects nothing", keys[h.Key], h.Name)
 		case len(p.Keys) > 0 && !h.IsKeystore():
 			bad("%q is no key of a keystore; people hold shares, in groups", h.Name)
-		case len(h.Recipient) > seal.MaxRecipient:
-			bad("the recipient of holder %q has %d bytes, the limit is %d", h.Name, len(h.Recipient), seal.MaxRecipient)
 		case h.Recipient != "" && recipients[h.Recipient] != "":
 			bad("holders %q and %q have one recipient; a second share in the same hand protects nothing", recipients[h.Recipient], h.Name)
 		}
-		if h.IsKeystore() {
+		switch {
+		case h.IsKeystore():
 			keys[h.Key] = h.Name
-		} else if h.Recipient != "" {
+		case h.Recipient != "":
 			recipients[h.Recipient] = h.Name
+			if _, err := agebox.ParseRecipient(h.Recipient); err != nil {
+				bad("holder %q: %s", h.Name, errs.From(err).Msg)
+			}
 		}
 	}
 	return out
 }
 
 // badText returns what is wrong with a text that people will read in a terminal.
-func badText(s string, limit int) string {
+func badText(s string) string {
 	switch {
 	case s == "":
 		return "is empty"
-	case len(s) > limit:
-		return fmt.Sprintf("has %d bytes, the limit is %d", len(s), limit)
+	case len(s) > maxText:
+		return fmt.Sprintf("has %d bytes, the limit is %d", len(s), maxText)
 	case !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }):
 		return "has characters that cannot be printed"
 	case strings.TrimSpace(s) != s:

@@ -51,7 +51,8 @@ func TestAPlanThatCannotWorkIsRefusedWithWhatIsWrong(t *testing.T) {
 		"keystore, no key":   {one(2, a, named(b, func(h *plan.Holder) { h.Key.Key = "" })), "needs both a keystore and a key"},
 		"key, no keystore":   {one(2, a, named(b, func(h *plan.Holder) { h.Key.Provider = "" })), "needs both a keystore and a key"},
 		"long key":           {one(2, a, named(b, func(h *plan.Holder) { h.Key.Key = keystore.KeyRef(strings.Repeat("k", 1025)) })), "1025 bytes, the limit is 1024"},
-		"long recipient":     {one(2, a, named(person("p"), func(h *plan.Holder) { h.Recipient = strings.Repeat("r", seal.MaxRecipient+1) })), "the recipient of holder \"p\" has"},
+		"long recipient":     {one(2, a, named(person("p"), func(h *plan.Holder) { h.Recipient = strings.Repeat("r", 5000) })), `holder "p": the recipient of a share has 5000 bytes`},
+		"no recipient":       {one(2, a, named(person("p"), func(h *plan.Holder) { h.Recipient = "age1pq1" })), `holder "p": the recipient of a share is damaged`},
 		"long account":       {one(2, a, named(b, func(h *plan.Holder) { h.Domain.Account = strings.Repeat("a", 129) })), "the account of holder \"b\" has 129 bytes"},
 		"a person as a key":  {plan.Plan{Keys: []plan.Holder{a, person("p")}}, `"p" is no key of a keystore`},
 		"many mistakes":      {one(2, person(""), person(""), person(""), person(""), person(""), person(""), person(""), person(""), person("")), "; and 1 more"},
@@ -91,6 +92,12 @@ func TestFillTakesFromTheConfigurationWhatThePlanDoesNotSay(t *testing.T) {
 	}
 	if !got.Groups[0].Holders[1].Domain.IsZero() || p.Keys[0].Domain.Account != "" {
 		t.Error("a person was filled, or the plan that was given was changed")
+	}
+	odd := plan.Plan{Keys: []plan.Holder{{Name: "a", Key: h.Key}}}
+	if got, err := odd.Fill(func(seal.ProviderKey) (string, keystore.Place, bool) {
+		return "local", keystore.Place{Account: "/a\x1b[2J", Region: "b\n"}, true
+	}); err != nil || got.Check() != nil || got.Keys[0].Domain != (seal.Domain{ProviderType: "local"}) {
+		t.Errorf("%+v, %v: a place that cannot be printed is not unknown", got, err)
 	}
 	p.Keys[0].Key.Provider = "us"
 	if _, err := p.Fill(where); !errs.Is(err, errs.InvalidArgument) || !strings.Contains(err.Error(), `no keystore "us"`) {
