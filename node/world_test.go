@@ -294,11 +294,17 @@ func (m *member) boot(t testing.TB) {
 	t.Cleanup(func() { _ = m.stores.Close() })
 	m.Node = must[*node.Node](t)(node.New(node.Config{
 		RecordPath: filepath.Join(m.dir, "record.pb"), Pinned: m.pin, Machine: m.machine, Keystores: m.stores, Gate: m.gate, Policies: policies,
+		Place:  func(k seal.ProviderKey) keystore.Place { _, at, _ := m.where(k); return at },
 		L2Hold: m.hold, Lease: cluster.ProfileWAN.Lease(), Clock: w.clock, Rand: w.rand, Logger: discard(),
 	}))
 	m.Attach(m.link())
 	n := m.Node
 	t.Cleanup(func() { stop(n) })
+}
+
+// where is what a program would say of where a key is.
+func (m *member) where(k seal.ProviderKey) (string, keystore.Place, bool) {
+	return m.stores.Type(k.Provider), keystore.Place{Account: filepath.Join(m.w.dir, k.Provider)}, m.stores.Type(k.Provider) != ""
 }
 
 // hookedSink runs a function at the next append.
