@@ -47,7 +47,11 @@ func newAdapter(c *Cluster) *adapter {
 	return &adapter{
 		machine: c.machine, mac: c.cfg.MAC, fail: c.fail, pin: c.checkPin, calls: newInflight(c.clk), chains: &c.chains,
 		judge: c.judge, believed: c.believed, unsettled: c.proofs.unsettled, applied: c.end.applied,
-		restored: func() { c.store.restored(nil) }, kept: c.leases.kept,
+		restored: func() { c.store.restored(nil) },
+		kept: func() {
+			c.compared.refused()
+			c.leases.kept()
+		},
 	}
 }
 
@@ -166,6 +170,9 @@ type snapshot struct {
 //
 // The node may be sealed meanwhile: then there is no snapshot (I14).
 func (s *snapshot) Persist(sink raft.SnapshotSink) error {
+	if own, ok := sink.(*keptSink); ok {
+		own.own = true
+	}
 	sealed := false
 	var mac fsm.MACFunc
 	if s.mac != nil {

@@ -35,7 +35,7 @@ func TestI12_WhomOnlyAPeerNamedMayAskWhatStrangersMayKnow(t *testing.T) {
 	}
 	open := map[string]bool{
 		"Health": true, "Members": true,
-		"Lease": false, "Propose": false, "Completion": false, "Prepare": false, "Announce": false, "Admit": false, "IssueCertificate": false,
+		"Lease": false, "Propose": false, "Completion": false, "Prepare": false, "Announce": false, "Admit": false, "IssueCertificate": false, "StateDigest": false,
 	}
 	leader := newMember(t, "leader")
 	leader.bootstrap()

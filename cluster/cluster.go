@@ -186,6 +186,7 @@ type Cluster struct {
 	proofs    *proofs
 	end       *logEnd
 	vouching  *vouching
+	compared  *comparison
 	peers     *peers
 	leases    *leases
 	leaders   *leaders
@@ -272,8 +273,11 @@ func (c *Cluster) open() (err error) {
 	if c.advertise, err = advertised(c.cfg.Advertise, c.cfg.Listen, ln.Addr()); err != nil {
 		return err
 	}
-	c.proofs, c.vouching, c.end = newProofs(c), newVouching(c), newLogEnd(c)
+	c.proofs, c.vouching, c.end, c.compared = newProofs(c), newVouching(c), newLogEnd(c), newComparison(c)
 	if err := c.end.load(); err != nil {
+		return err
+	}
+	if err := c.compared.load(); err != nil {
 		return err
 	}
 	c.leaders = newLeaders(c)
@@ -304,7 +308,7 @@ func (c *Cluster) startRaft() error {
 	if err != nil {
 		return dirError("use", c.cfg.Dir.Path(snapDir), err)
 	}
-	snaps := snapshots{files, func(m lease.Mark) { c.store.kept.Store(&m) }}
+	snaps := snapshots{files, func(m lease.Mark) { c.store.kept.Store(&m) }, c.compared.arrive}
 	if err := c.checkStored(snaps); err != nil {
 		return err
 	}
@@ -565,7 +569,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 // nothing else. Each ends with ctx, or with the reason for which the node must stop.
 func (c *Cluster) duties() []func(context.Context) error {
 	return []func(context.Context) error{
-		c.leases.grant, c.leases.hold, c.leases.push, c.leaders.run, c.reconcile, c.tick, c.end.follow, c.yieldUnentitled,
+		c.leases.grant, c.leases.hold, c.leases.push, c.leaders.run, c.reconcile, c.tick, c.end.follow, c.yieldUnentitled, c.compared.follow,
 		func(ctx context.Context) error {
 			return probe(ctx, c.clk, c.suspect, c.transfers, func(ctx context.Context) error {
 				return c.await(ctx, func() error { return c.raft.Barrier(enqueueTime).Error() })

@@ -192,7 +192,7 @@ func (d *Dir) open(rand io.Reader) error {
 	if err := d.removeUnfinished(); err != nil {
 		return err
 	}
-	for _, f := range []string{nodeFile, formatFile, endFile, raftDB, nodeKeyFile, peersFile} {
+	for _, f := range []string{nodeFile, formatFile, endFile, compareFile, raftDB, nodeKeyFile, peersFile} {
 		if err := checkMode(d.Path(f)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -240,7 +240,7 @@ const startAnew = "put the file back if you moved it; else replace this node: kr
 
 // remains returns a file that only a node with an identity writes, or "".
 func (d *Dir) remains() (string, error) {
-	for _, pattern := range []string{raftDB, endFile, snapDir + "/*", sealDir + "/*", nodeKeyFile, peersFile} {
+	for _, pattern := range []string{raftDB, endFile, compareFile, snapDir + "/*", sealDir + "/*", nodeKeyFile, peersFile} {
 		found, err := d.glob(pattern)
 		if err != nil {
 			return "", err

@@ -31,6 +31,7 @@ func (b bubble) Read() clock.Reading {
 func alone(t *testing.T) *Cluster {
 	t.Helper()
 	c := &Cluster{clk: bubble{began: time.Now()}, timers: timers{heartbeat: 500 * time.Millisecond, renew: 250 * time.Millisecond}, machine: fsm.New(fsm.Options{})}
+	c.compared = newComparison(c)
 	c.leases = newLeases(c)
 	c.leases.holder = lease.NewHolder(lease.HolderConfig{Boot: 1, Renew: c.timers.renew})
 	return c

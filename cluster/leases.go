@@ -166,6 +166,9 @@ func (l *leases) publish(p fsm.Published, swap func()) {
 	defer l.mu.Unlock()
 	if p.Restored {
 		l.c.proofs.restored(p.View)
+		l.c.compared.restored(p.View)
+	} else {
+		l.c.compared.applied(p.View)
 	}
 	if !l.begin(p.View) {
 		swap()
@@ -267,10 +270,24 @@ func (l *leases) settle(now lease.Reading, v *fsm.View) time.Duration {
 // present publishes what this node may answer from. The caller holds mu.
 func (l *leases) present(v *fsm.View) {
 	next := &Standing{View: v, Complete: l.holder.Complete(), lease: l.holder.Lease()}
+	if l.c.compared.err() != nil {
+		next.lease = lease.Lease{} // of what its leader gave it nobody may make use
+	}
 	if *next != *l.standing.Load() {
 		l.standing.Store(next)
 	}
 	l.heard.reach(next.Complete)
+}
+
+// renewed publishes the standing again: this node's state is believed now.
+func (l *leases) renewed() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.holder != nil {
+		l.present(l.standing.Load().View)
+	}
+	wake(l.leading)
+	wake(l.holding)
 }
 
 // Standing returns what this node may answer from now, at the price of one atomic
@@ -306,6 +323,9 @@ func (c *Cluster) LeaseErr() error {
 		return nil
 	}
 	if err := c.Differs(); err != nil {
+		return err
+	}
+	if err := c.compared.err(); err != nil {
 		return err
 	}
 	if c.IsLeader() && c.mustNotGrant() {

@@ -320,7 +320,7 @@ func (c *Cluster) KeepEnd(ctx context.Context) {
 // mustNotGrant reports whether this leader must not give leases. Where no tenant is yet
 // nothing is served under one, and init wants the first before there is a key.
 func (c *Cluster) mustNotGrant() bool {
-	if c.proofs.failed() != nil {
+	if c.proofs.failed() != nil || c.compared.err() != nil {
 		return true
 	}
 	if !c.endAsked() || c.machine.View().Bare() {

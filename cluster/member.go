@@ -279,6 +279,9 @@ func (c *Cluster) joined(resp *clusterpb.JoinResponse, token JoinToken) (Certifi
 	if err := c.trust.learn(members); err != nil {
 		return Certificate{}, err
 	}
+	if err := c.compared.named(token.Seeds); err != nil {
+		return Certificate{}, err
+	}
 	if err := c.cfg.Dir.update(func(n *nodeRecord) {
 		n.Membership = MembershipMember
 		n.ClusterID = hex.EncodeToString(resp.GetClusterId())

@@ -44,10 +44,11 @@ type tester interface {
 type reader struct {
 	*Cluster
 
-	file   simFile
-	leads  bool
-	sealed bool
-	acted  []string // what commands that need a proof did, in order
+	file    simFile
+	compare simFile
+	leads   bool
+	sealed  bool
+	acted   []string // what commands that need a proof did, in order
 }
 
 func newReader(t tester) *reader {
@@ -65,6 +66,9 @@ func newReader(t tester) *reader {
 	r.proofs, r.vouching, r.end = newProofs(r.Cluster), newVouching(r.Cluster), newLogEnd(r.Cluster)
 	r.end.read, r.end.write = r.file.read, r.file.write
 	r.end.leads = func() bool { return r.leads }
+	r.compared = newComparison(r.Cluster)
+	r.compared.read, r.compared.write = r.compare.read, r.compare.write
+	r.compared.remove = func() error { return r.compare.write(nil) }
 	r.leases = newLeases(r.Cluster)
 	r.adapter = &adapter{
 		machine: r.machine, mac: r.cfg.MAC, fail: r.fail, pin: func() error { return nil }, calls: newInflight(r.clk), chains: &r.chains,

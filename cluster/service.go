@@ -206,6 +206,11 @@ func (s *peerService) IssueCertificate(ctx context.Context, req *clusterpb.Issue
 	return &clusterpb.IssueCertificateResponse{Certificate: &clusterpb.Certificate{Chain: cert.Chain, Authorities: cert.Authorities}}, nil
 }
 
+// StateDigest implements [clusterpb.PeerServer].
+func (s *peerService) StateDigest(ctx context.Context, _ *clusterpb.StateDigestRequest) (*clusterpb.StateDigestResponse, error) {
+	return s.c.compared.answer(from(ctx))
+}
+
 func toProto(all []trusted) []*clusterpb.Trusted {
 	out := make([]*clusterpb.Trusted, len(all))
 	for i, t := range all {

@@ -75,14 +75,15 @@ func (g *simGate) pass(ended <-chan struct{}) bool {
 
 // simNode is a machine with a disk. Processes live on it one after the other.
 type simNode struct {
-	w     *simWorld
-	n     int
-	id    NodeID
-	log   simLog
-	snaps *simSnaps
-	end   simFile
-	boots uint64
-	rate  float64 // of its clocks against real time
+	w       *simWorld
+	n       int
+	id      NodeID
+	log     simLog
+	snaps   *simSnaps
+	end     simFile
+	compare simFile
+	boots   uint64
+	rate    float64 // of its clocks against real time
 
 	now  atomic.Pointer[simLife] // nil: no process runs
 	gone atomic.Bool             // it is no member, for good; its process may go on
@@ -298,6 +299,9 @@ func must[V any](v V, err error) V {
 	return v
 }
 
+// simKey is the hash of a node's key.
+func simKey(id NodeID) [32]byte { return sha256.Sum256(simUID("spki " + string(id))) }
+
 // simLogger is where a process logs.
 func simLogger() *slog.Logger {
 	if os.Getenv("CLUSTER_TEST_LOG") != "" {
@@ -333,7 +337,22 @@ func (n *simNode) start() {
 	l.c = c
 	l.trans = &simTransport{life: l, consume: make(chan raft.RPC), arrivals: newArrivals()}
 	c.base, c.cancel = context.WithCancel(context.Background())
-	c.proofs, c.vouching, c.end = newProofs(c), newVouching(c), newLogEnd(c)
+	c.proofs, c.vouching, c.end, c.compared = newProofs(c), newVouching(c), newLogEnd(c), newComparison(c)
+	c.compared.read, c.compared.write = n.compare.read, n.compare.write
+	c.compared.remove = func() error { return n.compare.write(nil) }
+	c.compared.key = func(id NodeID) ([32]byte, bool) { return simKey(id), true }
+	c.compared.find = func([32]byte) (NodeID, bool) { return "", false } // nobody joins by a token here
+	c.compared.others = func() (all []witness) {
+		for _, p := range n.w.processes() {
+			if sum := simKey(p.c.id); p.c.id != n.id {
+				all = append(all, witness{ID: p.c.id, KeyHash: hex.EncodeToString(sum[:])})
+			}
+		}
+		return all
+	}
+	if err := c.compared.load(); err != nil {
+		panic(err)
+	}
 	c.end.read, c.end.write = n.end.read, n.end.write
 	if err := c.end.load(); err != nil {
 		panic(err)
@@ -355,7 +374,7 @@ func (n *simNode) start() {
 		c.store.reached(lease.Mark{Term: s.Term, Index: s.Index})
 	}
 	c.adapter = newAdapter(c)
-	c.raft = must(raft.NewRaft(c.raftConfig(newRaftLog(c.log, clk)), &simFSM{c.adapter, l}, c.store, c.store, n.snaps, l.trans))
+	c.raft = must(raft.NewRaft(c.raftConfig(newRaftLog(c.log, clk)), &simFSM{c.adapter, l}, c.store, c.store, snapshots{n.snaps, func(lease.Mark) {}, c.compared.arrive}, l.trans))
 	c.store.running.Store(true)
 	c.leaders.observe(c.raft)
 	ctx := c.base

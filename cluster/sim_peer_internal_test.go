@@ -102,6 +102,17 @@ func (p *simPeer) Health(ctx context.Context, in *clusterpb.HealthRequest, _ ...
 	})
 }
 
+func (p *simPeer) StateDigest(ctx context.Context, in *clusterpb.StateDigestRequest, opts ...grpc.CallOption) (*clusterpb.StateDigestResponse, error) {
+	for _, o := range opts {
+		if at, ok := o.(grpc.PeerCallOption); ok {
+			at.PeerAddr.AuthInfo = peerAuth{conn: &peerConn{peer: p.to.c.id, keyHash: simKey(p.to.c.id)}}
+		}
+	}
+	return simUnary(ctx, p, func(ctx context.Context) (*clusterpb.StateDigestResponse, error) {
+		return (&peerService{c: p.to.c}).StateDigest(ctx, in)
+	})
+}
+
 // Lease opens a stream.
 //
 //nolint:contextcheck // What the other process does has a context of its own.

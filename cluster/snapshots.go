@@ -1,16 +1,22 @@
 package cluster
 
 import (
+	"errors"
+
 	"github.com/hashicorp/raft"
 
 	"github.com/openkcm/krypton-cluster/cluster/lease"
 )
 
-// snapshots are Raft's snapshots on disk. They tell the log where they end.
+// snapshots are Raft's snapshots on disk. They tell the log where they end, and which
+// of them another member sent.
 type snapshots struct {
 	raft.SnapshotStore
 
 	kept func(lease.Mark)
+	// foreign is told of one that another member sent, before it is on disk whole. Its
+	// error keeps it from that.
+	foreign func() error
 }
 
 // Create implements [raft.SnapshotStore].
@@ -19,18 +25,27 @@ func (s snapshots) Create(version raft.SnapshotVersion, index, term uint64, conf
 	if err != nil {
 		return nil, err
 	}
-	return keptSink{sink, func() { s.kept(lease.Mark{Term: term, Index: index}) }}, nil
+	return &keptSink{SnapshotSink: sink, kept: func() { s.kept(lease.Mark{Term: term, Index: index}) }, foreign: s.foreign}, nil
 }
 
 // keptSink reports a snapshot that is on disk whole.
 type keptSink struct {
 	raft.SnapshotSink
 
-	kept func()
+	kept    func()
+	foreign func() error
+	// own is set by who writes this node's own state. Raft makes a sink for what it is
+	// sent in the same way, and does not say which it is.
+	own bool
 }
 
 // Close implements [io.Closer].
-func (s keptSink) Close() error {
+func (s *keptSink) Close() error {
+	if !s.own {
+		if err := s.foreign(); err != nil {
+			return errors.Join(err, s.Cancel())
+		}
+	}
 	err := s.SnapshotSink.Close()
 	if err == nil {
 		s.kept()

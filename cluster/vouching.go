@@ -102,11 +102,14 @@ func (c *Cluster) believed() error {
 
 // Proved returns nil if a node that had the MasterKey vouched for every entry of this
 // node's log that needs it (I19), as far as it was applied, and nothing is missing that
-// this node has had (I20); otherwise an error with code
-// STATE_CORRUPT, which says which entry and what to do, or SEALED if this node cannot
-// tell. It verifies what was applied while the node was sealed.
+// this node has had (I20), and other members have the same state if it came in a
+// snapshot (I21); otherwise an error with code
+// STATE_CORRUPT, which says which entry and what to do, SEALED if this node cannot tell, or NOT_SERVING if it cannot tell yet. It verifies what was applied while the node was sealed.
 func (c *Cluster) Proved() error {
 	if err := c.proofs.verified(); err != nil {
+		return err
+	}
+	if err := c.compared.err(); err != nil {
 		return err
 	}
 	return c.ended()

@@ -2213,6 +2213,94 @@ func (x *IssueCertificateResponse) GetCertificate() *Certificate {
 	return nil
 }
 
+type StateDigestRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StateDigestRequest) Reset() {
+	*x = StateDigestRequest{}
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StateDigestRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StateDigestRequest) ProtoMessage() {}
+
+func (x *StateDigestRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StateDigestRequest.ProtoReflect.Descriptor instead.
+func (*StateDigestRequest) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{33}
+}
+
+type StateDigestResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`  // last command in the state
+	Digest        []byte                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"` // SHA-256 of all of the state in its canonical encoding
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StateDigestResponse) Reset() {
+	*x = StateDigestResponse{}
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StateDigestResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StateDigestResponse) ProtoMessage() {}
+
+func (x *StateDigestResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StateDigestResponse.ProtoReflect.Descriptor instead.
+func (*StateDigestResponse) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *StateDigestResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *StateDigestResponse) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
 var File_cluster_clusterpb_cluster_proto protoreflect.FileDescriptor
 
 const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
@@ -2383,7 +2471,11 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\"]\n" +
 	"\x18IssueCertificateResponse\x12A\n" +
-	"\vcertificate\x18\x01 \x01(\v2\x1f.krypton.cluster.v1.CertificateR\vcertificate2\x96\x06\n" +
+	"\vcertificate\x18\x01 \x01(\v2\x1f.krypton.cluster.v1.CertificateR\vcertificate\"\x14\n" +
+	"\x12StateDigestRequest\"C\n" +
+	"\x13StateDigestResponse\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\fR\x06digest2\xf6\x06\n" +
 	"\x04Peer\x12R\n" +
 	"\aPropose\x12\".krypton.cluster.v1.ProposeRequest\x1a#.krypton.cluster.v1.ProposeResponse\x12[\n" +
 	"\n" +
@@ -2394,7 +2486,8 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\bAnnounce\x12#.krypton.cluster.v1.AnnounceRequest\x1a$.krypton.cluster.v1.AnnounceResponse\x12L\n" +
 	"\x05Admit\x12 .krypton.cluster.v1.AdmitRequest\x1a!.krypton.cluster.v1.AdmitResponse\x12R\n" +
 	"\aMembers\x12\".krypton.cluster.v1.MembersRequest\x1a#.krypton.cluster.v1.MembersResponse\x12m\n" +
-	"\x10IssueCertificate\x12+.krypton.cluster.v1.IssueCertificateRequest\x1a,.krypton.cluster.v1.IssueCertificateResponse2Q\n" +
+	"\x10IssueCertificate\x12+.krypton.cluster.v1.IssueCertificateRequest\x1a,.krypton.cluster.v1.IssueCertificateResponse\x12^\n" +
+	"\vStateDigest\x12&.krypton.cluster.v1.StateDigestRequest\x1a'.krypton.cluster.v1.StateDigestResponse2Q\n" +
 	"\x04Join\x12I\n" +
 	"\x04Join\x12\x1f.krypton.cluster.v1.JoinRequest\x1a .krypton.cluster.v1.JoinResponseB@Z>github.com/openkcm/krypton-cluster/cluster/clusterpb;clusterpbb\x06proto3"
 
@@ -2410,7 +2503,7 @@ func file_cluster_clusterpb_cluster_proto_rawDescGZIP() []byte {
 	return file_cluster_clusterpb_cluster_proto_rawDescData
 }
 
-var file_cluster_clusterpb_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_cluster_clusterpb_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_cluster_clusterpb_cluster_proto_goTypes = []any{
 	(*ProposeRequest)(nil),           // 0: krypton.cluster.v1.ProposeRequest
 	(*Shown)(nil),                    // 1: krypton.cluster.v1.Shown
@@ -2445,13 +2538,15 @@ var file_cluster_clusterpb_cluster_proto_goTypes = []any{
 	(*MembersResponse)(nil),          // 30: krypton.cluster.v1.MembersResponse
 	(*IssueCertificateRequest)(nil),  // 31: krypton.cluster.v1.IssueCertificateRequest
 	(*IssueCertificateResponse)(nil), // 32: krypton.cluster.v1.IssueCertificateResponse
-	(*fsmpb.Command)(nil),            // 33: krypton.fsm.v1.Command
-	(*fsmpb.Result)(nil),             // 34: krypton.fsm.v1.Result
+	(*StateDigestRequest)(nil),       // 33: krypton.cluster.v1.StateDigestRequest
+	(*StateDigestResponse)(nil),      // 34: krypton.cluster.v1.StateDigestResponse
+	(*fsmpb.Command)(nil),            // 35: krypton.fsm.v1.Command
+	(*fsmpb.Result)(nil),             // 36: krypton.fsm.v1.Result
 }
 var file_cluster_clusterpb_cluster_proto_depIdxs = []int32{
-	33, // 0: krypton.cluster.v1.ProposeRequest.command:type_name -> krypton.fsm.v1.Command
+	35, // 0: krypton.cluster.v1.ProposeRequest.command:type_name -> krypton.fsm.v1.Command
 	1,  // 1: krypton.cluster.v1.ProposeRequest.shown:type_name -> krypton.cluster.v1.Shown
-	34, // 2: krypton.cluster.v1.ProposeResponse.result:type_name -> krypton.fsm.v1.Result
+	36, // 2: krypton.cluster.v1.ProposeResponse.result:type_name -> krypton.fsm.v1.Result
 	5,  // 3: krypton.cluster.v1.CompletionResponse.pending:type_name -> krypton.cluster.v1.Waiting
 	10, // 4: krypton.cluster.v1.HealthResponse.lease_report:type_name -> krypton.cluster.v1.LeaseReport
 	11, // 5: krypton.cluster.v1.LeaseReport.waits:type_name -> krypton.cluster.v1.LeaseWait
@@ -2477,19 +2572,21 @@ var file_cluster_clusterpb_cluster_proto_depIdxs = []int32{
 	27, // 25: krypton.cluster.v1.Peer.Admit:input_type -> krypton.cluster.v1.AdmitRequest
 	29, // 26: krypton.cluster.v1.Peer.Members:input_type -> krypton.cluster.v1.MembersRequest
 	31, // 27: krypton.cluster.v1.Peer.IssueCertificate:input_type -> krypton.cluster.v1.IssueCertificateRequest
-	23, // 28: krypton.cluster.v1.Join.Join:input_type -> krypton.cluster.v1.JoinRequest
-	2,  // 29: krypton.cluster.v1.Peer.Propose:output_type -> krypton.cluster.v1.ProposeResponse
-	4,  // 30: krypton.cluster.v1.Peer.Completion:output_type -> krypton.cluster.v1.CompletionResponse
-	7,  // 31: krypton.cluster.v1.Peer.Prepare:output_type -> krypton.cluster.v1.PrepareResponse
-	9,  // 32: krypton.cluster.v1.Peer.Health:output_type -> krypton.cluster.v1.HealthResponse
-	16, // 33: krypton.cluster.v1.Peer.Lease:output_type -> krypton.cluster.v1.LeaseResponse
-	22, // 34: krypton.cluster.v1.Peer.Announce:output_type -> krypton.cluster.v1.AnnounceResponse
-	28, // 35: krypton.cluster.v1.Peer.Admit:output_type -> krypton.cluster.v1.AdmitResponse
-	30, // 36: krypton.cluster.v1.Peer.Members:output_type -> krypton.cluster.v1.MembersResponse
-	32, // 37: krypton.cluster.v1.Peer.IssueCertificate:output_type -> krypton.cluster.v1.IssueCertificateResponse
-	24, // 38: krypton.cluster.v1.Join.Join:output_type -> krypton.cluster.v1.JoinResponse
-	29, // [29:39] is the sub-list for method output_type
-	19, // [19:29] is the sub-list for method input_type
+	33, // 28: krypton.cluster.v1.Peer.StateDigest:input_type -> krypton.cluster.v1.StateDigestRequest
+	23, // 29: krypton.cluster.v1.Join.Join:input_type -> krypton.cluster.v1.JoinRequest
+	2,  // 30: krypton.cluster.v1.Peer.Propose:output_type -> krypton.cluster.v1.ProposeResponse
+	4,  // 31: krypton.cluster.v1.Peer.Completion:output_type -> krypton.cluster.v1.CompletionResponse
+	7,  // 32: krypton.cluster.v1.Peer.Prepare:output_type -> krypton.cluster.v1.PrepareResponse
+	9,  // 33: krypton.cluster.v1.Peer.Health:output_type -> krypton.cluster.v1.HealthResponse
+	16, // 34: krypton.cluster.v1.Peer.Lease:output_type -> krypton.cluster.v1.LeaseResponse
+	22, // 35: krypton.cluster.v1.Peer.Announce:output_type -> krypton.cluster.v1.AnnounceResponse
+	28, // 36: krypton.cluster.v1.Peer.Admit:output_type -> krypton.cluster.v1.AdmitResponse
+	30, // 37: krypton.cluster.v1.Peer.Members:output_type -> krypton.cluster.v1.MembersResponse
+	32, // 38: krypton.cluster.v1.Peer.IssueCertificate:output_type -> krypton.cluster.v1.IssueCertificateResponse
+	34, // 39: krypton.cluster.v1.Peer.StateDigest:output_type -> krypton.cluster.v1.StateDigestResponse
+	24, // 40: krypton.cluster.v1.Join.Join:output_type -> krypton.cluster.v1.JoinResponse
+	30, // [30:41] is the sub-list for method output_type
+	19, // [19:30] is the sub-list for method input_type
 	19, // [19:19] is the sub-list for extension type_name
 	19, // [19:19] is the sub-list for extension extendee
 	0,  // [0:19] is the sub-list for field type_name
@@ -2510,7 +2607,7 @@ func file_cluster_clusterpb_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cluster_clusterpb_cluster_proto_rawDesc), len(file_cluster_clusterpb_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

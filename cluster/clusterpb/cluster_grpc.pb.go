@@ -35,6 +35,7 @@ const (
 	Peer_Admit_FullMethodName            = "/krypton.cluster.v1.Peer/Admit"
 	Peer_Members_FullMethodName          = "/krypton.cluster.v1.Peer/Members"
 	Peer_IssueCertificate_FullMethodName = "/krypton.cluster.v1.Peer/IssueCertificate"
+	Peer_StateDigest_FullMethodName      = "/krypton.cluster.v1.Peer/StateDigest"
 )
 
 // PeerClient is the client API for Peer service.
@@ -68,6 +69,10 @@ type PeerClient interface {
 	Members(ctx context.Context, in *MembersRequest, opts ...grpc.CallOption) (*MembersResponse, error)
 	// IssueCertificate asks an unsealed member for the API certificate of a member.
 	IssueCertificate(ctx context.Context, in *IssueCertificateRequest, opts ...grpc.CallOption) (*IssueCertificateResponse, error)
+	// StateDigest says what the asked member's whole state is, for a member whose own came
+	// from somebody else in a snapshot. A member that does not believe its state, or whose
+	// own was not compared yet, answers with an error. It costs time in proportion to the state.
+	StateDigest(ctx context.Context, in *StateDigestRequest, opts ...grpc.CallOption) (*StateDigestResponse, error)
 }
 
 type peerClient struct {
@@ -171,6 +176,16 @@ func (c *peerClient) IssueCertificate(ctx context.Context, in *IssueCertificateR
 	return out, nil
 }
 
+func (c *peerClient) StateDigest(ctx context.Context, in *StateDigestRequest, opts ...grpc.CallOption) (*StateDigestResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StateDigestResponse)
+	err := c.cc.Invoke(ctx, Peer_StateDigest_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PeerServer is the server API for Peer service.
 // All implementations must embed UnimplementedPeerServer
 // for forward compatibility.
@@ -202,6 +217,10 @@ type PeerServer interface {
 	Members(context.Context, *MembersRequest) (*MembersResponse, error)
 	// IssueCertificate asks an unsealed member for the API certificate of a member.
 	IssueCertificate(context.Context, *IssueCertificateRequest) (*IssueCertificateResponse, error)
+	// StateDigest says what the asked member's whole state is, for a member whose own came
+	// from somebody else in a snapshot. A member that does not believe its state, or whose
+	// own was not compared yet, answers with an error. It costs time in proportion to the state.
+	StateDigest(context.Context, *StateDigestRequest) (*StateDigestResponse, error)
 	mustEmbedUnimplementedPeerServer()
 }
 
@@ -238,6 +257,9 @@ func (UnimplementedPeerServer) Members(context.Context, *MembersRequest) (*Membe
 }
 func (UnimplementedPeerServer) IssueCertificate(context.Context, *IssueCertificateRequest) (*IssueCertificateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method IssueCertificate not implemented")
+}
+func (UnimplementedPeerServer) StateDigest(context.Context, *StateDigestRequest) (*StateDigestResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method StateDigest not implemented")
 }
 func (UnimplementedPeerServer) mustEmbedUnimplementedPeerServer() {}
 func (UnimplementedPeerServer) testEmbeddedByValue()              {}
@@ -411,6 +433,24 @@ func _Peer_IssueCertificate_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Peer_StateDigest_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StateDigestRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).StateDigest(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_StateDigest_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).StateDigest(ctx, req.(*StateDigestRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Peer_ServiceDesc is the grpc.ServiceDesc for Peer service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -449,6 +489,10 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "IssueCertificate",
 			Handler:    _Peer_IssueCertificate_Handler,
+		},
+		{
+			MethodName: "StateDigest",
+			Handler:    _Peer_StateDigest_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

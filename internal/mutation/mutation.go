@@ -43,6 +43,8 @@ const (
 	SkipEntryProof Name = "skip-entry-proof"
 	// SkipLogEnd: nobody asks how far a log went.
 	SkipLogEnd Name = "skip-log-end"
+	// SkipComparison: a state that another member sent is served without asking others.
+	SkipComparison Name = "skip-comparison"
 	// SkipFounding: the internal keys do not depend on the genesis.
 	SkipFounding Name = "skip-founding"
 	// SkipPolicyErrors: a policy that cannot be evaluated is left out.
@@ -55,5 +57,5 @@ const (
 
 // Names returns all of them.
 func Names() []Name {
-	return []Name{SkipIntents, SkipPrincipal, SkipPins, SkipForwarded, SkipSnapshotMAC, SkipEntryProof, SkipLogEnd, SkipFounding, SkipPolicyErrors, SkipAdmission, SkipChain}
+	return []Name{SkipIntents, SkipPrincipal, SkipPins, SkipForwarded, SkipSnapshotMAC, SkipEntryProof, SkipLogEnd, SkipComparison, SkipFounding, SkipPolicyErrors, SkipAdmission, SkipChain}
 }
