@@ -22,6 +22,9 @@ import (
 // applied count the messages before.
 type arrivals struct {
 	turn chan struct{} // one slot, taken by the message that Raft is at
+	// refuses says why a message must not reach Raft, once all messages before it were
+	// answered; nil: none is refused.
+	refuses func(message any) error
 }
 
 func newArrivals() arrivals { return arrivals{turn: make(chan struct{}, 1)} }
@@ -41,6 +44,12 @@ func (a arrivals) hand(r applying, rpc raft.RPC, consume chan<- raft.RPC, done <
 		return
 	}
 	defer func() { <-a.turn }()
+	if a.refuses != nil {
+		if err := a.refuses(rpc.Command); err != nil {
+			rpc.Respond(nil, err)
+			return
+		}
+	}
 	if s, ok := rpc.Command.(*raft.InstallSnapshotRequest); ok && r != nil && s.Term == r.CurrentTerm() && s.LastLogIndex <= r.AppliedIndex() {
 		_, _ = io.Copy(io.Discard, rpc.Reader) // The answer stands after the snapshot's bytes.
 		rpc.Respond(&raft.InstallSnapshotResponse{Term: s.Term, Success: true}, nil)

@@ -64,6 +64,10 @@ type Health struct {
 	// StateCorrupt is what is wrong with its state, if it serves nothing for that;
 	// empty: it knows of nothing.
 	StateCorrupt string
+	// Uncompared is what it waits for if its state came from another member and was not
+	// compared yet (I21), so that it cannot lead and helps to commit nothing; empty: it
+	// waits for nothing.
+	Uncompared string
 	// Leases is what it knows of everybody's, if it is a leader that gives them.
 	Leases *LeaseReport
 	// Wall is its wall clock when it answered, and ClockOffset by how much that
@@ -320,7 +324,7 @@ func (c *Cluster) startRaft() error {
 		return fmt.Errorf("make log cache: %w", err)
 	}
 	c.transport = newRaftTransport(c.id, c.port, c.clk, logger)
-	c.transport.screen = c.screen
+	c.transport.screen, c.transport.arrivals.refuses, c.transport.mayLead = c.screen, c.compared.refuses, c.compared.mayLead
 	c.adapter = newAdapter(c)
 	err = guarded(func() (err error) {
 		c.raft, err = raft.NewRaft(c.raftConfig(logger), c.adapter, cache, c.store, snaps, c.transport)

@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"google.golang.org/grpc"
 	grpcpeer "google.golang.org/grpc/peer"
 
@@ -54,9 +55,7 @@ type compareRecord struct {
 	// Sender is who sent it; without a key: unknown.
 	Sender witness `json:"sender"`
 	// Joined: the witnesses are those of a join token, and not voters of a registry.
-	Joined bool `json:"joined,omitempty"`
-	// Need is how many of the witnesses have to have the same state, unless Joined.
-	Need      int       `json:"need,omitempty"`
+	Joined    bool      `json:"joined,omitempty"`
 	Witnesses []witness `json:"witnesses"`
 }
 
@@ -100,15 +99,15 @@ func decodeCompareRecord(raw []byte) (*compareRecord, error) {
 		err = errors.New("something follows its end")
 	case len(r.Witnesses) > maxTrusted:
 		err = errors.New("it names too many members")
-	case !r.Joined && r.Foreign && (r.Need < 1 || r.Need > len(r.Witnesses)):
-		err = errors.New("it needs more members than it names, or none")
+	case !r.Joined && r.Foreign && len(r.Witnesses) == 0:
+		err = errors.New("it names nobody to compare with")
 	}
 	known := r.Witnesses
 	if r.Sender.KeyHash != "" {
 		known = append(slices.Clip(known), r.Sender)
 	}
 	for _, w := range known {
-		if len(w.KeyHash) != 64 || !isHex(w.KeyHash) || w.ID != "" && !w.ID.Valid() {
+		if len(w.KeyHash) != 64 || !isHex(w.KeyHash) || w.ID != "" && !w.ID.Valid() || w.ID == "" && !r.Joined {
 			err = errors.New("a member in it is malformed")
 		}
 	}
@@ -122,7 +121,8 @@ func decodeCompareRecord(raw []byte) (*compareRecord, error) {
 type verdict int
 
 const (
-	unheard verdict = iota // it did not answer, or not for a state that this node remembers
+	unheard verdict = iota // it has not answered yet
+	silent                 // it did not answer, or not for a state that this node remembers
 	agrees
 	differs
 )
@@ -144,6 +144,8 @@ type comparison struct {
 	leader func() NodeID // who sends snapshots now
 	// others returns the members that this node knows without a registry.
 	others func() []witness
+	// votes reports whether a member is a voter by the state that is compared.
+	votes func(NodeID) bool
 
 	open atomic.Bool   // the state was not compared yet
 	wake chan struct{} // there is something to compare; one slot
@@ -156,6 +158,7 @@ type comparison struct {
 	epoch    uint64         // counts snapshots that came, and states that did
 	views    []*fsm.View    // since the state is what it is, the newest last
 	said     []verdict      // of each witness
+	asking   func()         // ends the questions that are on their way; nil: there are none
 	failure  error
 
 	digesting sync.Mutex // one at a time; held while a digest is computed
@@ -193,6 +196,10 @@ func newComparison(c *Cluster) *comparison {
 				}
 			}
 			return out
+		},
+		votes: func(id NodeID) bool {
+			m, ok := c.machine.View().Member(string(id))
+			return ok && m.GetVoter() && !m.GetRemoved()
 		},
 		wake: make(chan struct{}, 1), answered: map[NodeID]time.Time{},
 	}
@@ -237,9 +244,20 @@ func (p *comparison) load() error {
 
 // begin makes r what is to be done. The caller holds mu.
 func (p *comparison) begin(r *compareRecord) {
-	p.record, p.said = r, make([]verdict, len(r.Witnesses))
-	p.epoch++
+	p.record = r
+	p.anew()
 	p.open.Store(r.Foreign)
+}
+
+// anew forgets what was said, and is asked. The caller holds mu.
+func (p *comparison) anew() {
+	p.epoch++
+	if p.asking != nil {
+		p.asking()
+	}
+	if p.record != nil {
+		p.said = make([]verdict, len(p.record.Witnesses))
+	}
 }
 
 func (p *comparison) save(r *compareRecord) error {
@@ -303,25 +321,18 @@ func (p *comparison) next(was *compareRecord) *compareRecord {
 	if was != nil {
 		// The registry that this node has is one that was not compared, or of a node that
 		// just joined and had not caught up.
-		r.Joined, r.Need, r.Witnesses = was.Joined, was.Need, was.Witnesses
+		r.Joined, r.Witnesses = was.Joined, was.Witnesses
 		return r
 	}
-	voters := 0
+	// This node is not among them: what it has is the word of who sent it.
 	for _, m := range p.c.machine.View().Members() {
-		if !m.GetVoter() || m.GetRemoved() {
-			continue
-		}
-		voters++
-		if m.GetId() != string(p.c.id) {
+		if m.GetVoter() && !m.GetRemoved() && m.GetId() != string(p.c.id) {
 			r.Witnesses = append(r.Witnesses, witnessOf(NodeID(m.GetId()), m.GetPublicKey()))
 		}
 	}
 	if len(r.Witnesses) == 0 {
 		r.Joined, r.Witnesses = true, p.others()
-		return r
 	}
-	// This node does not count itself: what it has is the word of who sent it.
-	r.Need = min(voters/2+1, len(r.Witnesses))
 	return r
 }
 
@@ -344,11 +355,11 @@ func (p *comparison) refused() {
 // stateIs begins anew with a state. The caller holds mu.
 func (p *comparison) stateIs(v *fsm.View) {
 	p.arriving, p.views = false, nil
-	p.epoch++
+	p.anew()
 	if p.record == nil || !p.record.Foreign {
 		return
 	}
-	p.views, p.said = append(p.views, v), make([]verdict, len(p.record.Witnesses))
+	p.views = append(p.views, v)
 	wake(p.wake)
 }
 
@@ -368,9 +379,54 @@ func (p *comparison) applied(v *fsm.View) {
 	p.views = append(p.views, v)
 }
 
+// waits reports whether the state of this node was not compared yet, or is not that of
+// the others.
+func (p *comparison) waits() bool {
+	return p.open.Load() && !mutation.On(mutation.SkipComparison)
+}
+
+var (
+	// errUncompared is how such a node keeps itself from leading: it asks for no vote,
+	// takes no leadership, and sends no state to anybody. The log library passes on the
+	// text only; see [raftLog.Log].
+	errUncompared = errors.New("a node whose state was not compared does not lead")
+	errTooEarly   = errors.New("a node whose state was not compared takes committed entries only")
+)
+
+// refuses returns why a message must not reach Raft, or nil.
+//
+// A node that waits helps to commit nothing: so whatever was committed a majority of
+// voters that do not wait has. A member falls so far behind that it needs a snapshot
+// only by what others commit without it. Hence there always is such a majority, and
+// nobody waits for somebody who waits for him. An entry that is not committed is
+// refused, and not left out: the leader counts what it sent.
+func (p *comparison) refuses(message any) error {
+	if !p.waits() {
+		return nil
+	}
+	switch m := message.(type) {
+	case *raft.AppendEntriesRequest:
+		if n := len(m.Entries); n > 0 && m.Entries[n-1].Index > m.LeaderCommitIndex {
+			return errTooEarly
+		}
+	case *raft.TimeoutNowRequest:
+		return errUncompared
+	}
+	return nil
+}
+
+// mayLead returns why this node must not become the leader, or nil. A leader that waits
+// there is none: it is sent no snapshot.
+func (p *comparison) mayLead() error {
+	if p.waits() {
+		return errUncompared
+	}
+	return nil
+}
+
 // err returns why this node must neither serve its state nor vouch for it, or nil.
 func (p *comparison) err() error {
-	if !p.open.Load() || mutation.On(mutation.SkipComparison) {
+	if !p.waits() {
 		return nil
 	}
 	p.mu.Lock()
@@ -381,9 +437,17 @@ func (p *comparison) err() error {
 	case p.record == nil || !p.record.Foreign:
 		return nil
 	}
-	agree, _, _ := p.tally()
-	return errs.New(errs.NotServing, fmt.Sprintf("the state of this node is that of a snapshot which %s sent, and was not compared with enough other members yet: %d of %d said that they have the same",
-		p.record.from(), agree, len(p.record.Witnesses)),
+	r, t := p.record, p.tally()
+	if !r.Joined && len(r.Witnesses) > 1 && t.left == 0 {
+		return errs.New(errs.NotServing, fmt.Sprintf("the state of this node is that of a snapshot which %s sent, and of the voters that it knew before no other one votes any more, so nobody can say whether it is right; this node has to be removed, and to join again", r.from()),
+			errs.Hint("remove this node (krypton operator remove) and let it join again with an empty data directory, and a token of a member that you trust; docs/runbooks/state-not-proved.md"))
+	}
+	but := ""
+	if len(t.against) > 0 {
+		but = ", and not member " + strings.Join(t.against, ", ")
+	}
+	return errs.New(errs.NotServing, fmt.Sprintf("the state of this node is that of a snapshot which %s sent, and was not compared with enough other members yet: %d of %d said that they have the same%s",
+		r.from(), t.agree, len(r.Witnesses)-t.gone, but),
 		errs.Hint("retry, or use another node; the members that can tell must run and be unsealed: docs/runbooks/state-not-proved.md"))
 }
 
@@ -394,22 +458,45 @@ func (r *compareRecord) from() string {
 	return "member " + string(r.Sender.ID)
 }
 
-// tally counts what the witnesses said. The caller holds mu.
-func (p *comparison) tally() (agree, independent int, against []string) {
-	for i, v := range p.said {
-		w := p.record.Witnesses[i]
-		switch v {
+// tally is what the witnesses said.
+type tally struct {
+	agree   int      // who have the same state
+	others  int      // of them, who certainly did not send it
+	gone    int      // who were asked and said nothing, and by the state itself do not vote any more
+	left    int      // who vote by the state, or said something, without the sender
+	against []string // who have another one
+}
+
+// tally counts. The caller holds mu.
+//
+// Only silence is excused by the state, once all were asked: a member that a false
+// state takes the vote of still says that it has another one.
+func (p *comparison) tally() (t tally) {
+	r, sent := p.record, false
+	for i, w := range r.Witnesses {
+		own := w.KeyHash == r.Sender.KeyHash
+		gone := !r.Joined && p.said[i] != agrees && p.said[i] != differs && !p.votes(w.ID)
+		if !gone && !own {
+			t.left++
+		}
+		switch p.said[i] {
 		case agrees:
-			agree++
-			if from := p.record.Sender.KeyHash; from != "" && from != w.KeyHash {
-				independent++
-			}
+			t.agree++
+			sent = sent || own || r.Sender.KeyHash == "" // unknown: it may be any one of them
 		case differs:
-			against = append(against, w.String())
+			t.against = append(t.against, w.String())
+		case silent:
+			if gone {
+				t.gone++
+			}
 		case unheard:
 		}
 	}
-	return agree, independent, against
+	t.others = t.agree
+	if sent {
+		t.others--
+	}
+	return t
 }
 
 // outcome is what follows from all that was said so far.
@@ -422,23 +509,31 @@ const (
 )
 
 // judge says what follows. The caller holds mu.
+//
+// Who alone could be asked from the beginning is enough. Of several, one must be another
+// one than the sender: that the rest does not vote any more is the sender's word, too.
 func (p *comparison) judge() (outcome, []string) {
-	agree, independent, against := p.tally()
-	r := p.record
-	all := len(r.Witnesses)
-	switch {
-	case r.Joined && len(against) > 0:
-		return refuted, against
-	case r.Joined && agree > 0 && (all == 1 || independent > 0):
-		return confirmed, nil
-	case r.Joined:
+	t := p.tally()
+	all := len(p.record.Witnesses)
+	enough := t.agree > 0 && (all == 1 || t.others > 0)
+	if p.record.Joined {
+		switch {
+		case len(t.against) > 0:
+			return refuted, t.against
+		case enough:
+			return confirmed, nil
+		}
 		return undecided, nil
-	case agree >= r.Need:
-		return confirmed, against
-	case all-len(against) < r.Need: // there is no majority left that could agree
-		return refuted, against
 	}
-	return undecided, against
+	count := all - t.gone
+	most := count/2 + 1
+	switch {
+	case enough && t.agree >= most:
+		return confirmed, t.against
+	case len(t.against) > 0 && count-len(t.against) < most: // no majority is left that could agree
+		return refuted, t.against
+	}
+	return undecided, t.against
 }
 
 // pending returns what is to be compared now.
@@ -502,31 +597,54 @@ func (p *comparison) idle(ctx context.Context) bool {
 
 // round asks all witnesses that were not heard yet, at once.
 func (p *comparison) round(ctx context.Context, r *compareRecord, epoch uint64) {
+	asking, cancel := context.WithCancel(ctx)
+	defer cancel()
 	p.mu.Lock()
-	said := append([]verdict(nil), p.said...)
-	p.mu.Unlock()
-	if len(said) != len(r.Witnesses) {
+	if p.epoch != epoch {
+		p.mu.Unlock()
 		return // another snapshot came
 	}
-	var wg sync.WaitGroup
-	for i, w := range r.Witnesses {
-		if said[i] != unheard {
-			continue
+	var ask []int
+	for i, v := range p.said {
+		if v == silent || v == unheard {
+			p.said[i], ask = unheard, append(ask, i)
 		}
-		wg.Go(func() { said[i] = p.ask(ctx, w, epoch) })
+	}
+	p.asking = cancel
+	p.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, i := range ask {
+		wg.Go(func() {
+			if p.hear(i, p.ask(asking, r.Witnesses[i], epoch), epoch) {
+				cancel()
+			}
+		})
 	}
 	wg.Wait()
-	p.take(ctx, said, epoch)
+	p.conclude(ctx, epoch)
 }
 
-// take draws the conclusion of a round.
-func (p *comparison) take(ctx context.Context, said []verdict, epoch uint64) {
+// hear takes what a witness said, and reports whether nobody else needs to be heard. Of
+// those that a join token names all are: each of them can tell a lie.
+func (p *comparison) hear(i int, said verdict, epoch uint64) (enough bool) {
 	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.epoch != epoch {
+		return true
+	}
+	p.said[i] = said
+	what, _ := p.judge()
+	return what != undecided && !p.record.Joined
+}
+
+// conclude draws the conclusion of a round.
+func (p *comparison) conclude(ctx context.Context, epoch uint64) {
+	p.mu.Lock()
+	p.asking = nil
 	if p.epoch != epoch || p.failure != nil {
 		p.mu.Unlock()
 		return
 	}
-	p.said = said
 	what, against := p.judge()
 	sender := p.record.from()
 	if what == refuted {
@@ -577,7 +695,7 @@ func (p *comparison) ask(ctx context.Context, w witness, epoch uint64) verdict {
 	id, same, ok := p.locate(w)
 	switch {
 	case !ok:
-		return unheard
+		return silent
 	case !same: // keys of members never change
 		return differs
 	}
@@ -585,7 +703,7 @@ func (p *comparison) ask(ctx context.Context, w witness, epoch uint64) verdict {
 	defer cancel()
 	peer, err := p.c.peers.ready(ctx, id)
 	if err != nil {
-		return unheard
+		return silent
 	}
 	var from grpcpeer.Peer
 	r, err := peer.StateDigest(ctx, &clusterpb.StateDigestRequest{}, grpc.Peer(&from))
@@ -594,14 +712,14 @@ func (p *comparison) ask(ctx context.Context, w witness, epoch uint64) verdict {
 	}
 	if err != nil {
 		p.c.log.LogAttrs(ctx, slog.LevelDebug, "a member does not say what its state is", slog.String("peer", string(id)), slog.Any("error", wire.FromStatus(err)))
-		return unheard
+		return silent
 	}
 	if len(r.GetDigest()) != sha256.Size || p.c.machine.Wait(ctx, r.GetIndex()) != nil {
-		return unheard
+		return silent
 	}
 	v, ok := p.at(r.GetIndex(), epoch)
 	if !ok {
-		return unheard // from before the snapshot, or too long ago: it is asked again
+		return silent // from before the snapshot, or too long ago: it is asked again
 	}
 	if p.digestOf(v) != [32]byte(r.GetDigest()) {
 		return differs

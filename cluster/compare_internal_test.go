@@ -7,7 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -26,7 +31,10 @@ type comparer struct {
 	peers map[NodeID]*reader
 	keys  map[NodeID][32]byte // as this node knows them; those of the world otherwise
 	proof map[NodeID][32]byte // with which peers prove themselves; as before
-	asked int
+	gone  map[NodeID]bool     // who does not vote by the state
+
+	answering sync.Mutex
+	asked     int
 }
 
 func numbered(n int) NodeID { return NodeID(fmt.Sprintf("%032x", n)) }
@@ -39,7 +47,7 @@ func simWitness(id NodeID) witness {
 // newComparer is a node that compares as r says.
 func newComparer(t *testing.T, r *compareRecord) *comparer {
 	t.Helper()
-	c := &comparer{reader: newReader(t), peers: map[NodeID]*reader{}, keys: map[NodeID][32]byte{}, proof: map[NodeID][32]byte{}}
+	c := &comparer{reader: newReader(t), peers: map[NodeID]*reader{}, keys: map[NodeID][32]byte{}, proof: map[NodeID][32]byte{}, gone: map[NodeID]bool{}}
 	of := func(known map[NodeID][32]byte, id NodeID) [32]byte {
 		if k, ok := known[id]; ok {
 			return k
@@ -57,6 +65,7 @@ func newComparer(t *testing.T, r *compareRecord) *comparer {
 		return "", false
 	}
 	p.others = func() []witness { return nil }
+	p.votes = func(id NodeID) bool { return !c.gone[id] }
 	p.leader = func() NodeID { return numbered(2) }
 	c.Cluster.peers = &peers{ready: func(_ context.Context, id NodeID) (clusterpb.PeerClient, error) {
 		to := c.peers[id]
@@ -90,6 +99,8 @@ func (p *comparerPeer) StateDigest(_ context.Context, _ *clusterpb.StateDigestRe
 			at.PeerAddr.AuthInfo = peerAuth{conn: &peerConn{keyHash: p.hash}}
 		}
 	}
+	p.c.answering.Lock() // two of them may be one reader
+	defer p.c.answering.Unlock()
 	p.c.asked++
 	r, err := p.to.compared.answer(p.c.id)
 	p.to.compared.answered = map[NodeID]time.Time{} // the next round is as if later
@@ -140,7 +151,7 @@ func (c *comparer) restore(t *testing.T, snapshot []byte) {
 
 // voters is the record of a node that knew those other voters, itself being one too.
 func voters(ids ...int) *compareRecord {
-	r := &compareRecord{Format: 1, Foreign: true, Sender: simWitness(numbered(2)), Need: min((len(ids)+1)/2+1, len(ids))}
+	r := &compareRecord{Format: 1, Foreign: true, Sender: simWitness(numbered(2))}
 	for _, id := range ids {
 		r.Witnesses = append(r.Witnesses, simWitness(numbered(id)))
 	}
@@ -150,7 +161,7 @@ func voters(ids ...int) *compareRecord {
 // seeds is the record of a node that joined with a token of those.
 func seeds(ids ...int) *compareRecord {
 	r := voters(ids...)
-	r.Joined, r.Need = true, 0
+	r.Joined = true
 	for i := range r.Witnesses {
 		r.Witnesses[i].ID = ""
 	}
@@ -159,44 +170,70 @@ func seeds(ids ...int) *compareRecord {
 
 func TestI21_WhatMembersSayOfAState(t *testing.T) {
 	t.Parallel()
-	const a, d, u = agrees, differs, unheard
+	const a, d, u = agrees, differs, silent
 	for name, c := range map[string]struct {
 		of   *compareRecord
 		said []verdict
+		gone []int // by the state they do not vote
 		want outcome
 	}{
-		"three voters, nobody":               {voters(2, 3), []verdict{u, u}, undecided},
-		"three voters, who sent it":          {voters(2, 3), []verdict{a, u}, undecided},
-		"three voters, both":                 {voters(2, 3), []verdict{a, a}, confirmed},
-		"three voters, one against":          {voters(2, 3), []verdict{u, d}, refuted},
-		"three voters, the sender stands":    {voters(2, 3), []verdict{a, d}, refuted},
-		"two voters, the other":              {voters(2), []verdict{a}, confirmed},
-		"two voters, nobody":                 {voters(2), []verdict{u}, undecided},
-		"five voters, two":                   {voters(2, 3, 4, 5), []verdict{a, a, u, u}, undecided},
-		"five voters, three":                 {voters(2, 3, 4, 5), []verdict{a, a, u, a}, confirmed},
-		"five voters, three and one not":     {voters(2, 3, 4, 5), []verdict{a, a, d, a}, confirmed},
-		"five voters, one not":               {voters(2, 3, 4, 5), []verdict{a, u, d, u}, undecided},
-		"five voters, two not":               {voters(2, 3, 4, 5), []verdict{a, a, d, d}, refuted},
-		"joined by the sender alone":         {seeds(2), []verdict{a}, confirmed},
-		"joined by one who is silent":        {seeds(2), []verdict{u}, undecided},
-		"joined, only the sender":            {seeds(2, 3), []verdict{a, u}, undecided},
-		"joined, only another one":           {seeds(2, 3), []verdict{u, a}, confirmed},
-		"joined, one against":                {seeds(2, 3, 4), []verdict{a, a, d}, refuted},
-		"joined, and there is nobody to ask": {seeds(), nil, undecided},
+		"three voters, nobody":            {of: voters(2, 3), said: []verdict{u, u}},
+		"three voters, who sent it":       {of: voters(2, 3), said: []verdict{a, u}},
+		"three voters, the other one":     {of: voters(2, 3), said: []verdict{u, a}},
+		"three voters, both":              {of: voters(2, 3), said: []verdict{a, a}, want: confirmed},
+		"three voters, one against":       {of: voters(2, 3), said: []verdict{u, d}, want: refuted},
+		"three voters, the sender stands": {of: voters(2, 3), said: []verdict{a, d}, want: refuted},
+		"two voters, the other":           {of: voters(2), said: []verdict{a}, want: confirmed},
+		"two voters, nobody":              {of: voters(2), said: []verdict{u}},
+		"four voters, two":                {of: voters(2, 3, 4), said: []verdict{a, a, u}, want: confirmed},
+		"four voters, the sender":         {of: voters(2, 3, 4), said: []verdict{a, u, u}},
+		"five voters, two":                {of: voters(2, 3, 4, 5), said: []verdict{a, a, u, u}},
+		"five voters, three":              {of: voters(2, 3, 4, 5), said: []verdict{a, a, u, a}, want: confirmed},
+		"five voters, three and one not":  {of: voters(2, 3, 4, 5), said: []verdict{a, a, d, a}, want: confirmed},
+		"five voters, one not":            {of: voters(2, 3, 4, 5), said: []verdict{a, u, d, u}},
+		"five voters, two not":            {of: voters(2, 3, 4, 5), said: []verdict{a, a, d, d}, want: refuted},
+		"seven voters, two not":           {of: voters(2, 3, 4, 5, 6, 7), said: []verdict{a, a, d, d, a, u}},
+
+		"one is gone, the other agrees":          {of: voters(2, 3, 4), said: []verdict{u, a, u}, gone: []int{4}},
+		"one is gone, both agree":                {of: voters(2, 3, 4), said: []verdict{a, a, u}, gone: []int{4}, want: confirmed},
+		"the other one is gone":                  {of: voters(2, 3), said: []verdict{a, u}, gone: []int{3}},
+		"all but the sender are gone":            {of: voters(2, 3, 4, 5), said: []verdict{a, u, u, u}, gone: []int{3, 4, 5}},
+		"all are gone":                           {of: voters(3, 4), said: []verdict{u, u}, gone: []int{3, 4}},
+		"all but one are gone, who is another":   {of: voters(2, 3, 4), said: []verdict{u, a, u}, gone: []int{2, 4}, want: confirmed},
+		"the sender is gone, one other agrees":   {of: voters(2, 3, 4), said: []verdict{u, a, u}, gone: []int{2}},
+		"two are gone, and two agree":            {of: voters(2, 3, 4, 5), said: []verdict{a, a, u, u}, gone: []int{4, 5}, want: confirmed},
+		"who is gone was not asked yet":          {of: voters(2, 3, 4, 5), said: []verdict{a, a, unheard, unheard}, gone: []int{4, 5}},
+		"who is gone by the state says no":       {of: voters(2, 3, 4, 5), said: []verdict{a, a, d, d}, gone: []int{4, 5}, want: refuted},
+		"who is gone by the state says yes":      {of: voters(2, 3), said: []verdict{a, a}, gone: []int{3}, want: confirmed},
+		"one of two who are gone says no":        {of: voters(2, 3, 4, 5), said: []verdict{a, a, d, u}, gone: []int{4, 5}, want: confirmed},
+		"one who says no, the other one is gone": {of: voters(2, 3), said: []verdict{u, d}, gone: []int{2}, want: refuted},
+
+		"joined by the sender alone":         {of: seeds(2), said: []verdict{a}, want: confirmed},
+		"joined by one who is silent":        {of: seeds(2), said: []verdict{u}},
+		"joined, only the sender":            {of: seeds(2, 3), said: []verdict{a, u}},
+		"joined, only another one":           {of: seeds(2, 3), said: []verdict{u, a}, want: confirmed},
+		"joined, one against":                {of: seeds(2, 3, 4), said: []verdict{a, a, d}, want: refuted},
+		"joined, and there is nobody to ask": {of: seeds()},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := &comparison{record: c.of, said: c.said}
+			p := &comparison{record: c.of, said: c.said, votes: func(id NodeID) bool {
+				return !slices.ContainsFunc(c.gone, func(n int) bool { return numbered(n) == id })
+			}}
 			if got, _ := p.judge(); got != c.want {
 				t.Errorf("outcome %d, want %d", got, c.want)
 			}
 		})
 	}
-	unknown := seeds(2, 3)
-	unknown.Sender = witness{}
-	p := &comparison{record: unknown, said: []verdict{a, u}}
-	if got, _ := p.judge(); got != undecided {
-		t.Error("without a known sender any member counts as another one")
+	for _, r := range []*compareRecord{seeds(2, 3), voters(2, 3)} {
+		r.Sender = witness{}
+		all := func(NodeID) bool { return true }
+		if got, _ := (&comparison{record: r, said: []verdict{a, u}, votes: all}).judge(); got != undecided {
+			t.Error("without a known sender any member counts as another one")
+		}
+		if got, _ := (&comparison{record: r, said: []verdict{a, a}, votes: all}).judge(); got != confirmed {
+			t.Error("of two at most one is the sender")
+		}
 	}
 }
 
@@ -318,7 +355,7 @@ func TestI21_WhoIsAskedIsKnownFromBeforeTheSnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 	r, err := decodeCompareRecord(must(c.mark()))
-	if err != nil || len(r.Witnesses) != 2 || r.Need != 2 || r.Joined || r.Witnesses[1] != simWitness(numbered(3)) {
+	if err != nil || len(r.Witnesses) != 2 || r.Joined || r.Witnesses[1] != simWitness(numbered(3)) {
 		t.Errorf("%+v, %v", r, err)
 	}
 	_ = honest
@@ -338,7 +375,9 @@ func TestI21_TheStateBeforeASnapshotIsNotTheOneThatIsConfirmed(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.compared.round(t.Context(), r, epoch)
-	c.compared.take(t.Context(), []verdict{agrees, agrees}, epoch)
+	c.compared.hear(0, agrees, epoch)
+	c.compared.hear(1, agrees, epoch)
+	c.compared.conclude(t.Context(), epoch)
 	if _, _, ok := c.compared.pending(); ok {
 		t.Error("what is about to be replaced is compared")
 	}
@@ -346,7 +385,9 @@ func TestI21_TheStateBeforeASnapshotIsNotTheOneThatIsConfirmed(t *testing.T) {
 		t.Errorf("what others said of the state before counts: %v", err)
 	}
 	c.restore(t, lie)
-	c.compared.take(t.Context(), []verdict{agrees, agrees}, epoch)
+	c.compared.hear(0, agrees, epoch)
+	c.compared.hear(1, agrees, epoch)
+	c.compared.conclude(t.Context(), epoch)
 	if err := c.Proved(); !errs.Is(err, errs.NotServing) {
 		t.Errorf("what others said of the state before counts for the next: %v", err)
 	}
@@ -394,6 +435,138 @@ func TestI21_AStartRemembersThatTheStateWasNotCompared(t *testing.T) {
 		if err := next.compared.load(); !errs.Is(err, errs.StateCorrupt) {
 			t.Errorf("%q: %v", bad, err)
 		}
+	}
+}
+
+func TestI21_WhoWaitsTakesCommittedEntriesOnly(t *testing.T) {
+	t.Parallel()
+	honest, _ := states(t)
+	c := newComparer(t, voters(2, 3))
+	c.restore(t, snapshotBytes(t, honest.reader))
+	sends := func(committed uint64, entries ...uint64) error {
+		req := &raft.AppendEntriesRequest{LeaderCommitIndex: committed}
+		for _, i := range entries {
+			req.Entries = append(req.Entries, &raft.Log{Index: i})
+		}
+		return c.compared.refuses(req)
+	}
+	for what, err := range map[string]error{
+		"a heartbeat": sends(0), "news of a commit": sends(9), "what is committed": sends(9, 8, 9), "a vote": c.compared.refuses(&raft.RequestVoteRequest{}),
+		"another snapshot": c.compared.refuses(&raft.InstallSnapshotRequest{}),
+	} {
+		if err != nil {
+			t.Errorf("%s is refused: %v", what, err)
+		}
+	}
+	for what, err := range map[string]error{
+		"an entry that is not committed": sends(9, 10), "one behind others that are": sends(9, 8, 9, 10), "leadership": c.compared.refuses(&raft.TimeoutNowRequest{}),
+	} {
+		if err == nil {
+			t.Errorf("%s is taken", what)
+		}
+	}
+	// Also when others have another state: it is nobody to go on with.
+	c.compared.failure = errs.New(errs.StateCorrupt, "it is another one")
+	if sends(9, 10) == nil || c.compared.mayLead() == nil {
+		t.Error("a node whose state others do not have helps to commit, or may lead")
+	}
+	c.compared.failure = nil
+	c.peers[numbered(2)], c.peers[numbered(3)] = honest.reader, honest.reader
+	if c.compared.mayLead() == nil {
+		t.Error("it may lead")
+	}
+	c.compare(t)
+	if err := errors.Join(c.Proved(), sends(9, 10), c.compared.refuses(&raft.TimeoutNowRequest{}), c.compared.mayLead()); err != nil {
+		t.Errorf("once it was compared: %v", err)
+	}
+}
+
+// A message may wait while Raft is at the snapshot after which it must be refused.
+func TestI21_WhetherANodeWaitsIsAskedWhenItsTurnComes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		refused := errors.New("refused")
+		var waits atomic.Bool
+		in := newArrivals()
+		in.refuses = func(any) error {
+			if waits.Load() {
+				return refused
+			}
+			return nil
+		}
+		consume, done := make(chan raft.RPC), make(chan struct{})
+		snap, _, _ := snapshotTo(3, 100)
+		go in.hand(nil, snap, consume, done)
+		first := <-consume
+		answers := make(chan raft.RPCResponse, 1)
+		go in.hand(nil, raft.RPC{Command: &raft.AppendEntriesRequest{}, RespChan: answers}, consume, done)
+		synctest.Wait()
+		waits.Store(true)
+		first.Respond(&raft.InstallSnapshotResponse{}, nil)
+		synctest.Wait()
+		select {
+		case <-consume:
+			t.Fatal("Raft got it")
+		case a := <-answers:
+			if !errors.Is(a.Error, refused) {
+				t.Errorf("it was answered: %+v", a)
+			}
+		}
+		waits.Store(false)
+		go in.hand(nil, raft.RPC{Command: &raft.AppendEntriesRequest{}, RespChan: answers}, consume, done)
+		next := <-consume
+		next.Respond(&raft.AppendEntriesResponse{}, nil)
+		if a := <-answers; a.Error != nil {
+			t.Errorf("the next one: %v", a.Error)
+		}
+	})
+}
+
+func TestI21_VotersThatAreGoneAreNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	honest, lie := states(t)
+	c := newComparer(t, voters(2, 3, 4, 5))
+	c.restore(t, snapshotBytes(t, honest.reader))
+	c.gone[numbered(4)], c.gone[numbered(5)] = true, true
+	c.peers[numbered(2)] = honest.reader
+	c.compare(t)
+	if err := c.Proved(); !errs.Is(err, errs.NotServing) || !strings.Contains(err.Error(), "1 of 2 said") {
+		t.Fatalf("who sent it alone has it: %v", err)
+	}
+	c.peers[numbered(3)] = honest.reader
+	c.compare(t)
+	if err := c.Proved(); err != nil {
+		t.Errorf("all that vote still have it: %v", err)
+	}
+
+	// Whom a state takes the vote of says no all the same: with two that lie alike, too.
+	c = newComparer(t, voters(2, 3, 4, 5))
+	c.restore(t, lie)
+	liar := newComparer(t, nil)
+	liar.restore(t, lie)
+	c.gone[numbered(4)], c.gone[numbered(5)] = true, true
+	c.peers[numbered(2)], c.peers[numbered(3)] = liar.reader, liar.reader
+	c.peers[numbered(4)], c.peers[numbered(5)] = honest.reader, honest.reader
+	c.compare(t)
+	if err := c.Proved(); err == nil {
+		t.Error("two who lie have a majority by taking the votes of the others")
+	}
+
+	// Nobody but the sender votes by what the sender says: that is no comparison.
+	c = newComparer(t, voters(2, 3))
+	c.restore(t, lie)
+	c.gone[numbered(3)] = true
+	c.peers[numbered(2)] = liar.reader
+	c.compare(t)
+	err := c.Proved()
+	if !errs.Is(err, errs.NotServing) || !strings.Contains(errs.From(err).Hint, "krypton operator remove") {
+		t.Errorf("%v", err)
+	}
+	c.gone[numbered(3)] = false
+	if err := c.Proved(); !errs.Is(err, errs.NotServing) || strings.Contains(errs.From(err).Hint, "krypton operator remove") {
+		t.Errorf("somebody is left: %v", err)
+	}
+	if _, err := c.mark(); err != nil {
+		t.Errorf("the mark is gone: %v", err)
 	}
 }
 
@@ -466,7 +639,7 @@ func FuzzCompareRecord(f *testing.F) {
 		if err != nil {
 			return
 		}
-		p := &comparison{record: r, said: make([]verdict, len(r.Witnesses))}
+		p := &comparison{record: r, said: make([]verdict, len(r.Witnesses)), votes: func(NodeID) bool { return false }}
 		if got, _ := p.judge(); r.Foreign && got != undecided {
 			t.Errorf("nobody said anything, and it is %d: %s", got, raw)
 		}

@@ -31,6 +31,27 @@ func (c *Cluster) EntryAt(index uint64) (*fsmpb.Command, error) {
 // TakeSnapshot makes Raft write one now.
 func (c *Cluster) TakeSnapshot() error { return c.raft.Snapshot().Error() }
 
+// AskForVotes asks a member for a vote, for one before that, and to take a snapshot, as
+// a candidate and a leader do, and returns the errors.
+func (c *Cluster) AskForVotes(id NodeID) (all []error) {
+	to := raft.ServerID(id)
+	h := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(c.id), Addr: []byte(c.id)}
+	return append(all,
+		c.transport.RequestVote(to, "", &raft.RequestVoteRequest{RPCHeader: h}, &raft.RequestVoteResponse{}),
+		c.transport.RequestPreVote(to, "", &raft.RequestPreVoteRequest{RPCHeader: h}, &raft.RequestPreVoteResponse{}),
+		c.transport.InstallSnapshot(to, "", &raft.InstallSnapshotRequest{RPCHeader: h}, &raft.InstallSnapshotResponse{}, new(bytes.Reader)))
+}
+
+// SaysLead tells a member to become a candidate at once, as a leader that hands over does.
+func (c *Cluster) SaysLead(id NodeID) error {
+	return c.transport.TimeoutNow(raft.ServerID(id), "", &raft.TimeoutNowRequest{
+		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(c.id), Addr: []byte(c.id)},
+	}, &raft.TimeoutNowResponse{})
+}
+
+// CaughtUp reports whether this leader would make the member a voter.
+func (c *Cluster) CaughtUp(ctx context.Context, id NodeID) bool { return c.caughtUp(ctx, id, c.Term()) }
+
 // FirstIndex is the first entry that is still in the log.
 func (c *Cluster) FirstIndex() (uint64, error) { return c.store.FirstIndex() }
 

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -99,17 +100,47 @@ func (c *Cluster) TransferLeadership(ctx context.Context, to NodeID) error {
 		return errs.New(errs.FailedState, "member "+string(to)+" does not vote, so it cannot lead",
 			errs.Hint("name a voter, or no member; see krypton operator members"))
 	}
-	err := c.await(ctx, func() error {
-		if to == "" {
-			return c.raft.LeadershipTransfer().Error()
+	err := c.transfer(ctx, to)
+	for _, id := range c.ableToLead(ctx, to, err) {
+		if err = c.transfer(ctx, id); err == nil || !c.IsLeader() {
+			break
 		}
-		return c.raft.LeadershipTransferToServer(raft.ServerID(to), raft.ServerAddress(to)).Error()
-	})
+	}
 	if err != nil {
 		return errs.New(errs.FailedState, "leadership was not handed over: "+err.Error(),
 			errs.Hint("it goes to a voter that has caught up: krypton operator members"), errs.Cause(err))
 	}
 	return nil
+}
+
+func (c *Cluster) transfer(ctx context.Context, to NodeID) error {
+	return c.await(ctx, func() error {
+		if to == "" {
+			return c.raft.LeadershipTransfer().Error()
+		}
+		return c.raft.LeadershipTransferToServer(raft.ServerID(to), raft.ServerAddress(to)).Error()
+	})
+}
+
+// ableToLead returns other voters to try, where Raft chose one that refused because its
+// state was not compared: it chooses by the log, and so the same one every time.
+func (c *Cluster) ableToLead(ctx context.Context, to NodeID, failed error) (out []NodeID) {
+	if to != "" || failed == nil || !strings.Contains(failed.Error(), errUncompared.Error()) {
+		return nil
+	}
+	for _, s := range c.raft.GetConfiguration().Configuration().Servers {
+		id := NodeID(s.ID)
+		if s.Suffrage != raft.Voter || id == c.id {
+			continue
+		}
+		ask, cancel := context.WithTimeout(ctx, c.timers.heartbeat)
+		h, err := c.Health(ask, id)
+		cancel()
+		if err == nil && h.Uncompared == "" {
+			out = append(out, id)
+		}
+	}
+	return out
 }
 
 // SubscribeLeadership returns a channel with the latest belief about the leader,

@@ -50,8 +50,8 @@ func slogLevel(l hclog.Level) slog.Level {
 
 // Log implements [hclog.Logger].
 func (l *raftLog) Log(level hclog.Level, msg string, args ...any) {
-	if sealedSnapshot(args) {
-		level = hclog.Debug // As it should be, every few minutes while sealed.
+	if expected(args) {
+		level = hclog.Debug // As it should be, every few minutes while sealed, or until a state was compared.
 	}
 	ctx := context.Background()
 	if !l.to.Enabled(ctx, slogLevel(level)) {
@@ -64,12 +64,19 @@ func (l *raftLog) Log(level hclog.Level, msg string, args ...any) {
 	_ = l.to.Handle(ctx, r) // a log that cannot be written has nobody to tell
 }
 
-// sealedSnapshot reports whether the line is about a snapshot that was not
-// written because the node is sealed. The library wraps errors as text.
-func sealedSnapshot(args []any) bool {
+// expected reports whether the line is about a snapshot that was not written because
+// the node is sealed, or about what a node refuses whose state was not compared. The
+// library wraps errors as text, and those of another member are text.
+func expected(args []any) bool {
 	for _, a := range args {
-		if err, ok := a.(error); ok && strings.Contains(err.Error(), errSealedSnapshot.Error()) {
-			return true
+		err, ok := a.(error)
+		if !ok {
+			continue
+		}
+		for _, as := range []error{errSealedSnapshot, errUncompared, errTooEarly} {
+			if strings.Contains(err.Error(), as.Error()) {
+				return true
+			}
 		}
 	}
 	return false

@@ -273,7 +273,7 @@ func (c *Cluster) Health(ctx context.Context, id NodeID) (Health, error) {
 		Wall: wall, ClockOffset: clockOffset(asked, c.cfg.Clock.Now(), wall),
 		Space:  Space{DataFree: r.GetDiskFreeBytes(), DataTotal: r.GetDiskTotalBytes(), AuditFree: r.GetAuditFreeBytes()},
 		Memory: Memory{Used: r.GetMemoryUsedBytes(), Limit: r.GetMemoryLimitBytes(), Hardened: r.GetHardened()},
-		Lease:  time.Duration(r.GetLeaseMs()) * time.Millisecond, LeaseRefusal: r.GetLeaseRefusal(), StateCorrupt: r.GetStateCorrupt(), Leases: reportFromProto(r.GetLeaseReport()),
+		Lease:  time.Duration(r.GetLeaseMs()) * time.Millisecond, LeaseRefusal: r.GetLeaseRefusal(), StateCorrupt: r.GetStateCorrupt(), Uncompared: r.GetUncompared(), Leases: reportFromProto(r.GetLeaseReport()),
 		NodeID: id, SealState: r.GetSealState(), Serving: r.GetServing(), Version: r.GetVersion(), MemoryTier: r.GetMemoryTier(),
 		Term: r.GetTerm(), LastIndex: r.GetLastIndex(), AppliedIndex: r.GetAppliedIndex(), LeaderID: NodeID(r.GetLeaderId()),
 	}, nil
@@ -287,6 +287,9 @@ func (c *Cluster) health() Health {
 	h.Wall, h.Contact = c.cfg.Clock.Now(), c.LastContact()
 	if h.Contact == never {
 		h.Contact = -time.Millisecond
+	}
+	if err := c.compared.err(); err != nil {
+		h.Uncompared = errs.From(err).Msg
 	}
 	l := c.Lease()
 	h.Lease, h.LeaseRefusal, h.Leases = l.Remaining, l.Refusal, l.Report

@@ -508,11 +508,30 @@ func TestTheRaftLogLetsNoContentThrough(t *testing.T) {
 	}
 }
 
-type captured struct{ line string }
+func TestTheRaftLogIsQuietAboutWhatIsAsItShouldBe(t *testing.T) {
+	var out captured
+	l := newRaftLog(slog.New(&out), clock.System{})
+	for err, want := range map[error]slog.Level{
+		errors.New("timeout"):                                         slog.LevelError,
+		fmt.Errorf("failed to start: %w", errSealedSnapshot):          slog.LevelDebug,
+		errors.New("member said: " + errTooEarly.Error()):             slog.LevelDebug,
+		errors.New("member said: " + errUncompared.Error()):           slog.LevelDebug,
+		fmt.Errorf("unsupported protocol: %w", errors.ErrUnsupported): slog.LevelError,
+	} {
+		if l.Error("failed", "peer", "n1", "error", err); out.level != want {
+			t.Errorf("%v is logged as %s", err, out.level)
+		}
+	}
+}
+
+type captured struct {
+	line  string
+	level slog.Level
+}
 
 func (*captured) Enabled(context.Context, slog.Level) bool { return true }
 func (c *captured) Handle(_ context.Context, r slog.Record) error {
-	c.line = r.Message
+	c.line, c.level = r.Message, r.Level
 	r.Attrs(func(a slog.Attr) bool { c.line += " " + a.String(); return true })
 	return nil
 }

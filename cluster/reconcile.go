@@ -256,13 +256,15 @@ func (c *Cluster) answers(ctx context.Context, id NodeID) bool {
 // not answer is asked again. A join takes a few round trips to end.
 const askAgain = 200 * time.Millisecond
 
-// caughtUp asks a non-voter how far it is. Raft knows, and does not tell.
+// caughtUp asks a non-voter how far it is. Raft knows, and does not tell. One whose
+// state was not compared would vote, and not help to commit what makes it a voter; and
+// one that has applied nothing may be about to get such a state.
 func (c *Cluster) caughtUp(ctx context.Context, id NodeID, term uint64) bool {
 	ctx, cancel := context.WithTimeout(ctx, c.timers.heartbeat)
 	defer cancel()
 	last := c.raft.LastIndex()
 	h, err := c.Health(ctx, id)
-	return err == nil && h.Term == term && h.LastIndex+maxLag >= last && h.AppliedIndex+maxLag >= c.machine.View().Index()
+	return err == nil && h.Uncompared == "" && h.AppliedIndex > 0 && h.Term == term && h.LastIndex+maxLag >= last && h.AppliedIndex+maxLag >= c.machine.View().Index()
 }
 
 // tick proposes housekeeping when something is due.

@@ -163,7 +163,7 @@ func (s *peerService) Health(context.Context, *clusterpb.HealthRequest) (*cluste
 		NodeId: string(h.NodeID), SealState: h.SealState, Serving: h.Serving, Version: h.Version, MemoryTier: h.MemoryTier,
 		Term: h.Term, LastIndex: h.LastIndex, AppliedIndex: h.AppliedIndex, LeaderId: string(h.LeaderID),
 		MaxFormat: h.MaxFormat, ContactMs: h.Contact.Milliseconds(), WallMs: h.Wall.UnixMilli(),
-		LeaseMs: h.Lease.Milliseconds(), LeaseRefusal: h.LeaseRefusal, StateCorrupt: h.StateCorrupt, LeaseReport: reportToProto(h.Leases),
+		LeaseMs: h.Lease.Milliseconds(), LeaseRefusal: h.LeaseRefusal, StateCorrupt: h.StateCorrupt, Uncompared: h.Uncompared, LeaseReport: reportToProto(h.Leases),
 		DiskFreeBytes: h.Space.DataFree, DiskTotalBytes: h.Space.DataTotal, AuditFreeBytes: h.Space.AuditFree,
 		MemoryUsedBytes: h.Memory.Used, MemoryLimitBytes: h.Memory.Limit, Hardened: h.Memory.Hardened,
 	}, nil

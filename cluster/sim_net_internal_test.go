@@ -222,10 +222,16 @@ func (t *simTransport) AppendEntries(_ raft.ServerID, to raft.ServerAddress, req
 }
 
 func (t *simTransport) RequestVote(_ raft.ServerID, to raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	if err := t.life.c.compared.mayLead(); err != nil {
+		return err
+	}
 	return simCall(t, to, req, resp, nil)
 }
 
 func (t *simTransport) RequestPreVote(_ raft.ServerID, to raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	if err := t.life.c.compared.mayLead(); err != nil {
+		return err
+	}
 	return simCall(t, to, req, resp, nil)
 }
 
@@ -234,6 +240,9 @@ func (t *simTransport) TimeoutNow(_ raft.ServerID, to raft.ServerAddress, req *r
 }
 
 func (t *simTransport) InstallSnapshot(_ raft.ServerID, to raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, r io.Reader) error {
+	if err := t.life.c.compared.mayLead(); err != nil {
+		return err
+	}
 	data, err := io.ReadAll(r)
 	if err != nil {
 		return err

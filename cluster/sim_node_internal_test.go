@@ -353,6 +353,7 @@ func (n *simNode) start() {
 	if err := c.compared.load(); err != nil {
 		panic(err)
 	}
+	l.trans.arrivals.refuses = c.compared.refuses
 	c.end.read, c.end.write = n.end.read, n.end.write
 	if err := c.end.load(); err != nil {
 		panic(err)

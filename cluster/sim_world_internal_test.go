@@ -445,6 +445,9 @@ func (f *simFSM) Apply(e *raft.Log) any {
 	if err := f.life.c.Proved(); errs.Is(err, errs.StateCorrupt) {
 		f.life.node.w.violation("the log of an honest cluster is not believed: %v", err)
 	}
+	if c := f.life.c; c.compared.waits() && c.IsLeader() && c.compared.waits() {
+		f.life.node.w.violation("node %d leads, and its state was not compared", f.life.node.n)
+	}
 	cmd := &fsmpb.Command{}
 	if err := proto.Unmarshal(e.Data, cmd); err != nil {
 		f.life.node.w.violation("entry %d: %v", e.Index, err)

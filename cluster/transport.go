@@ -46,6 +46,10 @@ type raftTransport struct {
 
 	arrivals arrivals
 
+	// mayLead says why this node must not become the leader; nil: it may. It is set
+	// before the transport serves.
+	mayLead func() error
+
 	done chan struct{}
 	wg   sync.WaitGroup
 }
@@ -230,19 +234,36 @@ func (t *raftTransport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, re
 	return t.out.AppendEntries(id, raft.ServerAddress(id), req, resp)
 }
 
+// leads returns why nothing that makes or shows a leader may leave this node, or nil.
+func (t *raftTransport) leads() error {
+	if t.mayLead == nil {
+		return nil
+	}
+	return t.mayLead()
+}
+
 // RequestVote implements [raft.Transport].
 func (t *raftTransport) RequestVote(id raft.ServerID, _ raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	if err := t.leads(); err != nil {
+		return err
+	}
 	return t.out.RequestVote(id, raft.ServerAddress(id), req, resp)
 }
 
 // RequestPreVote implements [raft.WithPreVote]: without it a node that comes
 // back from a partition would depose the leader.
 func (t *raftTransport) RequestPreVote(id raft.ServerID, _ raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	if err := t.leads(); err != nil {
+		return err
+	}
 	return t.out.RequestPreVote(id, raft.ServerAddress(id), req, resp)
 }
 
 // InstallSnapshot implements [raft.Transport].
 func (t *raftTransport) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	if err := t.leads(); err != nil {
+		return err
+	}
 	return t.out.InstallSnapshot(id, raft.ServerAddress(id), req, resp, data)
 }
 

@@ -172,7 +172,7 @@ func (c *Cluster) handOver(ctx context.Context) error {
 		ask, cancel := context.WithTimeout(ctx, c.timers.heartbeat)
 		h, err := c.Health(ask, id)
 		cancel()
-		if err != nil || h.SealState != StateUnsealed {
+		if err != nil || h.SealState != StateUnsealed || h.Uncompared != "" {
 			continue
 		}
 		if err := c.TransferLeadership(ctx, id); err != nil {

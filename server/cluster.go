@@ -168,6 +168,8 @@ func whyNot(h cluster.Health) string {
 		return errs.StateCorrupt.String() + ": " + h.StateCorrupt
 	case h.SealState != node.StateUnsealed:
 		return h.SealState
+	case h.Uncompared != "":
+		return h.Uncompared + "; docs/runbooks/state-not-proved.md"
 	case h.Lease > 0:
 		return "it has a lease, and its /readyz says what is missing"
 	case h.LeaseRefusal != "":

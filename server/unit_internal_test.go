@@ -559,6 +559,10 @@ func TestWhyANodeServesNothingNamesWhatIsWrongWithItsState(t *testing.T) {
 	if got := whyNot(cluster.Health{SealState: node.StateUnsealed, LeaseRefusal: "behind"}); strings.Contains(got, "STATE_CORRUPT") || !strings.Contains(got, "behind") {
 		t.Errorf("without: %q", got)
 	}
+	waiting := cluster.Health{SealState: node.StateUnsealed, Lease: time.Second, Uncompared: "it waits"}
+	if got := whyNot(waiting); !strings.Contains(got, "it waits") || !strings.Contains(got, "state-not-proved") {
+		t.Errorf("a node whose state was not compared: %q", got)
+	}
 	if got := whyNot(cluster.Health{Serving: true}); got != "" {
 		t.Errorf("a node that serves: %q", got)
 	}

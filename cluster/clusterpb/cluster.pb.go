@@ -534,6 +534,7 @@ type HealthResponse struct {
 	LeaseRefusal     string                 `protobuf:"bytes,20,opt,name=lease_refusal,json=leaseRefusal,proto3" json:"lease_refusal,omitempty"` // why the leader gave the node no lease last; empty: it did, or said nothing
 	LeaseReport      *LeaseReport           `protobuf:"bytes,21,opt,name=lease_report,json=leaseReport,proto3" json:"lease_report,omitempty"`    // of a leader that gives leases
 	StateCorrupt     string                 `protobuf:"bytes,22,opt,name=state_corrupt,json=stateCorrupt,proto3" json:"state_corrupt,omitempty"` // what is wrong with the node's state, if it serves nothing for that; empty: nothing is known
+	Uncompared       string                 `protobuf:"bytes,23,opt,name=uncompared,proto3" json:"uncompared,omitempty"`                         // what it waits for whose state came from another member and was not compared yet: it cannot lead, and helps to commit nothing; empty: nothing
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -718,6 +719,13 @@ func (x *HealthResponse) GetLeaseReport() *LeaseReport {
 func (x *HealthResponse) GetStateCorrupt() string {
 	if x != nil {
 		return x.StateCorrupt
+	}
+	return ""
+}
+
+func (x *HealthResponse) GetUncompared() string {
+	if x != nil {
+		return x.Uncompared
 	}
 	return ""
 }
@@ -2330,7 +2338,7 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\arequest\x18\x01 \x01(\fR\arequest\"-\n" +
 	"\x0fPrepareResponse\x12\x1a\n" +
 	"\bresponse\x18\x01 \x01(\fR\bresponse\"\x0f\n" +
-	"\rHealthRequest\"\x84\x06\n" +
+	"\rHealthRequest\"\xa4\x06\n" +
 	"\x0eHealthResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
@@ -2359,7 +2367,10 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"max_format\x18\x12 \x01(\rR\tmaxFormat\x12#\n" +
 	"\rlease_refusal\x18\x14 \x01(\tR\fleaseRefusal\x12B\n" +
 	"\flease_report\x18\x15 \x01(\v2\x1f.krypton.cluster.v1.LeaseReportR\vleaseReport\x12#\n" +
-	"\rstate_corrupt\x18\x16 \x01(\tR\fstateCorrupt\"\xc5\x01\n" +
+	"\rstate_corrupt\x18\x16 \x01(\tR\fstateCorrupt\x12\x1e\n" +
+	"\n" +
+	"uncompared\x18\x17 \x01(\tR\n" +
+	"uncompared\"\xc5\x01\n" +
 	"\vLeaseReport\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x1a\n" +
 	"\bcomplete\x18\x02 \x01(\x04R\bcomplete\x12\x16\n" +
