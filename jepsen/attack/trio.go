@@ -341,6 +341,12 @@ func trios() []attack {
 			without: "entries are believed without their proofs, and nobody asks how far a log went", run: mostOfThree(c, mutation.SkipEntryProof, mutation.SkipLogEnd),
 		},
 		attack{
+			name: c.name + ", a lying leader's snapshot", who: "who took over the leader, and has the MasterKey",
+			tries:   "edits the state in the leader's snapshot, with a right proof and the true state chain, and has a member that was away get it",
+			stops:   "a member compares a state that another one sent with a majority of the voters that it knew before, and serves nothing until then",
+			without: "nobody compares", run: lyingSnapshot(c),
+		},
+		attack{
 			name: "old files of one node of three", who: "who kept a copy of the files of one node", tries: "puts the files back from before a version was disabled",
 			stops:   "a node has no lease before it has everything that the leader has",
 			without: "old files of all nodes", run: setBack(1),

@@ -508,7 +508,7 @@ func (f *fingerprint) Scan(s fmt.ScanState, _ rune) error {
 }
 
 // files that may lie in the data directory of a node that was stopped.
-var known = regexp.MustCompile(`^(LOCK|format|node\.json|logend|raft/raft\.db|raft/snapshots/[0-9]+-[0-9]+-[0-9]+/(meta\.json|state\.bin)|` +
+var known = regexp.MustCompile(`^(LOCK|format|node\.json|logend|compare\.json|raft/raft\.db|raft/snapshots/[0-9]+-[0-9]+-[0-9]+/(meta\.json|state\.bin)|` +
 	`seal/record\.pb|seal/held|tls/(node\.key|peers\.json|api\.pem|callers\.pem)|audit/([0-9]{20}\.jsonl|reserve)|run/addresses\.json)$`)
 
 // finish stops the nodes that run in order, the one that leads last, and looks
