@@ -335,6 +335,19 @@ func (c *Cluster) internal(ctx context.Context, cmd *fsmpb.Command, via NodeID) 
 	return res, fsm.Err(res)
 }
 
+// ProposeOwn commits a command that the leader gives by itself and for no caller, and
+// returns its result once this node has applied it. It waits for no other node. On a
+// node that does not lead, or that stops leading meanwhile, the error is NoLeader:
+// what the leader has to do is the next leader's then.
+func (c *Cluster) ProposeOwn(ctx context.Context, tok gate.Token, cmd *fsmpb.Command) (*fsmpb.Result, error) {
+	if callers(cmd) {
+		return nil, errs.New(errs.Internal, "this command is a caller's") // I13, from the other side
+	}
+	cmd = copyCommand(cmd)
+	cmd.Principal, cmd.CorrelationId = nil, string(tok.Correlation())
+	return c.internal(ctx, cmd, "")
+}
+
 var errClosing = errors.New("the node is stopping")
 
 // await runs a call of the Raft library that cannot be interrupted and returns

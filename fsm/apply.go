@@ -201,6 +201,8 @@ func (t *tx) execute() (done, error) {
 		return t.raiseFormat(b.RaiseFormat)
 	case *fsmpb.Command_LeaseEpoch:
 		return t.leaseEpoch(b.LeaseEpoch)
+	case *fsmpb.Command_RepairSeal:
+		return t.repairSeal(b.RepairSeal)
 	}
 	if t.cluster.GetFormatVersion() < FormatAuthority && ofAuthority(t.cmd) {
 		return done{}, errNoAuthority()

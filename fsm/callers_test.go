@@ -17,7 +17,7 @@ import (
 
 // newest is the format version of the clusters of these tests, where a test does
 // not say another one. Releases learn a format before they announce it.
-const newest uint32 = fsm.FormatProofs
+const newest uint32 = fsm.FormatCeremonies
 
 // caCert returns a CA certificate, always the same for one name.
 func caCert(name string) []byte {
@@ -95,7 +95,7 @@ func by(cmd *fsmpb.Command) *fsmpb.Command {
 func whoAsks(cmd *fsmpb.Command) *fsmpb.Principal {
 	switch b := cmd.GetBody().(type) {
 	case *fsmpb.Command_Genesis, *fsmpb.Command_AddInternalKey, *fsmpb.Command_RewrapTenant, *fsmpb.Command_PutSecret, *fsmpb.Command_AddMember,
-		*fsmpb.Command_UpdateMember, *fsmpb.Command_PurgeMember, *fsmpb.Command_Tick, *fsmpb.Command_RaiseFormat, *fsmpb.Command_LeaseEpoch,
+		*fsmpb.Command_UpdateMember, *fsmpb.Command_PurgeMember, *fsmpb.Command_Tick, *fsmpb.Command_RaiseFormat, *fsmpb.Command_LeaseEpoch, *fsmpb.Command_RepairSeal,
 		*fsmpb.Command_AddVersion:
 		return nil
 	case *fsmpb.Command_CreateJoinToken, *fsmpb.Command_RemoveMember:

@@ -22,11 +22,11 @@ const (
 	// MaxFormatVersion is the format version with which this program founds
 	// clusters and to which it raises them. Members announce it. What each brought
 	// stands in docs/formats.md.
-	MaxFormatVersion = 5
+	MaxFormatVersion = 6
 
 	// knownFormat is the highest format version that Apply and Restore understand. A
 	// release learns one before it announces it.
-	knownFormat = FormatProofs
+	knownFormat = FormatCeremonies
 
 	// FormatRevocations is the format version of a cluster from which on
 	// certificates can be revoked and commands say with which one they were asked
@@ -45,6 +45,10 @@ const (
 	// counts only if a node with the MasterKey vouched for it, see [NeedsProof], and a
 	// member is admitted by a signature of its join token's key over the member.
 	FormatProofs = 5
+
+	// FormatCeremonies is the format version of a cluster from which on its seal changes:
+	// ceremonies, repairs and rekeys.
+	FormatCeremonies = 6
 
 	// maxDepth bounds nesting, so that hostile bytes cannot exhaust the stack.
 	maxDepth = 32

@@ -40,6 +40,7 @@
 //   - I28: from [FormatProofs] on a member is admitted only by a signature of its join token's key over the cluster and its id, key and region, with the vote that the token says: nobody who saw a node join can admit another one in its place.
 //   - I29: from [FormatProofs] on what leaves no majority of the voters that people let in is signed by them; those are the most that there were since they agreed to fewer, and an even number above two counts as the odd one below it.
 //   - I30: from [FormatProofs] on a command for which no leader with the MasterKey vouched changes nothing, and moves no time, unless it is one of those that [NeedsProof] names.
+//   - I31: a repair changes wrappings of the seal record and nothing else: the manifest, and so who may open the MasterKey, stays; each wrapping is by a key that the manifest names; none goes; what replaces one is younger.
 //
 // # Concurrency
 //

@@ -248,6 +248,7 @@ func gateLines() []gateLine {
 			furnish(w)
 			return w
 		}, cmd: is(func() *fsmpb.Command { return raise(fsm.FormatAuthority) })},
+		{name: "the seal is repaired", cmd: func(w *world) *fsmpb.Command { return w.repair(rewrapHSM2) }},
 		{name: "an issuer is registered", cmd: is(func() *fsmpb.Command { return putIssuer(x509Issuer("corp")) })},
 		{
 			name: "an issuer is removed", first: after(is(func() *fsmpb.Command { return putIssuer(jwtIssuer("idp")) })),

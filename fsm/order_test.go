@@ -118,6 +118,7 @@ func orderLines() []orderLine {
 		{"tick", is(tick()), []string{leader}},
 		{"raise the format", is(raise(newest)), []string{leader}},
 		{"begin an epoch", is(begin(0)), []string{leader}},
+		{"repair the seal", func(w *world) *fsmpb.Command { return w.repair(rewrapHSM2) }, []string{leader}},
 	}
 }
 

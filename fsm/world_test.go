@@ -88,7 +88,7 @@ func (w *world) genesis() *fsmpb.Genesis {
 	first.Voter = true
 	return &fsmpb.Genesis{
 		Persons:    founders(),
-		KeyspaceId: w.uid(), ClusterId: w.uid(), Name: "prod", FormatVersion: newest, FirstMember: first, SealRecord: []byte("seal record"),
+		KeyspaceId: w.uid(), ClusterId: w.uid(), Name: "prod", FormatVersion: newest, FirstMember: first, SealRecord: encodeSeal(sealRecord()),
 		Settings:    &fsmpb.Settings{RollbackWindowMs: dayMS, DestroyWaitMs: destroyW, Voters: 3},
 		InternalKey: &fsmpb.Version{Number: 1, Uid: ivk, Blob: blob("ivk", 1)},
 		Secrets:     []*fsmpb.Secret{{Name: "node-ca", IvkUid: ivk, Blob: blob("secret", 1), Public: []byte("certificate")}, {Name: "caller-ca", IvkUid: ivk, Blob: blob("secret", 2), Public: callerCA}},

@@ -123,6 +123,8 @@ const (
 	NodeCheckL1
 	NodeSuspend
 	NodeDestroy
+	NodeWatchSeal
+	NodeRepairSeal
 
 	actEnd // one past the last act; not an act
 )
@@ -321,6 +323,8 @@ var acts = [actEnd]row{
 	NodeCheckL1:          {"node.check_l1", audit.Data, scopeTenant, DutySystem, 0, 0},
 	NodeSuspend:          {"node.suspend", audit.Control, scopeTenant, DutySystem, 0, 0},
 	NodeDestroy:          {"node.destroy", audit.Control, scopeTenant, DutySystem, 0, 0},
+	NodeWatchSeal:        {"node.watch_seal", audit.Data, scopeCluster, DutySystem, 0, 0},
+	NodeRepairSeal:       {"node.repair_seal", audit.Control, scopeCluster, DutySystem, 0, 0},
 }
 
 // Valid reports whether a is one of the acts.

@@ -179,6 +179,8 @@ node.rewrap                  .....  control
 node.check_l1                .....  data
 node.suspend                 .....  control
 node.destroy                 .....  control
+node.watch_seal              .....  data
+node.repair_seal             .....  control
 `
 
 type tableRow struct{ name, roles, class, governors string }

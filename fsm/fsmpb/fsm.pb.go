@@ -454,6 +454,7 @@ type Command struct {
 	//	*Command_SetQuorum
 	//	*Command_PutPolicy
 	//	*Command_RemovePolicy
+	//	*Command_RepairSeal
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -893,6 +894,15 @@ func (x *Command) GetRemovePolicy() *RemovePolicy {
 	return nil
 }
 
+func (x *Command) GetRepairSeal() *RepairSeal {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RepairSeal); ok {
+			return x.RepairSeal
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -1034,6 +1044,11 @@ type Command_RemovePolicy struct {
 	RemovePolicy *RemovePolicy `protobuf:"bytes,53,opt,name=remove_policy,json=removePolicy,proto3,oneof"`
 }
 
+type Command_RepairSeal struct {
+	// 54 to 59 are taken: ceremonies.
+	RepairSeal *RepairSeal `protobuf:"bytes,60,opt,name=repair_seal,json=repairSeal,proto3,oneof"` // from format version 6 on
+}
+
 func (*Command_Genesis) isCommand_Body() {}
 
 func (*Command_CreateTenant) isCommand_Body() {}
@@ -1101,6 +1116,8 @@ func (*Command_SetQuorum) isCommand_Body() {}
 func (*Command_PutPolicy) isCommand_Body() {}
 
 func (*Command_RemovePolicy) isCommand_Body() {}
+
+func (*Command_RepairSeal) isCommand_Body() {}
 
 // Principal is an authenticated caller: who vouches for it, what it is, and its
 // name there.
@@ -5818,6 +5835,62 @@ func (x *LeaseEpoch) GetNonce() []byte {
 	return nil
 }
 
+// RepairSeal replaces wrappings of the MasterKey that are lost, or adds those that the
+// seal record lacks. It is for records that keystores open, of which the manifest says
+// which keys may wrap: nothing but wrappings changes, none goes, and none is by a key
+// that the manifest does not name. The leader gives it, by itself. It moves no mod_index.
+type RepairSeal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Base          []byte                 `protobuf:"bytes,1,opt,name=base,proto3" json:"base,omitempty"`     // SHA-256 of the cluster's seal_record that was repaired, 32 bytes
+	Record        []byte                 `protobuf:"bytes,2,opt,name=record,proto3" json:"record,omitempty"` // encoded seal record: the same, with other wrappings
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairSeal) Reset() {
+	*x = RepairSeal{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairSeal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairSeal) ProtoMessage() {}
+
+func (x *RepairSeal) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairSeal.ProtoReflect.Descriptor instead.
+func (*RepairSeal) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *RepairSeal) GetBase() []byte {
+	if x != nil {
+		return x.Base
+	}
+	return nil
+}
+
+func (x *RepairSeal) GetRecord() []byte {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
 // Result is the answer of Apply. A refusal is a result, not an error: it is a
 // replicated fact.
 type Result struct {
@@ -5837,7 +5910,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5849,7 +5922,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5862,7 +5935,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Result) GetReason() string {
@@ -5946,7 +6019,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5958,7 +6031,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5971,7 +6044,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{61}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Request) GetPrincipal() *Principal {
@@ -6042,7 +6115,7 @@ type UsedNonce struct {
 
 func (x *UsedNonce) Reset() {
 	*x = UsedNonce{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6054,7 +6127,7 @@ func (x *UsedNonce) String() string {
 func (*UsedNonce) ProtoMessage() {}
 
 func (x *UsedNonce) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6067,7 +6140,7 @@ func (x *UsedNonce) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsedNonce.ProtoReflect.Descriptor instead.
 func (*UsedNonce) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{62}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *UsedNonce) GetNonce() []byte {
@@ -6121,7 +6194,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6133,7 +6206,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6146,7 +6219,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{63}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Cluster) GetKeyspaceId() []byte {
@@ -6287,7 +6360,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6299,7 +6372,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6312,7 +6385,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{64}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -6406,7 +6479,7 @@ type SnapshotItem struct {
 
 func (x *SnapshotItem) Reset() {
 	*x = SnapshotItem{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6418,7 +6491,7 @@ func (x *SnapshotItem) String() string {
 func (*SnapshotItem) ProtoMessage() {}
 
 func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6431,7 +6504,7 @@ func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotItem.ProtoReflect.Descriptor instead.
 func (*SnapshotItem) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{65}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *SnapshotItem) GetObject() isSnapshotItem_Object {
@@ -6667,7 +6740,7 @@ var File_fsm_fsmpb_fsm_proto protoreflect.FileDescriptor
 
 const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
-	"\x13fsm/fsmpb/fsm.proto\x12\x0ekrypton.fsm.v1\"\xb2\x15\n" +
+	"\x13fsm/fsmpb/fsm.proto\x12\x0ekrypton.fsm.v1\"\xf1\x15\n" +
 	"\aCommand\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1c\n" +
 	"\tskippable\x18\x02 \x01(\bR\tskippable\x12 \n" +
@@ -6727,7 +6800,9 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"set_quorum\x183 \x01(\v2\x19.krypton.fsm.v1.SetQuorumH\x00R\tsetQuorum\x12:\n" +
 	"\n" +
 	"put_policy\x184 \x01(\v2\x19.krypton.fsm.v1.PutPolicyH\x00R\tputPolicy\x12C\n" +
-	"\rremove_policy\x185 \x01(\v2\x1c.krypton.fsm.v1.RemovePolicyH\x00R\fremovePolicyB\x06\n" +
+	"\rremove_policy\x185 \x01(\v2\x1c.krypton.fsm.v1.RemovePolicyH\x00R\fremovePolicy\x12=\n" +
+	"\vrepair_seal\x18< \x01(\v2\x1a.krypton.fsm.v1.RepairSealH\x00R\n" +
+	"repairSealB\x06\n" +
 	"\x04body\"K\n" +
 	"\tPrincipal\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x12\n" +
@@ -7149,7 +7224,11 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
 	"LeaseEpoch\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\tR\x06leader\x12\x14\n" +
-	"\x05nonce\x18\x02 \x01(\fR\x05nonce\"\xd8\x01\n" +
+	"\x05nonce\x18\x02 \x01(\fR\x05nonce\"8\n" +
+	"\n" +
+	"RepairSeal\x12\x12\n" +
+	"\x04base\x18\x01 \x01(\fR\x04base\x12\x16\n" +
+	"\x06record\x18\x02 \x01(\fR\x06record\"\xd8\x01\n" +
 	"\x06Result\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x12\n" +
@@ -7286,7 +7365,7 @@ func file_fsm_fsmpb_fsm_proto_rawDescGZIP() []byte {
 }
 
 var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
+var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
 var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(KeyAlgorithm)(0),          // 0: krypton.fsm.v1.KeyAlgorithm
 	(VersionState)(0),          // 1: krypton.fsm.v1.VersionState
@@ -7354,12 +7433,13 @@ var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(*Tick)(nil),               // 63: krypton.fsm.v1.Tick
 	(*RaiseFormat)(nil),        // 64: krypton.fsm.v1.RaiseFormat
 	(*LeaseEpoch)(nil),         // 65: krypton.fsm.v1.LeaseEpoch
-	(*Result)(nil),             // 66: krypton.fsm.v1.Result
-	(*Request)(nil),            // 67: krypton.fsm.v1.Request
-	(*UsedNonce)(nil),          // 68: krypton.fsm.v1.UsedNonce
-	(*Cluster)(nil),            // 69: krypton.fsm.v1.Cluster
-	(*SnapshotHeader)(nil),     // 70: krypton.fsm.v1.SnapshotHeader
-	(*SnapshotItem)(nil),       // 71: krypton.fsm.v1.SnapshotItem
+	(*RepairSeal)(nil),         // 66: krypton.fsm.v1.RepairSeal
+	(*Result)(nil),             // 67: krypton.fsm.v1.Result
+	(*Request)(nil),            // 68: krypton.fsm.v1.Request
+	(*UsedNonce)(nil),          // 69: krypton.fsm.v1.UsedNonce
+	(*Cluster)(nil),            // 70: krypton.fsm.v1.Cluster
+	(*SnapshotHeader)(nil),     // 71: krypton.fsm.v1.SnapshotHeader
+	(*SnapshotItem)(nil),       // 72: krypton.fsm.v1.SnapshotItem
 }
 var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	7,   // 0: krypton.fsm.v1.Command.principal:type_name -> krypton.fsm.v1.Principal
@@ -7398,81 +7478,82 @@ var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	60,  // 33: krypton.fsm.v1.Command.set_quorum:type_name -> krypton.fsm.v1.SetQuorum
 	61,  // 34: krypton.fsm.v1.Command.put_policy:type_name -> krypton.fsm.v1.PutPolicy
 	62,  // 35: krypton.fsm.v1.Command.remove_policy:type_name -> krypton.fsm.v1.RemovePolicy
-	0,   // 36: krypton.fsm.v1.PublicKey.algorithm:type_name -> krypton.fsm.v1.KeyAlgorithm
-	8,   // 37: krypton.fsm.v1.Person.key:type_name -> krypton.fsm.v1.PublicKey
-	10,  // 38: krypton.fsm.v1.Genesis.persons:type_name -> krypton.fsm.v1.Person
-	11,  // 39: krypton.fsm.v1.Genesis.rules:type_name -> krypton.fsm.v1.IntentRule
-	12,  // 40: krypton.fsm.v1.Genesis.settings:type_name -> krypton.fsm.v1.Settings
-	14,  // 41: krypton.fsm.v1.Genesis.internal_key:type_name -> krypton.fsm.v1.Version
-	19,  // 42: krypton.fsm.v1.Genesis.secrets:type_name -> krypton.fsm.v1.Secret
-	20,  // 43: krypton.fsm.v1.Genesis.first_member:type_name -> krypton.fsm.v1.Member
-	1,   // 44: krypton.fsm.v1.Version.state:type_name -> krypton.fsm.v1.VersionState
-	1,   // 45: krypton.fsm.v1.Version.state_before:type_name -> krypton.fsm.v1.VersionState
-	2,   // 46: krypton.fsm.v1.Tenant.state:type_name -> krypton.fsm.v1.ObjectState
-	15,  // 47: krypton.fsm.v1.Tenant.binding:type_name -> krypton.fsm.v1.Binding
-	14,  // 48: krypton.fsm.v1.Tenant.versions:type_name -> krypton.fsm.v1.Version
-	2,   // 49: krypton.fsm.v1.Service.state:type_name -> krypton.fsm.v1.ObjectState
-	14,  // 50: krypton.fsm.v1.Service.versions:type_name -> krypton.fsm.v1.Version
-	15,  // 51: krypton.fsm.v1.CreateTenant.binding:type_name -> krypton.fsm.v1.Binding
-	14,  // 52: krypton.fsm.v1.CreateTenant.version:type_name -> krypton.fsm.v1.Version
-	23,  // 53: krypton.fsm.v1.ChangeObject.object:type_name -> krypton.fsm.v1.ObjectRef
-	3,   // 54: krypton.fsm.v1.ChangeObject.event:type_name -> krypton.fsm.v1.ObjectEvent
-	14,  // 55: krypton.fsm.v1.CreateService.version:type_name -> krypton.fsm.v1.Version
-	23,  // 56: krypton.fsm.v1.AddVersion.object:type_name -> krypton.fsm.v1.ObjectRef
-	14,  // 57: krypton.fsm.v1.AddVersion.version:type_name -> krypton.fsm.v1.Version
-	23,  // 58: krypton.fsm.v1.SetPrimary.object:type_name -> krypton.fsm.v1.ObjectRef
-	23,  // 59: krypton.fsm.v1.ChangeVersion.object:type_name -> krypton.fsm.v1.ObjectRef
-	4,   // 60: krypton.fsm.v1.ChangeVersion.event:type_name -> krypton.fsm.v1.VersionEvent
-	14,  // 61: krypton.fsm.v1.AddInternalKey.version:type_name -> krypton.fsm.v1.Version
-	19,  // 62: krypton.fsm.v1.PutSecret.secret:type_name -> krypton.fsm.v1.Secret
-	21,  // 63: krypton.fsm.v1.CreateJoinToken.token:type_name -> krypton.fsm.v1.JoinToken
-	20,  // 64: krypton.fsm.v1.AddMember.member:type_name -> krypton.fsm.v1.Member
-	20,  // 65: krypton.fsm.v1.UpdateMember.member:type_name -> krypton.fsm.v1.Member
-	42,  // 66: krypton.fsm.v1.RevokeCertificate.revocation:type_name -> krypton.fsm.v1.Revocation
-	44,  // 67: krypton.fsm.v1.Issuer.x509:type_name -> krypton.fsm.v1.X509Issuer
-	45,  // 68: krypton.fsm.v1.Issuer.jwt:type_name -> krypton.fsm.v1.JWTIssuer
-	9,   // 69: krypton.fsm.v1.Issuer.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	8,   // 70: krypton.fsm.v1.BindingKey.key:type_name -> krypton.fsm.v1.PublicKey
-	47,  // 71: krypton.fsm.v1.RoleBinding.keys:type_name -> krypton.fsm.v1.BindingKey
-	9,   // 72: krypton.fsm.v1.RoleBinding.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	9,   // 73: krypton.fsm.v1.Policy.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	46,  // 74: krypton.fsm.v1.PutIssuer.issuer:type_name -> krypton.fsm.v1.Issuer
-	48,  // 75: krypton.fsm.v1.BindRole.binding:type_name -> krypton.fsm.v1.RoleBinding
-	7,   // 76: krypton.fsm.v1.Approval.requester:type_name -> krypton.fsm.v1.Principal
-	55,  // 77: krypton.fsm.v1.Approval.requested:type_name -> krypton.fsm.v1.ApprovalSignature
-	11,  // 78: krypton.fsm.v1.Approval.rules:type_name -> krypton.fsm.v1.IntentRule
-	55,  // 79: krypton.fsm.v1.Approval.signatures:type_name -> krypton.fsm.v1.ApprovalSignature
-	5,   // 80: krypton.fsm.v1.Approval.state:type_name -> krypton.fsm.v1.ApprovalState
-	7,   // 81: krypton.fsm.v1.Approval.rejected_by:type_name -> krypton.fsm.v1.Principal
-	66,  // 82: krypton.fsm.v1.Approval.result:type_name -> krypton.fsm.v1.Result
-	56,  // 83: krypton.fsm.v1.RequestApproval.approval:type_name -> krypton.fsm.v1.Approval
-	49,  // 84: krypton.fsm.v1.PutPolicy.policy:type_name -> krypton.fsm.v1.Policy
-	7,   // 85: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
-	66,  // 86: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
-	12,  // 87: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
-	10,  // 88: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
-	11,  // 89: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
-	22,  // 90: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
-	14,  // 91: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
-	69,  // 92: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
-	16,  // 93: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
-	17,  // 94: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
-	18,  // 95: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
-	19,  // 96: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
-	20,  // 97: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
-	21,  // 98: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
-	67,  // 99: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
-	68,  // 100: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
-	42,  // 101: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
-	46,  // 102: krypton.fsm.v1.SnapshotItem.issuer:type_name -> krypton.fsm.v1.Issuer
-	48,  // 103: krypton.fsm.v1.SnapshotItem.role_binding:type_name -> krypton.fsm.v1.RoleBinding
-	56,  // 104: krypton.fsm.v1.SnapshotItem.approval:type_name -> krypton.fsm.v1.Approval
-	49,  // 105: krypton.fsm.v1.SnapshotItem.policy:type_name -> krypton.fsm.v1.Policy
-	106, // [106:106] is the sub-list for method output_type
-	106, // [106:106] is the sub-list for method input_type
-	106, // [106:106] is the sub-list for extension type_name
-	106, // [106:106] is the sub-list for extension extendee
-	0,   // [0:106] is the sub-list for field type_name
+	66,  // 36: krypton.fsm.v1.Command.repair_seal:type_name -> krypton.fsm.v1.RepairSeal
+	0,   // 37: krypton.fsm.v1.PublicKey.algorithm:type_name -> krypton.fsm.v1.KeyAlgorithm
+	8,   // 38: krypton.fsm.v1.Person.key:type_name -> krypton.fsm.v1.PublicKey
+	10,  // 39: krypton.fsm.v1.Genesis.persons:type_name -> krypton.fsm.v1.Person
+	11,  // 40: krypton.fsm.v1.Genesis.rules:type_name -> krypton.fsm.v1.IntentRule
+	12,  // 41: krypton.fsm.v1.Genesis.settings:type_name -> krypton.fsm.v1.Settings
+	14,  // 42: krypton.fsm.v1.Genesis.internal_key:type_name -> krypton.fsm.v1.Version
+	19,  // 43: krypton.fsm.v1.Genesis.secrets:type_name -> krypton.fsm.v1.Secret
+	20,  // 44: krypton.fsm.v1.Genesis.first_member:type_name -> krypton.fsm.v1.Member
+	1,   // 45: krypton.fsm.v1.Version.state:type_name -> krypton.fsm.v1.VersionState
+	1,   // 46: krypton.fsm.v1.Version.state_before:type_name -> krypton.fsm.v1.VersionState
+	2,   // 47: krypton.fsm.v1.Tenant.state:type_name -> krypton.fsm.v1.ObjectState
+	15,  // 48: krypton.fsm.v1.Tenant.binding:type_name -> krypton.fsm.v1.Binding
+	14,  // 49: krypton.fsm.v1.Tenant.versions:type_name -> krypton.fsm.v1.Version
+	2,   // 50: krypton.fsm.v1.Service.state:type_name -> krypton.fsm.v1.ObjectState
+	14,  // 51: krypton.fsm.v1.Service.versions:type_name -> krypton.fsm.v1.Version
+	15,  // 52: krypton.fsm.v1.CreateTenant.binding:type_name -> krypton.fsm.v1.Binding
+	14,  // 53: krypton.fsm.v1.CreateTenant.version:type_name -> krypton.fsm.v1.Version
+	23,  // 54: krypton.fsm.v1.ChangeObject.object:type_name -> krypton.fsm.v1.ObjectRef
+	3,   // 55: krypton.fsm.v1.ChangeObject.event:type_name -> krypton.fsm.v1.ObjectEvent
+	14,  // 56: krypton.fsm.v1.CreateService.version:type_name -> krypton.fsm.v1.Version
+	23,  // 57: krypton.fsm.v1.AddVersion.object:type_name -> krypton.fsm.v1.ObjectRef
+	14,  // 58: krypton.fsm.v1.AddVersion.version:type_name -> krypton.fsm.v1.Version
+	23,  // 59: krypton.fsm.v1.SetPrimary.object:type_name -> krypton.fsm.v1.ObjectRef
+	23,  // 60: krypton.fsm.v1.ChangeVersion.object:type_name -> krypton.fsm.v1.ObjectRef
+	4,   // 61: krypton.fsm.v1.ChangeVersion.event:type_name -> krypton.fsm.v1.VersionEvent
+	14,  // 62: krypton.fsm.v1.AddInternalKey.version:type_name -> krypton.fsm.v1.Version
+	19,  // 63: krypton.fsm.v1.PutSecret.secret:type_name -> krypton.fsm.v1.Secret
+	21,  // 64: krypton.fsm.v1.CreateJoinToken.token:type_name -> krypton.fsm.v1.JoinToken
+	20,  // 65: krypton.fsm.v1.AddMember.member:type_name -> krypton.fsm.v1.Member
+	20,  // 66: krypton.fsm.v1.UpdateMember.member:type_name -> krypton.fsm.v1.Member
+	42,  // 67: krypton.fsm.v1.RevokeCertificate.revocation:type_name -> krypton.fsm.v1.Revocation
+	44,  // 68: krypton.fsm.v1.Issuer.x509:type_name -> krypton.fsm.v1.X509Issuer
+	45,  // 69: krypton.fsm.v1.Issuer.jwt:type_name -> krypton.fsm.v1.JWTIssuer
+	9,   // 70: krypton.fsm.v1.Issuer.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	8,   // 71: krypton.fsm.v1.BindingKey.key:type_name -> krypton.fsm.v1.PublicKey
+	47,  // 72: krypton.fsm.v1.RoleBinding.keys:type_name -> krypton.fsm.v1.BindingKey
+	9,   // 73: krypton.fsm.v1.RoleBinding.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	9,   // 74: krypton.fsm.v1.Policy.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	46,  // 75: krypton.fsm.v1.PutIssuer.issuer:type_name -> krypton.fsm.v1.Issuer
+	48,  // 76: krypton.fsm.v1.BindRole.binding:type_name -> krypton.fsm.v1.RoleBinding
+	7,   // 77: krypton.fsm.v1.Approval.requester:type_name -> krypton.fsm.v1.Principal
+	55,  // 78: krypton.fsm.v1.Approval.requested:type_name -> krypton.fsm.v1.ApprovalSignature
+	11,  // 79: krypton.fsm.v1.Approval.rules:type_name -> krypton.fsm.v1.IntentRule
+	55,  // 80: krypton.fsm.v1.Approval.signatures:type_name -> krypton.fsm.v1.ApprovalSignature
+	5,   // 81: krypton.fsm.v1.Approval.state:type_name -> krypton.fsm.v1.ApprovalState
+	7,   // 82: krypton.fsm.v1.Approval.rejected_by:type_name -> krypton.fsm.v1.Principal
+	67,  // 83: krypton.fsm.v1.Approval.result:type_name -> krypton.fsm.v1.Result
+	56,  // 84: krypton.fsm.v1.RequestApproval.approval:type_name -> krypton.fsm.v1.Approval
+	49,  // 85: krypton.fsm.v1.PutPolicy.policy:type_name -> krypton.fsm.v1.Policy
+	7,   // 86: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
+	67,  // 87: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
+	12,  // 88: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
+	10,  // 89: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
+	11,  // 90: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
+	22,  // 91: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
+	14,  // 92: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
+	70,  // 93: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
+	16,  // 94: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
+	17,  // 95: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
+	18,  // 96: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
+	19,  // 97: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
+	20,  // 98: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
+	21,  // 99: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
+	68,  // 100: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
+	69,  // 101: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
+	42,  // 102: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
+	46,  // 103: krypton.fsm.v1.SnapshotItem.issuer:type_name -> krypton.fsm.v1.Issuer
+	48,  // 104: krypton.fsm.v1.SnapshotItem.role_binding:type_name -> krypton.fsm.v1.RoleBinding
+	56,  // 105: krypton.fsm.v1.SnapshotItem.approval:type_name -> krypton.fsm.v1.Approval
+	49,  // 106: krypton.fsm.v1.SnapshotItem.policy:type_name -> krypton.fsm.v1.Policy
+	107, // [107:107] is the sub-list for method output_type
+	107, // [107:107] is the sub-list for method input_type
+	107, // [107:107] is the sub-list for extension type_name
+	107, // [107:107] is the sub-list for extension extendee
+	0,   // [0:107] is the sub-list for field type_name
 }
 
 func init() { file_fsm_fsmpb_fsm_proto_init() }
@@ -7515,12 +7596,13 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Command_SetQuorum)(nil),
 		(*Command_PutPolicy)(nil),
 		(*Command_RemovePolicy)(nil),
+		(*Command_RepairSeal)(nil),
 	}
 	file_fsm_fsmpb_fsm_proto_msgTypes[40].OneofWrappers = []any{
 		(*Issuer_X509)(nil),
 		(*Issuer_Jwt)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[65].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[66].OneofWrappers = []any{
 		(*SnapshotItem_Cluster)(nil),
 		(*SnapshotItem_Tenant)(nil),
 		(*SnapshotItem_Service)(nil),
@@ -7542,7 +7624,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fsm_fsmpb_fsm_proto_rawDesc), len(file_fsm_fsmpb_fsm_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   66,
+			NumMessages:   67,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

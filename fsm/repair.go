@@ -1,0 +1,136 @@
+package fsm
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/seal/sealpb"
+)
+
+// Limits of a wrapping in a repaired seal record. They are those of package seal,
+// which reads the record and knows more: a wrapping that passes here and not there
+// would make every node refuse the record.
+const (
+	maxWrappedKeyBytes  = 16 << 10
+	maxKeyVersionBytes  = 1024
+	wrappingNonceBytes  = 12
+	sealedMasterKeySize = 32 + 16
+)
+
+// repairSeal replaces wrappings of the MasterKey (I31).
+//
+// Whether a new wrapping opens nobody here can see: it takes the keystore. The leader
+// opened it before it gave the command. One that lies, and has the MasterKey to vouch
+// for the entry, can put junk in the place of a wrapping, as it can with any blob; it
+// gains no access, because who may open is the manifest's to say, and a wrapping is
+// tried against the manifest's commitment.
+func (t *tx) repairSeal(c *fsmpb.RepairSeal) (done, error) {
+	switch base := sha256.Sum256(t.cluster.GetSealRecord()); {
+	case t.cluster.GetFormatVersion() < FormatCeremonies:
+		return done{}, errs.New(errs.FailedState, "the format version of this cluster is older than repairs of its seal",
+			errs.Hint("upgrade every node; the leader raises the format version when all members support it"))
+	case len(c.GetRecord()) > MaxSealRecordBytes:
+		return done{}, invalid("the seal record is too large")
+	case !bytes.Equal(base[:], c.GetBase()):
+		return done{}, moved("the seal record")
+	}
+	was, err := decodeSealRecord(t.cluster.GetSealRecord())
+	if err != nil {
+		return done{}, errs.New(errs.FailedState, "the seal record that this cluster has cannot be repaired: "+err.Error())
+	}
+	now, err := decodeSealRecord(c.GetRecord())
+	if err == nil {
+		err = repairs(was, now, t.timeMS)
+	}
+	if err != nil {
+		return done{}, invalid("this is no repair of the seal record: " + err.Error())
+	}
+	cl := copyCluster(t.cluster)
+	cl.SealRecord = bytes.Clone(c.GetRecord())
+	t.cluster = cl
+	return done{object: "cluster"}, nil
+}
+
+func decodeSealRecord(b []byte) (*sealpb.Record, error) {
+	r := &sealpb.Record{}
+	if err := unmarshal(b, r); err != nil {
+		return nil, errors.New("it does not decode")
+	}
+	if hasUnknown(r.ProtoReflect()) {
+		return nil, errors.New("it has fields that this release does not know")
+	}
+	return r, nil
+}
+
+// repairs returns why now is not was with other wrappings.
+func repairs(was, now *sealpb.Record, timeMS int64) error {
+	rest := proto.CloneOf(now)
+	rest.Wrappings = was.GetWrappings()
+	if !proto.Equal(rest, was) {
+		return errors.New("more than its wrappings is another")
+	}
+	if was.GetManifest().GetMode() != sealpb.Mode_MODE_AUTO {
+		return errors.New("it is not opened by keystores alone")
+	}
+	before := map[string]*sealpb.Wrapping{}
+	for _, w := range was.GetWrappings() {
+		before[sealKey(w.GetProviderKey())] = w
+	}
+	allowed := map[string]bool{}
+	for _, k := range was.GetManifest().GetProviderKeys() {
+		allowed[sealKey(k)] = true
+	}
+	changed := 0
+	for _, w := range now.GetWrappings() {
+		key := sealKey(w.GetProviderKey())
+		if !allowed[key] {
+			return errors.New("a wrapping is by a key that the manifest does not name, or there are two by one key")
+		}
+		delete(allowed, key)
+		old := before[key]
+		delete(before, key)
+		if old != nil && proto.Equal(old, w) {
+			continue
+		}
+		changed++
+		if err := checkWrapping(w); err != nil {
+			return err
+		}
+		if at := w.GetCreateTimeUnixNano(); old != nil && at <= old.GetCreateTimeUnixNano() {
+			return errors.New("a wrapping is older than the one that it replaces")
+		} else if at/int64(time.Millisecond) > min(timeMS, math.MaxInt64/int64(time.Millisecond)) {
+			return errors.New("a wrapping is from the future")
+		}
+	}
+	switch {
+	case len(before) > 0:
+		return errors.New("a wrapping is gone")
+	case changed == 0:
+		return errors.New("nothing changes")
+	}
+	return nil
+}
+
+func checkWrapping(w *sealpb.Wrapping) error {
+	switch {
+	case len(w.GetWrappedKey()) < 1 || len(w.GetWrappedKey()) > maxWrappedKeyBytes:
+		return fmt.Errorf("a wrapped key of %d bytes, the limits are 1 and %d", len(w.GetWrappedKey()), maxWrappedKeyBytes)
+	case len(w.GetKeyVersion()) > maxKeyVersionBytes:
+		return fmt.Errorf("a key version of %d bytes", len(w.GetKeyVersion()))
+	case len(w.GetNonce()) != wrappingNonceBytes || len(w.GetSealedMasterKey()) != sealedMasterKeySize:
+		return errors.New("the nonce or the sealed MasterKey has another length")
+	}
+	return nil
+}
+
+// sealKey names a key of a keystore. A name of a keystore has no zero byte, because
+// it is a label; so no two pairs have one text.
+func sealKey(k *sealpb.ProviderKey) string { return k.GetProvider() + "\x00" + k.GetKey() }
