@@ -51,6 +51,7 @@ type Config struct {
 	Audit     Audit      `yaml:"audit"     doc:"The audit trail of this node."`
 	Limits    Limits     `yaml:"limits"    doc:"Bounds on what callers may ask of this node."`
 	Log       Log        `yaml:"log"       doc:"The log on stderr. It never contains key material or callers' data."`
+	Seal      Seal       `yaml:"seal"      doc:"The seal of the MasterKey."`
 	Keystores []Keystore `yaml:"keystores" doc:"Keystores that hold customer keys (L1) or seal the MasterKey."`
 }
 
@@ -118,6 +119,11 @@ type Limits struct {
 	CallerChanges     int           `yaml:"caller_changes"     default:"1000" doc:"Changes of one caller a second, 1 to 10000000. Acts that only take power away have a budget of their own."`
 	RequestBudget     time.Duration `yaml:"request_budget"     default:"60s" doc:"Longest time that a call without a deadline may take, from its headers on, 1s to 10m."`
 	L2Hold            time.Duration `yaml:"l2_hold"            default:"60s" doc:"How long a tenant key (L2) stays unwrapped after its last use, 0s to 1h. 0s: one operation."`
+}
+
+// Seal says how the keystores of the seal are looked after.
+type Seal struct {
+	Watch time.Duration `yaml:"watch" default:"15m" doc:"How often the leader has every keystore of the seal open what it holds, and wraps again what is lost. 1m to 24h."`
 }
 
 // Log says what is logged.

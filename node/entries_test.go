@@ -29,7 +29,7 @@ func TestI9_ALogThatIsNotBelievedIsNotServed(t *testing.T) {
 	m.boot(t)
 	m.unproved = errs.New(errs.Sealed, "it cannot tell")
 	wants(t, m.Believed(), errs.Sealed)
-	check(t, m.TryAuto(t.Context()))
+	check(t, m.AskKeystores(t.Context()))
 	wants(t, m.Believed(), errs.Sealed)
 	m.unproved = nil
 	check(t, m.Believed())

@@ -17,8 +17,11 @@ func (n *Node) Sweep() { n.sweep(n.machine.View()) }
 // Observe looks at the present state of the registry.
 func (n *Node) Observe(ctx context.Context) { n.observe(ctx, n.machine.View()) }
 
-// TryAuto makes one attempt to unseal by keystores.
-func (n *Node) TryAuto(ctx context.Context) error { return n.tryAuto(ctx) }
+// AskKeystores asks the keystores of the seal once.
+func (n *Node) AskKeystores(ctx context.Context) error { return n.askKeystores(ctx) }
+
+// WatchSeal makes one round of questions to the keystores of the seal, as leader.
+func (n *Node) WatchSeal(ctx context.Context) error { return n.watchOnce(ctx) }
 
 // Waiting returns how many callers wait for tenant keys that are being unwrapped.
 func (n *Node) Waiting() (total int) {

@@ -46,7 +46,7 @@ func TestI11_AnotherFoundingOpensNoKey(t *testing.T) {
 				}
 			})
 			b.restore(t, sign(forged, m.machine, m.MAC))
-			check(t, b.TryAuto(t.Context()))
+			check(t, b.AskKeystores(t.Context()))
 			_, _, err := b.decrypt(tg, ct)
 			if !c.held {
 				check(t, err)

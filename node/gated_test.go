@@ -152,7 +152,7 @@ func TestWhatANodeDecidesByItselfItDecidesWithALease(t *testing.T) {
 	w, a := cluster1(t)
 	b := w.add(t, options{})
 	w.join(b)
-	check(t, b.TryAuto(t.Context()))
+	check(t, b.AskKeystores(t.Context()))
 	o := object("acme", "pay")
 	check(t, a.rotate(w.request(), o))
 	b.follow()

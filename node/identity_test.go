@@ -318,7 +318,7 @@ func TestWhoIsBoundNoMoreRenewsNothing(t *testing.T) {
 	w, m := cluster1(t, withClock(clk))
 	b := w.add(t, options{})
 	w.join(b)
-	check(t, b.TryAuto(t.Context()))
+	check(t, b.AskKeystores(t.Context()))
 	c := node.Caller{Role: auth.RoleOperator, Name: "olaf", PublicKey: person(t, "x").PublicKey}
 	must[*x509.Certificate](t)(m.issue(m.governor(), w.request(), c, 0))
 	p := m.caller(c.Role, "", c.Name)
@@ -504,7 +504,7 @@ func TestAGovernorWhoIsNoneAnyMoreSignsNothing(t *testing.T) {
 	w, m := cluster1(t, withClock(clk))
 	b := w.add(t, options{})
 	w.join(b)
-	check(t, b.TryAuto(t.Context()))
+	check(t, b.AskKeystores(t.Context()))
 	gina := w.roleBinding(auth.RoleGovernor, "", "gina")
 	gina.Platform = true
 	must[*fsmpb.RoleBinding](t)(m.createRoleBinding(m.governor(), w.request(), gina))
@@ -608,7 +608,7 @@ func TestATenantIsNotMissingToWhoIsBehind(t *testing.T) {
 	w, m := cluster1(t)
 	b := w.add(t, options{})
 	w.join(b)
-	check(t, b.TryAuto(t.Context()))
+	check(t, b.AskKeystores(t.Context()))
 	b.behind.Store(true)
 	w.tenant(m, "beta")
 	ask := map[string]func(m *member) error{

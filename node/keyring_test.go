@@ -407,7 +407,7 @@ func TestOperationsSweepsAndSealsAtOnce(t *testing.T) {
 			check(t, m.setHold(w.request(), node.Held))
 			check(t, m.setHold(w.request(), node.Released))
 		case 3:
-			check(t, m.TryAuto(t.Context()))
+			check(t, m.AskKeystores(t.Context()))
 		}
 	}
 	cancel()

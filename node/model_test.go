@@ -97,7 +97,7 @@ func TestRandomHistoriesAgreeWithADumbModel(t *testing.T) {
 		w, a := cluster1(t, hold)
 		b := w.add(t, options{l2Hold: 1 << 40})
 		w.join(b)
-		check(rt, b.TryAuto(t.Context()))
+		check(rt, b.AskKeystores(t.Context()))
 		d := &dumb{services: map[hierarchy.Name]*dumbService{"pay": newDumbService(0), "log": newDumbService(0)}}
 		names := rapid.SampledFrom([]hierarchy.Name{"pay", "log"})
 		resources := rapid.SampledFrom([]hierarchy.ResourceID{"", "r1", "r2"})
@@ -268,8 +268,8 @@ func TestRandomHistoriesAgreeWithADumbModel(t *testing.T) {
 			case "seal": // both, and back the next time
 				if d.sealed {
 					check(rt, a.setHold(w.request(), node.Released))
-					check(rt, a.TryAuto(t.Context()))
-					check(rt, b.TryAuto(t.Context()))
+					check(rt, a.AskKeystores(t.Context()))
+					check(rt, b.AskKeystores(t.Context()))
 				} else {
 					check(rt, a.setHold(w.request(), node.Held))
 					b.Observe(t.Context())

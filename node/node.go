@@ -22,6 +22,7 @@
 //   - I9: whatever a snapshot or an entry of the log says is used only after its MAC was verified under the MasterKey, also when it came from a leader.
 //   - I10: the policies of a tenant, by the same view as everything else, decide what its workloads and governors may do within their roles; what cannot be evaluated, and policies that this node cannot compile, deny, and the node says so.
 //   - I11: the internal keys open only under the genesis with which the MasterKey was made: other persons, rules or CAs, however they come into the log, open nothing.
+//   - I12: a repair of the seal is made by the leader, of the record that its registry has, and wraps to keys of its manifest only; another record with the same manifest is taken over wrapping by wrapping, the younger one wins, and nobody is sealed for it.
 //
 // # Concurrency
 //
@@ -86,6 +87,9 @@ type Cluster interface {
 	// applied it and, unless until says otherwise, no node acts on the state before
 	// it. A refusal is an error.
 	Propose(ctx context.Context, tok gate.Token, cmd *fsmpb.Command, until cluster.Until) (*fsmpb.Result, error)
+	// ProposeOwn commits a command that the leader gives by itself, for no caller; on a
+	// node that does not lead the error is NoLeader.
+	ProposeOwn(ctx context.Context, tok gate.Token, cmd *fsmpb.Command) (*fsmpb.Result, error)
 	// Bootstrap founds a cluster with this node as its one voter.
 	Bootstrap(ctx context.Context, tok gate.Token, genesis *fsmpb.Command) (*fsmpb.Result, error)
 	// Peers returns the ids of the other members, best first.
@@ -109,7 +113,7 @@ type Cluster interface {
 	LastContact() time.Duration
 }
 
-// Config is what a node is made of. All fields are needed but for Place; L2Hold and Lease may be 0.
+// Config is what a node is made of. All fields are needed but for Place; L2Hold, Lease and SealWatch may be 0.
 type Config struct {
 	// RecordPath is where the seal record is kept: seal/record.pb of the data
 	// directory. The directory exists.
@@ -129,10 +133,13 @@ type Config struct {
 	L2Hold time.Duration
 	// Lease is how long serving leases last in a cluster that this node founds, 1 s
 	// to 60 s; 0: [fsm.DefaultLeaseMS].
-	Lease  time.Duration
-	Clock  clock.Clock
-	Rand   io.Reader // safe for concurrent use, as crypto/rand.Reader is
-	Logger *slog.Logger
+	Lease time.Duration
+	// SealWatch is how often this node, while it leads, has every keystore of the seal
+	// open what it holds, 1 min to 24 h; 0: 15 min.
+	SealWatch time.Duration
+	Clock     clock.Clock
+	Rand      io.Reader // safe for concurrent use, as crypto/rand.Reader is
+	Logger    *slog.Logger
 }
 
 // Node is one node. Make one with [New], give it its cluster with
@@ -163,7 +170,7 @@ type Node struct {
 	mu          sync.Mutex
 	record      seal.Record // zero: none known
 	adopted     *fsmpb.Cluster
-	unsealer    *seal.Unsealer
+	opening     *seal.Opening // of record; nil while unsealed, and before anything is gathered
 	startKey    *seal.StartKey
 	offer       seal.Offer // of startKey, signed once
 	lastFailure string
@@ -171,7 +178,10 @@ type Node struct {
 	stopped     bool   // Run ended: no unsealing any more
 	seals       uint64 // how often this node was told to be sealed; what began to unseal before does not finish (I8)
 
-	wake chan struct{} // tries to unseal at once; one slot
+	watch sealWatch
+
+	wake  chan struct{} // something changed: look whether keystores are to be asked; one slot
+	given chan struct{} // a person brought a share: ask keystores at once; one slot
 }
 
 // unsealed is what exists in memory only while the node is unsealed.
@@ -186,7 +196,7 @@ type unsealed struct {
 func New(cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, clock: cfg.Clock, rand: cfg.Rand, log: cfg.Logger, machine: cfg.Machine, stores: cfg.Keystores,
-		gate: cfg.Gate, policy: cfg.Policies, l2Hold: cfg.L2Hold, wake: make(chan struct{}, 1),
+		gate: cfg.Gate, policy: cfg.Policies, l2Hold: cfg.L2Hold, wake: make(chan struct{}, 1), given: make(chan struct{}, 1),
 	}
 	if n.policy == nil {
 		n.policy = NewPolicies("", cfg.Logger)
@@ -210,6 +220,7 @@ func (n *Node) Run(ctx context.Context) error {
 	n.observe(ctx, n.machine.View())
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.unsealByItself(ctx) })
+	g.Go(func() error { return n.watchSeal(ctx) })
 	g.Go(func() error { return n.follow(ctx) })
 	g.Go(func() error { return n.sweepRegularly(ctx) })
 	g.Go(func() error { return n.policy.follow(ctx, n.machine) })
@@ -265,8 +276,8 @@ func (n *Node) sweepRegularly(ctx context.Context) error {
 		n.forgetHold(ctx)
 		n.sweep(n.machine.View())
 		n.mu.Lock()
-		if n.unsealer != nil {
-			n.unsealer.Expire()
+		if n.opening != nil {
+			n.opening.Expire()
 		}
 		n.mu.Unlock()
 	}

@@ -119,7 +119,7 @@ func reload(t *testing.T, m *member) {
 	stop(m.Node)
 	m.boot(t)
 	m.follow()
-	check(t, m.TryAuto(t.Context()))
+	check(t, m.AskKeystores(t.Context()))
 	check(t, m.ServingErr())
 }
 

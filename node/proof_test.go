@@ -119,7 +119,7 @@ func TestI9_OnlyAnAuthenticSnapshotIsServed(t *testing.T) {
 			check(t, copyFile(m.dir, b.dir, "record.pb"))
 			b.boot(t)
 			b.restore(t, c.b)
-			check(t, b.TryAuto(t.Context()))
+			check(t, b.AskKeystores(t.Context()))
 			_, _, err := b.decrypt(tg, ct)
 			wants(t, err, c.want)
 			if !strings.Contains(errs.From(err).Msg, c.msg) {
@@ -137,7 +137,7 @@ func TestI9_OnlyAnAuthenticSnapshotIsServed(t *testing.T) {
 			// And what a leader sends to a node that serves.
 			b.boot(t)
 			b.restore(t, good)
-			check(t, b.TryAuto(t.Context()))
+			check(t, b.AskKeystores(t.Context()))
 			check(t, b.ServingErr())
 			b.restore(t, c.b)
 			_, _, err = b.decrypt(tg, ct)
@@ -194,7 +194,7 @@ func TestI8_OnlyTheRecordOfThePinnedClusterIsTakenOver(t *testing.T) {
 		if onDisk() != genuine.Digest() {
 			t.Fatalf("%s: a sealed node took over a forged record", name)
 		}
-		check(t, m.TryAuto(t.Context()))
+		check(t, m.AskKeystores(t.Context()))
 		m.Observe(t.Context())
 		if onDisk() != genuine.Digest() {
 			t.Errorf("%s: taken over from an unproved snapshot", name)
@@ -226,7 +226,7 @@ func TestI8_OnlyTheRecordOfThePinnedClusterIsTakenOver(t *testing.T) {
 		check(t, seal.WriteFile(path, attackersRecord(t, w, keyspace, 1, m)))
 		stop(m.Node)
 		m.boot(t)
-		check(t, m.TryAuto(t.Context()))
+		check(t, m.AskKeystores(t.Context()))
 		if !m.Unsealed() {
 			t.Fatal("the forged record does not open")
 		}
@@ -236,7 +236,7 @@ func TestI8_OnlyTheRecordOfThePinnedClusterIsTakenOver(t *testing.T) {
 		if m.Unsealed() || onDisk() != genuine.Digest() {
 			t.Error("the node stays unsealed by a forged record")
 		}
-		check(t, m.TryAuto(t.Context()))
+		check(t, m.AskKeystores(t.Context()))
 		ct, _, err := m.encrypt(target("acme", "pay"), []byte("x"))
 		check(t, err)
 		_, _, err = m.decrypt(target("acme", "pay"), ct)
@@ -385,14 +385,14 @@ func TestAnOldRegistryDoesNotReleaseAHold(t *testing.T) {
 	m.boot(t)
 	m.restore(t, old)
 	m.Observe(t.Context())
-	check(t, m.TryAuto(t.Context()))
+	check(t, m.AskKeystores(t.Context()))
 	if m.Unsealed() {
 		t.Fatal("a registry from before the hold released it")
 	}
 	m.follow()
 	m.Observe(t.Context())
 	check(t, m.setHold(w.request(), node.Released))
-	check(t, m.TryAuto(t.Context()))
+	check(t, m.AskKeystores(t.Context()))
 	check(t, m.ServingErr())
 	if _, err := os.Stat(filepath.Join(m.dir, "held")); !os.IsNotExist(err) {
 		t.Errorf("the file of the hold is left: %v", err)
@@ -411,7 +411,7 @@ func TestAnOldRegistryDoesNotReleaseAHold(t *testing.T) {
 	check(t, os.WriteFile(filepath.Join(m.dir, "held"), []byte("?"), 0o600))
 	m.boot(t)
 	m.follow()
-	check(t, m.TryAuto(t.Context()))
+	check(t, m.AskKeystores(t.Context()))
 	wants(t, m.ServingErr(), errs.Held)
 	if !strings.Contains(errs.From(m.ServingErr()).Hint, "remove seal/held") {
 		t.Errorf("no next step: %v", m.ServingErr())

@@ -46,10 +46,18 @@ func (n *Node) adoptRecord(ctx context.Context, v *fsm.View) error {
 	if err != nil {
 		return err
 	}
+	repaired := false
 	switch {
 	case have.IsZero():
 	case have.Digest() == r.Digest():
 		r = have
+	case have.ManifestDigest() == r.ManifestDigest():
+		// The same seal, with other wrappings (I12). A registry that is behind, as that
+		// of a node which just started, does not take a repair back.
+		repaired = true
+		if r, err = r.Merge(have); err != nil {
+			return err
+		}
 	case have.Keyspace() == r.Keyspace() && have.Generation() > r.Generation():
 		// The registry of this node is behind: a MasterKey that was replaced is
 		// not taken back.
@@ -64,7 +72,14 @@ func (n *Node) adoptRecord(ctx context.Context, v *fsm.View) error {
 	n.mu.Lock()
 	n.record, n.adopted = r, c
 	n.mu.Unlock()
-	if !changed || have.IsZero() {
+	switch {
+	case !changed || have.IsZero():
+		return nil
+	case repaired:
+		n.mu.Lock()
+		n.endGathering() // the keystores are asked with the new wrappings
+		n.mu.Unlock()
+		n.log.InfoContext(ctx, "the seal record has other wrappings of the same MasterKey")
 		return nil
 	}
 	n.wipe()
@@ -105,8 +120,8 @@ func (n *Node) registryRecord(c *fsmpb.Cluster) (seal.Record, error) {
 	switch {
 	case err != nil:
 		return seal.Record{}, err
-	case now.Digest() == first.Digest():
-		return first, nil
+	case now.ManifestDigest() == first.ManifestDigest():
+		return now, nil // what a ceremony decided is the genesis's; only wrappings are others
 	case now.Keyspace() != first.Keyspace():
 		return foreign("the keyspace is another")
 	case now.Generation() <= first.Generation():

@@ -17,7 +17,7 @@ func TestARotationThatWasInterruptedIsFinishedByItsRetry(t *testing.T) {
 		w, a := cluster1(t)
 		b := w.add(t, options{})
 		w.join(b)
-		check(t, b.TryAuto(t.Context()))
+		check(t, b.AskKeystores(t.Context()))
 		versions := func() ([]*fsmpb.Version, uint32) {
 			v := a.machine.View()
 			tn, _ := v.Tenant("acme")
@@ -108,7 +108,7 @@ func TestANodeThatIsOneEntryBehindInARotationOpensWhatTheOthersWrap(t *testing.T
 		w, a := cluster1(t)
 		b := w.add(t, options{})
 		w.join(b)
-		check(t, b.TryAuto(t.Context()))
+		check(t, b.AskKeystores(t.Context()))
 		a.hooks(func(c *fsmpb.Command) error {
 			b.behind.Store(c.GetSetPrimary() != nil)
 			return nil
@@ -135,7 +135,7 @@ func TestConcurrentRotationsAllHappen(t *testing.T) {
 	w, a := cluster1(t)
 	b := w.add(t, options{})
 	w.join(b)
-	check(t, b.TryAuto(t.Context()))
+	check(t, b.AskKeystores(t.Context()))
 	const each = 4
 	var wg sync.WaitGroup
 	var mu sync.Mutex

@@ -55,7 +55,7 @@ func TestRunWipesWhatChangesAndTimeTake(t *testing.T) {
 			t.Error("the node keeps its keys after Run")
 		}
 		// And it does not get them back.
-		wants(t, m.TryAuto(t.Context()), errs.Unavailable)
+		wants(t, m.AskKeystores(t.Context()), errs.Unavailable)
 	})
 }
 
@@ -103,6 +103,15 @@ func TestRunTriesAgainWithPatience(t *testing.T) {
 		}
 		if attempts() != 1 {
 			t.Errorf("%d attempts in no time", attempts())
+		}
+		for i, pause := range []time.Duration{250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2 * time.Second} { // and the pauses grow
+			time.Sleep(pause - time.Nanosecond)
+			early := attempts()
+			time.Sleep(time.Nanosecond)
+			synctest.Wait()
+			if early != i+1 || attempts() != i+2 {
+				t.Errorf("%d attempts before the pause of %s is over, %d after", early, pause, attempts())
+			}
 		}
 		time.Sleep(10 * time.Minute)
 		if n := attempts(); n < 15 || n > 40 {

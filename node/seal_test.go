@@ -297,7 +297,7 @@ func TestAHoldSealsEveryNodeUntilItIsReleased(t *testing.T) {
 	w, a := cluster1(t)
 	b := w.add(t, options{})
 	w.join(b)
-	check(t, b.TryAuto(t.Context()))
+	check(t, b.AskKeystores(t.Context()))
 	check(t, b.ServingErr())
 
 	check(t, a.setHold(w.request(), node.Held))
@@ -312,7 +312,7 @@ func TestAHoldSealsEveryNodeUntilItIsReleased(t *testing.T) {
 		t.Error("a held node keeps its keys")
 	}
 	for _, m := range []*member{a, b} {
-		check(t, m.TryAuto(t.Context()))
+		check(t, m.AskKeystores(t.Context()))
 		if m.Unsealed() {
 			t.Error("a held node unseals by itself")
 		}
@@ -324,7 +324,7 @@ func TestAHoldSealsEveryNodeUntilItIsReleased(t *testing.T) {
 	stop(b.Node)
 	b.boot(t)
 	b.follow()
-	check(t, b.TryAuto(t.Context()))
+	check(t, b.AskKeystores(t.Context()))
 	if b.Unsealed() {
 		t.Error("a held node unseals after a restart")
 	}
@@ -333,7 +333,7 @@ func TestAHoldSealsEveryNodeUntilItIsReleased(t *testing.T) {
 	wants(t, err, errs.Held)
 	check(t, a.setHold(w.request(), node.Released))
 	for _, m := range []*member{a, b} {
-		check(t, m.TryAuto(t.Context()))
+		check(t, m.AskKeystores(t.Context()))
 		check(t, m.ServingErr())
 	}
 }
@@ -342,7 +342,7 @@ func TestAHoldOutlivesARestartOfANodeThatIsAlone(t *testing.T) {
 	w, a := cluster1(t)
 	b := w.add(t, options{})
 	w.join(b)
-	check(t, b.TryAuto(t.Context()))
+	check(t, b.AskKeystores(t.Context()))
 	check(t, a.setHold(w.request(), node.Held))
 	b.Observe(t.Context())
 	stop(b.Node)
@@ -350,7 +350,7 @@ func TestAHoldOutlivesARestartOfANodeThatIsAlone(t *testing.T) {
 	b.boot(t) // with no registry yet: nothing of the log is known to be committed
 	b.contact.Store(int64(time.Hour))
 	for range 2 {
-		check(t, b.TryAuto(t.Context()))
+		check(t, b.AskKeystores(t.Context()))
 		if b.Unsealed() {
 			t.Fatal("a node that started alone got around the hold")
 		}
@@ -364,23 +364,23 @@ func TestAHoldOutlivesARestartOfANodeThatIsAlone(t *testing.T) {
 	b.contact.Store(0) // in contact, and held as the registry has it
 	b.follow()
 	wants(t, b.ServingErr(), errs.Held)
-	check(t, b.TryAuto(t.Context()))
+	check(t, b.AskKeystores(t.Context()))
 	if b.Unsealed() {
 		t.Fatal("a held node unseals")
 	}
 	check(t, a.setHold(w.request(), node.Released))
 	b.follow()
 	b.contact.Store(int64(time.Hour)) // it knows of the release, but not that this is the latest word
-	check(t, b.TryAuto(t.Context()))
+	check(t, b.AskKeystores(t.Context()))
 	if b.Unsealed() {
 		t.Fatal("a node without contact believes an old registry")
 	}
 	b.contact.Store(0)
-	check(t, b.TryAuto(t.Context()))
+	check(t, b.AskKeystores(t.Context()))
 	check(t, b.ServingErr())
 	b.boot(t)
 	b.follow()
-	check(t, b.TryAuto(t.Context()))
+	check(t, b.AskKeystores(t.Context()))
 	if !b.Unsealed() {
 		t.Fatal("the released hold is still remembered after a restart")
 	}
@@ -432,14 +432,14 @@ func TestI4_SealingWipesEverything(t *testing.T) {
 		t.Error("a sealed node says that it has keys")
 	}
 	// It rests until its process starts again, and says so.
-	check(t, m.TryAuto(t.Context()))
+	check(t, m.AskKeystores(t.Context()))
 	if m.Unsealed() || !strings.Contains(errs.From(m.ServingErr()).Hint, "starts again") {
 		t.Errorf("sealed by a person: %v", m.ServingErr())
 	}
 	stop(m.Node)
 	m.boot(t)
 	m.follow()
-	check(t, m.TryAuto(t.Context()))
+	check(t, m.AskKeystores(t.Context()))
 	check(t, m.ServingErr())
 }
 
@@ -482,7 +482,7 @@ func TestI8_WhoSealsMeanwhileWins(t *testing.T) {
 	gateOpen, asked := make(chan struct{}), make(chan struct{})
 	m.sinkHook(func() { close(asked); <-gateOpen })
 	done := make(chan error)
-	go func() { done <- m.TryAuto(context.Background()) }()
+	go func() { done <- m.AskKeystores(context.Background()) }()
 	<-asked
 	m.sinkHook(nil)
 	check(t, m.sealNode())
@@ -500,9 +500,9 @@ func TestUnsealingByItselfIsRecorded(t *testing.T) {
 	m.boot(t)
 	m.follow()
 	check(t, w.sealing.Disable(t.Context(), sealKey))
-	wants(t, m.TryAuto(t.Context()), errs.Sealed)
+	wants(t, m.AskKeystores(t.Context()), errs.Sealed)
 	check(t, w.sealing.Enable(t.Context(), sealKey))
-	check(t, m.TryAuto(t.Context()))
+	check(t, m.AskKeystores(t.Context()))
 	rs := m.records("node.unseal")
 	var got []string
 	for _, r := range rs {
@@ -526,7 +526,7 @@ func TestI1_ANodeThatCannotWriteItsAuditTrailDoesNotUnseal(t *testing.T) {
 	m.boot(t)
 	m.follow()
 	m.sink.FailAfter(0)
-	wants(t, m.TryAuto(t.Context()), errs.AuditUnavailable)
+	wants(t, m.AskKeystores(t.Context()), errs.AuditUnavailable)
 	if m.Unsealed() {
 		t.Error("unsealed without a record")
 	}
@@ -551,7 +551,7 @@ func TestI1_WithoutALeaderNothingIsServed(t *testing.T) {
 	m.boot(t)
 	m.behind.Store(true)
 	m.contact.Store(1 << 62)
-	check(t, m.TryAuto(t.Context()))
+	check(t, m.AskKeystores(t.Context()))
 	if m.State() != node.StateUnsealed {
 		t.Fatalf("state %s", m.State())
 	}
@@ -571,7 +571,7 @@ func TestI1_ARemovedNodeServesNothing(t *testing.T) {
 	w, a := cluster1(t)
 	b := w.add(t, options{})
 	w.join(b)
-	check(t, b.TryAuto(t.Context()))
+	check(t, b.AskKeystores(t.Context()))
 	check(t, b.ServingErr())
 	operator := w.bind(a, auth.RoleOperator, "", "op")
 	check(t, a.do(operator, gate.RemoveNode, node.NodeName(string(b.id)), func(ctx context.Context, tok gate.Token) error {

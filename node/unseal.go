@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -10,29 +11,39 @@ import (
 	"github.com/openkcm/krypton-cluster/hierarchy/envelope"
 	"github.com/openkcm/krypton-cluster/internal/corr"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/keystore"
 	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/seal"
 )
 
-// Backoff of a node that unseals by itself.
+// How a node asks the keystores of its seal.
 const (
+	// minBackoff and maxBackoff bound the pauses between rounds of questions.
 	minBackoff = 250 * time.Millisecond
 	maxBackoff = 30 * time.Second
+	// keystoreTime is what one keystore gets in a round: three attempts of the
+	// default length, with the pauses between them. One that hangs delays only the
+	// next round, not those that answer.
+	keystoreTime = 20 * time.Second
 )
 
-// unsealByItself opens the MasterKey through the keystores of the seal record
-// whenever the node is sealed, not held, and in auto mode. Every attempt is in
-// the audit trail.
+// unsealByItself asks the keystores of the seal record for what they can give,
+// whenever the node is sealed and not held: the MasterKey in auto mode, shares
+// otherwise. It asks until they gave it, and unseals the node if that is enough;
+// what is missing people bring ([Node.Contribute]), before or after. None of it
+// needs another node. Every round is in the audit trail.
 func (n *Node) unsealByItself(ctx context.Context) error {
 	backoff := minBackoff
 	for {
-		err := n.tryAuto(ctx)
+		err := n.askKeystores(ctx)
 		if err == nil {
 			backoff = minBackoff
 			// Whatever gives it something to do wakes it: every change of the
-			// registry does.
+			// registry does, and every share that a person brings.
 			select {
 			case <-n.wake:
+				continue
+			case <-n.given:
 				continue
 			case <-ctx.Done():
 				return ctx.Err()
@@ -42,14 +53,32 @@ func (n *Node) unsealByItself(ctx context.Context) error {
 			return ctx.Err()
 		}
 		n.setFailure(errs.From(err).Error())
-		n.log.WarnContext(ctx, "this node stays sealed; it tries again by itself", slog.Any("error", err), slog.Duration("next_try", backoff))
-		// A wake-up is no reason to hurry after a failure: a busy cluster would
-		// hammer the keystore.
-		if err := n.clock.Sleep(ctx, backoff); err != nil {
+		n.log.WarnContext(ctx, "this node stays sealed; it asks the keystores again by itself", slog.Any("error", err), slog.Duration("next_try", backoff))
+		// A change of the registry is no reason to hurry after a failure: a busy
+		// cluster would hammer the keystore. A person who brings a share is.
+		if err := n.pause(ctx, backoff); err != nil {
 			return err
 		}
 		backoff = min(2*backoff, maxBackoff)
 	}
+}
+
+// pause waits for d, or until a person brings a share that counts.
+func (n *Node) pause(ctx context.Context, d time.Duration) error {
+	short, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		select {
+		case <-n.given:
+			cancel()
+		case <-short.Done():
+		}
+	}()
+	_ = n.clock.Sleep(short, d) // its error is that of a context
+	cancel()
+	<-ended
+	return ctx.Err()
 }
 
 func (n *Node) setFailure(s string) {
@@ -58,14 +87,15 @@ func (n *Node) setFailure(s string) {
 	n.lastFailure = s
 }
 
-// tryAuto makes one attempt; nil means that there is nothing to do or that it
-// worked.
-func (n *Node) tryAuto(ctx context.Context) error {
+// askKeystores makes one round; nil means that there is nothing to do, that it
+// unsealed the node, or that every keystore gave its share and people have to
+// bring theirs.
+func (n *Node) askKeystores(ctx context.Context) error {
 	n.forgetHold(ctx)
 	n.mu.Lock()
 	a, resting := n.begin(), n.resting
 	n.mu.Unlock()
-	if n.Unsealed() || resting || n.held() || a.record.IsZero() || a.record.Mode() != seal.ModeAuto {
+	if n.Unsealed() || resting || n.held() || a.opening == nil || !a.opening.Waits() {
 		return nil
 	}
 	id, err := corr.New(n.rand)
@@ -73,28 +103,60 @@ func (n *Node) tryAuto(ctx context.Context) error {
 		return err
 	}
 	ctx = corr.With(ctx, id)
-	return n.gate.DoNode(ctx, gate.NodeUnseal, ObjectSeal, func(gate.Token) error {
-		opened, err := seal.OpenAuto(ctx, a.record, n.stores)
-		if err != nil {
+	err = n.gate.DoNode(ctx, gate.NodeUnseal, ObjectSeal, func(gate.Token) error {
+		if err := a.opening.Ask(ctx, n.stores, keystoreTime); err != nil {
 			return err
 		}
-		for _, f := range opened.Failures {
-			n.log.WarnContext(ctx, "a keystore of the seal failed; another one opened it",
-				slog.String("keystore", f.Provider), slog.String("class", f.Class.String()), slog.Any("error", f.Err))
+		for _, h := range a.opening.Progress().Holders {
+			if f := h.Failure; f != nil {
+				n.log.WarnContext(ctx, "a keystore of the seal failed; the MasterKey was opened without it",
+					slog.String("keystore", f.Provider), slog.String("class", f.Class.String()), slog.Any("error", f.Err))
+			}
 		}
-		return n.unsealWith(ctx, a, opened.MasterKey)
+		mk, ok := a.opening.Take()
+		if !ok {
+			return nil // the person whose share was the last has it
+		}
+		return n.unsealWith(ctx, a, mk)
 	})
+	if m, ok := errors.AsType[*seal.MissingError](err); ok && len(m.Failures()) == 0 && ctx.Err() == nil {
+		n.setFailure("")
+		n.log.InfoContext(ctx, "the keystores of the seal gave their shares, and people have to bring theirs", slog.String("missing", m.Progress.Enough()))
+		return nil
+	}
+	return err
 }
 
 // attempt is what an unsealing began with. What is not so any more when it has
 // the MasterKey ends it.
 type attempt struct {
-	record seal.Record
-	seals  uint64
+	record  seal.Record
+	seals   uint64
+	opening *seal.Opening // nil: there is no record, or the cluster is not known
 }
 
 // begin returns an attempt. mu is held.
-func (n *Node) begin() attempt { return attempt{record: n.record, seals: n.seals} }
+func (n *Node) begin() attempt {
+	return attempt{record: n.record, seals: n.seals, opening: n.gather()}
+}
+
+// gather returns what gathers shares for the record that is in force. mu is held.
+func (n *Node) gather() *seal.Opening {
+	f, known := n.fingerprint()
+	if n.opening == nil && known && !n.record.IsZero() && n.open.Load() == nil {
+		// Its only errors are a record that is none and a patience that is not positive.
+		n.opening, _ = seal.NewOpening(n.record, f, n.clock, seal.DefaultPatience)
+	}
+	return n.opening
+}
+
+// endGathering wipes what was gathered. mu is held.
+func (n *Node) endGathering() {
+	if n.opening != nil {
+		n.opening.Reset()
+		n.opening = nil
+	}
+}
 
 // unsealWith takes over the MasterKey: it derives what the node needs and
 // forgets the MasterKey itself, which is a KDF input only. Somebody who sealed
@@ -140,7 +202,7 @@ func (n *Node) install(u *unsealed, a attempt) error {
 		return errs.New(errs.Unavailable, "this node is stopping", errs.Hint("use another node"))
 	case n.seals != a.seals:
 		return errs.New(errs.Sealed, "this node was sealed while it was being unsealed", errs.Hint("unseal it again: krypton unseal"))
-	case n.record.IsZero() || n.record.Digest() != a.record.Digest():
+	case n.record.IsZero() || n.record.ManifestDigest() != a.record.ManifestDigest():
 		return errs.New(errs.Aborted, "the seal record changed while this node was being unsealed", errs.Hint("retry"))
 	}
 	if !n.open.CompareAndSwap(nil, u) {
@@ -148,9 +210,7 @@ func (n *Node) install(u *unsealed, a attempt) error {
 	}
 	n.lastFailure = ""
 	n.resting = false
-	if n.unsealer != nil {
-		n.unsealer.Reset()
-	}
+	n.endGathering()
 	return nil
 }
 
@@ -166,10 +226,7 @@ func (u *unsealed) destroy() {
 func (n *Node) wipe() bool {
 	n.mu.Lock()
 	n.seals++
-	if n.unsealer != nil {
-		n.unsealer.Reset()
-		n.unsealer = nil // it is of the record that was in force
-	}
+	n.endGathering() // it is of the record that was in force
 	u := n.open.Swap(nil)
 	n.mu.Unlock()
 	if u == nil {
@@ -203,15 +260,22 @@ type SealStatus struct {
 	Initialized bool
 	Unsealed    bool
 	Mode        seal.Mode
-	Have        int
+	Have        int // shares that count; with Need and Shares 0 in auto mode
 	Need        int
 	Shares      int
+	Progress    seal.Progress // groups and holders; when unsealed, without what came of them
 	Generation  hierarchy.Generation
 	Offer       seal.Offer // the start key; zero before this node knows its cluster
 	Held        bool
 	HoldReason  string
 	Persons     int // persons needed to unseal
 	LastFailure string
+	// Of the keystores of the seal, as this node found them when it last watched
+	// them, as leader: when that was (zero: not since it leads), how well each
+	// protects what it holds, and how well the weakest does.
+	Watched     time.Time
+	Protections map[seal.ProviderKey]keystore.Protection
+	Protection  keystore.Protection
 }
 
 // GetSeal tells how this node is sealed. It needs no token: the gate's check of
@@ -228,15 +292,19 @@ func (n *Node) GetSeal() (SealStatus, error) {
 		return st, nil
 	}
 	st.Mode, st.Generation, st.Persons = n.record.Mode(), n.record.Generation(), n.record.PersonsNeeded()
+	st.Progress = n.record.Progress()
+	if o := n.gather(); o != nil {
+		o.Expire()
+		st.Progress = o.Progress()
+	}
+	if st.Unsealed {
+		n.watch.overlay(&st)
+	}
 	if st.Mode == seal.ModeShamir {
-		st.Need, st.Shares = n.record.Threshold(), n.record.Shares()
-		switch {
-		case st.Unsealed:
-			st.Have = st.Need
-		case n.unsealer != nil:
-			n.unsealer.Expire()
-			st.Have = n.unsealer.Progress().Have
-		}
+		st.Have, st.Need, st.Shares = st.Progress.Have, st.Progress.Need, n.record.Shares()
+	}
+	if st.Unsealed && st.Mode == seal.ModeShamir {
+		st.Have = st.Need
 	}
 	_, err := n.ownStartKey()
 	st.Offer = n.offer
@@ -265,18 +333,31 @@ func (n *Node) ownStartKey() (*seal.StartKey, error) {
 	return key, nil
 }
 
-// Contribute takes one share, encrypted to this node's start key. With the last
-// needed share the node is unsealed when it returns.
+// Contribute takes one share of a person, encrypted to this node's start key. With
+// the last needed share the node is unsealed when it returns. A node that a person
+// sealed asks its keystores again from the first share on.
 func (n *Node) Contribute(ctx context.Context, tok gate.Token, sealed []byte) error {
 	if err := tok.Require(gate.Contribute, ObjectSeal); err != nil {
 		return err
 	}
 	n.forgetHold(ctx)
 	a, mk, err := n.contribute(sealed)
-	if err != nil || mk.IsZero() {
+	if err != nil {
 		return err
 	}
+	if mk.IsZero() {
+		n.hurry()
+		return nil
+	}
 	return n.unsealWith(ctx, a, mk)
+}
+
+// hurry makes the loop that asks keystores ask at once.
+func (n *Node) hurry() {
+	select {
+	case n.given <- struct{}{}:
+	default: // it will ask anyway
+	}
 }
 
 // contribute takes a share and returns the MasterKey with the last one.
@@ -292,15 +373,8 @@ func (n *Node) contribute(sealed []byte) (a attempt, mk memsec.Secret, err error
 		return a, mk, errs.New(errs.NotSealed, "this node is unsealed already", errs.Hint("nothing is left to do"))
 	case held != nil:
 		return a, mk, held
-	}
-	f, ok := n.fingerprint()
-	if !ok {
+	case a.opening == nil:
 		return a, mk, errs.New(errs.NotSealed, "this node does not know its cluster yet", errs.Hint("retry"))
-	}
-	if n.unsealer == nil {
-		if n.unsealer, err = seal.NewUnsealer(n.record, f, n.clock, seal.DefaultPatience); err != nil {
-			return a, mk, err
-		}
 	}
 	key, err := n.ownStartKey()
 	if err != nil {
@@ -310,22 +384,23 @@ func (n *Node) contribute(sealed []byte) (a attempt, mk memsec.Secret, err error
 	if err != nil {
 		return a, mk, err
 	}
-	if _, err := n.unsealer.Contribute(share); err != nil {
+	if _, err := a.opening.Contribute(share); err != nil {
 		return a, mk, err
 	}
-	mk, _ = n.unsealer.Take()
+	n.resting = false
+	mk, _ = a.opening.Take()
 	return a, mk, nil
 }
 
-// ResetShares forgets the shares given so far.
+// ResetShares forgets the shares that people gave so far.
 func (n *Node) ResetShares(tok gate.Token) error {
 	if err := tok.Require(gate.Contribute, ObjectSeal); err != nil {
 		return err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.unsealer != nil {
-		n.unsealer.Reset()
+	if n.opening != nil {
+		n.opening.Forget()
 	}
 	return nil
 }

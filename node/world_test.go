@@ -40,7 +40,13 @@ import (
 	"github.com/openkcm/krypton-cluster/seal"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, leaktest.Known()...) }
+func TestMain(m *testing.M) {
+	// The first secret begins goroutines of protected memory: not in a bubble of synctest.
+	if s, err := memsec.Random(rand.Reader, memsec.KeySize, memsec.Cold); err == nil {
+		s.Destroy()
+	}
+	goleak.VerifyTestMain(m, leaktest.Known()...)
+}
 
 var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
@@ -61,6 +67,7 @@ type world struct {
 	rand  *recorder
 
 	more     []keystore.Config // further keystores of every node
+	faults   faults            // of every keystore but "customer"
 	customer *local.Keystore   // the owner's side of keystore "customer"
 	sealing  *local.Keystore   // the same of keystore "sealing"
 	calls    *calls
@@ -71,9 +78,11 @@ type world struct {
 	lastMS   int64
 	members  []*member
 
-	requests atomic.Int64
-	callers  auth.Issuer // the caller CA; until there is one, nobody's
-	format   uint32      // of a new cluster; 0: the newest
+	leaderless atomic.Bool
+	leads      atomic.Int64 // which of members
+	requests   atomic.Int64
+	callers    auth.Issuer // the caller CA; until there is one, nobody's
+	format     uint32      // of a new cluster; 0: the newest
 }
 
 // calls counts and hinders what is asked of the customer's keystore.
@@ -281,8 +290,11 @@ func (m *member) boot(t testing.TB) {
 	m.gate = must[*gate.Gate](t)(gate.New(gate.Config{Node: string(m.id), Sink: m.hooked, Policy: node.TenantPolicy{Machine: m.machine, Policies: policies, Next: gate.RolePolicy{}}, Clock: w.clock}))
 	types := keystore.Constructors{local.Type: func(ctx context.Context, env keystore.Env, c keystore.Config) (keystore.Provider, error) {
 		p, err := local.New(ctx, env, c)
-		if err != nil || c.Name != "customer" {
-			return p, err
+		if err != nil {
+			return nil, err
+		}
+		if c.Name != "customer" {
+			return faulty{p, c.Name, &w.faults}, nil
 		}
 		return counted{p, w.calls}, nil
 	}}
@@ -362,9 +374,14 @@ type link struct{ m *member }
 
 func (m *member) link() node.Cluster { return link{m} }
 
-func (l link) NodeID() cluster.NodeID   { return l.m.id }
-func (l link) Signer() crypto.Signer    { return l.m.key }
-func (l link) LeaderID() cluster.NodeID { return l.m.w.members[0].id }
+func (l link) NodeID() cluster.NodeID { return l.m.id }
+func (l link) Signer() crypto.Signer  { return l.m.key }
+func (l link) LeaderID() cluster.NodeID {
+	if l.m.w.leaderless.Load() {
+		return ""
+	}
+	return l.m.w.members[l.m.w.leads.Load()].id
+}
 
 // leaseSpan is how long ago a member may have heard from the leader and still have
 // a lease.
@@ -448,6 +465,24 @@ func (l link) Propose(_ context.Context, tok gate.Token, cmd *fsmpb.Command, _ c
 			return nil, err
 		}
 	}
+	return res, fsm.Err(res)
+}
+
+func (l link) ProposeOwn(_ context.Context, tok gate.Token, cmd *fsmpb.Command) (*fsmpb.Result, error) {
+	l.m.mu.Lock()
+	before := l.m.before
+	l.m.mu.Unlock()
+	if before != nil {
+		if err := before(cmd); err != nil {
+			return nil, err
+		}
+	}
+	if l.LeaderID() != l.m.id {
+		return nil, errs.New(errs.NoLeader, "no leader")
+	}
+	cmd = proto.CloneOf(cmd)
+	cmd.Format, cmd.CorrelationId = fsm.CommandFormat, string(tok.Correlation())
+	res := l.m.w.commit(cmd)
 	return res, fsm.Err(res)
 }
 

@@ -141,6 +141,14 @@ func autoOf(t *testing.T, r *keystore.Registry, names ...string) made {
 	return made{rec, mk, nil}
 }
 
+// wait is what each keystore gets.
+const wait = time.Minute
+
+// open opens a record through its keystores alone.
+func open(ctx context.Context, r seal.Record, reg *keystore.Registry) (memsec.Secret, error) {
+	return seal.Open(ctx, r, reg, clock.System{}, wait)
+}
+
 func TestAnyOneKeystoreOpens(t *testing.T) {
 	provs := map[string]*prov{"a": newProv(t), "b": newProv(t), "c": newProv(t)}
 	reg := registry(t, provs)
@@ -157,17 +165,19 @@ func TestAnyOneKeystoreOpens(t *testing.T) {
 					p.unwrap = func(context.Context) error { return failed(keystore.Denied) }
 				}
 			}
-			o, err := seal.OpenAuto(t.Context(), k.record, reg)
-			if err != nil {
+			o, _ := opening(t, k.record)
+			defer o.Reset()
+			if err := o.Ask(t.Context(), reg, wait); err != nil {
 				t.Fatal(err)
 			}
-			defer o.MasterKey.Destroy()
-			if !same(t, o.MasterKey, k.masterKey) || o.By != (seal.ProviderKey{Provider: only, Key: "k"}) || o.MasterKey.Class() != memsec.Cold {
-				t.Errorf("opened by %s, class %s", o.By, o.MasterKey.Class())
+			mk, ok := o.Take()
+			defer mk.Destroy()
+			if !ok || !same(t, mk, k.masterKey) || mk.Class() != memsec.Cold {
+				t.Errorf("opened: %v, class %s", ok, mk.Class())
 			}
-			for _, f := range o.Failures {
-				if f.Provider == only || f.Class != keystore.Denied {
-					t.Errorf("%+v", f)
+			for _, h := range o.Progress().Holders {
+				if (h.State == seal.HolderGave) != (h.Key.Provider == only) || h.Failure != nil && h.Failure.Class != keystore.Denied {
+					t.Errorf("%+v", h)
 				}
 			}
 		})
@@ -186,13 +196,14 @@ func TestTheFirstKeystoreWinsAndTheOthersAreCancelled(t *testing.T) {
 			cancelled = true
 			return keystore.NewError(keystore.Error{Class: keystore.Unavailable}, ctx.Err())
 		}
-		o, err := seal.OpenAuto(t.Context(), k.record, reg)
-		if err != nil {
+		o, _ := opening(t, k.record)
+		defer o.Reset()
+		if err := o.Ask(t.Context(), reg, wait); err != nil {
 			t.Fatal(err)
 		}
-		defer o.MasterKey.Destroy()
-		if o.By.Provider != "fast" || !cancelled || len(o.Failures) != 0 {
-			t.Errorf("by %s, slow cancelled %v, failures %v", o.By, cancelled, o.Failures)
+		p := o.Progress()
+		if !p.Complete() || !cancelled || p.Holders[0].State != seal.HolderIdle || p.Holders[1].State != seal.HolderGave {
+			t.Errorf("slow cancelled %v: %+v", cancelled, p)
 		}
 	})
 }
@@ -213,14 +224,14 @@ func TestTwoWinnersLeaveOneMasterKey(t *testing.T) {
 		}
 		a.unwrap = meet
 		b.unwrap = func(context.Context) error { arrive <- struct{}{}; return nil }
-		o, err := seal.OpenAuto(t.Context(), k.record, reg)
+		mk, err := open(t.Context(), k.record, reg)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if n := memsec.Report().Secrets; n != before+1 {
 			t.Errorf("%d secrets were left, want 1", n-before)
 		}
-		o.MasterKey.Destroy()
+		mk.Destroy()
 	})
 }
 
@@ -235,15 +246,15 @@ func TestEveryFailureIsNamed(t *testing.T) {
 	provs["short"].swap = func() (memsec.Secret, error) { return memsec.Random(rand.Reader, 16, memsec.Hot) }
 	delete(provs, "gone")
 	reg = registry(t, provs)
-	_, err := seal.OpenAuto(t.Context(), k.record, reg)
-	var ae *seal.AutoError
+	_, err := open(t.Context(), k.record, reg)
+	var ae *seal.MissingError
 	if !errors.As(err, &ae) || !errs.Is(err, errs.Sealed) || !ae.Transient() {
 		t.Fatalf("%v", err)
 	}
 	got := make(map[string]keystore.Class)
-	for _, f := range ae.Failures {
+	for _, f := range ae.Failures() {
 		got[f.Provider] = f.Class
-		if !strings.Contains(err.Error(), f.Provider+` key "k" `+f.Class.String()) {
+		if !strings.Contains(err.Error(), f.Provider+` key "k" (`+f.Class.String()+")") {
 			t.Errorf("%s is not named: %v", f.Provider, err)
 		}
 	}
@@ -254,10 +265,10 @@ func TestEveryFailureIsNamed(t *testing.T) {
 		t.Error(diff)
 	}
 	provs["away"].unwrap = func(context.Context) error { return failed(keystore.Denied) }
-	if _, err := seal.OpenAuto(t.Context(), k.record, reg); !errors.As(err, &ae) || ae.Transient() {
+	if _, err := open(t.Context(), k.record, reg); !errors.As(err, &ae) || ae.Transient() {
 		t.Errorf("nothing to wait for: %v", err)
 	}
-	if _, err := seal.OpenAuto(t.Context(), k.record, nil); !errors.As(err, &ae) || ae.Transient() {
+	if _, err := open(t.Context(), k.record, nil); !errors.As(err, &ae) || ae.Transient() {
 		t.Errorf("no keystores at all: %v", err)
 	}
 }
@@ -278,9 +289,9 @@ func TestTamperedWrappingsAreCorrupt(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			pb := k.record.Proto()
 			change(pb)
-			_, err := seal.OpenAuto(t.Context(), reparse(t, pb), reg)
-			var ae *seal.AutoError
-			if !errors.As(err, &ae) || ae.Failures[0].Class != keystore.Corrupt || ae.Transient() {
+			_, err := open(t.Context(), reparse(t, pb), reg)
+			var ae *seal.MissingError
+			if !errors.As(err, &ae) || ae.Failures()[0].Class != keystore.Corrupt || ae.Transient() {
 				t.Fatalf("%v", err)
 			}
 			// All but the last are found before a MasterKey comes out: the AAD binds them.
@@ -352,11 +363,11 @@ func TestTheCorrelationIDOfTheContextReachesTheKeystore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o, err := seal.OpenAuto(corr.With(t.Context(), id), k.record, reg)
+	mk, err := open(corr.With(t.Context(), id), k.record, reg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.MasterKey.Destroy()
+	mk.Destroy()
 	if got := p.seen[len(p.seen)-1]; got != id {
 		t.Errorf("the keystore saw %q, want %q", got, id)
 	}
@@ -376,12 +387,12 @@ func TestAutoRecordSurvivesItsFile(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	o, err := seal.OpenAuto(ctx, r, reg)
+	mk, err := open(ctx, r, reg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer o.MasterKey.Destroy()
-	if !same(t, o.MasterKey, k.masterKey) {
+	defer mk.Destroy()
+	if !same(t, mk, k.masterKey) {
 		t.Error("another key came out")
 	}
 }

@@ -2,9 +2,10 @@
 //
 // [Create] makes a MasterKey, a [Record] that says how it is protected, and in
 // Shamir mode the [Share] of every person. A node becomes unsealed again by an
-// [Unsealer], to which people contribute shares, or by [OpenAuto], which asks
-// the keystores. A share reaches a node only encrypted to a key that the node
-// made at this start and signed ([StartKey], [SealShare]).
+// [Opening], which asks keystores, to which people contribute shares, and which
+// knows of every holder what came of it. A share of a person reaches a node only
+// encrypted to a key that the node made at this start and signed ([StartKey],
+// [SealShare]).
 //
 // Whether a node may unseal at all is not decided here: a cluster that was
 // sealed by a person stays so until the hold is released, which is a
@@ -56,9 +57,8 @@
 //
 // # Concurrency
 //
-// Record, Share and StartKey are safe for concurrent use. An Unsealer is a
-// state machine without a lock; its owner calls it from one goroutine at a
-// time. OpenAuto's goroutines end before it returns.
+// Everything is safe for concurrent use. An [Opening] holds no lock while it asks
+// keystores, and the goroutines of [Opening.Ask] end before it returns.
 //
 // # Failure
 //

@@ -30,12 +30,12 @@ func Example() {
 	// The genesis is built from the record; its SHA-256 is the fingerprint.
 	fingerprint := seal.Fingerprint(record.Digest())
 
-	unsealer, err := seal.NewUnsealer(record, fingerprint, clock.System{}, seal.DefaultPatience)
+	opening, err := seal.NewOpening(record, fingerprint, clock.System{}, seal.DefaultPatience)
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	defer unsealer.Reset()
+	defer opening.Reset()
 	for _, s := range shares[1:] {
 		var paper bytes.Buffer
 		if err := s.ForCluster(fingerprint).Print(&paper); err != nil {
@@ -47,13 +47,13 @@ func Example() {
 			fmt.Println(err)
 			return
 		}
-		progress, err := unsealer.Contribute(given)
+		progress, err := opening.Contribute(given)
 		fmt.Println(progress.Have, "of", progress.Need, err)
 	}
 	for _, s := range shares {
 		s.Destroy()
 	}
-	opened, ok := unsealer.Take()
+	opened, ok := opening.Take()
 	defer opened.Destroy()
 	fmt.Println("unsealed:", ok)
 	// Output:

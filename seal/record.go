@@ -166,19 +166,12 @@ func (r Record) Threshold() int { return int(r.pb.GetManifest().GetThreshold()) 
 func (r Record) Shares() int { return len(r.pb.GetManifest().GetHolders()) }
 
 // PersonsNeeded returns how many people an unsealing takes when every keystore
-// answers: 0 means that the MasterKey opens without people.
-func (r Record) PersonsNeeded() int {
-	persons := 0
-	for _, g := range r.Plan().Groups {
-		need := g.Threshold
-		for _, h := range g.Holders {
-			if h.IsKeystore() {
-				need--
-			}
-		}
-		persons += max(need, 0)
+// answers, over all groups: 0 means that the MasterKey opens without people.
+func (r Record) PersonsNeeded() (need int) {
+	for _, g := range r.groups() {
+		need += g.People
 	}
-	return persons
+	return need
 }
 
 // Plan returns the plan that the ceremony had: who holds what. The intents are

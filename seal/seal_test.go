@@ -108,7 +108,7 @@ func shamirOf(t tb, c seal.Ceremony, n, m int) made {
 }
 
 // again makes a second copy of a share, as its holder's paper would: an
-// unsealer takes over what it is given.
+// opening takes over what it is given.
 func again(t tb, s seal.Share) seal.Share {
 	t.Helper()
 	out, err := seal.ParseShare(text(t, s))
@@ -127,10 +127,10 @@ func text(t tb, s seal.Share) []byte {
 	return b.Bytes()
 }
 
-func unsealer(t tb, r seal.Record) (*seal.Unsealer, *clock.Fake) {
+func opening(t tb, r seal.Record) (*seal.Opening, *clock.Fake) {
 	t.Helper()
 	c := clock.NewFake(start)
-	u, err := seal.NewUnsealer(r, fingerprint, c, seal.DefaultPatience)
+	u, err := seal.NewOpening(r, fingerprint, c, seal.DefaultPatience)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +153,7 @@ func TestI4_AnyMOfNOpensAndFewerDoNot(t *testing.T) {
 		k := shamirOf(t, ceremony(t), n, m)
 		defer k.done()
 		order := rapid.Permutation(k.shares).Draw(t, "order")
-		u, _ := unsealer(t, k.record)
+		u, _ := opening(t, k.record)
 		defer u.Reset()
 		for i, s := range order[:m] {
 			if _, open := u.Take(); open {
@@ -181,7 +181,7 @@ func TestI4_AnyMOfNOpensAndFewerDoNot(t *testing.T) {
 func TestTheLargestNumberOfSharesWorks(t *testing.T) {
 	for _, m := range []int{2, seal.MaxShares} {
 		k := shamirOf(t, ceremony(t), seal.MaxShares, m)
-		u, _ := unsealer(t, k.record)
+		u, _ := opening(t, k.record)
 		for _, s := range k.shares[seal.MaxShares-m:] {
 			if _, err := u.Contribute(again(t, s)); err != nil {
 				t.Fatal(err)
@@ -272,7 +272,7 @@ func TestI3_EveryRefusalHasItsName(t *testing.T) {
 		defer o.done()
 		return again(t, o.shares[n-1])
 	}
-	u, _ := unsealer(t, k.record)
+	u, _ := opening(t, k.record)
 	defer u.Reset()
 	if _, err := u.Contribute(again(t, k.shares[1])); err != nil {
 		t.Fatal(err)
@@ -322,7 +322,7 @@ func TestI2_WhatDoesNotMatchTheCommitmentIsNotUsed(t *testing.T) {
 	defer k.done()
 	pb := k.record.Proto()
 	pb.GetManifest().GetMasterKeyCommitment()[0] ^= 1
-	u, _ := unsealer(t, reparse(t, pb))
+	u, _ := opening(t, reparse(t, pb))
 	defer u.Reset()
 	if _, err := u.Contribute(again(t, k.shares[0])); err != nil {
 		t.Fatal(err)
@@ -339,7 +339,7 @@ func TestI2_WhatDoesNotMatchTheCommitmentIsNotUsed(t *testing.T) {
 func TestSharesWaitForEachOtherOnlySoLong(t *testing.T) {
 	k := shamirOf(t, ceremony(t), 3, 3)
 	defer k.done()
-	u, c := unsealer(t, k.record)
+	u, c := opening(t, k.record)
 	defer u.Reset()
 	give := func(i, have int) {
 		t.Helper()
@@ -381,7 +381,7 @@ func TestSharesWaitForEachOtherOnlySoLong(t *testing.T) {
 func TestResetForgetsEverything(t *testing.T) {
 	k := shamirOf(t, ceremony(t), 2, 2)
 	defer k.done()
-	u, _ := unsealer(t, k.record)
+	u, _ := opening(t, k.record)
 	for i := range 2 {
 		for _, s := range k.shares[:i+1] {
 			if _, err := u.Contribute(again(t, s)); err != nil {
@@ -395,19 +395,16 @@ func TestResetForgetsEverything(t *testing.T) {
 	}
 }
 
-func TestRecordsAreOpenedInTheirOwnModeOnly(t *testing.T) {
+func TestAnOpeningNeedsARecordAndPatience(t *testing.T) {
 	k := shamirOf(t, ceremony(t), 2, 2)
 	defer k.done()
-	if _, err := seal.OpenAuto(t.Context(), k.record, nil); !errors.Is(err, seal.ErrMode) {
-		t.Errorf("auto of shamir: %v", err)
+	if _, err := seal.NewOpening(seal.Record{}, fingerprint, clock.System{}, time.Hour); !errors.Is(err, seal.ErrNoRecord) {
+		t.Errorf("of nothing: %v", err)
 	}
-	if _, err := seal.OpenAuto(t.Context(), seal.Record{}, nil); !errors.Is(err, seal.ErrMode) {
-		t.Errorf("auto of nothing: %v", err)
+	if _, err := seal.Open(t.Context(), seal.Record{}, nil, clock.System{}, time.Hour); !errors.Is(err, seal.ErrNoRecord) {
+		t.Errorf("of nothing: %v", err)
 	}
-	if _, err := seal.NewUnsealer(seal.Record{}, fingerprint, clock.System{}, time.Hour); !errors.Is(err, seal.ErrMode) {
-		t.Errorf("shares of nothing: %v", err)
-	}
-	if _, err := seal.NewUnsealer(k.record, fingerprint, clock.System{}, 0); !errs.Is(err, errs.InvalidConfig) {
+	if _, err := seal.NewOpening(k.record, fingerprint, clock.System{}, 0); !errs.Is(err, errs.InvalidConfig) {
 		t.Errorf("no patience: %v", err)
 	}
 }

@@ -45,6 +45,7 @@ var (
 	ErrShareCeremony   = errors.New("share of another ceremony")
 	ErrShareGeneration = errors.New("share of another MasterKey generation")
 	ErrShareIndex      = errors.New("number of the share out of range")
+	ErrShareSurplus    = errors.New("the group of the share has enough")
 )
 
 func refuseShare(cause error, msg, hint string) error {

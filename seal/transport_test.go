@@ -61,7 +61,7 @@ func TestAShareTravelsToItsNode(t *testing.T) {
 	for name, member := range map[string]crypto.Signer{"ed25519": ed25519Key(t), "ecdsa": ecdsaKey(t)} {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t, here, member)
-			u, _ := unsealer(t, k.record)
+			u, _ := opening(t, k.record)
 			defer u.Reset()
 			var last []byte
 			for _, s := range k.shares {

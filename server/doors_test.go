@@ -506,7 +506,7 @@ func TestOpsNamesNobody(t *testing.T) {
 	}
 	// A workload does not read what people wrote.
 	st, err := kryptonv1.NewSealClient(w.grpc(0, "workload/acme")).GetSeal(limited(t), &kryptonv1.GetSealRequest{})
-	if err != nil || !st.GetHeld() || st.GetHoldReason() != "" {
+	if err != nil || !st.GetHeld() || st.GetHoldReason() != "" || len(st.GetHolders()) != 0 || st.GetEnough() != "" || len(st.GetGroups()) != 1 {
 		t.Errorf("a workload reads %v, %v", st, err)
 	}
 }

@@ -4,16 +4,19 @@ import (
 	"context"
 	"encoding/hex"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/keystore"
 	"github.com/openkcm/krypton-cluster/node"
 	"github.com/openkcm/krypton-cluster/seal"
 )
@@ -56,8 +59,67 @@ func (c *calls) sealStatus() (*kryptonv1.SealStatus, error) {
 		out.Mode = kryptonv1.SealMode_SEAL_MODE_SHAMIR
 	case seal.ModeUnspecified:
 	}
+	describeHolders(out, st)
 	return out, nil
 }
+
+// describeHolders says who can unseal the node, and what came of each.
+func describeHolders(out *kryptonv1.SealStatus, st node.SealStatus) {
+	p := st.Progress
+	for _, g := range p.Groups {
+		out.Groups = append(out.Groups, &kryptonv1.GroupProgress{
+			Name: g.Name, Have: count(g.Have), Need: count(g.Need), Shares: count(g.Shares), PersonsNeeded: count(g.People),
+		})
+	}
+	for _, h := range p.Holders {
+		one := &kryptonv1.HolderProgress{
+			Index: count(h.Index), Group: p.Groups[h.Group].Name, Name: h.Name, Keystore: h.Key.Provider, Key: string(h.Key.Key),
+			State: holderStates[h.State], Since: moment(h.Since), Protection: protections[st.Protections[h.Key]],
+		}
+		if f := h.Failure; f != nil {
+			one.Failure, one.RequestId = f.Class.String(), printable(string(f.RequestID))
+		}
+		out.Holders = append(out.Holders, one)
+	}
+	if !st.Unsealed {
+		out.Enough, out.SharesExpireTime = p.Enough(), moment(p.Expires)
+	}
+	out.WatchTime, out.Protection = moment(st.Watched), protections[st.Protection]
+}
+
+// moment is nil for no time.
+func moment(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
+
+// printable leaves of what a keystore said what a terminal can show.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(s, ""))
+}
+
+//nolint:gochecknoglobals // Immutable.
+var (
+	holderStates = map[seal.HolderState]kryptonv1.HolderState{
+		seal.HolderAwaited: kryptonv1.HolderState_HOLDER_STATE_AWAITED,
+		seal.HolderIdle:    kryptonv1.HolderState_HOLDER_STATE_IDLE,
+		seal.HolderAsked:   kryptonv1.HolderState_HOLDER_STATE_ASKED,
+		seal.HolderGave:    kryptonv1.HolderState_HOLDER_STATE_GAVE,
+		seal.HolderFailed:  kryptonv1.HolderState_HOLDER_STATE_FAILED,
+		seal.HolderMissing: kryptonv1.HolderState_HOLDER_STATE_MISSING,
+	}
+	protections = map[keystore.Protection]kryptonv1.KeyProtection{
+		keystore.ProtectionSoftware: kryptonv1.KeyProtection_KEY_PROTECTION_SOFTWARE,
+		keystore.ProtectionHSM:      kryptonv1.KeyProtection_KEY_PROTECTION_HSM,
+	}
+)
 
 // count turns a small number of our own into what the API has.
 func count(n int) uint32 {
@@ -71,7 +133,10 @@ func (s sealServer) GetSeal(ctx context.Context, _ *kryptonv1.GetSealRequest) (*
 		if out, err = s.sealStatus(); err == nil && tok.Principal().Role == auth.RoleWorkload {
 			// What people wrote, and what the operator's keystore said, is not for
 			// the programs of tenants.
-			out.HoldReason, out.LastFailure = "", ""
+			out.HoldReason, out.LastFailure, out.Enough, out.Holders = "", "", "", nil
+			for _, g := range out.GetGroups() {
+				g.Name = ""
+			}
 		}
 		return err
 	})

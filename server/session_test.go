@@ -103,6 +103,10 @@ func TestAShamirNodeStartsWithoutAQuorumAndIsUnsealedByItsCustodians(t *testing.
 	if st, err = w.contribute(t, 0, init.GetShares()[0]); err != nil || st.GetHave() != 1 || st.GetState() != kryptonv1.SealState_SEAL_STATE_SEALED {
 		t.Fatalf("after one share: %v, %v", st, err)
 	}
+	if h := st.GetHolders(); len(h) != 3 || h[0].GetState() != kryptonv1.HolderState_HOLDER_STATE_GAVE || h[1].GetState() != kryptonv1.HolderState_HOLDER_STATE_AWAITED ||
+		st.GetEnough() != "1 more of: "+h[1].GetName()+" (person), "+h[2].GetName()+" (person)" || st.GetSharesExpireTime() == nil || st.GetGroups()[0].GetPersonsNeeded() != 2 {
+		t.Errorf("after one share: %v", st)
+	}
 	if _, err = w.contribute(t, 0, init.GetShares()[0]); codeOf(err) != errs.ShareRefused {
 		t.Fatalf("the same share twice: %v", err)
 	}

@@ -67,10 +67,10 @@ type sealedNode struct {
 
 	shares int
 
-	mu       sync.Mutex
-	unsealer *seal.Unsealer
-	open     bool
-	held     *atomic.Value // the reason; of all nodes
+	mu      sync.Mutex
+	opening *seal.Opening
+	open    bool
+	held    *atomic.Value // the reason; of all nodes
 }
 
 // trust says in which way a node deserves none.
@@ -133,7 +133,7 @@ func newSealedNode(id clienttest.Identity, rec seal.Record, fp seal.Fingerprint,
 		n.offer.Signature = stolen.Signature
 	}
 	n.shares = rec.Shares()
-	n.unsealer, err = seal.NewUnsealer(rec, fp, clock.System{}, time.Minute)
+	n.opening, err = seal.NewOpening(rec, fp, clock.System{}, time.Minute)
 	return n, err
 }
 
@@ -145,11 +145,13 @@ func (n *sealedNode) reason() string {
 func (n *sealedNode) status() *kryptonv1.SealStatus {
 	st := &kryptonv1.SealStatus{
 		NodeId: n.id.ID, NodeName: n.id.ID, State: kryptonv1.SealState_SEAL_STATE_SEALED, Mode: kryptonv1.SealMode_SEAL_MODE_SHAMIR,
-		Have: uint32(n.unsealer.Progress().Have), Need: 2, Shares: uint32(n.shares), Generation: 1, Fingerprint: hex.EncodeToString(n.fp[:]),
+		Have: uint32(n.opening.Progress().Have), Need: 2, Shares: uint32(n.shares), Generation: 1, Fingerprint: hex.EncodeToString(n.fp[:]),
 		StartKey: n.offer.Public, StartKeySignature: n.offer.Signature, NodeCertificate: n.id.Certificate.Certificate[0],
 		PersonsNeeded: 2, Held: n.reason() != "", HoldReason: n.reason(),
 	}
-	if n.open {
+	if !n.open {
+		st.Enough = n.opening.Progress().Enough()
+	} else {
 		st.State = kryptonv1.SealState_SEAL_STATE_UNSEALED
 	}
 	return st
@@ -168,18 +170,18 @@ func (n *sealedNode) Contribute(_ context.Context, r *kryptonv1.ContributeReques
 		return nil, errs.New(errs.ShareRefused, "the share is for another node")
 	}
 	if r.GetReset_() {
-		n.unsealer.Reset()
+		n.opening.Reset()
 	}
 	s, err := n.start.Open(r.GetSealedShare())
 	if err != nil {
 		return nil, err
 	}
-	p, err := n.unsealer.Contribute(s)
+	p, err := n.opening.Contribute(s)
 	if err != nil {
 		return nil, err
 	}
 	if p.Complete() {
-		if master, ok := n.unsealer.Take(); ok {
+		if master, ok := n.opening.Take(); ok {
 			master.Destroy()
 			n.open = true
 		}

@@ -160,7 +160,7 @@ var Restrictions = []Restriction{
 		Instead:   "call package seal",
 	},
 	{
-		What:      []string{"golang.org/x/crypto"},
+		What: []string{"golang.org/x/crypto"},
 		Importers: map[string]string{
 			"intent/sign": "a person's key may be in an SSH agent or a file of ssh-keygen",
 			"seal/agebox": "a person's share may be encrypted to a key of ssh-keygen",

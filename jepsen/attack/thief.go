@@ -43,28 +43,28 @@ const (
 // masterKey opens the seal of a cluster: the power of who administers the keystore.
 // Attackers of files never have it; it is for what an honest node would have written,
 // and for who stole a CA.
-func (t *theatre) masterKey(ctx context.Context, n *devcluster.Node) (seal.Opened, error) {
+func (t *theatre) masterKey(ctx context.Context, n *devcluster.Node) (memsec.Secret, error) {
 	stores, err := keystore.Open(ctx, keystore.Env{Logger: slog.New(slog.DiscardHandler), Rand: rand.Reader, Clock: clock.System{}},
 		[]keystore.Config{{Name: devcluster.KeystoreName, Type: local.Type, Settings: map[string]string{"dir": filepath.Join(t.Dir(), "keystore")}}},
 		keystore.Constructors{local.Type: local.New})
 	if err != nil {
-		return seal.Opened{}, err
+		return memsec.Secret{}, err
 	}
 	defer func() { _ = stores.Close() }()
 	rec, err := seal.ReadFile(filepath.Join(n.DataDir(), "seal", "record.pb"), hierarchy.KeyspaceID{})
 	if err != nil {
-		return seal.Opened{}, err
+		return memsec.Secret{}, err
 	}
-	return seal.OpenAuto(ctx, rec, stores)
+	return seal.Open(ctx, rec, stores, clock.System{}, time.Minute)
 }
 
 // prover returns the MAC that an honest node puts under a snapshot.
 func (t *theatre) prover(ctx context.Context, n *devcluster.Node) (fsm.MACFunc, error) {
-	opened, err := t.masterKey(ctx, n)
+	master, err := t.masterKey(ctx, n)
 	if err != nil {
 		return nil, err
 	}
-	key, err := envelope.RegistryMACKey(opened.MasterKey)
+	key, err := envelope.RegistryMACKey(master)
 	if err != nil {
 		return nil, err
 	}
@@ -77,16 +77,16 @@ func (t *theatre) prover(ctx context.Context, n *devcluster.Node) (fsm.MACFunc, 
 // stealCA takes the key of a CA out of a cluster, with the MasterKey and the
 // registry in the files of a node.
 func (t *theatre) stealCA(ctx context.Context, n *devcluster.Node, name string) (*pki.CA, error) {
-	opened, err := t.masterKey(ctx, n)
+	master, err := t.masterKey(ctx, n)
 	if err != nil {
 		return nil, err
 	}
-	defer opened.MasterKey.Destroy()
+	defer master.Destroy()
 	v, err := t.registry(n)
 	if err != nil {
 		return nil, err
 	}
-	parent, err := envelope.IVKParent(opened.MasterKey)
+	parent, err := envelope.IVKParent(master)
 	if err != nil {
 		return nil, err
 	}

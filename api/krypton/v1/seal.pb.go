@@ -9,6 +9,7 @@ package kryptonv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -125,6 +126,127 @@ func (SealMode) EnumDescriptor() ([]byte, []int) {
 	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{1}
 }
 
+// KeyProtection says where a key is held.
+type KeyProtection int32
+
+const (
+	// The keystore does not say, or was not asked.
+	KeyProtection_KEY_PROTECTION_UNSPECIFIED KeyProtection = 0
+	// In the memory or on the disk of ordinary machines.
+	KeyProtection_KEY_PROTECTION_SOFTWARE KeyProtection = 1
+	// In a hardware security module.
+	KeyProtection_KEY_PROTECTION_HSM KeyProtection = 2
+)
+
+// Enum value maps for KeyProtection.
+var (
+	KeyProtection_name = map[int32]string{
+		0: "KEY_PROTECTION_UNSPECIFIED",
+		1: "KEY_PROTECTION_SOFTWARE",
+		2: "KEY_PROTECTION_HSM",
+	}
+	KeyProtection_value = map[string]int32{
+		"KEY_PROTECTION_UNSPECIFIED": 0,
+		"KEY_PROTECTION_SOFTWARE":    1,
+		"KEY_PROTECTION_HSM":         2,
+	}
+)
+
+func (x KeyProtection) Enum() *KeyProtection {
+	p := new(KeyProtection)
+	*p = x
+	return p
+}
+
+func (x KeyProtection) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (KeyProtection) Descriptor() protoreflect.EnumDescriptor {
+	return file_krypton_v1_seal_proto_enumTypes[2].Descriptor()
+}
+
+func (KeyProtection) Type() protoreflect.EnumType {
+	return &file_krypton_v1_seal_proto_enumTypes[2]
+}
+
+func (x KeyProtection) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use KeyProtection.Descriptor instead.
+func (KeyProtection) EnumDescriptor() ([]byte, []int) {
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{2}
+}
+
+// HolderState says what came of one holder on the node that answers.
+type HolderState int32
+
+const (
+	HolderState_HOLDER_STATE_UNSPECIFIED HolderState = 0
+	// A person whose share has not come.
+	HolderState_HOLDER_STATE_AWAITED HolderState = 1
+	// A keystore that this node has not asked.
+	HolderState_HOLDER_STATE_IDLE HolderState = 2
+	// A keystore that was asked and has not answered yet.
+	HolderState_HOLDER_STATE_ASKED HolderState = 3
+	// The share was given; of a keystore on an unsealed leader: it opens what it has to.
+	HolderState_HOLDER_STATE_GAVE HolderState = 4
+	// The keystore failed when it was last asked; failure says how.
+	HolderState_HOLDER_STATE_FAILED HolderState = 5
+	// The seal record has nothing that this keystore could open.
+	HolderState_HOLDER_STATE_MISSING HolderState = 6
+)
+
+// Enum value maps for HolderState.
+var (
+	HolderState_name = map[int32]string{
+		0: "HOLDER_STATE_UNSPECIFIED",
+		1: "HOLDER_STATE_AWAITED",
+		2: "HOLDER_STATE_IDLE",
+		3: "HOLDER_STATE_ASKED",
+		4: "HOLDER_STATE_GAVE",
+		5: "HOLDER_STATE_FAILED",
+		6: "HOLDER_STATE_MISSING",
+	}
+	HolderState_value = map[string]int32{
+		"HOLDER_STATE_UNSPECIFIED": 0,
+		"HOLDER_STATE_AWAITED":     1,
+		"HOLDER_STATE_IDLE":        2,
+		"HOLDER_STATE_ASKED":       3,
+		"HOLDER_STATE_GAVE":        4,
+		"HOLDER_STATE_FAILED":      5,
+		"HOLDER_STATE_MISSING":     6,
+	}
+)
+
+func (x HolderState) Enum() *HolderState {
+	p := new(HolderState)
+	*p = x
+	return p
+}
+
+func (x HolderState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (HolderState) Descriptor() protoreflect.EnumDescriptor {
+	return file_krypton_v1_seal_proto_enumTypes[3].Descriptor()
+}
+
+func (HolderState) Type() protoreflect.EnumType {
+	return &file_krypton_v1_seal_proto_enumTypes[3]
+}
+
+func (x HolderState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use HolderState.Descriptor instead.
+func (HolderState) EnumDescriptor() ([]byte, []int) {
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{3}
+}
+
 type SealStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Node that answers.
@@ -154,7 +276,24 @@ type SealStatus struct {
 	LastFailure string `protobuf:"bytes,17,opt,name=last_failure,json=lastFailure,proto3" json:"last_failure,omitempty"`
 	// How many tenants have policies that do not compile on this node, so that it
 	// refuses what they would decide; krypton status --data-dir names them.
-	PolicyFaults  uint32 `protobuf:"varint,18,opt,name=policy_faults,json=policyFaults,proto3" json:"policy_faults,omitempty"`
+	PolicyFaults uint32 `protobuf:"varint,18,opt,name=policy_faults,json=policyFaults,proto3" json:"policy_faults,omitempty"`
+	// Groups of holders; every one has to reach what it needs. In auto mode one,
+	// of the keystores. Workloads see the numbers only.
+	Groups []*GroupProgress `protobuf:"bytes,19,rep,name=groups,proto3" json:"groups,omitempty"`
+	// Every holder of a share, or in auto mode every keystore that the manifest
+	// names. Not for workloads.
+	Holders []*HolderProgress `protobuf:"bytes,20,rep,name=holders,proto3" json:"holders,omitempty"`
+	// What would be enough to unseal, for people: "1 more of: hsm-2 (unavailable),
+	// anna (person)". Empty when nothing is missing, and for workloads.
+	Enough string `protobuf:"bytes,21,opt,name=enough,proto3" json:"enough,omitempty"`
+	// When the shares that people gave are dropped; absent while there are none.
+	SharesExpireTime *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=shares_expire_time,json=sharesExpireTime,proto3" json:"shares_expire_time,omitempty"`
+	// When this node last checked that every keystore of the seal opens it; the
+	// leader does. Absent if it did not since it leads.
+	WatchTime *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=watch_time,json=watchTime,proto3" json:"watch_time,omitempty"`
+	// How well the keystores of the seal protect it: that of the weakest. Absent
+	// before watch_time.
+	Protection    KeyProtection `protobuf:"varint,24,opt,name=protection,proto3,enum=krypton.v1.KeyProtection" json:"protection,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -315,6 +454,253 @@ func (x *SealStatus) GetPolicyFaults() uint32 {
 	return 0
 }
 
+func (x *SealStatus) GetGroups() []*GroupProgress {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *SealStatus) GetHolders() []*HolderProgress {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
+func (x *SealStatus) GetEnough() string {
+	if x != nil {
+		return x.Enough
+	}
+	return ""
+}
+
+func (x *SealStatus) GetSharesExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SharesExpireTime
+	}
+	return nil
+}
+
+func (x *SealStatus) GetWatchTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.WatchTime
+	}
+	return nil
+}
+
+func (x *SealStatus) GetProtection() KeyProtection {
+	if x != nil {
+		return x.Protection
+	}
+	return KeyProtection_KEY_PROTECTION_UNSPECIFIED
+}
+
+// GroupProgress is a number of holders, of which some are enough.
+type GroupProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For people; empty if it is the only group.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Shares given so far, needed, and how many there are.
+	Have   uint32 `protobuf:"varint,2,opt,name=have,proto3" json:"have,omitempty"`
+	Need   uint32 `protobuf:"varint,3,opt,name=need,proto3" json:"need,omitempty"`
+	Shares uint32 `protobuf:"varint,4,opt,name=shares,proto3" json:"shares,omitempty"`
+	// Persons that it takes when every keystore answers.
+	PersonsNeeded uint32 `protobuf:"varint,5,opt,name=persons_needed,json=personsNeeded,proto3" json:"persons_needed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupProgress) Reset() {
+	*x = GroupProgress{}
+	mi := &file_krypton_v1_seal_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupProgress) ProtoMessage() {}
+
+func (x *GroupProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_seal_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupProgress.ProtoReflect.Descriptor instead.
+func (*GroupProgress) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *GroupProgress) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GroupProgress) GetHave() uint32 {
+	if x != nil {
+		return x.Have
+	}
+	return 0
+}
+
+func (x *GroupProgress) GetNeed() uint32 {
+	if x != nil {
+		return x.Need
+	}
+	return 0
+}
+
+func (x *GroupProgress) GetShares() uint32 {
+	if x != nil {
+		return x.Shares
+	}
+	return 0
+}
+
+func (x *GroupProgress) GetPersonsNeeded() uint32 {
+	if x != nil {
+		return x.PersonsNeeded
+	}
+	return 0
+}
+
+// HolderProgress is one holder of a share, or one keystore of the seal.
+type HolderProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of the share; 0 in auto mode.
+	Index uint32 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	// Name of its group.
+	Group string `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
+	// Who, for people.
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// A keystore: its configured name, and the key as it names it. Empty for a person.
+	Keystore string      `protobuf:"bytes,4,opt,name=keystore,proto3" json:"keystore,omitempty"`
+	Key      string      `protobuf:"bytes,5,opt,name=key,proto3" json:"key,omitempty"`
+	State    HolderState `protobuf:"varint,6,opt,name=state,proto3,enum=krypton.v1.HolderState" json:"state,omitempty"`
+	// How it failed: denied, unavailable, throttled, misconfigured or corrupt.
+	Failure string `protobuf:"bytes,7,opt,name=failure,proto3" json:"failure,omitempty"`
+	// Under which id the keystore's own log has the failed call; empty if it gave none.
+	RequestId string `protobuf:"bytes,8,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// When the state began; of FAILED the first failure in a row.
+	Since *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=since,proto3" json:"since,omitempty"`
+	// Where the keystore holds the key, as it says.
+	Protection    KeyProtection `protobuf:"varint,10,opt,name=protection,proto3,enum=krypton.v1.KeyProtection" json:"protection,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HolderProgress) Reset() {
+	*x = HolderProgress{}
+	mi := &file_krypton_v1_seal_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HolderProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HolderProgress) ProtoMessage() {}
+
+func (x *HolderProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_seal_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HolderProgress.ProtoReflect.Descriptor instead.
+func (*HolderProgress) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *HolderProgress) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *HolderProgress) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *HolderProgress) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HolderProgress) GetKeystore() string {
+	if x != nil {
+		return x.Keystore
+	}
+	return ""
+}
+
+func (x *HolderProgress) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *HolderProgress) GetState() HolderState {
+	if x != nil {
+		return x.State
+	}
+	return HolderState_HOLDER_STATE_UNSPECIFIED
+}
+
+func (x *HolderProgress) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+func (x *HolderProgress) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *HolderProgress) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *HolderProgress) GetProtection() KeyProtection {
+	if x != nil {
+		return x.Protection
+	}
+	return KeyProtection_KEY_PROTECTION_UNSPECIFIED
+}
+
 type GetSealRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -323,7 +709,7 @@ type GetSealRequest struct {
 
 func (x *GetSealRequest) Reset() {
 	*x = GetSealRequest{}
-	mi := &file_krypton_v1_seal_proto_msgTypes[1]
+	mi := &file_krypton_v1_seal_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -335,7 +721,7 @@ func (x *GetSealRequest) String() string {
 func (*GetSealRequest) ProtoMessage() {}
 
 func (x *GetSealRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_seal_proto_msgTypes[1]
+	mi := &file_krypton_v1_seal_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -348,7 +734,7 @@ func (x *GetSealRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSealRequest.ProtoReflect.Descriptor instead.
 func (*GetSealRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{1}
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{3}
 }
 
 type ContributeRequest struct {
@@ -365,7 +751,7 @@ type ContributeRequest struct {
 
 func (x *ContributeRequest) Reset() {
 	*x = ContributeRequest{}
-	mi := &file_krypton_v1_seal_proto_msgTypes[2]
+	mi := &file_krypton_v1_seal_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -377,7 +763,7 @@ func (x *ContributeRequest) String() string {
 func (*ContributeRequest) ProtoMessage() {}
 
 func (x *ContributeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_seal_proto_msgTypes[2]
+	mi := &file_krypton_v1_seal_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -390,7 +776,7 @@ func (x *ContributeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContributeRequest.ProtoReflect.Descriptor instead.
 func (*ContributeRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{2}
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ContributeRequest) GetSealedShare() []byte {
@@ -429,7 +815,7 @@ type GetShardRequest struct {
 
 func (x *GetShardRequest) Reset() {
 	*x = GetShardRequest{}
-	mi := &file_krypton_v1_seal_proto_msgTypes[3]
+	mi := &file_krypton_v1_seal_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -441,7 +827,7 @@ func (x *GetShardRequest) String() string {
 func (*GetShardRequest) ProtoMessage() {}
 
 func (x *GetShardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_seal_proto_msgTypes[3]
+	mi := &file_krypton_v1_seal_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -454,7 +840,7 @@ func (x *GetShardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetShardRequest.ProtoReflect.Descriptor instead.
 func (*GetShardRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{3}
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetShardRequest) GetIndex() uint32 {
@@ -493,7 +879,7 @@ type EncryptedShard struct {
 
 func (x *EncryptedShard) Reset() {
 	*x = EncryptedShard{}
-	mi := &file_krypton_v1_seal_proto_msgTypes[4]
+	mi := &file_krypton_v1_seal_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -505,7 +891,7 @@ func (x *EncryptedShard) String() string {
 func (*EncryptedShard) ProtoMessage() {}
 
 func (x *EncryptedShard) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_seal_proto_msgTypes[4]
+	mi := &file_krypton_v1_seal_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -518,7 +904,7 @@ func (x *EncryptedShard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EncryptedShard.ProtoReflect.Descriptor instead.
 func (*EncryptedShard) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{4}
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *EncryptedShard) GetIndex() uint32 {
@@ -553,7 +939,7 @@ type SealNodeRequest struct {
 
 func (x *SealNodeRequest) Reset() {
 	*x = SealNodeRequest{}
-	mi := &file_krypton_v1_seal_proto_msgTypes[5]
+	mi := &file_krypton_v1_seal_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -565,7 +951,7 @@ func (x *SealNodeRequest) String() string {
 func (*SealNodeRequest) ProtoMessage() {}
 
 func (x *SealNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_seal_proto_msgTypes[5]
+	mi := &file_krypton_v1_seal_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -578,7 +964,7 @@ func (x *SealNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealNodeRequest.ProtoReflect.Descriptor instead.
 func (*SealNodeRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{5}
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SealNodeRequest) GetCluster() bool {
@@ -611,7 +997,7 @@ type ReleaseHoldRequest struct {
 
 func (x *ReleaseHoldRequest) Reset() {
 	*x = ReleaseHoldRequest{}
-	mi := &file_krypton_v1_seal_proto_msgTypes[6]
+	mi := &file_krypton_v1_seal_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -623,7 +1009,7 @@ func (x *ReleaseHoldRequest) String() string {
 func (*ReleaseHoldRequest) ProtoMessage() {}
 
 func (x *ReleaseHoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_seal_proto_msgTypes[6]
+	mi := &file_krypton_v1_seal_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -636,7 +1022,7 @@ func (x *ReleaseHoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseHoldRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseHoldRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{6}
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ReleaseHoldRequest) GetRequestId() string {
@@ -660,7 +1046,7 @@ type SealPlan struct {
 
 func (x *SealPlan) Reset() {
 	*x = SealPlan{}
-	mi := &file_krypton_v1_seal_proto_msgTypes[7]
+	mi := &file_krypton_v1_seal_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -672,7 +1058,7 @@ func (x *SealPlan) String() string {
 func (*SealPlan) ProtoMessage() {}
 
 func (x *SealPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_seal_proto_msgTypes[7]
+	mi := &file_krypton_v1_seal_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -685,7 +1071,7 @@ func (x *SealPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealPlan.ProtoReflect.Descriptor instead.
 func (*SealPlan) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{7}
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SealPlan) GetGroups() []*SealGroup {
@@ -717,7 +1103,7 @@ type SealGroup struct {
 
 func (x *SealGroup) Reset() {
 	*x = SealGroup{}
-	mi := &file_krypton_v1_seal_proto_msgTypes[8]
+	mi := &file_krypton_v1_seal_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -729,7 +1115,7 @@ func (x *SealGroup) String() string {
 func (*SealGroup) ProtoMessage() {}
 
 func (x *SealGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_seal_proto_msgTypes[8]
+	mi := &file_krypton_v1_seal_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -742,7 +1128,7 @@ func (x *SealGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealGroup.ProtoReflect.Descriptor instead.
 func (*SealGroup) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{8}
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SealGroup) GetName() string {
@@ -788,7 +1174,7 @@ type SealHolder struct {
 
 func (x *SealHolder) Reset() {
 	*x = SealHolder{}
-	mi := &file_krypton_v1_seal_proto_msgTypes[9]
+	mi := &file_krypton_v1_seal_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -800,7 +1186,7 @@ func (x *SealHolder) String() string {
 func (*SealHolder) ProtoMessage() {}
 
 func (x *SealHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_seal_proto_msgTypes[9]
+	mi := &file_krypton_v1_seal_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -813,7 +1199,7 @@ func (x *SealHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealHolder.ProtoReflect.Descriptor instead.
 func (*SealHolder) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{9}
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SealHolder) GetName() string {
@@ -870,7 +1256,7 @@ type SealDomain struct {
 
 func (x *SealDomain) Reset() {
 	*x = SealDomain{}
-	mi := &file_krypton_v1_seal_proto_msgTypes[10]
+	mi := &file_krypton_v1_seal_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -882,7 +1268,7 @@ func (x *SealDomain) String() string {
 func (*SealDomain) ProtoMessage() {}
 
 func (x *SealDomain) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_seal_proto_msgTypes[10]
+	mi := &file_krypton_v1_seal_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -895,7 +1281,7 @@ func (x *SealDomain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealDomain.ProtoReflect.Descriptor instead.
 func (*SealDomain) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{10}
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SealDomain) GetProviderType() string {
@@ -924,7 +1310,7 @@ var File_krypton_v1_seal_proto protoreflect.FileDescriptor
 const file_krypton_v1_seal_proto_rawDesc = "" +
 	"\n" +
 	"\x15krypton/v1/seal.proto\x12\n" +
-	"krypton.v1\"\xed\x04\n" +
+	"krypton.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xae\a\n" +
 	"\n" +
 	"SealStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1b\n" +
@@ -948,7 +1334,37 @@ const file_krypton_v1_seal_proto_rawDesc = "" +
 	"\x16unseals_without_people\x18\x0f \x01(\bR\x14unsealsWithoutPeople\x12%\n" +
 	"\x0epersons_needed\x18\x10 \x01(\rR\rpersonsNeeded\x12!\n" +
 	"\flast_failure\x18\x11 \x01(\tR\vlastFailure\x12#\n" +
-	"\rpolicy_faults\x18\x12 \x01(\rR\fpolicyFaults\"\x10\n" +
+	"\rpolicy_faults\x18\x12 \x01(\rR\fpolicyFaults\x121\n" +
+	"\x06groups\x18\x13 \x03(\v2\x19.krypton.v1.GroupProgressR\x06groups\x124\n" +
+	"\aholders\x18\x14 \x03(\v2\x1a.krypton.v1.HolderProgressR\aholders\x12\x16\n" +
+	"\x06enough\x18\x15 \x01(\tR\x06enough\x12H\n" +
+	"\x12shares_expire_time\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampR\x10sharesExpireTime\x129\n" +
+	"\n" +
+	"watch_time\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampR\twatchTime\x129\n" +
+	"\n" +
+	"protection\x18\x18 \x01(\x0e2\x19.krypton.v1.KeyProtectionR\n" +
+	"protection\"\x8a\x01\n" +
+	"\rGroupProgress\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04have\x18\x02 \x01(\rR\x04have\x12\x12\n" +
+	"\x04need\x18\x03 \x01(\rR\x04need\x12\x16\n" +
+	"\x06shares\x18\x04 \x01(\rR\x06shares\x12%\n" +
+	"\x0epersons_needed\x18\x05 \x01(\rR\rpersonsNeeded\"\xd3\x02\n" +
+	"\x0eHolderProgress\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\rR\x05index\x12\x14\n" +
+	"\x05group\x18\x02 \x01(\tR\x05group\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1a\n" +
+	"\bkeystore\x18\x04 \x01(\tR\bkeystore\x12\x10\n" +
+	"\x03key\x18\x05 \x01(\tR\x03key\x12-\n" +
+	"\x05state\x18\x06 \x01(\x0e2\x17.krypton.v1.HolderStateR\x05state\x12\x18\n" +
+	"\afailure\x18\a \x01(\tR\afailure\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\b \x01(\tR\trequestId\x120\n" +
+	"\x05since\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x129\n" +
+	"\n" +
+	"protection\x18\n" +
+	" \x01(\x0e2\x19.krypton.v1.KeyProtectionR\n" +
+	"protection\"\x10\n" +
 	"\x0eGetSealRequest\"j\n" +
 	"\x11ContributeRequest\x12&\n" +
 	"\fsealed_share\x18\x01 \x01(\fB\x03\x80\x01\x01R\vsealedShare\x12\x17\n" +
@@ -1000,7 +1416,19 @@ const file_krypton_v1_seal_proto_rawDesc = "" +
 	"\bSealMode\x12\x19\n" +
 	"\x15SEAL_MODE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eSEAL_MODE_AUTO\x10\x01\x12\x14\n" +
-	"\x10SEAL_MODE_SHAMIR\x10\x022\xd7\x02\n" +
+	"\x10SEAL_MODE_SHAMIR\x10\x02*d\n" +
+	"\rKeyProtection\x12\x1e\n" +
+	"\x1aKEY_PROTECTION_UNSPECIFIED\x10\x00\x12\x1b\n" +
+	"\x17KEY_PROTECTION_SOFTWARE\x10\x01\x12\x16\n" +
+	"\x12KEY_PROTECTION_HSM\x10\x02*\xbe\x01\n" +
+	"\vHolderState\x12\x1c\n" +
+	"\x18HOLDER_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14HOLDER_STATE_AWAITED\x10\x01\x12\x15\n" +
+	"\x11HOLDER_STATE_IDLE\x10\x02\x12\x16\n" +
+	"\x12HOLDER_STATE_ASKED\x10\x03\x12\x15\n" +
+	"\x11HOLDER_STATE_GAVE\x10\x04\x12\x17\n" +
+	"\x13HOLDER_STATE_FAILED\x10\x05\x12\x18\n" +
+	"\x14HOLDER_STATE_MISSING\x10\x062\xd7\x02\n" +
 	"\x04Seal\x12=\n" +
 	"\aGetSeal\x12\x1a.krypton.v1.GetSealRequest\x1a\x16.krypton.v1.SealStatus\x12C\n" +
 	"\n" +
@@ -1021,45 +1449,58 @@ func file_krypton_v1_seal_proto_rawDescGZIP() []byte {
 	return file_krypton_v1_seal_proto_rawDescData
 }
 
-var file_krypton_v1_seal_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_krypton_v1_seal_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_krypton_v1_seal_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_krypton_v1_seal_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_krypton_v1_seal_proto_goTypes = []any{
-	(SealState)(0),             // 0: krypton.v1.SealState
-	(SealMode)(0),              // 1: krypton.v1.SealMode
-	(*SealStatus)(nil),         // 2: krypton.v1.SealStatus
-	(*GetSealRequest)(nil),     // 3: krypton.v1.GetSealRequest
-	(*ContributeRequest)(nil),  // 4: krypton.v1.ContributeRequest
-	(*GetShardRequest)(nil),    // 5: krypton.v1.GetShardRequest
-	(*EncryptedShard)(nil),     // 6: krypton.v1.EncryptedShard
-	(*SealNodeRequest)(nil),    // 7: krypton.v1.SealNodeRequest
-	(*ReleaseHoldRequest)(nil), // 8: krypton.v1.ReleaseHoldRequest
-	(*SealPlan)(nil),           // 9: krypton.v1.SealPlan
-	(*SealGroup)(nil),          // 10: krypton.v1.SealGroup
-	(*SealHolder)(nil),         // 11: krypton.v1.SealHolder
-	(*SealDomain)(nil),         // 12: krypton.v1.SealDomain
+	(SealState)(0),                // 0: krypton.v1.SealState
+	(SealMode)(0),                 // 1: krypton.v1.SealMode
+	(KeyProtection)(0),            // 2: krypton.v1.KeyProtection
+	(HolderState)(0),              // 3: krypton.v1.HolderState
+	(*SealStatus)(nil),            // 4: krypton.v1.SealStatus
+	(*GroupProgress)(nil),         // 5: krypton.v1.GroupProgress
+	(*HolderProgress)(nil),        // 6: krypton.v1.HolderProgress
+	(*GetSealRequest)(nil),        // 7: krypton.v1.GetSealRequest
+	(*ContributeRequest)(nil),     // 8: krypton.v1.ContributeRequest
+	(*GetShardRequest)(nil),       // 9: krypton.v1.GetShardRequest
+	(*EncryptedShard)(nil),        // 10: krypton.v1.EncryptedShard
+	(*SealNodeRequest)(nil),       // 11: krypton.v1.SealNodeRequest
+	(*ReleaseHoldRequest)(nil),    // 12: krypton.v1.ReleaseHoldRequest
+	(*SealPlan)(nil),              // 13: krypton.v1.SealPlan
+	(*SealGroup)(nil),             // 14: krypton.v1.SealGroup
+	(*SealHolder)(nil),            // 15: krypton.v1.SealHolder
+	(*SealDomain)(nil),            // 16: krypton.v1.SealDomain
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
 }
 var file_krypton_v1_seal_proto_depIdxs = []int32{
 	0,  // 0: krypton.v1.SealStatus.state:type_name -> krypton.v1.SealState
 	1,  // 1: krypton.v1.SealStatus.mode:type_name -> krypton.v1.SealMode
-	10, // 2: krypton.v1.SealPlan.groups:type_name -> krypton.v1.SealGroup
-	11, // 3: krypton.v1.SealPlan.keys:type_name -> krypton.v1.SealHolder
-	11, // 4: krypton.v1.SealGroup.holders:type_name -> krypton.v1.SealHolder
-	12, // 5: krypton.v1.SealHolder.domain:type_name -> krypton.v1.SealDomain
-	3,  // 6: krypton.v1.Seal.GetSeal:input_type -> krypton.v1.GetSealRequest
-	4,  // 7: krypton.v1.Seal.Contribute:input_type -> krypton.v1.ContributeRequest
-	5,  // 8: krypton.v1.Seal.GetShard:input_type -> krypton.v1.GetShardRequest
-	7,  // 9: krypton.v1.Seal.SealNode:input_type -> krypton.v1.SealNodeRequest
-	8,  // 10: krypton.v1.Seal.ReleaseHold:input_type -> krypton.v1.ReleaseHoldRequest
-	2,  // 11: krypton.v1.Seal.GetSeal:output_type -> krypton.v1.SealStatus
-	2,  // 12: krypton.v1.Seal.Contribute:output_type -> krypton.v1.SealStatus
-	6,  // 13: krypton.v1.Seal.GetShard:output_type -> krypton.v1.EncryptedShard
-	2,  // 14: krypton.v1.Seal.SealNode:output_type -> krypton.v1.SealStatus
-	2,  // 15: krypton.v1.Seal.ReleaseHold:output_type -> krypton.v1.SealStatus
-	11, // [11:16] is the sub-list for method output_type
-	6,  // [6:11] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	5,  // 2: krypton.v1.SealStatus.groups:type_name -> krypton.v1.GroupProgress
+	6,  // 3: krypton.v1.SealStatus.holders:type_name -> krypton.v1.HolderProgress
+	17, // 4: krypton.v1.SealStatus.shares_expire_time:type_name -> google.protobuf.Timestamp
+	17, // 5: krypton.v1.SealStatus.watch_time:type_name -> google.protobuf.Timestamp
+	2,  // 6: krypton.v1.SealStatus.protection:type_name -> krypton.v1.KeyProtection
+	3,  // 7: krypton.v1.HolderProgress.state:type_name -> krypton.v1.HolderState
+	17, // 8: krypton.v1.HolderProgress.since:type_name -> google.protobuf.Timestamp
+	2,  // 9: krypton.v1.HolderProgress.protection:type_name -> krypton.v1.KeyProtection
+	14, // 10: krypton.v1.SealPlan.groups:type_name -> krypton.v1.SealGroup
+	15, // 11: krypton.v1.SealPlan.keys:type_name -> krypton.v1.SealHolder
+	15, // 12: krypton.v1.SealGroup.holders:type_name -> krypton.v1.SealHolder
+	16, // 13: krypton.v1.SealHolder.domain:type_name -> krypton.v1.SealDomain
+	7,  // 14: krypton.v1.Seal.GetSeal:input_type -> krypton.v1.GetSealRequest
+	8,  // 15: krypton.v1.Seal.Contribute:input_type -> krypton.v1.ContributeRequest
+	9,  // 16: krypton.v1.Seal.GetShard:input_type -> krypton.v1.GetShardRequest
+	11, // 17: krypton.v1.Seal.SealNode:input_type -> krypton.v1.SealNodeRequest
+	12, // 18: krypton.v1.Seal.ReleaseHold:input_type -> krypton.v1.ReleaseHoldRequest
+	4,  // 19: krypton.v1.Seal.GetSeal:output_type -> krypton.v1.SealStatus
+	4,  // 20: krypton.v1.Seal.Contribute:output_type -> krypton.v1.SealStatus
+	10, // 21: krypton.v1.Seal.GetShard:output_type -> krypton.v1.EncryptedShard
+	4,  // 22: krypton.v1.Seal.SealNode:output_type -> krypton.v1.SealStatus
+	4,  // 23: krypton.v1.Seal.ReleaseHold:output_type -> krypton.v1.SealStatus
+	19, // [19:24] is the sub-list for method output_type
+	14, // [14:19] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_krypton_v1_seal_proto_init() }
@@ -1072,8 +1513,8 @@ func file_krypton_v1_seal_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_krypton_v1_seal_proto_rawDesc), len(file_krypton_v1_seal_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   11,
+			NumEnums:      4,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

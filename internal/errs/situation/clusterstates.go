@@ -19,8 +19,8 @@ func clusterStates() Group {
 		{
 			ID: "cluster/status-sealed", When: "a node that krypton status asks is sealed",
 			Code: errs.Sealed,
-			Says: "node {node} is sealed",
-			Next: "use krypton unseal",
+			Says: "node {node} is sealed; it takes {holders}",
+			Next: "krypton unseal gives the shares of people who are named; the node asks keystores by itself",
 		},
 		{
 			ID: "cluster/held", When: "the whole cluster was sealed by a person",

@@ -102,6 +102,7 @@ func checks() []check {
 		{"node-certs", "no node's certificate expires soon", checkNodeCerts},
 		{"one-cluster", "all nodes of --addr belong to the same cluster", checkOneCluster},
 		{"seal", "every node is unsealed, and the cluster is not held", checkSeal},
+		{"keystores", "every keystore of the seal opens it, as the leader found", checkSealHolders},
 		{"policies", "every node can compile the policies of every tenant", checkPolicies},
 		{"serving", "every member serves", checkServing},
 		{"quorum", "there is a leader, and one voter may fail", checkQuorum},

@@ -45,6 +45,12 @@ func wellFacts() *facts {
 			},
 		})
 	}
+	f.seal(0).WatchTime, f.seal(0).Mode = timestamppb.New(now), kryptonv1.SealMode_SEAL_MODE_AUTO
+	for _, name := range []string{"hsm-1", "hsm-2"} {
+		f.seal(0).Holders = append(f.seal(0).GetHolders(), &kryptonv1.HolderProgress{
+			Name: name, Keystore: name, Key: "k", State: kryptonv1.HolderState_HOLDER_STATE_GAVE, Since: timestamppb.New(now),
+		})
+	}
 	f.health(0).LeaderLeases = &kryptonv1.LeaderLeases{Term: 4, CompleteIndex: 100}
 	return f
 }
@@ -70,6 +76,7 @@ func TestEveryCheckIsProvoked(t *testing.T) {
 	t.Parallel()
 	const day = 24 * time.Hour
 	provoked := map[string]bool{}
+	noon := when(timestamppb.New(wellFacts().now))
 	for _, tt := range []struct {
 		name    string
 		harm    func(f *facts)
@@ -105,6 +112,22 @@ func TestEveryCheckIsProvoked(t *testing.T) {
 		}, "node-certs", warning, 0, "the certificate of n2:8400 expires in 2 days", ""},
 		{"two clusters", func(f *facts) { f.seal(2).Fingerprint = "bb" }, "one-cluster", failure, 2, "n2:8400 and n3:8400 belong to different clusters", ""},
 		{"sealed", func(f *facts) { f.seal(1).State = kryptonv1.SealState_SEAL_STATE_SEALED }, "seal", failure, 7, "node n2 is sealed", ""},
+		{"sealed, and who is missing", func(f *facts) {
+			f.seal(1).State, f.seal(1).Enough = kryptonv1.SealState_SEAL_STATE_SEALED, "1 more of: anna (person)"
+		}, "seal", failure, 7, "node n2 is sealed; it takes 1 more of: anna (person)", ""},
+		{"a keystore of the seal", func(f *facts) {
+			h := f.seal(0).GetHolders()[1]
+			h.State, h.Failure = kryptonv1.HolderState_HOLDER_STATE_FAILED, "denied"
+		}, "keystores", warning, 0, "1 of 2 keystores of the seal cannot open it: hsm-2 (denied since " + noon + ")", ""},
+		{"a keystore that the record lacks", func(f *facts) {
+			f.seal(0).GetHolders()[0].State = kryptonv1.HolderState_HOLDER_STATE_MISSING
+		}, "keystores", warning, 0, "1 of 2 keystores of the seal cannot open it: hsm-1 (missing in the record since " + noon + ")", ""},
+		{"every keystore of the seal", func(f *facts) {
+			for _, h := range f.seal(0).GetHolders() {
+				h.State, h.Failure = kryptonv1.HolderState_HOLDER_STATE_FAILED, "unavailable"
+			}
+		}, "keystores", failure, 7, "no keystore of the seal opens it, so that a node which restarts stays sealed: " +
+			"hsm-1 (unavailable since " + noon + "), hsm-2 (unavailable since " + noon + ")", ""},
 		{"no cluster", func(f *facts) {
 			f.seal(1).State, f.seal(1).Fingerprint = kryptonv1.SealState_SEAL_STATE_UNINITIALIZED, ""
 		}, "seal", failure, 7, "node n2 belongs to no cluster", ""},
@@ -223,7 +246,7 @@ func TestChecksThatCannotLookSaySo(t *testing.T) {
 	t.Parallel()
 	f := wellFacts()
 	f.view.members, f.view.memberErr = nil, errs.New(errs.Denied, "no")
-	for _, c := range checks()[8:] {
+	for _, c := range checks()[9:] {
 		if got := c.run(*f); got.verdict != skipped || got.says != "left out: your role does not see the members" {
 			t.Errorf("%s: %+v", c.name, got)
 		}

@@ -195,6 +195,9 @@ func sealSheet(st *kryptonv1.SealStatus) string {
 	s.add("state", enum(st.GetState(), "SEAL_STATE_"))
 	s.add("mode", strings.TrimPrefix(enum(st.GetMode(), "SEAL_MODE_"), "UNSPECIFIED"))
 	s.add("shares", shareProgress(st))
+	s.add("groups", groupsText(st))
+	s.add("missing", st.GetEnough())
+	s.add("shares wait until", when(st.GetSharesExpireTime()))
 	s.add("fingerprint", st.GetFingerprint())
 	if st.GetHeld() {
 		s.add("held", "yes: "+st.GetHoldReason())
@@ -203,7 +206,12 @@ func sealSheet(st *kryptonv1.SealStatus) string {
 		s.add("unseals without people", yesNo(st.GetUnsealsWithoutPeople()))
 		s.add("persons needed", fmt.Sprint(st.GetPersonsNeeded()))
 	}
+	s.add("keystores watched", when(st.GetWatchTime()))
+	s.add("strength", strengthText(st))
 	s.add("last failure", st.GetLastFailure())
+	if holders := holdersText(st); holders != "" {
+		return s.text() + "\n" + holders
+	}
 	return s.text()
 }
 

@@ -90,8 +90,11 @@ func unseal(ctx context.Context, in *Invocation) error {
 			after = append(after, st)
 			name, state = nodeLabel(st), enum(st.GetState(), "SEAL_STATE_")
 		}
-		if err != nil { // the error that ends the command is that of the first node only
+		switch {
+		case err != nil: // the error that ends the command is that of the first node only
 			note = errs.From(err).Msg
+		case st.GetEnough() != "":
+			note = "it takes " + st.GetEnough()
 		}
 		g.add(name, state, shareProgress(st), note)
 		failed = errors.Join(failed, err)
@@ -122,7 +125,11 @@ func waiting(all []*kryptonv1.SealStatus) error {
 	var nodes []string
 	for _, st := range all {
 		if st.GetState() == kryptonv1.SealState_SEAL_STATE_SEALED {
-			nodes = append(nodes, nodeLabel(st)+" has "+shareProgress(st))
+			says := nodeLabel(st) + " has " + shareProgress(st)
+			if st.GetEnough() != "" {
+				says += " and takes " + st.GetEnough()
+			}
+			nodes = append(nodes, says)
 		}
 	}
 	if len(nodes) == 0 {
@@ -194,9 +201,9 @@ func (in *Invocation) unsealNode(ctx context.Context, nd *client.Node, roots *x5
 	case st.GetState() == kryptonv1.SealState_SEAL_STATE_UNINITIALIZED:
 		return st, errs.Newf(errs.NotSealed, "node %s belongs to no cluster", nodeLabel(st)).With(errs.Hint("use krypton init or krypton join"))
 	case st.GetMode() != kryptonv1.SealMode_SEAL_MODE_SHAMIR:
-		why := "it unseals by itself through its keystore"
-		if f := st.GetLastFailure(); f != "" {
-			why += ", which failed: " + f
+		why := "it unseals by itself through its keystores"
+		if f := st.GetEnough(); f != "" {
+			why += ", and takes " + f
 		}
 		return st, errs.Newf(errs.FailedState, "node %s takes no shares: %s", nodeLabel(st), why).
 			With(errs.Hint("wait, or look at the keystore of the seal; krypton status shows how it goes"))

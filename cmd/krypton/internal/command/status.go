@@ -71,7 +71,11 @@ func sealedError(st *kryptonv1.SealStatus) error {
 	case kryptonv1.SealState_SEAL_STATE_UNINITIALIZED:
 		return errs.Newf(errs.Sealed, "node %s belongs to no cluster", nodeLabel(st)).With(errs.Hint("use krypton init or krypton join"))
 	case kryptonv1.SealState_SEAL_STATE_UNSPECIFIED, kryptonv1.SealState_SEAL_STATE_SEALED:
-		return errs.Newf(errs.Sealed, "node %s is sealed", nodeLabel(st)).With(errs.Hint("use krypton unseal"))
+		says := fmt.Sprintf("node %s is sealed", nodeLabel(st))
+		if st.GetEnough() != "" {
+			says += "; it takes " + st.GetEnough()
+		}
+		return errs.New(errs.Sealed, says).With(errs.Hint("krypton unseal gives the shares of people who are named; the node asks keystores by itself"))
 	case kryptonv1.SealState_SEAL_STATE_UNSEALED:
 	}
 	return nil
@@ -100,6 +104,9 @@ func (in *Invocation) statusText(v *view) string {
 	b.WriteString("\n" + v.grid().text())
 	if s := v.sheet(); len(s) > 0 {
 		b.WriteString("\n" + s.text())
+	}
+	if s := v.holdersSeen(); s != "" {
+		b.WriteString("\n" + s)
 	}
 	return b.String()
 }
@@ -219,6 +226,8 @@ func noteOf(a *answer, h *kryptonv1.NodeHealth) string {
 		return errs.From(a.err).Msg
 	case a != nil && a.status.GetHeld():
 		return a.status.GetHoldReason()
+	case a != nil && a.status.GetEnough() != "":
+		return "it takes " + a.status.GetEnough()
 	case a != nil && a.status.GetLastFailure() != "":
 		return a.status.GetLastFailure()
 	case h.GetReachable() && !h.GetServing():
@@ -282,6 +291,12 @@ func (v *view) sheet() sheet {
 			people = fmt.Sprintf("no; persons needed: %d", st.GetPersonsNeeded())
 		}
 		s.add("unseals without people", people)
+	}
+	for _, a := range v.answers {
+		if a.err == nil && a.status.GetWatchTime() != nil {
+			s.add("strength of the seal", strengthText(a.status))
+			break
+		}
 	}
 	if v.info == nil {
 		return s

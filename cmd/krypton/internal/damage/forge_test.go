@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -94,12 +95,12 @@ func prover(t testing.TB, p *place) fsm.MACFunc {
 	if err != nil {
 		t.Fatal(err)
 	}
-	opened, err := seal.OpenAuto(context.Background(), rec, stores)
+	master, err := seal.Open(context.Background(), rec, stores, clock.System{}, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer opened.MasterKey.Destroy()
-	key, err := envelope.RegistryMACKey(opened.MasterKey)
+	defer master.Destroy()
+	key, err := envelope.RegistryMACKey(master)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -161,7 +161,7 @@ func (p parts) run(ctx context.Context) (err error) {
 			f, ok := p.dir.Fingerprint()
 			return f, ok
 		},
-		Machine: p.machine, Keystores: p.stores, Place: places(p.cfg), Gate: p.gate, L2Hold: p.cfg.Limits.L2Hold,
+		Machine: p.machine, Keystores: p.stores, Place: places(p.cfg), Gate: p.gate, L2Hold: p.cfg.Limits.L2Hold, SealWatch: p.cfg.Seal.Watch,
 		Lease: cluster.Profile(p.cfg.Cluster.Profile).Lease(), Clock: p.clock, Rand: rand.Reader, Logger: p.log,
 	})
 	if err != nil {

@@ -1,0 +1,65 @@
+package server
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/openkcm/krypton-cluster/node"
+	"github.com/openkcm/krypton-cluster/seal"
+)
+
+// sealMetrics are what a node knows of those who can unseal it: sealed, what it
+// still needs; as leader, whether the keystores of the seal open it.
+type sealMetrics struct{ node *node.Node }
+
+//nolint:gochecknoglobals // Immutable.
+var (
+	descSealMissing = prometheus.NewDesc("krypton_seal_missing",
+		"Shares that a sealed node still needs, or 1 for a keystore; 0 when it is unsealed.", nil, nil)
+	descSealFailing = prometheus.NewDesc("krypton_seal_failing_keystores",
+		"Keystores that failed when this sealed node last asked them for what they hold of the seal.", nil, nil)
+	descSealWatch = prometheus.NewDesc("krypton_seal_watch_timestamp_seconds",
+		"When this node, as leader, last had the keystores of the seal open it; absent on others.", nil, nil)
+	descSealOpens = prometheus.NewDesc("krypton_seal_keystore_opens",
+		"1 when the keystore opened all that it holds of the seal when the leader last asked; absent on nodes that do not lead.", []string{"keystore"}, nil)
+	descSealRepairs = prometheus.NewDesc("krypton_seal_repairs_total",
+		"Wrappings of the MasterKey that this node made again, as leader.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (m sealMetrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descSealMissing, descSealFailing, descSealWatch, descSealOpens, descSealRepairs} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m sealMetrics) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	if st, err := m.node.GetSeal(); err == nil {
+		missing, failing := 0, 0
+		if !st.Unsealed {
+			missing = st.Progress.Need - st.Progress.Have
+			for _, h := range st.Progress.Holders {
+				if h.State == seal.HolderFailed {
+					failing++
+				}
+			}
+		}
+		gauge(descSealMissing, float64(missing))
+		gauge(descSealFailing, float64(failing))
+	}
+	w := m.node.SealWatch()
+	if !w.At.IsZero() {
+		gauge(descSealWatch, float64(w.At.Unix()))
+	}
+	for name, opens := range w.Opens {
+		v := 0.0
+		if opens {
+			v = 1
+		}
+		gauge(descSealOpens, v, name)
+	}
+	ch <- prometheus.MustNewConstMetric(descSealRepairs, prometheus.CounterValue, float64(w.Repairs))
+}
