@@ -15,9 +15,9 @@ import (
 	"github.com/openkcm/krypton-cluster/seal/plan"
 )
 
-// mixedPlan is a seal of shares, threshold of which open it: of keystores, and of
+// heldBy is a seal of shares, threshold of which open it: of keystores, and of
 // persons with printed shares.
-func mixedPlan(t tb, threshold int, keystores []string, persons ...string) node.InitPlan {
+func heldBy(t tb, threshold int, keystores []string, persons ...string) node.InitPlan {
 	t.Helper()
 	p := autoPlan(t)
 	g := plan.Group{Threshold: threshold}
@@ -38,7 +38,7 @@ func mixedNode(t *testing.T, c clock.Clock) (*world, *member, *node.InitResult) 
 	w, o := newWorld(t, withClock(c))
 	w.keystores(t, "hsm-1", "hsm-2")
 	m := w.add(t, o)
-	out := must[*node.InitResult](t)(m.init(mixedPlan(t, 3, []string{"hsm-1", "hsm-2"}, "anna", "bert")))
+	out := must[*node.InitResult](t)(m.init(heldBy(t, 3, []string{"hsm-1", "hsm-2"}, "anna", "bert")))
 	stop(m.Node)
 	m.boot(t)
 	m.contact.Store(int64(time.Hour))
@@ -188,7 +188,7 @@ func TestNodesUnsealAtOnceAndEachForItself(t *testing.T) {
 		w, o := newWorld(t, withClock(clock.System{}))
 		w.keystores(t, "hsm-1", "hsm-2", "hsm-3")
 		a := w.add(t, o)
-		must[*node.InitResult](t)(a.init(mixedPlan(t, 2, []string{"hsm-1", "hsm-2", "hsm-3"})))
+		must[*node.InitResult](t)(a.init(heldBy(t, 2, []string{"hsm-1", "hsm-2", "hsm-3"})))
 		b := w.add(t, o)
 		w.join(b)
 		for _, m := range []*member{a, b} {

@@ -356,7 +356,7 @@ func TestTheKeystoresOfSharesAreWatchedToo(t *testing.T) {
 	w, o := newWorld(t)
 	w.keystores(t, "hsm-1", "hsm-2")
 	m := w.add(t, o)
-	must[*node.InitResult](t)(m.init(mixedPlan(t, 2, []string{"hsm-1", "hsm-2"}, "anna")))
+	must[*node.InitResult](t)(m.init(heldBy(t, 2, []string{"hsm-1", "hsm-2"}, "anna")))
 	w.faults.fail(keystore.Corrupt, "hsm-2")
 	check(t, m.WatchSeal(t.Context()))
 	st := m.status(t)
