@@ -203,6 +203,8 @@ func (t *tx) execute() (done, error) {
 		return t.leaseEpoch(b.LeaseEpoch)
 	case *fsmpb.Command_RepairSeal:
 		return t.repairSeal(b.RepairSeal)
+	case *fsmpb.Command_Recover:
+		return t.recover(b.Recover)
 	}
 	if t.cluster.GetFormatVersion() < FormatAuthority && ofAuthority(t.cmd) {
 		return done{}, errNoAuthority()

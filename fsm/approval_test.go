@@ -843,7 +843,7 @@ func TestI26_WhatOnlyTakesPowerAwayWaitsForNobody(t *testing.T) {
 	// Every kind of command is one that people sign, or is not; a new one is said here.
 	signs := []string{
 		"create_tenant", "change_object", "change_version", "create_join_token", "update_member", "remove_member", "put_issuer", "remove_issuer", "bind_role", "unbind_role", "set_tenant_governors", "set_quorum",
-		"put_policy", "remove_policy",
+		"put_policy", "remove_policy", "recover",
 	}
 	free := []string{
 		"genesis", "create_service", "add_version", "set_primary", "pin_resource", "unpin_resource", "add_internal_key", "rewrap_tenant", "put_secret", "add_member", "purge_member",

@@ -46,8 +46,8 @@ const (
 	// member is admitted by a signature of its join token's key over the member.
 	FormatProofs = 5
 
-	// FormatCeremonies is the format version of a cluster from which on its seal changes:
-	// ceremonies, repairs and rekeys.
+	// FormatCeremonies is the format version of a cluster from which on its seal changes,
+	// by ceremonies, repairs and rekeys, and from which on it is recovered.
 	FormatCeremonies = 6
 
 	// maxDepth bounds nesting, so that hostile bytes cannot exhaust the stack.

@@ -41,6 +41,7 @@
 //   - I29: from [FormatProofs] on what leaves no majority of the voters that people let in is signed by them; those are the most that there were since they agreed to fewer, and an even number above two counts as the odd one below it.
 //   - I30: from [FormatProofs] on a command for which no leader with the MasterKey vouched changes nothing, and moves no time, unless it is one of those that [NeedsProof] names.
 //   - I31: a repair changes wrappings of the seal record and nothing else: the manifest, and so who may open the MasterKey, stays; each wrapping is by a key that the manifest names; none goes; what replaces one is younger.
+//   - I35: a recovery begins an incarnation with one member, removes every other one, and names each voter that there was besides; people sign who, from which state, and who is lost.
 //
 // # Concurrency
 //

@@ -293,6 +293,7 @@ func gateLines() []gateLine {
 			name: "policies of a destroyed tenant go", first: after(gone("acme", "pay"), is(tick), func(w *world) *fsmpb.Command { return w.putPolicy("acme", "p", "one") }, gone("acme", "")),
 			cmd: is(tick),
 		},
+		{name: "the cluster is recovered", cmd: func(w *world) *fsmpb.Command { return w.recovery(quorumLost, 0) }},
 		{name: "an epoch of leases begins", cmd: is(func() *fsmpb.Command { return begin(1) })},
 	}
 }

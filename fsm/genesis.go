@@ -268,17 +268,22 @@ func (t *tx) raiseFormat(c *fsmpb.RaiseFormat) (done, error) {
 	if to > knownFormat {
 		return done{}, fmt.Errorf("the cluster was raised to format version %d, this release knows %d", to, knownFormat)
 	}
+	return done{object: "cluster"}, t.formatTo(to)
+}
+
+// formatTo gives the cluster a format version, and what objects it begins with.
+func (t *tx) formatTo(to uint32) error {
 	from := t.cluster.GetFormatVersion()
 	cl := copyCluster(t.cluster)
 	cl.FormatVersion, cl.ModIndex = to, t.index
 	t.cluster = cl
 	if from < FormatAuthority && to >= FormatAuthority {
 		if err := t.foundAuthority(true); err != nil {
-			return done{}, err
+			return err
 		}
 	}
 	t.moreVoters()
-	return done{object: "cluster"}, nil
+	return nil
 }
 
 // Raisable returns the format version to which the cluster can be raised now,

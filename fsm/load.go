@@ -167,6 +167,9 @@ func (l *loader) loadCluster(c *fsmpb.Cluster) error {
 		l.born[s.GetName()] = s.GetPublic()
 	}
 	l.authority.raised = g.GetFormatVersion() < FormatAuthority
+	if !l.incarnations(c) {
+		return corrupt("its recoveries are not ones that can have been")
+	}
 	l.cluster = c
 	l.authorityAt = c.GetAuthorityIndex()
 	for _, v := range c.GetInternalKeys() {

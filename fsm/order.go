@@ -93,7 +93,8 @@ func orderOf(cmd *fsmpb.Command) order {
 	case *fsmpb.Command_RemovePolicy:
 		return governing(auth.PowerTenant, b.RemovePolicy.GetTenant())
 	case *fsmpb.Command_AddInternalKey, *fsmpb.Command_RewrapTenant, *fsmpb.Command_PutSecret, *fsmpb.Command_AddMember,
-		*fsmpb.Command_PurgeMember, *fsmpb.Command_Tick, *fsmpb.Command_RaiseFormat, *fsmpb.Command_LeaseEpoch, *fsmpb.Command_RepairSeal:
+		*fsmpb.Command_PurgeMember, *fsmpb.Command_Tick, *fsmpb.Command_RaiseFormat, *fsmpb.Command_LeaseEpoch, *fsmpb.Command_RepairSeal,
+		*fsmpb.Command_Recover:
 		return order{leader: true}
 	}
 	return order{}

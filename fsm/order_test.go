@@ -119,6 +119,7 @@ func orderLines() []orderLine {
 		{"raise the format", is(raise(newest)), []string{leader}},
 		{"begin an epoch", is(begin(0)), []string{leader}},
 		{"repair the seal", func(w *world) *fsmpb.Command { return w.repair(rewrapHSM2) }, []string{leader}},
+		{"recover", func(w *world) *fsmpb.Command { return w.recovery(quorumLost, 0) }, []string{leader}},
 	}
 }
 

@@ -27,6 +27,7 @@ import (
 //	set-quorum           governors, custodians
 //	set-policy           op, tenant, tenant uid, id, text     a policy, whole
 //	set-policy           op, tenant, id                       a policy that is removed
+//	restore              op, node, key, incarnation, index, chain, lost
 //
 // Every field that gives power is in it. So a tenant that is made names its
 // governors here, if its command does.
@@ -70,6 +71,8 @@ func SovereignRequest(cmd *fsmpb.Command) (intent.Act, *intent.Request, bool) {
 	case *fsmpb.Command_SetTenantGovernors:
 		c := b.SetTenantGovernors
 		r = intent.SetTenantGovernors{Tenant: c.GetTenant(), TenantUID: c.GetTenantUid(), Governors: c.GetGovernors()}.Request()
+	case *fsmpb.Command_Recover:
+		r = RecoveryRequest(b.Recover)
 	case *fsmpb.Command_SetQuorum:
 		r = intent.SetQuorum{Governors: b.SetQuorum.GetGovernors(), Custodians: b.SetQuorum.GetCustodians()}.Request()
 	}

@@ -19,6 +19,11 @@ var unsigned = map[protoreflect.FullName]bool{
 	"krypton.fsm.v1.RoleBinding.authorized_by": true, "krypton.fsm.v1.RoleBinding.every_tenant": true, // no command sets it
 	"krypton.fsm.v1.Policy.create_time_ms": true, "krypton.fsm.v1.Policy.mod_index": true, "krypton.fsm.v1.Policy.authorized_by": true,
 	"krypton.fsm.v1.PutPolicy.etag": true, "krypton.fsm.v1.PutPolicy.create": true, "krypton.fsm.v1.PutPolicy.policy_index": true, "krypton.fsm.v1.RemovePolicy.etag": true,
+	"krypton.fsm.v1.Incarnation.time_ms": true, "krypton.fsm.v1.Incarnation.mod_index": true, "krypton.fsm.v1.Incarnation.authorized_by": true,
+	// What the node says of itself, as it may change it afterwards by itself; its id is that of the incarnation.
+	"krypton.fsm.v1.Member.id": true, "krypton.fsm.v1.Member.name": true, "krypton.fsm.v1.Member.peer_address": true, "krypton.fsm.v1.Member.grpc_address": true,
+	"krypton.fsm.v1.Member.rest_address": true, "krypton.fsm.v1.Member.region": true, "krypton.fsm.v1.Member.zone": true, "krypton.fsm.v1.Member.voter": true, "krypton.fsm.v1.Member.removed": true,
+	"krypton.fsm.v1.Member.create_time_ms": true, "krypton.fsm.v1.Member.mod_index": true, "krypton.fsm.v1.Member.version": true, "krypton.fsm.v1.Member.max_format": true, "krypton.fsm.v1.Member.purged": true,
 	"krypton.fsm.v1.PutIssuer.etag": true, "krypton.fsm.v1.PutIssuer.create": true, "krypton.fsm.v1.RemoveIssuer.etag": true, "krypton.fsm.v1.SetTenantGovernors.etag": true,
 }
 
@@ -32,6 +37,7 @@ func TestEveryFieldThatGivesPowerIsSigned(t *testing.T) {
 		"remove issuer": removeIssuer("acme", "k8s"), "bind": bind(bindingFor("operator", "olga")), "bind workload": bind(w.workload("acme", "app")),
 		"governors": w.setGovernors("acme", w.uid(), w.uid()),
 		"policy":    w.putPolicy("acme", "p", "text"), "remove policy": removePolicy("acme", "p"),
+		"recovery": w.recovery(quorumLost, 0),
 	}
 	for name, cmd := range full {
 		_, req, ok := fsm.SovereignRequest(cmd)
@@ -101,6 +107,8 @@ func other(fd protoreflect.FieldDescriptor, v protoreflect.Value) protoreflect.V
 		return protoreflect.ValueOfEnum(v.Enum() + 1)
 	case protoreflect.Int64Kind:
 		return protoreflect.ValueOfInt64(v.Int() + 1)
+	case protoreflect.Uint64Kind:
+		return protoreflect.ValueOfUint64(v.Uint() + 1)
 	case protoreflect.Uint32Kind:
 		return protoreflect.ValueOfUint32(uint32(v.Uint()) + 1)
 	case protoreflect.StringKind:

@@ -85,6 +85,18 @@ var keyForms = []form{
 			{name: "voters", kind: KindUint, fits: notEmpty, note: noteAlways("so many are left to decide what is committed")},
 		},
 	},
+	{
+		act: ActRestore, orders: "begin the cluster anew with one node; what is not in its state is lost",
+		fields: []shape{
+			{name: "op", kind: KindText, fits: oneOf(RecoverSnapshot, RecoverQuorum), note: noteRecovered},
+			{name: "node", kind: KindText, fits: notEmpty},
+			{name: "key", kind: KindBytes, fits: notEmpty, note: noteAlways("public key of the node, SubjectPublicKeyInfo")},
+			{name: "incarnation", kind: KindBytes, fits: notEmpty},
+			{name: "index", kind: KindUint, fits: notEmpty, note: noteAlways("last change that is kept")},
+			{name: "chain", kind: KindBytes, fits: isDigest, note: noteAlways("state chain there")},
+			listOf("lost", KindText, "a voter that is destroyed: if it lives, there may be two clusters"),
+		},
+	},
 }
 
 func notEmpty(f Field) bool { return f.Text != "" || len(f.Bytes) != 0 || f.Uint != 0 }
@@ -115,6 +127,13 @@ func noteWithdrawn(all []Field, i int) string {
 		return "it ceases to be a member, for good"
 	}
 	return "it stays a member without a vote"
+}
+
+func noteRecovered(all []Field, i int) string {
+	if all[i].Text == RecoverSnapshot {
+		return "from a snapshot file, by a new node"
+	}
+	return "from what one member still has"
 }
 
 func noteDestroyed(all []Field, i int) string {

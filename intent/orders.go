@@ -86,6 +86,34 @@ func (w VoterWithdrawal) Request() *Request {
 	return NewRequest(ActAddMember).Text("op", w.Op).Text("node", w.Node).Uint("voters", w.Voters)
 }
 
+// What a recovery goes on from.
+const (
+	RecoverSnapshot = "snapshot" // a snapshot file, in a new data directory
+	RecoverQuorum   = "quorum"   // the data directory of a member
+)
+
+// Recovery begins a new incarnation of a cluster with one node. It names the state, and
+// every voter that is destroyed: if one of them lived on, there could be two clusters.
+type Recovery struct {
+	Op          string   // RecoverSnapshot or RecoverQuorum
+	Node        string   // id of the one member
+	PublicKey   []byte   // its SubjectPublicKeyInfo, DER
+	Incarnation []byte   // id
+	Index       uint64   // last change of the state from which it goes on
+	Chain       []byte   // state chain there, 32 bytes
+	Lost        []string // ids of the voters that were destroyed
+}
+
+// Request returns the canonical form.
+func (r Recovery) Request() *Request {
+	q := NewRequest(ActRestore).Text("op", r.Op).Text("node", r.Node).Bytes("key", r.PublicKey).Bytes("incarnation", r.Incarnation).
+		Uint("index", r.Index).Bytes("chain", r.Chain).List("lost", len(r.Lost))
+	for _, id := range r.Lost {
+		q.Text("lost", id)
+	}
+	return q
+}
+
 func flag(on bool) uint64 {
 	if on {
 		return 1

@@ -1739,7 +1739,9 @@ type JoinResponse struct {
 	Members     []*Trusted             `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"`
 	// Empty when no member that could be reached was unsealed; the node asks
 	// again when it runs.
-	Certificate   *Certificate `protobuf:"bytes,5,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	Certificate *Certificate `protobuf:"bytes,5,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// Id of the present incarnation of the cluster, 16 bytes; empty: it was never recovered.
+	Incarnation   []byte `protobuf:"bytes,6,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1805,6 +1807,13 @@ func (x *JoinResponse) GetMembers() []*Trusted {
 func (x *JoinResponse) GetCertificate() *Certificate {
 	if x != nil {
 		return x.Certificate
+	}
+	return nil
+}
+
+func (x *JoinResponse) GetIncarnation() []byte {
+	if x != nil {
+		return x.Incarnation
 	}
 	return nil
 }
@@ -2309,6 +2318,201 @@ func (x *StateDigestResponse) GetDigest() []byte {
 	return nil
 }
 
+// SnapshotFileHeader opens a snapshot file (docs/formats.md). What it says is for
+// people; what counts stands in the snapshot and the entries behind it.
+type SnapshotFileHeader struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	KeyspaceId    []byte                 `protobuf:"bytes,1,opt,name=keyspace_id,json=keyspaceId,proto3" json:"keyspace_id,omitempty"`
+	ClusterId     []byte                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Fingerprint   []byte                 `protobuf:"bytes,3,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	Incarnation   []byte                 `protobuf:"bytes,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"` // 16 bytes; empty: the cluster was never recovered
+	Index         uint64                 `protobuf:"varint,5,opt,name=index,proto3" json:"index,omitempty"`            // last command in the file
+	SaveTimeMs    int64                  `protobuf:"varint,6,opt,name=save_time_ms,json=saveTimeMs,proto3" json:"save_time_ms,omitempty"`
+	Node          string                 `protobuf:"bytes,7,opt,name=node,proto3" json:"node,omitempty"` // id of the node that saved it
+	Release       string                 `protobuf:"bytes,8,opt,name=release,proto3" json:"release,omitempty"`
+	Stopped       bool                   `protobuf:"varint,9,opt,name=stopped,proto3" json:"stopped,omitempty"` // from the data directory of a node that did not run
+	Leased        bool                   `protobuf:"varint,10,opt,name=leased,proto3" json:"leased,omitempty"`  // the node had a serving lease: it had every change that was acknowledged
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotFileHeader) Reset() {
+	*x = SnapshotFileHeader{}
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotFileHeader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotFileHeader) ProtoMessage() {}
+
+func (x *SnapshotFileHeader) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotFileHeader.ProtoReflect.Descriptor instead.
+func (*SnapshotFileHeader) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *SnapshotFileHeader) GetKeyspaceId() []byte {
+	if x != nil {
+		return x.KeyspaceId
+	}
+	return nil
+}
+
+func (x *SnapshotFileHeader) GetClusterId() []byte {
+	if x != nil {
+		return x.ClusterId
+	}
+	return nil
+}
+
+func (x *SnapshotFileHeader) GetFingerprint() []byte {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return nil
+}
+
+func (x *SnapshotFileHeader) GetIncarnation() []byte {
+	if x != nil {
+		return x.Incarnation
+	}
+	return nil
+}
+
+func (x *SnapshotFileHeader) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *SnapshotFileHeader) GetSaveTimeMs() int64 {
+	if x != nil {
+		return x.SaveTimeMs
+	}
+	return 0
+}
+
+func (x *SnapshotFileHeader) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *SnapshotFileHeader) GetRelease() string {
+	if x != nil {
+		return x.Release
+	}
+	return ""
+}
+
+func (x *SnapshotFileHeader) GetStopped() bool {
+	if x != nil {
+		return x.Stopped
+	}
+	return false
+}
+
+func (x *SnapshotFileHeader) GetLeased() bool {
+	if x != nil {
+		return x.Leased
+	}
+	return false
+}
+
+// SnapshotFileEntry is one entry of the log in a snapshot file.
+type SnapshotFileEntry struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	Term          uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
+	Type          uint32                 `protobuf:"varint,3,opt,name=type,proto3" json:"type,omitempty"` // as hashicorp/raft numbers them
+	Data          []byte                 `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
+	Extensions    []byte                 `protobuf:"bytes,5,opt,name=extensions,proto3" json:"extensions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotFileEntry) Reset() {
+	*x = SnapshotFileEntry{}
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotFileEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotFileEntry) ProtoMessage() {}
+
+func (x *SnapshotFileEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_cluster_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotFileEntry.ProtoReflect.Descriptor instead.
+func (*SnapshotFileEntry) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *SnapshotFileEntry) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *SnapshotFileEntry) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *SnapshotFileEntry) GetType() uint32 {
+	if x != nil {
+		return x.Type
+	}
+	return 0
+}
+
+func (x *SnapshotFileEntry) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *SnapshotFileEntry) GetExtensions() []byte {
+	if x != nil {
+		return x.Extensions
+	}
+	return nil
+}
+
 var File_cluster_clusterpb_cluster_proto protoreflect.FileDescriptor
 
 const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
@@ -2449,7 +2653,7 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12 \n" +
 	"\ttoken_key\x18\x02 \x01(\fB\x03\x80\x01\x01R\btokenKey\x120\n" +
 	"\x04info\x18\x03 \x01(\v2\x1c.krypton.cluster.v1.NodeInfoR\x04info\x12\x1c\n" +
-	"\tsignature\x18\x04 \x01(\fR\tsignature\"\xea\x01\n" +
+	"\tsignature\x18\x04 \x01(\fR\tsignature\"\x8c\x02\n" +
 	"\fJoinResponse\x12 \n" +
 	"\vfingerprint\x18\x01 \x01(\fR\vfingerprint\x12\x1d\n" +
 	"\n" +
@@ -2457,7 +2661,8 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\vkeyspace_id\x18\x03 \x01(\fR\n" +
 	"keyspaceId\x125\n" +
 	"\amembers\x18\x04 \x03(\v2\x1b.krypton.cluster.v1.TrustedR\amembers\x12A\n" +
-	"\vcertificate\x18\x05 \x01(\v2\x1f.krypton.cluster.v1.CertificateR\vcertificate\"d\n" +
+	"\vcertificate\x18\x05 \x01(\v2\x1f.krypton.cluster.v1.CertificateR\vcertificate\x12 \n" +
+	"\vincarnation\x18\x06 \x01(\fR\vincarnation\"d\n" +
 	"\aTrusted\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
@@ -2486,7 +2691,30 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\x12StateDigestRequest\"C\n" +
 	"\x13StateDigestResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x16\n" +
-	"\x06digest\x18\x02 \x01(\fR\x06digest2\xf6\x06\n" +
+	"\x06digest\x18\x02 \x01(\fR\x06digest\"\xb0\x02\n" +
+	"\x12SnapshotFileHeader\x12\x1f\n" +
+	"\vkeyspace_id\x18\x01 \x01(\fR\n" +
+	"keyspaceId\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x02 \x01(\fR\tclusterId\x12 \n" +
+	"\vfingerprint\x18\x03 \x01(\fR\vfingerprint\x12 \n" +
+	"\vincarnation\x18\x04 \x01(\fR\vincarnation\x12\x14\n" +
+	"\x05index\x18\x05 \x01(\x04R\x05index\x12 \n" +
+	"\fsave_time_ms\x18\x06 \x01(\x03R\n" +
+	"saveTimeMs\x12\x12\n" +
+	"\x04node\x18\a \x01(\tR\x04node\x12\x18\n" +
+	"\arelease\x18\b \x01(\tR\arelease\x12\x18\n" +
+	"\astopped\x18\t \x01(\bR\astopped\x12\x16\n" +
+	"\x06leased\x18\n" +
+	" \x01(\bR\x06leased\"\x85\x01\n" +
+	"\x11SnapshotFileEntry\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x12\n" +
+	"\x04type\x18\x03 \x01(\rR\x04type\x12\x12\n" +
+	"\x04data\x18\x04 \x01(\fR\x04data\x12\x1e\n" +
+	"\n" +
+	"extensions\x18\x05 \x01(\fR\n" +
+	"extensions2\xf6\x06\n" +
 	"\x04Peer\x12R\n" +
 	"\aPropose\x12\".krypton.cluster.v1.ProposeRequest\x1a#.krypton.cluster.v1.ProposeResponse\x12[\n" +
 	"\n" +
@@ -2514,7 +2742,7 @@ func file_cluster_clusterpb_cluster_proto_rawDescGZIP() []byte {
 	return file_cluster_clusterpb_cluster_proto_rawDescData
 }
 
-var file_cluster_clusterpb_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_cluster_clusterpb_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_cluster_clusterpb_cluster_proto_goTypes = []any{
 	(*ProposeRequest)(nil),           // 0: krypton.cluster.v1.ProposeRequest
 	(*Shown)(nil),                    // 1: krypton.cluster.v1.Shown
@@ -2551,13 +2779,15 @@ var file_cluster_clusterpb_cluster_proto_goTypes = []any{
 	(*IssueCertificateResponse)(nil), // 32: krypton.cluster.v1.IssueCertificateResponse
 	(*StateDigestRequest)(nil),       // 33: krypton.cluster.v1.StateDigestRequest
 	(*StateDigestResponse)(nil),      // 34: krypton.cluster.v1.StateDigestResponse
-	(*fsmpb.Command)(nil),            // 35: krypton.fsm.v1.Command
-	(*fsmpb.Result)(nil),             // 36: krypton.fsm.v1.Result
+	(*SnapshotFileHeader)(nil),       // 35: krypton.cluster.v1.SnapshotFileHeader
+	(*SnapshotFileEntry)(nil),        // 36: krypton.cluster.v1.SnapshotFileEntry
+	(*fsmpb.Command)(nil),            // 37: krypton.fsm.v1.Command
+	(*fsmpb.Result)(nil),             // 38: krypton.fsm.v1.Result
 }
 var file_cluster_clusterpb_cluster_proto_depIdxs = []int32{
-	35, // 0: krypton.cluster.v1.ProposeRequest.command:type_name -> krypton.fsm.v1.Command
+	37, // 0: krypton.cluster.v1.ProposeRequest.command:type_name -> krypton.fsm.v1.Command
 	1,  // 1: krypton.cluster.v1.ProposeRequest.shown:type_name -> krypton.cluster.v1.Shown
-	36, // 2: krypton.cluster.v1.ProposeResponse.result:type_name -> krypton.fsm.v1.Result
+	38, // 2: krypton.cluster.v1.ProposeResponse.result:type_name -> krypton.fsm.v1.Result
 	5,  // 3: krypton.cluster.v1.CompletionResponse.pending:type_name -> krypton.cluster.v1.Waiting
 	10, // 4: krypton.cluster.v1.HealthResponse.lease_report:type_name -> krypton.cluster.v1.LeaseReport
 	11, // 5: krypton.cluster.v1.LeaseReport.waits:type_name -> krypton.cluster.v1.LeaseWait
@@ -2618,7 +2848,7 @@ func file_cluster_clusterpb_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cluster_clusterpb_cluster_proto_rawDesc), len(file_cluster_clusterpb_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   35,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -377,6 +377,56 @@ func (ApprovalState) EnumDescriptor() ([]byte, []int) {
 	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{5}
 }
 
+// RecoveryKind says from what a cluster was recovered.
+type RecoveryKind int32
+
+const (
+	RecoveryKind_RECOVERY_KIND_UNSPECIFIED RecoveryKind = 0
+	RecoveryKind_RECOVERY_KIND_SNAPSHOT    RecoveryKind = 1 // from a snapshot file, by a node that was no member
+	RecoveryKind_RECOVERY_KIND_QUORUM      RecoveryKind = 2 // from the data directory of a member
+)
+
+// Enum value maps for RecoveryKind.
+var (
+	RecoveryKind_name = map[int32]string{
+		0: "RECOVERY_KIND_UNSPECIFIED",
+		1: "RECOVERY_KIND_SNAPSHOT",
+		2: "RECOVERY_KIND_QUORUM",
+	}
+	RecoveryKind_value = map[string]int32{
+		"RECOVERY_KIND_UNSPECIFIED": 0,
+		"RECOVERY_KIND_SNAPSHOT":    1,
+		"RECOVERY_KIND_QUORUM":      2,
+	}
+)
+
+func (x RecoveryKind) Enum() *RecoveryKind {
+	p := new(RecoveryKind)
+	*p = x
+	return p
+}
+
+func (x RecoveryKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RecoveryKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_fsm_fsmpb_fsm_proto_enumTypes[6].Descriptor()
+}
+
+func (RecoveryKind) Type() protoreflect.EnumType {
+	return &file_fsm_fsmpb_fsm_proto_enumTypes[6]
+}
+
+func (x RecoveryKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RecoveryKind.Descriptor instead.
+func (RecoveryKind) EnumDescriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{6}
+}
+
 // Command is one entry of the log. Time and randomness are in it: Apply asks
 // neither a clock nor a random source.
 type Command struct {
@@ -455,6 +505,7 @@ type Command struct {
 	//	*Command_PutPolicy
 	//	*Command_RemovePolicy
 	//	*Command_RepairSeal
+	//	*Command_Recover
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -903,6 +954,15 @@ func (x *Command) GetRepairSeal() *RepairSeal {
 	return nil
 }
 
+func (x *Command) GetRecover() *Recover {
+	if x != nil {
+		if x, ok := x.Body.(*Command_Recover); ok {
+			return x.Recover
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -1049,6 +1109,10 @@ type Command_RepairSeal struct {
 	RepairSeal *RepairSeal `protobuf:"bytes,60,opt,name=repair_seal,json=repairSeal,proto3,oneof"` // from format version 6 on
 }
 
+type Command_Recover struct {
+	Recover *Recover `protobuf:"bytes,70,opt,name=recover,proto3,oneof"` // it makes format version 6 of an older cluster
+}
+
 func (*Command_Genesis) isCommand_Body() {}
 
 func (*Command_CreateTenant) isCommand_Body() {}
@@ -1118,6 +1182,8 @@ func (*Command_PutPolicy) isCommand_Body() {}
 func (*Command_RemovePolicy) isCommand_Body() {}
 
 func (*Command_RepairSeal) isCommand_Body() {}
+
+func (*Command_Recover) isCommand_Body() {}
 
 // Principal is an authenticated caller: who vouches for it, what it is, and its
 // name there.
@@ -6187,7 +6253,10 @@ type Cluster struct {
 	AuthorityIndex uint64 `protobuf:"varint,16,opt,name=authority_index,json=authorityIndex,proto3" json:"authority_index,omitempty"`
 	// The most voters that there were since people signed for fewer. It does not move
 	// mod_index. From format version 5 on.
-	VotersAgreed  uint32 `protobuf:"varint,17,opt,name=voters_agreed,json=votersAgreed,proto3" json:"voters_agreed,omitempty"`
+	VotersAgreed uint32 `protobuf:"varint,17,opt,name=voters_agreed,json=votersAgreed,proto3" json:"voters_agreed,omitempty"`
+	// The recoveries of the cluster, the last one last; none: it is as it was founded.
+	// From format version 6 on.
+	Incarnations  []*Incarnation `protobuf:"bytes,20,rep,name=incarnations,proto3" json:"incarnations,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6341,6 +6410,184 @@ func (x *Cluster) GetVotersAgreed() uint32 {
 	return 0
 }
 
+func (x *Cluster) GetIncarnations() []*Incarnation {
+	if x != nil {
+		return x.Incarnations
+	}
+	return nil
+}
+
+// Incarnation is one life of the cluster: it begins with a recovery, of one member.
+// Nodes of another one are no members, and neither side listens to the other.
+type Incarnation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// First 16 bytes of SHA-256 of who recovers what; docs/formats.md.
+	Id   []byte       `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Kind RecoveryKind `protobuf:"varint,2,opt,name=kind,proto3,enum=krypton.fsm.v1.RecoveryKind" json:"kind,omitempty"`
+	Node string       `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"` // id of the member that it begins with
+	// The state from which it goes on: index and chain of its last command.
+	FromIndex uint64 `protobuf:"varint,4,opt,name=from_index,json=fromIndex,proto3" json:"from_index,omitempty"`
+	FromChain []byte `protobuf:"bytes,5,opt,name=from_chain,json=fromChain,proto3" json:"from_chain,omitempty"`
+	// Ids of the voters that there were besides, in ascending order, each of which
+	// people said to be destroyed.
+	Lost          []string        `protobuf:"bytes,6,rep,name=lost,proto3" json:"lost,omitempty"`
+	TimeMs        int64           `protobuf:"varint,7,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	ModIndex      uint64          `protobuf:"varint,8,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`            // of the command with which it began
+	AuthorizedBy  []*SignedIntent `protobuf:"bytes,9,rep,name=authorized_by,json=authorizedBy,proto3" json:"authorized_by,omitempty"` // who ordered it, as of an issuer
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Incarnation) Reset() {
+	*x = Incarnation{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Incarnation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Incarnation) ProtoMessage() {}
+
+func (x *Incarnation) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Incarnation.ProtoReflect.Descriptor instead.
+func (*Incarnation) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *Incarnation) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Incarnation) GetKind() RecoveryKind {
+	if x != nil {
+		return x.Kind
+	}
+	return RecoveryKind_RECOVERY_KIND_UNSPECIFIED
+}
+
+func (x *Incarnation) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Incarnation) GetFromIndex() uint64 {
+	if x != nil {
+		return x.FromIndex
+	}
+	return 0
+}
+
+func (x *Incarnation) GetFromChain() []byte {
+	if x != nil {
+		return x.FromChain
+	}
+	return nil
+}
+
+func (x *Incarnation) GetLost() []string {
+	if x != nil {
+		return x.Lost
+	}
+	return nil
+}
+
+func (x *Incarnation) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *Incarnation) GetModIndex() uint64 {
+	if x != nil {
+		return x.ModIndex
+	}
+	return 0
+}
+
+func (x *Incarnation) GetAuthorizedBy() []*SignedIntent {
+	if x != nil {
+		return x.AuthorizedBy
+	}
+	return nil
+}
+
+// Recover begins an incarnation. Apply makes the one member of it, removes all
+// others, forgets join tokens that were not used, and sets the rest of the incarnation.
+// Only the leader's own housekeeping does it, of itself.
+type Recover struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Incarnation *Incarnation           `protobuf:"bytes,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"` // id, kind, node, from_index, from_chain and lost
+	// What the node says of itself. Of a node that is a member its addresses and
+	// versions count only; id and public key must be that member's.
+	Member        *Member `protobuf:"bytes,2,opt,name=member,proto3" json:"member,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Recover) Reset() {
+	*x = Recover{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Recover) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Recover) ProtoMessage() {}
+
+func (x *Recover) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Recover.ProtoReflect.Descriptor instead.
+func (*Recover) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *Recover) GetIncarnation() *Incarnation {
+	if x != nil {
+		return x.Incarnation
+	}
+	return nil
+}
+
+func (x *Recover) GetMember() *Member {
+	if x != nil {
+		return x.Member
+	}
+	return nil
+}
+
 // SnapshotHeader opens every snapshot; the layout around it is in
 // docs/formats.md.
 type SnapshotHeader struct {
@@ -6360,7 +6607,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6372,7 +6619,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6385,7 +6632,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{65}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -6479,7 +6726,7 @@ type SnapshotItem struct {
 
 func (x *SnapshotItem) Reset() {
 	*x = SnapshotItem{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6491,7 +6738,7 @@ func (x *SnapshotItem) String() string {
 func (*SnapshotItem) ProtoMessage() {}
 
 func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6504,7 +6751,7 @@ func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotItem.ProtoReflect.Descriptor instead.
 func (*SnapshotItem) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{66}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *SnapshotItem) GetObject() isSnapshotItem_Object {
@@ -6740,7 +6987,7 @@ var File_fsm_fsmpb_fsm_proto protoreflect.FileDescriptor
 
 const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
-	"\x13fsm/fsmpb/fsm.proto\x12\x0ekrypton.fsm.v1\"\xf1\x15\n" +
+	"\x13fsm/fsmpb/fsm.proto\x12\x0ekrypton.fsm.v1\"\xa6\x16\n" +
 	"\aCommand\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1c\n" +
 	"\tskippable\x18\x02 \x01(\bR\tskippable\x12 \n" +
@@ -6802,7 +7049,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"put_policy\x184 \x01(\v2\x19.krypton.fsm.v1.PutPolicyH\x00R\tputPolicy\x12C\n" +
 	"\rremove_policy\x185 \x01(\v2\x1c.krypton.fsm.v1.RemovePolicyH\x00R\fremovePolicy\x12=\n" +
 	"\vrepair_seal\x18< \x01(\v2\x1a.krypton.fsm.v1.RepairSealH\x00R\n" +
-	"repairSealB\x06\n" +
+	"repairSeal\x123\n" +
+	"\arecover\x18F \x01(\v2\x17.krypton.fsm.v1.RecoverH\x00R\arecoverB\x06\n" +
 	"\x04body\"K\n" +
 	"\tPrincipal\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x12\n" +
@@ -7252,7 +7500,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\tUsedNonce\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12$\n" +
 	"\x0eexpire_time_ms\x18\x02 \x01(\x03R\fexpireTimeMs\x12\x18\n" +
-	"\apersons\x18\x03 \x03(\tR\apersons\"\x9b\x05\n" +
+	"\apersons\x18\x03 \x03(\tR\apersons\"\xdc\x05\n" +
 	"\aCluster\x12\x1f\n" +
 	"\vkeyspace_id\x18\x01 \x01(\fR\n" +
 	"keyspaceId\x12\x1d\n" +
@@ -7274,7 +7522,23 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\agenesis\x18\x0e \x01(\fR\agenesis\x12\x19\n" +
 	"\blease_ms\x18\x0f \x01(\rR\aleaseMs\x12'\n" +
 	"\x0fauthority_index\x18\x10 \x01(\x04R\x0eauthorityIndex\x12#\n" +
-	"\rvoters_agreed\x18\x11 \x01(\rR\fvotersAgreed\"\xab\x02\n" +
+	"\rvoters_agreed\x18\x11 \x01(\rR\fvotersAgreed\x12?\n" +
+	"\fincarnations\x18\x14 \x03(\v2\x1b.krypton.fsm.v1.IncarnationR\fincarnations\"\xae\x02\n" +
+	"\vIncarnation\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x120\n" +
+	"\x04kind\x18\x02 \x01(\x0e2\x1c.krypton.fsm.v1.RecoveryKindR\x04kind\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12\x1d\n" +
+	"\n" +
+	"from_index\x18\x04 \x01(\x04R\tfromIndex\x12\x1d\n" +
+	"\n" +
+	"from_chain\x18\x05 \x01(\fR\tfromChain\x12\x12\n" +
+	"\x04lost\x18\x06 \x03(\tR\x04lost\x12\x17\n" +
+	"\atime_ms\x18\a \x01(\x03R\x06timeMs\x12\x1b\n" +
+	"\tmod_index\x18\b \x01(\x04R\bmodIndex\x12A\n" +
+	"\rauthorized_by\x18\t \x03(\v2\x1c.krypton.fsm.v1.SignedIntentR\fauthorizedBy\"x\n" +
+	"\aRecover\x12=\n" +
+	"\vincarnation\x18\x01 \x01(\v2\x1b.krypton.fsm.v1.IncarnationR\vincarnation\x12.\n" +
+	"\x06member\x18\x02 \x01(\v2\x16.krypton.fsm.v1.MemberR\x06member\"\xab\x02\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12#\n" +
 	"\rapplied_index\x18\x02 \x01(\x04R\fappliedIndex\x12!\n" +
@@ -7350,7 +7614,11 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x17APPROVAL_STATE_EXECUTED\x10\x03\x12\x1b\n" +
 	"\x17APPROVAL_STATE_REJECTED\x10\x04\x12\x1a\n" +
 	"\x16APPROVAL_STATE_EXPIRED\x10\x05\x12\x19\n" +
-	"\x15APPROVAL_STATE_FAILED\x10\x06B4Z2github.com/openkcm/krypton-cluster/fsm/fsmpb;fsmpbb\x06proto3"
+	"\x15APPROVAL_STATE_FAILED\x10\x06*c\n" +
+	"\fRecoveryKind\x12\x1d\n" +
+	"\x19RECOVERY_KIND_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16RECOVERY_KIND_SNAPSHOT\x10\x01\x12\x18\n" +
+	"\x14RECOVERY_KIND_QUORUM\x10\x02B4Z2github.com/openkcm/krypton-cluster/fsm/fsmpb;fsmpbb\x06proto3"
 
 var (
 	file_fsm_fsmpb_fsm_proto_rawDescOnce sync.Once
@@ -7364,8 +7632,8 @@ func file_fsm_fsmpb_fsm_proto_rawDescGZIP() []byte {
 	return file_fsm_fsmpb_fsm_proto_rawDescData
 }
 
-var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
+var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
 var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(KeyAlgorithm)(0),          // 0: krypton.fsm.v1.KeyAlgorithm
 	(VersionState)(0),          // 1: krypton.fsm.v1.VersionState
@@ -7373,187 +7641,196 @@ var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(ObjectEvent)(0),           // 3: krypton.fsm.v1.ObjectEvent
 	(VersionEvent)(0),          // 4: krypton.fsm.v1.VersionEvent
 	(ApprovalState)(0),         // 5: krypton.fsm.v1.ApprovalState
-	(*Command)(nil),            // 6: krypton.fsm.v1.Command
-	(*Principal)(nil),          // 7: krypton.fsm.v1.Principal
-	(*PublicKey)(nil),          // 8: krypton.fsm.v1.PublicKey
-	(*SignedIntent)(nil),       // 9: krypton.fsm.v1.SignedIntent
-	(*Person)(nil),             // 10: krypton.fsm.v1.Person
-	(*IntentRule)(nil),         // 11: krypton.fsm.v1.IntentRule
-	(*Settings)(nil),           // 12: krypton.fsm.v1.Settings
-	(*Genesis)(nil),            // 13: krypton.fsm.v1.Genesis
-	(*Version)(nil),            // 14: krypton.fsm.v1.Version
-	(*Binding)(nil),            // 15: krypton.fsm.v1.Binding
-	(*Tenant)(nil),             // 16: krypton.fsm.v1.Tenant
-	(*Service)(nil),            // 17: krypton.fsm.v1.Service
-	(*Resource)(nil),           // 18: krypton.fsm.v1.Resource
-	(*Secret)(nil),             // 19: krypton.fsm.v1.Secret
-	(*Member)(nil),             // 20: krypton.fsm.v1.Member
-	(*JoinToken)(nil),          // 21: krypton.fsm.v1.JoinToken
-	(*Hold)(nil),               // 22: krypton.fsm.v1.Hold
-	(*ObjectRef)(nil),          // 23: krypton.fsm.v1.ObjectRef
-	(*CreateTenant)(nil),       // 24: krypton.fsm.v1.CreateTenant
-	(*ChangeObject)(nil),       // 25: krypton.fsm.v1.ChangeObject
-	(*CreateService)(nil),      // 26: krypton.fsm.v1.CreateService
-	(*AddVersion)(nil),         // 27: krypton.fsm.v1.AddVersion
-	(*SetPrimary)(nil),         // 28: krypton.fsm.v1.SetPrimary
-	(*ChangeVersion)(nil),      // 29: krypton.fsm.v1.ChangeVersion
-	(*PinResource)(nil),        // 30: krypton.fsm.v1.PinResource
-	(*UnpinResource)(nil),      // 31: krypton.fsm.v1.UnpinResource
-	(*RollbackResource)(nil),   // 32: krypton.fsm.v1.RollbackResource
-	(*AddInternalKey)(nil),     // 33: krypton.fsm.v1.AddInternalKey
-	(*RewrapTenant)(nil),       // 34: krypton.fsm.v1.RewrapTenant
-	(*PutSecret)(nil),          // 35: krypton.fsm.v1.PutSecret
-	(*CreateJoinToken)(nil),    // 36: krypton.fsm.v1.CreateJoinToken
-	(*AddMember)(nil),          // 37: krypton.fsm.v1.AddMember
-	(*UpdateMember)(nil),       // 38: krypton.fsm.v1.UpdateMember
-	(*RemoveMember)(nil),       // 39: krypton.fsm.v1.RemoveMember
-	(*PurgeMember)(nil),        // 40: krypton.fsm.v1.PurgeMember
-	(*SetHold)(nil),            // 41: krypton.fsm.v1.SetHold
-	(*Revocation)(nil),         // 42: krypton.fsm.v1.Revocation
-	(*RevokeCertificate)(nil),  // 43: krypton.fsm.v1.RevokeCertificate
-	(*X509Issuer)(nil),         // 44: krypton.fsm.v1.X509Issuer
-	(*JWTIssuer)(nil),          // 45: krypton.fsm.v1.JWTIssuer
-	(*Issuer)(nil),             // 46: krypton.fsm.v1.Issuer
-	(*BindingKey)(nil),         // 47: krypton.fsm.v1.BindingKey
-	(*RoleBinding)(nil),        // 48: krypton.fsm.v1.RoleBinding
-	(*Policy)(nil),             // 49: krypton.fsm.v1.Policy
-	(*PutIssuer)(nil),          // 50: krypton.fsm.v1.PutIssuer
-	(*RemoveIssuer)(nil),       // 51: krypton.fsm.v1.RemoveIssuer
-	(*BindRole)(nil),           // 52: krypton.fsm.v1.BindRole
-	(*UnbindRole)(nil),         // 53: krypton.fsm.v1.UnbindRole
-	(*SetTenantGovernors)(nil), // 54: krypton.fsm.v1.SetTenantGovernors
-	(*ApprovalSignature)(nil),  // 55: krypton.fsm.v1.ApprovalSignature
-	(*Approval)(nil),           // 56: krypton.fsm.v1.Approval
-	(*RequestApproval)(nil),    // 57: krypton.fsm.v1.RequestApproval
-	(*Approve)(nil),            // 58: krypton.fsm.v1.Approve
-	(*RejectApproval)(nil),     // 59: krypton.fsm.v1.RejectApproval
-	(*SetQuorum)(nil),          // 60: krypton.fsm.v1.SetQuorum
-	(*PutPolicy)(nil),          // 61: krypton.fsm.v1.PutPolicy
-	(*RemovePolicy)(nil),       // 62: krypton.fsm.v1.RemovePolicy
-	(*Tick)(nil),               // 63: krypton.fsm.v1.Tick
-	(*RaiseFormat)(nil),        // 64: krypton.fsm.v1.RaiseFormat
-	(*LeaseEpoch)(nil),         // 65: krypton.fsm.v1.LeaseEpoch
-	(*RepairSeal)(nil),         // 66: krypton.fsm.v1.RepairSeal
-	(*Result)(nil),             // 67: krypton.fsm.v1.Result
-	(*Request)(nil),            // 68: krypton.fsm.v1.Request
-	(*UsedNonce)(nil),          // 69: krypton.fsm.v1.UsedNonce
-	(*Cluster)(nil),            // 70: krypton.fsm.v1.Cluster
-	(*SnapshotHeader)(nil),     // 71: krypton.fsm.v1.SnapshotHeader
-	(*SnapshotItem)(nil),       // 72: krypton.fsm.v1.SnapshotItem
+	(RecoveryKind)(0),          // 6: krypton.fsm.v1.RecoveryKind
+	(*Command)(nil),            // 7: krypton.fsm.v1.Command
+	(*Principal)(nil),          // 8: krypton.fsm.v1.Principal
+	(*PublicKey)(nil),          // 9: krypton.fsm.v1.PublicKey
+	(*SignedIntent)(nil),       // 10: krypton.fsm.v1.SignedIntent
+	(*Person)(nil),             // 11: krypton.fsm.v1.Person
+	(*IntentRule)(nil),         // 12: krypton.fsm.v1.IntentRule
+	(*Settings)(nil),           // 13: krypton.fsm.v1.Settings
+	(*Genesis)(nil),            // 14: krypton.fsm.v1.Genesis
+	(*Version)(nil),            // 15: krypton.fsm.v1.Version
+	(*Binding)(nil),            // 16: krypton.fsm.v1.Binding
+	(*Tenant)(nil),             // 17: krypton.fsm.v1.Tenant
+	(*Service)(nil),            // 18: krypton.fsm.v1.Service
+	(*Resource)(nil),           // 19: krypton.fsm.v1.Resource
+	(*Secret)(nil),             // 20: krypton.fsm.v1.Secret
+	(*Member)(nil),             // 21: krypton.fsm.v1.Member
+	(*JoinToken)(nil),          // 22: krypton.fsm.v1.JoinToken
+	(*Hold)(nil),               // 23: krypton.fsm.v1.Hold
+	(*ObjectRef)(nil),          // 24: krypton.fsm.v1.ObjectRef
+	(*CreateTenant)(nil),       // 25: krypton.fsm.v1.CreateTenant
+	(*ChangeObject)(nil),       // 26: krypton.fsm.v1.ChangeObject
+	(*CreateService)(nil),      // 27: krypton.fsm.v1.CreateService
+	(*AddVersion)(nil),         // 28: krypton.fsm.v1.AddVersion
+	(*SetPrimary)(nil),         // 29: krypton.fsm.v1.SetPrimary
+	(*ChangeVersion)(nil),      // 30: krypton.fsm.v1.ChangeVersion
+	(*PinResource)(nil),        // 31: krypton.fsm.v1.PinResource
+	(*UnpinResource)(nil),      // 32: krypton.fsm.v1.UnpinResource
+	(*RollbackResource)(nil),   // 33: krypton.fsm.v1.RollbackResource
+	(*AddInternalKey)(nil),     // 34: krypton.fsm.v1.AddInternalKey
+	(*RewrapTenant)(nil),       // 35: krypton.fsm.v1.RewrapTenant
+	(*PutSecret)(nil),          // 36: krypton.fsm.v1.PutSecret
+	(*CreateJoinToken)(nil),    // 37: krypton.fsm.v1.CreateJoinToken
+	(*AddMember)(nil),          // 38: krypton.fsm.v1.AddMember
+	(*UpdateMember)(nil),       // 39: krypton.fsm.v1.UpdateMember
+	(*RemoveMember)(nil),       // 40: krypton.fsm.v1.RemoveMember
+	(*PurgeMember)(nil),        // 41: krypton.fsm.v1.PurgeMember
+	(*SetHold)(nil),            // 42: krypton.fsm.v1.SetHold
+	(*Revocation)(nil),         // 43: krypton.fsm.v1.Revocation
+	(*RevokeCertificate)(nil),  // 44: krypton.fsm.v1.RevokeCertificate
+	(*X509Issuer)(nil),         // 45: krypton.fsm.v1.X509Issuer
+	(*JWTIssuer)(nil),          // 46: krypton.fsm.v1.JWTIssuer
+	(*Issuer)(nil),             // 47: krypton.fsm.v1.Issuer
+	(*BindingKey)(nil),         // 48: krypton.fsm.v1.BindingKey
+	(*RoleBinding)(nil),        // 49: krypton.fsm.v1.RoleBinding
+	(*Policy)(nil),             // 50: krypton.fsm.v1.Policy
+	(*PutIssuer)(nil),          // 51: krypton.fsm.v1.PutIssuer
+	(*RemoveIssuer)(nil),       // 52: krypton.fsm.v1.RemoveIssuer
+	(*BindRole)(nil),           // 53: krypton.fsm.v1.BindRole
+	(*UnbindRole)(nil),         // 54: krypton.fsm.v1.UnbindRole
+	(*SetTenantGovernors)(nil), // 55: krypton.fsm.v1.SetTenantGovernors
+	(*ApprovalSignature)(nil),  // 56: krypton.fsm.v1.ApprovalSignature
+	(*Approval)(nil),           // 57: krypton.fsm.v1.Approval
+	(*RequestApproval)(nil),    // 58: krypton.fsm.v1.RequestApproval
+	(*Approve)(nil),            // 59: krypton.fsm.v1.Approve
+	(*RejectApproval)(nil),     // 60: krypton.fsm.v1.RejectApproval
+	(*SetQuorum)(nil),          // 61: krypton.fsm.v1.SetQuorum
+	(*PutPolicy)(nil),          // 62: krypton.fsm.v1.PutPolicy
+	(*RemovePolicy)(nil),       // 63: krypton.fsm.v1.RemovePolicy
+	(*Tick)(nil),               // 64: krypton.fsm.v1.Tick
+	(*RaiseFormat)(nil),        // 65: krypton.fsm.v1.RaiseFormat
+	(*LeaseEpoch)(nil),         // 66: krypton.fsm.v1.LeaseEpoch
+	(*RepairSeal)(nil),         // 67: krypton.fsm.v1.RepairSeal
+	(*Result)(nil),             // 68: krypton.fsm.v1.Result
+	(*Request)(nil),            // 69: krypton.fsm.v1.Request
+	(*UsedNonce)(nil),          // 70: krypton.fsm.v1.UsedNonce
+	(*Cluster)(nil),            // 71: krypton.fsm.v1.Cluster
+	(*Incarnation)(nil),        // 72: krypton.fsm.v1.Incarnation
+	(*Recover)(nil),            // 73: krypton.fsm.v1.Recover
+	(*SnapshotHeader)(nil),     // 74: krypton.fsm.v1.SnapshotHeader
+	(*SnapshotItem)(nil),       // 75: krypton.fsm.v1.SnapshotItem
 }
 var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
-	7,   // 0: krypton.fsm.v1.Command.principal:type_name -> krypton.fsm.v1.Principal
-	9,   // 1: krypton.fsm.v1.Command.intents:type_name -> krypton.fsm.v1.SignedIntent
-	13,  // 2: krypton.fsm.v1.Command.genesis:type_name -> krypton.fsm.v1.Genesis
-	24,  // 3: krypton.fsm.v1.Command.create_tenant:type_name -> krypton.fsm.v1.CreateTenant
-	25,  // 4: krypton.fsm.v1.Command.change_object:type_name -> krypton.fsm.v1.ChangeObject
-	26,  // 5: krypton.fsm.v1.Command.create_service:type_name -> krypton.fsm.v1.CreateService
-	27,  // 6: krypton.fsm.v1.Command.add_version:type_name -> krypton.fsm.v1.AddVersion
-	28,  // 7: krypton.fsm.v1.Command.set_primary:type_name -> krypton.fsm.v1.SetPrimary
-	29,  // 8: krypton.fsm.v1.Command.change_version:type_name -> krypton.fsm.v1.ChangeVersion
-	30,  // 9: krypton.fsm.v1.Command.pin_resource:type_name -> krypton.fsm.v1.PinResource
-	31,  // 10: krypton.fsm.v1.Command.unpin_resource:type_name -> krypton.fsm.v1.UnpinResource
-	33,  // 11: krypton.fsm.v1.Command.add_internal_key:type_name -> krypton.fsm.v1.AddInternalKey
-	34,  // 12: krypton.fsm.v1.Command.rewrap_tenant:type_name -> krypton.fsm.v1.RewrapTenant
-	35,  // 13: krypton.fsm.v1.Command.put_secret:type_name -> krypton.fsm.v1.PutSecret
-	36,  // 14: krypton.fsm.v1.Command.create_join_token:type_name -> krypton.fsm.v1.CreateJoinToken
-	37,  // 15: krypton.fsm.v1.Command.add_member:type_name -> krypton.fsm.v1.AddMember
-	38,  // 16: krypton.fsm.v1.Command.update_member:type_name -> krypton.fsm.v1.UpdateMember
-	39,  // 17: krypton.fsm.v1.Command.remove_member:type_name -> krypton.fsm.v1.RemoveMember
-	40,  // 18: krypton.fsm.v1.Command.purge_member:type_name -> krypton.fsm.v1.PurgeMember
-	41,  // 19: krypton.fsm.v1.Command.set_hold:type_name -> krypton.fsm.v1.SetHold
-	63,  // 20: krypton.fsm.v1.Command.tick:type_name -> krypton.fsm.v1.Tick
-	64,  // 21: krypton.fsm.v1.Command.raise_format:type_name -> krypton.fsm.v1.RaiseFormat
-	32,  // 22: krypton.fsm.v1.Command.rollback_resource:type_name -> krypton.fsm.v1.RollbackResource
-	43,  // 23: krypton.fsm.v1.Command.revoke_certificate:type_name -> krypton.fsm.v1.RevokeCertificate
-	65,  // 24: krypton.fsm.v1.Command.lease_epoch:type_name -> krypton.fsm.v1.LeaseEpoch
-	50,  // 25: krypton.fsm.v1.Command.put_issuer:type_name -> krypton.fsm.v1.PutIssuer
-	51,  // 26: krypton.fsm.v1.Command.remove_issuer:type_name -> krypton.fsm.v1.RemoveIssuer
-	52,  // 27: krypton.fsm.v1.Command.bind_role:type_name -> krypton.fsm.v1.BindRole
-	53,  // 28: krypton.fsm.v1.Command.unbind_role:type_name -> krypton.fsm.v1.UnbindRole
-	54,  // 29: krypton.fsm.v1.Command.set_tenant_governors:type_name -> krypton.fsm.v1.SetTenantGovernors
-	57,  // 30: krypton.fsm.v1.Command.request_approval:type_name -> krypton.fsm.v1.RequestApproval
-	58,  // 31: krypton.fsm.v1.Command.approve:type_name -> krypton.fsm.v1.Approve
-	59,  // 32: krypton.fsm.v1.Command.reject_approval:type_name -> krypton.fsm.v1.RejectApproval
-	60,  // 33: krypton.fsm.v1.Command.set_quorum:type_name -> krypton.fsm.v1.SetQuorum
-	61,  // 34: krypton.fsm.v1.Command.put_policy:type_name -> krypton.fsm.v1.PutPolicy
-	62,  // 35: krypton.fsm.v1.Command.remove_policy:type_name -> krypton.fsm.v1.RemovePolicy
-	66,  // 36: krypton.fsm.v1.Command.repair_seal:type_name -> krypton.fsm.v1.RepairSeal
-	0,   // 37: krypton.fsm.v1.PublicKey.algorithm:type_name -> krypton.fsm.v1.KeyAlgorithm
-	8,   // 38: krypton.fsm.v1.Person.key:type_name -> krypton.fsm.v1.PublicKey
-	10,  // 39: krypton.fsm.v1.Genesis.persons:type_name -> krypton.fsm.v1.Person
-	11,  // 40: krypton.fsm.v1.Genesis.rules:type_name -> krypton.fsm.v1.IntentRule
-	12,  // 41: krypton.fsm.v1.Genesis.settings:type_name -> krypton.fsm.v1.Settings
-	14,  // 42: krypton.fsm.v1.Genesis.internal_key:type_name -> krypton.fsm.v1.Version
-	19,  // 43: krypton.fsm.v1.Genesis.secrets:type_name -> krypton.fsm.v1.Secret
-	20,  // 44: krypton.fsm.v1.Genesis.first_member:type_name -> krypton.fsm.v1.Member
-	1,   // 45: krypton.fsm.v1.Version.state:type_name -> krypton.fsm.v1.VersionState
-	1,   // 46: krypton.fsm.v1.Version.state_before:type_name -> krypton.fsm.v1.VersionState
-	2,   // 47: krypton.fsm.v1.Tenant.state:type_name -> krypton.fsm.v1.ObjectState
-	15,  // 48: krypton.fsm.v1.Tenant.binding:type_name -> krypton.fsm.v1.Binding
-	14,  // 49: krypton.fsm.v1.Tenant.versions:type_name -> krypton.fsm.v1.Version
-	2,   // 50: krypton.fsm.v1.Service.state:type_name -> krypton.fsm.v1.ObjectState
-	14,  // 51: krypton.fsm.v1.Service.versions:type_name -> krypton.fsm.v1.Version
-	15,  // 52: krypton.fsm.v1.CreateTenant.binding:type_name -> krypton.fsm.v1.Binding
-	14,  // 53: krypton.fsm.v1.CreateTenant.version:type_name -> krypton.fsm.v1.Version
-	23,  // 54: krypton.fsm.v1.ChangeObject.object:type_name -> krypton.fsm.v1.ObjectRef
-	3,   // 55: krypton.fsm.v1.ChangeObject.event:type_name -> krypton.fsm.v1.ObjectEvent
-	14,  // 56: krypton.fsm.v1.CreateService.version:type_name -> krypton.fsm.v1.Version
-	23,  // 57: krypton.fsm.v1.AddVersion.object:type_name -> krypton.fsm.v1.ObjectRef
-	14,  // 58: krypton.fsm.v1.AddVersion.version:type_name -> krypton.fsm.v1.Version
-	23,  // 59: krypton.fsm.v1.SetPrimary.object:type_name -> krypton.fsm.v1.ObjectRef
-	23,  // 60: krypton.fsm.v1.ChangeVersion.object:type_name -> krypton.fsm.v1.ObjectRef
-	4,   // 61: krypton.fsm.v1.ChangeVersion.event:type_name -> krypton.fsm.v1.VersionEvent
-	14,  // 62: krypton.fsm.v1.AddInternalKey.version:type_name -> krypton.fsm.v1.Version
-	19,  // 63: krypton.fsm.v1.PutSecret.secret:type_name -> krypton.fsm.v1.Secret
-	21,  // 64: krypton.fsm.v1.CreateJoinToken.token:type_name -> krypton.fsm.v1.JoinToken
-	20,  // 65: krypton.fsm.v1.AddMember.member:type_name -> krypton.fsm.v1.Member
-	20,  // 66: krypton.fsm.v1.UpdateMember.member:type_name -> krypton.fsm.v1.Member
-	42,  // 67: krypton.fsm.v1.RevokeCertificate.revocation:type_name -> krypton.fsm.v1.Revocation
-	44,  // 68: krypton.fsm.v1.Issuer.x509:type_name -> krypton.fsm.v1.X509Issuer
-	45,  // 69: krypton.fsm.v1.Issuer.jwt:type_name -> krypton.fsm.v1.JWTIssuer
-	9,   // 70: krypton.fsm.v1.Issuer.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	8,   // 71: krypton.fsm.v1.BindingKey.key:type_name -> krypton.fsm.v1.PublicKey
-	47,  // 72: krypton.fsm.v1.RoleBinding.keys:type_name -> krypton.fsm.v1.BindingKey
-	9,   // 73: krypton.fsm.v1.RoleBinding.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	9,   // 74: krypton.fsm.v1.Policy.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	46,  // 75: krypton.fsm.v1.PutIssuer.issuer:type_name -> krypton.fsm.v1.Issuer
-	48,  // 76: krypton.fsm.v1.BindRole.binding:type_name -> krypton.fsm.v1.RoleBinding
-	7,   // 77: krypton.fsm.v1.Approval.requester:type_name -> krypton.fsm.v1.Principal
-	55,  // 78: krypton.fsm.v1.Approval.requested:type_name -> krypton.fsm.v1.ApprovalSignature
-	11,  // 79: krypton.fsm.v1.Approval.rules:type_name -> krypton.fsm.v1.IntentRule
-	55,  // 80: krypton.fsm.v1.Approval.signatures:type_name -> krypton.fsm.v1.ApprovalSignature
-	5,   // 81: krypton.fsm.v1.Approval.state:type_name -> krypton.fsm.v1.ApprovalState
-	7,   // 82: krypton.fsm.v1.Approval.rejected_by:type_name -> krypton.fsm.v1.Principal
-	67,  // 83: krypton.fsm.v1.Approval.result:type_name -> krypton.fsm.v1.Result
-	56,  // 84: krypton.fsm.v1.RequestApproval.approval:type_name -> krypton.fsm.v1.Approval
-	49,  // 85: krypton.fsm.v1.PutPolicy.policy:type_name -> krypton.fsm.v1.Policy
-	7,   // 86: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
-	67,  // 87: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
-	12,  // 88: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
-	10,  // 89: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
-	11,  // 90: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
-	22,  // 91: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
-	14,  // 92: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
-	70,  // 93: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
-	16,  // 94: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
-	17,  // 95: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
-	18,  // 96: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
-	19,  // 97: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
-	20,  // 98: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
-	21,  // 99: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
-	68,  // 100: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
-	69,  // 101: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
-	42,  // 102: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
-	46,  // 103: krypton.fsm.v1.SnapshotItem.issuer:type_name -> krypton.fsm.v1.Issuer
-	48,  // 104: krypton.fsm.v1.SnapshotItem.role_binding:type_name -> krypton.fsm.v1.RoleBinding
-	56,  // 105: krypton.fsm.v1.SnapshotItem.approval:type_name -> krypton.fsm.v1.Approval
-	49,  // 106: krypton.fsm.v1.SnapshotItem.policy:type_name -> krypton.fsm.v1.Policy
-	107, // [107:107] is the sub-list for method output_type
-	107, // [107:107] is the sub-list for method input_type
-	107, // [107:107] is the sub-list for extension type_name
-	107, // [107:107] is the sub-list for extension extendee
-	0,   // [0:107] is the sub-list for field type_name
+	8,   // 0: krypton.fsm.v1.Command.principal:type_name -> krypton.fsm.v1.Principal
+	10,  // 1: krypton.fsm.v1.Command.intents:type_name -> krypton.fsm.v1.SignedIntent
+	14,  // 2: krypton.fsm.v1.Command.genesis:type_name -> krypton.fsm.v1.Genesis
+	25,  // 3: krypton.fsm.v1.Command.create_tenant:type_name -> krypton.fsm.v1.CreateTenant
+	26,  // 4: krypton.fsm.v1.Command.change_object:type_name -> krypton.fsm.v1.ChangeObject
+	27,  // 5: krypton.fsm.v1.Command.create_service:type_name -> krypton.fsm.v1.CreateService
+	28,  // 6: krypton.fsm.v1.Command.add_version:type_name -> krypton.fsm.v1.AddVersion
+	29,  // 7: krypton.fsm.v1.Command.set_primary:type_name -> krypton.fsm.v1.SetPrimary
+	30,  // 8: krypton.fsm.v1.Command.change_version:type_name -> krypton.fsm.v1.ChangeVersion
+	31,  // 9: krypton.fsm.v1.Command.pin_resource:type_name -> krypton.fsm.v1.PinResource
+	32,  // 10: krypton.fsm.v1.Command.unpin_resource:type_name -> krypton.fsm.v1.UnpinResource
+	34,  // 11: krypton.fsm.v1.Command.add_internal_key:type_name -> krypton.fsm.v1.AddInternalKey
+	35,  // 12: krypton.fsm.v1.Command.rewrap_tenant:type_name -> krypton.fsm.v1.RewrapTenant
+	36,  // 13: krypton.fsm.v1.Command.put_secret:type_name -> krypton.fsm.v1.PutSecret
+	37,  // 14: krypton.fsm.v1.Command.create_join_token:type_name -> krypton.fsm.v1.CreateJoinToken
+	38,  // 15: krypton.fsm.v1.Command.add_member:type_name -> krypton.fsm.v1.AddMember
+	39,  // 16: krypton.fsm.v1.Command.update_member:type_name -> krypton.fsm.v1.UpdateMember
+	40,  // 17: krypton.fsm.v1.Command.remove_member:type_name -> krypton.fsm.v1.RemoveMember
+	41,  // 18: krypton.fsm.v1.Command.purge_member:type_name -> krypton.fsm.v1.PurgeMember
+	42,  // 19: krypton.fsm.v1.Command.set_hold:type_name -> krypton.fsm.v1.SetHold
+	64,  // 20: krypton.fsm.v1.Command.tick:type_name -> krypton.fsm.v1.Tick
+	65,  // 21: krypton.fsm.v1.Command.raise_format:type_name -> krypton.fsm.v1.RaiseFormat
+	33,  // 22: krypton.fsm.v1.Command.rollback_resource:type_name -> krypton.fsm.v1.RollbackResource
+	44,  // 23: krypton.fsm.v1.Command.revoke_certificate:type_name -> krypton.fsm.v1.RevokeCertificate
+	66,  // 24: krypton.fsm.v1.Command.lease_epoch:type_name -> krypton.fsm.v1.LeaseEpoch
+	51,  // 25: krypton.fsm.v1.Command.put_issuer:type_name -> krypton.fsm.v1.PutIssuer
+	52,  // 26: krypton.fsm.v1.Command.remove_issuer:type_name -> krypton.fsm.v1.RemoveIssuer
+	53,  // 27: krypton.fsm.v1.Command.bind_role:type_name -> krypton.fsm.v1.BindRole
+	54,  // 28: krypton.fsm.v1.Command.unbind_role:type_name -> krypton.fsm.v1.UnbindRole
+	55,  // 29: krypton.fsm.v1.Command.set_tenant_governors:type_name -> krypton.fsm.v1.SetTenantGovernors
+	58,  // 30: krypton.fsm.v1.Command.request_approval:type_name -> krypton.fsm.v1.RequestApproval
+	59,  // 31: krypton.fsm.v1.Command.approve:type_name -> krypton.fsm.v1.Approve
+	60,  // 32: krypton.fsm.v1.Command.reject_approval:type_name -> krypton.fsm.v1.RejectApproval
+	61,  // 33: krypton.fsm.v1.Command.set_quorum:type_name -> krypton.fsm.v1.SetQuorum
+	62,  // 34: krypton.fsm.v1.Command.put_policy:type_name -> krypton.fsm.v1.PutPolicy
+	63,  // 35: krypton.fsm.v1.Command.remove_policy:type_name -> krypton.fsm.v1.RemovePolicy
+	67,  // 36: krypton.fsm.v1.Command.repair_seal:type_name -> krypton.fsm.v1.RepairSeal
+	73,  // 37: krypton.fsm.v1.Command.recover:type_name -> krypton.fsm.v1.Recover
+	0,   // 38: krypton.fsm.v1.PublicKey.algorithm:type_name -> krypton.fsm.v1.KeyAlgorithm
+	9,   // 39: krypton.fsm.v1.Person.key:type_name -> krypton.fsm.v1.PublicKey
+	11,  // 40: krypton.fsm.v1.Genesis.persons:type_name -> krypton.fsm.v1.Person
+	12,  // 41: krypton.fsm.v1.Genesis.rules:type_name -> krypton.fsm.v1.IntentRule
+	13,  // 42: krypton.fsm.v1.Genesis.settings:type_name -> krypton.fsm.v1.Settings
+	15,  // 43: krypton.fsm.v1.Genesis.internal_key:type_name -> krypton.fsm.v1.Version
+	20,  // 44: krypton.fsm.v1.Genesis.secrets:type_name -> krypton.fsm.v1.Secret
+	21,  // 45: krypton.fsm.v1.Genesis.first_member:type_name -> krypton.fsm.v1.Member
+	1,   // 46: krypton.fsm.v1.Version.state:type_name -> krypton.fsm.v1.VersionState
+	1,   // 47: krypton.fsm.v1.Version.state_before:type_name -> krypton.fsm.v1.VersionState
+	2,   // 48: krypton.fsm.v1.Tenant.state:type_name -> krypton.fsm.v1.ObjectState
+	16,  // 49: krypton.fsm.v1.Tenant.binding:type_name -> krypton.fsm.v1.Binding
+	15,  // 50: krypton.fsm.v1.Tenant.versions:type_name -> krypton.fsm.v1.Version
+	2,   // 51: krypton.fsm.v1.Service.state:type_name -> krypton.fsm.v1.ObjectState
+	15,  // 52: krypton.fsm.v1.Service.versions:type_name -> krypton.fsm.v1.Version
+	16,  // 53: krypton.fsm.v1.CreateTenant.binding:type_name -> krypton.fsm.v1.Binding
+	15,  // 54: krypton.fsm.v1.CreateTenant.version:type_name -> krypton.fsm.v1.Version
+	24,  // 55: krypton.fsm.v1.ChangeObject.object:type_name -> krypton.fsm.v1.ObjectRef
+	3,   // 56: krypton.fsm.v1.ChangeObject.event:type_name -> krypton.fsm.v1.ObjectEvent
+	15,  // 57: krypton.fsm.v1.CreateService.version:type_name -> krypton.fsm.v1.Version
+	24,  // 58: krypton.fsm.v1.AddVersion.object:type_name -> krypton.fsm.v1.ObjectRef
+	15,  // 59: krypton.fsm.v1.AddVersion.version:type_name -> krypton.fsm.v1.Version
+	24,  // 60: krypton.fsm.v1.SetPrimary.object:type_name -> krypton.fsm.v1.ObjectRef
+	24,  // 61: krypton.fsm.v1.ChangeVersion.object:type_name -> krypton.fsm.v1.ObjectRef
+	4,   // 62: krypton.fsm.v1.ChangeVersion.event:type_name -> krypton.fsm.v1.VersionEvent
+	15,  // 63: krypton.fsm.v1.AddInternalKey.version:type_name -> krypton.fsm.v1.Version
+	20,  // 64: krypton.fsm.v1.PutSecret.secret:type_name -> krypton.fsm.v1.Secret
+	22,  // 65: krypton.fsm.v1.CreateJoinToken.token:type_name -> krypton.fsm.v1.JoinToken
+	21,  // 66: krypton.fsm.v1.AddMember.member:type_name -> krypton.fsm.v1.Member
+	21,  // 67: krypton.fsm.v1.UpdateMember.member:type_name -> krypton.fsm.v1.Member
+	43,  // 68: krypton.fsm.v1.RevokeCertificate.revocation:type_name -> krypton.fsm.v1.Revocation
+	45,  // 69: krypton.fsm.v1.Issuer.x509:type_name -> krypton.fsm.v1.X509Issuer
+	46,  // 70: krypton.fsm.v1.Issuer.jwt:type_name -> krypton.fsm.v1.JWTIssuer
+	10,  // 71: krypton.fsm.v1.Issuer.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	9,   // 72: krypton.fsm.v1.BindingKey.key:type_name -> krypton.fsm.v1.PublicKey
+	48,  // 73: krypton.fsm.v1.RoleBinding.keys:type_name -> krypton.fsm.v1.BindingKey
+	10,  // 74: krypton.fsm.v1.RoleBinding.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	10,  // 75: krypton.fsm.v1.Policy.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	47,  // 76: krypton.fsm.v1.PutIssuer.issuer:type_name -> krypton.fsm.v1.Issuer
+	49,  // 77: krypton.fsm.v1.BindRole.binding:type_name -> krypton.fsm.v1.RoleBinding
+	8,   // 78: krypton.fsm.v1.Approval.requester:type_name -> krypton.fsm.v1.Principal
+	56,  // 79: krypton.fsm.v1.Approval.requested:type_name -> krypton.fsm.v1.ApprovalSignature
+	12,  // 80: krypton.fsm.v1.Approval.rules:type_name -> krypton.fsm.v1.IntentRule
+	56,  // 81: krypton.fsm.v1.Approval.signatures:type_name -> krypton.fsm.v1.ApprovalSignature
+	5,   // 82: krypton.fsm.v1.Approval.state:type_name -> krypton.fsm.v1.ApprovalState
+	8,   // 83: krypton.fsm.v1.Approval.rejected_by:type_name -> krypton.fsm.v1.Principal
+	68,  // 84: krypton.fsm.v1.Approval.result:type_name -> krypton.fsm.v1.Result
+	57,  // 85: krypton.fsm.v1.RequestApproval.approval:type_name -> krypton.fsm.v1.Approval
+	50,  // 86: krypton.fsm.v1.PutPolicy.policy:type_name -> krypton.fsm.v1.Policy
+	8,   // 87: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
+	68,  // 88: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
+	13,  // 89: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
+	11,  // 90: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
+	12,  // 91: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
+	23,  // 92: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
+	15,  // 93: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
+	72,  // 94: krypton.fsm.v1.Cluster.incarnations:type_name -> krypton.fsm.v1.Incarnation
+	6,   // 95: krypton.fsm.v1.Incarnation.kind:type_name -> krypton.fsm.v1.RecoveryKind
+	10,  // 96: krypton.fsm.v1.Incarnation.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	72,  // 97: krypton.fsm.v1.Recover.incarnation:type_name -> krypton.fsm.v1.Incarnation
+	21,  // 98: krypton.fsm.v1.Recover.member:type_name -> krypton.fsm.v1.Member
+	71,  // 99: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
+	17,  // 100: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
+	18,  // 101: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
+	19,  // 102: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
+	20,  // 103: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
+	21,  // 104: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
+	22,  // 105: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
+	69,  // 106: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
+	70,  // 107: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
+	43,  // 108: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
+	47,  // 109: krypton.fsm.v1.SnapshotItem.issuer:type_name -> krypton.fsm.v1.Issuer
+	49,  // 110: krypton.fsm.v1.SnapshotItem.role_binding:type_name -> krypton.fsm.v1.RoleBinding
+	57,  // 111: krypton.fsm.v1.SnapshotItem.approval:type_name -> krypton.fsm.v1.Approval
+	50,  // 112: krypton.fsm.v1.SnapshotItem.policy:type_name -> krypton.fsm.v1.Policy
+	113, // [113:113] is the sub-list for method output_type
+	113, // [113:113] is the sub-list for method input_type
+	113, // [113:113] is the sub-list for extension type_name
+	113, // [113:113] is the sub-list for extension extendee
+	0,   // [0:113] is the sub-list for field type_name
 }
 
 func init() { file_fsm_fsmpb_fsm_proto_init() }
@@ -7597,12 +7874,13 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Command_PutPolicy)(nil),
 		(*Command_RemovePolicy)(nil),
 		(*Command_RepairSeal)(nil),
+		(*Command_Recover)(nil),
 	}
 	file_fsm_fsmpb_fsm_proto_msgTypes[40].OneofWrappers = []any{
 		(*Issuer_X509)(nil),
 		(*Issuer_Jwt)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[66].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[68].OneofWrappers = []any{
 		(*SnapshotItem_Cluster)(nil),
 		(*SnapshotItem_Tenant)(nil),
 		(*SnapshotItem_Service)(nil),
@@ -7623,8 +7901,8 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fsm_fsmpb_fsm_proto_rawDesc), len(file_fsm_fsmpb_fsm_proto_rawDesc)),
-			NumEnums:      6,
-			NumMessages:   67,
+			NumEnums:      7,
+			NumMessages:   69,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
