@@ -260,6 +260,9 @@ func Open(cfg Config) (*Cluster, error) {
 }
 
 func (c *Cluster) open() (err error) {
+	if err := c.cfg.Dir.recoveryWhole(); err != nil {
+		return err
+	}
 	if c.key, err = LoadMemberKey(c.cfg.Dir, c.clk, c.cfg.Rand); err != nil {
 		return err
 	}
@@ -274,6 +277,7 @@ func (c *Cluster) open() (err error) {
 		return err
 	}
 	c.port = newPort(ln, c.key, c.trust, c.clk, c.log)
+	c.port.incarnation = c.cfg.Dir.Incarnation
 	if c.advertise, err = advertised(c.cfg.Advertise, c.cfg.Listen, ln.Addr()); err != nil {
 		return err
 	}
@@ -342,6 +346,9 @@ func (c *Cluster) startRaft() error {
 	c.store.restored(snapshotOf(c.raft))
 	c.transport.serve(c.raft)
 	c.leaders.observe(c.raft)
+	if err := c.checkAlone(); err != nil {
+		return err
+	}
 	return c.checkPin()
 }
 

@@ -35,6 +35,7 @@ const (
 	nodeKeyFile   = "tls/node.key"
 	peersFile     = "tls/peers.json"
 	addressesFile = "run/addresses.json"
+	recoveryFile  = "recovery.pb"
 )
 
 // dirFormat is the layout of the data directory that this program writes and
@@ -86,7 +87,21 @@ type nodeRecord struct {
 	ClusterID   string     `json:"cluster_id,omitempty"`
 	KeyspaceID  string     `json:"keyspace_id,omitempty"`
 	Fingerprint string     `json:"fingerprint,omitempty"`
+
+	// Incarnation is that of the cluster to which the node listens, 32 hex digits;
+	// empty: the first one.
+	Incarnation string        `json:"incarnation,omitempty"`
+	Recovery    recoveryStage `json:"recovery,omitempty"`
 }
+
+// recoveryStage says how far a recovery of this data directory is.
+type recoveryStage string
+
+const (
+	recoveryNone  recoveryStage = ""
+	recoveryBegun recoveryStage = "begun"   // files are being written; the node does not start
+	recoveryReady recoveryStage = "pending" // the node proposes the recovery once it is unsealed
+)
 
 // Dir is a data directory that this process holds. Its methods are safe for
 // concurrent use. Close gives the directory back.
@@ -222,7 +237,7 @@ func (d *Dir) open(rand io.Reader) error {
 			return err
 		}
 	}
-	if d.node.Membership == MembershipMember && !hasLog {
+	if d.node.Membership == MembershipMember && !hasLog && d.node.Recovery != recoveryBegun {
 		// I1: the same id with an empty log could vote twice in one term.
 		what := "missing"
 		if dbErr == nil {
@@ -280,6 +295,10 @@ func (d *Dir) decodeNode(raw []byte) error {
 		err = errors.New("cluster facts do not fit the membership")
 	case facts && (len(n.ClusterID) != 32 || len(n.KeyspaceID) != 32 || len(n.Fingerprint) != 64 || !isHex(n.ClusterID+n.KeyspaceID+n.Fingerprint)):
 		err = errors.New("cluster facts are malformed")
+	case n.Incarnation != "" && (len(n.Incarnation) != 32 || !isHex(n.Incarnation)):
+		err = errors.New("incarnation is not 32 hex digits")
+	case n.Recovery != recoveryNone && n.Recovery != recoveryBegun && n.Recovery != recoveryReady || n.Recovery == recoveryReady && (n.Incarnation == "" || !facts):
+		err = errors.New("recovery is unknown, or of nothing")
 	}
 	if err == nil && dec.More() {
 		err = errors.New("something follows its end")
@@ -371,6 +390,13 @@ func (d *Dir) Boots() uint64 { return d.record().Boots }
 
 // Membership returns how far the directory is on its way into a cluster.
 func (d *Dir) Membership() Membership { return d.record().Membership }
+
+// Incarnation returns the id of the incarnation of the cluster to which this node
+// listens; empty: the first one.
+func (d *Dir) Incarnation() []byte {
+	raw, _ := hex.DecodeString(d.record().Incarnation) // decodeNode looked at it
+	return raw
+}
 
 // Fingerprint returns SHA-256 of the genesis of the cluster that the directory
 // belongs to, and false while it belongs to none.

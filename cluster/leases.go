@@ -322,6 +322,9 @@ func (c *Cluster) LeaseErr() error {
 	if s.Usable(now) {
 		return nil
 	}
+	if err := c.errRecovering(); err != nil {
+		return err
+	}
 	if err := c.Differs(); err != nil {
 		return err
 	}

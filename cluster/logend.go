@@ -219,7 +219,7 @@ func (c *Cluster) entitled() error {
 	if err := c.believed(); err != nil {
 		return err
 	}
-	if c.endAsked() && c.end.stands() != endReached && !c.machine.View().Bare() {
+	if stands := c.end.stands(); c.endAsked() && stands != endReached && !c.machine.View().Bare() && (stands != endNone || !c.restarting()) {
 		return errEnd("nothing proves how far the log of this node went, so as leader it gives no leases and makes no changes")
 	}
 	return nil
@@ -320,7 +320,7 @@ func (c *Cluster) KeepEnd(ctx context.Context) {
 // mustNotGrant reports whether this leader must not give leases. Where no tenant is yet
 // nothing is served under one, and init wants the first before there is a key.
 func (c *Cluster) mustNotGrant() bool {
-	if c.proofs.failed() != nil || c.compared.err() != nil {
+	if c.proofs.failed() != nil || c.compared.err() != nil || c.errRecovering() != nil {
 		return true
 	}
 	if !c.endAsked() || c.machine.View().Bare() {

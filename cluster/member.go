@@ -273,7 +273,8 @@ func (c *Cluster) askToJoin(ctx context.Context, seed Seed, token JoinToken) (*c
 // after a crash in between the node is no member yet and joins again.
 func (c *Cluster) joined(resp *clusterpb.JoinResponse, token JoinToken) (Certificate, error) {
 	members := fromProto(resp.GetMembers())
-	if string(resp.GetFingerprint()) != string(token.Fingerprint[:]) || len(resp.GetClusterId()) != 16 || len(resp.GetKeyspaceId()) != 16 || len(members) == 0 {
+	if string(resp.GetFingerprint()) != string(token.Fingerprint[:]) || len(resp.GetClusterId()) != 16 || len(resp.GetKeyspaceId()) != 16 || len(members) == 0 ||
+		len(resp.GetIncarnation()) != 0 && len(resp.GetIncarnation()) != 16 {
 		return Certificate{}, errs.New(errs.Denied, "the answer is not of the cluster that the join token names")
 	}
 	if err := c.trust.learn(members); err != nil {
@@ -287,6 +288,7 @@ func (c *Cluster) joined(resp *clusterpb.JoinResponse, token JoinToken) (Certifi
 		n.ClusterID = hex.EncodeToString(resp.GetClusterId())
 		n.KeyspaceID = hex.EncodeToString(resp.GetKeyspaceId())
 		n.Fingerprint = hex.EncodeToString(resp.GetFingerprint())
+		n.Incarnation = hex.EncodeToString(resp.GetIncarnation())
 	}); err != nil {
 		return Certificate{}, err
 	}
@@ -321,6 +323,9 @@ func (s *joinService) Join(ctx context.Context, req *clusterpb.JoinRequest) (*cl
 	if !c.machine.View().Initialized() {
 		return nil, errs.New(errs.Unavailable, "this node belongs to no cluster yet")
 	}
+	if err := c.errRecovering(); err != nil {
+		return nil, err
+	}
 	a := applicant{id: NodeID(req.GetNodeId()), spki: conn.spki, info: req.GetInfo(), token: req.GetTokenKey(), signature: req.GetSignature()}
 	index, err := c.admitAnywhere(ctx, a)
 	if err != nil {
@@ -332,7 +337,7 @@ func (s *joinService) Join(ctx context.Context, req *clusterpb.JoinRequest) (*cl
 	cl := c.machine.View().Cluster()
 	resp := &clusterpb.JoinResponse{
 		Fingerprint: cl.GetFingerprint(), ClusterId: cl.GetClusterId(), KeyspaceId: cl.GetKeyspaceId(),
-		Members: toProto(c.trust.current()),
+		Members: toProto(c.trust.current()), Incarnation: c.cfg.Dir.Incarnation(),
 	}
 	cert, err := c.certificateFor(ctx, a.id)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -61,6 +62,9 @@ type port struct {
 	log   *slog.Logger
 	next  map[string]*connQueue // by protocol
 
+	// incarnation is that of the cluster to which this node listens; nil: the first.
+	incarnation func() []byte
+
 	mu      sync.Mutex
 	closed  bool
 	pending []net.Conn // in handshake, oldest first
@@ -70,6 +74,31 @@ type port struct {
 	alarms  map[NodeID]time.Time
 
 	wg sync.WaitGroup
+}
+
+// named returns a protocol of members as it is called in the present incarnation (I23):
+// nodes of another one have no protocol in common.
+func (p *port) named(proto string) string {
+	if p.incarnation == nil {
+		return proto
+	}
+	if id := p.incarnation(); len(id) > 0 {
+		return proto + "+" + hex.EncodeToString(id)
+	}
+	return proto
+}
+
+// protocol returns which protocol of this port a connection speaks, or "".
+func (p *port) protocol(negotiated string) string {
+	switch negotiated {
+	case p.named(protoRaft):
+		return protoRaft
+	case p.named(protoPeer):
+		return protoPeer
+	case protoJoin:
+		return protoJoin
+	}
+	return ""
 }
 
 func newPort(ln net.Listener, key *MemberKey, t *trust, clk clock.Clock, log *slog.Logger) *port {
@@ -118,7 +147,7 @@ func (p *port) admit(cs tls.ConnectionState) error {
 	if err != nil {
 		return err
 	}
-	switch cs.NegotiatedProtocol {
+	switch p.protocol(cs.NegotiatedProtocol) {
 	case protoJoin:
 		return nil // the token decides
 	case protoRaft, protoPeer:
@@ -212,7 +241,7 @@ func (p *port) handle(ctx context.Context, raw net.Conn) {
 	defer cancel()
 	_ = raw.SetDeadline(p.clk.Now().Add(handshakeTime))
 	cfg := p.config(p.admit)
-	cfg.NextProtos = []string{protoRaft, protoPeer, protoJoin}
+	cfg.NextProtos = []string{p.named(protoRaft), p.named(protoPeer), protoJoin}
 	conn := tls.Server(raw, cfg)
 	err := conn.HandshakeContext(ctx)
 	p.shaken(raw)
@@ -231,7 +260,12 @@ func (p *port) handle(ctx context.Context, raw net.Conn) {
 	if pc.peer == "" {
 		_ = raw.SetDeadline(p.clk.Now().Add(joinConnection))
 	}
-	p.next[conn.ConnectionState().NegotiatedProtocol].put(pc)
+	proto := p.protocol(conn.ConnectionState().NegotiatedProtocol)
+	if proto == "" { // the incarnation is another one since the handshake
+		_ = pc.Close()
+		return
+	}
+	p.next[proto].put(pc)
 }
 
 // direction says who opened a connection.
@@ -318,6 +352,9 @@ func (p *port) dialKey(ctx context.Context, address string, keyHash [32]byte, pr
 		return nil, err
 	}
 	_ = raw.SetDeadline(p.clk.Now().Add(handshakeTime))
+	if proto != protoJoin {
+		proto = p.named(proto)
+	}
 	cfg := p.config(func(cs tls.ConnectionState) error { //nolint:contextcheck // The alarm outlives the call that met it.
 		cert, err := leaf(cs)
 		switch {

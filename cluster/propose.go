@@ -212,6 +212,9 @@ func (c *Cluster) commit(ctx context.Context, cmd *fsmpb.Command, via NodeID) (u
 	if !c.IsLeader() {
 		return 0, nil, errNoLeader(nil)
 	}
+	if err := c.mayBeforeRecovery(cmd); err != nil {
+		return 0, nil, err
+	}
 	if err := c.mayCommit(ctx, cmd); err != nil {
 		return 0, nil, err
 	}

@@ -377,7 +377,7 @@ func TestI13_EveryCommandIsACallersOrTheClustersOwn(t *testing.T) {
 		"update_member": false, // but for the field voter, see below
 
 		"genesis": false, "add_internal_key": false, "rewrap_tenant": false, "put_secret": false, "add_member": false,
-		"purge_member": false, "tick": false, "raise_format": false, "lease_epoch": false, "repair_seal": false,
+		"purge_member": false, "tick": false, "raise_format": false, "lease_epoch": false, "repair_seal": false, "recover": false,
 	}
 	operator := &fsmpb.Principal{Issuer: "i", Kind: "operator", Name: "o"}
 	bodies := (&fsmpb.Command{}).ProtoReflect().Descriptor().Oneofs().ByName("body").Fields()

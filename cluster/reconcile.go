@@ -37,7 +37,7 @@ func (c *Cluster) reconcile(ctx context.Context) error {
 	defer stop()
 	for ctx.Err() == nil {
 		more := false
-		if c.IsLeader() {
+		if c.IsLeader() && c.errRecovering() == nil {
 			var err error
 			if more, err = c.reconcileOnce(ctx); err != nil && ctx.Err() == nil {
 				c.log.LogAttrs(ctx, slog.LevelWarn, "membership change not made, will be tried again", slog.Any("error", err))
@@ -278,7 +278,7 @@ func (c *Cluster) tick(ctx context.Context) error {
 				slog.Duration("by", jump))
 		}
 		last = now
-		if !c.IsLeader() {
+		if !c.IsLeader() || c.errRecovering() != nil {
 			continue
 		}
 		due, ok := c.machine.View().NextDue()
@@ -379,6 +379,12 @@ func (c *Cluster) leave(ctx context.Context) {
 // knowledge of the cluster, current.
 func (c *Cluster) keepKnown(ctx context.Context) error {
 	for {
+		if c.errRecovering() != nil {
+			if !pause(ctx, c.clk, c.timers.heartbeat) {
+				return nil
+			}
+			continue
+		}
 		if err := c.announce(ctx); err != nil && ctx.Err() == nil {
 			c.log.LogAttrs(ctx, slog.LevelInfo, "this node's addresses could not be announced yet", slog.Any("error", err))
 		}

@@ -125,6 +125,7 @@ const (
 	NodeDestroy
 	NodeWatchSeal
 	NodeRepairSeal
+	NodeRecover
 
 	actEnd // one past the last act; not an act
 )
@@ -325,6 +326,7 @@ var acts = [actEnd]row{
 	NodeDestroy:          {"node.destroy", audit.Control, scopeTenant, DutySystem, 0, 0},
 	NodeWatchSeal:        {"node.watch_seal", audit.Data, scopeCluster, DutySystem, 0, 0},
 	NodeRepairSeal:       {"node.repair_seal", audit.Control, scopeCluster, DutySystem, 0, 0},
+	NodeRecover:          {"node.recover", audit.Control, scopeCluster, DutySystem, 0, 0},
 }
 
 // Valid reports whether a is one of the acts.

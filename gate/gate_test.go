@@ -67,7 +67,7 @@ func objectOf(a gate.Act) string {
 		return "tenants"
 	case strings.HasPrefix(n, "crypto."), strings.HasPrefix(n, "tenants."), strings.HasPrefix(n, "services."),
 		strings.HasPrefix(n, "versions."), strings.HasPrefix(n, "resources."), strings.HasPrefix(n, "policies."), n == "node.rotate", n == "node.prepare", n == "node.rewrap",
-		n == "node.check_l1", n == "node.suspend", n == "node.destroy":
+		n == "node.check_l1", n == "node.suspend", n == "node.destroy", n == "node.recover":
 		return "tenants/acme/services/pay"
 	}
 	return "cluster"
@@ -181,6 +181,7 @@ node.suspend                 .....  control
 node.destroy                 .....  control
 node.watch_seal              .....  data
 node.repair_seal             .....  control
+node.recover                 .....  control
 `
 
 type tableRow struct{ name, roles, class, governors string }

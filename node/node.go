@@ -108,6 +108,11 @@ type Cluster interface {
 	// AwaitComplete returns once this node has heard that no node acts on the state
 	// before that change any more, or with the error of ctx.
 	AwaitComplete(ctx context.Context, index uint64) error
+	// Recovering reports whether this node was recovered and Recover has something to do.
+	Recovering() bool
+	// Recover commits the recovery of this node and returns once no node can act on the
+	// state before it.
+	Recover(ctx context.Context) error
 	// LastContact returns how long ago this node asked for the newest lease that it
 	// could use: its view has every change that was acknowledged before.
 	LastContact() time.Duration
@@ -223,6 +228,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.watchSeal(ctx) })
 	g.Go(func() error { return n.follow(ctx) })
 	g.Go(func() error { return n.sweepRegularly(ctx) })
+	g.Go(func() error { return n.recoverByItself(ctx) })
 	g.Go(func() error { return n.policy.follow(ctx, n.machine) })
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err

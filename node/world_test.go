@@ -374,6 +374,10 @@ type link struct{ m *member }
 
 func (m *member) link() node.Cluster { return link{m} }
 
+func (link) Recovering() bool { return false }
+
+func (link) Recover(context.Context) error { return nil }
+
 func (l link) NodeID() cluster.NodeID { return l.m.id }
 func (l link) Signer() crypto.Signer  { return l.m.key }
 func (l link) LeaderID() cluster.NodeID {

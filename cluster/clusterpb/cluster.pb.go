@@ -2330,8 +2330,10 @@ type SnapshotFileHeader struct {
 	SaveTimeMs    int64                  `protobuf:"varint,6,opt,name=save_time_ms,json=saveTimeMs,proto3" json:"save_time_ms,omitempty"`
 	Node          string                 `protobuf:"bytes,7,opt,name=node,proto3" json:"node,omitempty"` // id of the node that saved it
 	Release       string                 `protobuf:"bytes,8,opt,name=release,proto3" json:"release,omitempty"`
-	Stopped       bool                   `protobuf:"varint,9,opt,name=stopped,proto3" json:"stopped,omitempty"` // from the data directory of a node that did not run
-	Leased        bool                   `protobuf:"varint,10,opt,name=leased,proto3" json:"leased,omitempty"`  // the node had a serving lease: it had every change that was acknowledged
+	Stopped       bool                   `protobuf:"varint,9,opt,name=stopped,proto3" json:"stopped,omitempty"`                                   // from the data directory of a node that did not run
+	Leased        bool                   `protobuf:"varint,10,opt,name=leased,proto3" json:"leased,omitempty"`                                    // the node had a serving lease: it had every change that was acknowledged
+	SnapshotIndex uint64                 `protobuf:"varint,11,opt,name=snapshot_index,json=snapshotIndex,proto3" json:"snapshot_index,omitempty"` // entry of the log with which the snapshot ends; 0: there is none
+	SnapshotTerm  uint64                 `protobuf:"varint,12,opt,name=snapshot_term,json=snapshotTerm,proto3" json:"snapshot_term,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2434,6 +2436,20 @@ func (x *SnapshotFileHeader) GetLeased() bool {
 		return x.Leased
 	}
 	return false
+}
+
+func (x *SnapshotFileHeader) GetSnapshotIndex() uint64 {
+	if x != nil {
+		return x.SnapshotIndex
+	}
+	return 0
+}
+
+func (x *SnapshotFileHeader) GetSnapshotTerm() uint64 {
+	if x != nil {
+		return x.SnapshotTerm
+	}
+	return 0
 }
 
 // SnapshotFileEntry is one entry of the log in a snapshot file.
@@ -2691,7 +2707,7 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\x12StateDigestRequest\"C\n" +
 	"\x13StateDigestResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x16\n" +
-	"\x06digest\x18\x02 \x01(\fR\x06digest\"\xb0\x02\n" +
+	"\x06digest\x18\x02 \x01(\fR\x06digest\"\xfc\x02\n" +
 	"\x12SnapshotFileHeader\x12\x1f\n" +
 	"\vkeyspace_id\x18\x01 \x01(\fR\n" +
 	"keyspaceId\x12\x1d\n" +
@@ -2706,7 +2722,9 @@ const file_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\arelease\x18\b \x01(\tR\arelease\x12\x18\n" +
 	"\astopped\x18\t \x01(\bR\astopped\x12\x16\n" +
 	"\x06leased\x18\n" +
-	" \x01(\bR\x06leased\"\x85\x01\n" +
+	" \x01(\bR\x06leased\x12%\n" +
+	"\x0esnapshot_index\x18\v \x01(\x04R\rsnapshotIndex\x12#\n" +
+	"\rsnapshot_term\x18\f \x01(\x04R\fsnapshotTerm\"\x85\x01\n" +
 	"\x11SnapshotFileEntry\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x12\n" +
