@@ -45,6 +45,7 @@ var safe = map[string]kind{
 	"/krypton.v1.Services/GetVersion":     kindRead,
 	"/krypton.v1.Services/GetResource":    kindRead,
 	"/krypton.v1.Services/ListResources":  kindRead,
+	"/krypton.v1.Cluster/SaveSnapshot":    kindRead,
 	"/krypton.v1.Cluster/GetCluster":      kindRead,
 	"/krypton.v1.Cluster/ListNodes":       kindRead,
 	"/krypton.v1.Cluster/GetNode":         kindRead,

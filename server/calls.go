@@ -53,6 +53,8 @@ type calls struct {
 	local    *inproc       // every public method, for the HTTP door and for what is done by an approval
 	attempts attempts      // what became of executing approvals here
 
+	saving saving // the snapshot that somebody fetches from this node
+
 	handed shownCertificates
 	limits *limits
 

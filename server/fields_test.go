@@ -101,6 +101,7 @@ func validRequests(g *ground) map[string]valid {
 		"Cluster.DemoteNode":         {op, &kryptonv1.DemoteNodeRequest{Name: "nodes/" + self, ValidateOnly: true}},
 		"Cluster.RemoveNode":         {op, &kryptonv1.RemoveNodeRequest{Name: "nodes/" + self, ValidateOnly: true}},
 		"Cluster.TransferLeadership": {op, &kryptonv1.TransferLeadershipRequest{}},
+		"Cluster.SaveSnapshot":       {op, &kryptonv1.SaveSnapshotRequest{}},
 		"Cluster.GetOperation":       {gov, &kryptonv1.GetOperationRequest{Name: "operations/" + done}},
 		"Cluster.WaitOperation":      {gov, &kryptonv1.WaitOperationRequest{Name: "operations/" + done}},
 
@@ -255,6 +256,10 @@ func oddValues(m protoreflect.Message, fd protoreflect.FieldDescriptor) (out []p
 	case fd.Kind() == protoreflect.EnumKind:
 		for _, n := range oddEnums() {
 			out = append(out, protoreflect.ValueOfEnum(n))
+		}
+	case fd.Kind() == protoreflect.Uint64Kind:
+		for _, n := range []uint64{0, 1, math.MaxInt64, math.MaxUint64} {
+			out = append(out, protoreflect.ValueOfUint64(n))
 		}
 	case fd.Kind() == protoreflect.BoolKind:
 		if fd.Name() != "validate_only" { // it is what keeps the ground as it is

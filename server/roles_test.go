@@ -87,6 +87,7 @@ func permissions(w *world) (order []string, table map[string]permission) {
 		"Cluster.DemoteNode":         {"o", &kryptonv1.DemoteNodeRequest{Name: node}, false},
 		"Cluster.RemoveNode":         {"o", &kryptonv1.RemoveNodeRequest{Name: node}, false},
 		"Cluster.TransferLeadership": {"o", &kryptonv1.TransferLeadershipRequest{Target: node}, false},
+		"Cluster.SaveSnapshot":       {"o", &kryptonv1.SaveSnapshotRequest{}, false},
 		"Cluster.GetOperation":       {"gcoa", &kryptonv1.GetOperationRequest{Name: op}, false},
 		"Cluster.WaitOperation":      {"", nil, false}, // below: it waits
 

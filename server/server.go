@@ -161,6 +161,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 // Run answers until ctx ends, then lets running calls finish for a few seconds.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.calls.dirs.close()
+	defer s.calls.saving.close()
 	rest, err := s.restHandler(ctx)
 	if err != nil {
 		return err

@@ -98,6 +98,9 @@ var table = map[string][]rule{
 	"/krypton.v1.Cluster/RemoveNode": {
 		{verb: "POST", prefix: "/v1/", field: "name", pattern: "nodes/*", suffix: ":remove"},
 	},
+	"/krypton.v1.Cluster/SaveSnapshot": {
+		{verb: "POST", prefix: "/v1/cluster:saveSnapshot", field: "", pattern: "", suffix: ""},
+	},
 	"/krypton.v1.Cluster/SetQuorum": {
 		{verb: "POST", prefix: "/v1/cluster:setQuorum", field: "", pattern: "", suffix: ""},
 	},

@@ -76,6 +76,141 @@ func (NodeRole) EnumDescriptor() ([]byte, []int) {
 	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{0}
 }
 
+type SaveSnapshotRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: begin. Else the session of the answer before.
+	Session string `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	// Bytes that the caller has. The same piece may be asked for again.
+	Offset        uint64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveSnapshotRequest) Reset() {
+	*x = SaveSnapshotRequest{}
+	mi := &file_krypton_v1_cluster_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveSnapshotRequest) ProtoMessage() {}
+
+func (x *SaveSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_cluster_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*SaveSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *SaveSnapshotRequest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *SaveSnapshotRequest) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+type SaveSnapshotResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of this snapshot. It ends 60 s after the last piece was asked for.
+	Session string `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	// At most 1 MiB.
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	// Nothing follows.
+	Last bool `protobuf:"varint,3,opt,name=last,proto3" json:"last,omitempty"`
+	// Index of the last change in the snapshot.
+	Index uint64 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
+	// The node had a serving lease, so every change that was acknowledged before is in it.
+	Leased        bool `protobuf:"varint,5,opt,name=leased,proto3" json:"leased,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveSnapshotResponse) Reset() {
+	*x = SaveSnapshotResponse{}
+	mi := &file_krypton_v1_cluster_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveSnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveSnapshotResponse) ProtoMessage() {}
+
+func (x *SaveSnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_cluster_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveSnapshotResponse.ProtoReflect.Descriptor instead.
+func (*SaveSnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *SaveSnapshotResponse) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *SaveSnapshotResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *SaveSnapshotResponse) GetLast() bool {
+	if x != nil {
+		return x.Last
+	}
+	return false
+}
+
+func (x *SaveSnapshotResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *SaveSnapshotResponse) GetLeased() bool {
+	if x != nil {
+		return x.Leased
+	}
+	return false
+}
+
 type ClusterInfo struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -121,7 +256,7 @@ type ClusterInfo struct {
 
 func (x *ClusterInfo) Reset() {
 	*x = ClusterInfo{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[0]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -133,7 +268,7 @@ func (x *ClusterInfo) String() string {
 func (*ClusterInfo) ProtoMessage() {}
 
 func (x *ClusterInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[0]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -146,7 +281,7 @@ func (x *ClusterInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterInfo.ProtoReflect.Descriptor instead.
 func (*ClusterInfo) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{0}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ClusterInfo) GetName() string {
@@ -321,7 +456,7 @@ type LimitedCaller struct {
 
 func (x *LimitedCaller) Reset() {
 	*x = LimitedCaller{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[1]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -333,7 +468,7 @@ func (x *LimitedCaller) String() string {
 func (*LimitedCaller) ProtoMessage() {}
 
 func (x *LimitedCaller) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[1]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -346,7 +481,7 @@ func (x *LimitedCaller) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LimitedCaller.ProtoReflect.Descriptor instead.
 func (*LimitedCaller) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{1}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *LimitedCaller) GetPrincipal() string {
@@ -411,7 +546,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[2]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -423,7 +558,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[2]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -436,7 +571,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{2}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Node) GetName() string {
@@ -598,7 +733,7 @@ type NodeHealth struct {
 
 func (x *NodeHealth) Reset() {
 	*x = NodeHealth{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[3]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -610,7 +745,7 @@ func (x *NodeHealth) String() string {
 func (*NodeHealth) ProtoMessage() {}
 
 func (x *NodeHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[3]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -623,7 +758,7 @@ func (x *NodeHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeHealth.ProtoReflect.Descriptor instead.
 func (*NodeHealth) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{3}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *NodeHealth) GetReachable() bool {
@@ -791,7 +926,7 @@ type LeaseHolding struct {
 
 func (x *LeaseHolding) Reset() {
 	*x = LeaseHolding{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[4]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -803,7 +938,7 @@ func (x *LeaseHolding) String() string {
 func (*LeaseHolding) ProtoMessage() {}
 
 func (x *LeaseHolding) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[4]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -816,7 +951,7 @@ func (x *LeaseHolding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseHolding.ProtoReflect.Descriptor instead.
 func (*LeaseHolding) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{4}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *LeaseHolding) GetLag() uint64 {
@@ -863,7 +998,7 @@ type LeaderLeases struct {
 
 func (x *LeaderLeases) Reset() {
 	*x = LeaderLeases{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[5]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -875,7 +1010,7 @@ func (x *LeaderLeases) String() string {
 func (*LeaderLeases) ProtoMessage() {}
 
 func (x *LeaderLeases) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[5]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -888,7 +1023,7 @@ func (x *LeaderLeases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderLeases.ProtoReflect.Descriptor instead.
 func (*LeaderLeases) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{5}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *LeaderLeases) GetTerm() uint64 {
@@ -931,7 +1066,7 @@ type LeaseWait struct {
 
 func (x *LeaseWait) Reset() {
 	*x = LeaseWait{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[6]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -943,7 +1078,7 @@ func (x *LeaseWait) String() string {
 func (*LeaseWait) ProtoMessage() {}
 
 func (x *LeaseWait) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[6]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -956,7 +1091,7 @@ func (x *LeaseWait) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseWait.ProtoReflect.Descriptor instead.
 func (*LeaseWait) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{6}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *LeaseWait) GetNode() string {
@@ -981,7 +1116,7 @@ type GetClusterRequest struct {
 
 func (x *GetClusterRequest) Reset() {
 	*x = GetClusterRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[7]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -993,7 +1128,7 @@ func (x *GetClusterRequest) String() string {
 func (*GetClusterRequest) ProtoMessage() {}
 
 func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[7]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1006,7 +1141,7 @@ func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterRequest.ProtoReflect.Descriptor instead.
 func (*GetClusterRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 type ListNodesRequest struct {
@@ -1017,7 +1152,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[8]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1029,7 +1164,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[8]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1042,7 +1177,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 type ListNodesResponse struct {
@@ -1054,7 +1189,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[9]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1066,7 +1201,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[9]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1079,7 +1214,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{9}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListNodesResponse) GetNodes() []*Node {
@@ -1098,7 +1233,7 @@ type GetNodeRequest struct {
 
 func (x *GetNodeRequest) Reset() {
 	*x = GetNodeRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[10]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1110,7 +1245,7 @@ func (x *GetNodeRequest) String() string {
 func (*GetNodeRequest) ProtoMessage() {}
 
 func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[10]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1123,7 +1258,7 @@ func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeRequest.ProtoReflect.Descriptor instead.
 func (*GetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{10}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetNodeRequest) GetName() string {
@@ -1156,7 +1291,7 @@ type CreateJoinTokenRequest struct {
 
 func (x *CreateJoinTokenRequest) Reset() {
 	*x = CreateJoinTokenRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[11]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1168,7 +1303,7 @@ func (x *CreateJoinTokenRequest) String() string {
 func (*CreateJoinTokenRequest) ProtoMessage() {}
 
 func (x *CreateJoinTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[11]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1181,7 +1316,7 @@ func (x *CreateJoinTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJoinTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateJoinTokenRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{11}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CreateJoinTokenRequest) GetTtlSeconds() uint32 {
@@ -1246,7 +1381,7 @@ type CreateJoinTokenResponse struct {
 
 func (x *CreateJoinTokenResponse) Reset() {
 	*x = CreateJoinTokenResponse{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[12]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1258,7 +1393,7 @@ func (x *CreateJoinTokenResponse) String() string {
 func (*CreateJoinTokenResponse) ProtoMessage() {}
 
 func (x *CreateJoinTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[12]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1271,7 +1406,7 @@ func (x *CreateJoinTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJoinTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateJoinTokenResponse) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{12}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CreateJoinTokenResponse) GetToken() string {
@@ -1302,7 +1437,7 @@ type PromoteNodeRequest struct {
 
 func (x *PromoteNodeRequest) Reset() {
 	*x = PromoteNodeRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[13]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1314,7 +1449,7 @@ func (x *PromoteNodeRequest) String() string {
 func (*PromoteNodeRequest) ProtoMessage() {}
 
 func (x *PromoteNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[13]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1327,7 +1462,7 @@ func (x *PromoteNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteNodeRequest.ProtoReflect.Descriptor instead.
 func (*PromoteNodeRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{13}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PromoteNodeRequest) GetName() string {
@@ -1380,7 +1515,7 @@ type DemoteNodeRequest struct {
 
 func (x *DemoteNodeRequest) Reset() {
 	*x = DemoteNodeRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[14]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1392,7 +1527,7 @@ func (x *DemoteNodeRequest) String() string {
 func (*DemoteNodeRequest) ProtoMessage() {}
 
 func (x *DemoteNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[14]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1405,7 +1540,7 @@ func (x *DemoteNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemoteNodeRequest.ProtoReflect.Descriptor instead.
 func (*DemoteNodeRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{14}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DemoteNodeRequest) GetName() string {
@@ -1458,7 +1593,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[15]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1470,7 +1605,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[15]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1483,7 +1618,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{15}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RemoveNodeRequest) GetName() string {
@@ -1532,7 +1667,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[16]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1544,7 +1679,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[16]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1557,7 +1692,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{16}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *TransferLeadershipRequest) GetTarget() string {
@@ -1583,7 +1718,7 @@ type GetOperationRequest struct {
 
 func (x *GetOperationRequest) Reset() {
 	*x = GetOperationRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[17]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1595,7 +1730,7 @@ func (x *GetOperationRequest) String() string {
 func (*GetOperationRequest) ProtoMessage() {}
 
 func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[17]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1608,7 +1743,7 @@ func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationRequest.ProtoReflect.Descriptor instead.
 func (*GetOperationRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{17}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetOperationRequest) GetName() string {
@@ -1627,7 +1762,7 @@ type WaitOperationRequest struct {
 
 func (x *WaitOperationRequest) Reset() {
 	*x = WaitOperationRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[18]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1639,7 +1774,7 @@ func (x *WaitOperationRequest) String() string {
 func (*WaitOperationRequest) ProtoMessage() {}
 
 func (x *WaitOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[18]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1652,7 +1787,7 @@ func (x *WaitOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitOperationRequest.ProtoReflect.Descriptor instead.
 func (*WaitOperationRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{18}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WaitOperationRequest) GetName() string {
@@ -1680,7 +1815,7 @@ type SetQuorumRequest struct {
 
 func (x *SetQuorumRequest) Reset() {
 	*x = SetQuorumRequest{}
-	mi := &file_krypton_v1_cluster_proto_msgTypes[19]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1692,7 +1827,7 @@ func (x *SetQuorumRequest) String() string {
 func (*SetQuorumRequest) ProtoMessage() {}
 
 func (x *SetQuorumRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_cluster_proto_msgTypes[19]
+	mi := &file_krypton_v1_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1705,7 +1840,7 @@ func (x *SetQuorumRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetQuorumRequest.ProtoReflect.Descriptor instead.
 func (*SetQuorumRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{19}
+	return file_krypton_v1_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SetQuorumRequest) GetGovernors() uint32 {
@@ -1755,7 +1890,16 @@ var File_krypton_v1_cluster_proto protoreflect.FileDescriptor
 const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"\x18krypton/v1/cluster.proto\x12\n" +
-	"krypton.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17krypton/v1/common.proto\x1a\x15krypton/v1/seal.proto\"\xe3\x06\n" +
+	"krypton.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17krypton/v1/common.proto\x1a\x15krypton/v1/seal.proto\"G\n" +
+	"\x13SaveSnapshotRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\tR\asession\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x04R\x06offset\"\x86\x01\n" +
+	"\x14SaveSnapshotResponse\x12\x18\n" +
+	"\asession\x18\x01 \x01(\tR\asession\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\x12\x12\n" +
+	"\x04last\x18\x03 \x01(\bR\x04last\x12\x14\n" +
+	"\x05index\x18\x04 \x01(\x04R\x05index\x12\x16\n" +
+	"\x06leased\x18\x05 \x01(\bR\x06leased\"\xe3\x06\n" +
 	"\vClusterInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
 	"\vkeyspace_id\x18\x02 \x01(\tR\n" +
@@ -1913,7 +2057,7 @@ const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"\x15NODE_ROLE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fNODE_ROLE_VOTER\x10\x01\x12\x17\n" +
 	"\x13NODE_ROLE_NON_VOTER\x10\x02\x12\x1c\n" +
-	"\x18NODE_ROLE_BECOMING_VOTER\x10\x032\x99\x06\n" +
+	"\x18NODE_ROLE_BECOMING_VOTER\x10\x032\xec\x06\n" +
 	"\aCluster\x12D\n" +
 	"\n" +
 	"GetCluster\x12\x1d.krypton.v1.GetClusterRequest\x1a\x17.krypton.v1.ClusterInfo\x12H\n" +
@@ -1928,7 +2072,8 @@ const file_krypton_v1_cluster_proto_rawDesc = "" +
 	"\x12TransferLeadership\x12%.krypton.v1.TransferLeadershipRequest\x1a\x17.krypton.v1.ClusterInfo\x12F\n" +
 	"\fGetOperation\x12\x1f.krypton.v1.GetOperationRequest\x1a\x15.krypton.v1.Operation\x12H\n" +
 	"\rWaitOperation\x12 .krypton.v1.WaitOperationRequest\x1a\x15.krypton.v1.Operation\x12B\n" +
-	"\tSetQuorum\x12\x1c.krypton.v1.SetQuorumRequest\x1a\x17.krypton.v1.ClusterInfoB=Z;github.com/openkcm/krypton-cluster/api/krypton/v1;kryptonv1b\x06proto3"
+	"\tSetQuorum\x12\x1c.krypton.v1.SetQuorumRequest\x1a\x17.krypton.v1.ClusterInfo\x12Q\n" +
+	"\fSaveSnapshot\x12\x1f.krypton.v1.SaveSnapshotRequest\x1a .krypton.v1.SaveSnapshotResponseB=Z;github.com/openkcm/krypton-cluster/api/krypton/v1;kryptonv1b\x06proto3"
 
 var (
 	file_krypton_v1_cluster_proto_rawDescOnce sync.Once
@@ -1943,90 +2088,94 @@ func file_krypton_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_krypton_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_krypton_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_krypton_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_krypton_v1_cluster_proto_goTypes = []any{
 	(NodeRole)(0),                     // 0: krypton.v1.NodeRole
-	(*ClusterInfo)(nil),               // 1: krypton.v1.ClusterInfo
-	(*LimitedCaller)(nil),             // 2: krypton.v1.LimitedCaller
-	(*Node)(nil),                      // 3: krypton.v1.Node
-	(*NodeHealth)(nil),                // 4: krypton.v1.NodeHealth
-	(*LeaseHolding)(nil),              // 5: krypton.v1.LeaseHolding
-	(*LeaderLeases)(nil),              // 6: krypton.v1.LeaderLeases
-	(*LeaseWait)(nil),                 // 7: krypton.v1.LeaseWait
-	(*GetClusterRequest)(nil),         // 8: krypton.v1.GetClusterRequest
-	(*ListNodesRequest)(nil),          // 9: krypton.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),         // 10: krypton.v1.ListNodesResponse
-	(*GetNodeRequest)(nil),            // 11: krypton.v1.GetNodeRequest
-	(*CreateJoinTokenRequest)(nil),    // 12: krypton.v1.CreateJoinTokenRequest
-	(*CreateJoinTokenResponse)(nil),   // 13: krypton.v1.CreateJoinTokenResponse
-	(*PromoteNodeRequest)(nil),        // 14: krypton.v1.PromoteNodeRequest
-	(*DemoteNodeRequest)(nil),         // 15: krypton.v1.DemoteNodeRequest
-	(*RemoveNodeRequest)(nil),         // 16: krypton.v1.RemoveNodeRequest
-	(*TransferLeadershipRequest)(nil), // 17: krypton.v1.TransferLeadershipRequest
-	(*GetOperationRequest)(nil),       // 18: krypton.v1.GetOperationRequest
-	(*WaitOperationRequest)(nil),      // 19: krypton.v1.WaitOperationRequest
-	(*SetQuorumRequest)(nil),          // 20: krypton.v1.SetQuorumRequest
-	(*durationpb.Duration)(nil),       // 21: google.protobuf.Duration
-	(*IntentRule)(nil),                // 22: krypton.v1.IntentRule
-	(*timestamppb.Timestamp)(nil),     // 23: google.protobuf.Timestamp
-	(SealState)(0),                    // 24: krypton.v1.SealState
-	(*SignedIntent)(nil),              // 25: krypton.v1.SignedIntent
-	(*Operation)(nil),                 // 26: krypton.v1.Operation
+	(*SaveSnapshotRequest)(nil),       // 1: krypton.v1.SaveSnapshotRequest
+	(*SaveSnapshotResponse)(nil),      // 2: krypton.v1.SaveSnapshotResponse
+	(*ClusterInfo)(nil),               // 3: krypton.v1.ClusterInfo
+	(*LimitedCaller)(nil),             // 4: krypton.v1.LimitedCaller
+	(*Node)(nil),                      // 5: krypton.v1.Node
+	(*NodeHealth)(nil),                // 6: krypton.v1.NodeHealth
+	(*LeaseHolding)(nil),              // 7: krypton.v1.LeaseHolding
+	(*LeaderLeases)(nil),              // 8: krypton.v1.LeaderLeases
+	(*LeaseWait)(nil),                 // 9: krypton.v1.LeaseWait
+	(*GetClusterRequest)(nil),         // 10: krypton.v1.GetClusterRequest
+	(*ListNodesRequest)(nil),          // 11: krypton.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),         // 12: krypton.v1.ListNodesResponse
+	(*GetNodeRequest)(nil),            // 13: krypton.v1.GetNodeRequest
+	(*CreateJoinTokenRequest)(nil),    // 14: krypton.v1.CreateJoinTokenRequest
+	(*CreateJoinTokenResponse)(nil),   // 15: krypton.v1.CreateJoinTokenResponse
+	(*PromoteNodeRequest)(nil),        // 16: krypton.v1.PromoteNodeRequest
+	(*DemoteNodeRequest)(nil),         // 17: krypton.v1.DemoteNodeRequest
+	(*RemoveNodeRequest)(nil),         // 18: krypton.v1.RemoveNodeRequest
+	(*TransferLeadershipRequest)(nil), // 19: krypton.v1.TransferLeadershipRequest
+	(*GetOperationRequest)(nil),       // 20: krypton.v1.GetOperationRequest
+	(*WaitOperationRequest)(nil),      // 21: krypton.v1.WaitOperationRequest
+	(*SetQuorumRequest)(nil),          // 22: krypton.v1.SetQuorumRequest
+	(*durationpb.Duration)(nil),       // 23: google.protobuf.Duration
+	(*IntentRule)(nil),                // 24: krypton.v1.IntentRule
+	(*timestamppb.Timestamp)(nil),     // 25: google.protobuf.Timestamp
+	(SealState)(0),                    // 26: krypton.v1.SealState
+	(*SignedIntent)(nil),              // 27: krypton.v1.SignedIntent
+	(*Operation)(nil),                 // 28: krypton.v1.Operation
 }
 var file_krypton_v1_cluster_proto_depIdxs = []int32{
-	21, // 0: krypton.v1.ClusterInfo.rollback_window:type_name -> google.protobuf.Duration
-	21, // 1: krypton.v1.ClusterInfo.destroy_wait:type_name -> google.protobuf.Duration
-	21, // 2: krypton.v1.ClusterInfo.lease_duration:type_name -> google.protobuf.Duration
-	22, // 3: krypton.v1.ClusterInfo.rules:type_name -> krypton.v1.IntentRule
-	2,  // 4: krypton.v1.ClusterInfo.limited:type_name -> krypton.v1.LimitedCaller
-	23, // 5: krypton.v1.LimitedCaller.last_time:type_name -> google.protobuf.Timestamp
+	23, // 0: krypton.v1.ClusterInfo.rollback_window:type_name -> google.protobuf.Duration
+	23, // 1: krypton.v1.ClusterInfo.destroy_wait:type_name -> google.protobuf.Duration
+	23, // 2: krypton.v1.ClusterInfo.lease_duration:type_name -> google.protobuf.Duration
+	24, // 3: krypton.v1.ClusterInfo.rules:type_name -> krypton.v1.IntentRule
+	4,  // 4: krypton.v1.ClusterInfo.limited:type_name -> krypton.v1.LimitedCaller
+	25, // 5: krypton.v1.LimitedCaller.last_time:type_name -> google.protobuf.Timestamp
 	0,  // 6: krypton.v1.Node.role:type_name -> krypton.v1.NodeRole
-	23, // 7: krypton.v1.Node.create_time:type_name -> google.protobuf.Timestamp
-	4,  // 8: krypton.v1.Node.health:type_name -> krypton.v1.NodeHealth
-	24, // 9: krypton.v1.NodeHealth.seal:type_name -> krypton.v1.SealState
-	21, // 10: krypton.v1.NodeHealth.contact_age:type_name -> google.protobuf.Duration
-	23, // 11: krypton.v1.NodeHealth.wall_time:type_name -> google.protobuf.Timestamp
-	21, // 12: krypton.v1.NodeHealth.clock_offset:type_name -> google.protobuf.Duration
-	21, // 13: krypton.v1.NodeHealth.lease_remaining:type_name -> google.protobuf.Duration
-	5,  // 14: krypton.v1.NodeHealth.lease_holding:type_name -> krypton.v1.LeaseHolding
-	6,  // 15: krypton.v1.NodeHealth.leader_leases:type_name -> krypton.v1.LeaderLeases
-	21, // 16: krypton.v1.LeaseHolding.held:type_name -> google.protobuf.Duration
-	21, // 17: krypton.v1.LeaseHolding.clock_over:type_name -> google.protobuf.Duration
-	21, // 18: krypton.v1.LeaseHolding.clock_ahead:type_name -> google.protobuf.Duration
-	7,  // 19: krypton.v1.LeaderLeases.waits:type_name -> krypton.v1.LeaseWait
-	21, // 20: krypton.v1.LeaseWait.at_most:type_name -> google.protobuf.Duration
-	3,  // 21: krypton.v1.ListNodesResponse.nodes:type_name -> krypton.v1.Node
-	25, // 22: krypton.v1.CreateJoinTokenRequest.intents:type_name -> krypton.v1.SignedIntent
-	23, // 23: krypton.v1.CreateJoinTokenRequest.expire_time:type_name -> google.protobuf.Timestamp
-	23, // 24: krypton.v1.CreateJoinTokenResponse.expire_time:type_name -> google.protobuf.Timestamp
-	25, // 25: krypton.v1.PromoteNodeRequest.intents:type_name -> krypton.v1.SignedIntent
-	25, // 26: krypton.v1.DemoteNodeRequest.intents:type_name -> krypton.v1.SignedIntent
-	25, // 27: krypton.v1.RemoveNodeRequest.intents:type_name -> krypton.v1.SignedIntent
-	25, // 28: krypton.v1.SetQuorumRequest.intents:type_name -> krypton.v1.SignedIntent
-	8,  // 29: krypton.v1.Cluster.GetCluster:input_type -> krypton.v1.GetClusterRequest
-	9,  // 30: krypton.v1.Cluster.ListNodes:input_type -> krypton.v1.ListNodesRequest
-	11, // 31: krypton.v1.Cluster.GetNode:input_type -> krypton.v1.GetNodeRequest
-	12, // 32: krypton.v1.Cluster.CreateJoinToken:input_type -> krypton.v1.CreateJoinTokenRequest
-	14, // 33: krypton.v1.Cluster.PromoteNode:input_type -> krypton.v1.PromoteNodeRequest
-	15, // 34: krypton.v1.Cluster.DemoteNode:input_type -> krypton.v1.DemoteNodeRequest
-	16, // 35: krypton.v1.Cluster.RemoveNode:input_type -> krypton.v1.RemoveNodeRequest
-	17, // 36: krypton.v1.Cluster.TransferLeadership:input_type -> krypton.v1.TransferLeadershipRequest
-	18, // 37: krypton.v1.Cluster.GetOperation:input_type -> krypton.v1.GetOperationRequest
-	19, // 38: krypton.v1.Cluster.WaitOperation:input_type -> krypton.v1.WaitOperationRequest
-	20, // 39: krypton.v1.Cluster.SetQuorum:input_type -> krypton.v1.SetQuorumRequest
-	1,  // 40: krypton.v1.Cluster.GetCluster:output_type -> krypton.v1.ClusterInfo
-	10, // 41: krypton.v1.Cluster.ListNodes:output_type -> krypton.v1.ListNodesResponse
-	3,  // 42: krypton.v1.Cluster.GetNode:output_type -> krypton.v1.Node
-	13, // 43: krypton.v1.Cluster.CreateJoinToken:output_type -> krypton.v1.CreateJoinTokenResponse
-	3,  // 44: krypton.v1.Cluster.PromoteNode:output_type -> krypton.v1.Node
-	3,  // 45: krypton.v1.Cluster.DemoteNode:output_type -> krypton.v1.Node
-	3,  // 46: krypton.v1.Cluster.RemoveNode:output_type -> krypton.v1.Node
-	1,  // 47: krypton.v1.Cluster.TransferLeadership:output_type -> krypton.v1.ClusterInfo
-	26, // 48: krypton.v1.Cluster.GetOperation:output_type -> krypton.v1.Operation
-	26, // 49: krypton.v1.Cluster.WaitOperation:output_type -> krypton.v1.Operation
-	1,  // 50: krypton.v1.Cluster.SetQuorum:output_type -> krypton.v1.ClusterInfo
-	40, // [40:51] is the sub-list for method output_type
-	29, // [29:40] is the sub-list for method input_type
+	25, // 7: krypton.v1.Node.create_time:type_name -> google.protobuf.Timestamp
+	6,  // 8: krypton.v1.Node.health:type_name -> krypton.v1.NodeHealth
+	26, // 9: krypton.v1.NodeHealth.seal:type_name -> krypton.v1.SealState
+	23, // 10: krypton.v1.NodeHealth.contact_age:type_name -> google.protobuf.Duration
+	25, // 11: krypton.v1.NodeHealth.wall_time:type_name -> google.protobuf.Timestamp
+	23, // 12: krypton.v1.NodeHealth.clock_offset:type_name -> google.protobuf.Duration
+	23, // 13: krypton.v1.NodeHealth.lease_remaining:type_name -> google.protobuf.Duration
+	7,  // 14: krypton.v1.NodeHealth.lease_holding:type_name -> krypton.v1.LeaseHolding
+	8,  // 15: krypton.v1.NodeHealth.leader_leases:type_name -> krypton.v1.LeaderLeases
+	23, // 16: krypton.v1.LeaseHolding.held:type_name -> google.protobuf.Duration
+	23, // 17: krypton.v1.LeaseHolding.clock_over:type_name -> google.protobuf.Duration
+	23, // 18: krypton.v1.LeaseHolding.clock_ahead:type_name -> google.protobuf.Duration
+	9,  // 19: krypton.v1.LeaderLeases.waits:type_name -> krypton.v1.LeaseWait
+	23, // 20: krypton.v1.LeaseWait.at_most:type_name -> google.protobuf.Duration
+	5,  // 21: krypton.v1.ListNodesResponse.nodes:type_name -> krypton.v1.Node
+	27, // 22: krypton.v1.CreateJoinTokenRequest.intents:type_name -> krypton.v1.SignedIntent
+	25, // 23: krypton.v1.CreateJoinTokenRequest.expire_time:type_name -> google.protobuf.Timestamp
+	25, // 24: krypton.v1.CreateJoinTokenResponse.expire_time:type_name -> google.protobuf.Timestamp
+	27, // 25: krypton.v1.PromoteNodeRequest.intents:type_name -> krypton.v1.SignedIntent
+	27, // 26: krypton.v1.DemoteNodeRequest.intents:type_name -> krypton.v1.SignedIntent
+	27, // 27: krypton.v1.RemoveNodeRequest.intents:type_name -> krypton.v1.SignedIntent
+	27, // 28: krypton.v1.SetQuorumRequest.intents:type_name -> krypton.v1.SignedIntent
+	10, // 29: krypton.v1.Cluster.GetCluster:input_type -> krypton.v1.GetClusterRequest
+	11, // 30: krypton.v1.Cluster.ListNodes:input_type -> krypton.v1.ListNodesRequest
+	13, // 31: krypton.v1.Cluster.GetNode:input_type -> krypton.v1.GetNodeRequest
+	14, // 32: krypton.v1.Cluster.CreateJoinToken:input_type -> krypton.v1.CreateJoinTokenRequest
+	16, // 33: krypton.v1.Cluster.PromoteNode:input_type -> krypton.v1.PromoteNodeRequest
+	17, // 34: krypton.v1.Cluster.DemoteNode:input_type -> krypton.v1.DemoteNodeRequest
+	18, // 35: krypton.v1.Cluster.RemoveNode:input_type -> krypton.v1.RemoveNodeRequest
+	19, // 36: krypton.v1.Cluster.TransferLeadership:input_type -> krypton.v1.TransferLeadershipRequest
+	20, // 37: krypton.v1.Cluster.GetOperation:input_type -> krypton.v1.GetOperationRequest
+	21, // 38: krypton.v1.Cluster.WaitOperation:input_type -> krypton.v1.WaitOperationRequest
+	22, // 39: krypton.v1.Cluster.SetQuorum:input_type -> krypton.v1.SetQuorumRequest
+	1,  // 40: krypton.v1.Cluster.SaveSnapshot:input_type -> krypton.v1.SaveSnapshotRequest
+	3,  // 41: krypton.v1.Cluster.GetCluster:output_type -> krypton.v1.ClusterInfo
+	12, // 42: krypton.v1.Cluster.ListNodes:output_type -> krypton.v1.ListNodesResponse
+	5,  // 43: krypton.v1.Cluster.GetNode:output_type -> krypton.v1.Node
+	15, // 44: krypton.v1.Cluster.CreateJoinToken:output_type -> krypton.v1.CreateJoinTokenResponse
+	5,  // 45: krypton.v1.Cluster.PromoteNode:output_type -> krypton.v1.Node
+	5,  // 46: krypton.v1.Cluster.DemoteNode:output_type -> krypton.v1.Node
+	5,  // 47: krypton.v1.Cluster.RemoveNode:output_type -> krypton.v1.Node
+	3,  // 48: krypton.v1.Cluster.TransferLeadership:output_type -> krypton.v1.ClusterInfo
+	28, // 49: krypton.v1.Cluster.GetOperation:output_type -> krypton.v1.Operation
+	28, // 50: krypton.v1.Cluster.WaitOperation:output_type -> krypton.v1.Operation
+	3,  // 51: krypton.v1.Cluster.SetQuorum:output_type -> krypton.v1.ClusterInfo
+	2,  // 52: krypton.v1.Cluster.SaveSnapshot:output_type -> krypton.v1.SaveSnapshotResponse
+	41, // [41:53] is the sub-list for method output_type
+	29, // [29:41] is the sub-list for method input_type
 	29, // [29:29] is the sub-list for extension type_name
 	29, // [29:29] is the sub-list for extension extendee
 	0,  // [0:29] is the sub-list for field type_name
@@ -2045,7 +2194,7 @@ func file_krypton_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_krypton_v1_cluster_proto_rawDesc), len(file_krypton_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -30,6 +30,7 @@ const (
 	Cluster_GetOperation_FullMethodName       = "/krypton.v1.Cluster/GetOperation"
 	Cluster_WaitOperation_FullMethodName      = "/krypton.v1.Cluster/WaitOperation"
 	Cluster_SetQuorum_FullMethodName          = "/krypton.v1.Cluster/SetQuorum"
+	Cluster_SaveSnapshot_FullMethodName       = "/krypton.v1.Cluster/SaveSnapshot"
 )
 
 // ClusterClient is the client API for Cluster service.
@@ -61,6 +62,10 @@ type ClusterClient interface {
 	// SetQuorum changes how many signatures acts need. It needs itself the larger of
 	// the old and the new numbers.
 	SetQuorum(ctx context.Context, in *SetQuorumRequest, opts ...grpc.CallOption) (*ClusterInfo, error)
+	// SaveSnapshot returns a piece of a snapshot of the registry as the answering node
+	// has it. All pieces of one come from one node. It holds no key in the clear, and
+	// everything else that the registry has.
+	SaveSnapshot(ctx context.Context, in *SaveSnapshotRequest, opts ...grpc.CallOption) (*SaveSnapshotResponse, error)
 }
 
 type clusterClient struct {
@@ -181,6 +186,16 @@ func (c *clusterClient) SetQuorum(ctx context.Context, in *SetQuorumRequest, opt
 	return out, nil
 }
 
+func (c *clusterClient) SaveSnapshot(ctx context.Context, in *SaveSnapshotRequest, opts ...grpc.CallOption) (*SaveSnapshotResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SaveSnapshotResponse)
+	err := c.cc.Invoke(ctx, Cluster_SaveSnapshot_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClusterServer is the server API for Cluster service.
 // All implementations must embed UnimplementedClusterServer
 // for forward compatibility.
@@ -210,6 +225,10 @@ type ClusterServer interface {
 	// SetQuorum changes how many signatures acts need. It needs itself the larger of
 	// the old and the new numbers.
 	SetQuorum(context.Context, *SetQuorumRequest) (*ClusterInfo, error)
+	// SaveSnapshot returns a piece of a snapshot of the registry as the answering node
+	// has it. All pieces of one come from one node. It holds no key in the clear, and
+	// everything else that the registry has.
+	SaveSnapshot(context.Context, *SaveSnapshotRequest) (*SaveSnapshotResponse, error)
 	mustEmbedUnimplementedClusterServer()
 }
 
@@ -252,6 +271,9 @@ func (UnimplementedClusterServer) WaitOperation(context.Context, *WaitOperationR
 }
 func (UnimplementedClusterServer) SetQuorum(context.Context, *SetQuorumRequest) (*ClusterInfo, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetQuorum not implemented")
+}
+func (UnimplementedClusterServer) SaveSnapshot(context.Context, *SaveSnapshotRequest) (*SaveSnapshotResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SaveSnapshot not implemented")
 }
 func (UnimplementedClusterServer) mustEmbedUnimplementedClusterServer() {}
 func (UnimplementedClusterServer) testEmbeddedByValue()                 {}
@@ -472,6 +494,24 @@ func _Cluster_SetQuorum_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cluster_SaveSnapshot_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SaveSnapshotRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).SaveSnapshot(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_SaveSnapshot_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).SaveSnapshot(ctx, req.(*SaveSnapshotRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Cluster_ServiceDesc is the grpc.ServiceDesc for Cluster service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -522,6 +562,10 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetQuorum",
 			Handler:    _Cluster_SetQuorum_Handler,
+		},
+		{
+			MethodName: "SaveSnapshot",
+			Handler:    _Cluster_SaveSnapshot_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
