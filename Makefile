@@ -87,6 +87,10 @@ sim: ## clusters with real Raft in simulated time: thousands of faults, every an
 test-attacks: ## break into real clusters in every known way, and show that each attempt could have worked
 	@$(RUN) go run ./jepsen/attack
 
+.PHONY: test-recovery
+test-recovery: ## the runbooks by which a cluster comes back from a disaster, with real processes
+	@$(RUN) scripts/gotest -count=1 -timeout 10m ./jepsen/recovery
+
 .PHONY: providers
 providers: ## every keystore against its component: a table of providers, cases and what does not apply
 	@$(RUN) scripts/providers $(TESTFLAGS)

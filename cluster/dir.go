@@ -398,6 +398,13 @@ func (d *Dir) Incarnation() []byte {
 	return raw
 }
 
+// Keyspace returns the id of the keyspace that the directory belongs to; empty while it
+// belongs to none.
+func (d *Dir) Keyspace() []byte {
+	raw, _ := hex.DecodeString(d.record().KeyspaceID) // decodeNode looked at it
+	return raw
+}
+
 // Fingerprint returns SHA-256 of the genesis of the cluster that the directory
 // belongs to, and false while it belongs to none.
 func (d *Dir) Fingerprint() (sum [32]byte, ok bool) {

@@ -46,8 +46,8 @@ type Recovery struct {
 // directory without a key gets one.
 func (r Recovery) Plan() (*fsmpb.Recover, error) {
 	d := r.Dir
-	if d.Recovering() {
-		return nil, errs.New(errs.FailedState, "this data directory was recovered already", errs.Hint("start the node: krypton server, and unseal it"))
+	if err := r.notApplied(); err != nil {
+		return nil, err
 	}
 	key, err := r.key()
 	if err != nil {
@@ -57,7 +57,7 @@ func (r Recovery) Plan() (*fsmpb.Recover, error) {
 	index, _, chain := v.Applied()
 	id := string(d.NodeID())
 	m, member := v.Member(id)
-	begun := d.record().Recovery == recoveryBegun
+	begun := d.record().Recovery != recoveryNone // again, with other signatures, say
 	switch r.Kind {
 	case fsmpb.RecoveryKind_RECOVERY_KIND_SNAPSHOT:
 		if left, err := d.remains(); err != nil {
@@ -82,6 +82,33 @@ func (r Recovery) Plan() (*fsmpb.Recover, error) {
 	inc := fsm.IncarnationID(v.Cluster().GetKeyspaceId(), i)
 	i.Id = inc[:]
 	return &fsmpb.Recover{Incarnation: i, Member: &fsmpb.Member{Id: id, PublicKey: key.spki}}, nil
+}
+
+// notApplied refuses a directory whose recovery is in its log already.
+func (r Recovery) notApplied() error {
+	if !r.Dir.Recovering() {
+		return nil
+	}
+	s, err := LoadDir(r.Dir, r.Clock, r.Log)
+	if err == nil && string(s.View().Incarnation().GetId()) == string(r.Dir.Incarnation()) {
+		return errs.New(errs.FailedState, "this data directory was recovered already", errs.Hint("start the node: krypton server, and unseal it"))
+	}
+	return err
+}
+
+// Check reports why the cluster would refuse the recovery with these signatures at that
+// time.
+func (s *Saved) Check(plan *fsmpb.Recover, signed []*fsmpb.SignedIntent, now time.Time) error {
+	cmd := &fsmpb.Command{
+		Format: fsm.CommandFormat, TimeUnixMs: now.UnixMilli(), Intents: signed,
+		Body: &fsmpb.Command_Recover{Recover: &fsmpb.Recover{Incarnation: plan.GetIncarnation(), Member: checkable(plan.GetMember())}},
+	}
+	return fsm.Err(s.machine.DryRun(cmd))
+}
+
+// checkable is a member with what a node says of itself only when it runs.
+func checkable(m *fsmpb.Member) *fsmpb.Member {
+	return &fsmpb.Member{Id: m.GetId(), PublicKey: m.GetPublicKey(), Name: "node", PeerAddress: "127.0.0.1:1", MaxFormat: fsm.MaxFormatVersion}
 }
 
 // key returns the member key of the directory.

@@ -392,7 +392,11 @@ func TestRecoveriesThatCannotBe(t *testing.T) {
 	}
 	_ = d.Close()
 	prepared(t, a.path, nil)
-	refused("twice", a.path, nil, errs.FailedState)
+	plan := prepared(t, a.path, nil) // again is the same
+	a.start()
+	a.alone(plan)
+	a.stop()
+	refused("a snapshot into the directory of one that was recovered", a.path, file, errs.FailedState)
 }
 
 func TestWhoStillAnswersIsFound(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/dev"
 	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/localkeys"
 	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/planning"
+	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/recovery"
 	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/serve"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
@@ -16,5 +17,5 @@ func nodeCommands(version string) []*command.Command {
 	server, cluster := command.Native(serve.Command(version)), command.Native(dev.Command())
 	server.Exits = []int{errs.ExitState, errs.ExitUnavailable, errs.ExitIntegrity}
 	cluster.Exits = []int{errs.ExitState, errs.ExitUnavailable}
-	return []*command.Command{server, cluster, localkeys.Command(), planning.Command()}
+	return []*command.Command{server, cluster, localkeys.Command(), planning.Command(), recovery.Commands()}
 }

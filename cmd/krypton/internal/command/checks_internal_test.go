@@ -323,7 +323,7 @@ func TestVerdict(t *testing.T) {
 		{"one was removed", func(f *facts) { f.view.members = f.view.members[:2] }, degraded, "the node at n3:8400 was removed from the cluster and serves nothing"},
 		{"held", func(f *facts) { f.view.info.Held = true }, degraded, "a person sealed the cluster; krypton operator release-hold lets it unseal again"},
 		{"a workload sees seals", func(f *facts) { f.view.members = nil }, healthy, ""},
-		{"a workload sees a sealed one", func(f *facts) { f.view.members = nil; f.seal(1).State = kryptonv1.SealState_SEAL_STATE_SEALED }, degraded, "node n2 is sealed; use krypton unseal"},
+		{"a workload sees a sealed one", func(f *facts) { f.view.members = nil; f.seal(1).State = kryptonv1.SealState_SEAL_STATE_SEALED }, degraded, "node n2 is sealed; krypton unseal gives the shares of people who are named; the node asks keystores by itself"},
 		{"a workload sees nothing", func(f *facts) { f.view = &view{answers: []answer{{addr: "n1:8400", err: errors.New("x")}}} }, down, "n1:8400 does not answer you: internal error"},
 	} {
 		f := wellFacts()

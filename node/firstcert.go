@@ -1,0 +1,76 @@
+package node
+
+import (
+	"crypto/x509"
+	"io"
+	"time"
+
+	"github.com/openkcm/krypton-cluster/auth/pki"
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/hierarchy/envelope"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/memsec"
+)
+
+// FirstCertificate issues the API certificate of a node that is about to begin a new
+// incarnation of a cluster, for whoever has the MasterKey of the state in view and has
+// verified that state: no node runs that could, and without it nobody could tell that
+// node from another one when its people unseal it. It also proves that the MasterKey is
+// the one with which the cluster was founded (I11).
+func FirstCertificate(masterKey memsec.Secret, v *fsm.View, m *fsmpb.Member, generation hierarchy.Generation, rand io.Reader, now time.Time) (leaf, nodeCA *x509.Certificate, err error) {
+	keyspace, err := hierarchy.KeyspaceIDFromBytes(v.Cluster().GetKeyspaceId())
+	if err != nil {
+		return nil, nil, errs.New(errs.StateCorrupt, "the registry has no keyspace id", errs.Cause(err))
+	}
+	s, ok := v.Secret(SecretNodeCA)
+	if !ok {
+		return nil, nil, errs.New(errs.StateCorrupt, "the cluster has no "+SecretNodeCA)
+	}
+	uid, err := uidOf(s.GetIvkUid())
+	if err != nil {
+		return nil, nil, err
+	}
+	parent, err := envelope.IVKParent(masterKey)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer parent.Destroy()
+	k := &keyring{keyspace: keyspace, generation: generation, ivkParent: parent}
+	version, ok := fsm.VersionByUID(v.Cluster().GetInternalKeys(), uid[:])
+	if !ok {
+		return nil, nil, errs.New(errs.StateCorrupt, "the registry refers to an internal key that it does not have")
+	}
+	ivk, err := k.openInternalKey(v.Cluster(), version)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer ivk.Destroy()
+	key, err := envelope.Unwrap(ivk, secretBinding(keyspace, uid, secretUID(SecretNodeCA)), s.GetBlob(), memsec.Cold)
+	if err != nil {
+		return nil, nil, corrupt("secret "+SecretNodeCA, err)
+	}
+	cert, err := x509.ParseCertificate(s.GetPublic())
+	if err != nil {
+		key.Destroy()
+		return nil, nil, errs.New(errs.StateCorrupt, "the certificate of "+SecretNodeCA+" does not parse", errs.Cause(err))
+	}
+	ca, err := pki.OpenCA(cert, key)
+	if err != nil {
+		key.Destroy()
+		return nil, nil, err
+	}
+	defer ca.Destroy()
+	pub, err := pki.ParsePublicKey(m.GetPublicKey())
+	if err != nil {
+		return nil, nil, err
+	}
+	domain, err := trustDomain(v.Cluster())
+	if err != nil {
+		return nil, nil, err
+	}
+	names, ips := hosts(m.GetGrpcAddress(), m.GetRestAddress(), m.GetPeerAddress())
+	leaf, err = ca.IssueNode(rand, now, pki.NodeRequest{TrustDomain: domain, Node: m.GetId(), PublicKey: pub, DNSNames: names, IPs: ips})
+	return leaf, cert, err
+}
