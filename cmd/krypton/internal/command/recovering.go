@@ -2,13 +2,16 @@ package command
 
 import (
 	"context"
+	"errors"
 	"io"
+	"slices"
 	"time"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/wire"
 	"github.com/openkcm/krypton-cluster/seal"
+	"github.com/openkcm/krypton-cluster/seal/agebox"
 )
 
 // What the commands that save and recover clusters use of this package. They are made
@@ -35,6 +38,71 @@ func (in *Invocation) Step(format string, a ...any) { in.meter.step(format, a...
 // ReadShares reads shares of the MasterKey, one a line, from --share-file or a hidden
 // prompt. The caller destroys them.
 func (in *Invocation) ReadShares() ([]seal.Share, error) { return in.readShares() }
+
+// OpenShards opens the encrypted shares of the record that the identities in file open,
+// for the cluster of that fingerprint, with what its owner types. The caller destroys
+// them.
+func (in *Invocation) OpenShards(file string, rec seal.Record, cluster seal.Fingerprint) (shares []seal.Share, err error) {
+	ids, err := in.readIdentities(file)
+	if err != nil {
+		return nil, err
+	}
+	defer ids.Destroy()
+	public, err := ids.Public()
+	if err != nil {
+		return nil, err
+	}
+	// A plugin's identity does not tell whose share it opens: all are tried.
+	plugin := slices.ContainsFunc(public, func(p agebox.Public) bool { return p.Recipient == "" })
+	for i, h := range rec.Plan().Holders() {
+		mine := slices.ContainsFunc(public, func(p agebox.Public) bool { return p.Recipient == h.Recipient })
+		if h.Recipient == "" || !mine && !plugin {
+			continue
+		}
+		s, err := openShard(ids, rec, i+1, cluster)
+		if !mine && errors.Is(err, agebox.ErrOtherIdentity) {
+			continue
+		}
+		if err != nil {
+			for _, s := range shares {
+				s.Destroy()
+			}
+			return nil, err
+		}
+		shares = append(shares, s)
+	}
+	if len(shares) == 0 {
+		return nil, errs.Newf(errs.NotFound, "no share is encrypted to the identity in %s", file).
+			With(errs.Hint("krypton operator share recipient prints for whom it is; the state may be from before a ceremony that made the share"))
+	}
+	return shares, nil
+}
+
+// openShard opens one share of a record and compares it with the manifest.
+func openShard(ids *agebox.Identities, rec seal.Record, index int, cluster seal.Fingerprint) (seal.Share, error) {
+	file, err := rec.Shard(index)
+	if err != nil {
+		return seal.Share{}, err
+	}
+	plain, err := ids.Decrypt(file, seal.ShardSize)
+	if err != nil {
+		return seal.Share{}, err
+	}
+	defer plain.Destroy()
+	s, err := seal.ReadShard(plain)
+	if err != nil {
+		return seal.Share{}, err
+	}
+	claimed := s
+	if err = seal.CheckShare(rec.Manifest(), s); err == nil {
+		claimed, err = s.Claim(cluster)
+	}
+	if err != nil {
+		s.Destroy()
+		return seal.Share{}, err
+	}
+	return claimed, nil
+}
 
 // Release returns the release of the program.
 func (in *Invocation) Release() string { return in.env.Version }

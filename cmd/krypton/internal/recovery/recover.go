@@ -62,7 +62,7 @@ func snapshotCommand() *command.Command {
 			"anew: keyspace, fingerprint, keys, people and shares stay. The MasterKey is opened here first, by the keystores of\n" +
 			"--config or by shares, every MAC of the file is verified, and the node gets its certificate.\n\n" + aboutDestroyed + "\n\n" + aboutSigned + "\n\n" + aboutAfter,
 		Examples: []string{"krypton operator recover snapshot registry.krypton --config /etc/krypton/krypton.yaml --destroyed n1 --destroyed n2 --destroyed n3"},
-		Flags:    recoverFlags(shareFlag()),
+		Flags:    recoverFlags(identityFlag(), shareFlag()),
 		Run: func(ctx context.Context, in *command.Invocation) error {
 			path := in.Args()[0]
 			saved, err := open(path)

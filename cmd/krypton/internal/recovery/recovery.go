@@ -35,6 +35,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -70,11 +71,15 @@ func Commands() *command.Command {
 
 // offlineExits are the statuses of a command that asks no node.
 func offlineExits() []int {
-	return []int{errs.ExitDenied, errs.ExitState, errs.ExitUnavailable, errs.ExitIntegrity}
+	return []int{errs.ExitDenied, errs.ExitState, errs.ExitUnavailable, errs.ExitSealed, errs.ExitIntegrity}
 }
 
 func configFlag() cli.Flag {
 	return &cli.StringFlag{Name: "config", Usage: "`FILE` of the node's configuration", Value: config.DefaultPath, EnvVars: []string{"KRYPTON_CONFIG"}}
+}
+
+func identityFlag() cli.Flag {
+	return &cli.StringSliceFlag{Name: "identity", Usage: "identity `FILE` of a person whose encrypted share the state has, repeated"}
 }
 
 func shareFlag() cli.Flag {
@@ -206,7 +211,7 @@ func saveDirCommand() *command.Command {
 			"there for that. Changes at the end may never have been acknowledged; they count.",
 		Examples: []string{"krypton operator snapshot save-dir registry.krypton --config /etc/krypton/krypton.yaml"},
 		Flags:    []cli.Flag{configFlag()},
-		Run: func(_ context.Context, in *command.Invocation) (err error) { //nolint:contextcheck // A read of the disk ends by itself.
+		Run: func(_ context.Context, in *command.Invocation) (err error) {
 			cfg, err := load(in)
 			if err != nil {
 				return err
@@ -220,7 +225,7 @@ func saveDirCommand() *command.Command {
 			var s *cluster.Saved
 			var n int64
 			in.Step("reading the log")
-			if err := in.WriteFile(path, func(w io.Writer) (err error) {
+			if err := in.WriteFile(path, func(w io.Writer) (err error) { //nolint:contextcheck // A read of the disk ends by itself.
 				s, n, err = cluster.SaveDir(dir, w, in.Release(), clock.System{}, quiet())
 				return err
 			}); err != nil {
@@ -267,7 +272,7 @@ func verifyCommand() *command.Command {
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "holders", Usage: "open the MasterKey and verify every MAC"},
 			&cli.StringFlag{Name: "fingerprint", Usage: "`HEX` of the cluster that it must be of"},
-			configFlag(), shareFlag(),
+			configFlag(), identityFlag(), shareFlag(),
 		},
 		Run: func(ctx context.Context, in *command.Invocation) error {
 			s, err := open(in.Args()[0])
@@ -312,8 +317,12 @@ func verify(s *cluster.Saved, masterKey memsec.Secret) error {
 	})
 }
 
-// openMasterKey opens the MasterKey of a state, by the keystores of the configuration or
-// by shares. The caller destroys it.
+// keystoreTime is how long one keystore has to answer.
+const keystoreTime = 20 * time.Second
+
+// openMasterKey opens the MasterKey of a state: by the keystores of the configuration,
+// the encrypted shares that --identity opens, and printed ones, until they are enough.
+// The caller destroys it.
 func openMasterKey(ctx context.Context, in *command.Invocation, cfg config.Config, s *cluster.Saved) (mk memsec.Secret, err error) {
 	if _, err := memsec.Setup(memsec.Options{Require: memsec.Tier(cfg.Memory.Require), LockBytes: cfg.Memory.LockMiB << 20}); err != nil {
 		return mk, err
@@ -323,52 +332,90 @@ func openMasterKey(ctx context.Context, in *command.Invocation, cfg config.Confi
 	if err != nil {
 		return mk, err
 	}
-	if rec.Mode() == seal.ModeAuto {
-		list := make([]keystore.Config, 0, len(cfg.Keystores))
-		for _, k := range cfg.Keystores {
-			list = append(list, keystore.Config{Name: k.Name, Type: k.Type, Settings: k.Settings})
-		}
-		in.Step("asking the keystores of the seal")
-		stores, err := keystore.Open(ctx, keystore.Env{Logger: quiet(), Rand: rand.Reader, Clock: clock.System{}}, list, keystores.Types(nil).Constructors())
-		if err != nil {
-			return mk, errs.New(errs.InvalidConfig, "a keystore cannot be opened: "+err.Error(), errs.Hint("check keystores in the configuration"), errs.Cause(err))
-		}
-		defer func() { err = errors.Join(err, stores.Close()) }()
-		opened, err := seal.OpenAuto(ctx, rec, stores)
-		return opened.MasterKey, err
-	}
-	u, err := seal.NewUnsealer(rec, seal.Fingerprint(c.GetFingerprint()), clock.System{}, seal.DefaultPatience)
+	o, err := seal.NewOpening(rec, seal.Fingerprint(c.GetFingerprint()), clock.System{}, seal.DefaultPatience)
 	if err != nil {
 		return mk, err
 	}
-	defer u.Reset()
-	for !u.Progress().Complete() {
-		shares, err := in.ReadShares()
+	defer o.Reset()
+	missing, err := ask(ctx, in, cfg, o)
+	if err != nil {
+		return mk, err
+	}
+	for _, file := range in.Strings("identity") {
+		if missing == nil {
+			break
+		}
+		shares, err := in.OpenShards(file, rec, seal.Fingerprint(c.GetFingerprint()))
+		if err == nil {
+			err = contribute(o, shares)
+		}
 		if err != nil {
 			return mk, err
 		}
-		for i, share := range shares {
-			if u.Progress().Complete() {
-				share.Destroy()
-				continue
-			}
-			if _, err := u.Contribute(share); err != nil {
-				for _, rest := range shares[i+1:] {
-					rest.Destroy()
-				}
-				return mk, err
-			}
-		}
-		if p := u.Progress(); !p.Complete() {
-			if in.String("share-file") != "" {
-				return mk, errs.Newf(errs.Sealed, "%d of %d shares were given", p.Have, p.Need).With(errs.Hint("put more shares into the file, one a line"))
-			}
-			in.Note(fmt.Sprintf("%d of %d shares", p.Have, p.Need))
+		if o.Progress().Complete() {
+			missing = nil
 		}
 	}
-	mk, ok := u.Take()
+	if missing != nil && !slices.ContainsFunc(rec.Plan().Holders(), seal.Holder.IsPrinted) {
+		return mk, missing // nobody could type what would help
+	}
+	for missing != nil && !o.Progress().Complete() {
+		shares, err := in.ReadShares()
+		if err == nil {
+			err = contribute(o, shares)
+		}
+		if err != nil {
+			return mk, err
+		}
+		if p := o.Progress(); !p.Complete() {
+			if in.String("share-file") != "" {
+				return mk, &seal.MissingError{Progress: p}
+			}
+			in.Note("it takes " + p.Enough())
+		}
+	}
+	mk, ok := o.Take()
 	if !ok {
 		return mk, errs.New(errs.Sealed, "the shares are not enough", errs.Hint("give more shares"))
 	}
 	return mk, nil
+}
+
+// ask asks the keystores of the configuration; missing is what is needed besides, nil if
+// they opened the MasterKey.
+func ask(ctx context.Context, in *command.Invocation, cfg config.Config, o *seal.Opening) (missing *seal.MissingError, err error) {
+	if rec := o.Record(); rec.Mode() == seal.ModeShamir && !slices.ContainsFunc(rec.Plan().Holders(), seal.Holder.IsKeystore) {
+		return &seal.MissingError{Progress: o.Progress()}, nil // people only
+	}
+	list := make([]keystore.Config, 0, len(cfg.Keystores))
+	for _, k := range cfg.Keystores {
+		list = append(list, keystore.Config{Name: k.Name, Type: k.Type, Settings: k.Settings})
+	}
+	in.Step("asking the keystores of the seal")
+	stores, err := keystore.Open(ctx, keystore.Env{Logger: quiet(), Rand: rand.Reader, Clock: clock.System{}}, list, keystores.Types(nil).Constructors())
+	if err != nil {
+		return nil, errs.New(errs.InvalidConfig, "a keystore cannot be opened: "+err.Error(), errs.Hint("check keystores in the configuration"), errs.Cause(err))
+	}
+	err = o.Ask(ctx, stores, keystoreTime)
+	if errors.As(err, &missing) && o.Record().Mode() == seal.ModeShamir {
+		err = nil // people can help
+	}
+	return missing, errors.Join(err, stores.Close())
+}
+
+// contribute gives shares until they are enough and wipes the rest.
+func contribute(o *seal.Opening, shares []seal.Share) error {
+	for i, share := range shares {
+		if o.Progress().Complete() {
+			share.Destroy()
+			continue
+		}
+		if _, err := o.Contribute(share); err != nil {
+			for _, rest := range shares[i+1:] {
+				rest.Destroy()
+			}
+			return err
+		}
+	}
+	return nil
 }
