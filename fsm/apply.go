@@ -233,7 +233,31 @@ func (t *tx) execute() (done, error) {
 	case *fsmpb.Command_RemovePolicy:
 		return t.removePolicy(b.RemovePolicy)
 	}
+	if t.cluster.GetFormatVersion() < FormatCeremonies && ofCeremonies(t.cmd) {
+		return done{}, errs.New(errs.FailedState, "the format version of this cluster is older than ceremonies", errs.Hint("upgrade every node; the leader raises the format version when all members support it"))
+	}
+	switch b := t.cmd.GetBody().(type) {
+	case *fsmpb.Command_BeginCeremony:
+		return t.beginCeremony(b.BeginCeremony)
+	case *fsmpb.Command_StageCeremony:
+		return t.stageCeremony(b.StageCeremony)
+	case *fsmpb.Command_ConfirmHolder:
+		return t.confirmHolder(b.ConfirmHolder)
+	case *fsmpb.Command_CommitCeremony:
+		return t.commitCeremony(b.CommitCeremony)
+	case *fsmpb.Command_CancelCeremony:
+		return t.cancelCeremony(b.CancelCeremony)
+	}
 	return done{}, fmt.Errorf("%w: %T", errNoBody, t.cmd.GetBody())
+}
+
+// ofCeremonies reports whether a command is one of those that came with [FormatCeremonies].
+func ofCeremonies(cmd *fsmpb.Command) bool {
+	switch cmd.GetBody().(type) {
+	case *fsmpb.Command_BeginCeremony, *fsmpb.Command_StageCeremony, *fsmpb.Command_ConfirmHolder, *fsmpb.Command_CommitCeremony, *fsmpb.Command_CancelCeremony:
+		return true
+	}
+	return false
 }
 
 // takesPower reports whether a command only takes power away. Such commands are
@@ -250,7 +274,7 @@ func takesPower(cmd *fsmpb.Command) bool {
 	case *fsmpb.Command_SetHold:
 		return b.SetHold.GetHeld()
 	case *fsmpb.Command_RemoveMember, *fsmpb.Command_RevokeCertificate, *fsmpb.Command_UnbindRole, *fsmpb.Command_RemoveIssuer,
-		*fsmpb.Command_RejectApproval:
+		*fsmpb.Command_RejectApproval, *fsmpb.Command_CancelCeremony:
 		return true
 	}
 	return false

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -190,7 +191,7 @@ func (t *tx) mayAsk(o order) error {
 	if err != nil {
 		return err
 	}
-	if role != auth.RoleGovernor || !t.has(o, b) {
+	if !slices.Contains(o.roles, role) || role == auth.RoleGovernor && !t.has(o, b) {
 		return errs.New(errs.Denied, "the caller may not order this", errs.Hint("have a governor request it who could order it, if nobody had to sign"))
 	}
 	return nil

@@ -61,7 +61,7 @@ func keyFor(name string) ed25519.PrivateKey {
 
 // roleOf returns in which role somebody of these tests is bound.
 func roleOf(name string) string {
-	if name == "cust" || name == "dave" {
+	if name == "cust" || name == "dave" || name == "erin" {
 		return "custodian"
 	}
 	return "governor"

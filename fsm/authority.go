@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
 
 	"github.com/openkcm/krypton-cluster/auth"
@@ -294,6 +295,13 @@ func (t *tx) modIndex(object string) uint64 {
 	case hierarchy.KindApproval:
 		a, _ := lookup[*fsmpb.Approval](t.txn, tableApprovals, indexID, []byte(p.ID))
 		return a.GetModIndex()
+	case hierarchy.KindCeremony:
+		id, err := hex.DecodeString(string(p.ID))
+		if err != nil {
+			return 0
+		}
+		c, _ := lookup[*fsmpb.Ceremony](t.txn, tableCeremonies, indexID, id)
+		return c.GetModIndex()
 	case hierarchy.KindPolicy:
 		uid, err := t.liveUID(string(p.Tenant))
 		if err != nil {

@@ -41,6 +41,9 @@
 //   - I29: from [FormatProofs] on what leaves no majority of the voters that people let in is signed by them; those are the most that there were since they agreed to fewer, and an even number above two counts as the odd one below it.
 //   - I30: from [FormatProofs] on a command for which no leader with the MasterKey vouched changes nothing, and moves no time, unless it is one of those that [NeedsProof] names.
 //   - I31: a repair changes wrappings of the seal record and nothing else: the manifest, and so who may open the MasterKey, stays; each wrapping is by a key that the manifest names; none goes; what replaces one is younger.
+//   - I32: from [FormatCeremonies] on the seal changes by a ceremony that custodians signed for, one at a time; what is staged is the plan that they signed, of the MasterKey that the kind says, and until it is committed the seal is what it was.
+//   - I33: a ceremony is committed only with the record that was staged, in place of the one that the signers saw, after as many holders of every group as it needs opened it, as a member says.
+//   - I34: the manifests of the seal are one line from the genesis on: each names the digest of the one before it, and whose signatures ordered it.
 //   - I35: a recovery begins an incarnation with one member, removes every other one, and names each voter that there was besides; people sign who, from which state, and who is lost.
 //
 // # Concurrency

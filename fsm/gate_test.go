@@ -294,6 +294,25 @@ func gateLines() []gateLine {
 			cmd: is(tick),
 		},
 		{name: "the cluster is recovered", cmd: func(w *world) *fsmpb.Command { return w.recovery(quorumLost, 0) }},
+		{name: "a ceremony begins", world: shared, cmd: func(w *world) *fsmpb.Command { return w.beginCeremony(reshare, people("anna", "ben")) }},
+		{name: "a seal is staged", world: shared, cmd: func(w *world) *fsmpb.Command {
+			id := w.ok(w.beginCeremony(reshare, people("anna", "ben"))).GetUid()
+			return stage(id, w.newSeal(id))
+		}},
+		{name: "a seal is opened", world: shared, cmd: func(w *world) *fsmpb.Command {
+			id := w.ok(w.beginCeremony(reshare, people("anna", "ben"))).GetUid()
+			w.stagedSeal(id)
+			return w.confirm(id, 1)
+		}},
+		{name: "a seal is committed", world: shared, cmd: func(w *world) *fsmpb.Command {
+			id := w.ok(w.beginCeremony(reshare, people("anna", "ben"))).GetUid()
+			w.stagedSeal(id)
+			w.ok(w.confirm(id, 1, 2))
+			return w.commitSeal(id)
+		}},
+		{name: "a ceremony is cancelled", world: shared, cmd: func(w *world) *fsmpb.Command {
+			return cancelSeal(w.ok(w.beginCeremony(reshare, people("anna", "ben"))).GetUid())
+		}},
 		{name: "an epoch of leases begins", cmd: is(func() *fsmpb.Command { return begin(1) })},
 	}
 }

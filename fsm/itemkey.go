@@ -51,6 +51,8 @@ func itemKey(it *fsmpb.SnapshotItem) (key []byte, ok bool) {
 	case *fsmpb.SnapshotItem_Policy:
 		key, _ := policyKeyOf(o.Policy)
 		return class(14, key), !it.GetReplaced()
+	case *fsmpb.SnapshotItem_Ceremony:
+		return class(16, o.Ceremony.GetId()), !it.GetReplaced()
 	}
 	return nil, false
 }

@@ -35,6 +35,8 @@ type loader struct {
 
 	policySets map[string]policySet // by uid of the tenant
 
+	openCeremony bool // one was met that has not ended
+
 	born map[string][]byte // public parts of the secrets of the genesis that were not met yet, by name
 }
 
@@ -116,6 +118,8 @@ func (l *loader) load(it *fsmpb.SnapshotItem) error {
 		err = l.loadApproval(o.Approval)
 	case *fsmpb.SnapshotItem_Policy:
 		err = l.loadPolicy(o.Policy)
+	case *fsmpb.SnapshotItem_Ceremony:
+		err = l.loadCeremony(o.Ceremony)
 	}
 	return err
 }
@@ -165,6 +169,9 @@ func (l *loader) loadCluster(c *fsmpb.Cluster) error {
 	l.born = make(map[string][]byte, len(g.GetSecrets()))
 	for _, s := range g.GetSecrets() {
 		l.born[s.GetName()] = s.GetPublic()
+	}
+	if err := l.lineage(c, g.GetSealRecord()); err != nil {
+		return err
 	}
 	l.authority.raised = g.GetFormatVersion() < FormatAuthority
 	if !l.incarnations(c) {

@@ -92,6 +92,12 @@ func orderOf(cmd *fsmpb.Command) order {
 		return governing(auth.PowerTenant, b.PutPolicy.GetPolicy().GetTenant())
 	case *fsmpb.Command_RemovePolicy:
 		return governing(auth.PowerTenant, b.RemovePolicy.GetTenant())
+	case *fsmpb.Command_BeginCeremony, *fsmpb.Command_CancelCeremony:
+		return sealing()
+	case *fsmpb.Command_StageCeremony, *fsmpb.Command_ConfirmHolder, *fsmpb.Command_CommitCeremony:
+		// A custodian brings a share to a node; that one does the rest in his name, so that
+		// a leader finds out by itself that somebody who may was there.
+		return byItself(order{roles: []auth.Role{auth.RoleCustodian}})
 	case *fsmpb.Command_AddInternalKey, *fsmpb.Command_RewrapTenant, *fsmpb.Command_PutSecret, *fsmpb.Command_AddMember,
 		*fsmpb.Command_PurgeMember, *fsmpb.Command_Tick, *fsmpb.Command_RaiseFormat, *fsmpb.Command_LeaseEpoch, *fsmpb.Command_RepairSeal,
 		*fsmpb.Command_Recover:
@@ -116,6 +122,15 @@ func governingOf(tenant string) order {
 func operating() order {
 	o := governing(auth.PowerCluster, "")
 	o.roles = []auth.Role{auth.RoleOperator}
+	return o
+}
+
+// sealing is about who opens the MasterKey: custodians sign for it, and so nobody else
+// has to be able to ask. Governors of the platform may, because with two custodians who
+// both have to sign nobody else would be left to.
+func sealing() order {
+	o := governing(auth.PowerCluster, "")
+	o.roles = append(o.roles, auth.RoleCustodian)
 	return o
 }
 
@@ -253,6 +268,8 @@ func orderOfRequest(req *intent.Request) order {
 		return governingOf(tenant)
 	case intent.ActAddMember, intent.ActSetQuorum:
 		return governing(auth.PowerCluster, "")
+	case intent.ActReshare, intent.ActMigrate, intent.ActRekey:
+		return sealing()
 	}
 	return order{}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/seal/sealpb"
 )
 
 // peopled is a world with somebody of every role, a governor of the platform only
@@ -115,6 +116,11 @@ func orderLines() []orderLine {
 		{"reject an approval", is(reject("none")), []string{gov, g1, "g2", "cust"}},
 		{"set a policy", func(w *world) *fsmpb.Command { return w.putPolicy("acme", "p", "text") }, []string{g1}},
 		{"remove a policy", is(removePolicy("acme", "first")), []string{g1}},
+		{"begin a ceremony", is(&fsmpb.Command{Body: &fsmpb.Command_BeginCeremony{BeginCeremony: &fsmpb.BeginCeremony{}}}), []string{gov, "cust"}},
+		{"cancel a ceremony", is(&fsmpb.Command{Body: &fsmpb.Command_CancelCeremony{CancelCeremony: &fsmpb.CancelCeremony{}}}), []string{gov, "cust"}},
+		{"stage a seal", is(stage(make([]byte, 16), &sealpb.Record{})), []string{leader, node, "cust"}},
+		{"confirm a seal", is(&fsmpb.Command{Body: &fsmpb.Command_ConfirmHolder{ConfirmHolder: &fsmpb.ConfirmHolder{}}}), []string{leader, node, "cust"}},
+		{"commit a seal", is(&fsmpb.Command{Body: &fsmpb.Command_CommitCeremony{CommitCeremony: &fsmpb.CommitCeremony{}}}), []string{leader, node, "cust"}},
 		{"tick", is(tick()), []string{leader}},
 		{"raise the format", is(raise(newest)), []string{leader}},
 		{"begin an epoch", is(begin(0)), []string{leader}},

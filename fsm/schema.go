@@ -17,28 +17,29 @@ import (
 // Tables of the database. The cluster object, the counters and the position in
 // the log are not in it: they are in every view directly.
 const (
-	tableTenants   = "tenants"    // the present holder of each name
-	tableTombs     = "tombs"      // destroyed tenants whose name was taken again
-	tableServices  = "services"   // the present holder of each name under a tenant uid
-	tableSvcTombs  = "svctombs"   // destroyed services whose name was taken again
-	tableResources = "resources"  // pinned resources
-	tableSecrets   = "secrets"    // internal secrets
-	tableMembers   = "members"    // members, removed and purged ones too
-	tableTokens    = "tokens"     // join tokens
-	tableRequests  = "requests"   // remembered requests
-	tableNonces    = "nonces"     // used nonces of signed intents
-	tableRevoked   = "revoked"    // revoked certificates that have not expired
-	tableIssuers   = "issuers"    // who vouches for callers
-	tableBindings  = "bindings"   // role bindings
-	tablePolicies  = "policies"   // policies of tenants
-	tableKeys      = "keys"       // the public keys of role bindings; derived
-	tableApprovals = "approvals"  // requests that people sign one after the other
-	tableSets      = "sets"       // the lists of governors that tenants have; derived
-	tableUIDs      = "uids"       // every uid ever used and what it belongs to; derived
-	tableDue       = "due"        // when Tick has something to do with a tenant or service; derived
-	tableReap      = "reap"       // destroyed owners that still own something; derived
-	tableCallers   = "principals" // remembered requests per principal; derived
-	tableSigners   = "signers"    // used nonces per person who signed; derived
+	tableTenants    = "tenants"    // the present holder of each name
+	tableTombs      = "tombs"      // destroyed tenants whose name was taken again
+	tableServices   = "services"   // the present holder of each name under a tenant uid
+	tableSvcTombs   = "svctombs"   // destroyed services whose name was taken again
+	tableResources  = "resources"  // pinned resources
+	tableSecrets    = "secrets"    // internal secrets
+	tableMembers    = "members"    // members, removed and purged ones too
+	tableTokens     = "tokens"     // join tokens
+	tableRequests   = "requests"   // remembered requests
+	tableNonces     = "nonces"     // used nonces of signed intents
+	tableRevoked    = "revoked"    // revoked certificates that have not expired
+	tableIssuers    = "issuers"    // who vouches for callers
+	tableBindings   = "bindings"   // role bindings
+	tablePolicies   = "policies"   // policies of tenants
+	tableKeys       = "keys"       // the public keys of role bindings; derived
+	tableApprovals  = "approvals"  // requests that people sign one after the other
+	tableCeremonies = "ceremonies" // ceremonies of the seal
+	tableSets       = "sets"       // the lists of governors that tenants have; derived
+	tableUIDs       = "uids"       // every uid ever used and what it belongs to; derived
+	tableDue        = "due"        // when Tick has something to do with a tenant or service; derived
+	tableReap       = "reap"       // destroyed owners that still own something; derived
+	tableCallers    = "principals" // remembered requests per principal; derived
+	tableSigners    = "signers"    // used nonces per person who signed; derived
 )
 
 const (
@@ -54,7 +55,7 @@ const (
 	indexIdentity = "identity" // role bindings by issuer, role, tenant and name
 	indexState    = "state"    // approvals by state
 	indexOpen     = "open"     // approvals that have not ended, by the requester's role binding
-	indexEnded    = "ended"    // approvals that have ended, by when
+	indexEnded    = "ended"    // approvals and ceremonies that have ended, by when
 
 	indexPower = "power" // role bindings of governors and custodians by role and whether they are the platform's
 )
@@ -238,6 +239,10 @@ func newDB() *memdb.MemDB {
 			indexEnded: func(a *fsmpb.Approval) ([]byte, bool) {
 				return dueKey(a.GetEndTimeMs(), []byte(a.GetId())), !isOpen(a)
 			},
+		}),
+		table(tableCeremonies, func(c *fsmpb.Ceremony) ([]byte, bool) { return c.GetId(), true }, map[string]keyOf[*fsmpb.Ceremony]{
+			indexDue:   func(c *fsmpb.Ceremony) ([]byte, bool) { return dueKey(c.GetExpireTimeMs(), c.GetId()), CeremonyOpen(c) },
+			indexEnded: func(c *fsmpb.Ceremony) ([]byte, bool) { return dueKey(c.GetEndTimeMs(), c.GetId()), !CeremonyOpen(c) },
 		}),
 		table(tableSets, setKeyOf, nil),
 		table(tableUIDs, func(u uidOwner) ([]byte, bool) { return []byte(u.uid), true }, nil),

@@ -214,6 +214,10 @@ func (v *View) items(f func(*fsmpb.SnapshotItem) bool) {
 		on = on && f(&fsmpb.SnapshotItem{Object: &fsmpb.SnapshotItem_Policy{Policy: p}})
 		return on
 	})
+	scan(v.txn, tableCeremonies, indexID, nil, nil, func(c *fsmpb.Ceremony) bool {
+		on = on && f(&fsmpb.SnapshotItem{Object: &fsmpb.SnapshotItem_Ceremony{Ceremony: c}})
+		return on
+	})
 }
 
 // Proof is what a snapshot said about itself when it was restored. Its MAC can

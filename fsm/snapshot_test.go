@@ -22,6 +22,7 @@ import (
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/seal/sealpb"
 )
 
 var updateGolden = flag.Bool("update", false, "write golden files that are not there yet; those that are there are never written again")
@@ -60,6 +61,7 @@ func everything(t tb) *world {
 		g.Persons = []*fsmpb.Person{alice}
 		g.Rules = []*fsmpb.IntentRule{{Act: 7, Role: "governor", Signatures: 1, RequesterCounts: true}, {Act: 16, Role: "governor", Signatures: 1}}
 		g.LeaseMs = 8000
+		g.SealRecord = firstSeal(g, sealpb.Mode_MODE_SHAMIR)
 	})
 	w.governedBy("alice", "gov")
 	for _, name := range []string{"gone", "acme", "beta"} {
@@ -113,6 +115,11 @@ func everything(t tb) *world {
 	w.ok(w.putPolicy("acme", "q", "text"))
 	w.ok(w.putPolicy("gone", "p", "text"))
 	w.ok(destroyNow("gone", "")) // what it owned is still to be reaped
+	id := w.ok(w.beginCeremony(reshare, people("anna", "ben"))).GetUid()
+	w.stagedSeal(id)
+	w.ok(w.confirm(id, 1, 2))
+	w.ok(w.commitSeal(id))
+	w.stagedSeal(w.ok(w.beginCeremony(reshare, people("anna", "carl"))).GetUid())
 	return w
 }
 

@@ -27,6 +27,8 @@ import (
 //	set-quorum           governors, custodians
 //	set-policy           op, tenant, tenant uid, id, text     a policy, whole
 //	set-policy           op, tenant, id                       a policy that is removed
+//	reshare, migrate     kind, base, groups with their holders, keys, risks
+//	rekey                the same
 //	restore              op, node, key, incarnation, index, chain, lost
 //
 // Every field that gives power is in it. So a tenant that is made names its
@@ -71,6 +73,11 @@ func SovereignRequest(cmd *fsmpb.Command) (intent.Act, *intent.Request, bool) {
 	case *fsmpb.Command_SetTenantGovernors:
 		c := b.SetTenantGovernors
 		r = intent.SetTenantGovernors{Tenant: c.GetTenant(), TenantUID: c.GetTenantUid(), Governors: c.GetGovernors()}.Request()
+	case *fsmpb.Command_BeginCeremony:
+		c := b.BeginCeremony
+		if kindNames[c.GetKind()] != "" {
+			r = CeremonyRequest(c.GetKind(), c.GetBaseManifest(), c.GetPlan())
+		}
 	case *fsmpb.Command_Recover:
 		r = RecoveryRequest(b.Recover)
 	case *fsmpb.Command_SetQuorum:

@@ -38,6 +38,7 @@ type meta struct {
 	policies      int    // policies, also those of destroyed tenants that are still to be removed
 	policyBytes   int    // of their texts
 	policiesAt    uint64 // see [View.PoliciesAt]
+	ceremonies    int    // also those that have ended
 
 	issuers     []*fsmpb.Issuer // every issuer that counts; replaced, never written to
 	authorityAt uint64          // see [View.AuthorityAt]

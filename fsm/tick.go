@@ -164,7 +164,7 @@ func (k *ticking) reapService(r reapRow) {
 	}
 }
 
-// expire ends approvals, removes role bindings that have ended, and forgets tokens,
+// expire ends approvals and ceremonies, removes role bindings that have ended, and forgets tokens,
 // nonces, revocations, requests, and approvals that ended long ago.
 func (k *ticking) expire() {
 	for _, a := range expired(k, tableApprovals, k.timeMS, approvalDue) {
@@ -173,6 +173,9 @@ func (k *ticking) expire() {
 		} else {
 			k.dropApproval(a)
 		}
+	}
+	for _, c := range expired(k, tableCeremonies, k.timeMS, (*fsmpb.Ceremony).GetExpireTimeMs) {
+		k.endCeremony(c, fsmpb.CeremonyState_CEREMONY_STATE_EXPIRED)
 	}
 	for _, tok := range expired(k, tableTokens, k.timeMS, (*fsmpb.JoinToken).GetExpireTimeMs) {
 		drop(k.tx, tableTokens, tok)
@@ -246,6 +249,9 @@ func (v *View) NextDue() (atMS int64, ok bool) {
 	}
 	if a, ok := firstOf[*fsmpb.Approval](v, tableApprovals, indexDue); ok {
 		first = min(first, approvalDue(a))
+	}
+	if c, ok := openCeremony(v.state); ok {
+		first = min(first, c.GetExpireTimeMs())
 	}
 	if r, ok := firstOf[*fsmpb.Request](v, tableRequests, indexDue); ok {
 		first = min(first, r.GetTimeMs()+RequestMemoryMS)

@@ -87,7 +87,7 @@ func anyAct(t *rapid.T) interface{ Request() *intent.Request } {
 	role := func() string {
 		return rapid.OneOf(anyText(), rapid.SampledFrom([]string{"governor", "custodian", "operator", "auditor", "workload"})).Draw(t, "role")
 	}
-	switch rapid.IntRange(0, 14).Draw(t, "type") {
+	switch rapid.IntRange(0, 15).Draw(t, "type") {
 	case 0:
 		return intent.BindL1{Tenant: name("tenant"), Keystore: name("keystore"), Key: name("key"), Archetype: name("archetype"), Governors: raws("governors")}
 	case 5:
@@ -129,6 +129,25 @@ func anyAct(t *rapid.T) interface{ Request() *intent.Request } {
 		return intent.RemovePolicy{Tenant: name("tenant"), ID: name("id")}
 	case 14:
 		return intent.VoterWithdrawal{Op: rapid.SampledFrom([]string{"remove", "demote", ""}).Draw(t, "op"), Node: name("node"), Voters: rapid.Uint64().Draw(t, "voters")}
+	case 15:
+		c := intent.Ceremony{
+			Kind: rapid.SampledFrom([]string{intent.CeremonyReshare, intent.CeremonyMigrate, intent.CeremonyRekey, intent.CeremonyRekeyCompromised}).Draw(t, "kind"),
+			Base: raw("base"), Risks: names("risks"),
+		}
+		for range rapid.IntRange(0, 2).Draw(t, "groups") {
+			g := intent.SealGroup{Name: name("group"), Threshold: uint64(rapid.Uint32().Draw(t, "threshold"))}
+			for range rapid.IntRange(0, 2).Draw(t, "holders") {
+				g.Holders = append(g.Holders, intent.SealHolder{
+					Name: name("holder"), Recipient: name("recipient"), Key: intent.SealKey{Provider: name("keystore"), Key: name("key")},
+					ProviderType: name("type"), Account: name("account"), Region: name("region"),
+				})
+			}
+			c.Groups = append(c.Groups, g)
+		}
+		for range rapid.IntRange(0, 2).Draw(t, "keys") {
+			c.Keys = append(c.Keys, intent.SealKey{Provider: name("keystore"), Key: name("key")})
+		}
+		return c
 	case 1:
 		return intent.Destroy{Tenant: name("tenant"), Service: name("service"), Version: rapid.Uint32().Draw(t, "version"), Now: rapid.Bool().Draw(t, "now")}
 	case 2:
@@ -525,8 +544,8 @@ func TestGoldenRequests(t *testing.T) {
 	if err := json.Unmarshal(data, &file); err != nil {
 		t.Fatal(err)
 	}
-	if len(file.Vectors) != 25 {
-		t.Fatalf("%d vectors, want 25", len(file.Vectors))
+	if len(file.Vectors) != 27 {
+		t.Fatalf("%d vectors, want 27", len(file.Vectors))
 	}
 	for _, v := range file.Vectors {
 		var act interface{ Request() *intent.Request }
@@ -559,6 +578,8 @@ func TestGoldenRequests(t *testing.T) {
 			act = &intent.PutPolicy{}
 		case "RemovePolicy":
 			act = &intent.RemovePolicy{}
+		case "Ceremony":
+			act = &intent.Ceremony{}
 		default:
 			t.Fatalf("%s: unknown type %s", v.Name, v.Type)
 		}
@@ -657,6 +678,23 @@ func TestTypedRequestsAreThoseOfTheStateMachine(t *testing.T) {
 			cmd = &fsmpb.Command{Body: &fsmpb.Command_RemovePolicy{RemovePolicy: &fsmpb.RemovePolicy{Tenant: a.Tenant, Id: a.ID, Etag: 7}}}
 		case intent.RemoveIssuer:
 			cmd = &fsmpb.Command{Body: &fsmpb.Command_RemoveIssuer{RemoveIssuer: &fsmpb.RemoveIssuer{Tenant: a.Tenant, Id: a.ID}}}
+		case intent.Ceremony:
+			kinds := map[string]fsmpb.CeremonyKind{intent.CeremonyReshare: 2, intent.CeremonyRekey: 3, intent.CeremonyMigrate: 4, intent.CeremonyRekeyCompromised: 5}
+			b := &fsmpb.BeginCeremony{Id: []byte("mine"), Kind: kinds[a.Kind], BaseManifest: a.Base, LifeMs: 7, Plan: &fsmpb.SealPlan{AcceptedRisks: a.Risks}}
+			for _, g := range a.Groups {
+				to := &fsmpb.SealGroup{Name: g.Name, Threshold: uint32(g.Threshold)}
+				for _, h := range g.Holders {
+					to.Holders = append(to.Holders, &fsmpb.SealHolder{
+						Name: h.Name, Recipient: h.Recipient, Key: &fsmpb.SealKey{Provider: h.Key.Provider, Key: h.Key.Key},
+						ProviderType: h.ProviderType, Account: h.Account, Region: h.Region,
+					})
+				}
+				b.Plan.Groups = append(b.Plan.Groups, to)
+			}
+			for _, k := range a.Keys {
+				b.Plan.ProviderKeys = append(b.Plan.ProviderKeys, &fsmpb.SealKey{Provider: k.Provider, Key: k.Key})
+			}
+			cmd = &fsmpb.Command{Body: &fsmpb.Command_BeginCeremony{BeginCeremony: b}}
 		case intent.SetQuorum:
 			cmd = &fsmpb.Command{Body: &fsmpb.Command_SetQuorum{SetQuorum: &fsmpb.SetQuorum{Governors: a.Governors, Custodians: a.Custodians}}}
 		}
@@ -694,6 +732,10 @@ func TestKnownIsWhatATypeMakes(t *testing.T) {
 	}
 	for name, r := range map[string]*intent.Request{
 		"nothing":                intent.NewRequest(intent.ActDestroy),
+		"a reshare of nothing":   intent.Ceremony{Kind: intent.CeremonyReshare}.Request(),
+		"a holder without name":  intent.Ceremony{Kind: intent.CeremonyReshare, Base: hash, Groups: []intent.SealGroup{{Threshold: 2, Holders: []intent.SealHolder{{Recipient: "age1"}}}}}.Request(),
+		"a key without keystore": intent.Ceremony{Kind: intent.CeremonyMigrate, Base: hash, Keys: []intent.SealKey{{Key: "k"}}}.Request(),
+		"a reshare as a rekey":   build(intent.ActRekey, intent.Ceremony{Kind: intent.CeremonyReshare, Base: hash}.Request().Fields()),
 		"no builder yet":         intent.NewRequest(intent.ActSetPolicy).Text("tenant", "acme"),
 		"fields of another act":  build(intent.ActBindL1, intent.Destroy{Tenant: "acme"}.Request().Fields()),
 		"a field more":           intent.Destroy{Tenant: "acme"}.Request().Text("note", ""),
@@ -769,6 +811,8 @@ func FuzzParseRequest(f *testing.F) {
 		intent.PutIssuer{ID: "corp", X509: &intent.X509Issuer{Certificates: [][]byte{{1}, {2}}}, Roles: []string{"operator", "auditor"}, UnboundRoles: []string{"workload"}}.Request(),
 		intent.PutPolicy{Tenant: "acme", TenantUID: make([]byte, 16), ID: "p", Text: "permit (principal,\n action, resource);"}.Request(),
 		intent.RemovePolicy{Tenant: "acme", ID: "p"}.Request(),
+		intent.Ceremony{Kind: intent.CeremonyReshare, Base: make([]byte, 32), Risks: []string{"concentration"}, Groups: []intent.SealGroup{{Threshold: 2, Holders: []intent.SealHolder{{Name: "a"}, {Name: "b"}}}}}.Request(),
+		intent.Ceremony{Kind: intent.CeremonyMigrate, Base: make([]byte, 32), Keys: []intent.SealKey{{Provider: "aws", Key: "k"}}}.Request(),
 		intent.PutIssuer{ID: "k8s", JWT: &intent.JWTIssuer{URL: "https://k8s", Audiences: []string{"krypton"}, JWKS: []byte("{}")}, TenantUIDs: [][]byte{{1}}}.Request(),
 	} {
 		f.Add(r.Canonical())

@@ -377,6 +377,122 @@ func (ApprovalState) EnumDescriptor() ([]byte, []int) {
 	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{5}
 }
 
+// CeremonyKind says what a ceremony does. The numbers are those of the seal's
+// manifest; its 1, the founding of a cluster, is none of the registry's.
+type CeremonyKind int32
+
+const (
+	CeremonyKind_CEREMONY_KIND_UNSPECIFIED       CeremonyKind = 0
+	CeremonyKind_CEREMONY_KIND_RESHARE           CeremonyKind = 2 // other shares of the same MasterKey
+	CeremonyKind_CEREMONY_KIND_REKEY             CeremonyKind = 3 // another MasterKey
+	CeremonyKind_CEREMONY_KIND_MIGRATE           CeremonyKind = 4 // the same MasterKey, opened by keystores, or no more by them
+	CeremonyKind_CEREMONY_KIND_REKEY_COMPROMISED CeremonyKind = 5 // another MasterKey, and nothing left that the old one opens
+)
+
+// Enum value maps for CeremonyKind.
+var (
+	CeremonyKind_name = map[int32]string{
+		0: "CEREMONY_KIND_UNSPECIFIED",
+		2: "CEREMONY_KIND_RESHARE",
+		3: "CEREMONY_KIND_REKEY",
+		4: "CEREMONY_KIND_MIGRATE",
+		5: "CEREMONY_KIND_REKEY_COMPROMISED",
+	}
+	CeremonyKind_value = map[string]int32{
+		"CEREMONY_KIND_UNSPECIFIED":       0,
+		"CEREMONY_KIND_RESHARE":           2,
+		"CEREMONY_KIND_REKEY":             3,
+		"CEREMONY_KIND_MIGRATE":           4,
+		"CEREMONY_KIND_REKEY_COMPROMISED": 5,
+	}
+)
+
+func (x CeremonyKind) Enum() *CeremonyKind {
+	p := new(CeremonyKind)
+	*p = x
+	return p
+}
+
+func (x CeremonyKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CeremonyKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_fsm_fsmpb_fsm_proto_enumTypes[6].Descriptor()
+}
+
+func (CeremonyKind) Type() protoreflect.EnumType {
+	return &file_fsm_fsmpb_fsm_proto_enumTypes[6]
+}
+
+func (x CeremonyKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CeremonyKind.Descriptor instead.
+func (CeremonyKind) EnumDescriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{6}
+}
+
+// CeremonyState numbers are stored and never change.
+type CeremonyState int32
+
+const (
+	CeremonyState_CEREMONY_STATE_UNSPECIFIED CeremonyState = 0
+	CeremonyState_CEREMONY_STATE_OPEN        CeremonyState = 1 // waits for the consent of the present root
+	CeremonyState_CEREMONY_STATE_STAGED      CeremonyState = 2 // the new record is there, and waits until its holders opened it
+	CeremonyState_CEREMONY_STATE_COMMITTED   CeremonyState = 3 // the new record is the cluster's; the last three are final
+	CeremonyState_CEREMONY_STATE_CANCELLED   CeremonyState = 4
+	CeremonyState_CEREMONY_STATE_EXPIRED     CeremonyState = 5
+)
+
+// Enum value maps for CeremonyState.
+var (
+	CeremonyState_name = map[int32]string{
+		0: "CEREMONY_STATE_UNSPECIFIED",
+		1: "CEREMONY_STATE_OPEN",
+		2: "CEREMONY_STATE_STAGED",
+		3: "CEREMONY_STATE_COMMITTED",
+		4: "CEREMONY_STATE_CANCELLED",
+		5: "CEREMONY_STATE_EXPIRED",
+	}
+	CeremonyState_value = map[string]int32{
+		"CEREMONY_STATE_UNSPECIFIED": 0,
+		"CEREMONY_STATE_OPEN":        1,
+		"CEREMONY_STATE_STAGED":      2,
+		"CEREMONY_STATE_COMMITTED":   3,
+		"CEREMONY_STATE_CANCELLED":   4,
+		"CEREMONY_STATE_EXPIRED":     5,
+	}
+)
+
+func (x CeremonyState) Enum() *CeremonyState {
+	p := new(CeremonyState)
+	*p = x
+	return p
+}
+
+func (x CeremonyState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CeremonyState) Descriptor() protoreflect.EnumDescriptor {
+	return file_fsm_fsmpb_fsm_proto_enumTypes[7].Descriptor()
+}
+
+func (CeremonyState) Type() protoreflect.EnumType {
+	return &file_fsm_fsmpb_fsm_proto_enumTypes[7]
+}
+
+func (x CeremonyState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CeremonyState.Descriptor instead.
+func (CeremonyState) EnumDescriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{7}
+}
+
 // RecoveryKind says from what a cluster was recovered.
 type RecoveryKind int32
 
@@ -411,11 +527,11 @@ func (x RecoveryKind) String() string {
 }
 
 func (RecoveryKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_fsm_fsmpb_fsm_proto_enumTypes[6].Descriptor()
+	return file_fsm_fsmpb_fsm_proto_enumTypes[8].Descriptor()
 }
 
 func (RecoveryKind) Type() protoreflect.EnumType {
-	return &file_fsm_fsmpb_fsm_proto_enumTypes[6]
+	return &file_fsm_fsmpb_fsm_proto_enumTypes[8]
 }
 
 func (x RecoveryKind) Number() protoreflect.EnumNumber {
@@ -424,7 +540,7 @@ func (x RecoveryKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RecoveryKind.Descriptor instead.
 func (RecoveryKind) EnumDescriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{6}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{8}
 }
 
 // Command is one entry of the log. Time and randomness are in it: Apply asks
@@ -504,6 +620,11 @@ type Command struct {
 	//	*Command_SetQuorum
 	//	*Command_PutPolicy
 	//	*Command_RemovePolicy
+	//	*Command_BeginCeremony
+	//	*Command_StageCeremony
+	//	*Command_ConfirmHolder
+	//	*Command_CommitCeremony
+	//	*Command_CancelCeremony
 	//	*Command_RepairSeal
 	//	*Command_Recover
 	Body          isCommand_Body `protobuf_oneof:"body"`
@@ -945,6 +1066,51 @@ func (x *Command) GetRemovePolicy() *RemovePolicy {
 	return nil
 }
 
+func (x *Command) GetBeginCeremony() *BeginCeremony {
+	if x != nil {
+		if x, ok := x.Body.(*Command_BeginCeremony); ok {
+			return x.BeginCeremony
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetStageCeremony() *StageCeremony {
+	if x != nil {
+		if x, ok := x.Body.(*Command_StageCeremony); ok {
+			return x.StageCeremony
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetConfirmHolder() *ConfirmHolder {
+	if x != nil {
+		if x, ok := x.Body.(*Command_ConfirmHolder); ok {
+			return x.ConfirmHolder
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetCommitCeremony() *CommitCeremony {
+	if x != nil {
+		if x, ok := x.Body.(*Command_CommitCeremony); ok {
+			return x.CommitCeremony
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetCancelCeremony() *CancelCeremony {
+	if x != nil {
+		if x, ok := x.Body.(*Command_CancelCeremony); ok {
+			return x.CancelCeremony
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetRepairSeal() *RepairSeal {
 	if x != nil {
 		if x, ok := x.Body.(*Command_RepairSeal); ok {
@@ -1104,9 +1270,29 @@ type Command_RemovePolicy struct {
 	RemovePolicy *RemovePolicy `protobuf:"bytes,53,opt,name=remove_policy,json=removePolicy,proto3,oneof"`
 }
 
+type Command_BeginCeremony struct {
+	BeginCeremony *BeginCeremony `protobuf:"bytes,54,opt,name=begin_ceremony,json=beginCeremony,proto3,oneof"` // from format version 6 on, like those below
+}
+
+type Command_StageCeremony struct {
+	StageCeremony *StageCeremony `protobuf:"bytes,55,opt,name=stage_ceremony,json=stageCeremony,proto3,oneof"`
+}
+
+type Command_ConfirmHolder struct {
+	ConfirmHolder *ConfirmHolder `protobuf:"bytes,56,opt,name=confirm_holder,json=confirmHolder,proto3,oneof"`
+}
+
+type Command_CommitCeremony struct {
+	CommitCeremony *CommitCeremony `protobuf:"bytes,57,opt,name=commit_ceremony,json=commitCeremony,proto3,oneof"`
+}
+
+type Command_CancelCeremony struct {
+	CancelCeremony *CancelCeremony `protobuf:"bytes,58,opt,name=cancel_ceremony,json=cancelCeremony,proto3,oneof"`
+}
+
 type Command_RepairSeal struct {
-	// 54 to 59 are taken: ceremonies.
-	RepairSeal *RepairSeal `protobuf:"bytes,60,opt,name=repair_seal,json=repairSeal,proto3,oneof"` // from format version 6 on
+	// 59 is taken: ceremonies.
+	RepairSeal *RepairSeal `protobuf:"bytes,60,opt,name=repair_seal,json=repairSeal,proto3,oneof"`
 }
 
 type Command_Recover struct {
@@ -1180,6 +1366,16 @@ func (*Command_SetQuorum) isCommand_Body() {}
 func (*Command_PutPolicy) isCommand_Body() {}
 
 func (*Command_RemovePolicy) isCommand_Body() {}
+
+func (*Command_BeginCeremony) isCommand_Body() {}
+
+func (*Command_StageCeremony) isCommand_Body() {}
+
+func (*Command_ConfirmHolder) isCommand_Body() {}
+
+func (*Command_CommitCeremony) isCommand_Body() {}
+
+func (*Command_CancelCeremony) isCommand_Body() {}
 
 func (*Command_RepairSeal) isCommand_Body() {}
 
@@ -5763,9 +5959,757 @@ func (x *RemovePolicy) GetEtag() uint64 {
 	return 0
 }
 
+// SealKey is a key of a configured keystore.
+type SealKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Provider      string                 `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"` // configured name of the keystore, 1 to 63 bytes
+	Key           string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`           // the key, as the keystore names it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealKey) Reset() {
+	*x = SealKey{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealKey) ProtoMessage() {}
+
+func (x *SealKey) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealKey.ProtoReflect.Descriptor instead.
+func (*SealKey) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *SealKey) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *SealKey) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+// SealHolder is who gets a share: a person, by an age recipient, or a keystore.
+type SealHolder struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`           // for people, 1 to 128 bytes
+	Recipient string                 `protobuf:"bytes,2,opt,name=recipient,proto3" json:"recipient,omitempty"` // of a person: an age recipient, up to 4096 bytes
+	Key       *SealKey               `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`             // of a keystore
+	// Where it stands, for people, up to 128 bytes each.
+	ProviderType  string `protobuf:"bytes,4,opt,name=provider_type,json=providerType,proto3" json:"provider_type,omitempty"`
+	Account       string `protobuf:"bytes,5,opt,name=account,proto3" json:"account,omitempty"`
+	Region        string `protobuf:"bytes,6,opt,name=region,proto3" json:"region,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealHolder) Reset() {
+	*x = SealHolder{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealHolder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealHolder) ProtoMessage() {}
+
+func (x *SealHolder) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealHolder.ProtoReflect.Descriptor instead.
+func (*SealHolder) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *SealHolder) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SealHolder) GetRecipient() string {
+	if x != nil {
+		return x.Recipient
+	}
+	return ""
+}
+
+func (x *SealHolder) GetKey() *SealKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *SealHolder) GetProviderType() string {
+	if x != nil {
+		return x.ProviderType
+	}
+	return ""
+}
+
+func (x *SealHolder) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *SealHolder) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+// SealGroup is a group of holders, so many of which are needed.
+type SealGroup struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Threshold     uint32                 `protobuf:"varint,2,opt,name=threshold,proto3" json:"threshold,omitempty"` // 2 to the number of holders
+	Holders       []*SealHolder          `protobuf:"bytes,3,rep,name=holders,proto3" json:"holders,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealGroup) Reset() {
+	*x = SealGroup{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealGroup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealGroup) ProtoMessage() {}
+
+func (x *SealGroup) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealGroup.ProtoReflect.Descriptor instead.
+func (*SealGroup) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *SealGroup) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SealGroup) GetThreshold() uint32 {
+	if x != nil {
+		return x.Threshold
+	}
+	return 0
+}
+
+func (x *SealGroup) GetHolders() []*SealHolder {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
+// SealPlan says who shall open the MasterKey: groups, all of which are needed, or
+// keys of keystores, any one of which opens it.
+type SealPlan struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Groups        []*SealGroup           `protobuf:"bytes,1,rep,name=groups,proto3" json:"groups,omitempty"`                                    // up to 8; share 1, 2, ... are of their holders, in order
+	ProviderKeys  []*SealKey             `protobuf:"bytes,2,rep,name=provider_keys,json=providerKeys,proto3" json:"provider_keys,omitempty"`    // up to 64
+	AcceptedRisks []string               `protobuf:"bytes,3,rep,name=accepted_risks,json=acceptedRisks,proto3" json:"accepted_risks,omitempty"` // that were named and taken
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealPlan) Reset() {
+	*x = SealPlan{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealPlan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealPlan) ProtoMessage() {}
+
+func (x *SealPlan) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealPlan.ProtoReflect.Descriptor instead.
+func (*SealPlan) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *SealPlan) GetGroups() []*SealGroup {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *SealPlan) GetProviderKeys() []*SealKey {
+	if x != nil {
+		return x.ProviderKeys
+	}
+	return nil
+}
+
+func (x *SealPlan) GetAcceptedRisks() []string {
+	if x != nil {
+		return x.AcceptedRisks
+	}
+	return nil
+}
+
+// Ceremony changes who can open the MasterKey, or the MasterKey. Until it is
+// committed nothing has changed. There is one at a time that is OPEN or STAGED.
+type Ceremony struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Id           []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // 16 bytes, never used again; that of the manifest
+	Kind         CeremonyKind           `protobuf:"varint,2,opt,name=kind,proto3,enum=krypton.fsm.v1.CeremonyKind" json:"kind,omitempty"`
+	State        CeremonyState          `protobuf:"varint,3,opt,name=state,proto3,enum=krypton.fsm.v1.CeremonyState" json:"state,omitempty"`
+	BaseManifest []byte                 `protobuf:"bytes,4,opt,name=base_manifest,json=baseManifest,proto3" json:"base_manifest,omitempty"` // digest of the manifest that it replaces, 32 bytes
+	Plan         *SealPlan              `protobuf:"bytes,5,opt,name=plan,proto3" json:"plan,omitempty"`
+	Requester    *Principal             `protobuf:"bytes,6,opt,name=requester,proto3" json:"requester,omitempty"`
+	// Who ordered it, where the rule asks for signatures: as of an issuer. They stand in
+	// the manifest, too.
+	AuthorizedBy []*SignedIntent `protobuf:"bytes,7,rep,name=authorized_by,json=authorizedBy,proto3" json:"authorized_by,omitempty"`
+	CreateTimeMs int64           `protobuf:"varint,8,opt,name=create_time_ms,json=createTimeMs,proto3" json:"create_time_ms,omitempty"`
+	ExpireTimeMs int64           `protobuf:"varint,9,opt,name=expire_time_ms,json=expireTimeMs,proto3" json:"expire_time_ms,omitempty"`
+	StagedRecord []byte          `protobuf:"bytes,10,opt,name=staged_record,json=stagedRecord,proto3" json:"staged_record,omitempty"` // encoded seal record; only while STAGED
+	StagedBy     string          `protobuf:"bytes,11,opt,name=staged_by,json=stagedBy,proto3" json:"staged_by,omitempty"`             // node id of who staged it
+	StagedTimeMs int64           `protobuf:"varint,12,opt,name=staged_time_ms,json=stagedTimeMs,proto3" json:"staged_time_ms,omitempty"`
+	// Who opened the staged record: numbers of shares, or places from 1 in the plan's
+	// provider keys, in ascending order.
+	Confirmed     []uint32   `protobuf:"varint,13,rep,packed,name=confirmed,proto3" json:"confirmed,omitempty"`
+	EndTimeMs     int64      `protobuf:"varint,14,opt,name=end_time_ms,json=endTimeMs,proto3" json:"end_time_ms,omitempty"`    // when it came to its final state; 0: it did not yet
+	NewManifest   []byte     `protobuf:"bytes,15,opt,name=new_manifest,json=newManifest,proto3" json:"new_manifest,omitempty"` // digest of the manifest that was staged; stays
+	CancelledBy   *Principal `protobuf:"bytes,16,opt,name=cancelled_by,json=cancelledBy,proto3" json:"cancelled_by,omitempty"`
+	CancelReason  string     `protobuf:"bytes,17,opt,name=cancel_reason,json=cancelReason,proto3" json:"cancel_reason,omitempty"`
+	ModIndex      uint64     `protobuf:"varint,18,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ceremony) Reset() {
+	*x = Ceremony{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ceremony) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ceremony) ProtoMessage() {}
+
+func (x *Ceremony) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ceremony.ProtoReflect.Descriptor instead.
+func (*Ceremony) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *Ceremony) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Ceremony) GetKind() CeremonyKind {
+	if x != nil {
+		return x.Kind
+	}
+	return CeremonyKind_CEREMONY_KIND_UNSPECIFIED
+}
+
+func (x *Ceremony) GetState() CeremonyState {
+	if x != nil {
+		return x.State
+	}
+	return CeremonyState_CEREMONY_STATE_UNSPECIFIED
+}
+
+func (x *Ceremony) GetBaseManifest() []byte {
+	if x != nil {
+		return x.BaseManifest
+	}
+	return nil
+}
+
+func (x *Ceremony) GetPlan() *SealPlan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+func (x *Ceremony) GetRequester() *Principal {
+	if x != nil {
+		return x.Requester
+	}
+	return nil
+}
+
+func (x *Ceremony) GetAuthorizedBy() []*SignedIntent {
+	if x != nil {
+		return x.AuthorizedBy
+	}
+	return nil
+}
+
+func (x *Ceremony) GetCreateTimeMs() int64 {
+	if x != nil {
+		return x.CreateTimeMs
+	}
+	return 0
+}
+
+func (x *Ceremony) GetExpireTimeMs() int64 {
+	if x != nil {
+		return x.ExpireTimeMs
+	}
+	return 0
+}
+
+func (x *Ceremony) GetStagedRecord() []byte {
+	if x != nil {
+		return x.StagedRecord
+	}
+	return nil
+}
+
+func (x *Ceremony) GetStagedBy() string {
+	if x != nil {
+		return x.StagedBy
+	}
+	return ""
+}
+
+func (x *Ceremony) GetStagedTimeMs() int64 {
+	if x != nil {
+		return x.StagedTimeMs
+	}
+	return 0
+}
+
+func (x *Ceremony) GetConfirmed() []uint32 {
+	if x != nil {
+		return x.Confirmed
+	}
+	return nil
+}
+
+func (x *Ceremony) GetEndTimeMs() int64 {
+	if x != nil {
+		return x.EndTimeMs
+	}
+	return 0
+}
+
+func (x *Ceremony) GetNewManifest() []byte {
+	if x != nil {
+		return x.NewManifest
+	}
+	return nil
+}
+
+func (x *Ceremony) GetCancelledBy() *Principal {
+	if x != nil {
+		return x.CancelledBy
+	}
+	return nil
+}
+
+func (x *Ceremony) GetCancelReason() string {
+	if x != nil {
+		return x.CancelReason
+	}
+	return ""
+}
+
+func (x *Ceremony) GetModIndex() uint64 {
+	if x != nil {
+		return x.ModIndex
+	}
+	return 0
+}
+
+// BeginCeremony opens a ceremony. It is a sovereign act: reshare, migrate or rekey.
+type BeginCeremony struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // 16 random bytes
+	Kind          CeremonyKind           `protobuf:"varint,2,opt,name=kind,proto3,enum=krypton.fsm.v1.CeremonyKind" json:"kind,omitempty"`
+	BaseManifest  []byte                 `protobuf:"bytes,3,opt,name=base_manifest,json=baseManifest,proto3" json:"base_manifest,omitempty"` // digest of the manifest that the signers saw
+	Plan          *SealPlan              `protobuf:"bytes,4,opt,name=plan,proto3" json:"plan,omitempty"`
+	LifeMs        int64                  `protobuf:"varint,5,opt,name=life_ms,json=lifeMs,proto3" json:"life_ms,omitempty"` // how long it may take: a minute to 7 days
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginCeremony) Reset() {
+	*x = BeginCeremony{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginCeremony) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginCeremony) ProtoMessage() {}
+
+func (x *BeginCeremony) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginCeremony.ProtoReflect.Descriptor instead.
+func (*BeginCeremony) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *BeginCeremony) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *BeginCeremony) GetKind() CeremonyKind {
+	if x != nil {
+		return x.Kind
+	}
+	return CeremonyKind_CEREMONY_KIND_UNSPECIFIED
+}
+
+func (x *BeginCeremony) GetBaseManifest() []byte {
+	if x != nil {
+		return x.BaseManifest
+	}
+	return nil
+}
+
+func (x *BeginCeremony) GetPlan() *SealPlan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+func (x *BeginCeremony) GetLifeMs() int64 {
+	if x != nil {
+		return x.LifeMs
+	}
+	return 0
+}
+
+// StageCeremony brings the new record, once the present root consented. Its manifest
+// says what the plan says, and nothing else.
+type StageCeremony struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Record        []byte                 `protobuf:"bytes,2,opt,name=record,proto3" json:"record,omitempty"` // encoded seal record
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StageCeremony) Reset() {
+	*x = StageCeremony{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StageCeremony) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StageCeremony) ProtoMessage() {}
+
+func (x *StageCeremony) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StageCeremony.ProtoReflect.Descriptor instead.
+func (*StageCeremony) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *StageCeremony) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *StageCeremony) GetRecord() []byte {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+// ConfirmHolder says that holders opened the staged record.
+type ConfirmHolder struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Manifest      []byte                 `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"`       // digest of the staged manifest
+	Holders       []uint32               `protobuf:"varint,3,rep,packed,name=holders,proto3" json:"holders,omitempty"` // as Ceremony.confirmed
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmHolder) Reset() {
+	*x = ConfirmHolder{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmHolder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmHolder) ProtoMessage() {}
+
+func (x *ConfirmHolder) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmHolder.ProtoReflect.Descriptor instead.
+func (*ConfirmHolder) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *ConfirmHolder) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *ConfirmHolder) GetManifest() []byte {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+func (x *ConfirmHolder) GetHolders() []uint32 {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
+// CommitCeremony makes the staged record the cluster's, if enough holders of every
+// group opened it.
+type CommitCeremony struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Manifest      []byte                 `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"` // digest of the staged manifest
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitCeremony) Reset() {
+	*x = CommitCeremony{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitCeremony) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitCeremony) ProtoMessage() {}
+
+func (x *CommitCeremony) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitCeremony.ProtoReflect.Descriptor instead.
+func (*CommitCeremony) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *CommitCeremony) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *CommitCeremony) GetManifest() []byte {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+// CancelCeremony ends a ceremony that is not committed. It needs no signature:
+// nothing has changed yet.
+type CancelCeremony struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"` // one line of text, up to 256 bytes, may be empty
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelCeremony) Reset() {
+	*x = CancelCeremony{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelCeremony) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelCeremony) ProtoMessage() {}
+
+func (x *CancelCeremony) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelCeremony.ProtoReflect.Descriptor instead.
+func (*CancelCeremony) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *CancelCeremony) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *CancelCeremony) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // Tick does what is due at the command's time: superseded versions leave the
 // rollback window, scheduled destructions happen, remembered requests, tokens,
-// revocations, role bindings and approvals expire. It touches at most 500 objects.
+// revocations, role bindings, approvals and ceremonies expire. It touches at most 500 objects.
 type Tick struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -5774,7 +6718,7 @@ type Tick struct {
 
 func (x *Tick) Reset() {
 	*x = Tick{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5786,7 +6730,7 @@ func (x *Tick) String() string {
 func (*Tick) ProtoMessage() {}
 
 func (x *Tick) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5799,7 +6743,7 @@ func (x *Tick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tick.ProtoReflect.Descriptor instead.
 func (*Tick) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{57}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{67}
 }
 
 type RaiseFormat struct {
@@ -5811,7 +6755,7 @@ type RaiseFormat struct {
 
 func (x *RaiseFormat) Reset() {
 	*x = RaiseFormat{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5823,7 +6767,7 @@ func (x *RaiseFormat) String() string {
 func (*RaiseFormat) ProtoMessage() {}
 
 func (x *RaiseFormat) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5836,7 +6780,7 @@ func (x *RaiseFormat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseFormat.ProtoReflect.Descriptor instead.
 func (*RaiseFormat) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{58}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *RaiseFormat) GetVersion() uint32 {
@@ -5859,7 +6803,7 @@ type LeaseEpoch struct {
 
 func (x *LeaseEpoch) Reset() {
 	*x = LeaseEpoch{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5871,7 +6815,7 @@ func (x *LeaseEpoch) String() string {
 func (*LeaseEpoch) ProtoMessage() {}
 
 func (x *LeaseEpoch) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5884,7 +6828,7 @@ func (x *LeaseEpoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseEpoch.ProtoReflect.Descriptor instead.
 func (*LeaseEpoch) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{59}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *LeaseEpoch) GetLeader() string {
@@ -5915,7 +6859,7 @@ type RepairSeal struct {
 
 func (x *RepairSeal) Reset() {
 	*x = RepairSeal{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5927,7 +6871,7 @@ func (x *RepairSeal) String() string {
 func (*RepairSeal) ProtoMessage() {}
 
 func (x *RepairSeal) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5940,7 +6884,7 @@ func (x *RepairSeal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairSeal.ProtoReflect.Descriptor instead.
 func (*RepairSeal) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *RepairSeal) GetBase() []byte {
@@ -5976,7 +6920,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5988,7 +6932,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6001,7 +6945,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{61}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *Result) GetReason() string {
@@ -6085,7 +7029,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6097,7 +7041,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6110,7 +7054,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{62}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *Request) GetPrincipal() *Principal {
@@ -6181,7 +7125,7 @@ type UsedNonce struct {
 
 func (x *UsedNonce) Reset() {
 	*x = UsedNonce{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6193,7 +7137,7 @@ func (x *UsedNonce) String() string {
 func (*UsedNonce) ProtoMessage() {}
 
 func (x *UsedNonce) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6206,7 +7150,7 @@ func (x *UsedNonce) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsedNonce.ProtoReflect.Descriptor instead.
 func (*UsedNonce) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{63}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *UsedNonce) GetNonce() []byte {
@@ -6254,6 +7198,10 @@ type Cluster struct {
 	// The most voters that there were since people signed for fewer. It does not move
 	// mod_index. From format version 5 on.
 	VotersAgreed uint32 `protobuf:"varint,17,opt,name=voters_agreed,json=votersAgreed,proto3" json:"voters_agreed,omitempty"`
+	// The manifests that ceremonies committed since the genesis, encoded, in order; that
+	// of the genesis stands in its seal record. The last is that of seal_record. From
+	// format version 6 on.
+	SealManifests [][]byte `protobuf:"bytes,18,rep,name=seal_manifests,json=sealManifests,proto3" json:"seal_manifests,omitempty"`
 	// The recoveries of the cluster, the last one last; none: it is as it was founded.
 	// From format version 6 on.
 	Incarnations  []*Incarnation `protobuf:"bytes,20,rep,name=incarnations,proto3" json:"incarnations,omitempty"`
@@ -6263,7 +7211,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6275,7 +7223,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6288,7 +7236,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{64}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *Cluster) GetKeyspaceId() []byte {
@@ -6410,6 +7358,13 @@ func (x *Cluster) GetVotersAgreed() uint32 {
 	return 0
 }
 
+func (x *Cluster) GetSealManifests() [][]byte {
+	if x != nil {
+		return x.SealManifests
+	}
+	return nil
+}
+
 func (x *Cluster) GetIncarnations() []*Incarnation {
 	if x != nil {
 		return x.Incarnations
@@ -6440,7 +7395,7 @@ type Incarnation struct {
 
 func (x *Incarnation) Reset() {
 	*x = Incarnation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6452,7 +7407,7 @@ func (x *Incarnation) String() string {
 func (*Incarnation) ProtoMessage() {}
 
 func (x *Incarnation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6465,7 +7420,7 @@ func (x *Incarnation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Incarnation.ProtoReflect.Descriptor instead.
 func (*Incarnation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{65}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *Incarnation) GetId() []byte {
@@ -6546,7 +7501,7 @@ type Recover struct {
 
 func (x *Recover) Reset() {
 	*x = Recover{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6558,7 +7513,7 @@ func (x *Recover) String() string {
 func (*Recover) ProtoMessage() {}
 
 func (x *Recover) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6571,7 +7526,7 @@ func (x *Recover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recover.ProtoReflect.Descriptor instead.
 func (*Recover) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{66}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *Recover) GetIncarnation() *Incarnation {
@@ -6607,7 +7562,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6619,7 +7574,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6632,7 +7587,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{67}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -6717,6 +7672,7 @@ type SnapshotItem struct {
 	//	*SnapshotItem_RoleBinding
 	//	*SnapshotItem_Approval
 	//	*SnapshotItem_Policy
+	//	*SnapshotItem_Ceremony
 	Object isSnapshotItem_Object `protobuf_oneof:"object"`
 	// Of tenants and services: destroyed, and its name was taken again.
 	Replaced      bool `protobuf:"varint,15,opt,name=replaced,proto3" json:"replaced,omitempty"`
@@ -6726,7 +7682,7 @@ type SnapshotItem struct {
 
 func (x *SnapshotItem) Reset() {
 	*x = SnapshotItem{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6738,7 +7694,7 @@ func (x *SnapshotItem) String() string {
 func (*SnapshotItem) ProtoMessage() {}
 
 func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6751,7 +7707,7 @@ func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotItem.ProtoReflect.Descriptor instead.
 func (*SnapshotItem) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{68}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *SnapshotItem) GetObject() isSnapshotItem_Object {
@@ -6887,6 +7843,15 @@ func (x *SnapshotItem) GetPolicy() *Policy {
 	return nil
 }
 
+func (x *SnapshotItem) GetCeremony() *Ceremony {
+	if x != nil {
+		if x, ok := x.Object.(*SnapshotItem_Ceremony); ok {
+			return x.Ceremony
+		}
+	}
+	return nil
+}
+
 func (x *SnapshotItem) GetReplaced() bool {
 	if x != nil {
 		return x.Replaced
@@ -6955,6 +7920,10 @@ type SnapshotItem_Policy struct {
 	Policy *Policy `protobuf:"bytes,14,opt,name=policy,proto3,oneof"` // from format version 4 on
 }
 
+type SnapshotItem_Ceremony struct {
+	Ceremony *Ceremony `protobuf:"bytes,16,opt,name=ceremony,proto3,oneof"` // from format version 6 on
+}
+
 func (*SnapshotItem_Cluster) isSnapshotItem_Object() {}
 
 func (*SnapshotItem_Tenant) isSnapshotItem_Object() {}
@@ -6983,11 +7952,13 @@ func (*SnapshotItem_Approval) isSnapshotItem_Object() {}
 
 func (*SnapshotItem_Policy) isSnapshotItem_Object() {}
 
+func (*SnapshotItem_Ceremony) isSnapshotItem_Object() {}
+
 var File_fsm_fsmpb_fsm_proto protoreflect.FileDescriptor
 
 const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
-	"\x13fsm/fsmpb/fsm.proto\x12\x0ekrypton.fsm.v1\"\xa6\x16\n" +
+	"\x13fsm/fsmpb/fsm.proto\x12\x0ekrypton.fsm.v1\"\x94\x19\n" +
 	"\aCommand\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1c\n" +
 	"\tskippable\x18\x02 \x01(\bR\tskippable\x12 \n" +
@@ -7047,7 +8018,12 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"set_quorum\x183 \x01(\v2\x19.krypton.fsm.v1.SetQuorumH\x00R\tsetQuorum\x12:\n" +
 	"\n" +
 	"put_policy\x184 \x01(\v2\x19.krypton.fsm.v1.PutPolicyH\x00R\tputPolicy\x12C\n" +
-	"\rremove_policy\x185 \x01(\v2\x1c.krypton.fsm.v1.RemovePolicyH\x00R\fremovePolicy\x12=\n" +
+	"\rremove_policy\x185 \x01(\v2\x1c.krypton.fsm.v1.RemovePolicyH\x00R\fremovePolicy\x12F\n" +
+	"\x0ebegin_ceremony\x186 \x01(\v2\x1d.krypton.fsm.v1.BeginCeremonyH\x00R\rbeginCeremony\x12F\n" +
+	"\x0estage_ceremony\x187 \x01(\v2\x1d.krypton.fsm.v1.StageCeremonyH\x00R\rstageCeremony\x12F\n" +
+	"\x0econfirm_holder\x188 \x01(\v2\x1d.krypton.fsm.v1.ConfirmHolderH\x00R\rconfirmHolder\x12I\n" +
+	"\x0fcommit_ceremony\x189 \x01(\v2\x1e.krypton.fsm.v1.CommitCeremonyH\x00R\x0ecommitCeremony\x12I\n" +
+	"\x0fcancel_ceremony\x18: \x01(\v2\x1e.krypton.fsm.v1.CancelCeremonyH\x00R\x0ecancelCeremony\x12=\n" +
 	"\vrepair_seal\x18< \x01(\v2\x1a.krypton.fsm.v1.RepairSealH\x00R\n" +
 	"repairSeal\x123\n" +
 	"\arecover\x18F \x01(\v2\x17.krypton.fsm.v1.RecoverH\x00R\arecoverB\x06\n" +
@@ -7465,7 +8441,65 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\fRemovePolicy\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
-	"\x04etag\x18\x03 \x01(\x04R\x04etag\"\x06\n" +
+	"\x04etag\x18\x03 \x01(\x04R\x04etag\"7\n" +
+	"\aSealKey\x12\x1a\n" +
+	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\"\xc0\x01\n" +
+	"\n" +
+	"SealHolder\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\trecipient\x18\x02 \x01(\tR\trecipient\x12)\n" +
+	"\x03key\x18\x03 \x01(\v2\x17.krypton.fsm.v1.SealKeyR\x03key\x12#\n" +
+	"\rprovider_type\x18\x04 \x01(\tR\fproviderType\x12\x18\n" +
+	"\aaccount\x18\x05 \x01(\tR\aaccount\x12\x16\n" +
+	"\x06region\x18\x06 \x01(\tR\x06region\"s\n" +
+	"\tSealGroup\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\tthreshold\x18\x02 \x01(\rR\tthreshold\x124\n" +
+	"\aholders\x18\x03 \x03(\v2\x1a.krypton.fsm.v1.SealHolderR\aholders\"\xa2\x01\n" +
+	"\bSealPlan\x121\n" +
+	"\x06groups\x18\x01 \x03(\v2\x19.krypton.fsm.v1.SealGroupR\x06groups\x12<\n" +
+	"\rprovider_keys\x18\x02 \x03(\v2\x17.krypton.fsm.v1.SealKeyR\fproviderKeys\x12%\n" +
+	"\x0eaccepted_risks\x18\x03 \x03(\tR\racceptedRisks\"\xe5\x05\n" +
+	"\bCeremony\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x120\n" +
+	"\x04kind\x18\x02 \x01(\x0e2\x1c.krypton.fsm.v1.CeremonyKindR\x04kind\x123\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x1d.krypton.fsm.v1.CeremonyStateR\x05state\x12#\n" +
+	"\rbase_manifest\x18\x04 \x01(\fR\fbaseManifest\x12,\n" +
+	"\x04plan\x18\x05 \x01(\v2\x18.krypton.fsm.v1.SealPlanR\x04plan\x127\n" +
+	"\trequester\x18\x06 \x01(\v2\x19.krypton.fsm.v1.PrincipalR\trequester\x12A\n" +
+	"\rauthorized_by\x18\a \x03(\v2\x1c.krypton.fsm.v1.SignedIntentR\fauthorizedBy\x12$\n" +
+	"\x0ecreate_time_ms\x18\b \x01(\x03R\fcreateTimeMs\x12$\n" +
+	"\x0eexpire_time_ms\x18\t \x01(\x03R\fexpireTimeMs\x12#\n" +
+	"\rstaged_record\x18\n" +
+	" \x01(\fR\fstagedRecord\x12\x1b\n" +
+	"\tstaged_by\x18\v \x01(\tR\bstagedBy\x12$\n" +
+	"\x0estaged_time_ms\x18\f \x01(\x03R\fstagedTimeMs\x12\x1c\n" +
+	"\tconfirmed\x18\r \x03(\rR\tconfirmed\x12\x1e\n" +
+	"\vend_time_ms\x18\x0e \x01(\x03R\tendTimeMs\x12!\n" +
+	"\fnew_manifest\x18\x0f \x01(\fR\vnewManifest\x12<\n" +
+	"\fcancelled_by\x18\x10 \x01(\v2\x19.krypton.fsm.v1.PrincipalR\vcancelledBy\x12#\n" +
+	"\rcancel_reason\x18\x11 \x01(\tR\fcancelReason\x12\x1b\n" +
+	"\tmod_index\x18\x12 \x01(\x04R\bmodIndex\"\xbd\x01\n" +
+	"\rBeginCeremony\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x120\n" +
+	"\x04kind\x18\x02 \x01(\x0e2\x1c.krypton.fsm.v1.CeremonyKindR\x04kind\x12#\n" +
+	"\rbase_manifest\x18\x03 \x01(\fR\fbaseManifest\x12,\n" +
+	"\x04plan\x18\x04 \x01(\v2\x18.krypton.fsm.v1.SealPlanR\x04plan\x12\x17\n" +
+	"\alife_ms\x18\x05 \x01(\x03R\x06lifeMs\"7\n" +
+	"\rStageCeremony\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
+	"\x06record\x18\x02 \x01(\fR\x06record\"U\n" +
+	"\rConfirmHolder\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1a\n" +
+	"\bmanifest\x18\x02 \x01(\fR\bmanifest\x12\x18\n" +
+	"\aholders\x18\x03 \x03(\rR\aholders\"<\n" +
+	"\x0eCommitCeremony\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1a\n" +
+	"\bmanifest\x18\x02 \x01(\fR\bmanifest\"8\n" +
+	"\x0eCancelCeremony\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x06\n" +
 	"\x04Tick\"'\n" +
 	"\vRaiseFormat\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\":\n" +
@@ -7500,7 +8534,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\tUsedNonce\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12$\n" +
 	"\x0eexpire_time_ms\x18\x02 \x01(\x03R\fexpireTimeMs\x12\x18\n" +
-	"\apersons\x18\x03 \x03(\tR\apersons\"\xdc\x05\n" +
+	"\apersons\x18\x03 \x03(\tR\apersons\"\x83\x06\n" +
 	"\aCluster\x12\x1f\n" +
 	"\vkeyspace_id\x18\x01 \x01(\fR\n" +
 	"keyspaceId\x12\x1d\n" +
@@ -7522,7 +8556,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\agenesis\x18\x0e \x01(\fR\agenesis\x12\x19\n" +
 	"\blease_ms\x18\x0f \x01(\rR\aleaseMs\x12'\n" +
 	"\x0fauthority_index\x18\x10 \x01(\x04R\x0eauthorityIndex\x12#\n" +
-	"\rvoters_agreed\x18\x11 \x01(\rR\fvotersAgreed\x12?\n" +
+	"\rvoters_agreed\x18\x11 \x01(\rR\fvotersAgreed\x12%\n" +
+	"\x0eseal_manifests\x18\x12 \x03(\fR\rsealManifests\x12?\n" +
 	"\fincarnations\x18\x14 \x03(\v2\x1b.krypton.fsm.v1.IncarnationR\fincarnations\"\xae\x02\n" +
 	"\vIncarnation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x120\n" +
@@ -7551,7 +8586,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\a \x01(\fR\tclusterId\x12%\n" +
 	"\x0eformat_version\x18\b \x01(\rR\rformatVersion\x12\x1a\n" +
-	"\bcommands\x18\t \x01(\x04R\bcommands\"\xb5\x06\n" +
+	"\bcommands\x18\t \x01(\x04R\bcommands\"\xed\x06\n" +
 	"\fSnapshotItem\x123\n" +
 	"\acluster\x18\x01 \x01(\v2\x17.krypton.fsm.v1.ClusterH\x00R\acluster\x120\n" +
 	"\x06tenant\x18\x02 \x01(\v2\x16.krypton.fsm.v1.TenantH\x00R\x06tenant\x123\n" +
@@ -7571,7 +8606,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x06issuer\x18\v \x01(\v2\x16.krypton.fsm.v1.IssuerH\x00R\x06issuer\x12@\n" +
 	"\frole_binding\x18\f \x01(\v2\x1b.krypton.fsm.v1.RoleBindingH\x00R\vroleBinding\x126\n" +
 	"\bapproval\x18\r \x01(\v2\x18.krypton.fsm.v1.ApprovalH\x00R\bapproval\x120\n" +
-	"\x06policy\x18\x0e \x01(\v2\x16.krypton.fsm.v1.PolicyH\x00R\x06policy\x12\x1a\n" +
+	"\x06policy\x18\x0e \x01(\v2\x16.krypton.fsm.v1.PolicyH\x00R\x06policy\x126\n" +
+	"\bceremony\x18\x10 \x01(\v2\x18.krypton.fsm.v1.CeremonyH\x00R\bceremony\x12\x1a\n" +
 	"\breplaced\x18\x0f \x01(\bR\breplacedB\b\n" +
 	"\x06object*m\n" +
 	"\fKeyAlgorithm\x12\x1d\n" +
@@ -7614,7 +8650,20 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x17APPROVAL_STATE_EXECUTED\x10\x03\x12\x1b\n" +
 	"\x17APPROVAL_STATE_REJECTED\x10\x04\x12\x1a\n" +
 	"\x16APPROVAL_STATE_EXPIRED\x10\x05\x12\x19\n" +
-	"\x15APPROVAL_STATE_FAILED\x10\x06*c\n" +
+	"\x15APPROVAL_STATE_FAILED\x10\x06*\xa7\x01\n" +
+	"\fCeremonyKind\x12\x1d\n" +
+	"\x19CEREMONY_KIND_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15CEREMONY_KIND_RESHARE\x10\x02\x12\x17\n" +
+	"\x13CEREMONY_KIND_REKEY\x10\x03\x12\x19\n" +
+	"\x15CEREMONY_KIND_MIGRATE\x10\x04\x12#\n" +
+	"\x1fCEREMONY_KIND_REKEY_COMPROMISED\x10\x05\"\x04\b\x01\x10\x01*\xbb\x01\n" +
+	"\rCeremonyState\x12\x1e\n" +
+	"\x1aCEREMONY_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13CEREMONY_STATE_OPEN\x10\x01\x12\x19\n" +
+	"\x15CEREMONY_STATE_STAGED\x10\x02\x12\x1c\n" +
+	"\x18CEREMONY_STATE_COMMITTED\x10\x03\x12\x1c\n" +
+	"\x18CEREMONY_STATE_CANCELLED\x10\x04\x12\x1a\n" +
+	"\x16CEREMONY_STATE_EXPIRED\x10\x05*c\n" +
 	"\fRecoveryKind\x12\x1d\n" +
 	"\x19RECOVERY_KIND_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16RECOVERY_KIND_SNAPSHOT\x10\x01\x12\x18\n" +
@@ -7632,8 +8681,8 @@ func file_fsm_fsmpb_fsm_proto_rawDescGZIP() []byte {
 	return file_fsm_fsmpb_fsm_proto_rawDescData
 }
 
-var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
+var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
+var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 79)
 var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(KeyAlgorithm)(0),          // 0: krypton.fsm.v1.KeyAlgorithm
 	(VersionState)(0),          // 1: krypton.fsm.v1.VersionState
@@ -7641,196 +8690,226 @@ var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(ObjectEvent)(0),           // 3: krypton.fsm.v1.ObjectEvent
 	(VersionEvent)(0),          // 4: krypton.fsm.v1.VersionEvent
 	(ApprovalState)(0),         // 5: krypton.fsm.v1.ApprovalState
-	(RecoveryKind)(0),          // 6: krypton.fsm.v1.RecoveryKind
-	(*Command)(nil),            // 7: krypton.fsm.v1.Command
-	(*Principal)(nil),          // 8: krypton.fsm.v1.Principal
-	(*PublicKey)(nil),          // 9: krypton.fsm.v1.PublicKey
-	(*SignedIntent)(nil),       // 10: krypton.fsm.v1.SignedIntent
-	(*Person)(nil),             // 11: krypton.fsm.v1.Person
-	(*IntentRule)(nil),         // 12: krypton.fsm.v1.IntentRule
-	(*Settings)(nil),           // 13: krypton.fsm.v1.Settings
-	(*Genesis)(nil),            // 14: krypton.fsm.v1.Genesis
-	(*Version)(nil),            // 15: krypton.fsm.v1.Version
-	(*Binding)(nil),            // 16: krypton.fsm.v1.Binding
-	(*Tenant)(nil),             // 17: krypton.fsm.v1.Tenant
-	(*Service)(nil),            // 18: krypton.fsm.v1.Service
-	(*Resource)(nil),           // 19: krypton.fsm.v1.Resource
-	(*Secret)(nil),             // 20: krypton.fsm.v1.Secret
-	(*Member)(nil),             // 21: krypton.fsm.v1.Member
-	(*JoinToken)(nil),          // 22: krypton.fsm.v1.JoinToken
-	(*Hold)(nil),               // 23: krypton.fsm.v1.Hold
-	(*ObjectRef)(nil),          // 24: krypton.fsm.v1.ObjectRef
-	(*CreateTenant)(nil),       // 25: krypton.fsm.v1.CreateTenant
-	(*ChangeObject)(nil),       // 26: krypton.fsm.v1.ChangeObject
-	(*CreateService)(nil),      // 27: krypton.fsm.v1.CreateService
-	(*AddVersion)(nil),         // 28: krypton.fsm.v1.AddVersion
-	(*SetPrimary)(nil),         // 29: krypton.fsm.v1.SetPrimary
-	(*ChangeVersion)(nil),      // 30: krypton.fsm.v1.ChangeVersion
-	(*PinResource)(nil),        // 31: krypton.fsm.v1.PinResource
-	(*UnpinResource)(nil),      // 32: krypton.fsm.v1.UnpinResource
-	(*RollbackResource)(nil),   // 33: krypton.fsm.v1.RollbackResource
-	(*AddInternalKey)(nil),     // 34: krypton.fsm.v1.AddInternalKey
-	(*RewrapTenant)(nil),       // 35: krypton.fsm.v1.RewrapTenant
-	(*PutSecret)(nil),          // 36: krypton.fsm.v1.PutSecret
-	(*CreateJoinToken)(nil),    // 37: krypton.fsm.v1.CreateJoinToken
-	(*AddMember)(nil),          // 38: krypton.fsm.v1.AddMember
-	(*UpdateMember)(nil),       // 39: krypton.fsm.v1.UpdateMember
-	(*RemoveMember)(nil),       // 40: krypton.fsm.v1.RemoveMember
-	(*PurgeMember)(nil),        // 41: krypton.fsm.v1.PurgeMember
-	(*SetHold)(nil),            // 42: krypton.fsm.v1.SetHold
-	(*Revocation)(nil),         // 43: krypton.fsm.v1.Revocation
-	(*RevokeCertificate)(nil),  // 44: krypton.fsm.v1.RevokeCertificate
-	(*X509Issuer)(nil),         // 45: krypton.fsm.v1.X509Issuer
-	(*JWTIssuer)(nil),          // 46: krypton.fsm.v1.JWTIssuer
-	(*Issuer)(nil),             // 47: krypton.fsm.v1.Issuer
-	(*BindingKey)(nil),         // 48: krypton.fsm.v1.BindingKey
-	(*RoleBinding)(nil),        // 49: krypton.fsm.v1.RoleBinding
-	(*Policy)(nil),             // 50: krypton.fsm.v1.Policy
-	(*PutIssuer)(nil),          // 51: krypton.fsm.v1.PutIssuer
-	(*RemoveIssuer)(nil),       // 52: krypton.fsm.v1.RemoveIssuer
-	(*BindRole)(nil),           // 53: krypton.fsm.v1.BindRole
-	(*UnbindRole)(nil),         // 54: krypton.fsm.v1.UnbindRole
-	(*SetTenantGovernors)(nil), // 55: krypton.fsm.v1.SetTenantGovernors
-	(*ApprovalSignature)(nil),  // 56: krypton.fsm.v1.ApprovalSignature
-	(*Approval)(nil),           // 57: krypton.fsm.v1.Approval
-	(*RequestApproval)(nil),    // 58: krypton.fsm.v1.RequestApproval
-	(*Approve)(nil),            // 59: krypton.fsm.v1.Approve
-	(*RejectApproval)(nil),     // 60: krypton.fsm.v1.RejectApproval
-	(*SetQuorum)(nil),          // 61: krypton.fsm.v1.SetQuorum
-	(*PutPolicy)(nil),          // 62: krypton.fsm.v1.PutPolicy
-	(*RemovePolicy)(nil),       // 63: krypton.fsm.v1.RemovePolicy
-	(*Tick)(nil),               // 64: krypton.fsm.v1.Tick
-	(*RaiseFormat)(nil),        // 65: krypton.fsm.v1.RaiseFormat
-	(*LeaseEpoch)(nil),         // 66: krypton.fsm.v1.LeaseEpoch
-	(*RepairSeal)(nil),         // 67: krypton.fsm.v1.RepairSeal
-	(*Result)(nil),             // 68: krypton.fsm.v1.Result
-	(*Request)(nil),            // 69: krypton.fsm.v1.Request
-	(*UsedNonce)(nil),          // 70: krypton.fsm.v1.UsedNonce
-	(*Cluster)(nil),            // 71: krypton.fsm.v1.Cluster
-	(*Incarnation)(nil),        // 72: krypton.fsm.v1.Incarnation
-	(*Recover)(nil),            // 73: krypton.fsm.v1.Recover
-	(*SnapshotHeader)(nil),     // 74: krypton.fsm.v1.SnapshotHeader
-	(*SnapshotItem)(nil),       // 75: krypton.fsm.v1.SnapshotItem
+	(CeremonyKind)(0),          // 6: krypton.fsm.v1.CeremonyKind
+	(CeremonyState)(0),         // 7: krypton.fsm.v1.CeremonyState
+	(RecoveryKind)(0),          // 8: krypton.fsm.v1.RecoveryKind
+	(*Command)(nil),            // 9: krypton.fsm.v1.Command
+	(*Principal)(nil),          // 10: krypton.fsm.v1.Principal
+	(*PublicKey)(nil),          // 11: krypton.fsm.v1.PublicKey
+	(*SignedIntent)(nil),       // 12: krypton.fsm.v1.SignedIntent
+	(*Person)(nil),             // 13: krypton.fsm.v1.Person
+	(*IntentRule)(nil),         // 14: krypton.fsm.v1.IntentRule
+	(*Settings)(nil),           // 15: krypton.fsm.v1.Settings
+	(*Genesis)(nil),            // 16: krypton.fsm.v1.Genesis
+	(*Version)(nil),            // 17: krypton.fsm.v1.Version
+	(*Binding)(nil),            // 18: krypton.fsm.v1.Binding
+	(*Tenant)(nil),             // 19: krypton.fsm.v1.Tenant
+	(*Service)(nil),            // 20: krypton.fsm.v1.Service
+	(*Resource)(nil),           // 21: krypton.fsm.v1.Resource
+	(*Secret)(nil),             // 22: krypton.fsm.v1.Secret
+	(*Member)(nil),             // 23: krypton.fsm.v1.Member
+	(*JoinToken)(nil),          // 24: krypton.fsm.v1.JoinToken
+	(*Hold)(nil),               // 25: krypton.fsm.v1.Hold
+	(*ObjectRef)(nil),          // 26: krypton.fsm.v1.ObjectRef
+	(*CreateTenant)(nil),       // 27: krypton.fsm.v1.CreateTenant
+	(*ChangeObject)(nil),       // 28: krypton.fsm.v1.ChangeObject
+	(*CreateService)(nil),      // 29: krypton.fsm.v1.CreateService
+	(*AddVersion)(nil),         // 30: krypton.fsm.v1.AddVersion
+	(*SetPrimary)(nil),         // 31: krypton.fsm.v1.SetPrimary
+	(*ChangeVersion)(nil),      // 32: krypton.fsm.v1.ChangeVersion
+	(*PinResource)(nil),        // 33: krypton.fsm.v1.PinResource
+	(*UnpinResource)(nil),      // 34: krypton.fsm.v1.UnpinResource
+	(*RollbackResource)(nil),   // 35: krypton.fsm.v1.RollbackResource
+	(*AddInternalKey)(nil),     // 36: krypton.fsm.v1.AddInternalKey
+	(*RewrapTenant)(nil),       // 37: krypton.fsm.v1.RewrapTenant
+	(*PutSecret)(nil),          // 38: krypton.fsm.v1.PutSecret
+	(*CreateJoinToken)(nil),    // 39: krypton.fsm.v1.CreateJoinToken
+	(*AddMember)(nil),          // 40: krypton.fsm.v1.AddMember
+	(*UpdateMember)(nil),       // 41: krypton.fsm.v1.UpdateMember
+	(*RemoveMember)(nil),       // 42: krypton.fsm.v1.RemoveMember
+	(*PurgeMember)(nil),        // 43: krypton.fsm.v1.PurgeMember
+	(*SetHold)(nil),            // 44: krypton.fsm.v1.SetHold
+	(*Revocation)(nil),         // 45: krypton.fsm.v1.Revocation
+	(*RevokeCertificate)(nil),  // 46: krypton.fsm.v1.RevokeCertificate
+	(*X509Issuer)(nil),         // 47: krypton.fsm.v1.X509Issuer
+	(*JWTIssuer)(nil),          // 48: krypton.fsm.v1.JWTIssuer
+	(*Issuer)(nil),             // 49: krypton.fsm.v1.Issuer
+	(*BindingKey)(nil),         // 50: krypton.fsm.v1.BindingKey
+	(*RoleBinding)(nil),        // 51: krypton.fsm.v1.RoleBinding
+	(*Policy)(nil),             // 52: krypton.fsm.v1.Policy
+	(*PutIssuer)(nil),          // 53: krypton.fsm.v1.PutIssuer
+	(*RemoveIssuer)(nil),       // 54: krypton.fsm.v1.RemoveIssuer
+	(*BindRole)(nil),           // 55: krypton.fsm.v1.BindRole
+	(*UnbindRole)(nil),         // 56: krypton.fsm.v1.UnbindRole
+	(*SetTenantGovernors)(nil), // 57: krypton.fsm.v1.SetTenantGovernors
+	(*ApprovalSignature)(nil),  // 58: krypton.fsm.v1.ApprovalSignature
+	(*Approval)(nil),           // 59: krypton.fsm.v1.Approval
+	(*RequestApproval)(nil),    // 60: krypton.fsm.v1.RequestApproval
+	(*Approve)(nil),            // 61: krypton.fsm.v1.Approve
+	(*RejectApproval)(nil),     // 62: krypton.fsm.v1.RejectApproval
+	(*SetQuorum)(nil),          // 63: krypton.fsm.v1.SetQuorum
+	(*PutPolicy)(nil),          // 64: krypton.fsm.v1.PutPolicy
+	(*RemovePolicy)(nil),       // 65: krypton.fsm.v1.RemovePolicy
+	(*SealKey)(nil),            // 66: krypton.fsm.v1.SealKey
+	(*SealHolder)(nil),         // 67: krypton.fsm.v1.SealHolder
+	(*SealGroup)(nil),          // 68: krypton.fsm.v1.SealGroup
+	(*SealPlan)(nil),           // 69: krypton.fsm.v1.SealPlan
+	(*Ceremony)(nil),           // 70: krypton.fsm.v1.Ceremony
+	(*BeginCeremony)(nil),      // 71: krypton.fsm.v1.BeginCeremony
+	(*StageCeremony)(nil),      // 72: krypton.fsm.v1.StageCeremony
+	(*ConfirmHolder)(nil),      // 73: krypton.fsm.v1.ConfirmHolder
+	(*CommitCeremony)(nil),     // 74: krypton.fsm.v1.CommitCeremony
+	(*CancelCeremony)(nil),     // 75: krypton.fsm.v1.CancelCeremony
+	(*Tick)(nil),               // 76: krypton.fsm.v1.Tick
+	(*RaiseFormat)(nil),        // 77: krypton.fsm.v1.RaiseFormat
+	(*LeaseEpoch)(nil),         // 78: krypton.fsm.v1.LeaseEpoch
+	(*RepairSeal)(nil),         // 79: krypton.fsm.v1.RepairSeal
+	(*Result)(nil),             // 80: krypton.fsm.v1.Result
+	(*Request)(nil),            // 81: krypton.fsm.v1.Request
+	(*UsedNonce)(nil),          // 82: krypton.fsm.v1.UsedNonce
+	(*Cluster)(nil),            // 83: krypton.fsm.v1.Cluster
+	(*Incarnation)(nil),        // 84: krypton.fsm.v1.Incarnation
+	(*Recover)(nil),            // 85: krypton.fsm.v1.Recover
+	(*SnapshotHeader)(nil),     // 86: krypton.fsm.v1.SnapshotHeader
+	(*SnapshotItem)(nil),       // 87: krypton.fsm.v1.SnapshotItem
 }
 var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
-	8,   // 0: krypton.fsm.v1.Command.principal:type_name -> krypton.fsm.v1.Principal
-	10,  // 1: krypton.fsm.v1.Command.intents:type_name -> krypton.fsm.v1.SignedIntent
-	14,  // 2: krypton.fsm.v1.Command.genesis:type_name -> krypton.fsm.v1.Genesis
-	25,  // 3: krypton.fsm.v1.Command.create_tenant:type_name -> krypton.fsm.v1.CreateTenant
-	26,  // 4: krypton.fsm.v1.Command.change_object:type_name -> krypton.fsm.v1.ChangeObject
-	27,  // 5: krypton.fsm.v1.Command.create_service:type_name -> krypton.fsm.v1.CreateService
-	28,  // 6: krypton.fsm.v1.Command.add_version:type_name -> krypton.fsm.v1.AddVersion
-	29,  // 7: krypton.fsm.v1.Command.set_primary:type_name -> krypton.fsm.v1.SetPrimary
-	30,  // 8: krypton.fsm.v1.Command.change_version:type_name -> krypton.fsm.v1.ChangeVersion
-	31,  // 9: krypton.fsm.v1.Command.pin_resource:type_name -> krypton.fsm.v1.PinResource
-	32,  // 10: krypton.fsm.v1.Command.unpin_resource:type_name -> krypton.fsm.v1.UnpinResource
-	34,  // 11: krypton.fsm.v1.Command.add_internal_key:type_name -> krypton.fsm.v1.AddInternalKey
-	35,  // 12: krypton.fsm.v1.Command.rewrap_tenant:type_name -> krypton.fsm.v1.RewrapTenant
-	36,  // 13: krypton.fsm.v1.Command.put_secret:type_name -> krypton.fsm.v1.PutSecret
-	37,  // 14: krypton.fsm.v1.Command.create_join_token:type_name -> krypton.fsm.v1.CreateJoinToken
-	38,  // 15: krypton.fsm.v1.Command.add_member:type_name -> krypton.fsm.v1.AddMember
-	39,  // 16: krypton.fsm.v1.Command.update_member:type_name -> krypton.fsm.v1.UpdateMember
-	40,  // 17: krypton.fsm.v1.Command.remove_member:type_name -> krypton.fsm.v1.RemoveMember
-	41,  // 18: krypton.fsm.v1.Command.purge_member:type_name -> krypton.fsm.v1.PurgeMember
-	42,  // 19: krypton.fsm.v1.Command.set_hold:type_name -> krypton.fsm.v1.SetHold
-	64,  // 20: krypton.fsm.v1.Command.tick:type_name -> krypton.fsm.v1.Tick
-	65,  // 21: krypton.fsm.v1.Command.raise_format:type_name -> krypton.fsm.v1.RaiseFormat
-	33,  // 22: krypton.fsm.v1.Command.rollback_resource:type_name -> krypton.fsm.v1.RollbackResource
-	44,  // 23: krypton.fsm.v1.Command.revoke_certificate:type_name -> krypton.fsm.v1.RevokeCertificate
-	66,  // 24: krypton.fsm.v1.Command.lease_epoch:type_name -> krypton.fsm.v1.LeaseEpoch
-	51,  // 25: krypton.fsm.v1.Command.put_issuer:type_name -> krypton.fsm.v1.PutIssuer
-	52,  // 26: krypton.fsm.v1.Command.remove_issuer:type_name -> krypton.fsm.v1.RemoveIssuer
-	53,  // 27: krypton.fsm.v1.Command.bind_role:type_name -> krypton.fsm.v1.BindRole
-	54,  // 28: krypton.fsm.v1.Command.unbind_role:type_name -> krypton.fsm.v1.UnbindRole
-	55,  // 29: krypton.fsm.v1.Command.set_tenant_governors:type_name -> krypton.fsm.v1.SetTenantGovernors
-	58,  // 30: krypton.fsm.v1.Command.request_approval:type_name -> krypton.fsm.v1.RequestApproval
-	59,  // 31: krypton.fsm.v1.Command.approve:type_name -> krypton.fsm.v1.Approve
-	60,  // 32: krypton.fsm.v1.Command.reject_approval:type_name -> krypton.fsm.v1.RejectApproval
-	61,  // 33: krypton.fsm.v1.Command.set_quorum:type_name -> krypton.fsm.v1.SetQuorum
-	62,  // 34: krypton.fsm.v1.Command.put_policy:type_name -> krypton.fsm.v1.PutPolicy
-	63,  // 35: krypton.fsm.v1.Command.remove_policy:type_name -> krypton.fsm.v1.RemovePolicy
-	67,  // 36: krypton.fsm.v1.Command.repair_seal:type_name -> krypton.fsm.v1.RepairSeal
-	73,  // 37: krypton.fsm.v1.Command.recover:type_name -> krypton.fsm.v1.Recover
-	0,   // 38: krypton.fsm.v1.PublicKey.algorithm:type_name -> krypton.fsm.v1.KeyAlgorithm
-	9,   // 39: krypton.fsm.v1.Person.key:type_name -> krypton.fsm.v1.PublicKey
-	11,  // 40: krypton.fsm.v1.Genesis.persons:type_name -> krypton.fsm.v1.Person
-	12,  // 41: krypton.fsm.v1.Genesis.rules:type_name -> krypton.fsm.v1.IntentRule
-	13,  // 42: krypton.fsm.v1.Genesis.settings:type_name -> krypton.fsm.v1.Settings
-	15,  // 43: krypton.fsm.v1.Genesis.internal_key:type_name -> krypton.fsm.v1.Version
-	20,  // 44: krypton.fsm.v1.Genesis.secrets:type_name -> krypton.fsm.v1.Secret
-	21,  // 45: krypton.fsm.v1.Genesis.first_member:type_name -> krypton.fsm.v1.Member
-	1,   // 46: krypton.fsm.v1.Version.state:type_name -> krypton.fsm.v1.VersionState
-	1,   // 47: krypton.fsm.v1.Version.state_before:type_name -> krypton.fsm.v1.VersionState
-	2,   // 48: krypton.fsm.v1.Tenant.state:type_name -> krypton.fsm.v1.ObjectState
-	16,  // 49: krypton.fsm.v1.Tenant.binding:type_name -> krypton.fsm.v1.Binding
-	15,  // 50: krypton.fsm.v1.Tenant.versions:type_name -> krypton.fsm.v1.Version
-	2,   // 51: krypton.fsm.v1.Service.state:type_name -> krypton.fsm.v1.ObjectState
-	15,  // 52: krypton.fsm.v1.Service.versions:type_name -> krypton.fsm.v1.Version
-	16,  // 53: krypton.fsm.v1.CreateTenant.binding:type_name -> krypton.fsm.v1.Binding
-	15,  // 54: krypton.fsm.v1.CreateTenant.version:type_name -> krypton.fsm.v1.Version
-	24,  // 55: krypton.fsm.v1.ChangeObject.object:type_name -> krypton.fsm.v1.ObjectRef
-	3,   // 56: krypton.fsm.v1.ChangeObject.event:type_name -> krypton.fsm.v1.ObjectEvent
-	15,  // 57: krypton.fsm.v1.CreateService.version:type_name -> krypton.fsm.v1.Version
-	24,  // 58: krypton.fsm.v1.AddVersion.object:type_name -> krypton.fsm.v1.ObjectRef
-	15,  // 59: krypton.fsm.v1.AddVersion.version:type_name -> krypton.fsm.v1.Version
-	24,  // 60: krypton.fsm.v1.SetPrimary.object:type_name -> krypton.fsm.v1.ObjectRef
-	24,  // 61: krypton.fsm.v1.ChangeVersion.object:type_name -> krypton.fsm.v1.ObjectRef
-	4,   // 62: krypton.fsm.v1.ChangeVersion.event:type_name -> krypton.fsm.v1.VersionEvent
-	15,  // 63: krypton.fsm.v1.AddInternalKey.version:type_name -> krypton.fsm.v1.Version
-	20,  // 64: krypton.fsm.v1.PutSecret.secret:type_name -> krypton.fsm.v1.Secret
-	22,  // 65: krypton.fsm.v1.CreateJoinToken.token:type_name -> krypton.fsm.v1.JoinToken
-	21,  // 66: krypton.fsm.v1.AddMember.member:type_name -> krypton.fsm.v1.Member
-	21,  // 67: krypton.fsm.v1.UpdateMember.member:type_name -> krypton.fsm.v1.Member
-	43,  // 68: krypton.fsm.v1.RevokeCertificate.revocation:type_name -> krypton.fsm.v1.Revocation
-	45,  // 69: krypton.fsm.v1.Issuer.x509:type_name -> krypton.fsm.v1.X509Issuer
-	46,  // 70: krypton.fsm.v1.Issuer.jwt:type_name -> krypton.fsm.v1.JWTIssuer
-	10,  // 71: krypton.fsm.v1.Issuer.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	9,   // 72: krypton.fsm.v1.BindingKey.key:type_name -> krypton.fsm.v1.PublicKey
-	48,  // 73: krypton.fsm.v1.RoleBinding.keys:type_name -> krypton.fsm.v1.BindingKey
-	10,  // 74: krypton.fsm.v1.RoleBinding.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	10,  // 75: krypton.fsm.v1.Policy.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	47,  // 76: krypton.fsm.v1.PutIssuer.issuer:type_name -> krypton.fsm.v1.Issuer
-	49,  // 77: krypton.fsm.v1.BindRole.binding:type_name -> krypton.fsm.v1.RoleBinding
-	8,   // 78: krypton.fsm.v1.Approval.requester:type_name -> krypton.fsm.v1.Principal
-	56,  // 79: krypton.fsm.v1.Approval.requested:type_name -> krypton.fsm.v1.ApprovalSignature
-	12,  // 80: krypton.fsm.v1.Approval.rules:type_name -> krypton.fsm.v1.IntentRule
-	56,  // 81: krypton.fsm.v1.Approval.signatures:type_name -> krypton.fsm.v1.ApprovalSignature
-	5,   // 82: krypton.fsm.v1.Approval.state:type_name -> krypton.fsm.v1.ApprovalState
-	8,   // 83: krypton.fsm.v1.Approval.rejected_by:type_name -> krypton.fsm.v1.Principal
-	68,  // 84: krypton.fsm.v1.Approval.result:type_name -> krypton.fsm.v1.Result
-	57,  // 85: krypton.fsm.v1.RequestApproval.approval:type_name -> krypton.fsm.v1.Approval
-	50,  // 86: krypton.fsm.v1.PutPolicy.policy:type_name -> krypton.fsm.v1.Policy
-	8,   // 87: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
-	68,  // 88: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
-	13,  // 89: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
-	11,  // 90: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
-	12,  // 91: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
-	23,  // 92: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
-	15,  // 93: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
-	72,  // 94: krypton.fsm.v1.Cluster.incarnations:type_name -> krypton.fsm.v1.Incarnation
-	6,   // 95: krypton.fsm.v1.Incarnation.kind:type_name -> krypton.fsm.v1.RecoveryKind
-	10,  // 96: krypton.fsm.v1.Incarnation.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	72,  // 97: krypton.fsm.v1.Recover.incarnation:type_name -> krypton.fsm.v1.Incarnation
-	21,  // 98: krypton.fsm.v1.Recover.member:type_name -> krypton.fsm.v1.Member
-	71,  // 99: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
-	17,  // 100: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
-	18,  // 101: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
-	19,  // 102: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
-	20,  // 103: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
-	21,  // 104: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
-	22,  // 105: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
-	69,  // 106: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
-	70,  // 107: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
-	43,  // 108: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
-	47,  // 109: krypton.fsm.v1.SnapshotItem.issuer:type_name -> krypton.fsm.v1.Issuer
-	49,  // 110: krypton.fsm.v1.SnapshotItem.role_binding:type_name -> krypton.fsm.v1.RoleBinding
-	57,  // 111: krypton.fsm.v1.SnapshotItem.approval:type_name -> krypton.fsm.v1.Approval
-	50,  // 112: krypton.fsm.v1.SnapshotItem.policy:type_name -> krypton.fsm.v1.Policy
-	113, // [113:113] is the sub-list for method output_type
-	113, // [113:113] is the sub-list for method input_type
-	113, // [113:113] is the sub-list for extension type_name
-	113, // [113:113] is the sub-list for extension extendee
-	0,   // [0:113] is the sub-list for field type_name
+	10,  // 0: krypton.fsm.v1.Command.principal:type_name -> krypton.fsm.v1.Principal
+	12,  // 1: krypton.fsm.v1.Command.intents:type_name -> krypton.fsm.v1.SignedIntent
+	16,  // 2: krypton.fsm.v1.Command.genesis:type_name -> krypton.fsm.v1.Genesis
+	27,  // 3: krypton.fsm.v1.Command.create_tenant:type_name -> krypton.fsm.v1.CreateTenant
+	28,  // 4: krypton.fsm.v1.Command.change_object:type_name -> krypton.fsm.v1.ChangeObject
+	29,  // 5: krypton.fsm.v1.Command.create_service:type_name -> krypton.fsm.v1.CreateService
+	30,  // 6: krypton.fsm.v1.Command.add_version:type_name -> krypton.fsm.v1.AddVersion
+	31,  // 7: krypton.fsm.v1.Command.set_primary:type_name -> krypton.fsm.v1.SetPrimary
+	32,  // 8: krypton.fsm.v1.Command.change_version:type_name -> krypton.fsm.v1.ChangeVersion
+	33,  // 9: krypton.fsm.v1.Command.pin_resource:type_name -> krypton.fsm.v1.PinResource
+	34,  // 10: krypton.fsm.v1.Command.unpin_resource:type_name -> krypton.fsm.v1.UnpinResource
+	36,  // 11: krypton.fsm.v1.Command.add_internal_key:type_name -> krypton.fsm.v1.AddInternalKey
+	37,  // 12: krypton.fsm.v1.Command.rewrap_tenant:type_name -> krypton.fsm.v1.RewrapTenant
+	38,  // 13: krypton.fsm.v1.Command.put_secret:type_name -> krypton.fsm.v1.PutSecret
+	39,  // 14: krypton.fsm.v1.Command.create_join_token:type_name -> krypton.fsm.v1.CreateJoinToken
+	40,  // 15: krypton.fsm.v1.Command.add_member:type_name -> krypton.fsm.v1.AddMember
+	41,  // 16: krypton.fsm.v1.Command.update_member:type_name -> krypton.fsm.v1.UpdateMember
+	42,  // 17: krypton.fsm.v1.Command.remove_member:type_name -> krypton.fsm.v1.RemoveMember
+	43,  // 18: krypton.fsm.v1.Command.purge_member:type_name -> krypton.fsm.v1.PurgeMember
+	44,  // 19: krypton.fsm.v1.Command.set_hold:type_name -> krypton.fsm.v1.SetHold
+	76,  // 20: krypton.fsm.v1.Command.tick:type_name -> krypton.fsm.v1.Tick
+	77,  // 21: krypton.fsm.v1.Command.raise_format:type_name -> krypton.fsm.v1.RaiseFormat
+	35,  // 22: krypton.fsm.v1.Command.rollback_resource:type_name -> krypton.fsm.v1.RollbackResource
+	46,  // 23: krypton.fsm.v1.Command.revoke_certificate:type_name -> krypton.fsm.v1.RevokeCertificate
+	78,  // 24: krypton.fsm.v1.Command.lease_epoch:type_name -> krypton.fsm.v1.LeaseEpoch
+	53,  // 25: krypton.fsm.v1.Command.put_issuer:type_name -> krypton.fsm.v1.PutIssuer
+	54,  // 26: krypton.fsm.v1.Command.remove_issuer:type_name -> krypton.fsm.v1.RemoveIssuer
+	55,  // 27: krypton.fsm.v1.Command.bind_role:type_name -> krypton.fsm.v1.BindRole
+	56,  // 28: krypton.fsm.v1.Command.unbind_role:type_name -> krypton.fsm.v1.UnbindRole
+	57,  // 29: krypton.fsm.v1.Command.set_tenant_governors:type_name -> krypton.fsm.v1.SetTenantGovernors
+	60,  // 30: krypton.fsm.v1.Command.request_approval:type_name -> krypton.fsm.v1.RequestApproval
+	61,  // 31: krypton.fsm.v1.Command.approve:type_name -> krypton.fsm.v1.Approve
+	62,  // 32: krypton.fsm.v1.Command.reject_approval:type_name -> krypton.fsm.v1.RejectApproval
+	63,  // 33: krypton.fsm.v1.Command.set_quorum:type_name -> krypton.fsm.v1.SetQuorum
+	64,  // 34: krypton.fsm.v1.Command.put_policy:type_name -> krypton.fsm.v1.PutPolicy
+	65,  // 35: krypton.fsm.v1.Command.remove_policy:type_name -> krypton.fsm.v1.RemovePolicy
+	71,  // 36: krypton.fsm.v1.Command.begin_ceremony:type_name -> krypton.fsm.v1.BeginCeremony
+	72,  // 37: krypton.fsm.v1.Command.stage_ceremony:type_name -> krypton.fsm.v1.StageCeremony
+	73,  // 38: krypton.fsm.v1.Command.confirm_holder:type_name -> krypton.fsm.v1.ConfirmHolder
+	74,  // 39: krypton.fsm.v1.Command.commit_ceremony:type_name -> krypton.fsm.v1.CommitCeremony
+	75,  // 40: krypton.fsm.v1.Command.cancel_ceremony:type_name -> krypton.fsm.v1.CancelCeremony
+	79,  // 41: krypton.fsm.v1.Command.repair_seal:type_name -> krypton.fsm.v1.RepairSeal
+	85,  // 42: krypton.fsm.v1.Command.recover:type_name -> krypton.fsm.v1.Recover
+	0,   // 43: krypton.fsm.v1.PublicKey.algorithm:type_name -> krypton.fsm.v1.KeyAlgorithm
+	11,  // 44: krypton.fsm.v1.Person.key:type_name -> krypton.fsm.v1.PublicKey
+	13,  // 45: krypton.fsm.v1.Genesis.persons:type_name -> krypton.fsm.v1.Person
+	14,  // 46: krypton.fsm.v1.Genesis.rules:type_name -> krypton.fsm.v1.IntentRule
+	15,  // 47: krypton.fsm.v1.Genesis.settings:type_name -> krypton.fsm.v1.Settings
+	17,  // 48: krypton.fsm.v1.Genesis.internal_key:type_name -> krypton.fsm.v1.Version
+	22,  // 49: krypton.fsm.v1.Genesis.secrets:type_name -> krypton.fsm.v1.Secret
+	23,  // 50: krypton.fsm.v1.Genesis.first_member:type_name -> krypton.fsm.v1.Member
+	1,   // 51: krypton.fsm.v1.Version.state:type_name -> krypton.fsm.v1.VersionState
+	1,   // 52: krypton.fsm.v1.Version.state_before:type_name -> krypton.fsm.v1.VersionState
+	2,   // 53: krypton.fsm.v1.Tenant.state:type_name -> krypton.fsm.v1.ObjectState
+	18,  // 54: krypton.fsm.v1.Tenant.binding:type_name -> krypton.fsm.v1.Binding
+	17,  // 55: krypton.fsm.v1.Tenant.versions:type_name -> krypton.fsm.v1.Version
+	2,   // 56: krypton.fsm.v1.Service.state:type_name -> krypton.fsm.v1.ObjectState
+	17,  // 57: krypton.fsm.v1.Service.versions:type_name -> krypton.fsm.v1.Version
+	18,  // 58: krypton.fsm.v1.CreateTenant.binding:type_name -> krypton.fsm.v1.Binding
+	17,  // 59: krypton.fsm.v1.CreateTenant.version:type_name -> krypton.fsm.v1.Version
+	26,  // 60: krypton.fsm.v1.ChangeObject.object:type_name -> krypton.fsm.v1.ObjectRef
+	3,   // 61: krypton.fsm.v1.ChangeObject.event:type_name -> krypton.fsm.v1.ObjectEvent
+	17,  // 62: krypton.fsm.v1.CreateService.version:type_name -> krypton.fsm.v1.Version
+	26,  // 63: krypton.fsm.v1.AddVersion.object:type_name -> krypton.fsm.v1.ObjectRef
+	17,  // 64: krypton.fsm.v1.AddVersion.version:type_name -> krypton.fsm.v1.Version
+	26,  // 65: krypton.fsm.v1.SetPrimary.object:type_name -> krypton.fsm.v1.ObjectRef
+	26,  // 66: krypton.fsm.v1.ChangeVersion.object:type_name -> krypton.fsm.v1.ObjectRef
+	4,   // 67: krypton.fsm.v1.ChangeVersion.event:type_name -> krypton.fsm.v1.VersionEvent
+	17,  // 68: krypton.fsm.v1.AddInternalKey.version:type_name -> krypton.fsm.v1.Version
+	22,  // 69: krypton.fsm.v1.PutSecret.secret:type_name -> krypton.fsm.v1.Secret
+	24,  // 70: krypton.fsm.v1.CreateJoinToken.token:type_name -> krypton.fsm.v1.JoinToken
+	23,  // 71: krypton.fsm.v1.AddMember.member:type_name -> krypton.fsm.v1.Member
+	23,  // 72: krypton.fsm.v1.UpdateMember.member:type_name -> krypton.fsm.v1.Member
+	45,  // 73: krypton.fsm.v1.RevokeCertificate.revocation:type_name -> krypton.fsm.v1.Revocation
+	47,  // 74: krypton.fsm.v1.Issuer.x509:type_name -> krypton.fsm.v1.X509Issuer
+	48,  // 75: krypton.fsm.v1.Issuer.jwt:type_name -> krypton.fsm.v1.JWTIssuer
+	12,  // 76: krypton.fsm.v1.Issuer.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	11,  // 77: krypton.fsm.v1.BindingKey.key:type_name -> krypton.fsm.v1.PublicKey
+	50,  // 78: krypton.fsm.v1.RoleBinding.keys:type_name -> krypton.fsm.v1.BindingKey
+	12,  // 79: krypton.fsm.v1.RoleBinding.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	12,  // 80: krypton.fsm.v1.Policy.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	49,  // 81: krypton.fsm.v1.PutIssuer.issuer:type_name -> krypton.fsm.v1.Issuer
+	51,  // 82: krypton.fsm.v1.BindRole.binding:type_name -> krypton.fsm.v1.RoleBinding
+	10,  // 83: krypton.fsm.v1.Approval.requester:type_name -> krypton.fsm.v1.Principal
+	58,  // 84: krypton.fsm.v1.Approval.requested:type_name -> krypton.fsm.v1.ApprovalSignature
+	14,  // 85: krypton.fsm.v1.Approval.rules:type_name -> krypton.fsm.v1.IntentRule
+	58,  // 86: krypton.fsm.v1.Approval.signatures:type_name -> krypton.fsm.v1.ApprovalSignature
+	5,   // 87: krypton.fsm.v1.Approval.state:type_name -> krypton.fsm.v1.ApprovalState
+	10,  // 88: krypton.fsm.v1.Approval.rejected_by:type_name -> krypton.fsm.v1.Principal
+	80,  // 89: krypton.fsm.v1.Approval.result:type_name -> krypton.fsm.v1.Result
+	59,  // 90: krypton.fsm.v1.RequestApproval.approval:type_name -> krypton.fsm.v1.Approval
+	52,  // 91: krypton.fsm.v1.PutPolicy.policy:type_name -> krypton.fsm.v1.Policy
+	66,  // 92: krypton.fsm.v1.SealHolder.key:type_name -> krypton.fsm.v1.SealKey
+	67,  // 93: krypton.fsm.v1.SealGroup.holders:type_name -> krypton.fsm.v1.SealHolder
+	68,  // 94: krypton.fsm.v1.SealPlan.groups:type_name -> krypton.fsm.v1.SealGroup
+	66,  // 95: krypton.fsm.v1.SealPlan.provider_keys:type_name -> krypton.fsm.v1.SealKey
+	6,   // 96: krypton.fsm.v1.Ceremony.kind:type_name -> krypton.fsm.v1.CeremonyKind
+	7,   // 97: krypton.fsm.v1.Ceremony.state:type_name -> krypton.fsm.v1.CeremonyState
+	69,  // 98: krypton.fsm.v1.Ceremony.plan:type_name -> krypton.fsm.v1.SealPlan
+	10,  // 99: krypton.fsm.v1.Ceremony.requester:type_name -> krypton.fsm.v1.Principal
+	12,  // 100: krypton.fsm.v1.Ceremony.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	10,  // 101: krypton.fsm.v1.Ceremony.cancelled_by:type_name -> krypton.fsm.v1.Principal
+	6,   // 102: krypton.fsm.v1.BeginCeremony.kind:type_name -> krypton.fsm.v1.CeremonyKind
+	69,  // 103: krypton.fsm.v1.BeginCeremony.plan:type_name -> krypton.fsm.v1.SealPlan
+	10,  // 104: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
+	80,  // 105: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
+	15,  // 106: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
+	13,  // 107: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
+	14,  // 108: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
+	25,  // 109: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
+	17,  // 110: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
+	84,  // 111: krypton.fsm.v1.Cluster.incarnations:type_name -> krypton.fsm.v1.Incarnation
+	8,   // 112: krypton.fsm.v1.Incarnation.kind:type_name -> krypton.fsm.v1.RecoveryKind
+	12,  // 113: krypton.fsm.v1.Incarnation.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	84,  // 114: krypton.fsm.v1.Recover.incarnation:type_name -> krypton.fsm.v1.Incarnation
+	23,  // 115: krypton.fsm.v1.Recover.member:type_name -> krypton.fsm.v1.Member
+	83,  // 116: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
+	19,  // 117: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
+	20,  // 118: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
+	21,  // 119: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
+	22,  // 120: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
+	23,  // 121: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
+	24,  // 122: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
+	81,  // 123: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
+	82,  // 124: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
+	45,  // 125: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
+	49,  // 126: krypton.fsm.v1.SnapshotItem.issuer:type_name -> krypton.fsm.v1.Issuer
+	51,  // 127: krypton.fsm.v1.SnapshotItem.role_binding:type_name -> krypton.fsm.v1.RoleBinding
+	59,  // 128: krypton.fsm.v1.SnapshotItem.approval:type_name -> krypton.fsm.v1.Approval
+	52,  // 129: krypton.fsm.v1.SnapshotItem.policy:type_name -> krypton.fsm.v1.Policy
+	70,  // 130: krypton.fsm.v1.SnapshotItem.ceremony:type_name -> krypton.fsm.v1.Ceremony
+	131, // [131:131] is the sub-list for method output_type
+	131, // [131:131] is the sub-list for method input_type
+	131, // [131:131] is the sub-list for extension type_name
+	131, // [131:131] is the sub-list for extension extendee
+	0,   // [0:131] is the sub-list for field type_name
 }
 
 func init() { file_fsm_fsmpb_fsm_proto_init() }
@@ -7873,6 +8952,11 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Command_SetQuorum)(nil),
 		(*Command_PutPolicy)(nil),
 		(*Command_RemovePolicy)(nil),
+		(*Command_BeginCeremony)(nil),
+		(*Command_StageCeremony)(nil),
+		(*Command_ConfirmHolder)(nil),
+		(*Command_CommitCeremony)(nil),
+		(*Command_CancelCeremony)(nil),
 		(*Command_RepairSeal)(nil),
 		(*Command_Recover)(nil),
 	}
@@ -7880,7 +8964,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Issuer_X509)(nil),
 		(*Issuer_Jwt)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[68].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[78].OneofWrappers = []any{
 		(*SnapshotItem_Cluster)(nil),
 		(*SnapshotItem_Tenant)(nil),
 		(*SnapshotItem_Service)(nil),
@@ -7895,14 +8979,15 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*SnapshotItem_RoleBinding)(nil),
 		(*SnapshotItem_Approval)(nil),
 		(*SnapshotItem_Policy)(nil),
+		(*SnapshotItem_Ceremony)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fsm_fsmpb_fsm_proto_rawDesc), len(file_fsm_fsmpb_fsm_proto_rawDesc)),
-			NumEnums:      7,
-			NumMessages:   69,
+			NumEnums:      9,
+			NumMessages:   79,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
