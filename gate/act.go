@@ -113,6 +113,13 @@ const (
 	DeletePolicy
 	TestPolicy
 
+	StartCeremony
+	GetCeremony
+	ListCeremonies
+	ContributeToCeremony
+	CancelCeremony
+	GetManifests
+
 	NodeUnseal
 	NodeSeal
 	NodeRotate
@@ -126,6 +133,7 @@ const (
 	NodeWatchSeal
 	NodeRepairSeal
 	NodeRecover
+	NodeCeremony
 
 	actEnd // one past the last act; not an act
 )
@@ -302,7 +310,7 @@ var acts = [actEnd]row{
 	DeleteRoleBinding: {"role_bindings.delete", audit.Control, scopeEither, DutyGovern, gov, auth.PowerTenant},
 	SetGovernors:      {"tenants.set_governors", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerTenant},
 
-	CreateApproval: {"approvals.create", audit.Control, scopeCluster, DutyApprove, gov, 0},
+	CreateApproval: {"approvals.create", audit.Control, scopeCluster, DutyApprove, gov | cust, 0},
 	GetApproval:    {"approvals.get", audit.Data, scopeCluster, DutyRead, people, 0},
 	ListApprovals:  {"approvals.list", audit.Data, scopeCluster, DutyRead, people, 0},
 	Approve:        {"approvals.approve", audit.Control, scopeCluster, DutyApprove, gov | cust, 0},
@@ -313,6 +321,13 @@ var acts = [actEnd]row{
 	PutPolicy:      {"policies.put", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerTenant},
 	DeletePolicy:   {"policies.delete", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerTenant},
 	TestPolicy:     {"policies.test", audit.Data, scopeTenant, DutyRead, gov | aud, 0},
+
+	StartCeremony:        {"ceremonies.start", audit.Control, scopeCluster, DutyApprove, gov | cust, 0},
+	GetCeremony:          {"ceremonies.get", audit.Data, scopeCluster, DutyRead, people, 0},
+	ListCeremonies:       {"ceremonies.list", audit.Data, scopeCluster, DutyRead, people, 0},
+	ContributeToCeremony: {"ceremonies.contribute", audit.Control, scopeCluster, DutyCustody, cust, 0},
+	CancelCeremony:       {"ceremonies.cancel", audit.Control, scopeCluster, DutyProtect, gov | cust, 0},
+	GetManifests:         {"seal.get_manifests", audit.Data, scopeCluster, DutyRead, people, 0},
 
 	NodeUnseal:           {"node.unseal", audit.Control, scopeCluster, DutySystem, 0, 0},
 	NodeSeal:             {"node.seal", audit.Control, scopeCluster, DutySystem, 0, 0},
@@ -327,6 +342,7 @@ var acts = [actEnd]row{
 	NodeWatchSeal:        {"node.watch_seal", audit.Data, scopeCluster, DutySystem, 0, 0},
 	NodeRepairSeal:       {"node.repair_seal", audit.Control, scopeCluster, DutySystem, 0, 0},
 	NodeRecover:          {"node.recover", audit.Control, scopeCluster, DutySystem, 0, 0},
+	NodeCeremony:         {"node.ceremony", audit.Control, scopeCluster, DutySystem, 0, 0},
 }
 
 // Valid reports whether a is one of the acts.

@@ -163,12 +163,18 @@ policies.put                 G....  control  T
 policies.delete              G....  control  T
 policies.test                G..A.  data
 audit.read                   ...A.  data
-approvals.create             G....  control
+approvals.create             GC...  control
 approvals.get                GCOA.  data
 approvals.list               GCOA.  data
 approvals.approve            GC...  control
 approvals.reject             GC...  control
 cluster.set_quorum           G....  control  P
+ceremonies.start             GC...  control
+ceremonies.get               GCOA.  data
+ceremonies.list              GCOA.  data
+ceremonies.contribute        .C...  control
+ceremonies.cancel            GC...  control  P
+seal.get_manifests           GCOA.  data
 node.unseal                  .....  control
 node.seal                    .....  control
 node.rotate                  .....  control
@@ -182,6 +188,7 @@ node.destroy                 .....  control
 node.watch_seal              .....  data
 node.repair_seal             .....  control
 node.recover                 .....  control
+node.ceremony                .....  control
 `
 
 type tableRow struct{ name, roles, class, governors string }

@@ -23,6 +23,7 @@
 //   - I10: the policies of a tenant, by the same view as everything else, decide what its workloads and governors may do within their roles; what cannot be evaluated, and policies that this node cannot compile, deny, and the node says so.
 //   - I11: the internal keys open only under the genesis with which the MasterKey was made: other persons, rules or CAs, however they come into the log, open nothing.
 //   - I12: a repair of the seal is made by the leader, of the record that its registry has, and wraps to keys of its manifest only; another record with the same manifest is taken over wrapping by wrapping, the younger one wins, and nobody is sealed for it.
+//   - I13: the MasterKey is protected anew only for a ceremony that is in the registry which this node believes, as its plan says, and it and every share that was given for it are wiped here before the step is answered, or when their patience ends; a seal that commits to the same MasterKey seals nobody.
 //
 // # Concurrency
 //
@@ -183,7 +184,8 @@ type Node struct {
 	stopped     bool   // Run ended: no unsealing any more
 	seals       uint64 // how often this node was told to be sealed; what began to unseal before does not finish (I8)
 
-	watch sealWatch
+	watch   sealWatch
+	consent consent
 
 	wake  chan struct{} // something changed: look whether keystores are to be asked; one slot
 	given chan struct{} // a person brought a share: ask keystores at once; one slot
@@ -226,6 +228,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.unsealByItself(ctx) })
 	g.Go(func() error { return n.watchSeal(ctx) })
+	g.Go(func() error { return n.holdCeremonies(ctx) })
 	g.Go(func() error { return n.follow(ctx) })
 	g.Go(func() error { return n.sweepRegularly(ctx) })
 	g.Go(func() error { return n.recoverByItself(ctx) })

@@ -120,6 +120,14 @@ func (w *world) deeds(m *member) (all []deed) {
 		return err
 	})
 
+	add(gate.CancelCeremony, node.CeremonyName(make([]byte, 16)), true, false, func(ctx context.Context, tok gate.Token, r node.Request) error {
+		_, err := m.CancelCeremony(ctx, tok, r, make([]byte, 16), "")
+		if errs.Is(err, errs.NotFound) {
+			return nil // who may is told that there is none
+		}
+		return err
+	})
+
 	// People and issuers are the platform's, workloads and a tenant's issuers its own.
 	for _, tenant := range []hierarchy.Name{"", "acme"} {
 		platform, own, role, object := tenant == "", tenant != "", auth.RoleOperator, node.ObjectCluster

@@ -13,6 +13,7 @@ import (
 	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/seal"
+	"github.com/openkcm/krypton-cluster/seal/manifest"
 )
 
 // readRecord loads the seal record from disk. It is what lets a node unseal
@@ -58,6 +59,9 @@ func (n *Node) adoptRecord(ctx context.Context, v *fsm.View) error {
 		if r, err = r.Merge(have); err != nil {
 			return err
 		}
+	case sameMasterKey(have, r) && have.ManifestDigest() != r.ManifestDigest() && n.registryBehind(c, have):
+		// This node took a seal that its registry has not replayed yet.
+		return nil
 	case have.Keyspace() == r.Keyspace() && have.Generation() > r.Generation():
 		// The registry of this node is behind: a MasterKey that was replaced is
 		// not taken back.
@@ -82,10 +86,73 @@ func (n *Node) adoptRecord(ctx context.Context, v *fsm.View) error {
 		n.log.InfoContext(ctx, "the seal record has other wrappings of the same MasterKey")
 		return nil
 	}
+	if sameMasterKey(have, r) {
+		// Other holders open the same MasterKey: who has it keeps it, and what was
+		// gathered of the old one is of no use any more.
+		n.mu.Lock()
+		n.endGathering()
+		n.mu.Unlock()
+		n.poke()
+		n.log.InfoContext(ctx, "this node has the new seal of the cluster", slog.String("ceremony", r.Ceremony().String()), slog.String("mode", r.Mode().String()))
+		return nil
+	}
 	n.wipe()
 	n.log.WarnContext(ctx, "the seal record on disk was not the registry's and is replaced; the node is sealed until it opens the new one",
 		slog.String("ceremony", r.Ceremony().String()), slog.Uint64("generation", uint64(r.Generation())))
 	return nil
+}
+
+// sameMasterKey reports whether two records commit to one MasterKey. Whoever can make
+// another record with that commitment can give it to other holders only with the
+// MasterKey in hand.
+func sameMasterKey(a, b seal.Record) bool {
+	return !a.IsZero() && !b.IsZero() && a.Keyspace() == b.Keyspace() && a.Generation() == b.Generation() &&
+		bytes.Equal(a.Proto().GetManifest().GetMasterKeyCommitment(), b.Proto().GetManifest().GetMasterKeyCommitment())
+}
+
+// registryBehind reports whether the record that this node has may be later than that
+// of its registry, which is so while it replays its log. A node that serves has every
+// change that was acknowledged.
+func (n *Node) registryBehind(c *fsmpb.Cluster, have seal.Record) bool {
+	if n.ServingErr() == nil {
+		return false
+	}
+	for _, m := range c.GetSealManifests() {
+		if pb, err := manifest.ParseManifest(m); err == nil && manifest.Of(pb) == have.ManifestDigest() {
+			return false // it was replaced by a later one
+		}
+	}
+	g := &fsmpb.Genesis{}
+	if err := proto.Unmarshal(c.GetGenesis(), g); err != nil {
+		return false
+	}
+	first, err := seal.ParseRecord(g.GetSealRecord())
+	return err == nil && first.ManifestDigest() != have.ManifestDigest()
+}
+
+// otherHolders reports whether the record of the registry is that of a ceremony which
+// gave the same MasterKey to other holders. A node that serves believes its registry,
+// and knows the MasterKey. A sealed one reads bytes from a disk: it believes them if
+// every ceremony since the genesis was signed as the genesis says, by persons of it.
+func (n *Node) otherHolders(c *fsmpb.Cluster, now, first seal.Record) (bool, error) {
+	n.mu.Lock()
+	have := n.record
+	n.mu.Unlock()
+	if !sameMasterKey(now, first) && !sameMasterKey(now, have) {
+		return false, nil
+	}
+	if n.ServingErr() == nil || have.IsZero() {
+		// A node that just joined has no record to fall back to. What it replayed it
+		// verified entry by entry, and with this one it can get to the same MasterKey only.
+		return true, nil
+	}
+	l, err := fsm.VerifyLineage(c.GetGenesis(), c.GetSealManifests())
+	if err != nil {
+		return false, errs.New(errs.StateCorrupt, "the seal of the registry is not taken over yet: "+errs.From(err).Msg,
+			errs.Hint("if people who sign were bound after the cluster was founded, a sealed node cannot tell: unseal it by the seal that it has, or give it the record of an unsealed node, seal/record.pb"), errs.Cause(err))
+	}
+	last := l.Manifests[len(l.Manifests)-1]
+	return manifest.Of(last) == now.ManifestDigest(), nil
 }
 
 // registryRecord returns the seal record of the registry if it is certain that
@@ -124,6 +191,11 @@ func (n *Node) registryRecord(c *fsmpb.Cluster) (seal.Record, error) {
 		return now, nil // what a ceremony decided is the genesis's; only wrappings are others
 	case now.Keyspace() != first.Keyspace():
 		return foreign("the keyspace is another")
+	}
+	if others, err := n.otherHolders(c, now, first); others || err != nil {
+		return now, err
+	}
+	switch {
 	case now.Generation() <= first.Generation():
 		return foreign("it is of the first MasterKey and not the genesis's")
 	case n.ServingErr() != nil:

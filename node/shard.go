@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/seal"
@@ -12,6 +13,10 @@ import (
 
 // ShardOf names one share of a person. Exactly one field is set.
 type ShardOf struct {
+	// Ceremony is the id of the ceremony that made the seal of which the share is; empty:
+	// of the seal by which the node unseals.
+	Ceremony []byte
+
 	Index     int    // its number, from 1
 	Holder    string // the name of who holds it
 	Recipient string // to whom it is encrypted
@@ -41,17 +46,36 @@ type Shard struct {
 	Manifest *sealpb.Manifest
 }
 
+// recordOf returns the record by which this node unseals, or that which a ceremony
+// made and which is not committed yet.
+func (n *Node) recordOf(of ShardOf) (seal.Record, error) {
+	if len(of.Ceremony) == 0 {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.record.IsZero() {
+			return seal.Record{}, errNoCluster(errs.NotSealed)
+		}
+		return n.record, nil
+	}
+	c, ok := n.machine.View().Ceremony(of.Ceremony)
+	switch {
+	case !ok:
+		return seal.Record{}, gate.NoSuchObject()
+	case c.GetState() != fsmpb.CeremonyState_CEREMONY_STATE_STAGED:
+		return seal.Record{}, errs.New(errs.FailedState, "the ceremony has no new seal that waits for its holders", errs.Hint("read it: krypton ceremony status"))
+	}
+	return seal.ParseRecord(c.GetStagedRecord())
+}
+
 // GetShard returns the encrypted share of a person from the record by which this
 // node unseals. It needs no quorum and no MasterKey.
 func (n *Node) GetShard(tok gate.Token, of ShardOf) (Shard, error) {
 	if err := tok.Require(gate.GetShard, ObjectSeal); err != nil {
 		return Shard{}, err
 	}
-	n.mu.Lock()
-	r := n.record
-	n.mu.Unlock()
-	if r.IsZero() {
-		return Shard{}, errNoCluster(errs.NotSealed)
+	r, err := n.recordOf(of)
+	if err != nil {
+		return Shard{}, err
 	}
 	if r.Mode() != seal.ModeShamir {
 		return Shard{}, errs.New(errs.FailedState, "the MasterKey is not protected by shares", errs.Hint("this cluster unseals through its keystore"))
