@@ -107,6 +107,9 @@ func (c *Client) Services() kryptonv1.ServicesClient { return kryptonv1.NewServi
 // Access returns identity and certificates.
 func (c *Client) Access() kryptonv1.AccessClient { return kryptonv1.NewAccessClient(c) }
 
+// Ceremonies returns what changes who can open the MasterKey.
+func (c *Client) Ceremonies() kryptonv1.CeremoniesClient { return kryptonv1.NewCeremoniesClient(c) }
+
 // Approvals returns the requests that wait for signatures of people.
 func (c *Client) Approvals() kryptonv1.ApprovalsClient { return kryptonv1.NewApprovalsClient(c) }
 
@@ -141,6 +144,10 @@ func (nd *Node) Addr() string { return nd.n.addr }
 
 // Seal returns the seal of this node.
 func (nd *Node) Seal() kryptonv1.SealClient { return kryptonv1.NewSealClient(nd) }
+
+// Ceremonies returns the ceremonies as this node knows them: what it gathered for one
+// is in its memory only.
+func (nd *Node) Ceremonies() kryptonv1.CeremoniesClient { return kryptonv1.NewCeremoniesClient(nd) }
 
 // Close ends the connection, unless it is one of the client's own.
 func (nd *Node) Close() error {

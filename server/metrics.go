@@ -70,7 +70,7 @@ var known = func() map[string]string {
 	out := map[string]string{}
 	for _, d := range []grpc.ServiceDesc{
 		kryptonv1.Crypto_ServiceDesc, kryptonv1.Tenants_ServiceDesc, kryptonv1.Services_ServiceDesc, kryptonv1.Seal_ServiceDesc,
-		kryptonv1.Cluster_ServiceDesc, kryptonv1.Access_ServiceDesc, kryptonv1.Approvals_ServiceDesc, kryptonv1.Policies_ServiceDesc, kryptonv1.Admin_ServiceDesc,
+		kryptonv1.Cluster_ServiceDesc, kryptonv1.Access_ServiceDesc, kryptonv1.Approvals_ServiceDesc, kryptonv1.Policies_ServiceDesc, kryptonv1.Admin_ServiceDesc, kryptonv1.Ceremonies_ServiceDesc,
 	} {
 		for _, m := range d.Methods {
 			out["/"+d.ServiceName+"/"+m.MethodName] = strings.TrimPrefix(d.ServiceName, "krypton.v1.") + "." + m.MethodName

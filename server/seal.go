@@ -173,6 +173,13 @@ func (s sealServer) Contribute(ctx context.Context, r *kryptonv1.ContributeReque
 // GetShard implements kryptonv1.SealServer.
 func (s sealServer) GetShard(ctx context.Context, r *kryptonv1.GetShardRequest) (*kryptonv1.EncryptedShard, error) {
 	of := node.ShardOf{Index: int(r.GetIndex()), Holder: r.GetHolder(), Recipient: r.GetRecipient()}
+	if r.GetCeremony() != "" {
+		id, err := ceremonyID(r.GetCeremony())
+		if err != nil {
+			return nil, err
+		}
+		of.Ceremony = id
+	}
 	set := 0
 	for _, is := range []bool{of.Index != 0, of.Holder != "", of.Recipient != ""} {
 		if is {

@@ -255,6 +255,7 @@ func (s *Server) registerPublic(r grpc.ServiceRegistrar) {
 	kryptonv1.RegisterClusterServer(r, clusterServer{calls: s.calls})
 	kryptonv1.RegisterAccessServer(r, accessServer{calls: s.calls})
 	kryptonv1.RegisterApprovalsServer(r, approvalsServer{calls: s.calls})
+	kryptonv1.RegisterCeremoniesServer(r, ceremoniesServer{calls: s.calls})
 	kryptonv1.RegisterPoliciesServer(r, policiesServer{calls: s.calls})
 }
 

@@ -74,6 +74,24 @@ var table = map[string][]rule{
 	"/krypton.v1.Approvals/Reject": {
 		{verb: "POST", prefix: "/v1/", field: "name", pattern: "approvals/*", suffix: ":reject"},
 	},
+	"/krypton.v1.Ceremonies/CancelCeremony": {
+		{verb: "POST", prefix: "/v1/", field: "name", pattern: "ceremonies/*", suffix: ":cancel"},
+	},
+	"/krypton.v1.Ceremonies/ContributeToCeremony": {
+		{verb: "POST", prefix: "/v1/", field: "name", pattern: "ceremonies/*", suffix: ":contribute"},
+	},
+	"/krypton.v1.Ceremonies/GetCeremony": {
+		{verb: "GET", prefix: "/v1/", field: "name", pattern: "ceremonies/*", suffix: ""},
+	},
+	"/krypton.v1.Ceremonies/GetManifests": {
+		{verb: "GET", prefix: "/v1/seal/manifests", field: "", pattern: "", suffix: ""},
+	},
+	"/krypton.v1.Ceremonies/ListCeremonies": {
+		{verb: "GET", prefix: "/v1/ceremonies", field: "", pattern: "", suffix: ""},
+	},
+	"/krypton.v1.Ceremonies/StartCeremony": {
+		{verb: "POST", prefix: "/v1/ceremonies", field: "", pattern: "", suffix: ""},
+	},
 	"/krypton.v1.Cluster/CreateJoinToken": {
 		{verb: "POST", prefix: "/v1/nodes:createJoinToken", field: "", pattern: "", suffix: ""},
 	},

@@ -73,6 +73,7 @@ func TestEveryPublicMethodCanBeSaidInHTTP(t *testing.T) {
 	for _, sd := range []grpc.ServiceDesc{
 		kryptonv1.Crypto_ServiceDesc, kryptonv1.Tenants_ServiceDesc, kryptonv1.Services_ServiceDesc,
 		kryptonv1.Seal_ServiceDesc, kryptonv1.Cluster_ServiceDesc, kryptonv1.Access_ServiceDesc, kryptonv1.Approvals_ServiceDesc, kryptonv1.Policies_ServiceDesc,
+		kryptonv1.Ceremonies_ServiceDesc,
 	} {
 		d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(sd.ServiceName))
 		if err != nil {

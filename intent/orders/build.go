@@ -60,6 +60,8 @@ func builderOf(req proto.Message) builder {
 		return setGovernors(r)
 	case *kryptonv1.SetQuorumRequest:
 		return setQuorum(r)
+	case *kryptonv1.StartCeremonyRequest:
+		return startCeremony(r)
 	case *kryptonv1.PutPolicyRequest:
 		return putPolicy(r)
 	case *kryptonv1.DeletePolicyRequest:
@@ -379,6 +381,35 @@ func setQuorum(r *kryptonv1.SetQuorumRequest) builder {
 		}
 		o.Rule.RequesterCounts = o.Rule.GetGovernors() <= 1 && o.Rule.GetCustodians() <= 1
 		return intent.SetQuorum{Governors: r.GetGovernors(), Custodians: r.GetCustodians()}.Request(), nil
+	}
+}
+
+// startCeremony says all that is in the plan, as it was typed. Nothing of it is asked of
+// a node: who starts it says which seal it replaces.
+func startCeremony(r *kryptonv1.StartCeremonyRequest) builder {
+	kind := map[kryptonv1.CeremonyKind]string{
+		kryptonv1.CeremonyKind_CEREMONY_KIND_RESHARE: intent.CeremonyReshare, kryptonv1.CeremonyKind_CEREMONY_KIND_MIGRATE: intent.CeremonyMigrate,
+		kryptonv1.CeremonyKind_CEREMONY_KIND_REKEY: intent.CeremonyRekey, kryptonv1.CeremonyKind_CEREMONY_KIND_REKEY_COMPROMISED: intent.CeremonyRekeyCompromised,
+	}[r.GetKind()]
+	return func(context.Context, *nodes, *Order) (*intent.Request, error) {
+		if kind == "" {
+			return nil, nil //nolint:nilnil // The cluster refuses it.
+		}
+		c := intent.Ceremony{Kind: kind, Base: r.GetBaseManifest(), Risks: r.GetAcceptRisks()}
+		for _, k := range r.GetPlan().GetKeys() {
+			c.Keys = append(c.Keys, intent.SealKey{Provider: k.GetKeystore(), Key: k.GetKey()})
+		}
+		for _, g := range r.GetPlan().GetGroups() {
+			to := intent.SealGroup{Name: g.GetName(), Threshold: uint64(g.GetThreshold())}
+			for _, h := range g.GetHolders() {
+				to.Holders = append(to.Holders, intent.SealHolder{
+					Name: h.GetName(), Recipient: h.GetRecipient(), Key: intent.SealKey{Provider: h.GetKeystore(), Key: h.GetKey()},
+					ProviderType: h.GetDomain().GetProviderType(), Account: h.GetDomain().GetAccount(), Region: h.GetDomain().GetRegion(),
+				})
+			}
+			c.Groups = append(c.Groups, to)
+		}
+		return c.Request(), nil
 	}
 }
 

@@ -126,6 +126,7 @@ func New(ctx context.Context, conn grpc.ClientConnInterface) (http.Handler, erro
 		gatewaypb.RegisterClusterHandlerClient(ctx, mux, kryptonv1.NewClusterClient(conn)),
 		gatewaypb.RegisterAccessHandlerClient(ctx, mux, kryptonv1.NewAccessClient(conn)),
 		gatewaypb.RegisterApprovalsHandlerClient(ctx, mux, kryptonv1.NewApprovalsClient(conn)),
+		gatewaypb.RegisterCeremoniesHandlerClient(ctx, mux, kryptonv1.NewCeremoniesClient(conn)),
 		gatewaypb.RegisterPoliciesHandlerClient(ctx, mux, kryptonv1.NewPoliciesClient(conn)),
 	); err != nil {
 		return nil, err

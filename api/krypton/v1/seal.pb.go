@@ -808,7 +808,10 @@ type GetShardRequest struct {
 	// Name of the holder, as the manifest has it.
 	Holder string `protobuf:"bytes,2,opt,name=holder,proto3" json:"holder,omitempty"`
 	// The age recipient to which the share is encrypted. It is public.
-	Recipient     string `protobuf:"bytes,3,opt,name=recipient,proto3" json:"recipient,omitempty"`
+	Recipient string `protobuf:"bytes,3,opt,name=recipient,proto3" json:"recipient,omitempty"`
+	// ceremonies/{c}: of the seal that this ceremony made and that is not committed yet,
+	// instead of the seal by which the node unseals.
+	Ceremony      string `protobuf:"bytes,4,opt,name=ceremony,proto3" json:"ceremony,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -860,6 +863,13 @@ func (x *GetShardRequest) GetHolder() string {
 func (x *GetShardRequest) GetRecipient() string {
 	if x != nil {
 		return x.Recipient
+	}
+	return ""
+}
+
+func (x *GetShardRequest) GetCeremony() string {
+	if x != nil {
+		return x.Ceremony
 	}
 	return ""
 }
@@ -1369,11 +1379,12 @@ const file_krypton_v1_seal_proto_rawDesc = "" +
 	"\x11ContributeRequest\x12&\n" +
 	"\fsealed_share\x18\x01 \x01(\fB\x03\x80\x01\x01R\vsealedShare\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x14\n" +
-	"\x05reset\x18\x03 \x01(\bR\x05reset\"]\n" +
+	"\x05reset\x18\x03 \x01(\bR\x05reset\"y\n" +
 	"\x0fGetShardRequest\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12\x16\n" +
 	"\x06holder\x18\x02 \x01(\tR\x06holder\x12\x1c\n" +
-	"\trecipient\x18\x03 \x01(\tR\trecipient\"X\n" +
+	"\trecipient\x18\x03 \x01(\tR\trecipient\x12\x1a\n" +
+	"\bceremony\x18\x04 \x01(\tR\bceremony\"X\n" +
 	"\x0eEncryptedShard\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12\x14\n" +
 	"\x05shard\x18\x02 \x01(\fR\x05shard\x12\x1a\n" +

@@ -29,7 +29,7 @@ func approvals() Group {
 		invalid("intent", "what who asks signed is not an intent, or one of a later release", "signature.intent is none that this node can read", again),
 		invalid("canonical", "what who asks says to have signed cannot be read", "canonical_request is none that this node can read", "leave it out, or send what was signed"),
 		row("not-needed", "others are asked to sign what nobody has to sign", errs.FailedState, "nobody has to sign for this", "make the request itself"),
-		row("custodian-asks", "a custodian asks for what governors order", errs.Denied, "the role custodian may not do approvals.create here",
+		row("custodian-asks", "a custodian asks for what governors order", errs.Denied, "the role custodian may not do {act} here",
 			"ask somebody with another role, or who governs the object; krypton whoami says as whom you ask"),
 		row("not-your-signature", "somebody asks or approves with the signature of another person", errs.IntentRefused, "the signature is not the caller's own",
 			"sign with a key of the role binding with which you call"),

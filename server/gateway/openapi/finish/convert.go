@@ -121,7 +121,7 @@ func convert(doc swagger, r rules) (obj, error) {
 
 // prefix is what the plugin puts before a name: the package of a message, or the
 // service before the body of a method.
-var prefix = regexp.MustCompile(`^(v1|(?:Access|Approvals|Cluster|Crypto|Policies|Seal|Services|Tenants)([A-Z].*)Body$)`)
+var prefix = regexp.MustCompile(`^(v1|(?:Access|Approvals|Ceremonies|Cluster|Crypto|Policies|Seal|Services|Tenants)([A-Z].*)Body$)`)
 
 // name gives every definition the name that its message has in the protos:
 // CryptoEncryptBody is an EncryptRequest, without the fields that stand in the path.
