@@ -122,7 +122,7 @@ func Tree(more ...*Command) *Command {
 		Sub: []*Command{
 			statusCommand(), doctorCommand(), unsealCommand(), sealCommand(), initCommand(), joinCommand(),
 			encryptCommand(), decryptCommand(), rewrapCommand(), benchCommand(),
-			tenantCommands(), serviceCommands(), keyCommands(), resourceCommands(), dataKeyCommands(), roleCommands(), issuerCommands(), policyCommands(), intentCommands(), approvalCommands(),
+			tenantCommands(), serviceCommands(), keyCommands(), resourceCommands(), dataKeyCommands(), roleCommands(), issuerCommands(), policyCommands(), intentCommands(), approvalCommands(), ceremonyCommands(),
 			operatorCommands(), operationCommands(),
 			contextCommands(), whoamiCommand(), completionCommand(), manCommand(), versionCommand(), completeCommand(),
 		},
