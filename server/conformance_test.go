@@ -358,7 +358,7 @@ func conformance(w *world) []call2 {
 		{"Cluster.RemoveNode", op, &kryptonv1.RemoveNodeRequest{Name: self}, errs.FailedState, nil},
 		{"Cluster.TransferLeadership", op, &kryptonv1.TransferLeadershipRequest{Target: nobody}, errs.NotFound, nil},
 		{"Cluster.TransferLeadership", op, &kryptonv1.TransferLeadershipRequest{Target: "x"}, errs.InvalidArgument, nil},
-		{"Cluster.SaveSnapshot", op, &kryptonv1.SaveSnapshotRequest{}, 0, nil},
+		{"Cluster.SaveSnapshot", op, &kryptonv1.SaveSnapshotRequest{}, 0, []proto.Message{&kryptonv1.SaveSnapshotResponse{}}}, // has the time, and a session of its own
 		{"Cluster.SaveSnapshot", op, &kryptonv1.SaveSnapshotRequest{Offset: 1}, errs.InvalidArgument, nil},
 		{"Cluster.SaveSnapshot", op, &kryptonv1.SaveSnapshotRequest{Session: "none"}, errs.NotFound, nil},
 		{"Cluster.SaveSnapshot", gov, &kryptonv1.SaveSnapshotRequest{}, errs.Denied, nil},
