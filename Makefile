@@ -71,6 +71,10 @@ tidy-check: ## fail when `go mod tidy` would change a go.mod or go.sum
 demo: ## three real nodes: kill the leader, rotate, destroy, and check what must hold
 	@$(RUN) go run ./jepsen/demo
 
+.PHONY: demo-shamir
+demo-shamir: ## a MasterKey 3 of 5 on a token, a Transit server, two clouds and a person: what unseals, what waits, who is replaced
+	@$(RUN) go run ./jepsen/shamir
+
 .PHONY: crash
 crash: ## the program dies at every step of init, join, unseal, rotate, ... and comes back; minutes
 	@$(RUN) scripts/crash

@@ -212,6 +212,6 @@ func copyCluster(c *fsmpb.Cluster) *fsmpb.Cluster {
 		Rules: c.GetRules(), Hold: c.GetHold(), InternalKeys: c.GetInternalKeys(), InternalKeyPrimary: c.GetInternalKeyPrimary(),
 		ModIndex: c.GetModIndex(), Genesis: c.GetGenesis(), LeaseMs: c.GetLeaseMs(), AuthorityIndex: c.GetAuthorityIndex(), VotersAgreed: c.GetVotersAgreed(),
 		SealManifests: c.GetSealManifests(),
-		Incarnations: c.GetIncarnations(),
+		Incarnations:  c.GetIncarnations(),
 	}
 }

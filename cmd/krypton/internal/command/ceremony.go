@@ -290,7 +290,7 @@ func ceremonyNext(is *kryptonv1.Ceremony) string {
 				names = append(names, plannedText(h))
 			}
 		}
-		first += uint32(len(holders))
+		first += uint32(len(holders)) //nolint:gosec // At most 255 holders.
 		if n > 0 {
 			parts = append(parts, fmt.Sprintf("%s%d of: %s", of, n, strings.Join(names, ", ")))
 		}
