@@ -45,6 +45,7 @@ type Store struct {
 
 	cut  func() (heal func() error, err error)
 	heal func() error // nil while it answers
+	wire *wire.Proxy  // nil: there is no network between
 }
 
 // Section returns the store as a node's configuration file has it.
@@ -62,6 +63,14 @@ func (s *Store) Down() (err error) {
 		s.heal, err = s.cut()
 	}
 	return err
+}
+
+// Slow makes answers come d later until [Store.Up], as over a distance. A token
+// has no network and stays as it is.
+func (s *Store) Slow(d time.Duration) {
+	if s.heal == nil && s.wire != nil {
+		s.heal = s.wire.Slow(d)
+	}
 }
 
 // Up brings the store back. It is idempotent.
@@ -193,7 +202,7 @@ func (f *Fleet) startTransit(ctx context.Context, _ Options, dir string) (*Store
 		return nil, err
 	}
 	return &Store{
-		Type: "transit", Key: key, cut: refuse(proxy),
+		Type: "transit", Key: key, wire: proxy, cut: refuse(proxy),
 		Settings: map[string]string{
 			"address": "https://" + proxy.Addr(), "mount": mount, "ca_file": ca, "auth": "approle", "auth_mount": login,
 			"role_id_file": roleID, "secret_id_file": secretID,
@@ -249,7 +258,7 @@ func (f *Fleet) startAWS(ctx context.Context, _ Options, dir string) (*Store, er
 		return nil, err
 	}
 	return &Store{
-		Type: "awskms", Key: arn, cut: refuse(aws.KMS().Proxy),
+		Type: "awskms", Key: arn, wire: aws.KMS().Proxy, cut: refuse(aws.KMS().Proxy),
 		Settings: map[string]string{
 			"region": aws.Region(), "endpoint": aws.KMS().URL, "sts_endpoint": aws.STS().URL, "ca_file": aws.CAFile(),
 			"auth": "web-identity", "role_arn": role, "token_file": tokenFile, "session_name": "krypton",
@@ -277,7 +286,7 @@ func (f *Fleet) startAzure(ctx context.Context, _ Options, dir string) (*Store, 
 		return nil, err
 	}
 	return &Store{
-		Type: "azurekv", Key: key, cut: refuse(azure.Link()),
+		Type: "azurekv", Key: key, wire: azure.Link(), cut: refuse(azure.Link()),
 		Settings: map[string]string{
 			"vault": azure.VaultURL(), "auth": "workload", "tenant_id": azure.Tenant(), "client_id": id.ClientID, "token_file": tokenFile,
 			"authority": azure.AuthorityURL(), "ca_file": ca, "challenge_resource": "unverified",

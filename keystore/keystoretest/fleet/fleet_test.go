@@ -26,6 +26,13 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m, leaktest.Known()...) }
 
+// constructors are those of the types that a fleet has.
+//
+//nolint:gochecknoglobals // A table, never written.
+var constructors = map[string]keystore.Constructor{
+	pkcs11.Type: pkcs11.New, transit.Type: transit.New, awskms.Type: awskms.New, azurekv.Type: azurekv.New,
+}
+
 // opened is one store through its provider, with what it wrapped.
 type opened struct {
 	store    *fleet.Store
@@ -78,9 +85,7 @@ func TestI1_AStoreThatComesBackOpensWhatItWrapped(t *testing.T) {
 
 func open(t *testing.T, s *fleet.Store) opened {
 	t.Helper()
-	create := map[string]func(context.Context, keystore.Env, keystore.Config) (keystore.Provider, error){
-		pkcs11.Type: pkcs11.New, transit.Type: transit.New, awskms.Type: awskms.New, azurekv.Type: azurekv.New,
-	}[s.Type]
+	create := constructors[s.Type]
 	env := keystore.Env{Logger: slog.New(slog.DiscardHandler), Rand: rand.Reader, Clock: clock.System{}}
 	p, err := create(t.Context(), env, keystore.Config{Name: s.Name, Type: s.Type, Settings: s.Settings})
 	if err != nil {
