@@ -103,6 +103,7 @@ func TestRealScript(t *testing.T) {
 			"certificate": certificate,
 			"until":       until,
 			"approval":    approval,
+			"contents":    contents,
 			"asked":       asked,
 		}),
 	})
@@ -190,6 +191,11 @@ func address(ts *testscript.TestScript, _ bool, args []string) {
 		return
 	}
 	ts.Setenv(args[0], a.GRPC)
+}
+
+// contents sets a variable to what a file has.
+func contents(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
 }
 
 var approvalName = regexp.MustCompile(`approvals/([0-9a-f]{32})`)

@@ -69,6 +69,8 @@ func commandWords() []Situation {
 			"names look like demo/payments or tenants/demo/services/payments"),
 		usage("bad-issuer-name", "the name of an issuer is not one", `"{value}" names no issuer`,
 			"give ID or issuers/ID of the cluster's, TENANT/ID of a tenant's own; krypton issuer list shows them"),
+		usage("bad-ceremony-name", "the name of a ceremony is not one", `"{value}" names no ceremony`,
+			"give the 32 hex digits, or ceremonies/ID; krypton ceremony status shows them"),
 		usage("bad-policy-name", "the name of a policy is not one", `"{value}" names no policy`,
 			"give TENANT/ID or tenants/TENANT/policies/ID; krypton policy list TENANT shows them"),
 		usage("policy-subject", "policy test is told of whom it knows no name", "--role and --issuer are of whom --as names", "give --as, too"),

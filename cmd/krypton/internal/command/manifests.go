@@ -66,7 +66,7 @@ func manifestCommands() *Command {
 				"replaces the one before it, the MasterKey that each is of, every recipient, and the signatures of custodians over all of it,\n" +
 				"by persons of the genesis and the rule that it has. Custodians who were bound later are not in the file, and what they\n" +
 				"signed is not accepted here. Nothing is asked of a node.",
-			Examples: []string{"krypton ceremony manifest verify seals.json --fingerprint \"$(cat fingerprint.txt)\""},
+			Examples: []string{"krypton ceremony manifest verify seals.json --fingerprint 4a7d1ed414474e4033ac29ccb8653d9b84b2f4d31cf8c2a3a1f6c8f1e5d0b7a9"},
 			Flags:    []cli.Flag{&cli.StringFlag{Name: "fingerprint", Usage: "`HEX` of the cluster, 64 digits", Required: true}},
 			Run:      verifyManifests,
 		},
