@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -330,15 +331,15 @@ func TestWhoIsBoundNoMoreRenewsNothing(t *testing.T) {
 	must[*fsmpb.RoleBinding](t)(m.unbind(m.governor(), w.request(), "", was.GetId()))
 	wants(t, renew(m), errs.Unauthenticated)
 	b.contact.Store(int64(leaseSpan / 2))
-	pauses := 0
-	clk.in = func() {
-		if pauses++; pauses == 3 {
+	var pauses atomic.Int32
+	clk.each(func() {
+		if pauses.Add(1) == 3 {
 			b.follow()
 		}
-	}
+	})
 	wants(t, renew(b), errs.Unauthenticated)
-	if pauses < 3 {
-		t.Errorf("it waited %d times", pauses)
+	if pauses.Load() < 3 {
+		t.Errorf("it waited %d times", pauses.Load())
 	}
 	// Bound again, for the same key: another binding, which other certificates are for.
 	must[*x509.Certificate](t)(m.issue(m.governor(), w.request(), c, 0))
@@ -514,7 +515,7 @@ func TestAGovernorWhoIsNoneAnyMoreSignsNothing(t *testing.T) {
 	b.behind.Store(true)
 	must[*fsmpb.RoleBinding](t)(m.unbind(m.governor(), w.request(), "", "gina"))
 	b.contact.Store(int64(leaseSpan / 2))
-	clk.in = b.follow
+	clk.each(b.follow)
 	_, err := b.issue(p, w.request(), c, 0)
 	wants(t, err, errs.Unauthenticated)
 	_, err = m.issue(p, w.request(), c, 0)

@@ -3,6 +3,7 @@ package node_test
 import (
 	"context"
 	"crypto/rand"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,13 +21,15 @@ import (
 type pausing struct {
 	*clock.Fake
 
-	in func() // each pause
+	in atomic.Pointer[func()] // each pause, also of what the node does by itself; nil: nothing
 }
+
+func (p *pausing) each(do func()) { p.in.Store(&do) }
 
 // Sleep implements [clock.Clock].
 func (p *pausing) Sleep(ctx context.Context, d time.Duration) error {
-	if p.in != nil {
-		p.in()
+	if in := p.in.Load(); in != nil {
+		(*in)()
 	}
 	p.Advance(d)
 	return ctx.Err()
@@ -53,21 +56,21 @@ func TestWhoIsRevokedGetsNoOtherCertificate(t *testing.T) {
 		Revocation: &fsmpb.Revocation{Serial: []byte(serial), ExpireTimeMs: clk.Now().Add(time.Hour).UnixMilli()},
 	}}})
 	m.contact.Store(int64(leaseSpan / 2))
-	pauses := 0
-	clk.in = func() {
-		if pauses++; pauses == 3 {
+	var pauses atomic.Int32
+	clk.each(func() {
+		if pauses.Add(1) == 3 {
 			m.follow()
 		}
-	}
+	})
 	wants(t, issue(), errs.Unauthenticated)
-	if pauses < 3 {
-		t.Errorf("it waited %d times", pauses)
+	if pauses.Load() < 3 {
+		t.Errorf("it waited %d times", pauses.Load())
 	}
 
 	// One that does not hear its leader again does not sign either.
 	serial = "another one"
 	check(t, issue())
-	clk.in = func() { m.contact.Store(int64(leaseSpan + 1)) }
+	clk.each(func() { m.contact.Store(int64(leaseSpan + 1)) })
 	wants(t, issue(), errs.NotServing)
 }
 

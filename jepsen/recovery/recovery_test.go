@@ -39,6 +39,15 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) int {
+	// What this run is asked for is no setting of the nodes.
+	for _, kv := range os.Environ() {
+		if name, _, _ := strings.Cut(kv, "="); strings.HasPrefix(name, "KRYPTON_") {
+			if err := os.Unsetenv(name); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
+		}
+	}
 	dir, err := os.MkdirTemp("", "recovery-test-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
