@@ -182,9 +182,9 @@ func (t *tx) beginCeremony(b *fsmpb.BeginCeremony) (done, error) {
 	if err != nil {
 		return done{}, err
 	}
-	if base.GetManifest().GetMode() == sealpb.Mode_MODE_AUTO && len(by) == 0 && !t.forecast {
-		// Where keystores open the MasterKey without people, the signatures of custodians
-		// are the only consent that there is.
+	if opensWithoutPeople(base.GetManifest()) && len(by) == 0 && !t.forecast {
+		// Where keystores open the MasterKey without people, alone or with the shares that
+		// they hold, the signatures of custodians are the only consent that there is.
 		return done{}, errs.New(errs.FailedState, "nobody would consent: keystores open the MasterKey, and no custodian has to sign",
 			errs.Hint("let custodians sign first: krypton operator quorum set"))
 	}
@@ -196,6 +196,29 @@ func (t *tx) beginCeremony(b *fsmpb.BeginCeremony) (done, error) {
 	put(t, tableCeremonies, c)
 	t.ceremonies++
 	return done{object: ceremonyPath(c.GetId()), uid: c.GetId()}, nil
+}
+
+// opensWithoutPeople reports whether keystores open the MasterKey by themselves: in
+// mode auto, and where they hold as many shares of every group as it takes.
+func opensWithoutPeople(m *sealpb.Manifest) bool {
+	if m.GetMode() == sealpb.Mode_MODE_AUTO {
+		return true
+	}
+	held := make(map[uint32]uint32)
+	for _, h := range m.GetHolders() {
+		if h.GetKind() == sealpb.HolderKind_HOLDER_KIND_KEYSTORE {
+			held[h.GetGroup()]++
+		}
+	}
+	if len(m.GetGroups()) == 0 {
+		return held[0] >= m.GetThreshold() // format 1
+	}
+	for i, g := range m.GetGroups() {
+		if held[uint32(i)] < g.GetThreshold() { //nolint:gosec // At most MaxSealGroups.
+			return false
+		}
+	}
+	return true
 }
 
 // roomForCeremony refuses a second one at a time, an id that was used, and manifests

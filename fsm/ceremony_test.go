@@ -305,6 +305,31 @@ func TestI32_WhereKeystoresOpenItCustodiansConsent(t *testing.T) {
 	w.ok(w.beginCeremony(migrate, keystores("aws"))) // M shares are the consent
 }
 
+// TestI32_WhereKeystoresHoldEnoughSharesCustodiansConsent: M shares are no consent of
+// anybody where keystores give them without being asked by people.
+func TestI32_WhereKeystoresHoldEnoughSharesCustodiansConsent(t *testing.T) {
+	stores := &fsmpb.SealPlan{Groups: []*fsmpb.SealGroup{{Threshold: 2, Holders: []*fsmpb.SealHolder{storeHolder("s1"), storeHolder("s2"), personHolder("anna")}}}}
+	mixed := &fsmpb.SealPlan{Groups: []*fsmpb.SealGroup{
+		{Name: "one", Threshold: 2, Holders: []*fsmpb.SealHolder{storeHolder("s1"), storeHolder("s2")}},
+		{Name: "two", Threshold: 2, Holders: []*fsmpb.SealHolder{storeHolder("s3"), personHolder("anna"), storeHolder("s4")}},
+	}}
+	for p, opens := range map[*fsmpb.SealPlan][]uint32{stores: {1, 2}, mixed: {1, 2, 3, 5}} {
+		w := sealedWorld(t, shamir, 0)
+		id := w.ok(w.beginCeremony(reshare, p)).GetUid()
+		w.stagedSeal(id)
+		w.ok(w.confirm(id, opens...))
+		w.ok(w.commitSeal(id))
+		w.refused(errs.FailedState, w.beginCeremony(reshare, people("mallory", "moriarty")))
+		w.refused(errs.FailedState, w.beginCeremony(migrate, keystores("aws")))
+	}
+	w := sealedWorld(t, shamir, 0)
+	id := w.ok(w.beginCeremony(reshare, twoGroups())).GetUid()
+	w.stagedSeal(id)
+	w.ok(w.confirm(id, 1, 2, 4, 5))
+	w.ok(w.commitSeal(id))
+	w.ok(w.beginCeremony(reshare, people("anna", "ben"))) // of one group people are the consent
+}
+
 // TestI32_OneCeremonyAtATime, of ids that are used once.
 func TestI32_OneCeremonyAtATime(t *testing.T) {
 	w := sealedWorld(t, shamir, 1)
