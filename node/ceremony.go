@@ -153,7 +153,7 @@ func (n *Node) ContributeToCeremony(ctx context.Context, tok gate.Token, r Reque
 	if err := n.mayHold(); err != nil {
 		return nil, err
 	}
-	share, err := n.openShare(sealed)
+	share, err := n.openShare(sealed, hierarchy.UID(c.GetId()))
 	if err != nil {
 		return nil, err
 	}
@@ -179,7 +179,8 @@ func (n *Node) mayHold() error {
 	return n.Believed()
 }
 
-func (n *Node) openShare(sealed []byte) (seal.Share, error) {
+// openShare opens a share that was given to that ceremony, and to no other.
+func (n *Node) openShare(sealed []byte, ceremony hierarchy.UID) (seal.Share, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	key, err := n.ownStartKey()
@@ -189,7 +190,7 @@ func (n *Node) openShare(sealed []byte) (seal.Share, error) {
 	if key == nil {
 		return seal.Share{}, errNoCluster(errs.NotSealed)
 	}
-	return key.Open(sealed)
+	return key.OpenForCeremony(sealed, ceremony)
 }
 
 // gatherConsent returns what gathers the consent to a ceremony on this node.

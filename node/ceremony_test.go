@@ -121,7 +121,12 @@ func (h *held) begin(t testing.TB, m *member, kind fsmpb.CeremonyKind, plan *fsm
 func (h *held) give(t testing.TB, m *member, id []byte, share seal.Share) (*fsmpb.Ceremony, error) {
 	t.Helper()
 	st := must[node.SealStatus](t)(m.GetSeal())
-	sealed := must[[]byte](t)(seal.SealShare(st.Offer, m.key.Public(), share))
+	return h.send(t, m, id, must[[]byte](t)(seal.SealShareForCeremony(st.Offer, m.key.Public(), share, hierarchy.UID(id))))
+}
+
+// send brings what was encrypted to m.
+func (h *held) send(t testing.TB, m *member, id, sealed []byte) (*fsmpb.Ceremony, error) {
+	t.Helper()
 	var c *fsmpb.Ceremony
 	err := m.do(m.custodian("cust"), gate.ContributeToCeremony, node.CeremonyName(id), func(ctx context.Context, tok gate.Token) (err error) {
 		c, err = m.ContributeToCeremony(ctx, tok, h.request(), id, sealed)
@@ -401,6 +406,25 @@ func TestACeremonyWaitsForAKeystoreThatIsDown(t *testing.T) {
 	_, err = h.give(t, m, next, again) // the same once more: go on
 	check(t, err)
 	h.state(t, next, ceremonyStaged)
+}
+
+// TestAShareThatWasGivenToUnsealIsNoConsent: the start key is the same until the node
+// starts again, so who recorded shares on their way could bring them once more.
+func TestAShareThatWasGivenToUnsealIsNoConsent(t *testing.T) {
+	h := ceremonyWorld(t, 1, shamirPlan(t, 2, 3))
+	m := h.members[0]
+	id := h.begin(t, m, reshare, group(2, h.person(t, "anna"), h.person(t, "ben"))).GetId()
+	st := must[node.SealStatus](t)(m.GetSeal())
+	for _, text := range h.printed[:2] {
+		share := must[seal.Share](t)(seal.ParseShare(bytes.Clone(text)))
+		_, err := h.send(t, m, id, must[[]byte](t)(seal.SealShare(st.Offer, m.key.Public(), share)))
+		share.Destroy()
+		wants(t, err, errs.ShareRefused)
+	}
+	if have := m.Ceremony(id).Consent.Have; have != 0 {
+		t.Errorf("%d shares count", have)
+	}
+	h.state(t, id, ceremonyOpen)
 }
 
 // TestSharesOfACeremonyAreRefusedByName.

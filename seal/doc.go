@@ -37,7 +37,8 @@
 //	                 lp("krypton/v1/carried-key") lp(keyspace) lp(u64 generation) lp(u64 generation of the key))
 //	share, binary    u8 1 | 16 bytes of the fingerprint | 16 keyspace | 16 ceremony | u32 generation | u8 index | 33 share
 //	share, text      Bech32m of the binary form with the prefix "kshare", dashes after the separator and every 6 characters
-//	transport        HPKE base mode, X-Wing, HKDF-SHA-256, AES-256-GCM; info = lp("krypton/v1/share-transport") lp(fingerprint) lp(node id)
+//	transport        HPKE base mode, X-Wing, HKDF-SHA-256, AES-256-GCM; info = lp("krypton/v1/share-transport") lp(fingerprint) lp(node id),
+//	                 to a ceremony lp("krypton/v1/share-to-ceremony") lp(fingerprint) lp(node id) lp(ceremony id)
 //	offer            signed: lp("krypton/v1/start-key") lp(fingerprint) lp(node id) lp(public key)
 //	record file      "KRYPSEAL" | u32 1 | u32 length | protobuf of sealpb.Record | SHA-256 of everything before
 //
@@ -49,7 +50,7 @@
 //   - I4: no fewer than M shares of a group open it; M is at least 2, all groups together have at most 255.
 //   - I5: every byte of a record decides its digest; a record with a field that this version does not know is refused.
 //   - I6: no keystore and no proxy before it sees the MasterKey or a share: it wraps a key used once.
-//   - I7: a share leaves its holder's machine only for the cluster that is printed on it and a key signed by the target's member key.
+//   - I7: a share leaves its holder's machine only for the cluster that is printed on it and a key signed by the target's member key; what was given to unseal is no consent to a ceremony, nor what was given to one to another.
 //   - I8: with several groups, every one of them is needed; all shares of the others say nothing about the MasterKey.
 //   - I9: shares that are not printed leave a ceremony as ciphertext for their holder only.
 //   - I10: a record is returned only after every keystore in it was asked and every share was part of a combination that gave the MasterKey.

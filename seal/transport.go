@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -46,6 +47,13 @@ func (t Target) check() error {
 // node, or to one that claims another cluster, does not open.
 func (t Target) info() []byte {
 	return label("krypton/v1/share-transport").part(t.Cluster[:]).part([]byte(t.Node))
+}
+
+// infoFor is info for a share that is given to a ceremony. One that was given to
+// unseal a node, or to another ceremony, does not open as a share for this one:
+// whoever recorded it on its way has no consent in hand.
+func (t Target) infoFor(ceremony hierarchy.UID) []byte {
+	return label("krypton/v1/share-to-ceremony").part(t.Cluster[:]).part([]byte(t.Node)).part(ceremony[:])
 }
 
 // Offer is a node's public start key, signed by the key in its member entry.
@@ -129,15 +137,22 @@ func (k *StartKey) Offer(rand io.Reader, member crypto.Signer) (Offer, error) {
 
 // Open opens what SealShare made for this key. The error for anything else is
 // errs.ShareRefused and wraps [ErrSealedShare].
-func (k *StartKey) Open(sealed []byte) (Share, error) {
+func (k *StartKey) Open(sealed []byte) (Share, error) { return k.open(sealed, k.target.info()) }
+
+// OpenForCeremony is Open for what [SealShareForCeremony] made for that ceremony.
+func (k *StartKey) OpenForCeremony(sealed []byte, ceremony hierarchy.UID) (Share, error) {
+	return k.open(sealed, k.target.infoFor(ceremony))
+}
+
+func (k *StartKey) open(sealed, info []byte) (Share, error) {
 	refuse := func() (Share, error) {
-		return Share{}, refuseShare(ErrSealedShare, "the share was not encrypted to this start of this node", "read the node's seal status and give the share again")
+		return Share{}, refuseShare(ErrSealedShare, "the share was not encrypted to this start of this node, or for something else", "read the node's seal status and give the share again")
 	}
 	if len(sealed) != SealedShareSize {
 		return refuse()
 	}
 	_, kdf, aead := suite()
-	wire, err := hpke.Open(k.private, kdf, aead, k.target.info(), sealed)
+	wire, err := hpke.Open(k.private, kdf, aead, info, sealed)
 	if err != nil {
 		return refuse()
 	}
@@ -149,6 +164,16 @@ func (k *StartKey) Open(sealed []byte) (Share, error) {
 // that is not signed by member, the target's member key as the caller knows it
 // (I7). The result has [SealedShareSize] bytes.
 func SealShare(o Offer, member crypto.PublicKey, s Share) ([]byte, error) {
+	return sealShare(o, member, s, o.Target.info())
+}
+
+// SealShareForCeremony is [SealShare] for a share that is given to a ceremony. It
+// unseals no node, and is worth nothing to another ceremony.
+func SealShareForCeremony(o Offer, member crypto.PublicKey, s Share, ceremony hierarchy.UID) ([]byte, error) {
+	return sealShare(o, member, s, o.Target.infoFor(ceremony))
+}
+
+func sealShare(o Offer, member crypto.PublicKey, s Share, info []byte) ([]byte, error) {
 	if err := o.Target.check(); err != nil {
 		return nil, err
 	}
@@ -169,7 +194,7 @@ func SealShare(o Offer, member crypto.PublicKey, s Share) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	sealed, err := hpke.Seal(public, kdf, aead, o.Target.info(), wire)
+	sealed, err := hpke.Seal(public, kdf, aead, info, wire)
 	if err != nil {
 		return nil, fmt.Errorf("seal share: %w", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/seal"
 )
@@ -249,4 +250,38 @@ func FuzzStartKeyOpen(f *testing.F) {
 			t.Errorf("%v", err)
 		}
 	})
+}
+
+// TestI7_AShareIsGivenForOneThing: who recorded it on its way cannot turn it into a
+// consent.
+func TestI7_AShareIsGivenForOneThing(t *testing.T) {
+	k := shamirOf(t, ceremony(t), 2, 2)
+	defer k.done()
+	n := newNode(t, here, ed25519Key(t))
+	one, other := k.record.Ceremony(), ceremony(t).ID
+	toUnseal, err := seal.SealShare(n.offer, n.member, k.shares[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	toOne, err := seal.SealShareForCeremony(n.offer, n.member, k.shares[0], one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := n.key.OpenForCeremony(toOne, one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Destroy()
+	for name, open := range map[string]func() (seal.Share, error){
+		"to unseal, for a ceremony":        func() (seal.Share, error) { return n.key.OpenForCeremony(toUnseal, one) },
+		"to a ceremony, for unsealing":     func() (seal.Share, error) { return n.key.Open(toOne) },
+		"to a ceremony, for another one":   func() (seal.Share, error) { return n.key.OpenForCeremony(toOne, other) },
+		"to unseal, for the zero ceremony": func() (seal.Share, error) { return n.key.OpenForCeremony(toUnseal, hierarchy.UID{}) },
+	} {
+		s, err := open()
+		s.Destroy()
+		if !errors.Is(err, seal.ErrSealedShare) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/seal"
 	"github.com/openkcm/krypton-cluster/seal/manifest"
@@ -220,8 +221,12 @@ func contributeToCeremony(ctx context.Context, in *Invocation) error {
 	if err != nil {
 		return err
 	}
+	id, err := hierarchy.ParseUID(strings.TrimPrefix(is.GetName(), ceremonyPrefix))
+	if err != nil {
+		return errs.New(errs.Integrity, "the node names a ceremony by no id", errs.Hint("ask another node; nothing was sent"), errs.Cause(err))
+	}
 	for _, s := range shares {
-		sealed, err := seal.SealShare(offer, member, s)
+		sealed, err := seal.SealShareForCeremony(offer, member, s, id)
 		if err != nil {
 			return named(err, s, st)
 		}
