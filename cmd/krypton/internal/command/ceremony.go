@@ -285,6 +285,9 @@ func ceremonyNext(is *kryptonv1.Ceremony) string {
 		holders := is.GetPlan().GetKeys()
 		of := ""
 		if groups := is.GetPlan().GetGroups(); len(groups) > 0 {
+			if i >= len(groups) {
+				break // a node says what it likes
+			}
 			holders = groups[i].GetHolders()
 			if len(groups) > 1 {
 				of = "group " + groups[i].GetName() + ": "

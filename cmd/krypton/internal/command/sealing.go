@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -268,8 +267,8 @@ func verifyOffer(st *kryptonv1.SealStatus, addr string, roots *x509.CertPool, no
 		return refuse("its certificate names another node", err)
 	}
 	offer := seal.Offer{Target: seal.Target{Node: st.GetNodeId()}, Public: st.GetStartKey(), Signature: st.GetStartKeySignature()}
-	if n, err := hex.Decode(offer.Target.Cluster[:], []byte(st.GetFingerprint())); err != nil || n != len(offer.Target.Cluster) {
-		return refuse("it names no cluster", err)
+	if !hexBytes(offer.Target.Cluster[:], st.GetFingerprint()) {
+		return refuse("it names no cluster", nil)
 	}
 	return offer, cert.PublicKey, nil
 }

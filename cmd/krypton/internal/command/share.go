@@ -52,7 +52,7 @@ func (in *Invocation) held() (*held, error) {
 	h := &held{}
 	if s := in.c.String("manifest"); in.c.IsSet("manifest") {
 		h.pin = new(manifest.Digest)
-		if n, err := hex.Decode(h.pin[:], []byte(s)); len(s) != 2*len(h.pin) || err != nil || n != len(h.pin) {
+		if !hexBytes(h.pin[:], s) {
 			return nil, usagef("give the 64 hex digits that krypton operator share check prints", "--manifest is no digest of a manifest")
 		}
 	}
@@ -65,6 +65,16 @@ func (in *Invocation) held() (*held, error) {
 		return nil, err
 	}
 	return h, nil
+}
+
+// hexBytes reads as many hex digits as dst takes, and reports whether s is just these.
+// hex.Decode by itself panics on more: a node says what it likes.
+func hexBytes(dst []byte, s string) bool {
+	if len(s) != hex.EncodedLen(len(dst)) {
+		return false
+	}
+	_, err := hex.Decode(dst, []byte(s))
+	return err == nil
 }
 
 // Destroy wipes identity and share.
@@ -366,7 +376,7 @@ func checkShare(ctx context.Context, in *Invocation) error {
 			continue
 		}
 		var cluster seal.Fingerprint
-		if n, err := hex.Decode(cluster[:], []byte(st.GetFingerprint())); err != nil || n != len(cluster) {
+		if !hexBytes(cluster[:], st.GetFingerprint()) {
 			failed = errors.Join(failed, errs.Newf(errs.NotSealed, "node %s belongs to no cluster", nodeLabel(st)).With(errs.Hint("use --addr of one that does")))
 			continue
 		}
