@@ -146,7 +146,7 @@ func (k *StartKey) OpenForCeremony(sealed []byte, ceremony hierarchy.UID) (Share
 
 func (k *StartKey) open(sealed, info []byte) (Share, error) {
 	refuse := func() (Share, error) {
-		return Share{}, refuseShare(ErrSealedShare, "the share was not encrypted to this start of this node, or for something else", "read the node's seal status and give the share again")
+		return Share{}, refuseShare(ErrSealedShare, "the share was not encrypted to this start of this node", "read the node's seal status and give the share again")
 	}
 	if len(sealed) != SealedShareSize {
 		return refuse()
