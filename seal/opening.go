@@ -149,12 +149,14 @@ func (o *Opening) admit(s Share) error {
 	if s.keyspace == r.Keyspace() && !s.IsFor(o.cluster) {
 		return refuseShare(ErrShareCluster, "the share is of another cluster: its fingerprint is not this node's", "check which cluster you are talking to")
 	}
-	i := s.Index() - 1
-	if i >= 0 && i < len(o.seats) && !o.seats[i].share.secret.IsZero() {
-		return refuseShare(ErrShareDuplicate, fmt.Sprintf("share %d was given already", s.index), "give the share of another holder")
-	}
+	// That it was given already hears only who has it: to a ceremony the same share
+	// once more means to go on.
 	if err := CheckShare(r.pb.GetManifest(), s); err != nil {
 		return err
+	}
+	i := s.Index() - 1
+	if !o.seats[i].share.secret.IsZero() {
+		return refuseShare(ErrShareDuplicate, fmt.Sprintf("share %d was given already", s.index), "give the share of another holder")
 	}
 	if g := o.group(o.seats[i].group); g.Have >= g.Need {
 		return refuseShare(ErrShareSurplus, fmt.Sprintf("group %s has the %d shares that it takes; other groups have not", g.Name, g.Need), "give the shares of the groups that krypton status names")

@@ -281,15 +281,15 @@ func TestI3_EveryRefusalHasItsName(t *testing.T) {
 		share seal.Share
 		want  error
 	}{
-		"wrong: of another split":  {variant(func(*seal.Ceremony) {}, 1), seal.ErrShareWrong},
-		"duplicate":                {again(t, k.shares[1]), seal.ErrShareDuplicate},
-		"duplicate number, forged": {variant(func(*seal.Ceremony) {}, 2), seal.ErrShareDuplicate},
-		"foreign keyspace":         {variant(func(c *seal.Ceremony) { c.Keyspace[0] ^= 1 }, 1), seal.ErrShareKeyspace},
-		"other ceremony":           {variant(func(c *seal.Ceremony) { c.ID[0] ^= 1 }, 1), seal.ErrShareCeremony},
-		"other generation":         {variant(func(c *seal.Ceremony) { c.Generation++ }, 1), seal.ErrShareGeneration},
-		"other cluster":            {again(t, k.shares[0]).ForCluster(otherPrint), seal.ErrShareCluster},
-		"number out of range":      {variant(func(*seal.Ceremony) {}, 4), seal.ErrShareIndex},
-		"no share at all":          {seal.Share{}, seal.ErrShareKeyspace},
+		"wrong: of another split": {variant(func(*seal.Ceremony) {}, 1), seal.ErrShareWrong},
+		"duplicate":               {again(t, k.shares[1]), seal.ErrShareDuplicate},
+		"number given, forged":    {variant(func(*seal.Ceremony) {}, 2), seal.ErrShareWrong},
+		"foreign keyspace":        {variant(func(c *seal.Ceremony) { c.Keyspace[0] ^= 1 }, 1), seal.ErrShareKeyspace},
+		"other ceremony":          {variant(func(c *seal.Ceremony) { c.ID[0] ^= 1 }, 1), seal.ErrShareCeremony},
+		"other generation":        {variant(func(c *seal.Ceremony) { c.Generation++ }, 1), seal.ErrShareGeneration},
+		"other cluster":           {again(t, k.shares[0]).ForCluster(otherPrint), seal.ErrShareCluster},
+		"number out of range":     {variant(func(*seal.Ceremony) {}, 4), seal.ErrShareIndex},
+		"no share at all":         {seal.Share{}, seal.ErrShareKeyspace},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, err := u.Contribute(c.share)
