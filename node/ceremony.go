@@ -58,6 +58,12 @@ type consent struct {
 func (c *consent) drop(id []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.own(id)
+}
+
+// own is drop with mu held: what is gathered under it from then on is for that ceremony,
+// whatever ends meanwhile.
+func (c *consent) own(id []byte) {
 	if c.id == string(id) {
 		return
 	}
@@ -206,9 +212,9 @@ func (n *Node) gatherConsent(c *fsmpb.Ceremony) (*seal.Opening, seal.Record, err
 	if !ok {
 		return nil, seal.Record{}, errNoCluster(errs.NotSealed)
 	}
-	n.consent.drop(c.GetId())
 	n.consent.mu.Lock()
 	defer n.consent.mu.Unlock()
+	n.consent.own(c.GetId())
 	if n.consent.opening == nil || n.consent.opening.Record().ManifestDigest() != base.ManifestDigest() {
 		if n.consent.opening != nil {
 			n.consent.opening.Reset()
@@ -458,9 +464,9 @@ func sealPlan(c *fsmpb.Ceremony) (seal.Plan, error) {
 
 // noteCeremony remembers why a step did not succeed; nil: it did.
 func (n *Node) noteCeremony(id []byte, err error) {
-	n.consent.drop(id)
 	n.consent.mu.Lock()
 	defer n.consent.mu.Unlock()
+	n.consent.own(id)
 	if err == nil {
 		n.consent.failure, n.consent.after, n.consent.pause = "", time.Time{}, 0
 		return
@@ -533,8 +539,8 @@ func (n *Node) stepCeremony(ctx context.Context, c *fsmpb.Ceremony) error {
 			return err
 		}
 		err = h.stageIfOpen(ctx, c, o, base)
-		if err != nil {
-			o.Reset() // nothing of it is kept while nobody comes
+		if err != nil && o.Progress().Expires.IsZero() {
+			o.Reset() // nothing of it is kept while nobody comes; what people brought waits for more of them
 		}
 		return err
 	})

@@ -408,6 +408,36 @@ func TestACeremonyWaitsForAKeystoreThatIsDown(t *testing.T) {
 	h.state(t, next, ceremonyStaged)
 }
 
+// TestPeopleConsentInPlaceOfKeystoresThatAreDown: the leader, which asks the keystores
+// again and again meanwhile, does not lose what a person brought.
+func TestPeopleConsentInPlaceOfKeystoresThatAreDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := ceremonyWorld(t, 1, shamirPlan(t, 2, 3), withClock(clock.System{}))
+		m := h.members[0]
+		id := h.begin(t, m, reshare, group(2, h.person(t, "anna"), h.person(t, "ben"), storeHolder("hsm"), storeHolder("hsm-2"))).GetId()
+		for _, text := range h.printed[:2] {
+			_, err := h.consent(t, m, id, text)
+			check(t, err)
+		}
+		h.state(t, id, ceremonyCommitted)
+		now := must[seal.Record](t)(seal.ParseRecord(m.machine.View().Cluster().GetSealRecord()))
+
+		check(t, h.sealing.Disable(t.Context(), sealKey))
+		end := m.run(t)
+		defer end()
+		next := h.begin(t, m, reshare, group(2, h.person(t, "carl"), h.person(t, "dora"))).GetId()
+		for _, name := range []string{"anna", "ben"} {
+			share := h.opens(t, now, name)
+			_, err := h.give(t, m, next, share)
+			share.Destroy()
+			check(t, err)
+			time.Sleep(2 * time.Minute)
+			synctest.Wait()
+		}
+		h.state(t, next, ceremonyStaged)
+	})
+}
+
 // TestAShareThatWasGivenToUnsealIsNoConsent: the start key is the same until the node
 // starts again, so who recorded shares on their way could bring them once more.
 func TestAShareThatWasGivenToUnsealIsNoConsent(t *testing.T) {
