@@ -41,7 +41,7 @@ func (c *calls) sealStatus() (*kryptonv1.SealStatus, error) {
 		StartKey: st.Offer.Public, StartKeySignature: st.Offer.Signature, NodeCertificate: c.certificate(),
 		Held: st.Held, HoldReason: st.HoldReason, LastFailure: st.LastFailure,
 		PolicyFaults:  count(len(c.node.PolicyFaults())),
-		PersonsNeeded: count(st.Persons), UnsealsWithoutPeople: st.Mode == seal.ModeAuto && st.Persons == 0,
+		PersonsNeeded: count(st.Persons), UnsealsWithoutPeople: unsealsWithoutPeople(st),
 	}
 	if st.Offer.Target.Cluster != (seal.Fingerprint{}) {
 		out.Fingerprint = hex.EncodeToString(st.Offer.Target.Cluster[:])
@@ -61,6 +61,11 @@ func (c *calls) sealStatus() (*kryptonv1.SealStatus, error) {
 	}
 	describeHolders(out, st)
 	return out, nil
+}
+
+// unsealsWithoutPeople: also where keystores hold as many shares as it takes.
+func unsealsWithoutPeople(st node.SealStatus) bool {
+	return st.Mode != seal.ModeUnspecified && st.Persons == 0
 }
 
 // describeHolders says who can unseal the node, and what came of each.

@@ -34,6 +34,7 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/wire"
 	"github.com/openkcm/krypton-cluster/node"
+	"github.com/openkcm/krypton-cluster/seal"
 )
 
 func TestAnETagHasOneSpelling(t *testing.T) {
@@ -586,5 +587,23 @@ func TestWhoIsLetInIsKnownByTheirBinding(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// TestASealOfKeystoresAloneSaysThatItUnsealsWithoutPeople, whether any one of them opens
+// it or as many of their shares as it takes.
+func TestASealOfKeystoresAloneSaysThatItUnsealsWithoutPeople(t *testing.T) {
+	for _, tt := range []struct {
+		st   node.SealStatus
+		want bool
+	}{
+		{node.SealStatus{}, false}, // no seal
+		{node.SealStatus{Mode: seal.ModeAuto}, true},
+		{node.SealStatus{Mode: seal.ModeShamir}, true},
+		{node.SealStatus{Mode: seal.ModeShamir, Persons: 1}, false},
+	} {
+		if got := unsealsWithoutPeople(tt.st); got != tt.want {
+			t.Errorf("%v, %d persons: %v", tt.st.Mode, tt.st.Persons, got)
+		}
 	}
 }
