@@ -47,13 +47,13 @@ func ceremonyCommands() *Command {
 		},
 		&Command{
 			Name: "contribute", Args: "[CEREMONY]", Usage: "give your share: to consent, or to show that you can open the new seal", Reach: Changes, NArgs: [2]int{0, 1}, Exits: []int{errs.ExitPending},
-			About: "Before there is a new seal it is your share of the present one, and your consent; after that your share of the new one,\n" +
+			About: "Before there is a new seal it is your share of the present one, and your consent: the plan is shown, and you are asked; after that your share of the new one,\n" +
 				"which shows that you can open it. With --identity the share is fetched, opened on this machine and compared with the\n" +
 				"manifest; a printed one is asked for without being shown, or read from stdin or --share-file. It goes to the one node of\n" +
 				"--addr, encrypted to the key of that start of that node, which has to prove who it is. All who consent give to one node: it\n" +
 				"is in its memory only, for 15 minutes.\n\n" +
 				"The exit status is 9 while others have to contribute.",
-			Examples: []string{"krypton ceremony contribute --addr n1:8400 --identity anna.identity", "krypton ceremony contribute --addr n1:8400 < share.txt"},
+			Examples: []string{"krypton ceremony contribute --addr n1:8400 --identity anna.identity", "krypton ceremony contribute --addr n1:8400 --yes < share.txt"},
 			Flags:    append(heldFlags(), &cli.StringFlag{Name: "share-file", Usage: "`FILE` with printed shares, - for stdin"}),
 			Run:      contributeToCeremony,
 		},
@@ -198,6 +198,16 @@ func contributeToCeremony(ctx context.Context, in *Invocation) error {
 	is, err := in.ceremony(ctx, nd.Ceremonies())
 	if err != nil {
 		return err
+	}
+	if is.GetState() == kryptonv1.CeremonyState_CEREMONY_STATE_OPEN {
+		// Whoever consents sees to what, before a share is opened: the ceremony may be another
+		// one than the holder was called for.
+		if !in.jsonOutput() {
+			in.note("%s", strings.TrimRight(ceremonySheet(is), "\n"))
+		}
+		if err := in.confirm("your share of the present seal is your consent that those who stand above open the MasterKey"); err != nil {
+			return err
+		}
 	}
 	from, err := in.sharesOf()
 	if err != nil {
