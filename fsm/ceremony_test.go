@@ -2,6 +2,7 @@ package fsm_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"slices"
 	"strings"
@@ -328,6 +329,47 @@ func TestI32_WhereKeystoresHoldEnoughSharesCustodiansConsent(t *testing.T) {
 	w.ok(w.confirm(id, 1, 2, 4, 5))
 	w.ok(w.commitSeal(id))
 	w.ok(w.beginCeremony(reshare, people("anna", "ben"))) // of one group people are the consent
+}
+
+// TestI32_WhatNoNodeCouldReadIsNotStaged: committed it would be the seal that no node
+// takes over and no ceremony replaces.
+func TestI32_WhatNoNodeCouldReadIsNotStaged(t *testing.T) {
+	shard := func(change func(*sealpb.KeystoreShard)) func(*sealpb.Record) {
+		return func(r *sealpb.Record) {
+			s := &sealpb.KeystoreShard{}
+			if err := proto.Unmarshal(r.GetShards()[0].GetEncryptedShard(), s); err != nil {
+				t.Fatal(err)
+			}
+			change(s)
+			r.Shards[0].EncryptedShard = encoded(s)
+		}
+	}
+	for name, spoil := range map[string]func(*sealpb.Record){
+		"no shard of a keystore": func(r *sealpb.Record) { r.Shards[0].EncryptedShard = []byte("junk") },
+		"other key":              shard(func(s *sealpb.KeystoreShard) { s.ProviderKey.Key = "other" }),
+		"no wrapped key":         shard(func(s *sealpb.KeystoreShard) { s.WrappedKey = nil }),
+		"long wrapped key":       shard(func(s *sealpb.KeystoreShard) { s.WrappedKey = make([]byte, 16<<10+1) }),
+		"long version":           shard(func(s *sealpb.KeystoreShard) { s.KeyVersion = strings.Repeat("v", 1025) }),
+		"nonce":                  shard(func(s *sealpb.KeystoreShard) { s.Nonce = make([]byte, 11) }),
+		"sealed share":           shard(func(s *sealpb.KeystoreShard) { s.SealedShare = make([]byte, 48) }),
+		"unknown field":          func(r *sealpb.Record) { r.Shards[0].EncryptedShard = append(r.Shards[0].EncryptedShard, 0x78, 1) },
+		"long age file":          func(r *sealpb.Record) { r.Shards[3].EncryptedShard = make([]byte, 32<<10+1) },
+		"nonce of the groups":    func(r *sealpb.Record) { r.GroupSeal.Nonce = nil },
+		"sealed MasterKey":       func(r *sealpb.Record) { r.GroupSeal.SealedMasterKey = make([]byte, 47) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := sealedWorld(t, shamir, 1)
+			id := w.begun(reshare, twoGroups())
+			r := w.newSeal(id)
+			spoil(r)
+			for i, s := range r.GetShards() {
+				sum := sha256.Sum256(s.GetEncryptedShard())
+				r.Manifest.Holders[i].EncryptedShardHash = sum[:]
+			}
+			w.refused(errs.InvalidArgument, stage(id, r))
+			w.ok(stage(id, w.newSeal(id)))
+		})
+	}
 }
 
 // TestI32_OneCeremonyAtATime, of ids that are used once.

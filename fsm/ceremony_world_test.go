@@ -193,6 +193,11 @@ func (w *world) newSeal(id []byte) *sealpb.Record {
 		for i, h := range group.GetHolders() {
 			n := uint32(len(m.GetHolders()) + 1)
 			shard := sum32("shard", id, n)
+			if k := h.GetKey(); k != nil {
+				shard = encoded(&sealpb.KeystoreShard{
+					ProviderKey: &sealpb.ProviderKey{Provider: k.GetProvider(), Key: k.GetKey()}, WrappedKey: shard, Nonce: make([]byte, 12), SealedShare: make([]byte, 49),
+				})
+			}
 			sum := sha256.Sum256(shard)
 			to := &sealpb.Holder{
 				Index: n, X: uint32(i + 1), Kind: sealpb.HolderKind_HOLDER_KIND_PERSON, Recipient: h.GetRecipient(), ShareHash: sum32("share", id, n), EncryptedShardHash: sum[:],

@@ -15,14 +15,16 @@ import (
 	"github.com/openkcm/krypton-cluster/seal/sealpb"
 )
 
-// Limits of a wrapping in a repaired seal record. They are those of package seal,
-// which reads the record and knows more: a wrapping that passes here and not there
-// would make every node refuse the record.
+// Limits of the ciphertexts in a seal record that is repaired or staged. They are those of package seal,
+// which reads the record and knows more: what passes here and not there would make every
+// node refuse the record, and no ceremony could replace it.
 const (
 	maxWrappedKeyBytes  = 16 << 10
 	maxKeyVersionBytes  = 1024
 	wrappingNonceBytes  = 12
 	sealedMasterKeySize = 32 + 16
+	sealedShareSize     = 33 + 16
+	maxShardBytes       = 32 << 10
 )
 
 // repairSeal replaces wrappings of the MasterKey (I31).

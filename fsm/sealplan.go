@@ -290,16 +290,31 @@ func checkSealed(r *sealpb.Record) error {
 		return broken
 	}
 	for i, w := range r.GetWrappings() {
-		if !proto.Equal(w.GetProviderKey(), m.GetProviderKeys()[i]) || len(w.GetWrappedKey()) == 0 || len(w.GetSealedMasterKey()) == 0 {
+		if !proto.Equal(w.GetProviderKey(), m.GetProviderKeys()[i]) || checkWrapping(w) != nil {
 			return broken
 		}
 	}
 	for i, h := range m.GetHolders() {
 		s := r.GetShards()[i]
 		sum := sha256.Sum256(s.GetEncryptedShard())
-		if s.GetIndex() != h.GetIndex() || len(s.GetEncryptedShard()) == 0 || !bytes.Equal(sum[:], h.GetEncryptedShardHash()) {
+		if n := len(s.GetEncryptedShard()); s.GetIndex() != h.GetIndex() || n == 0 || n > maxShardBytes || !bytes.Equal(sum[:], h.GetEncryptedShardHash()) {
+			return broken
+		}
+		if h.GetProviderKey() != nil && !readableShard(h.GetProviderKey(), s.GetEncryptedShard()) {
 			return broken
 		}
 	}
+	if g := r.GetGroupSeal(); g != nil && (len(g.GetNonce()) != wrappingNonceBytes || len(g.GetSealedMasterKey()) != sealedMasterKeySize) {
+		return broken
+	}
 	return nil
+}
+
+// readableShard reports whether a shard is one that package seal reads as that of a
+// keystore with that key.
+func readableShard(k *sealpb.ProviderKey, b []byte) bool {
+	s := &sealpb.KeystoreShard{}
+	return unmarshal(b, s) == nil && !hasUnknown(s.ProtoReflect()) && proto.Equal(s.GetProviderKey(), k) &&
+		len(s.GetKeyVersion()) <= maxKeyVersionBytes && len(s.GetWrappedKey()) >= 1 && len(s.GetWrappedKey()) <= maxWrappedKeyBytes &&
+		len(s.GetNonce()) == wrappingNonceBytes && len(s.GetSealedShare()) == sealedShareSize
 }
