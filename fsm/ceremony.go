@@ -214,7 +214,7 @@ func opensWithoutPeople(m *sealpb.Manifest) bool {
 		return held[0] >= m.GetThreshold() // format 1
 	}
 	for i, g := range m.GetGroups() {
-		if held[uint32(i)] < g.GetThreshold() { //nolint:gosec // At most MaxSealGroups.
+		if held[uint32(i)] < g.GetThreshold() {
 			return false
 		}
 	}
