@@ -89,7 +89,9 @@ func (l *loaded) destroy() error {
 	return l.file.Close()
 }
 
-// New is the [keystore.Constructor] of this package.
+// New is the [keystore.Constructor] of this package. As a provider that is reached over
+// a network it is there while its keys are not: of a directory that is gone each call
+// says so, with the class Unavailable, and a node starts by the other holders of its seal.
 func New(ctx context.Context, env keystore.Env, cfg keystore.Config) (keystore.Provider, error) {
 	name := cfg.Name
 	cfg, err := cfg.Only(Settings())
@@ -100,7 +102,16 @@ func New(ctx context.Context, env keystore.Env, cfg keystore.Config) (keystore.P
 	if err != nil {
 		return nil, keystore.NewError(keystore.Error{Class: keystore.Misconfigured, Provider: name, Op: keystore.OpOpen}, err)
 	}
-	return Open(ctx, env, name, dir)
+	s, err := Open(ctx, env, name, dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		env.Logger.LogAttrs(ctx, slog.LevelWarn, "local keystore not found; its keys open nothing until it is there",
+			slog.String("keystore", name), slog.String("dir", dir))
+		return &Keystore{name: name, dir: dir, env: env}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // Open opens the keystore in dir and warns that it protects nothing. name is

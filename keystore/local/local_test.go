@@ -573,7 +573,6 @@ func TestSettingsAreStrict(t *testing.T) {
 		"none":          {nil, `setting "dir" of keystore type local is missing`},
 		"relative path": {map[string]string{"dir": "ks"}, "absolute"},
 		"misspelt":      {map[string]string{"dir": dir, "drr": dir}, `unknown setting "drr"`},
-		"missing":       {map[string]string{"dir": dir + "x"}, "no such file"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := local.New(t.Context(), testEnv(), keystore.Config{Name: "dev", Type: local.Type, Settings: c.settings})
@@ -581,6 +580,32 @@ func TestSettingsAreStrict(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		})
+	}
+}
+
+// A node starts without one of the keystores of its seal, and finds it when it is back.
+func TestAKeystoreThatIsNotThereIsUnavailableUntilItIs(t *testing.T) {
+	env := testEnv()
+	ks, dir := newKeystore(t, env)
+	blob := mustWrap(t, ks)
+	if err := os.Rename(dir, dir+"-away"); err != nil {
+		t.Fatal(err)
+	}
+	p, err := local.New(t.Context(), env, keystore.Config{Name: "dev", Type: local.Type, Settings: map[string]string{"dir": dir}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, ok := p.(*local.Keystore)
+	if !ok {
+		t.Fatalf("it is a %T", p)
+	}
+	defer again.Close()
+	wantClass(t, unwrap(t.Context(), again, blob), keystore.Unavailable, "no such file")
+	if err := os.Rename(dir+"-away", dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := unwrap(t.Context(), again, blob); err != nil {
+		t.Errorf("it is back: %v", err)
 	}
 }
 

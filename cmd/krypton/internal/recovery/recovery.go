@@ -352,7 +352,8 @@ func openMasterKey(ctx context.Context, in *command.Invocation, cfg config.Confi
 		if err != nil {
 			return mk, err
 		}
-		if o.Progress().Complete() {
+		missing = &seal.MissingError{Progress: o.Progress()}
+		if missing.Progress.Complete() {
 			missing = nil
 		}
 	}
