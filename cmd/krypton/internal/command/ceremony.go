@@ -131,7 +131,7 @@ func startCeremony(ctx context.Context, in *Invocation) error {
 		return err
 	}
 	base := manifest.Of(line.Manifests[len(line.Manifests)-1])
-	view := viewSeal(wanted, nil, rule)
+	view := viewSignedSeal(wanted, rule)
 	if !in.jsonOutput() {
 		in.note("%s", strings.TrimRight(view.text(), "\n"))
 	}

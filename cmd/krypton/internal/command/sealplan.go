@@ -60,10 +60,25 @@ func viewSeal(p plan.Plan, notes []string, rule sealRule) sealView {
 			v.Notes = append(v.Notes, fmt.Sprintf("the seal has no %s; nothing is recorded as accepted", r))
 		}
 	}
+	return v.judged(rule)
+}
+
+func (v sealView) judged(rule sealRule) sealView {
 	if v.refusal = v.Refuse(rule.accepted, rule.profile); v.refusal != nil {
 		v.Refused = errs.From(v.refusal).Msg
 	}
 	return v
+}
+
+// viewSignedSeal is the view of a plan that people sign, far from the nodes that know
+// where its keystores are: what is accepted is accepted whether it can be seen here or
+// not, because the nodes refuse what they see and nobody accepted.
+func viewSignedSeal(p plan.Plan, rule sealRule) sealView {
+	v := sealView{Analysis: plan.Analyze(p), AcceptedRisks: []string{}}
+	for _, r := range rule.accepted {
+		v.AcceptedRisks = append(v.AcceptedRisks, string(r))
+	}
+	return v.judged(rule)
 }
 
 // text is the view as people read it: the sums first, then who holds what, then each
