@@ -135,11 +135,11 @@ func TestWrongSharesAreRefused(t *testing.T) {
 	h.ok("ceremony", "start", "reshare", "--seal-plan", h.path("new.yaml"), "--yes")
 	contribute := func(want int, args ...string) {
 		t.Helper()
-		if r := h.krypton(append([]string{"ceremony", "contribute"}, args...)...); r.code != want {
+		if r := h.krypton(append([]string{"ceremony", "contribute", "--yes"}, args...)...); r.code != want {
 			t.Fatalf("contribute %v: status %d, want %d\n%s%s", args, r.code, want, r.out, r.err)
 		}
 	}
-	h.refused("SHARE_REFUSED", "ceremony", "contribute", "--share-file", h.path("foreign"))
+	h.refused("SHARE_REFUSED", "ceremony", "contribute", "--yes", "--share-file", h.path("foreign"))
 	contribute(9, "--share-file", h.path("printed"))
 	contribute(9, "--identity", h.path("keys/anna.identity"))
 	h.ceremony("STAGED")
