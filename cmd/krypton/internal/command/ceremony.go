@@ -47,11 +47,11 @@ func ceremonyCommands() *Command {
 		},
 		&Command{
 			Name: "contribute", Args: "[CEREMONY]", Usage: "give your share: to consent, or to show that you can open the new seal", Reach: Changes, NArgs: [2]int{0, 1}, Exits: []int{errs.ExitPending},
-			About: "Before there is a new seal it is your share of the present one, and your consent: the plan is shown, and you are asked; after that your share of the new one,\n" +
-				"which shows that you can open it. With --identity the share is fetched, opened on this machine and compared with the\n" +
-				"manifest; a printed one is asked for without being shown, or read from stdin or --share-file. It goes to the one node of\n" +
-				"--addr, encrypted to the key of that start of that node, which has to prove who it is. All who consent give to one node: it\n" +
-				"is in its memory only, for 15 minutes.\n\n" +
+			About: "Before there is a new seal it is your share of the present one, and your consent: the plan is shown, and you are asked.\n" +
+				"After that it is your share of the new one, which shows that you can open it.\n\n" +
+				"With --identity the share is fetched, opened on this machine and compared with the manifest; a printed one is asked for\n" +
+				"without being shown, or read from stdin or --share-file. It goes to the one node of --addr, encrypted to the key of that\n" +
+				"start of that node, which has to prove who it is. All who consent give to one node: it is in its memory only, for 15 minutes.\n\n" +
 				"The exit status is 9 while others have to contribute.",
 			Examples: []string{"krypton ceremony contribute --addr n1:8400 --identity anna.identity", "krypton ceremony contribute --addr n1:8400 --yes < share.txt"},
 			Flags:    append(heldFlags(), &cli.StringFlag{Name: "share-file", Usage: "`FILE` with printed shares, - for stdin"}),

@@ -500,7 +500,7 @@ func TestWhatKeepsANodeFromStartingIsOneLine(t *testing.T) {
 		{"port", func(c *config.Config) { c.Listen.REST = taken.Addr().String() }, "", []string{taken.Addr().String(), "listen.rest"}},
 		{"peer port", func(c *config.Config) { c.Listen.Peer = taken.Addr().String() }, "", []string{"listen.peer"}},
 		{"mode of the directory", func(c *config.Config) { c.Node.DataDir = open }, "", []string{"chmod 0700"}},
-		{"keystore", func(c *config.Config) { c.Keystores[0].Settings["dir"] = filepath.Join(s.dir, "none") }, "", []string{"keystore", "ks"}},
+		{"keystore", func(c *config.Config) { c.Keystores[0].Settings["dir"] = os.DevNull }, "", []string{"keystore", "ks"}},
 		{"name", func(c *config.Config) { c.Node.Name = "Not a name" }, "", []string{"node.name"}},
 		{"join token", func(c *config.Config) { c.Cluster.JoinTokenFile = filepath.Join(s.dir, "none") }, "", []string{"cluster.join_token_file"}},
 		{"unknown key", func(*config.Config) {}, "nod: {}", []string{`unknown key "nod"`}},
