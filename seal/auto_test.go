@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,6 +25,7 @@ import (
 
 // prov is a keystore in memory whose behaviour each test sets.
 type prov struct {
+	mu      sync.Mutex // of what is noted: two holders may have one keystore
 	key     memsec.AEAD
 	wrapped []memsec.Secret // what it was shown
 	seen    []corr.ID
@@ -61,7 +63,9 @@ func (p *prov) Wrap(_ context.Context, r keystore.WrapRequest) (keystore.WrapRes
 	if err := r.Check("p"); err != nil {
 		return keystore.WrapResult{}, err
 	}
+	p.mu.Lock()
 	p.seen = append(p.seen, r.Correlation)
+	p.mu.Unlock()
 	if p.wrap != nil {
 		if err := p.wrap(); err != nil {
 			return keystore.WrapResult{}, err
@@ -71,17 +75,21 @@ func (p *prov) Wrap(_ context.Context, r keystore.WrapRequest) (keystore.WrapRes
 	if err != nil {
 		return keystore.WrapResult{}, err
 	}
+	p.mu.Lock()
 	p.wrapped = append(p.wrapped, s)
+	p.mu.Unlock()
 	b, err := p.key.SealSecret(nil, zeroNonce, r.Secret, r.AAD)
 	return keystore.WrapResult{Blob: b, KeyVersion: "v1", RequestID: "r"}, err
 }
 
 func (p *prov) Unwrap(ctx context.Context, r keystore.UnwrapRequest) (keystore.UnwrapResult, error) {
+	p.mu.Lock()
 	p.asked++
+	p.seen = append(p.seen, r.Correlation)
+	p.mu.Unlock()
 	if err := r.Check("p"); err != nil {
 		return keystore.UnwrapResult{}, err
 	}
-	p.seen = append(p.seen, r.Correlation)
 	if p.unwrap != nil {
 		if err := p.unwrap(ctx); err != nil {
 			return keystore.UnwrapResult{}, err
