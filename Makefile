@@ -73,6 +73,7 @@ demo: ## three real nodes: kill the leader, rotate, destroy, and check what must
 
 .PHONY: demo-shamir
 demo-shamir: ## a MasterKey 3 of 5 on a token, a Transit server, two clouds and a person: what unseals, what waits, who is replaced
+	@scripts/components
 	@$(RUN) go run ./jepsen/shamir
 
 .PHONY: crash
