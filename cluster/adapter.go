@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -19,7 +20,7 @@ import (
 // them; views are immutable, so a snapshot is a pointer.
 type adapter struct {
 	machine *fsm.Machine
-	mac     func(parts ...[]byte) ([32]byte, bool)
+	mac     macFunc
 	fail    func(error)
 	pin     func() error
 	// judge reports whether somebody vouched for an entry, just before it is applied;
@@ -110,7 +111,7 @@ func (a *adapter) Snapshot() (raft.FSMSnapshot, error) {
 	if a.mac != nil {
 		// Found out before the state is written in vain. The MAC is over nothing and
 		// goes nowhere.
-		if _, ok := a.mac(); !ok {
+		if _, ok := a.mac(a.machine.View().Generation()); !ok {
 			return nil, errSealedSnapshot
 		}
 	}
@@ -163,7 +164,7 @@ func (a *adapter) Restore(r io.ReadCloser) error {
 // snapshot is a view that Raft writes beside Apply.
 type snapshot struct {
 	of  *fsm.Snapshot
-	mac func(parts ...[]byte) ([32]byte, bool)
+	mac macFunc
 }
 
 // Persist implements [raft.FSMSnapshot].
@@ -174,10 +175,10 @@ func (s *snapshot) Persist(sink raft.SnapshotSink) error {
 		own.own = true
 	}
 	sealed := false
-	var mac fsm.MACFunc
+	var mac macFunc
 	if s.mac != nil {
-		mac = func(parts ...[]byte) ([32]byte, bool) {
-			sum, ok := s.mac(parts...)
+		mac = func(g hierarchy.Generation, parts ...[]byte) ([32]byte, bool) {
+			sum, ok := s.mac(g, parts...)
 			sealed = !ok
 			return sum, ok
 		}

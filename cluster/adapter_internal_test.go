@@ -7,6 +7,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 )
 
 // sink is a snapshot in memory.
@@ -22,7 +23,7 @@ func (s *sink) Cancel() error               { s.cancelled++; return nil }
 
 func TestI14_ANodeThatIsSealedWhileItWritesASnapshotDropsIt(t *testing.T) {
 	unsealed := true
-	a := &adapter{machine: fsm.New(fsm.Options{}), mac: func(...[]byte) ([32]byte, bool) { return [32]byte{1}, unsealed }}
+	a := &adapter{machine: fsm.New(fsm.Options{}), mac: func(hierarchy.Generation, ...[]byte) ([32]byte, bool) { return [32]byte{1}, unsealed }}
 	snap, err := a.Snapshot()
 	if err != nil {
 		t.Fatal(err)

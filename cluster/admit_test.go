@@ -18,6 +18,7 @@ import (
 	"github.com/openkcm/krypton-cluster/cluster/clusterpb"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/wire"
 )
@@ -204,7 +205,7 @@ next:
 func TestI14_ASealedNodeWritesNoSnapshot(t *testing.T) {
 	t.Parallel()
 	var unsealed atomic.Bool
-	mac := func(parts ...[]byte) ([32]byte, bool) {
+	mac := func(_ hierarchy.Generation, parts ...[]byte) ([32]byte, bool) {
 		return sha256.Sum256(append([]byte("key"), bytes.Join(parts, nil)...)), unsealed.Load()
 	}
 	log := &records{}

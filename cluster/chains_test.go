@@ -15,6 +15,7 @@ import (
 	"github.com/openkcm/krypton-cluster/cluster"
 	"github.com/openkcm/krypton-cluster/cluster/clusterpb"
 	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
 )
@@ -117,7 +118,9 @@ func TestI15_NothingThatHappensToASoundClusterIsADifference(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 1))
-	mac := func(parts ...[]byte) ([32]byte, bool) { return sha256.Sum256(bytes.Join(parts, nil)), true }
+	mac := func(_ hierarchy.Generation, parts ...[]byte) ([32]byte, bool) {
+		return sha256.Sum256(bytes.Join(parts, nil)), true
+	}
 	all := three(t, func(c *cluster.Config) { c.TrailingLogs, c.SnapshotThreshold, c.MAC = 5, 1<<20, mac })
 	leader, _ := leaderOf(t, all)
 	for i := range 2 {

@@ -24,6 +24,7 @@ import (
 	"github.com/openkcm/krypton-cluster/cluster/lease"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/atomicfile"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
@@ -135,10 +136,17 @@ type Config struct {
 	// or host:port. Default: the host of Listen, or this machine's first address.
 	Advertise string
 
-	// MAC authenticates snapshots and entries of the log under the MasterKey; false means
-	// sealed, and no snapshot is written then: the log grows until the node is unsealed.
-	// nil: neither has a MAC, which is for tests, since no node serves from such.
-	MAC func(parts ...[]byte) ([32]byte, bool)
+	// MAC authenticates snapshots and entries of the log under the MasterKey of a
+	// generation; false means that the node has no key of it. One that has none of the
+	// generation in force is sealed for this package, and writes no snapshot then: the log
+	// grows until the node is unsealed. nil: neither has a MAC, which is for tests, since
+	// no node serves from such.
+	MAC fsm.MACFunc
+
+	// Opened returns the generation of the MasterKey by whose seal record the node was
+	// opened, 0 while it is sealed. No older state is believed than that in which it is
+	// in force. nil: any.
+	Opened func() hierarchy.Generation
 
 	// Believed returns why the node must not vouch for its state, with code Sealed or
 	// StateCorrupt. It asks [Cluster.Proved], and what else the node knows of where its

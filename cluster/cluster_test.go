@@ -19,6 +19,7 @@ import (
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -394,7 +395,9 @@ func TestASealedSeedGetsTheCertificateFromAnotherMember(t *testing.T) {
 
 func TestALaggingNodeCatchesUpBySnapshot(t *testing.T) {
 	t.Parallel()
-	mac := func(parts ...[]byte) ([32]byte, bool) { return sha256.Sum256(bytes.Join(parts, nil)), true }
+	mac := func(_ hierarchy.Generation, parts ...[]byte) ([32]byte, bool) {
+		return sha256.Sum256(bytes.Join(parts, nil)), true
+	}
 	all := three(t, func(c *cluster.Config) { c.TrailingLogs, c.SnapshotThreshold, c.MAC = 5, 1<<20, mac })
 	leader, others := leaderOf(t, all)
 	lag := others[0]

@@ -14,6 +14,7 @@ import (
 
 	"github.com/openkcm/krypton-cluster/cluster"
 	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
@@ -93,8 +94,8 @@ func silent(who *sync.Map) func(*cluster.Config) {
 	return func(c *cluster.Config) {
 		c.TrailingLogs, c.SnapshotThreshold = 5, 1<<20
 		name, mac := c.Self.Name, c.MAC
-		c.MAC = func(parts ...[]byte) ([32]byte, bool) {
-			sum, ok := mac(parts...)
+		c.MAC = func(g hierarchy.Generation, parts ...[]byte) ([32]byte, bool) {
+			sum, ok := mac(g, parts...)
 			_, quiet := who.Load(name)
 			return sum, ok && !quiet
 		}

@@ -29,6 +29,7 @@
 //   - I19: a node believes its log only if a leader that had the MasterKey vouched for every entry that needs it, at its place and behind the state that this node has; what it does not believe it serves not, hands on not, and as leader gives no lease for. Unsealed, it lets no entry with a wrong proof into its log.
 //   - I20: a node that has had an entry serves nothing by a log without it, and a leader that cannot prove how far its log goes gives no lease under which a node serves that cannot either; but where there never was a tenant, or just before a death.
 //   - I21: a state that came from another member in a snapshot is neither served nor vouched for, across restarts too, before a majority of the voters that this node knew before and that are not gone have the same, one that did not send it among them if there were several; or, where it knew no registry, who is named in its join token. Until then the node helps to commit nothing, and does not lead.
+//   - I22: what is proved with a MasterKey counts only where that one is in force: behind the entry that brings the next one into force it vouches for nothing, and a node that was opened by the next one believes no state from before it.
 //   - I23: nodes of two incarnations of a cluster have no connection for members in common; a node that recovers gives no lease, lets nobody in and changes nothing else before its recovery is applied, and it says that it is done only when no lease of before can be in use.
 //
 // # Concurrency

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/openkcm/krypton-cluster/cluster"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 )
 
 // A member that was behind for so long that the leader had to send a snapshot
@@ -29,7 +30,9 @@ func compact(t *testing.T, index uint64, members ...*member) {
 
 func TestAMemberThatWasSentASnapshotStartsAgainAndAgain(t *testing.T) {
 	t.Parallel()
-	mac := func(parts ...[]byte) ([32]byte, bool) { return sha256.Sum256(bytes.Join(parts, nil)), true }
+	mac := func(_ hierarchy.Generation, parts ...[]byte) ([32]byte, bool) {
+		return sha256.Sum256(bytes.Join(parts, nil)), true
+	}
 	all := three(t, func(c *cluster.Config) { c.TrailingLogs, c.SnapshotThreshold, c.MAC = 5, 1<<20, mac })
 	leader, others := leaderOf(t, all)
 	lag := others[0]

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/mutation"
 )
@@ -30,33 +31,48 @@ const (
 	// that ends at once, because its files are not its own, has written nothing.
 	endStart = time.Second
 
-	endMagic = "KRYPEND1"
-	endBytes = len(endMagic) + 8 + 32 + 32
-	endLabel = "krypton/v1/log-end"
+	endMagic      = "KRYPEND1"
+	endMagicLater = "KRYPEND2"
+	endBytes      = len(endMagic) + 8 + 32 + 32
+	endLabel      = "krypton/v1/log-end"
 )
 
 // logMark is a place in the log that this node has had.
 //
-//	"KRYPEND1" | index u64 | chain 32 bytes | mac 32 bytes
+//	under the first MasterKey:  "KRYPEND1" | index u64 | chain 32 bytes | mac 32 bytes
+//	under a later one:          "KRYPEND2" | generation u64 | index u64 | chain 32 bytes | mac 32 bytes
 type logMark struct {
-	index uint64
-	chain [32]byte
-	mac   [32]byte
+	generation hierarchy.Generation // the one in force there
+	index      uint64
+	chain      [32]byte
+	mac        [32]byte
 }
 
 func (m logMark) encode() []byte {
-	b := make([]byte, 0, endBytes)
-	b = append(b, endMagic...)
+	b := make([]byte, 0, endBytes+8)
+	if m.generation > 1 {
+		b = append(b, endMagicLater...)
+		b = binary.BigEndian.AppendUint64(b, uint64(m.generation))
+	} else {
+		b = append(b, endMagic...)
+	}
 	b = binary.BigEndian.AppendUint64(b, m.index)
 	b = append(b, m.chain[:]...)
 	return append(b, m.mac[:]...)
 }
 
 func decodeLogMark(b []byte) (m logMark, ok bool) {
-	if len(b) != endBytes || string(b[:len(endMagic)]) != endMagic {
+	switch {
+	case len(b) == endBytes && string(b[:len(endMagic)]) == endMagic:
+		m.generation, b = 1, b[len(endMagic):]
+	case len(b) == endBytes+8 && string(b[:len(endMagic)]) == endMagicLater:
+		m.generation, b = hierarchy.Generation(binary.BigEndian.Uint64(b[len(endMagic):])), b[len(endMagic)+8:]
+		if m.generation < 2 {
+			return logMark{}, false
+		}
+	default:
 		return m, false
 	}
-	b = b[len(endMagic):]
 	m.index, m.chain, m.mac = binary.BigEndian.Uint64(b), [32]byte(b[8:40]), [32]byte(b[40:])
 	return m, m.index != 0
 }
@@ -65,8 +81,14 @@ func decodeLogMark(b []byte) (m logMark, ok bool) {
 // have one length each.
 //
 //	HMAC( MAC key of snapshots, "krypton/v1/log-end" | keyspace id | node id | index u64 | chain )
+//
+// with the generation as u64 before the index from the second MasterKey on.
 func (m logMark) sum(mac macFunc, keyspace []byte, id NodeID) ([32]byte, bool) {
-	return mac([]byte(endLabel), keyspace, []byte(id), binary.BigEndian.AppendUint64(nil, m.index), m.chain[:])
+	at := make([]byte, 0, 16)
+	if m.generation > 1 {
+		at = binary.BigEndian.AppendUint64(at, uint64(m.generation))
+	}
+	return mac(m.generation, []byte(endLabel), keyspace, []byte(id), binary.BigEndian.AppendUint64(at, m.index), m.chain[:])
 }
 
 // logEnd knows how far the log of this node went when it ran last (I20).
@@ -153,10 +175,10 @@ func (e *logEnd) stands() endStanding {
 		return endWaiting
 	case !e.judged:
 		want, ok := e.was.sum(e.c.cfg.MAC, v.Cluster().GetKeyspaceId(), e.c.id)
-		if !ok {
+		if !ok && !e.c.lost(e.was.generation) {
 			return endUnknown
 		}
-		e.judged, e.valid = true, hmac.Equal(want[:], e.was.mac[:])
+		e.judged, e.valid = true, ok && hmac.Equal(want[:], e.was.mac[:])
 	}
 	switch {
 	case !e.valid:
@@ -165,8 +187,18 @@ func (e *logEnd) stands() endStanding {
 		return endMismatch
 	case !e.passed:
 		return endWaiting
+	case e.c.machine.View().GenerationAt(e.was.index) != e.was.generation:
+		return endNone // who kept an old MasterKey made it
 	}
 	return endReached
+}
+
+// lost reports whether this node has the MasterKey in force, and nothing any more of that
+// of an older generation.
+func (c *Cluster) lost(g hierarchy.Generation) bool {
+	now := c.machine.View().Generation()
+	_, has := c.cfg.MAC(now)
+	return has && g < now
 }
 
 // endAsked reports whether anybody asks for the end of the log.
@@ -249,7 +281,7 @@ func (e *logEnd) keep() error {
 	if c.entitled() != nil && (c.believed() != nil || !c.Standing().Usable(c.clk.Read())) {
 		return nil
 	}
-	m := logMark{index: index, chain: chain}
+	m := logMark{generation: v.Generation(), index: index, chain: chain}
 	sum, ok := m.sum(c.cfg.MAC, v.Cluster().GetKeyspaceId(), c.id)
 	if !ok {
 		return nil

@@ -217,7 +217,7 @@ func TestI20_TheFileIsThereBeforeTheFirstTenant(t *testing.T) {
 
 func TestALogMarkHasThisFormat(t *testing.T) {
 	t.Parallel()
-	m := logMark{index: 7, chain: [32]byte(bytes.Repeat([]byte{0xcd}, 32))}
+	m := logMark{generation: 1, index: 7, chain: [32]byte(bytes.Repeat([]byte{0xcd}, 32))}
 	m.mac, _ = m.sum(ledgerMAC("a key of the test"), bytes.Repeat([]byte{0xab}, 16), ledgerNode)
 	h := hmac.New(sha256.New, []byte("a key of the test"))
 	h.Write(slices.Concat([]byte("krypton/v1/log-end"), bytes.Repeat([]byte{0xab}, 16), []byte(ledgerNode), []byte{0, 0, 0, 0, 0, 0, 0, 7}, m.chain[:]))
@@ -235,6 +235,8 @@ const endVectorMAC = "3fb2a8c37ed1d9330cdc96f89748865847d5541806575501ccaec9d4c0
 func FuzzLogMark(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(logMark{index: 1}.encode())
+	f.Add(logMark{generation: 3, index: 1}.encode())
+	f.Add(append([]byte("KRYPEND2\x00\x00\x00\x00\x00\x00\x00\x01"), logMark{index: 1}.encode()[8:]...))
 	f.Add(logMark{}.encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, ok := decodeLogMark(b)

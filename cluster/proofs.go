@@ -83,10 +83,16 @@ func (p *proofs) judge(l *raft.Log, v *fsm.View, chain func(uint64) ([32]byte, b
 	}
 	what := p.follows(proof, l.Index, chain)
 	p.prev, p.known = l.Index, true
+	if proof.generation != v.Generation() {
+		// Where a MasterKey came into force, what came from the one before ends: also
+		// what a leader vouched for just before it saw that, and who proposed it tries
+		// again. Else who kept the old one could add to the log for ever.
+		return false
+	}
 	if v.Cluster().GetFormatVersion() < fsm.FormatProofs || mutation.On(mutation.SkipEntryProof) {
 		return true
 	}
-	u := unverified{index: l.Index, digest: proof.digest(v.Cluster().GetKeyspaceId(), l), mac: proof.mac}
+	u := proof.unverified(v.Cluster().GetKeyspaceId(), l)
 	switch right, known := u.right(p.mac); {
 	case what != "":
 		p.flag(l.Index, what)
@@ -151,7 +157,8 @@ func (p *proofs) verified() error {
 		}
 		p.settle(epoch, batch, good, known)
 		if !known {
-			return errs.New(errs.Sealed, "the log cannot be verified while the node is sealed")
+			u := batch[good]
+			return errs.New(errs.Sealed, fmt.Sprintf("entry %d of the log cannot be verified without the MasterKey of generation %d", u.index, u.generation))
 		}
 	}
 }
@@ -199,7 +206,7 @@ func (c *Cluster) screen(from NodeID, req *raft.AppendEntriesRequest) error {
 		if !ok || l.Type != raft.LogCommand {
 			continue
 		}
-		right, known := unverified{digest: proof.digest(v.Cluster().GetKeyspaceId(), l), mac: proof.mac}.right(c.cfg.MAC)
+		right, known := proof.unverified(v.Cluster().GetKeyspaceId(), l).right(c.cfg.MAC)
 		if !known {
 			return nil
 		}

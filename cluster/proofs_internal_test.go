@@ -19,14 +19,15 @@ import (
 
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
-// ledgerMAC is what an unsealed node of the ledgers has.
+// ledgerMAC is what an unsealed node of the ledgers has: another key from each MasterKey.
 func ledgerMAC(key string) macFunc {
-	return func(parts ...[]byte) ([32]byte, bool) {
-		h := hmac.New(sha256.New, []byte(key))
+	return func(g hierarchy.Generation, parts ...[]byte) ([32]byte, bool) {
+		h := hmac.New(sha256.New, []byte(key+strings.Repeat("'", int(g)-1)))
 		for _, p := range parts {
 			h.Write(p)
 		}
@@ -48,7 +49,10 @@ type reader struct {
 	compare simFile
 	leads   bool
 	sealed  bool
-	acted   []string // what commands that need a proof did, in order
+	lacks   hierarchy.Generation // it has no key of that MasterKey
+	opened  hierarchy.Generation // by which it was opened
+	rekeys  *map[[32]byte]bool   // of commands with which another MasterKey comes into force
+	acted   []string             // what commands that need a proof did, in order
 }
 
 func newReader(t tester) *reader {
@@ -59,10 +63,10 @@ func newReader(t tester) *reader {
 		id: ledgerNode, clk: clock.System{}, log: simLogger(), machine: fsm.New(fsm.Options{}), base: context.Background(),
 		failed: make(chan struct{}), timers: timersLAN,
 	}
-	r.cfg = Config{Profile: ProfileLAN, Dir: &Dir{}, MAC: func(parts ...[]byte) ([32]byte, bool) {
-		sum, _ := mac(parts...)
-		return sum, !r.sealed
-	}}
+	r.cfg = Config{Profile: ProfileLAN, Dir: &Dir{}, MAC: func(g hierarchy.Generation, parts ...[]byte) ([32]byte, bool) {
+		sum, _ := mac(g, parts...)
+		return sum, !r.sealed && g != r.lacks
+	}, Opened: func() hierarchy.Generation { return r.opened }}
 	r.proofs, r.vouching, r.end = newProofs(r.Cluster), newVouching(r.Cluster), newLogEnd(r.Cluster)
 	r.end.read, r.end.write = r.file.read, r.file.write
 	r.end.leads = func() bool { return r.leads }
@@ -95,6 +99,9 @@ func (r *reader) apply(t tester, entries ...*raft.Log) {
 		if res.GetReason() == "" && fsm.NeedsProof(cmd) {
 			r.acted = append(r.acted, fmt.Sprintf("%d %x", l.Index, sha256.Sum256(l.Data)))
 		}
+		if r.rekeys != nil && (*r.rekeys)[sha256.Sum256(l.Data)] {
+			r.begin(t)
+		}
 	}
 }
 
@@ -123,10 +130,11 @@ type ledger struct {
 func newLedger(t tester) *ledger {
 	t.Helper()
 	l := &ledger{reader: newReader(t), t: t}
+	l.rekeys = &map[[32]byte]bool{}
 	l.elect()
 	l.write(&fsmpb.Command{Body: &fsmpb.Command_Genesis{Genesis: Found(&fsmpb.Genesis{
-		KeyspaceId: simUID("keyspace"), ClusterId: simUID("cluster"), Name: "ledger", FormatVersion: fsm.MaxFormatVersion, SealRecord: []byte("record"),
-		FirstMember: &fsmpb.Member{Id: ledgerNode, Name: "n", PublicKey: []byte("key"), PeerAddress: "10.0.0.1:8402", Voter: true, MaxFormat: fsm.MaxFormatVersion},
+		KeyspaceId: simUID("keyspace"), ClusterId: simUID("cluster"), Name: "ledger", FormatVersion: fsm.FormatCeremonies, SealRecord: []byte("record"),
+		FirstMember: &fsmpb.Member{Id: ledgerNode, Name: "n", PublicKey: []byte("key"), PeerAddress: "10.0.0.1:8402", Voter: true, MaxFormat: fsm.FormatCeremonies},
 		Settings:    &fsmpb.Settings{RollbackWindowMs: 86400000, DestroyWaitMs: 86400000, Voters: 3},
 		InternalKey: &fsmpb.Version{Number: 1, Uid: simUID("ivk"), Blob: []byte("wrapped")},
 	})}})
@@ -172,6 +180,13 @@ func (l *ledger) write(cmd *fsmpb.Command) *raft.Log {
 	return e
 }
 
+// rekey stores the command that brings another MasterKey into force.
+func (l *ledger) rekey() *raft.Log {
+	e := l.change()
+	(*l.rekeys)[sha256.Sum256(e.Data)] = true
+	return e
+}
+
 // change stores a command that needs a proof, and of which no two are equal.
 func (l *ledger) change() *raft.Log {
 	l.n++
@@ -181,7 +196,7 @@ func (l *ledger) change() *raft.Log {
 }
 
 // begin stores the command that begins an epoch of leases, which needs none.
-func (l *ledger) begin() *raft.Log {
+func (l *ledger) epoch() *raft.Log {
 	l.n++
 	nonce := sha256.Sum256(fmt.Append(nil, l.n))
 	return l.write(&fsmpb.Command{Body: &fsmpb.Command_LeaseEpoch{LeaseEpoch: &fsmpb.LeaseEpoch{Leader: ledgerNode, Nonce: nonce[:16]}}})
@@ -205,14 +220,14 @@ func copyLogs(all []*raft.Log) []*raft.Log {
 // 6 epoch, 7 8 9 changes at once, 10 epoch, 11 12 13 changes at once.
 func story(t tester) *ledger {
 	l := newLedger(t)
-	l.begin()
+	l.epoch()
 	for range 3 {
 		l.change()
 		l.commit()
 	}
 	for range 2 {
 		l.elect()
-		l.begin()
+		l.epoch()
 		l.commit()
 		for range 3 {
 			l.change()
@@ -283,14 +298,14 @@ func TestI19_WhatNobodyWroteIsNotBelieved(t *testing.T) {
 			e := all[len(all)-1]
 			e.Data = rewrite(e)
 			p, _ := decodeEntryProof(e.Extensions)
-			p.mac, _ = macOf(ledgerMAC("another"), p.digest(simUID("keyspace"), e))
+			p.mac, _ = macOf(ledgerMAC("another"), 1, p.digest(simUID("keyspace"), e))
 			e.Extensions = p.encode()
 			return all
 		}, errWrongProof, 13},
 		"a proof of another keyspace": {func(all []*raft.Log) []*raft.Log {
 			e := all[len(all)-1]
 			p, _ := decodeEntryProof(e.Extensions)
-			p.mac, _ = macOf(ledgerMAC("key"), p.digest(simUID("other keyspace"), e))
+			p.mac, _ = macOf(ledgerMAC("key"), 1, p.digest(simUID("other keyspace"), e))
 			e.Extensions = p.encode()
 			return all
 		}, errWrongProof, 13},
@@ -506,8 +521,8 @@ func TestAnEntryHasThisProof(t *testing.T) {
 	t.Parallel()
 	e := &raft.Log{Index: 7, Term: 3, Type: raft.LogCommand, Data: []byte("command")}
 	keyspace := bytes.Repeat([]byte{0xab}, 16)
-	p := entryProof{prev: 6, applied: 5, chain: [32]byte(bytes.Repeat([]byte{0xcd}, 32))}
-	p.mac, _ = macOf(ledgerMAC("a key of the test"), p.digest(keyspace, e))
+	p := entryProof{generation: 1, prev: 6, applied: 5, chain: [32]byte(bytes.Repeat([]byte{0xcd}, 32))}
+	p.mac, _ = macOf(ledgerMAC("a key of the test"), 1, p.digest(keyspace, e))
 
 	// The second writer, from the page.
 	u64 := func(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
@@ -534,6 +549,8 @@ const entryVectorMAC = "1e08d7d89f205d2442169a97f042686c505b731d26d1dcbad729807c
 func FuzzEntryProof(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(entryProof{prev: 1, applied: 2}.encode())
+	f.Add(entryProof{generation: 2, prev: 1, applied: 2}.encode())
+	f.Add(append([]byte{2, 0, 0, 0, 0, 0, 0, 0, 1}, entryProof{}.encode()[1:]...))
 	f.Add(append(entryProof{}.encode(), 0))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, ok := decodeEntryProof(b)
@@ -556,14 +573,16 @@ func TestI19_WhateverIsEditedTheStateIsThatOfSomeHonestMoment(t *testing.T) {
 			case 0:
 				l.elect()
 			case 1:
-				l.begin()
+				l.epoch()
 			case 2:
 				l.sealed = true // an epoch, and a change that comes to nothing
-				l.begin()
+				l.epoch()
 				l.change()
 				l.sealed = false
 			case 3, 4, 5:
 				l.commit()
+			case 6:
+				l.rekey() // and what is stored before the leader sees it comes to nothing
 			default:
 				l.change()
 			}
@@ -576,10 +595,14 @@ func TestI19_WhateverIsEditedTheStateIsThatOfSomeHonestMoment(t *testing.T) {
 		for range rapid.IntRange(0, 2).Draw(t, "edits") {
 			all = vandalise(t, all)
 		}
-		r := newReader(t)
+		if g := l.machine.View().Generation(); g > 1 && rapid.Bool().Draw(t, "somebody kept the first MasterKey") {
+			all = l.append(t, all)
+		}
+		r := l.follower()
+		r.opened = l.machine.View().Generation()
 		if n := rapid.IntRange(0, len(l.entries)).Draw(t, "snapshot"); n > 1 && rapid.Bool().Draw(t, "from a snapshot") {
 			var snap bytes.Buffer
-			w := newReader(t)
+			w := l.follower()
 			w.apply(t, copyLogs(l.entries[:n])...)
 			if _, err := w.machine.Snapshot().WriteTo(&snap, w.cfg.MAC); err != nil {
 				t.Fatalf("%v", err)
@@ -595,7 +618,8 @@ func TestI19_WhateverIsEditedTheStateIsThatOfSomeHonestMoment(t *testing.T) {
 		r.sealed = false
 		if err := r.Proved(); err != nil {
 			refused++
-			if !errs.Is(err, errs.StateCorrupt) {
+			// A log that ends before the rekey is waited for.
+			if waits := errs.Is(err, errs.NotServing) && r.machine.View().Generation() < r.opened; !waits && !errs.Is(err, errs.StateCorrupt) {
 				t.Fatalf("%v", err)
 			}
 			return
@@ -608,6 +632,22 @@ func TestI19_WhateverIsEditedTheStateIsThatOfSomeHonestMoment(t *testing.T) {
 	if believed == 0 || refused == 0 {
 		t.Errorf("%d believed, %d refused", believed, refused)
 	}
+}
+
+// append adds what somebody with the first MasterKey writes behind a log.
+func (l *ledger) append(t *rapid.T, all []*raft.Log) []*raft.Log {
+	w := l.follower()
+	w.apply(t, copyLogs(all)...)
+	if w.machine.View().Generation() == 1 {
+		return all // no node that was opened by a later one believes it anyway
+	}
+	e := copyLog(all[len(all)-1])
+	e.Index++
+	p := entryProof{generation: 1, prev: rapid.SampledFrom([]uint64{0, w.proofs.prev}).Draw(t, "prev")}
+	p.applied, _, p.chain = w.machine.Applied()
+	p.mac, _ = macOf(ledgerMAC("key"), 1, p.digest(simUID("keyspace"), e))
+	e.Extensions = p.encode()
+	return append(all, e)
 }
 
 // vandalise edits a log somehow. Indexes go up and terms do not go back, or Raft would

@@ -17,6 +17,7 @@ import (
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
@@ -250,7 +251,9 @@ func TestI23_ANodeThatRecoversServesAndChangesNothingBeforeItIsUnsealed(t *testi
 	a.tenant("acme")
 	a.stop()
 	plan := prepared(t, a.path, nil)
-	sealed := func(c *cluster.Config) { c.MAC = func(...[]byte) (sum [32]byte, ok bool) { return sum, false } }
+	sealed := func(c *cluster.Config) {
+		c.MAC = func(hierarchy.Generation, ...[]byte) (sum [32]byte, ok bool) { return sum, false }
+	}
 	a.change = append(a.change, sealed)
 	a.start()
 	ctx, cancel := context.WithTimeout(limited(t), 3*time.Second)
@@ -440,7 +443,9 @@ func TestWhoStillAnswersIsFound(t *testing.T) {
 }
 
 // testKey is the key of the hooks.
-func testKey(parts ...[]byte) ([32]byte, bool) { return (&hooks{}).mac(parts...) }
+func testKey(g hierarchy.Generation, parts ...[]byte) ([32]byte, bool) {
+	return (&hooks{}).mac(g, parts...)
+}
 
 func TestASavedStateIsVerified(t *testing.T) {
 	t.Parallel()
@@ -455,7 +460,7 @@ func TestASavedStateIsVerified(t *testing.T) {
 	if _, err := cluster.SaveView(a.machine.View(), &online, testKey, &clusterpb.SnapshotFileHeader{Node: string(a.c.NodeID())}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := cluster.SaveView(a.machine.View(), io.Discard, func(...[]byte) (s [32]byte, ok bool) { return s, false }, &clusterpb.SnapshotFileHeader{}); !errs.Is(err, errs.Sealed) {
+	if _, err := cluster.SaveView(a.machine.View(), io.Discard, func(hierarchy.Generation, ...[]byte) (s [32]byte, ok bool) { return s, false }, &clusterpb.SnapshotFileHeader{}); !errs.Is(err, errs.Sealed) {
 		t.Errorf("a sealed node saves: %v", err)
 	}
 	a.stop()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/openkcm/krypton-cluster/cluster/clusterpb"
 	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
@@ -42,11 +43,11 @@ func (s *Saved) HasSnapshot() bool { return s.snapshot.index != 0 }
 
 func newSaved() *Saved {
 	s := &Saved{machine: fsm.New(fsm.Options{})}
-	s.proofs = &proofs{fail: func(error) {}, mac: func(parts ...[]byte) (sum [32]byte, ok bool) {
+	s.proofs = &proofs{fail: func(error) {}, mac: func(g hierarchy.Generation, parts ...[]byte) (sum [32]byte, ok bool) {
 		if s.key == nil {
 			return sum, false
 		}
-		return s.key(parts...)
+		return s.key(g, parts...)
 	}}
 	s.machine.Watch(func(p fsm.Published, swap func()) {
 		if p.Restored {
@@ -101,9 +102,10 @@ func (s *Saved) whole() error {
 	return s.proofs.failed()
 }
 
-// Verify verifies with the key of snapshots whether nodes that had the MasterKey wrote
-// all of it. Errors: StateCorrupt: they did not; Sealed: the key says nothing.
-func (s *Saved) Verify(key func(parts ...[]byte) ([32]byte, bool)) error {
+// Verify verifies with the keys of snapshots whether nodes that had the MasterKeys wrote
+// all of it. Errors: StateCorrupt: they did not; Sealed: there is no key of a MasterKey
+// that was in force for a part of it.
+func (s *Saved) Verify(key fsm.MACFunc) error {
 	s.key = key
 	defer func() { s.key = nil }()
 	if p, ok := s.machine.RestoreProof(); ok {
@@ -281,8 +283,8 @@ func SaveView(v *fsm.View, w io.Writer, mac fsm.MACFunc, h *clusterpb.SnapshotFi
 		return 0, err
 	}
 	sealed := false
-	if _, err := v.Snapshot().WriteTo(f, func(parts ...[]byte) ([32]byte, bool) {
-		sum, ok := mac(parts...)
+	if _, err := v.Snapshot().WriteTo(f, func(g hierarchy.Generation, parts ...[]byte) ([32]byte, bool) {
+		sum, ok := mac(g, parts...)
 		sealed = !ok
 		return sum, ok
 	}); err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/openkcm/krypton-cluster/cluster"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -80,8 +81,8 @@ func TestI19_AnotherMasterKeyVouchesForNothing(t *testing.T) {
 	a.stop()
 	a.change = append(a.change, func(c *cluster.Config) {
 		mac := c.MAC
-		c.MAC = func(parts ...[]byte) ([32]byte, bool) {
-			sum, ok := mac(parts...)
+		c.MAC = func(g hierarchy.Generation, parts ...[]byte) ([32]byte, bool) {
+			sum, ok := mac(g, parts...)
 			sum[0]++
 			return sum, ok
 		}

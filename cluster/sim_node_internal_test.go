@@ -22,6 +22,7 @@ import (
 	"github.com/openkcm/krypton-cluster/cluster/lease"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
@@ -240,7 +241,9 @@ func (k *simClock) Sleep(ctx context.Context, d time.Duration) error {
 }
 
 // simMAC is a MAC that cannot be forged by accident: nobody lies here.
-func simMAC(parts ...[]byte) ([32]byte, bool) { return sha256.Sum256(bytes.Join(parts, nil)), true }
+func simMAC(_ hierarchy.Generation, parts ...[]byte) ([32]byte, bool) {
+	return sha256.Sum256(bytes.Join(parts, nil)), true
+}
 
 type simHooks struct{ Hooks }
 

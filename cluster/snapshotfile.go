@@ -316,7 +316,7 @@ func (f *SnapshotFileReader) Next() (*raft.Log, error) {
 	switch {
 	case e.GetIndex() == 0 || e.GetTerm() == 0 || f.last != 0 && e.GetIndex() != f.last+1:
 		return nil, badFile("an entry is missing, or stands elsewhere")
-	case len(e.GetData()) > MaxEntry || len(e.GetExtensions()) > entryProofBytes:
+	case len(e.GetData()) > MaxEntry || len(e.GetExtensions()) > laterProofBytes:
 		return nil, badFile("an entry is larger than it may be")
 	case t != raft.LogCommand && t != raft.LogNoop && t != raft.LogConfiguration && t != raft.LogBarrier:
 		return nil, badFile("an entry is of an unknown kind")

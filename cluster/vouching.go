@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 
@@ -77,8 +78,8 @@ func (v *vouching) vouch(l *raft.Log) {
 	if v.term != l.Term {
 		v.term, v.prev = l.Term, 0
 	}
-	p := entryProof{prev: v.prev, applied: applied, chain: chain}
-	mac, ok := macOf(v.c.cfg.MAC, p.digest(view.Cluster().GetKeyspaceId(), l))
+	p := entryProof{generation: view.Generation(), prev: v.prev, applied: applied, chain: chain}
+	mac, ok := macOf(v.c.cfg.MAC, p.generation, p.digest(view.Cluster().GetKeyspaceId(), l))
 	if !ok {
 		return
 	}
@@ -93,7 +94,7 @@ func (c *Cluster) believed() error {
 		return c.cfg.Believed()
 	}
 	if c.cfg.MAC != nil {
-		if _, ok := c.cfg.MAC(); !ok { // it is over nothing and goes nowhere
+		if _, ok := c.cfg.MAC(c.machine.View().Generation()); !ok { // it is over nothing and goes nowhere
 			return errs.New(errs.Sealed, "this node is sealed")
 		}
 	}
@@ -109,10 +110,28 @@ func (c *Cluster) Proved() error {
 	if err := c.proofs.verified(); err != nil {
 		return err
 	}
+	if err := c.outdated(); err != nil {
+		return err
+	}
 	if err := c.compared.err(); err != nil {
 		return err
 	}
 	return c.ended()
+}
+
+// outdated returns why the state is not that of the MasterKey which opened this node:
+// it is from before that came into force. A node that starts gets there as it applies
+// its log; a leader that has caught up will not, so what it has is an old history, or one that who
+// kept the MasterKey before made.
+func (c *Cluster) outdated() error {
+	v := c.machine.View()
+	if c.cfg.Opened == nil || !v.Initialized() || v.Generation() >= c.cfg.Opened() {
+		return nil
+	}
+	if c.end.leads() {
+		return errEnd(fmt.Sprintf("the log of this node ends before MasterKey %d came into force, which opened it", c.cfg.Opened()))
+	}
+	return errs.New(errs.NotServing, "this node has not yet applied again how its MasterKey came into force", errs.Hint("retry, or use another node"))
 }
 
 // mayCommit returns nil if this leader can commit a command that needs a proof.

@@ -23,6 +23,7 @@ import (
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/corr"
 	"github.com/openkcm/krypton-cluster/internal/errs"
@@ -150,7 +151,7 @@ func (m *member) start() {
 }
 
 // mac is what an unsealed node has from its MasterKey.
-func (h *hooks) mac(parts ...[]byte) ([32]byte, bool) {
+func (h *hooks) mac(_ hierarchy.Generation, parts ...[]byte) ([32]byte, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	key := "a key"

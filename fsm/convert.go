@@ -211,7 +211,8 @@ func copyCluster(c *fsmpb.Cluster) *fsmpb.Cluster {
 		FormatVersion: c.GetFormatVersion(), Settings: c.GetSettings(), SealRecord: c.GetSealRecord(), Persons: c.GetPersons(),
 		Rules: c.GetRules(), Hold: c.GetHold(), InternalKeys: c.GetInternalKeys(), InternalKeyPrimary: c.GetInternalKeyPrimary(),
 		ModIndex: c.GetModIndex(), Genesis: c.GetGenesis(), LeaseMs: c.GetLeaseMs(), AuthorityIndex: c.GetAuthorityIndex(), VotersAgreed: c.GetVotersAgreed(),
-		SealManifests: c.GetSealManifests(),
-		Incarnations:  c.GetIncarnations(),
+		SealManifests:    c.GetSealManifests(),
+		Incarnations:     c.GetIncarnations(),
+		GenerationBegins: c.GetGenerationBegins(),
 	}
 }

@@ -162,6 +162,9 @@ func (l *loader) loadCluster(c *fsmpb.Cluster) error {
 	if c.GetFormatVersion() < FormatAuthority && enoughPersons(c.GetPersons(), c.GetRules()) != nil {
 		return corrupt("its rules ask for more persons than there are")
 	}
+	if err := l.checkGenerations(c); err != nil {
+		return err
+	}
 	g, err := founded(c)
 	if err != nil {
 		return err

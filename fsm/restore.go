@@ -169,7 +169,11 @@ func read(r io.Reader) (*View, Proof, error) {
 		return nil, Proof{}, err
 	}
 	v, err := l.finish()
-	return v, p, err
+	if err != nil {
+		return nil, Proof{}, err
+	}
+	p.Generation = v.Generation()
+	return v, p, nil
 }
 
 func firstErr(err, other error) error {

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
@@ -37,10 +38,11 @@ const (
 	snapshotLabel = "krypton/v1/snapshot"
 )
 
-// MACFunc computes a MAC over the concatenation of parts, under a key that only
-// an unsealed node has. All callers in this package give parts of fixed lengths.
-// false: the node is sealed and there is no MAC.
-type MACFunc func(parts ...[]byte) (mac [32]byte, ok bool)
+// MACFunc computes a MAC over the concatenation of parts, under a key that comes from
+// the MasterKey of that generation and that only an unsealed node has. All callers in
+// this package give parts of fixed lengths. false: the node has no such key, because it
+// is sealed, or opened by an older MasterKey, or the key is not kept any more.
+type MACFunc func(g hierarchy.Generation, parts ...[]byte) (mac [32]byte, ok bool)
 
 // Snapshot is the state at one index, to be written out. Taking it costs a
 // pointer, and it may be written while commands are applied.
@@ -73,7 +75,7 @@ func (s *Snapshot) WriteTo(w io.Writer, mac MACFunc) (int64, error) {
 	sw.u32(0)
 	sw.bytes(binary.BigEndian.AppendUint64(nil, items))
 
-	p := Proof{Index: s.v.index, Chain: s.v.chain}
+	p := Proof{Index: s.v.index, Chain: s.v.chain, Generation: s.v.Generation()}
 	sw.sum.Sum(p.Digest[:0])
 	sw.bytes(p.Digest[:])
 	if mac != nil {
@@ -229,10 +231,13 @@ type Proof struct {
 	Chain  [32]byte // state chain there
 	MAC    [32]byte
 	HasMAC bool // false: it proves nothing; no node writes such a snapshot
+	// Generation of the MasterKey that the MAC is of: the one in force in the state.
+	// The snapshot says it nowhere else, so that there is nothing to make agree.
+	Generation hierarchy.Generation
 }
 
 func (p Proof) compute(mac MACFunc) ([32]byte, bool) {
-	return mac([]byte(snapshotLabel), p.Digest[:], binary.BigEndian.AppendUint64(nil, p.Index), p.Chain[:])
+	return mac(p.Generation, []byte(snapshotLabel), p.Digest[:], binary.BigEndian.AppendUint64(nil, p.Index), p.Chain[:])
 }
 
 // Verify reports whether the snapshot was written by a node that had the
@@ -245,7 +250,7 @@ func (p Proof) Verify(mac MACFunc) error {
 	}
 	want, ok := p.compute(mac)
 	if !ok {
-		return errs.New(errs.Sealed, "the snapshot cannot be verified while the node is sealed")
+		return errs.New(errs.Sealed, fmt.Sprintf("the snapshot cannot be verified without the MasterKey of generation %d", p.Generation))
 	}
 	if subtle.ConstantTimeCompare(want[:], p.MAC[:]) != 1 {
 		return errs.New(errs.StateCorrupt, "the snapshot was changed after it was written, or is of another cluster",

@@ -21,6 +21,7 @@ import (
 
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/seal/sealpb"
 )
@@ -28,7 +29,7 @@ import (
 var updateGolden = flag.Bool("update", false, "write golden files that are not there yet; those that are there are never written again")
 
 // testMAC is a MAC under a key that only the test's "unsealed nodes" have.
-func testMAC(parts ...[]byte) (sum [32]byte, ok bool) {
+func testMAC(_ hierarchy.Generation, parts ...[]byte) (sum [32]byte, ok bool) {
 	h := hmac.New(sha256.New, []byte("golden"))
 	for _, p := range parts {
 		h.Write(p)
@@ -37,10 +38,10 @@ func testMAC(parts ...[]byte) (sum [32]byte, ok bool) {
 	return sum, true
 }
 
-func sealed(...[]byte) ([32]byte, bool) { return [32]byte{}, false }
+func sealed(hierarchy.Generation, ...[]byte) ([32]byte, bool) { return [32]byte{}, false }
 
-func otherMAC(parts ...[]byte) ([32]byte, bool) {
-	return testMAC(append([][]byte{[]byte("other")}, parts...)...)
+func otherMAC(g hierarchy.Generation, parts ...[]byte) ([32]byte, bool) {
+	return testMAC(g, append([][]byte{[]byte("other")}, parts...)...)
 }
 
 func snapshot(t tb, m *fsm.Machine, mac fsm.MACFunc) []byte {

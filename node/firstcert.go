@@ -32,12 +32,12 @@ func FirstCertificate(masterKey memsec.Secret, v *fsm.View, m *fsmpb.Member, gen
 	if err != nil {
 		return nil, nil, err
 	}
-	parent, err := envelope.IVKParent(masterKey)
+	keys, err := newGenerations(generation, masterKey)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer parent.Destroy()
-	k := &keyring{keyspace: keyspace, generation: generation, ivkParent: parent}
+	defer keys.shut()
+	k := &keyring{keyspace: keyspace, keys: keys}
 	version, ok := fsm.VersionByUID(v.Cluster().GetInternalKeys(), uid[:])
 	if !ok {
 		return nil, nil, errs.New(errs.StateCorrupt, "the registry refers to an internal key that it does not have")

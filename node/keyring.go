@@ -35,12 +35,11 @@ const roomShift = 3
 //
 // It lives from unseal to seal. Once shut it has no key and loads none.
 type keyring struct {
-	clock      clock.Clock
-	rand       io.Reader
-	stores     *keystore.Registry
-	keyspace   hierarchy.KeyspaceID
-	generation hierarchy.Generation
-	ivkParent  memsec.Secret // what wraps internal keys, derived from the MasterKey
+	clock    clock.Clock
+	rand     io.Reader
+	stores   *keystore.Registry
+	keyspace hierarchy.KeyspaceID
+	keys     *generations // what wraps internal keys
 
 	ivk, l2, l21 *shelf[memsec.Secret]
 	l3           *shelf[*serviceKey]
@@ -49,19 +48,15 @@ type keyring struct {
 	quotas map[hierarchy.UID]*tenantQuota
 }
 
-func newKeyring(n *Node, masterKey memsec.Secret, keyspace hierarchy.KeyspaceID, g hierarchy.Generation) (*keyring, error) {
-	parent, err := envelope.IVKParent(masterKey)
-	if err != nil {
-		return nil, fmt.Errorf("derive the key that wraps internal keys: %w", err)
-	}
+func newKeyring(n *Node, keyspace hierarchy.KeyspaceID, keys *generations) *keyring {
 	start := n.clock.Now()
 	age := func() time.Duration { return n.clock.Since(start) }
 	return &keyring{
-		clock: n.clock, rand: n.rand, stores: n.stores, keyspace: keyspace, generation: g, ivkParent: parent,
+		clock: n.clock, rand: n.rand, stores: n.stores, keyspace: keyspace, keys: keys,
 		ivk: newShelf[memsec.Secret](forever, age), l2: newShelf[memsec.Secret](n.l2Hold, age),
 		l21: newShelf[memsec.Secret](n.l2Hold, age), l3: newShelf[*serviceKey](forever, age),
 		quotas: map[hierarchy.UID]*tenantQuota{},
-	}, nil
+	}
 }
 
 // shut wipes every key, and keeps what is being loaded from becoming one. An
@@ -72,7 +67,7 @@ func (k *keyring) shut() {
 	k.l21.shut()
 	k.l2.shut()
 	k.ivk.shut()
-	k.ivkParent.Destroy()
+	k.keys.shut()
 }
 
 // wait waits until the loads that shut interrupted have wiped what they had.
@@ -188,7 +183,7 @@ func (k *keyring) openInternalKey(c *fsmpb.Cluster, v *fsmpb.Version) (memsec.Se
 		return memsec.Secret{}, err
 	}
 	defer parent.Destroy()
-	s, err := envelope.Unwrap(parent, ivkBinding(k.keyspace, k.generation, uid), v.GetBlob(), memsec.Cold)
+	s, err := envelope.Unwrap(parent, ivkBinding(k.keyspace, fsm.GenerationOf(c), uid), v.GetBlob(), memsec.Cold)
 	if err != nil {
 		return memsec.Secret{}, corrupt(fmt.Sprintf("internal key version %d", v.GetNumber()), err)
 	}
@@ -196,16 +191,20 @@ func (k *keyring) openInternalKey(c *fsmpb.Cluster, v *fsmpb.Version) (memsec.Se
 }
 
 // foundedParent returns a copy of what wraps internal keys in a cluster with that
-// genesis.
+// genesis, under the MasterKey in force there.
 func (k *keyring) foundedParent(c *fsmpb.Cluster) (memsec.Secret, error) {
+	g, ok := k.keys.of(fsm.GenerationOf(c))
+	if !ok || g.parent.IsZero() {
+		return memsec.Secret{}, errBehind(k.keys.opened, fsm.GenerationOf(c))
+	}
 	founding, bound, err := fsm.FoundingOf(c)
 	switch {
 	case err != nil:
 		return memsec.Secret{}, err
 	case !bound || mutation.On(mutation.SkipFounding):
-		return memsec.Copy(k.ivkParent, memsec.Cold)
+		return memsec.Copy(g.parent, memsec.Cold)
 	}
-	return envelope.FoundedIVKParent(k.ivkParent, founding)
+	return envelope.FoundedIVKParent(g.parent, founding)
 }
 
 // proveFounding returns an error if the MasterKey in memory is not the one with which
@@ -213,7 +212,7 @@ func (k *keyring) foundedParent(c *fsmpb.Cluster) (memsec.Secret, error) {
 // with other persons and rules, and pin the node to it, and copy all wrapped keys.
 func (k *keyring) proveFounding(c *fsmpb.Cluster) error {
 	err := k.withRoom(func() error {
-		first, ok := fsm.VersionAt(c.GetInternalKeys(), 1)
+		first, ok := firstInternalKey(c)
 		if !ok {
 			return errs.New(errs.StateCorrupt, "the registry has no first internal key")
 		}
@@ -226,6 +225,17 @@ func (k *keyring) proveFounding(c *fsmpb.Cluster) error {
 	}
 	return errs.New(errs.StateCorrupt, "the history of this node does not begin as its cluster did: the first internal key does not open",
 		errs.Hint("find out who can write to the data directory; then remove this node (krypton operator remove) and let it join again with an empty one"), errs.Cause(err))
+}
+
+// firstInternalKey returns the oldest version that is not destroyed: a later one a
+// leader that lies could have made, and would make every node disbelieve its state.
+func firstInternalKey(c *fsmpb.Cluster) (*fsmpb.Version, bool) {
+	for _, v := range c.GetInternalKeys() {
+		if len(v.GetBlob()) > 0 {
+			return v, true
+		}
+	}
+	return nil, false
 }
 
 // withTenantKey runs fn with the L2 of a tenant. To load it the nested blob is

@@ -62,11 +62,11 @@ import (
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/corr"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/keystore"
-	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/seal"
 )
 
@@ -194,9 +194,9 @@ type Node struct {
 // unsealed is what exists in memory only while the node is unsealed.
 type unsealed struct {
 	ring     *keyring
-	mac      memsec.Secret // authenticates snapshots
+	keys     *generations
 	standing atomic.Pointer[standing]
-	founded  atomic.Bool // the MasterKey is that of the founding (I11)
+	founded  atomic.Uint64 // generation of the last MasterKey that was found to be that of the founding (I11)
 }
 
 // New makes a sealed node. It reads the seal record, if there is one.
@@ -295,6 +295,7 @@ func (n *Node) sweepRegularly(ctx context.Context) error {
 func (n *Node) sweep(v *fsm.View) {
 	if u := n.open.Load(); u != nil && v.Initialized() {
 		u.ring.sweep(v)
+		u.keys.retire(v.Generation(), n.clock.Now())
 	}
 }
 
@@ -330,15 +331,25 @@ func (n *Node) State() string {
 // Unsealed reports whether the MasterKey's keys are in memory.
 func (n *Node) Unsealed() bool { return n.open.Load() != nil }
 
-// MAC authenticates a snapshot with the registry's key. It reports false on a
-// sealed node; a snapshot without a MAC proves nothing (I9).
-func (n *Node) MAC(parts ...[]byte) (sum [32]byte, ok bool) {
+// MAC authenticates what is written down with the registry's key of a generation. It
+// reports false on a sealed node, and on one that has no such key; what has no MAC
+// proves nothing (I9).
+func (n *Node) MAC(g hierarchy.Generation, parts ...[]byte) (sum [32]byte, ok bool) {
 	u := n.open.Load()
 	if u == nil {
 		return sum, false
 	}
-	sum, err := memsec.MAC(u.mac, parts...)
-	return sum, err == nil // not nil: sealed at this moment
+	return u.keys.sum(g, parts...)
+}
+
+// Opened returns the generation of the MasterKey by which this node was opened; 0:
+// it is sealed.
+func (n *Node) Opened() hierarchy.Generation {
+	u := n.open.Load()
+	if u == nil {
+		return 0
+	}
+	return u.keys.opened
 }
 
 // Believed returns nil if this node has the MasterKey and believes the state that it

@@ -69,7 +69,7 @@ func forge(t *testing.T, b []byte, edit func(*fsmpb.SnapshotItem)) []byte {
 func sign(b []byte, m *fsm.Machine, mac fsm.MACFunc) []byte {
 	sum := [32]byte(b[len(b)-33 : len(b)-1])
 	i, _, chain := m.Applied()
-	tag, _ := mac([]byte("krypton/v1/snapshot"), sum[:], binary.BigEndian.AppendUint64(nil, i), chain[:])
+	tag, _ := mac(m.View().Generation(), []byte("krypton/v1/snapshot"), sum[:], binary.BigEndian.AppendUint64(nil, i), chain[:])
 	return append(append(bytes.Clone(b[:len(b)-1]), 1), tag[:]...)
 }
 
@@ -90,7 +90,7 @@ func TestI9_OnlyAnAuthenticSnapshotIsServed(t *testing.T) {
 	})
 	other, _ := memsec.Random(rand.Reader, memsec.KeySize, memsec.Hot)
 	defer other.Destroy()
-	fake := func(parts ...[]byte) ([32]byte, bool) {
+	fake := func(_ hierarchy.Generation, parts ...[]byte) ([32]byte, bool) {
 		sum, err := memsec.MAC(other, parts...)
 		return sum, err == nil
 	}

@@ -417,7 +417,7 @@ func TestI4_SealingWipesEverything(t *testing.T) {
 	if ivk != 1 || l2 != 0 && l2 != 2 || l21 != 2 || l3 != 3 {
 		t.Errorf("loaded %d, %d, %d, %d", ivk, l2, l21, l3)
 	}
-	if _, ok := m.MAC([]byte("x")); !ok {
+	if _, ok := m.MAC(1, []byte("x")); !ok {
 		t.Error("an unsealed node has no MAC")
 	}
 	check(t, m.sealNode())
@@ -425,7 +425,7 @@ func TestI4_SealingWipesEverything(t *testing.T) {
 	if after.Secrets != before.Secrets || after.AEADs != before.AEADs || after.UsedBytes != before.UsedBytes {
 		t.Errorf("sealing left keys behind: %+v, before %+v", after, before)
 	}
-	if _, ok := m.MAC([]byte("x")); ok {
+	if _, ok := m.MAC(1, []byte("x")); ok {
 		t.Error("a sealed node has a MAC")
 	}
 	if ivk, l2, l21, l3 = m.Loaded(); ivk+l2+l21+l3 != 0 {

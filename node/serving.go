@@ -10,7 +10,6 @@ import (
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/mutation"
-	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/seal"
 )
 
@@ -236,9 +235,13 @@ func (n *Node) stand(u *unsealed, v *fsm.View, before *standing) *standing {
 	} else {
 		s.began = proveSnapshot(u, s.proof)
 	}
-	if s.began == nil && v.Initialized() && !u.founded.Load() {
+	now := v.Generation()
+	if s.began == nil && v.Initialized() && now >= u.keys.opened && !u.keys.knows(now) {
+		s.began = errBehind(u.keys.opened, now)
+	}
+	if s.began == nil && v.Initialized() && u.founded.Load() != uint64(now) && u.keys.knows(now) {
 		if s.began = u.ring.proveFounding(v.Cluster()); s.began == nil {
-			u.founded.Store(true) // the genesis of a state never changes
+			u.founded.Store(uint64(now)) // the genesis of a state never changes
 		} else {
 			n.log.Error("the state of this node is not believed; it serves nothing", slog.Any("error", s.began)) //nolint:sloglint // It is of no call.
 		}
@@ -271,10 +274,7 @@ func proveSnapshot(u *unsealed, p proof) error {
 		return errs.New(errs.StateCorrupt, "the snapshot that this node started from has no proof of who wrote it",
 			errs.Hint("no node writes such a snapshot: find out who can write to the data directory; then remove this node (krypton operator remove) and let it join again with an empty one"))
 	}
-	err := p.Verify(func(parts ...[]byte) ([32]byte, bool) {
-		sum, err := memsec.MAC(u.mac, parts...)
-		return sum, err == nil
-	})
+	err := p.Verify(u.keys.sum)
 	if err == nil || errs.Is(err, errs.Sealed) {
 		return err
 	}

@@ -8,7 +8,6 @@ import (
 
 	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/hierarchy"
-	"github.com/openkcm/krypton-cluster/hierarchy/envelope"
 	"github.com/openkcm/krypton-cluster/internal/corr"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/keystore"
@@ -163,16 +162,11 @@ func (n *Node) endGathering() {
 // the node while this was on its way wins (I8).
 func (n *Node) unsealWith(ctx context.Context, a attempt, masterKey memsec.Secret) error {
 	defer masterKey.Destroy()
-	mac, err := envelope.RegistryMACKey(masterKey)
+	keys, err := newGenerations(a.record.Generation(), masterKey)
 	if err != nil {
 		return err
 	}
-	ring, err := newKeyring(n, masterKey, a.record.Keyspace(), a.record.Generation())
-	if err != nil {
-		mac.Destroy()
-		return err
-	}
-	u := &unsealed{ring: ring, mac: mac}
+	u := &unsealed{ring: newKeyring(n, a.record.Keyspace(), keys), keys: keys}
 	if err := n.install(u, a); err != nil {
 		u.destroy()
 		return err
@@ -217,7 +211,6 @@ func (n *Node) install(u *unsealed, a attempt) error {
 // destroy wipes the keys and waits for what was being unwrapped.
 func (u *unsealed) destroy() {
 	u.ring.shut()
-	u.mac.Destroy()
 	u.ring.wait()
 }
 

@@ -7202,6 +7202,9 @@ type Cluster struct {
 	// of the genesis stands in its seal record. The last is that of seal_record. From
 	// format version 6 on.
 	SealManifests [][]byte `protobuf:"bytes,18,rep,name=seal_manifests,json=sealManifests,proto3" json:"seal_manifests,omitempty"`
+	// The indexes at which the second, the third, ... MasterKey came into force, in
+	// ascending order: none in a cluster that was never rekeyed. From format version 6 on.
+	GenerationBegins []uint64 `protobuf:"varint,19,rep,packed,name=generation_begins,json=generationBegins,proto3" json:"generation_begins,omitempty"`
 	// The recoveries of the cluster, the last one last; none: it is as it was founded.
 	// From format version 6 on.
 	Incarnations  []*Incarnation `protobuf:"bytes,20,rep,name=incarnations,proto3" json:"incarnations,omitempty"`
@@ -7361,6 +7364,13 @@ func (x *Cluster) GetVotersAgreed() uint32 {
 func (x *Cluster) GetSealManifests() [][]byte {
 	if x != nil {
 		return x.SealManifests
+	}
+	return nil
+}
+
+func (x *Cluster) GetGenerationBegins() []uint64 {
+	if x != nil {
+		return x.GenerationBegins
 	}
 	return nil
 }
@@ -8534,7 +8544,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\tUsedNonce\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12$\n" +
 	"\x0eexpire_time_ms\x18\x02 \x01(\x03R\fexpireTimeMs\x12\x18\n" +
-	"\apersons\x18\x03 \x03(\tR\apersons\"\x83\x06\n" +
+	"\apersons\x18\x03 \x03(\tR\apersons\"\xb0\x06\n" +
 	"\aCluster\x12\x1f\n" +
 	"\vkeyspace_id\x18\x01 \x01(\fR\n" +
 	"keyspaceId\x12\x1d\n" +
@@ -8557,7 +8567,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\blease_ms\x18\x0f \x01(\rR\aleaseMs\x12'\n" +
 	"\x0fauthority_index\x18\x10 \x01(\x04R\x0eauthorityIndex\x12#\n" +
 	"\rvoters_agreed\x18\x11 \x01(\rR\fvotersAgreed\x12%\n" +
-	"\x0eseal_manifests\x18\x12 \x03(\fR\rsealManifests\x12?\n" +
+	"\x0eseal_manifests\x18\x12 \x03(\fR\rsealManifests\x12+\n" +
+	"\x11generation_begins\x18\x13 \x03(\x04R\x10generationBegins\x12?\n" +
 	"\fincarnations\x18\x14 \x03(\v2\x1b.krypton.fsm.v1.IncarnationR\fincarnations\"\xae\x02\n" +
 	"\vIncarnation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x120\n" +

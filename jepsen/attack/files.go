@@ -28,6 +28,7 @@ import (
 	"github.com/openkcm/krypton-cluster/client"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/devcluster"
 	"github.com/openkcm/krypton-cluster/internal/mutation"
 )
@@ -322,14 +323,14 @@ func editSnapshot(dataDir string, c corruption, honestMAC fsm.MACFunc) error {
 		return err
 	}
 	var kept [macSize]byte
-	if _, err := m.Snapshot().WriteTo(io.Discard, func(parts ...[]byte) ([32]byte, bool) {
-		sum, ok := honestMAC(parts...)
+	if _, err := m.Snapshot().WriteTo(io.Discard, func(g hierarchy.Generation, parts ...[]byte) ([32]byte, bool) {
+		sum, ok := honestMAC(g, parts...)
 		kept = sum
 		return sum, ok
 	}); err != nil {
 		return err
 	}
-	return writeSnapshot(dataDir, c.edit, func(...[]byte) ([32]byte, bool) { return kept, true })
+	return writeSnapshot(dataDir, c.edit, func(hierarchy.Generation, ...[]byte) ([32]byte, bool) { return kept, true })
 }
 
 // copyOf returns a stopped cluster with the files of another stopped one.

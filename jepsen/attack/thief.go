@@ -68,7 +68,7 @@ func (t *theatre) prover(ctx context.Context, n *devcluster.Node) (fsm.MACFunc, 
 	if err != nil {
 		return nil, err
 	}
-	return func(parts ...[]byte) ([32]byte, bool) {
+	return func(_ hierarchy.Generation, parts ...[]byte) ([32]byte, bool) {
 		sum, err := memsec.MAC(key, parts...)
 		return sum, err == nil
 	}, nil

@@ -20,6 +20,7 @@ import (
 
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 )
 
 // tenants is how many tenants with a service each the registry has.
@@ -187,7 +188,7 @@ func applying(_ context.Context, e *env) (match, error) {
 }
 
 // mac is a MAC as an unsealed node has it.
-func mac(parts ...[]byte) (sum [32]byte, ok bool) {
+func mac(_ hierarchy.Generation, parts ...[]byte) (sum [32]byte, ok bool) {
 	h := hmac.New(sha256.New, []byte("bench"))
 	for _, p := range parts {
 		h.Write(p)

@@ -105,7 +105,7 @@ func prover(t testing.TB, p *place) fsm.MACFunc {
 		t.Fatal(err)
 	}
 	t.Cleanup(key.Destroy)
-	return func(parts ...[]byte) ([32]byte, bool) {
+	return func(_ hierarchy.Generation, parts ...[]byte) ([32]byte, bool) {
 		sum, err := memsec.MAC(key, parts...)
 		return sum, err == nil
 	}

@@ -21,6 +21,7 @@ import (
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
 )
 
@@ -367,7 +368,7 @@ func TestAForgedSnapshotServesNothing(t *testing.T) {
 		forge change
 	}{
 		"edited": {"stored/snapshot-edited", func(p *place) {
-			p.snapshot(func(...[]byte) ([32]byte, bool) { return [32]byte{1}, true }, boundToAnotherKey)
+			p.snapshot(func(hierarchy.Generation, ...[]byte) ([32]byte, bool) { return [32]byte{1}, true }, boundToAnotherKey)
 		}},
 		"without MAC": {"stored/snapshot-unproved", func(p *place) { p.snapshot(nil, nil) }},
 	} {

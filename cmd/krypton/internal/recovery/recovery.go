@@ -44,6 +44,7 @@ import (
 	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/command"
 	"github.com/openkcm/krypton-cluster/cmd/krypton/internal/keystores"
 	"github.com/openkcm/krypton-cluster/config"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/hierarchy/envelope"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
@@ -304,14 +305,34 @@ func verifyCommand() *command.Command {
 	}
 }
 
-// verify verifies every MAC of a state (I3).
+// verify verifies every MAC of a state (I3). What lies before a rekey is verified by the
+// keys that the record carries on.
 func verify(s *cluster.Saved, masterKey memsec.Secret) error {
-	key, err := envelope.RegistryMACKey(masterKey)
+	rec, err := seal.ParseRecord(s.View().Cluster().GetSealRecord())
 	if err != nil {
 		return err
 	}
-	defer key.Destroy()
-	return s.Verify(func(parts ...[]byte) ([32]byte, bool) {
+	carried, err := rec.OpenCarriedKeys(masterKey)
+	if err != nil {
+		return err
+	}
+	keys := make(map[hierarchy.Generation]memsec.Secret, len(carried)+1)
+	defer func() {
+		for _, k := range keys {
+			k.Destroy()
+		}
+	}()
+	for _, k := range carried {
+		keys[k.Generation] = k.Key
+	}
+	if keys[rec.Generation()], err = envelope.RegistryMACKey(masterKey); err != nil {
+		return err
+	}
+	return s.Verify(func(g hierarchy.Generation, parts ...[]byte) (sum [32]byte, ok bool) {
+		key, ok := keys[g]
+		if !ok {
+			return sum, false
+		}
 		sum, err := memsec.MAC(key, parts...)
 		return sum, err == nil
 	})

@@ -174,7 +174,7 @@ func (p parts) run(ctx context.Context) (err error) {
 			Name: p.cfg.Node.Name, Region: p.cfg.Node.Region, Zone: p.cfg.Node.Zone, Version: p.opts.Version, MaxFormat: fsm.MaxFormatVersion,
 			GRPCAddress: reachable(p.cfg.Advertise.GRPC, p.ports.GRPC), RESTAddress: reachable(p.cfg.Advertise.REST, p.ports.REST),
 		},
-		Listen: p.cfg.Listen.Peer, Advertise: p.cfg.Advertise.Peer, MAC: n.MAC, Believed: n.Believed, OnFatal: func(cause error) { p.fatal(alive, cause) },
+		Listen: p.cfg.Listen.Peer, Advertise: p.cfg.Advertise.Peer, MAC: n.MAC, Opened: n.Opened, Believed: n.Believed, OnFatal: func(cause error) { p.fatal(alive, cause) },
 		Clock: p.clock, Rand: rand.Reader, Log: p.log,
 	})
 	if err != nil {
