@@ -2,11 +2,16 @@ package node
 
 import (
 	"context"
+	"crypto/rand"
 	"time"
 
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/hierarchy/envelope"
+	"github.com/openkcm/krypton-cluster/memsec"
+	"github.com/openkcm/krypton-cluster/seal"
 )
 
 // What Run does from its goroutines, for tests that say when.
@@ -43,6 +48,65 @@ func (n *Node) Quotas() int {
 	u.ring.mu.Lock()
 	defer u.ring.mu.Unlock()
 	return len(u.ring.quotas)
+}
+
+// StageRekey makes what a rekey stages.
+func (n *Node) StageRekey(r seal.Record, masterKey memsec.Secret) (seal.Record, *fsmpb.StagedRekey, error) {
+	return n.stageRekey(n.open.Load(), n.machine.View(), r, masterKey)
+}
+
+// TakeNext takes over the MasterKey of a staged record.
+func (n *Node) TakeNext(r seal.Record, staged *fsmpb.StagedRekey, masterKey memsec.Secret) error {
+	return n.takeNext(n.open.Load(), n.machine.View(), r, staged, masterKey)
+}
+
+// Exchanged returns another key where the version of the internal key has to be.
+func (n *Node) Exchanged(r seal.Record, masterKey memsec.Secret, uid hierarchy.UID) ([]byte, error) {
+	next, err := deriveGeneration(r, masterKey)
+	if err != nil {
+		return nil, err
+	}
+	defer next.destroy()
+	parent, err := next.founded(n.machine.View().Cluster())
+	if err != nil {
+		return nil, err
+	}
+	defer parent.Destroy()
+	other, err := memsec.Random(rand.Reader, memsec.KeySize, memsec.Cold)
+	if err != nil {
+		return nil, err
+	}
+	defer other.Destroy()
+	return envelope.Wrap(rand.Reader, parent, ivkBinding(r.Keyspace(), r.Generation(), uid), other)
+}
+
+// NewInternalKey returns a new internal key as the cluster has them.
+func (n *Node) NewInternalKey(uid hierarchy.UID) ([]byte, error) {
+	u, c := n.open.Load(), n.machine.View().Cluster()
+	parent, err := u.ring.foundedParent(c)
+	if err != nil {
+		return nil, err
+	}
+	defer parent.Destroy()
+	key, err := memsec.Random(rand.Reader, memsec.KeySize, memsec.Cold)
+	if err != nil {
+		return nil, err
+	}
+	defer key.Destroy()
+	return envelope.Wrap(rand.Reader, parent, ivkBinding(u.ring.keyspace, fsm.GenerationOf(c), uid), key)
+}
+
+// RetireAfter is how long what wrapped internal keys stays after a rekey.
+const RetireAfter = retireAfter
+
+// Parents returns of which MasterKeys the node has what wraps internal keys.
+func (n *Node) Parents() (gs []hierarchy.Generation) {
+	for _, g := range *n.open.Load().keys.all.Load() {
+		if !g.parent.IsZero() {
+			gs = append(gs, g.number)
+		}
+	}
+	return gs
 }
 
 // Bound reports why a caller has no role any more in that state.

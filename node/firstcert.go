@@ -12,14 +12,15 @@ import (
 	"github.com/openkcm/krypton-cluster/hierarchy/envelope"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/memsec"
+	"github.com/openkcm/krypton-cluster/seal"
 )
 
 // FirstCertificate issues the API certificate of a node that is about to begin a new
 // incarnation of a cluster, for whoever has the MasterKey of the state in view and has
-// verified that state: no node runs that could, and without it nobody could tell that
+// verified that state, whose seal record r is: no node runs that could, and without it nobody could tell that
 // node from another one when its people unseal it. It also proves that the MasterKey is
 // the one with which the cluster was founded (I11).
-func FirstCertificate(masterKey memsec.Secret, v *fsm.View, m *fsmpb.Member, generation hierarchy.Generation, rand io.Reader, now time.Time) (leaf, nodeCA *x509.Certificate, err error) {
+func FirstCertificate(masterKey memsec.Secret, v *fsm.View, m *fsmpb.Member, r seal.Record, rand io.Reader, now time.Time) (leaf, nodeCA *x509.Certificate, err error) {
 	keyspace, err := hierarchy.KeyspaceIDFromBytes(v.Cluster().GetKeyspaceId())
 	if err != nil {
 		return nil, nil, errs.New(errs.StateCorrupt, "the registry has no keyspace id", errs.Cause(err))
@@ -32,7 +33,7 @@ func FirstCertificate(masterKey memsec.Secret, v *fsm.View, m *fsmpb.Member, gen
 	if err != nil {
 		return nil, nil, err
 	}
-	keys, err := newGenerations(generation, masterKey)
+	keys, err := newGenerations(r, masterKey)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/openkcm/krypton-cluster/hierarchy/envelope"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/memsec"
+	"github.com/openkcm/krypton-cluster/seal"
 )
 
 // retireAfter is how long the key that wrapped internal keys before a rekey stays
@@ -18,12 +20,15 @@ const retireAfter = 2 * loadTimeout
 
 // generation is what a node keeps of one MasterKey: what is derived from it.
 type generation struct {
-	number hierarchy.Generation
-	mac    memsec.Secret // authenticates what nodes write down
-	parent memsec.Secret // wraps internal keys; zero: none is wrapped under it any more
+	number     hierarchy.Generation
+	commitment [envelope.CommitmentSize]byte // of the MasterKey, public; zero: only its MAC key is known
+	mac        memsec.Secret                 // authenticates what nodes write down
+	parent     memsec.Secret                 // wraps internal keys; zero: none is wrapped under it any more
 }
 
-func deriveGeneration(number hierarchy.Generation, masterKey memsec.Secret) (generation, error) {
+// deriveGeneration derives what a node keeps of the MasterKey of a record, which was
+// compared with its commitment. The caller keeps the MasterKey.
+func deriveGeneration(r seal.Record, masterKey memsec.Secret) (generation, error) {
 	mac, err := envelope.RegistryMACKey(masterKey)
 	if err != nil {
 		return generation{}, fmt.Errorf("derive the key of snapshots: %w", err)
@@ -33,7 +38,12 @@ func deriveGeneration(number hierarchy.Generation, masterKey memsec.Secret) (gen
 		mac.Destroy()
 		return generation{}, fmt.Errorf("derive the key that wraps internal keys: %w", err)
 	}
-	return generation{number: number, mac: mac, parent: parent}, nil
+	return generation{number: r.Generation(), commitment: commitmentOf(r), mac: mac, parent: parent}, nil
+}
+
+func commitmentOf(r seal.Record) (c [envelope.CommitmentSize]byte) {
+	copy(c[:], r.Manifest().GetMasterKeyCommitment())
+	return c
 }
 
 func (g generation) destroy() {
@@ -41,13 +51,15 @@ func (g generation) destroy() {
 	g.parent.Destroy()
 }
 
-// generations are the keys of all MasterKeys that an unsealed node knows.
+// generations are the keys of all MasterKeys that an unsealed node knows: of the one
+// by which it was opened, of one that is about to come into force, and of earlier ones
+// what proves what was written under them.
 //
 // Which of them counts the state says, not this table: a node that has the next one
 // before the entry that brings it into force is applied needs no moment at which it
 // changes over, and no lock where keys are used. It lives from unseal to seal.
 type generations struct {
-	opened hierarchy.Generation // of the record by which the node was opened
+	opened atomic.Uint64 // generation of the last MasterKey that this node had when it was in force
 
 	all atomic.Pointer[[]generation] // in ascending order; never changed, replaced
 
@@ -58,14 +70,28 @@ type generations struct {
 	since   time.Time
 }
 
-// newGenerations makes the table of a node that was opened by that MasterKey.
-func newGenerations(number hierarchy.Generation, masterKey memsec.Secret) (*generations, error) {
-	g, err := deriveGeneration(number, masterKey)
+// newGenerations makes the table of a node that was opened by the MasterKey of that
+// record, with the keys that the record carries from earlier ones.
+func newGenerations(r seal.Record, masterKey memsec.Secret) (*generations, error) {
+	carried, err := r.OpenCarriedKeys(masterKey)
 	if err != nil {
 		return nil, err
 	}
-	k := &generations{opened: number}
-	k.all.Store(&[]generation{g})
+	all := make([]generation, 0, len(carried)+2)
+	for _, c := range carried {
+		all = append(all, generation{number: c.Generation, mac: c.Key})
+	}
+	g, err := deriveGeneration(r, masterKey)
+	if err != nil {
+		for _, c := range all {
+			c.destroy()
+		}
+		return nil, err
+	}
+	all = append(all, g)
+	k := &generations{}
+	k.opened.Store(uint64(g.number))
+	k.all.Store(&all)
 	return k, nil
 }
 
@@ -83,6 +109,67 @@ func (k *generations) of(number hierarchy.Generation) (generation, bool) {
 func (k *generations) knows(number hierarchy.Generation) bool {
 	g, ok := k.of(number)
 	return ok && !g.parent.IsZero()
+}
+
+// isOf reports whether the node has the MasterKey of that record.
+func (k *generations) isOf(r seal.Record) bool {
+	g, ok := k.of(r.Generation())
+	return ok && !g.parent.IsZero() && g.commitment == commitmentOf(r)
+}
+
+// add takes over the keys of the MasterKey that is to come into force after the last one
+// that the node knows. Of two that were to, the one that came later counts: a ceremony that was
+// cancelled leaves one that never comes into force.
+func (k *generations) add(g generation) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.isShut {
+		g.destroy()
+		return errShut
+	}
+	have := *k.all.Load()
+	next := make([]generation, 0, len(have)+1)
+	for _, old := range have {
+		if old.number == g.number && old.commitment == g.commitment {
+			g.destroy()
+			return nil
+		}
+		if old.number < g.number {
+			next = append(next, old)
+		}
+	}
+	if uint64(g.number) <= k.opened.Load() {
+		g.destroy()
+		return errs.New(errs.FailedState, fmt.Sprintf("MasterKey %d cannot come into force any more, MasterKey %d did", g.number, k.opened.Load()))
+	}
+	next = append(next, g)
+	k.all.Store(&next)
+	for _, old := range have[len(next)-1:] {
+		old.destroy()
+	}
+	return nil
+}
+
+// reached is told of a generation that is in force in a state which this node believes:
+// no older one is believed from then on.
+func (k *generations) reached(number hierarchy.Generation) {
+	for {
+		was := k.opened.Load()
+		if uint64(number) <= was || k.opened.CompareAndSwap(was, uint64(number)) {
+			return
+		}
+	}
+}
+
+// carried returns the keys with which what was written before a MasterKey is proved.
+// They stay this table's.
+func (k *generations) carried(before hierarchy.Generation) (keys []seal.CarriedKey) {
+	for _, g := range *k.all.Load() {
+		if g.number < before {
+			keys = append(keys, seal.CarriedKey{Generation: g.number, Key: g.mac})
+		}
+	}
+	return keys
 }
 
 // sum computes a MAC under the key of a generation; false: there is none.
@@ -104,17 +191,17 @@ func (k *generations) retire(inForce hierarchy.Generation, now time.Time) {
 		k.inForce, k.since = inForce, now
 		return
 	}
+	old := func(g generation) bool { return g.number < inForce && !g.parent.IsZero() }
 	have := *k.all.Load()
-	if now.Sub(k.since) < retireAfter || have[0].number >= inForce || have[0].parent.IsZero() {
+	if now.Sub(k.since) < retireAfter || !slices.ContainsFunc(have, old) {
 		return
 	}
-	next := make([]generation, len(have))
-	for i, g := range have {
-		if g.number < inForce {
-			g.parent.Destroy()
-			g.parent = memsec.Secret{}
+	next := slices.Clone(have)
+	for i, g := range next {
+		if old(g) {
+			next[i].parent = memsec.Secret{}
+			defer g.parent.Destroy()
 		}
-		next[i] = g
 	}
 	k.all.Store(&next)
 }
@@ -130,8 +217,8 @@ func (k *generations) shut() {
 	k.all.Store(&[]generation{})
 }
 
-// errBehind says that a node was opened by a MasterKey that is not in force any more.
-func errBehind(opened, now hierarchy.Generation) error {
-	return errs.New(errs.Sealed, fmt.Sprintf("this node was opened by MasterKey %d, and the cluster has MasterKey %d by now", opened, now),
+// errBehind says that the MasterKey of a node is not in force any more.
+func errBehind(opened uint64, now hierarchy.Generation) error {
+	return errs.New(errs.Sealed, fmt.Sprintf("this node has MasterKey %d, and the cluster has MasterKey %d by now", opened, now),
 		errs.Hint("use another node, or unseal this one by the new seal: krypton unseal"))
 }

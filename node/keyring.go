@@ -15,7 +15,6 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/corr"
 	"github.com/openkcm/krypton-cluster/internal/errs"
-	"github.com/openkcm/krypton-cluster/internal/mutation"
 	"github.com/openkcm/krypton-cluster/keystore"
 	"github.com/openkcm/krypton-cluster/memsec"
 )
@@ -195,16 +194,9 @@ func (k *keyring) openInternalKey(c *fsmpb.Cluster, v *fsmpb.Version) (memsec.Se
 func (k *keyring) foundedParent(c *fsmpb.Cluster) (memsec.Secret, error) {
 	g, ok := k.keys.of(fsm.GenerationOf(c))
 	if !ok || g.parent.IsZero() {
-		return memsec.Secret{}, errBehind(k.keys.opened, fsm.GenerationOf(c))
+		return memsec.Secret{}, errBehind(k.keys.opened.Load(), fsm.GenerationOf(c))
 	}
-	founding, bound, err := fsm.FoundingOf(c)
-	switch {
-	case err != nil:
-		return memsec.Secret{}, err
-	case !bound || mutation.On(mutation.SkipFounding):
-		return memsec.Copy(g.parent, memsec.Cold)
-	}
-	return envelope.FoundedIVKParent(g.parent, founding)
+	return g.founded(c)
 }
 
 // proveFounding returns an error if the MasterKey in memory is not the one with which

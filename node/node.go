@@ -24,6 +24,7 @@
 //   - I11: the internal keys open only under the genesis with which the MasterKey was made: other persons, rules or CAs, however they come into the log, open nothing.
 //   - I12: a repair of the seal is made by the leader, of the record that its registry has, and wraps to keys of its manifest only; another record with the same manifest is taken over wrapping by wrapping, the younger one wins, and nobody is sealed for it.
 //   - I13: the MasterKey is protected anew only for a ceremony that is in the registry which this node believes, as its plan says, and it and every share that was given for it are wiped here before the step is answered, or when their patience ends; a seal that commits to the same MasterKey seals nobody.
+//   - I14: a node takes a next MasterKey only with the internal keys that the cluster has, wrapped under it; one that took it serves on when it comes into force, and one that did not serves nothing from there on and says so.
 //
 // # Concurrency
 //
@@ -342,14 +343,14 @@ func (n *Node) MAC(g hierarchy.Generation, parts ...[]byte) (sum [32]byte, ok bo
 	return u.keys.sum(g, parts...)
 }
 
-// Opened returns the generation of the MasterKey by which this node was opened; 0:
-// it is sealed.
+// Opened returns the generation of the MasterKey by which this node was opened, or of a
+// later one that it got since and that came into force; 0: it is sealed.
 func (n *Node) Opened() hierarchy.Generation {
 	u := n.open.Load()
 	if u == nil {
 		return 0
 	}
-	return u.keys.opened
+	return hierarchy.Generation(u.keys.opened.Load())
 }
 
 // Believed returns nil if this node has the MasterKey and believes the state that it

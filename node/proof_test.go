@@ -67,9 +67,14 @@ func forge(t *testing.T, b []byte, edit func(*fsmpb.SnapshotItem)) []byte {
 }
 
 func sign(b []byte, m *fsm.Machine, mac fsm.MACFunc) []byte {
+	return signBy(m.View().Generation(), b, m, mac)
+}
+
+// signBy is sign with the MasterKey that is in force in b, and not in the machine.
+func signBy(g hierarchy.Generation, b []byte, m *fsm.Machine, mac fsm.MACFunc) []byte {
 	sum := [32]byte(b[len(b)-33 : len(b)-1])
 	i, _, chain := m.Applied()
-	tag, _ := mac(m.View().Generation(), []byte("krypton/v1/snapshot"), sum[:], binary.BigEndian.AppendUint64(nil, i), chain[:])
+	tag, _ := mac(g, []byte("krypton/v1/snapshot"), sum[:], binary.BigEndian.AppendUint64(nil, i), chain[:])
 	return append(append(bytes.Clone(b[:len(b)-1]), 1), tag[:]...)
 }
 

@@ -75,6 +75,7 @@ func (n *Node) adoptRecord(ctx context.Context, v *fsm.View) error {
 	}
 	n.mu.Lock()
 	n.record, n.adopted = r, c
+	u := n.open.Load()
 	n.mu.Unlock()
 	switch {
 	case !changed || have.IsZero():
@@ -94,6 +95,11 @@ func (n *Node) adoptRecord(ctx context.Context, v *fsm.View) error {
 		n.mu.Unlock()
 		n.poke()
 		n.log.InfoContext(ctx, "this node has the new seal of the cluster", slog.String("ceremony", r.Ceremony().String()), slog.String("mode", r.Mode().String()))
+		return nil
+	}
+	if u != nil && u.keys.isOf(r) {
+		n.log.InfoContext(ctx, "the seal of the cluster is another one, and this node has its MasterKey",
+			slog.String("ceremony", r.Ceremony().String()), slog.Uint64("generation", uint64(r.Generation())))
 		return nil
 	}
 	n.wipe()
@@ -195,10 +201,13 @@ func (n *Node) registryRecord(c *fsmpb.Cluster) (seal.Record, error) {
 	if others, err := n.otherHolders(c, now, first); others || err != nil {
 		return now, err
 	}
-	switch {
-	case now.Generation() <= first.Generation():
+	if now.Generation() <= first.Generation() {
 		return foreign("it is of the first MasterKey and not the genesis's")
-	case n.ServingErr() != nil:
+	}
+	if u := n.open.Load(); u != nil && u.keys.isOf(now) {
+		return now, nil // the members of the cluster gave it this MasterKey, before it came into force
+	}
+	if n.ServingErr() != nil {
 		return foreign("it is of a later MasterKey, and this node cannot prove its state yet")
 	}
 	return now, nil

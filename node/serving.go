@@ -230,14 +230,14 @@ func (n *Node) stand(u *unsealed, v *fsm.View, before *standing) *standing {
 	// The machine stores the proof of a snapshot before its view, so the proof of
 	// this view is this one or has been replaced with the view.
 	s.proof.Proof, s.proof.has = n.machine.RestoreProof()
-	if before != nil && before.proof == s.proof {
-		s.began = before.began
-	} else {
-		s.began = proveSnapshot(u, s.proof)
-	}
 	now := v.Generation()
-	if s.began == nil && v.Initialized() && now >= u.keys.opened && !u.keys.knows(now) {
-		s.began = errBehind(u.keys.opened, now)
+	switch opened := u.keys.opened.Load(); {
+	case v.Initialized() && uint64(now) >= opened && !u.keys.knows(now):
+		s.began = errBehind(opened, now)
+	case before != nil && before.proof == s.proof:
+		s.began = before.began
+	default:
+		s.began = proveSnapshot(u, s.proof)
 	}
 	if s.began == nil && v.Initialized() && u.founded.Load() != uint64(now) && u.keys.knows(now) {
 		if s.began = u.ring.proveFounding(v.Cluster()); s.began == nil {
@@ -248,6 +248,9 @@ func (n *Node) stand(u *unsealed, v *fsm.View, before *standing) *standing {
 	}
 	if s.proved = s.began; s.proved == nil {
 		s.proved = n.cluster.Proved()
+	}
+	if s.proved == nil && v.Initialized() {
+		u.keys.reached(now)
 	}
 	m, member := v.Member(n.id)
 	switch {

@@ -162,7 +162,7 @@ func (n *Node) endGathering() {
 // the node while this was on its way wins (I8).
 func (n *Node) unsealWith(ctx context.Context, a attempt, masterKey memsec.Secret) error {
 	defer masterKey.Destroy()
-	keys, err := newGenerations(a.record.Generation(), masterKey)
+	keys, err := newGenerations(a.record, masterKey)
 	if err != nil {
 		return err
 	}

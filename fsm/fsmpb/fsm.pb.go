@@ -3745,6 +3745,105 @@ func (x *AddInternalKey) GetVersion() *Version {
 	return nil
 }
 
+// RewrappedKey is an internal key under another MasterKey; the key in it is the same.
+type RewrappedKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uid           []byte                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"` // of the version of the internal key
+	Blob          []byte                 `protobuf:"bytes,2,opt,name=blob,proto3" json:"blob,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RewrappedKey) Reset() {
+	*x = RewrappedKey{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RewrappedKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RewrappedKey) ProtoMessage() {}
+
+func (x *RewrappedKey) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RewrappedKey.ProtoReflect.Descriptor instead.
+func (*RewrappedKey) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *RewrappedKey) GetUid() []byte {
+	if x != nil {
+		return x.Uid
+	}
+	return nil
+}
+
+func (x *RewrappedKey) GetBlob() []byte {
+	if x != nil {
+		return x.Blob
+	}
+	return nil
+}
+
+// StagedRekey is what a staged rekey has besides its record.
+type StagedRekey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Every internal key that has material, under the new MasterKey.
+	InternalKeys  []*RewrappedKey `protobuf:"bytes,1,rep,name=internal_keys,json=internalKeys,proto3" json:"internal_keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StagedRekey) Reset() {
+	*x = StagedRekey{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StagedRekey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StagedRekey) ProtoMessage() {}
+
+func (x *StagedRekey) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StagedRekey.ProtoReflect.Descriptor instead.
+func (*StagedRekey) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *StagedRekey) GetInternalKeys() []*RewrappedKey {
+	if x != nil {
+		return x.InternalKeys
+	}
+	return nil
+}
+
 // RewrapTenant replaces the outer envelope of a tenant's L2 blob; the L2 in it
 // is the same.
 type RewrapTenant struct {
@@ -3761,7 +3860,7 @@ type RewrapTenant struct {
 
 func (x *RewrapTenant) Reset() {
 	*x = RewrapTenant{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3773,7 +3872,7 @@ func (x *RewrapTenant) String() string {
 func (*RewrapTenant) ProtoMessage() {}
 
 func (x *RewrapTenant) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3786,7 +3885,7 @@ func (x *RewrapTenant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RewrapTenant.ProtoReflect.Descriptor instead.
 func (*RewrapTenant) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{28}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RewrapTenant) GetTenant() string {
@@ -3840,7 +3939,7 @@ type PutSecret struct {
 
 func (x *PutSecret) Reset() {
 	*x = PutSecret{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3852,7 +3951,7 @@ func (x *PutSecret) String() string {
 func (*PutSecret) ProtoMessage() {}
 
 func (x *PutSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3865,7 +3964,7 @@ func (x *PutSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSecret.ProtoReflect.Descriptor instead.
 func (*PutSecret) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{29}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PutSecret) GetSecret() *Secret {
@@ -3884,7 +3983,7 @@ type CreateJoinToken struct {
 
 func (x *CreateJoinToken) Reset() {
 	*x = CreateJoinToken{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3896,7 +3995,7 @@ func (x *CreateJoinToken) String() string {
 func (*CreateJoinToken) ProtoMessage() {}
 
 func (x *CreateJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3909,7 +4008,7 @@ func (x *CreateJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJoinToken.ProtoReflect.Descriptor instead.
 func (*CreateJoinToken) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{30}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CreateJoinToken) GetToken() *JoinToken {
@@ -3934,7 +4033,7 @@ type AddMember struct {
 
 func (x *AddMember) Reset() {
 	*x = AddMember{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3946,7 +4045,7 @@ func (x *AddMember) String() string {
 func (*AddMember) ProtoMessage() {}
 
 func (x *AddMember) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3959,7 +4058,7 @@ func (x *AddMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMember.ProtoReflect.Descriptor instead.
 func (*AddMember) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{31}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AddMember) GetMember() *Member {
@@ -4002,7 +4101,7 @@ type UpdateMember struct {
 
 func (x *UpdateMember) Reset() {
 	*x = UpdateMember{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4014,7 +4113,7 @@ func (x *UpdateMember) String() string {
 func (*UpdateMember) ProtoMessage() {}
 
 func (x *UpdateMember) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4027,7 +4126,7 @@ func (x *UpdateMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateMember.ProtoReflect.Descriptor instead.
 func (*UpdateMember) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{32}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *UpdateMember) GetMember() *Member {
@@ -4061,7 +4160,7 @@ type RemoveMember struct {
 
 func (x *RemoveMember) Reset() {
 	*x = RemoveMember{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4073,7 +4172,7 @@ func (x *RemoveMember) String() string {
 func (*RemoveMember) ProtoMessage() {}
 
 func (x *RemoveMember) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4086,7 +4185,7 @@ func (x *RemoveMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMember.ProtoReflect.Descriptor instead.
 func (*RemoveMember) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{33}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RemoveMember) GetId() string {
@@ -4112,7 +4211,7 @@ type PurgeMember struct {
 
 func (x *PurgeMember) Reset() {
 	*x = PurgeMember{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4124,7 +4223,7 @@ func (x *PurgeMember) String() string {
 func (*PurgeMember) ProtoMessage() {}
 
 func (x *PurgeMember) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4137,7 +4236,7 @@ func (x *PurgeMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeMember.ProtoReflect.Descriptor instead.
 func (*PurgeMember) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{34}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PurgeMember) GetId() string {
@@ -4157,7 +4256,7 @@ type SetHold struct {
 
 func (x *SetHold) Reset() {
 	*x = SetHold{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4169,7 +4268,7 @@ func (x *SetHold) String() string {
 func (*SetHold) ProtoMessage() {}
 
 func (x *SetHold) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4182,7 +4281,7 @@ func (x *SetHold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetHold.ProtoReflect.Descriptor instead.
 func (*SetHold) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{35}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SetHold) GetHeld() bool {
@@ -4216,7 +4315,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4228,7 +4327,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4241,7 +4340,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{36}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Revocation) GetSerial() []byte {
@@ -4305,7 +4404,7 @@ type RevokeCertificate struct {
 
 func (x *RevokeCertificate) Reset() {
 	*x = RevokeCertificate{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4317,7 +4416,7 @@ func (x *RevokeCertificate) String() string {
 func (*RevokeCertificate) ProtoMessage() {}
 
 func (x *RevokeCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4330,7 +4429,7 @@ func (x *RevokeCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertificate.ProtoReflect.Descriptor instead.
 func (*RevokeCertificate) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{37}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RevokeCertificate) GetRevocation() *Revocation {
@@ -4353,7 +4452,7 @@ type X509Issuer struct {
 
 func (x *X509Issuer) Reset() {
 	*x = X509Issuer{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4365,7 +4464,7 @@ func (x *X509Issuer) String() string {
 func (*X509Issuer) ProtoMessage() {}
 
 func (x *X509Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4378,7 +4477,7 @@ func (x *X509Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use X509Issuer.ProtoReflect.Descriptor instead.
 func (*X509Issuer) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{38}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *X509Issuer) GetCertificates() [][]byte {
@@ -4411,7 +4510,7 @@ type JWTIssuer struct {
 
 func (x *JWTIssuer) Reset() {
 	*x = JWTIssuer{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4423,7 +4522,7 @@ func (x *JWTIssuer) String() string {
 func (*JWTIssuer) ProtoMessage() {}
 
 func (x *JWTIssuer) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4436,7 +4535,7 @@ func (x *JWTIssuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JWTIssuer.ProtoReflect.Descriptor instead.
 func (*JWTIssuer) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{39}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *JWTIssuer) GetUrl() string {
@@ -4526,7 +4625,7 @@ type Issuer struct {
 
 func (x *Issuer) Reset() {
 	*x = Issuer{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4538,7 +4637,7 @@ func (x *Issuer) String() string {
 func (*Issuer) ProtoMessage() {}
 
 func (x *Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4551,7 +4650,7 @@ func (x *Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
 func (*Issuer) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Issuer) GetId() string {
@@ -4691,7 +4790,7 @@ type BindingKey struct {
 
 func (x *BindingKey) Reset() {
 	*x = BindingKey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4703,7 +4802,7 @@ func (x *BindingKey) String() string {
 func (*BindingKey) ProtoMessage() {}
 
 func (x *BindingKey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4716,7 +4815,7 @@ func (x *BindingKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BindingKey.ProtoReflect.Descriptor instead.
 func (*BindingKey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *BindingKey) GetKey() *PublicKey {
@@ -4772,7 +4871,7 @@ type RoleBinding struct {
 
 func (x *RoleBinding) Reset() {
 	*x = RoleBinding{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4784,7 +4883,7 @@ func (x *RoleBinding) String() string {
 func (*RoleBinding) ProtoMessage() {}
 
 func (x *RoleBinding) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4797,7 +4896,7 @@ func (x *RoleBinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoleBinding.ProtoReflect.Descriptor instead.
 func (*RoleBinding) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{42}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RoleBinding) GetId() string {
@@ -4929,7 +5028,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4941,7 +5040,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4954,7 +5053,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Policy) GetTenant() string {
@@ -5022,7 +5121,7 @@ type PutIssuer struct {
 
 func (x *PutIssuer) Reset() {
 	*x = PutIssuer{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5034,7 +5133,7 @@ func (x *PutIssuer) String() string {
 func (*PutIssuer) ProtoMessage() {}
 
 func (x *PutIssuer) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5047,7 +5146,7 @@ func (x *PutIssuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutIssuer.ProtoReflect.Descriptor instead.
 func (*PutIssuer) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{44}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *PutIssuer) GetIssuer() *Issuer {
@@ -5083,7 +5182,7 @@ type RemoveIssuer struct {
 
 func (x *RemoveIssuer) Reset() {
 	*x = RemoveIssuer{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5095,7 +5194,7 @@ func (x *RemoveIssuer) String() string {
 func (*RemoveIssuer) ProtoMessage() {}
 
 func (x *RemoveIssuer) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5108,7 +5207,7 @@ func (x *RemoveIssuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveIssuer.ProtoReflect.Descriptor instead.
 func (*RemoveIssuer) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{45}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RemoveIssuer) GetTenant() string {
@@ -5144,7 +5243,7 @@ type BindRole struct {
 
 func (x *BindRole) Reset() {
 	*x = BindRole{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5156,7 +5255,7 @@ func (x *BindRole) String() string {
 func (*BindRole) ProtoMessage() {}
 
 func (x *BindRole) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5169,7 +5268,7 @@ func (x *BindRole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BindRole.ProtoReflect.Descriptor instead.
 func (*BindRole) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{46}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *BindRole) GetBinding() *RoleBinding {
@@ -5191,7 +5290,7 @@ type UnbindRole struct {
 
 func (x *UnbindRole) Reset() {
 	*x = UnbindRole{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5203,7 +5302,7 @@ func (x *UnbindRole) String() string {
 func (*UnbindRole) ProtoMessage() {}
 
 func (x *UnbindRole) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5216,7 +5315,7 @@ func (x *UnbindRole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnbindRole.ProtoReflect.Descriptor instead.
 func (*UnbindRole) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{47}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *UnbindRole) GetTenant() string {
@@ -5253,7 +5352,7 @@ type SetTenantGovernors struct {
 
 func (x *SetTenantGovernors) Reset() {
 	*x = SetTenantGovernors{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5265,7 +5364,7 @@ func (x *SetTenantGovernors) String() string {
 func (*SetTenantGovernors) ProtoMessage() {}
 
 func (x *SetTenantGovernors) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5278,7 +5377,7 @@ func (x *SetTenantGovernors) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantGovernors.ProtoReflect.Descriptor instead.
 func (*SetTenantGovernors) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{48}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SetTenantGovernors) GetTenant() string {
@@ -5327,7 +5426,7 @@ type ApprovalSignature struct {
 
 func (x *ApprovalSignature) Reset() {
 	*x = ApprovalSignature{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5339,7 +5438,7 @@ func (x *ApprovalSignature) String() string {
 func (*ApprovalSignature) ProtoMessage() {}
 
 func (x *ApprovalSignature) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5352,7 +5451,7 @@ func (x *ApprovalSignature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApprovalSignature.ProtoReflect.Descriptor instead.
 func (*ApprovalSignature) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{49}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ApprovalSignature) GetKeyId() []byte {
@@ -5438,7 +5537,7 @@ type Approval struct {
 
 func (x *Approval) Reset() {
 	*x = Approval{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5450,7 +5549,7 @@ func (x *Approval) String() string {
 func (*Approval) ProtoMessage() {}
 
 func (x *Approval) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5463,7 +5562,7 @@ func (x *Approval) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Approval.ProtoReflect.Descriptor instead.
 func (*Approval) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{50}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Approval) GetId() string {
@@ -5611,7 +5710,7 @@ type RequestApproval struct {
 
 func (x *RequestApproval) Reset() {
 	*x = RequestApproval{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5623,7 +5722,7 @@ func (x *RequestApproval) String() string {
 func (*RequestApproval) ProtoMessage() {}
 
 func (x *RequestApproval) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5636,7 +5735,7 @@ func (x *RequestApproval) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestApproval.ProtoReflect.Descriptor instead.
 func (*RequestApproval) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{51}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RequestApproval) GetApproval() *Approval {
@@ -5658,7 +5757,7 @@ type Approve struct {
 
 func (x *Approve) Reset() {
 	*x = Approve{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5670,7 +5769,7 @@ func (x *Approve) String() string {
 func (*Approve) ProtoMessage() {}
 
 func (x *Approve) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5683,7 +5782,7 @@ func (x *Approve) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Approve.ProtoReflect.Descriptor instead.
 func (*Approve) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{52}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Approve) GetId() string {
@@ -5719,7 +5818,7 @@ type RejectApproval struct {
 
 func (x *RejectApproval) Reset() {
 	*x = RejectApproval{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5731,7 +5830,7 @@ func (x *RejectApproval) String() string {
 func (*RejectApproval) ProtoMessage() {}
 
 func (x *RejectApproval) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5744,7 +5843,7 @@ func (x *RejectApproval) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectApproval.ProtoReflect.Descriptor instead.
 func (*RejectApproval) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{53}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RejectApproval) GetId() string {
@@ -5775,7 +5874,7 @@ type SetQuorum struct {
 
 func (x *SetQuorum) Reset() {
 	*x = SetQuorum{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5787,7 +5886,7 @@ func (x *SetQuorum) String() string {
 func (*SetQuorum) ProtoMessage() {}
 
 func (x *SetQuorum) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5800,7 +5899,7 @@ func (x *SetQuorum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetQuorum.ProtoReflect.Descriptor instead.
 func (*SetQuorum) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{54}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *SetQuorum) GetGovernors() uint32 {
@@ -5841,7 +5940,7 @@ type PutPolicy struct {
 
 func (x *PutPolicy) Reset() {
 	*x = PutPolicy{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5853,7 +5952,7 @@ func (x *PutPolicy) String() string {
 func (*PutPolicy) ProtoMessage() {}
 
 func (x *PutPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5866,7 +5965,7 @@ func (x *PutPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutPolicy.ProtoReflect.Descriptor instead.
 func (*PutPolicy) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{55}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *PutPolicy) GetPolicy() *Policy {
@@ -5910,7 +6009,7 @@ type RemovePolicy struct {
 
 func (x *RemovePolicy) Reset() {
 	*x = RemovePolicy{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5922,7 +6021,7 @@ func (x *RemovePolicy) String() string {
 func (*RemovePolicy) ProtoMessage() {}
 
 func (x *RemovePolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5935,7 +6034,7 @@ func (x *RemovePolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePolicy.ProtoReflect.Descriptor instead.
 func (*RemovePolicy) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{56}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RemovePolicy) GetTenant() string {
@@ -5970,7 +6069,7 @@ type SealKey struct {
 
 func (x *SealKey) Reset() {
 	*x = SealKey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5982,7 +6081,7 @@ func (x *SealKey) String() string {
 func (*SealKey) ProtoMessage() {}
 
 func (x *SealKey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5995,7 +6094,7 @@ func (x *SealKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealKey.ProtoReflect.Descriptor instead.
 func (*SealKey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{57}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *SealKey) GetProvider() string {
@@ -6028,7 +6127,7 @@ type SealHolder struct {
 
 func (x *SealHolder) Reset() {
 	*x = SealHolder{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6040,7 +6139,7 @@ func (x *SealHolder) String() string {
 func (*SealHolder) ProtoMessage() {}
 
 func (x *SealHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6053,7 +6152,7 @@ func (x *SealHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealHolder.ProtoReflect.Descriptor instead.
 func (*SealHolder) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{58}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *SealHolder) GetName() string {
@@ -6110,7 +6209,7 @@ type SealGroup struct {
 
 func (x *SealGroup) Reset() {
 	*x = SealGroup{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6122,7 +6221,7 @@ func (x *SealGroup) String() string {
 func (*SealGroup) ProtoMessage() {}
 
 func (x *SealGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6135,7 +6234,7 @@ func (x *SealGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealGroup.ProtoReflect.Descriptor instead.
 func (*SealGroup) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{59}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *SealGroup) GetName() string {
@@ -6172,7 +6271,7 @@ type SealPlan struct {
 
 func (x *SealPlan) Reset() {
 	*x = SealPlan{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6184,7 +6283,7 @@ func (x *SealPlan) String() string {
 func (*SealPlan) ProtoMessage() {}
 
 func (x *SealPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6197,7 +6296,7 @@ func (x *SealPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealPlan.ProtoReflect.Descriptor instead.
 func (*SealPlan) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *SealPlan) GetGroups() []*SealGroup {
@@ -6253,7 +6352,7 @@ type Ceremony struct {
 
 func (x *Ceremony) Reset() {
 	*x = Ceremony{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6265,7 +6364,7 @@ func (x *Ceremony) String() string {
 func (*Ceremony) ProtoMessage() {}
 
 func (x *Ceremony) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6278,7 +6377,7 @@ func (x *Ceremony) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ceremony.ProtoReflect.Descriptor instead.
 func (*Ceremony) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{61}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Ceremony) GetId() []byte {
@@ -6421,7 +6520,7 @@ type BeginCeremony struct {
 
 func (x *BeginCeremony) Reset() {
 	*x = BeginCeremony{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6433,7 +6532,7 @@ func (x *BeginCeremony) String() string {
 func (*BeginCeremony) ProtoMessage() {}
 
 func (x *BeginCeremony) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6446,7 +6545,7 @@ func (x *BeginCeremony) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginCeremony.ProtoReflect.Descriptor instead.
 func (*BeginCeremony) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{62}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *BeginCeremony) GetId() []byte {
@@ -6496,7 +6595,7 @@ type StageCeremony struct {
 
 func (x *StageCeremony) Reset() {
 	*x = StageCeremony{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6508,7 +6607,7 @@ func (x *StageCeremony) String() string {
 func (*StageCeremony) ProtoMessage() {}
 
 func (x *StageCeremony) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6521,7 +6620,7 @@ func (x *StageCeremony) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StageCeremony.ProtoReflect.Descriptor instead.
 func (*StageCeremony) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{63}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *StageCeremony) GetId() []byte {
@@ -6550,7 +6649,7 @@ type ConfirmHolder struct {
 
 func (x *ConfirmHolder) Reset() {
 	*x = ConfirmHolder{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6562,7 +6661,7 @@ func (x *ConfirmHolder) String() string {
 func (*ConfirmHolder) ProtoMessage() {}
 
 func (x *ConfirmHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6575,7 +6674,7 @@ func (x *ConfirmHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmHolder.ProtoReflect.Descriptor instead.
 func (*ConfirmHolder) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{64}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ConfirmHolder) GetId() []byte {
@@ -6611,7 +6710,7 @@ type CommitCeremony struct {
 
 func (x *CommitCeremony) Reset() {
 	*x = CommitCeremony{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6623,7 +6722,7 @@ func (x *CommitCeremony) String() string {
 func (*CommitCeremony) ProtoMessage() {}
 
 func (x *CommitCeremony) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6636,7 +6735,7 @@ func (x *CommitCeremony) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitCeremony.ProtoReflect.Descriptor instead.
 func (*CommitCeremony) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{65}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *CommitCeremony) GetId() []byte {
@@ -6665,7 +6764,7 @@ type CancelCeremony struct {
 
 func (x *CancelCeremony) Reset() {
 	*x = CancelCeremony{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6677,7 +6776,7 @@ func (x *CancelCeremony) String() string {
 func (*CancelCeremony) ProtoMessage() {}
 
 func (x *CancelCeremony) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6690,7 +6789,7 @@ func (x *CancelCeremony) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCeremony.ProtoReflect.Descriptor instead.
 func (*CancelCeremony) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{66}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *CancelCeremony) GetId() []byte {
@@ -6718,7 +6817,7 @@ type Tick struct {
 
 func (x *Tick) Reset() {
 	*x = Tick{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6730,7 +6829,7 @@ func (x *Tick) String() string {
 func (*Tick) ProtoMessage() {}
 
 func (x *Tick) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6743,7 +6842,7 @@ func (x *Tick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tick.ProtoReflect.Descriptor instead.
 func (*Tick) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{67}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{69}
 }
 
 type RaiseFormat struct {
@@ -6755,7 +6854,7 @@ type RaiseFormat struct {
 
 func (x *RaiseFormat) Reset() {
 	*x = RaiseFormat{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6767,7 +6866,7 @@ func (x *RaiseFormat) String() string {
 func (*RaiseFormat) ProtoMessage() {}
 
 func (x *RaiseFormat) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6780,7 +6879,7 @@ func (x *RaiseFormat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseFormat.ProtoReflect.Descriptor instead.
 func (*RaiseFormat) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{68}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *RaiseFormat) GetVersion() uint32 {
@@ -6803,7 +6902,7 @@ type LeaseEpoch struct {
 
 func (x *LeaseEpoch) Reset() {
 	*x = LeaseEpoch{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[69]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6815,7 +6914,7 @@ func (x *LeaseEpoch) String() string {
 func (*LeaseEpoch) ProtoMessage() {}
 
 func (x *LeaseEpoch) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[69]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6828,7 +6927,7 @@ func (x *LeaseEpoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseEpoch.ProtoReflect.Descriptor instead.
 func (*LeaseEpoch) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{69}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *LeaseEpoch) GetLeader() string {
@@ -6859,7 +6958,7 @@ type RepairSeal struct {
 
 func (x *RepairSeal) Reset() {
 	*x = RepairSeal{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[70]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6871,7 +6970,7 @@ func (x *RepairSeal) String() string {
 func (*RepairSeal) ProtoMessage() {}
 
 func (x *RepairSeal) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[70]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6884,7 +6983,7 @@ func (x *RepairSeal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairSeal.ProtoReflect.Descriptor instead.
 func (*RepairSeal) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{70}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *RepairSeal) GetBase() []byte {
@@ -6920,7 +7019,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[71]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6932,7 +7031,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[71]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6945,7 +7044,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{71}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *Result) GetReason() string {
@@ -7029,7 +7128,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[72]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7041,7 +7140,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[72]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7054,7 +7153,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{72}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *Request) GetPrincipal() *Principal {
@@ -7125,7 +7224,7 @@ type UsedNonce struct {
 
 func (x *UsedNonce) Reset() {
 	*x = UsedNonce{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[73]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7137,7 +7236,7 @@ func (x *UsedNonce) String() string {
 func (*UsedNonce) ProtoMessage() {}
 
 func (x *UsedNonce) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[73]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7150,7 +7249,7 @@ func (x *UsedNonce) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsedNonce.ProtoReflect.Descriptor instead.
 func (*UsedNonce) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{73}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *UsedNonce) GetNonce() []byte {
@@ -7214,7 +7313,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[74]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7226,7 +7325,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[74]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7239,7 +7338,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{74}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *Cluster) GetKeyspaceId() []byte {
@@ -7405,7 +7504,7 @@ type Incarnation struct {
 
 func (x *Incarnation) Reset() {
 	*x = Incarnation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[75]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7417,7 +7516,7 @@ func (x *Incarnation) String() string {
 func (*Incarnation) ProtoMessage() {}
 
 func (x *Incarnation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[75]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7430,7 +7529,7 @@ func (x *Incarnation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Incarnation.ProtoReflect.Descriptor instead.
 func (*Incarnation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{75}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *Incarnation) GetId() []byte {
@@ -7511,7 +7610,7 @@ type Recover struct {
 
 func (x *Recover) Reset() {
 	*x = Recover{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[76]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7523,7 +7622,7 @@ func (x *Recover) String() string {
 func (*Recover) ProtoMessage() {}
 
 func (x *Recover) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[76]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7536,7 +7635,7 @@ func (x *Recover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recover.ProtoReflect.Descriptor instead.
 func (*Recover) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{76}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *Recover) GetIncarnation() *Incarnation {
@@ -7572,7 +7671,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[77]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7584,7 +7683,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[77]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7597,7 +7696,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{77}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -7692,7 +7791,7 @@ type SnapshotItem struct {
 
 func (x *SnapshotItem) Reset() {
 	*x = SnapshotItem{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[78]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7704,7 +7803,7 @@ func (x *SnapshotItem) String() string {
 func (*SnapshotItem) ProtoMessage() {}
 
 func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[78]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7717,7 +7816,7 @@ func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotItem.ProtoReflect.Descriptor instead.
 func (*SnapshotItem) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{78}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *SnapshotItem) GetObject() isSnapshotItem_Object {
@@ -8260,7 +8359,12 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x02id\x18\x03 \x01(\tR\x02id\x12\x12\n" +
 	"\x04etag\x18\x04 \x01(\x04R\x04etag\"C\n" +
 	"\x0eAddInternalKey\x121\n" +
-	"\aversion\x18\x01 \x01(\v2\x17.krypton.fsm.v1.VersionR\aversion\"\xb5\x01\n" +
+	"\aversion\x18\x01 \x01(\v2\x17.krypton.fsm.v1.VersionR\aversion\"4\n" +
+	"\fRewrappedKey\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\fR\x03uid\x12\x12\n" +
+	"\x04blob\x18\x02 \x01(\fR\x04blob\"P\n" +
+	"\vStagedRekey\x12A\n" +
+	"\rinternal_keys\x18\x01 \x03(\v2\x1c.krypton.fsm.v1.RewrappedKeyR\finternalKeys\"\xb5\x01\n" +
 	"\fRewrapTenant\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1d\n" +
 	"\n" +
@@ -8693,7 +8797,7 @@ func file_fsm_fsmpb_fsm_proto_rawDescGZIP() []byte {
 }
 
 var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 79)
+var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 81)
 var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(KeyAlgorithm)(0),          // 0: krypton.fsm.v1.KeyAlgorithm
 	(VersionState)(0),          // 1: krypton.fsm.v1.VersionState
@@ -8732,57 +8836,59 @@ var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(*UnpinResource)(nil),      // 34: krypton.fsm.v1.UnpinResource
 	(*RollbackResource)(nil),   // 35: krypton.fsm.v1.RollbackResource
 	(*AddInternalKey)(nil),     // 36: krypton.fsm.v1.AddInternalKey
-	(*RewrapTenant)(nil),       // 37: krypton.fsm.v1.RewrapTenant
-	(*PutSecret)(nil),          // 38: krypton.fsm.v1.PutSecret
-	(*CreateJoinToken)(nil),    // 39: krypton.fsm.v1.CreateJoinToken
-	(*AddMember)(nil),          // 40: krypton.fsm.v1.AddMember
-	(*UpdateMember)(nil),       // 41: krypton.fsm.v1.UpdateMember
-	(*RemoveMember)(nil),       // 42: krypton.fsm.v1.RemoveMember
-	(*PurgeMember)(nil),        // 43: krypton.fsm.v1.PurgeMember
-	(*SetHold)(nil),            // 44: krypton.fsm.v1.SetHold
-	(*Revocation)(nil),         // 45: krypton.fsm.v1.Revocation
-	(*RevokeCertificate)(nil),  // 46: krypton.fsm.v1.RevokeCertificate
-	(*X509Issuer)(nil),         // 47: krypton.fsm.v1.X509Issuer
-	(*JWTIssuer)(nil),          // 48: krypton.fsm.v1.JWTIssuer
-	(*Issuer)(nil),             // 49: krypton.fsm.v1.Issuer
-	(*BindingKey)(nil),         // 50: krypton.fsm.v1.BindingKey
-	(*RoleBinding)(nil),        // 51: krypton.fsm.v1.RoleBinding
-	(*Policy)(nil),             // 52: krypton.fsm.v1.Policy
-	(*PutIssuer)(nil),          // 53: krypton.fsm.v1.PutIssuer
-	(*RemoveIssuer)(nil),       // 54: krypton.fsm.v1.RemoveIssuer
-	(*BindRole)(nil),           // 55: krypton.fsm.v1.BindRole
-	(*UnbindRole)(nil),         // 56: krypton.fsm.v1.UnbindRole
-	(*SetTenantGovernors)(nil), // 57: krypton.fsm.v1.SetTenantGovernors
-	(*ApprovalSignature)(nil),  // 58: krypton.fsm.v1.ApprovalSignature
-	(*Approval)(nil),           // 59: krypton.fsm.v1.Approval
-	(*RequestApproval)(nil),    // 60: krypton.fsm.v1.RequestApproval
-	(*Approve)(nil),            // 61: krypton.fsm.v1.Approve
-	(*RejectApproval)(nil),     // 62: krypton.fsm.v1.RejectApproval
-	(*SetQuorum)(nil),          // 63: krypton.fsm.v1.SetQuorum
-	(*PutPolicy)(nil),          // 64: krypton.fsm.v1.PutPolicy
-	(*RemovePolicy)(nil),       // 65: krypton.fsm.v1.RemovePolicy
-	(*SealKey)(nil),            // 66: krypton.fsm.v1.SealKey
-	(*SealHolder)(nil),         // 67: krypton.fsm.v1.SealHolder
-	(*SealGroup)(nil),          // 68: krypton.fsm.v1.SealGroup
-	(*SealPlan)(nil),           // 69: krypton.fsm.v1.SealPlan
-	(*Ceremony)(nil),           // 70: krypton.fsm.v1.Ceremony
-	(*BeginCeremony)(nil),      // 71: krypton.fsm.v1.BeginCeremony
-	(*StageCeremony)(nil),      // 72: krypton.fsm.v1.StageCeremony
-	(*ConfirmHolder)(nil),      // 73: krypton.fsm.v1.ConfirmHolder
-	(*CommitCeremony)(nil),     // 74: krypton.fsm.v1.CommitCeremony
-	(*CancelCeremony)(nil),     // 75: krypton.fsm.v1.CancelCeremony
-	(*Tick)(nil),               // 76: krypton.fsm.v1.Tick
-	(*RaiseFormat)(nil),        // 77: krypton.fsm.v1.RaiseFormat
-	(*LeaseEpoch)(nil),         // 78: krypton.fsm.v1.LeaseEpoch
-	(*RepairSeal)(nil),         // 79: krypton.fsm.v1.RepairSeal
-	(*Result)(nil),             // 80: krypton.fsm.v1.Result
-	(*Request)(nil),            // 81: krypton.fsm.v1.Request
-	(*UsedNonce)(nil),          // 82: krypton.fsm.v1.UsedNonce
-	(*Cluster)(nil),            // 83: krypton.fsm.v1.Cluster
-	(*Incarnation)(nil),        // 84: krypton.fsm.v1.Incarnation
-	(*Recover)(nil),            // 85: krypton.fsm.v1.Recover
-	(*SnapshotHeader)(nil),     // 86: krypton.fsm.v1.SnapshotHeader
-	(*SnapshotItem)(nil),       // 87: krypton.fsm.v1.SnapshotItem
+	(*RewrappedKey)(nil),       // 37: krypton.fsm.v1.RewrappedKey
+	(*StagedRekey)(nil),        // 38: krypton.fsm.v1.StagedRekey
+	(*RewrapTenant)(nil),       // 39: krypton.fsm.v1.RewrapTenant
+	(*PutSecret)(nil),          // 40: krypton.fsm.v1.PutSecret
+	(*CreateJoinToken)(nil),    // 41: krypton.fsm.v1.CreateJoinToken
+	(*AddMember)(nil),          // 42: krypton.fsm.v1.AddMember
+	(*UpdateMember)(nil),       // 43: krypton.fsm.v1.UpdateMember
+	(*RemoveMember)(nil),       // 44: krypton.fsm.v1.RemoveMember
+	(*PurgeMember)(nil),        // 45: krypton.fsm.v1.PurgeMember
+	(*SetHold)(nil),            // 46: krypton.fsm.v1.SetHold
+	(*Revocation)(nil),         // 47: krypton.fsm.v1.Revocation
+	(*RevokeCertificate)(nil),  // 48: krypton.fsm.v1.RevokeCertificate
+	(*X509Issuer)(nil),         // 49: krypton.fsm.v1.X509Issuer
+	(*JWTIssuer)(nil),          // 50: krypton.fsm.v1.JWTIssuer
+	(*Issuer)(nil),             // 51: krypton.fsm.v1.Issuer
+	(*BindingKey)(nil),         // 52: krypton.fsm.v1.BindingKey
+	(*RoleBinding)(nil),        // 53: krypton.fsm.v1.RoleBinding
+	(*Policy)(nil),             // 54: krypton.fsm.v1.Policy
+	(*PutIssuer)(nil),          // 55: krypton.fsm.v1.PutIssuer
+	(*RemoveIssuer)(nil),       // 56: krypton.fsm.v1.RemoveIssuer
+	(*BindRole)(nil),           // 57: krypton.fsm.v1.BindRole
+	(*UnbindRole)(nil),         // 58: krypton.fsm.v1.UnbindRole
+	(*SetTenantGovernors)(nil), // 59: krypton.fsm.v1.SetTenantGovernors
+	(*ApprovalSignature)(nil),  // 60: krypton.fsm.v1.ApprovalSignature
+	(*Approval)(nil),           // 61: krypton.fsm.v1.Approval
+	(*RequestApproval)(nil),    // 62: krypton.fsm.v1.RequestApproval
+	(*Approve)(nil),            // 63: krypton.fsm.v1.Approve
+	(*RejectApproval)(nil),     // 64: krypton.fsm.v1.RejectApproval
+	(*SetQuorum)(nil),          // 65: krypton.fsm.v1.SetQuorum
+	(*PutPolicy)(nil),          // 66: krypton.fsm.v1.PutPolicy
+	(*RemovePolicy)(nil),       // 67: krypton.fsm.v1.RemovePolicy
+	(*SealKey)(nil),            // 68: krypton.fsm.v1.SealKey
+	(*SealHolder)(nil),         // 69: krypton.fsm.v1.SealHolder
+	(*SealGroup)(nil),          // 70: krypton.fsm.v1.SealGroup
+	(*SealPlan)(nil),           // 71: krypton.fsm.v1.SealPlan
+	(*Ceremony)(nil),           // 72: krypton.fsm.v1.Ceremony
+	(*BeginCeremony)(nil),      // 73: krypton.fsm.v1.BeginCeremony
+	(*StageCeremony)(nil),      // 74: krypton.fsm.v1.StageCeremony
+	(*ConfirmHolder)(nil),      // 75: krypton.fsm.v1.ConfirmHolder
+	(*CommitCeremony)(nil),     // 76: krypton.fsm.v1.CommitCeremony
+	(*CancelCeremony)(nil),     // 77: krypton.fsm.v1.CancelCeremony
+	(*Tick)(nil),               // 78: krypton.fsm.v1.Tick
+	(*RaiseFormat)(nil),        // 79: krypton.fsm.v1.RaiseFormat
+	(*LeaseEpoch)(nil),         // 80: krypton.fsm.v1.LeaseEpoch
+	(*RepairSeal)(nil),         // 81: krypton.fsm.v1.RepairSeal
+	(*Result)(nil),             // 82: krypton.fsm.v1.Result
+	(*Request)(nil),            // 83: krypton.fsm.v1.Request
+	(*UsedNonce)(nil),          // 84: krypton.fsm.v1.UsedNonce
+	(*Cluster)(nil),            // 85: krypton.fsm.v1.Cluster
+	(*Incarnation)(nil),        // 86: krypton.fsm.v1.Incarnation
+	(*Recover)(nil),            // 87: krypton.fsm.v1.Recover
+	(*SnapshotHeader)(nil),     // 88: krypton.fsm.v1.SnapshotHeader
+	(*SnapshotItem)(nil),       // 89: krypton.fsm.v1.SnapshotItem
 }
 var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	10,  // 0: krypton.fsm.v1.Command.principal:type_name -> krypton.fsm.v1.Principal
@@ -8797,37 +8903,37 @@ var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	33,  // 9: krypton.fsm.v1.Command.pin_resource:type_name -> krypton.fsm.v1.PinResource
 	34,  // 10: krypton.fsm.v1.Command.unpin_resource:type_name -> krypton.fsm.v1.UnpinResource
 	36,  // 11: krypton.fsm.v1.Command.add_internal_key:type_name -> krypton.fsm.v1.AddInternalKey
-	37,  // 12: krypton.fsm.v1.Command.rewrap_tenant:type_name -> krypton.fsm.v1.RewrapTenant
-	38,  // 13: krypton.fsm.v1.Command.put_secret:type_name -> krypton.fsm.v1.PutSecret
-	39,  // 14: krypton.fsm.v1.Command.create_join_token:type_name -> krypton.fsm.v1.CreateJoinToken
-	40,  // 15: krypton.fsm.v1.Command.add_member:type_name -> krypton.fsm.v1.AddMember
-	41,  // 16: krypton.fsm.v1.Command.update_member:type_name -> krypton.fsm.v1.UpdateMember
-	42,  // 17: krypton.fsm.v1.Command.remove_member:type_name -> krypton.fsm.v1.RemoveMember
-	43,  // 18: krypton.fsm.v1.Command.purge_member:type_name -> krypton.fsm.v1.PurgeMember
-	44,  // 19: krypton.fsm.v1.Command.set_hold:type_name -> krypton.fsm.v1.SetHold
-	76,  // 20: krypton.fsm.v1.Command.tick:type_name -> krypton.fsm.v1.Tick
-	77,  // 21: krypton.fsm.v1.Command.raise_format:type_name -> krypton.fsm.v1.RaiseFormat
+	39,  // 12: krypton.fsm.v1.Command.rewrap_tenant:type_name -> krypton.fsm.v1.RewrapTenant
+	40,  // 13: krypton.fsm.v1.Command.put_secret:type_name -> krypton.fsm.v1.PutSecret
+	41,  // 14: krypton.fsm.v1.Command.create_join_token:type_name -> krypton.fsm.v1.CreateJoinToken
+	42,  // 15: krypton.fsm.v1.Command.add_member:type_name -> krypton.fsm.v1.AddMember
+	43,  // 16: krypton.fsm.v1.Command.update_member:type_name -> krypton.fsm.v1.UpdateMember
+	44,  // 17: krypton.fsm.v1.Command.remove_member:type_name -> krypton.fsm.v1.RemoveMember
+	45,  // 18: krypton.fsm.v1.Command.purge_member:type_name -> krypton.fsm.v1.PurgeMember
+	46,  // 19: krypton.fsm.v1.Command.set_hold:type_name -> krypton.fsm.v1.SetHold
+	78,  // 20: krypton.fsm.v1.Command.tick:type_name -> krypton.fsm.v1.Tick
+	79,  // 21: krypton.fsm.v1.Command.raise_format:type_name -> krypton.fsm.v1.RaiseFormat
 	35,  // 22: krypton.fsm.v1.Command.rollback_resource:type_name -> krypton.fsm.v1.RollbackResource
-	46,  // 23: krypton.fsm.v1.Command.revoke_certificate:type_name -> krypton.fsm.v1.RevokeCertificate
-	78,  // 24: krypton.fsm.v1.Command.lease_epoch:type_name -> krypton.fsm.v1.LeaseEpoch
-	53,  // 25: krypton.fsm.v1.Command.put_issuer:type_name -> krypton.fsm.v1.PutIssuer
-	54,  // 26: krypton.fsm.v1.Command.remove_issuer:type_name -> krypton.fsm.v1.RemoveIssuer
-	55,  // 27: krypton.fsm.v1.Command.bind_role:type_name -> krypton.fsm.v1.BindRole
-	56,  // 28: krypton.fsm.v1.Command.unbind_role:type_name -> krypton.fsm.v1.UnbindRole
-	57,  // 29: krypton.fsm.v1.Command.set_tenant_governors:type_name -> krypton.fsm.v1.SetTenantGovernors
-	60,  // 30: krypton.fsm.v1.Command.request_approval:type_name -> krypton.fsm.v1.RequestApproval
-	61,  // 31: krypton.fsm.v1.Command.approve:type_name -> krypton.fsm.v1.Approve
-	62,  // 32: krypton.fsm.v1.Command.reject_approval:type_name -> krypton.fsm.v1.RejectApproval
-	63,  // 33: krypton.fsm.v1.Command.set_quorum:type_name -> krypton.fsm.v1.SetQuorum
-	64,  // 34: krypton.fsm.v1.Command.put_policy:type_name -> krypton.fsm.v1.PutPolicy
-	65,  // 35: krypton.fsm.v1.Command.remove_policy:type_name -> krypton.fsm.v1.RemovePolicy
-	71,  // 36: krypton.fsm.v1.Command.begin_ceremony:type_name -> krypton.fsm.v1.BeginCeremony
-	72,  // 37: krypton.fsm.v1.Command.stage_ceremony:type_name -> krypton.fsm.v1.StageCeremony
-	73,  // 38: krypton.fsm.v1.Command.confirm_holder:type_name -> krypton.fsm.v1.ConfirmHolder
-	74,  // 39: krypton.fsm.v1.Command.commit_ceremony:type_name -> krypton.fsm.v1.CommitCeremony
-	75,  // 40: krypton.fsm.v1.Command.cancel_ceremony:type_name -> krypton.fsm.v1.CancelCeremony
-	79,  // 41: krypton.fsm.v1.Command.repair_seal:type_name -> krypton.fsm.v1.RepairSeal
-	85,  // 42: krypton.fsm.v1.Command.recover:type_name -> krypton.fsm.v1.Recover
+	48,  // 23: krypton.fsm.v1.Command.revoke_certificate:type_name -> krypton.fsm.v1.RevokeCertificate
+	80,  // 24: krypton.fsm.v1.Command.lease_epoch:type_name -> krypton.fsm.v1.LeaseEpoch
+	55,  // 25: krypton.fsm.v1.Command.put_issuer:type_name -> krypton.fsm.v1.PutIssuer
+	56,  // 26: krypton.fsm.v1.Command.remove_issuer:type_name -> krypton.fsm.v1.RemoveIssuer
+	57,  // 27: krypton.fsm.v1.Command.bind_role:type_name -> krypton.fsm.v1.BindRole
+	58,  // 28: krypton.fsm.v1.Command.unbind_role:type_name -> krypton.fsm.v1.UnbindRole
+	59,  // 29: krypton.fsm.v1.Command.set_tenant_governors:type_name -> krypton.fsm.v1.SetTenantGovernors
+	62,  // 30: krypton.fsm.v1.Command.request_approval:type_name -> krypton.fsm.v1.RequestApproval
+	63,  // 31: krypton.fsm.v1.Command.approve:type_name -> krypton.fsm.v1.Approve
+	64,  // 32: krypton.fsm.v1.Command.reject_approval:type_name -> krypton.fsm.v1.RejectApproval
+	65,  // 33: krypton.fsm.v1.Command.set_quorum:type_name -> krypton.fsm.v1.SetQuorum
+	66,  // 34: krypton.fsm.v1.Command.put_policy:type_name -> krypton.fsm.v1.PutPolicy
+	67,  // 35: krypton.fsm.v1.Command.remove_policy:type_name -> krypton.fsm.v1.RemovePolicy
+	73,  // 36: krypton.fsm.v1.Command.begin_ceremony:type_name -> krypton.fsm.v1.BeginCeremony
+	74,  // 37: krypton.fsm.v1.Command.stage_ceremony:type_name -> krypton.fsm.v1.StageCeremony
+	75,  // 38: krypton.fsm.v1.Command.confirm_holder:type_name -> krypton.fsm.v1.ConfirmHolder
+	76,  // 39: krypton.fsm.v1.Command.commit_ceremony:type_name -> krypton.fsm.v1.CommitCeremony
+	77,  // 40: krypton.fsm.v1.Command.cancel_ceremony:type_name -> krypton.fsm.v1.CancelCeremony
+	81,  // 41: krypton.fsm.v1.Command.repair_seal:type_name -> krypton.fsm.v1.RepairSeal
+	87,  // 42: krypton.fsm.v1.Command.recover:type_name -> krypton.fsm.v1.Recover
 	0,   // 43: krypton.fsm.v1.PublicKey.algorithm:type_name -> krypton.fsm.v1.KeyAlgorithm
 	11,  // 44: krypton.fsm.v1.Person.key:type_name -> krypton.fsm.v1.PublicKey
 	13,  // 45: krypton.fsm.v1.Genesis.persons:type_name -> krypton.fsm.v1.Person
@@ -8854,73 +8960,74 @@ var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	26,  // 66: krypton.fsm.v1.ChangeVersion.object:type_name -> krypton.fsm.v1.ObjectRef
 	4,   // 67: krypton.fsm.v1.ChangeVersion.event:type_name -> krypton.fsm.v1.VersionEvent
 	17,  // 68: krypton.fsm.v1.AddInternalKey.version:type_name -> krypton.fsm.v1.Version
-	22,  // 69: krypton.fsm.v1.PutSecret.secret:type_name -> krypton.fsm.v1.Secret
-	24,  // 70: krypton.fsm.v1.CreateJoinToken.token:type_name -> krypton.fsm.v1.JoinToken
-	23,  // 71: krypton.fsm.v1.AddMember.member:type_name -> krypton.fsm.v1.Member
-	23,  // 72: krypton.fsm.v1.UpdateMember.member:type_name -> krypton.fsm.v1.Member
-	45,  // 73: krypton.fsm.v1.RevokeCertificate.revocation:type_name -> krypton.fsm.v1.Revocation
-	47,  // 74: krypton.fsm.v1.Issuer.x509:type_name -> krypton.fsm.v1.X509Issuer
-	48,  // 75: krypton.fsm.v1.Issuer.jwt:type_name -> krypton.fsm.v1.JWTIssuer
-	12,  // 76: krypton.fsm.v1.Issuer.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	11,  // 77: krypton.fsm.v1.BindingKey.key:type_name -> krypton.fsm.v1.PublicKey
-	50,  // 78: krypton.fsm.v1.RoleBinding.keys:type_name -> krypton.fsm.v1.BindingKey
-	12,  // 79: krypton.fsm.v1.RoleBinding.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	12,  // 80: krypton.fsm.v1.Policy.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	49,  // 81: krypton.fsm.v1.PutIssuer.issuer:type_name -> krypton.fsm.v1.Issuer
-	51,  // 82: krypton.fsm.v1.BindRole.binding:type_name -> krypton.fsm.v1.RoleBinding
-	10,  // 83: krypton.fsm.v1.Approval.requester:type_name -> krypton.fsm.v1.Principal
-	58,  // 84: krypton.fsm.v1.Approval.requested:type_name -> krypton.fsm.v1.ApprovalSignature
-	14,  // 85: krypton.fsm.v1.Approval.rules:type_name -> krypton.fsm.v1.IntentRule
-	58,  // 86: krypton.fsm.v1.Approval.signatures:type_name -> krypton.fsm.v1.ApprovalSignature
-	5,   // 87: krypton.fsm.v1.Approval.state:type_name -> krypton.fsm.v1.ApprovalState
-	10,  // 88: krypton.fsm.v1.Approval.rejected_by:type_name -> krypton.fsm.v1.Principal
-	80,  // 89: krypton.fsm.v1.Approval.result:type_name -> krypton.fsm.v1.Result
-	59,  // 90: krypton.fsm.v1.RequestApproval.approval:type_name -> krypton.fsm.v1.Approval
-	52,  // 91: krypton.fsm.v1.PutPolicy.policy:type_name -> krypton.fsm.v1.Policy
-	66,  // 92: krypton.fsm.v1.SealHolder.key:type_name -> krypton.fsm.v1.SealKey
-	67,  // 93: krypton.fsm.v1.SealGroup.holders:type_name -> krypton.fsm.v1.SealHolder
-	68,  // 94: krypton.fsm.v1.SealPlan.groups:type_name -> krypton.fsm.v1.SealGroup
-	66,  // 95: krypton.fsm.v1.SealPlan.provider_keys:type_name -> krypton.fsm.v1.SealKey
-	6,   // 96: krypton.fsm.v1.Ceremony.kind:type_name -> krypton.fsm.v1.CeremonyKind
-	7,   // 97: krypton.fsm.v1.Ceremony.state:type_name -> krypton.fsm.v1.CeremonyState
-	69,  // 98: krypton.fsm.v1.Ceremony.plan:type_name -> krypton.fsm.v1.SealPlan
-	10,  // 99: krypton.fsm.v1.Ceremony.requester:type_name -> krypton.fsm.v1.Principal
-	12,  // 100: krypton.fsm.v1.Ceremony.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	10,  // 101: krypton.fsm.v1.Ceremony.cancelled_by:type_name -> krypton.fsm.v1.Principal
-	6,   // 102: krypton.fsm.v1.BeginCeremony.kind:type_name -> krypton.fsm.v1.CeremonyKind
-	69,  // 103: krypton.fsm.v1.BeginCeremony.plan:type_name -> krypton.fsm.v1.SealPlan
-	10,  // 104: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
-	80,  // 105: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
-	15,  // 106: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
-	13,  // 107: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
-	14,  // 108: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
-	25,  // 109: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
-	17,  // 110: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
-	84,  // 111: krypton.fsm.v1.Cluster.incarnations:type_name -> krypton.fsm.v1.Incarnation
-	8,   // 112: krypton.fsm.v1.Incarnation.kind:type_name -> krypton.fsm.v1.RecoveryKind
-	12,  // 113: krypton.fsm.v1.Incarnation.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	84,  // 114: krypton.fsm.v1.Recover.incarnation:type_name -> krypton.fsm.v1.Incarnation
-	23,  // 115: krypton.fsm.v1.Recover.member:type_name -> krypton.fsm.v1.Member
-	83,  // 116: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
-	19,  // 117: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
-	20,  // 118: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
-	21,  // 119: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
-	22,  // 120: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
-	23,  // 121: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
-	24,  // 122: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
-	81,  // 123: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
-	82,  // 124: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
-	45,  // 125: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
-	49,  // 126: krypton.fsm.v1.SnapshotItem.issuer:type_name -> krypton.fsm.v1.Issuer
-	51,  // 127: krypton.fsm.v1.SnapshotItem.role_binding:type_name -> krypton.fsm.v1.RoleBinding
-	59,  // 128: krypton.fsm.v1.SnapshotItem.approval:type_name -> krypton.fsm.v1.Approval
-	52,  // 129: krypton.fsm.v1.SnapshotItem.policy:type_name -> krypton.fsm.v1.Policy
-	70,  // 130: krypton.fsm.v1.SnapshotItem.ceremony:type_name -> krypton.fsm.v1.Ceremony
-	131, // [131:131] is the sub-list for method output_type
-	131, // [131:131] is the sub-list for method input_type
-	131, // [131:131] is the sub-list for extension type_name
-	131, // [131:131] is the sub-list for extension extendee
-	0,   // [0:131] is the sub-list for field type_name
+	37,  // 69: krypton.fsm.v1.StagedRekey.internal_keys:type_name -> krypton.fsm.v1.RewrappedKey
+	22,  // 70: krypton.fsm.v1.PutSecret.secret:type_name -> krypton.fsm.v1.Secret
+	24,  // 71: krypton.fsm.v1.CreateJoinToken.token:type_name -> krypton.fsm.v1.JoinToken
+	23,  // 72: krypton.fsm.v1.AddMember.member:type_name -> krypton.fsm.v1.Member
+	23,  // 73: krypton.fsm.v1.UpdateMember.member:type_name -> krypton.fsm.v1.Member
+	47,  // 74: krypton.fsm.v1.RevokeCertificate.revocation:type_name -> krypton.fsm.v1.Revocation
+	49,  // 75: krypton.fsm.v1.Issuer.x509:type_name -> krypton.fsm.v1.X509Issuer
+	50,  // 76: krypton.fsm.v1.Issuer.jwt:type_name -> krypton.fsm.v1.JWTIssuer
+	12,  // 77: krypton.fsm.v1.Issuer.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	11,  // 78: krypton.fsm.v1.BindingKey.key:type_name -> krypton.fsm.v1.PublicKey
+	52,  // 79: krypton.fsm.v1.RoleBinding.keys:type_name -> krypton.fsm.v1.BindingKey
+	12,  // 80: krypton.fsm.v1.RoleBinding.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	12,  // 81: krypton.fsm.v1.Policy.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	51,  // 82: krypton.fsm.v1.PutIssuer.issuer:type_name -> krypton.fsm.v1.Issuer
+	53,  // 83: krypton.fsm.v1.BindRole.binding:type_name -> krypton.fsm.v1.RoleBinding
+	10,  // 84: krypton.fsm.v1.Approval.requester:type_name -> krypton.fsm.v1.Principal
+	60,  // 85: krypton.fsm.v1.Approval.requested:type_name -> krypton.fsm.v1.ApprovalSignature
+	14,  // 86: krypton.fsm.v1.Approval.rules:type_name -> krypton.fsm.v1.IntentRule
+	60,  // 87: krypton.fsm.v1.Approval.signatures:type_name -> krypton.fsm.v1.ApprovalSignature
+	5,   // 88: krypton.fsm.v1.Approval.state:type_name -> krypton.fsm.v1.ApprovalState
+	10,  // 89: krypton.fsm.v1.Approval.rejected_by:type_name -> krypton.fsm.v1.Principal
+	82,  // 90: krypton.fsm.v1.Approval.result:type_name -> krypton.fsm.v1.Result
+	61,  // 91: krypton.fsm.v1.RequestApproval.approval:type_name -> krypton.fsm.v1.Approval
+	54,  // 92: krypton.fsm.v1.PutPolicy.policy:type_name -> krypton.fsm.v1.Policy
+	68,  // 93: krypton.fsm.v1.SealHolder.key:type_name -> krypton.fsm.v1.SealKey
+	69,  // 94: krypton.fsm.v1.SealGroup.holders:type_name -> krypton.fsm.v1.SealHolder
+	70,  // 95: krypton.fsm.v1.SealPlan.groups:type_name -> krypton.fsm.v1.SealGroup
+	68,  // 96: krypton.fsm.v1.SealPlan.provider_keys:type_name -> krypton.fsm.v1.SealKey
+	6,   // 97: krypton.fsm.v1.Ceremony.kind:type_name -> krypton.fsm.v1.CeremonyKind
+	7,   // 98: krypton.fsm.v1.Ceremony.state:type_name -> krypton.fsm.v1.CeremonyState
+	71,  // 99: krypton.fsm.v1.Ceremony.plan:type_name -> krypton.fsm.v1.SealPlan
+	10,  // 100: krypton.fsm.v1.Ceremony.requester:type_name -> krypton.fsm.v1.Principal
+	12,  // 101: krypton.fsm.v1.Ceremony.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	10,  // 102: krypton.fsm.v1.Ceremony.cancelled_by:type_name -> krypton.fsm.v1.Principal
+	6,   // 103: krypton.fsm.v1.BeginCeremony.kind:type_name -> krypton.fsm.v1.CeremonyKind
+	71,  // 104: krypton.fsm.v1.BeginCeremony.plan:type_name -> krypton.fsm.v1.SealPlan
+	10,  // 105: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
+	82,  // 106: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
+	15,  // 107: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
+	13,  // 108: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
+	14,  // 109: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
+	25,  // 110: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
+	17,  // 111: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
+	86,  // 112: krypton.fsm.v1.Cluster.incarnations:type_name -> krypton.fsm.v1.Incarnation
+	8,   // 113: krypton.fsm.v1.Incarnation.kind:type_name -> krypton.fsm.v1.RecoveryKind
+	12,  // 114: krypton.fsm.v1.Incarnation.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	86,  // 115: krypton.fsm.v1.Recover.incarnation:type_name -> krypton.fsm.v1.Incarnation
+	23,  // 116: krypton.fsm.v1.Recover.member:type_name -> krypton.fsm.v1.Member
+	85,  // 117: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
+	19,  // 118: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
+	20,  // 119: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
+	21,  // 120: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
+	22,  // 121: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
+	23,  // 122: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
+	24,  // 123: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
+	83,  // 124: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
+	84,  // 125: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
+	47,  // 126: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
+	51,  // 127: krypton.fsm.v1.SnapshotItem.issuer:type_name -> krypton.fsm.v1.Issuer
+	53,  // 128: krypton.fsm.v1.SnapshotItem.role_binding:type_name -> krypton.fsm.v1.RoleBinding
+	61,  // 129: krypton.fsm.v1.SnapshotItem.approval:type_name -> krypton.fsm.v1.Approval
+	54,  // 130: krypton.fsm.v1.SnapshotItem.policy:type_name -> krypton.fsm.v1.Policy
+	72,  // 131: krypton.fsm.v1.SnapshotItem.ceremony:type_name -> krypton.fsm.v1.Ceremony
+	132, // [132:132] is the sub-list for method output_type
+	132, // [132:132] is the sub-list for method input_type
+	132, // [132:132] is the sub-list for extension type_name
+	132, // [132:132] is the sub-list for extension extendee
+	0,   // [0:132] is the sub-list for field type_name
 }
 
 func init() { file_fsm_fsmpb_fsm_proto_init() }
@@ -8971,11 +9078,11 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Command_RepairSeal)(nil),
 		(*Command_Recover)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[40].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[42].OneofWrappers = []any{
 		(*Issuer_X509)(nil),
 		(*Issuer_Jwt)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[78].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[80].OneofWrappers = []any{
 		(*SnapshotItem_Cluster)(nil),
 		(*SnapshotItem_Tenant)(nil),
 		(*SnapshotItem_Service)(nil),
@@ -8998,7 +9105,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fsm_fsmpb_fsm_proto_rawDesc), len(file_fsm_fsmpb_fsm_proto_rawDesc)),
 			NumEnums:      9,
-			NumMessages:   79,
+			NumMessages:   81,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -293,7 +293,7 @@ func prove(ctx context.Context, in *command.Invocation, cfg config.Config, r clu
 		Id: plan.GetMember().GetId(), PublicKey: plan.GetMember().GetPublicKey(),
 		GrpcAddress: reached(cfg.Advertise.GRPC, cfg.Listen.GRPC), RestAddress: reached(cfg.Advertise.REST, cfg.Listen.REST), PeerAddress: reached(cfg.Advertise.Peer, cfg.Listen.Peer),
 	}
-	leaf, _, err := node.FirstCertificate(mk, v, m, rec.Generation(), rand.Reader, r.Clock.Now())
+	leaf, _, err := node.FirstCertificate(mk, v, m, rec, rand.Reader, r.Clock.Now())
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,47 @@
+package node
+
+import (
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/memsec"
+	"github.com/openkcm/krypton-cluster/seal"
+)
+
+// stageRekey makes what a rekey needs besides holders for the MasterKey of r: every
+// internal key under it, and in the record the keys with which a node proves what its disk
+// holds from before. The caller keeps the MasterKey.
+func (n *Node) stageRekey(u *unsealed, v *fsm.View, r seal.Record, masterKey memsec.Secret) (seal.Record, *fsmpb.StagedRekey, error) {
+	if r.Generation() != v.Generation()+1 {
+		return seal.Record{}, nil, errs.New(errs.FailedState, "the new MasterKey does not follow the one in force", errs.Hint("cancel the ceremony and begin it anew"))
+	}
+	next, err := deriveGeneration(r, masterKey)
+	if err != nil {
+		return seal.Record{}, nil, err
+	}
+	defer next.destroy()
+	keys, err := u.ring.rewrapInternalKeys(n.rand, v.Cluster(), next)
+	if err != nil {
+		return seal.Record{}, nil, err
+	}
+	if r, err = r.WithCarriedKeys(n.rand, masterKey, u.keys.carried(r.Generation())); err != nil {
+		return seal.Record{}, nil, err
+	}
+	return r, &fsmpb.StagedRekey{InternalKeys: keys}, nil
+}
+
+// takeNext takes over the MasterKey of a staged record, so that this node serves on when
+// it comes into force. It looks first whether the internal keys that were staged with it
+// are the cluster's: with others every node would lose all tenants at once. The caller
+// keeps the MasterKey, which was compared with the commitment in the record.
+func (n *Node) takeNext(u *unsealed, v *fsm.View, r seal.Record, staged *fsmpb.StagedRekey, masterKey memsec.Secret) error {
+	next, err := deriveGeneration(r, masterKey)
+	if err != nil {
+		return err
+	}
+	if err := u.ring.verifyRewrapped(v.Cluster(), staged.GetInternalKeys(), next); err != nil {
+		next.destroy()
+		return err
+	}
+	return u.keys.add(next)
+}
