@@ -273,6 +273,7 @@ func (t *tx) stageCeremony(b *fsmpb.StageCeremony) (done, error) {
 	}
 	digest := manifest.Of(m)
 	is := proto.CloneOf(c)
+	is.Rekey = proto.CloneOf(b.GetRekey())
 	is.State, is.StagedRecord, is.NewManifest = fsmpb.CeremonyState_CEREMONY_STATE_STAGED, bytes.Clone(b.GetRecord()), digest[:]
 	is.StagedBy, is.StagedTimeMs, is.ModIndex = t.cmd.GetPrincipal().GetName(), t.timeMS, t.index
 	if is.GetStagedBy() == "" {
@@ -392,11 +393,21 @@ func (t *tx) endCeremony(c *fsmpb.Ceremony, state fsmpb.CeremonyState) {
 // What a kind of ceremony does besides. A reshare and a migration change the record
 // alone; a new MasterKey changes what is wrapped under it, in the same entries.
 
-// stageKind takes what the kind stages with the record.
-func (t *tx) stageKind(*fsmpb.Ceremony, *fsmpb.StageCeremony) error { return nil }
+// stageKind checks what the kind stages with the record.
+func (t *tx) stageKind(c *fsmpb.Ceremony, b *fsmpb.StageCeremony) error {
+	if err := t.checkRekey(c, b.GetRecord(), b.GetRekey()); err != nil {
+		return err
+	}
+	return t.checkHandovers(b.GetRekey())
+}
 
 // commitKind does what the kind does in the entry that commits.
-func (t *tx) commitKind(*fsmpb.Ceremony) error { return nil }
+func (t *tx) commitKind(c *fsmpb.Ceremony) error {
+	if !makesKey(c.GetKind()) {
+		return nil
+	}
+	return t.beginGeneration(c.GetRekey())
+}
 
 // endKind removes what the kind staged, however the ceremony ended.
-func (t *tx) endKind(*fsmpb.Ceremony) {}
+func (t *tx) endKind(c *fsmpb.Ceremony) { c.Rekey = nil }

@@ -45,7 +45,7 @@
 //   - I33: a ceremony is committed only with the record that was staged, in place of the one that the signers saw, after as many holders of every group as it needs opened it, as a member says.
 //   - I34: the manifests of the seal are one line from the genesis on: each names the digest of the one before it, and whose signatures ordered it.
 //   - I35: a recovery begins an incarnation with one member, removes every other one, and names each voter that there was besides; people sign who, from which state, and who is lost.
-//   - I36: the state says at which entry each MasterKey came into force, in the order of the log; that never changes afterwards.
+//   - I36: the state says at which entry each MasterKey came into force, in the order of the log; that never changes afterwards. A rekey brings one into force with every internal key under it and with a record that carries on what authenticated the registry, in one entry, or not at all.
 //
 // # Concurrency
 //

@@ -26,7 +26,7 @@ func (l *loader) loadCeremony(c *fsmpb.Ceremony) error {
 	case principalSize(c.GetRequester()) > MaxPrincipalBytes || principalSize(c.GetRequester()) == 0 || principalSize(c.GetCancelledBy()) > MaxPrincipalBytes ||
 		(c.GetCancelledBy() != nil) != cancelled || c.GetCancelReason() != "" && (!cancelled || !textual(c.GetCancelReason(), MaxCancelReasonBytes)):
 		return corrupt("a ceremony was requested or cancelled by nobody")
-	case !wasStaged(c) || (len(c.GetStagedRecord()) != 0) != staged || c.GetState() == fsmpb.CeremonyState_CEREMONY_STATE_COMMITTED && !enough(c):
+	case !wasStaged(c) || (len(c.GetStagedRecord()) != 0) != staged || c.GetRekey() != nil && !staged || c.GetState() == fsmpb.CeremonyState_CEREMONY_STATE_COMMITTED && !enough(c):
 		return corrupt("a ceremony has a seal or holders that cannot be")
 	case l.ceremonies >= MaxCeremonies || open && l.openCeremony:
 		return corrupt("it has too many ceremonies")
@@ -38,6 +38,9 @@ func (l *loader) loadCeremony(c *fsmpb.Ceremony) error {
 		m, err := t.checkStaged(c, c.GetStagedRecord())
 		if err != nil {
 			return corrupt("a ceremony has a seal that was not ordered")
+		}
+		if t.checkRekey(c, c.GetStagedRecord(), c.GetRekey()) != nil || handoversInOrder(c.GetRekey()) != nil {
+			return corrupt("a ceremony has internal keys or MasterKeys of nodes that cannot be")
 		}
 		if digest := manifest.Of(m); !bytes.Equal(digest[:], c.GetNewManifest()) {
 			return corrupt("a ceremony has another seal than was opened")

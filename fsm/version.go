@@ -198,6 +198,10 @@ func (t *tx) addInternalKey(c *fsmpb.AddInternalKey) (done, error) {
 	if !t.housekeeping() {
 		return done{}, errs.New(errs.Denied, "an internal key version is added by the leader itself, never for a caller")
 	}
+	if c, ok := openCeremony(state{txn: t.txn}); ok && c.GetRekey() != nil {
+		// It would not be under the MasterKey that is about to come into force.
+		return done{}, errs.New(errs.FailedState, "a rekey is staged, and it has every internal key", errs.Hint("wait for the end of the ceremony: krypton ceremony status"))
+	}
 	o := owner{kind: ofCluster, cluster: t.cluster}
 	number := uint32(len(o.versions())) + 1 //nolint:gosec // At most hierarchy.MaxVersions.
 	if err := material(c.GetVersion(), number, nil, "the MasterKey"); err != nil {

@@ -3801,8 +3801,11 @@ func (x *RewrappedKey) GetBlob() []byte {
 // StagedRekey is what a staged rekey has besides its record.
 type StagedRekey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Every internal key that has material, under the new MasterKey.
-	InternalKeys  []*RewrappedKey `protobuf:"bytes,1,rep,name=internal_keys,json=internalKeys,proto3" json:"internal_keys,omitempty"`
+	// Every internal key that has material, under the new MasterKey, in order of number.
+	InternalKeys []*RewrappedKey `protobuf:"bytes,1,rep,name=internal_keys,json=internalKeys,proto3" json:"internal_keys,omitempty"`
+	// The new MasterKey for nodes that were unsealed, so that they serve on when it comes
+	// into force; in ascending order of their ids.
+	Handovers     []*Handover `protobuf:"bytes,2,rep,name=handovers,proto3" json:"handovers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3844,6 +3847,67 @@ func (x *StagedRekey) GetInternalKeys() []*RewrappedKey {
 	return nil
 }
 
+func (x *StagedRekey) GetHandovers() []*Handover {
+	if x != nil {
+		return x.Handovers
+	}
+	return nil
+}
+
+// Handover is the MasterKey of a staged record for one node, which only that process of it
+// can open (docs/formats.md).
+type Handover struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Sealed        []byte                 `protobuf:"bytes,2,opt,name=sealed,proto3" json:"sealed,omitempty"` // up to 4096 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Handover) Reset() {
+	*x = Handover{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Handover) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Handover) ProtoMessage() {}
+
+func (x *Handover) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Handover.ProtoReflect.Descriptor instead.
+func (*Handover) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Handover) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *Handover) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
 // RewrapTenant replaces the outer envelope of a tenant's L2 blob; the L2 in it
 // is the same.
 type RewrapTenant struct {
@@ -3860,7 +3924,7 @@ type RewrapTenant struct {
 
 func (x *RewrapTenant) Reset() {
 	*x = RewrapTenant{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3872,7 +3936,7 @@ func (x *RewrapTenant) String() string {
 func (*RewrapTenant) ProtoMessage() {}
 
 func (x *RewrapTenant) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3885,7 +3949,7 @@ func (x *RewrapTenant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RewrapTenant.ProtoReflect.Descriptor instead.
 func (*RewrapTenant) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{30}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RewrapTenant) GetTenant() string {
@@ -3939,7 +4003,7 @@ type PutSecret struct {
 
 func (x *PutSecret) Reset() {
 	*x = PutSecret{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3951,7 +4015,7 @@ func (x *PutSecret) String() string {
 func (*PutSecret) ProtoMessage() {}
 
 func (x *PutSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3964,7 +4028,7 @@ func (x *PutSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSecret.ProtoReflect.Descriptor instead.
 func (*PutSecret) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{31}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PutSecret) GetSecret() *Secret {
@@ -3983,7 +4047,7 @@ type CreateJoinToken struct {
 
 func (x *CreateJoinToken) Reset() {
 	*x = CreateJoinToken{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3995,7 +4059,7 @@ func (x *CreateJoinToken) String() string {
 func (*CreateJoinToken) ProtoMessage() {}
 
 func (x *CreateJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4008,7 +4072,7 @@ func (x *CreateJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJoinToken.ProtoReflect.Descriptor instead.
 func (*CreateJoinToken) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{32}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CreateJoinToken) GetToken() *JoinToken {
@@ -4033,7 +4097,7 @@ type AddMember struct {
 
 func (x *AddMember) Reset() {
 	*x = AddMember{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4045,7 +4109,7 @@ func (x *AddMember) String() string {
 func (*AddMember) ProtoMessage() {}
 
 func (x *AddMember) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4058,7 +4122,7 @@ func (x *AddMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMember.ProtoReflect.Descriptor instead.
 func (*AddMember) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{33}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AddMember) GetMember() *Member {
@@ -4101,7 +4165,7 @@ type UpdateMember struct {
 
 func (x *UpdateMember) Reset() {
 	*x = UpdateMember{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4113,7 +4177,7 @@ func (x *UpdateMember) String() string {
 func (*UpdateMember) ProtoMessage() {}
 
 func (x *UpdateMember) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4126,7 +4190,7 @@ func (x *UpdateMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateMember.ProtoReflect.Descriptor instead.
 func (*UpdateMember) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{34}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *UpdateMember) GetMember() *Member {
@@ -4160,7 +4224,7 @@ type RemoveMember struct {
 
 func (x *RemoveMember) Reset() {
 	*x = RemoveMember{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4172,7 +4236,7 @@ func (x *RemoveMember) String() string {
 func (*RemoveMember) ProtoMessage() {}
 
 func (x *RemoveMember) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4185,7 +4249,7 @@ func (x *RemoveMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMember.ProtoReflect.Descriptor instead.
 func (*RemoveMember) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{35}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RemoveMember) GetId() string {
@@ -4211,7 +4275,7 @@ type PurgeMember struct {
 
 func (x *PurgeMember) Reset() {
 	*x = PurgeMember{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4223,7 +4287,7 @@ func (x *PurgeMember) String() string {
 func (*PurgeMember) ProtoMessage() {}
 
 func (x *PurgeMember) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4236,7 +4300,7 @@ func (x *PurgeMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeMember.ProtoReflect.Descriptor instead.
 func (*PurgeMember) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{36}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PurgeMember) GetId() string {
@@ -4256,7 +4320,7 @@ type SetHold struct {
 
 func (x *SetHold) Reset() {
 	*x = SetHold{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4268,7 +4332,7 @@ func (x *SetHold) String() string {
 func (*SetHold) ProtoMessage() {}
 
 func (x *SetHold) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4281,7 +4345,7 @@ func (x *SetHold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetHold.ProtoReflect.Descriptor instead.
 func (*SetHold) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{37}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SetHold) GetHeld() bool {
@@ -4315,7 +4379,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4327,7 +4391,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4340,7 +4404,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{38}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Revocation) GetSerial() []byte {
@@ -4404,7 +4468,7 @@ type RevokeCertificate struct {
 
 func (x *RevokeCertificate) Reset() {
 	*x = RevokeCertificate{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4416,7 +4480,7 @@ func (x *RevokeCertificate) String() string {
 func (*RevokeCertificate) ProtoMessage() {}
 
 func (x *RevokeCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4429,7 +4493,7 @@ func (x *RevokeCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertificate.ProtoReflect.Descriptor instead.
 func (*RevokeCertificate) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{39}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RevokeCertificate) GetRevocation() *Revocation {
@@ -4452,7 +4516,7 @@ type X509Issuer struct {
 
 func (x *X509Issuer) Reset() {
 	*x = X509Issuer{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4464,7 +4528,7 @@ func (x *X509Issuer) String() string {
 func (*X509Issuer) ProtoMessage() {}
 
 func (x *X509Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4477,7 +4541,7 @@ func (x *X509Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use X509Issuer.ProtoReflect.Descriptor instead.
 func (*X509Issuer) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *X509Issuer) GetCertificates() [][]byte {
@@ -4510,7 +4574,7 @@ type JWTIssuer struct {
 
 func (x *JWTIssuer) Reset() {
 	*x = JWTIssuer{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4522,7 +4586,7 @@ func (x *JWTIssuer) String() string {
 func (*JWTIssuer) ProtoMessage() {}
 
 func (x *JWTIssuer) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4535,7 +4599,7 @@ func (x *JWTIssuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JWTIssuer.ProtoReflect.Descriptor instead.
 func (*JWTIssuer) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *JWTIssuer) GetUrl() string {
@@ -4625,7 +4689,7 @@ type Issuer struct {
 
 func (x *Issuer) Reset() {
 	*x = Issuer{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4637,7 +4701,7 @@ func (x *Issuer) String() string {
 func (*Issuer) ProtoMessage() {}
 
 func (x *Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4650,7 +4714,7 @@ func (x *Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
 func (*Issuer) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{42}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Issuer) GetId() string {
@@ -4790,7 +4854,7 @@ type BindingKey struct {
 
 func (x *BindingKey) Reset() {
 	*x = BindingKey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4802,7 +4866,7 @@ func (x *BindingKey) String() string {
 func (*BindingKey) ProtoMessage() {}
 
 func (x *BindingKey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4815,7 +4879,7 @@ func (x *BindingKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BindingKey.ProtoReflect.Descriptor instead.
 func (*BindingKey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *BindingKey) GetKey() *PublicKey {
@@ -4871,7 +4935,7 @@ type RoleBinding struct {
 
 func (x *RoleBinding) Reset() {
 	*x = RoleBinding{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4883,7 +4947,7 @@ func (x *RoleBinding) String() string {
 func (*RoleBinding) ProtoMessage() {}
 
 func (x *RoleBinding) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4896,7 +4960,7 @@ func (x *RoleBinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoleBinding.ProtoReflect.Descriptor instead.
 func (*RoleBinding) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{44}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RoleBinding) GetId() string {
@@ -5028,7 +5092,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5040,7 +5104,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5053,7 +5117,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{45}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Policy) GetTenant() string {
@@ -5121,7 +5185,7 @@ type PutIssuer struct {
 
 func (x *PutIssuer) Reset() {
 	*x = PutIssuer{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5133,7 +5197,7 @@ func (x *PutIssuer) String() string {
 func (*PutIssuer) ProtoMessage() {}
 
 func (x *PutIssuer) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5146,7 +5210,7 @@ func (x *PutIssuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutIssuer.ProtoReflect.Descriptor instead.
 func (*PutIssuer) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{46}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *PutIssuer) GetIssuer() *Issuer {
@@ -5182,7 +5246,7 @@ type RemoveIssuer struct {
 
 func (x *RemoveIssuer) Reset() {
 	*x = RemoveIssuer{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5194,7 +5258,7 @@ func (x *RemoveIssuer) String() string {
 func (*RemoveIssuer) ProtoMessage() {}
 
 func (x *RemoveIssuer) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5207,7 +5271,7 @@ func (x *RemoveIssuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveIssuer.ProtoReflect.Descriptor instead.
 func (*RemoveIssuer) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{47}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RemoveIssuer) GetTenant() string {
@@ -5243,7 +5307,7 @@ type BindRole struct {
 
 func (x *BindRole) Reset() {
 	*x = BindRole{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5255,7 +5319,7 @@ func (x *BindRole) String() string {
 func (*BindRole) ProtoMessage() {}
 
 func (x *BindRole) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5268,7 +5332,7 @@ func (x *BindRole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BindRole.ProtoReflect.Descriptor instead.
 func (*BindRole) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{48}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *BindRole) GetBinding() *RoleBinding {
@@ -5290,7 +5354,7 @@ type UnbindRole struct {
 
 func (x *UnbindRole) Reset() {
 	*x = UnbindRole{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5302,7 +5366,7 @@ func (x *UnbindRole) String() string {
 func (*UnbindRole) ProtoMessage() {}
 
 func (x *UnbindRole) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5315,7 +5379,7 @@ func (x *UnbindRole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnbindRole.ProtoReflect.Descriptor instead.
 func (*UnbindRole) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{49}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *UnbindRole) GetTenant() string {
@@ -5352,7 +5416,7 @@ type SetTenantGovernors struct {
 
 func (x *SetTenantGovernors) Reset() {
 	*x = SetTenantGovernors{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5364,7 +5428,7 @@ func (x *SetTenantGovernors) String() string {
 func (*SetTenantGovernors) ProtoMessage() {}
 
 func (x *SetTenantGovernors) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5377,7 +5441,7 @@ func (x *SetTenantGovernors) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantGovernors.ProtoReflect.Descriptor instead.
 func (*SetTenantGovernors) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{50}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SetTenantGovernors) GetTenant() string {
@@ -5426,7 +5490,7 @@ type ApprovalSignature struct {
 
 func (x *ApprovalSignature) Reset() {
 	*x = ApprovalSignature{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5438,7 +5502,7 @@ func (x *ApprovalSignature) String() string {
 func (*ApprovalSignature) ProtoMessage() {}
 
 func (x *ApprovalSignature) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5451,7 +5515,7 @@ func (x *ApprovalSignature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApprovalSignature.ProtoReflect.Descriptor instead.
 func (*ApprovalSignature) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{51}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ApprovalSignature) GetKeyId() []byte {
@@ -5537,7 +5601,7 @@ type Approval struct {
 
 func (x *Approval) Reset() {
 	*x = Approval{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5549,7 +5613,7 @@ func (x *Approval) String() string {
 func (*Approval) ProtoMessage() {}
 
 func (x *Approval) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5562,7 +5626,7 @@ func (x *Approval) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Approval.ProtoReflect.Descriptor instead.
 func (*Approval) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{52}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Approval) GetId() string {
@@ -5710,7 +5774,7 @@ type RequestApproval struct {
 
 func (x *RequestApproval) Reset() {
 	*x = RequestApproval{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5722,7 +5786,7 @@ func (x *RequestApproval) String() string {
 func (*RequestApproval) ProtoMessage() {}
 
 func (x *RequestApproval) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5735,7 +5799,7 @@ func (x *RequestApproval) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestApproval.ProtoReflect.Descriptor instead.
 func (*RequestApproval) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{53}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *RequestApproval) GetApproval() *Approval {
@@ -5757,7 +5821,7 @@ type Approve struct {
 
 func (x *Approve) Reset() {
 	*x = Approve{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5769,7 +5833,7 @@ func (x *Approve) String() string {
 func (*Approve) ProtoMessage() {}
 
 func (x *Approve) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5782,7 +5846,7 @@ func (x *Approve) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Approve.ProtoReflect.Descriptor instead.
 func (*Approve) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{54}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Approve) GetId() string {
@@ -5818,7 +5882,7 @@ type RejectApproval struct {
 
 func (x *RejectApproval) Reset() {
 	*x = RejectApproval{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5830,7 +5894,7 @@ func (x *RejectApproval) String() string {
 func (*RejectApproval) ProtoMessage() {}
 
 func (x *RejectApproval) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5843,7 +5907,7 @@ func (x *RejectApproval) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectApproval.ProtoReflect.Descriptor instead.
 func (*RejectApproval) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{55}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *RejectApproval) GetId() string {
@@ -5874,7 +5938,7 @@ type SetQuorum struct {
 
 func (x *SetQuorum) Reset() {
 	*x = SetQuorum{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5886,7 +5950,7 @@ func (x *SetQuorum) String() string {
 func (*SetQuorum) ProtoMessage() {}
 
 func (x *SetQuorum) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5899,7 +5963,7 @@ func (x *SetQuorum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetQuorum.ProtoReflect.Descriptor instead.
 func (*SetQuorum) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{56}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *SetQuorum) GetGovernors() uint32 {
@@ -5940,7 +6004,7 @@ type PutPolicy struct {
 
 func (x *PutPolicy) Reset() {
 	*x = PutPolicy{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5952,7 +6016,7 @@ func (x *PutPolicy) String() string {
 func (*PutPolicy) ProtoMessage() {}
 
 func (x *PutPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5965,7 +6029,7 @@ func (x *PutPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutPolicy.ProtoReflect.Descriptor instead.
 func (*PutPolicy) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{57}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *PutPolicy) GetPolicy() *Policy {
@@ -6009,7 +6073,7 @@ type RemovePolicy struct {
 
 func (x *RemovePolicy) Reset() {
 	*x = RemovePolicy{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6021,7 +6085,7 @@ func (x *RemovePolicy) String() string {
 func (*RemovePolicy) ProtoMessage() {}
 
 func (x *RemovePolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6034,7 +6098,7 @@ func (x *RemovePolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePolicy.ProtoReflect.Descriptor instead.
 func (*RemovePolicy) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{58}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *RemovePolicy) GetTenant() string {
@@ -6069,7 +6133,7 @@ type SealKey struct {
 
 func (x *SealKey) Reset() {
 	*x = SealKey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6081,7 +6145,7 @@ func (x *SealKey) String() string {
 func (*SealKey) ProtoMessage() {}
 
 func (x *SealKey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6094,7 +6158,7 @@ func (x *SealKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealKey.ProtoReflect.Descriptor instead.
 func (*SealKey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{59}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *SealKey) GetProvider() string {
@@ -6127,7 +6191,7 @@ type SealHolder struct {
 
 func (x *SealHolder) Reset() {
 	*x = SealHolder{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6139,7 +6203,7 @@ func (x *SealHolder) String() string {
 func (*SealHolder) ProtoMessage() {}
 
 func (x *SealHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6152,7 +6216,7 @@ func (x *SealHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealHolder.ProtoReflect.Descriptor instead.
 func (*SealHolder) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *SealHolder) GetName() string {
@@ -6209,7 +6273,7 @@ type SealGroup struct {
 
 func (x *SealGroup) Reset() {
 	*x = SealGroup{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6221,7 +6285,7 @@ func (x *SealGroup) String() string {
 func (*SealGroup) ProtoMessage() {}
 
 func (x *SealGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6234,7 +6298,7 @@ func (x *SealGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealGroup.ProtoReflect.Descriptor instead.
 func (*SealGroup) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{61}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *SealGroup) GetName() string {
@@ -6271,7 +6335,7 @@ type SealPlan struct {
 
 func (x *SealPlan) Reset() {
 	*x = SealPlan{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6283,7 +6347,7 @@ func (x *SealPlan) String() string {
 func (*SealPlan) ProtoMessage() {}
 
 func (x *SealPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6296,7 +6360,7 @@ func (x *SealPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealPlan.ProtoReflect.Descriptor instead.
 func (*SealPlan) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{62}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *SealPlan) GetGroups() []*SealGroup {
@@ -6340,19 +6404,20 @@ type Ceremony struct {
 	StagedTimeMs int64           `protobuf:"varint,12,opt,name=staged_time_ms,json=stagedTimeMs,proto3" json:"staged_time_ms,omitempty"`
 	// Who opened the staged record: numbers of shares, or places from 1 in the plan's
 	// provider keys, in ascending order.
-	Confirmed     []uint32   `protobuf:"varint,13,rep,packed,name=confirmed,proto3" json:"confirmed,omitempty"`
-	EndTimeMs     int64      `protobuf:"varint,14,opt,name=end_time_ms,json=endTimeMs,proto3" json:"end_time_ms,omitempty"`    // when it came to its final state; 0: it did not yet
-	NewManifest   []byte     `protobuf:"bytes,15,opt,name=new_manifest,json=newManifest,proto3" json:"new_manifest,omitempty"` // digest of the manifest that was staged; stays
-	CancelledBy   *Principal `protobuf:"bytes,16,opt,name=cancelled_by,json=cancelledBy,proto3" json:"cancelled_by,omitempty"`
-	CancelReason  string     `protobuf:"bytes,17,opt,name=cancel_reason,json=cancelReason,proto3" json:"cancel_reason,omitempty"`
-	ModIndex      uint64     `protobuf:"varint,18,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`
+	Confirmed     []uint32     `protobuf:"varint,13,rep,packed,name=confirmed,proto3" json:"confirmed,omitempty"`
+	EndTimeMs     int64        `protobuf:"varint,14,opt,name=end_time_ms,json=endTimeMs,proto3" json:"end_time_ms,omitempty"`    // when it came to its final state; 0: it did not yet
+	NewManifest   []byte       `protobuf:"bytes,15,opt,name=new_manifest,json=newManifest,proto3" json:"new_manifest,omitempty"` // digest of the manifest that was staged; stays
+	CancelledBy   *Principal   `protobuf:"bytes,16,opt,name=cancelled_by,json=cancelledBy,proto3" json:"cancelled_by,omitempty"`
+	CancelReason  string       `protobuf:"bytes,17,opt,name=cancel_reason,json=cancelReason,proto3" json:"cancel_reason,omitempty"`
+	ModIndex      uint64       `protobuf:"varint,18,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`
+	Rekey         *StagedRekey `protobuf:"bytes,19,opt,name=rekey,proto3" json:"rekey,omitempty"` // of a rekey, only while STAGED
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Ceremony) Reset() {
 	*x = Ceremony{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6364,7 +6429,7 @@ func (x *Ceremony) String() string {
 func (*Ceremony) ProtoMessage() {}
 
 func (x *Ceremony) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6377,7 +6442,7 @@ func (x *Ceremony) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ceremony.ProtoReflect.Descriptor instead.
 func (*Ceremony) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{63}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Ceremony) GetId() []byte {
@@ -6506,6 +6571,13 @@ func (x *Ceremony) GetModIndex() uint64 {
 	return 0
 }
 
+func (x *Ceremony) GetRekey() *StagedRekey {
+	if x != nil {
+		return x.Rekey
+	}
+	return nil
+}
+
 // BeginCeremony opens a ceremony. It is a sovereign act: reshare, migrate or rekey.
 type BeginCeremony struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -6520,7 +6592,7 @@ type BeginCeremony struct {
 
 func (x *BeginCeremony) Reset() {
 	*x = BeginCeremony{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6532,7 +6604,7 @@ func (x *BeginCeremony) String() string {
 func (*BeginCeremony) ProtoMessage() {}
 
 func (x *BeginCeremony) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6545,7 +6617,7 @@ func (x *BeginCeremony) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginCeremony.ProtoReflect.Descriptor instead.
 func (*BeginCeremony) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{64}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *BeginCeremony) GetId() []byte {
@@ -6589,13 +6661,14 @@ type StageCeremony struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Record        []byte                 `protobuf:"bytes,2,opt,name=record,proto3" json:"record,omitempty"` // encoded seal record
+	Rekey         *StagedRekey           `protobuf:"bytes,3,opt,name=rekey,proto3" json:"rekey,omitempty"`   // of a rekey, and of nothing else
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StageCeremony) Reset() {
 	*x = StageCeremony{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6607,7 +6680,7 @@ func (x *StageCeremony) String() string {
 func (*StageCeremony) ProtoMessage() {}
 
 func (x *StageCeremony) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6620,7 +6693,7 @@ func (x *StageCeremony) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StageCeremony.ProtoReflect.Descriptor instead.
 func (*StageCeremony) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{65}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *StageCeremony) GetId() []byte {
@@ -6637,6 +6710,13 @@ func (x *StageCeremony) GetRecord() []byte {
 	return nil
 }
 
+func (x *StageCeremony) GetRekey() *StagedRekey {
+	if x != nil {
+		return x.Rekey
+	}
+	return nil
+}
+
 // ConfirmHolder says that holders opened the staged record.
 type ConfirmHolder struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -6649,7 +6729,7 @@ type ConfirmHolder struct {
 
 func (x *ConfirmHolder) Reset() {
 	*x = ConfirmHolder{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6661,7 +6741,7 @@ func (x *ConfirmHolder) String() string {
 func (*ConfirmHolder) ProtoMessage() {}
 
 func (x *ConfirmHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6674,7 +6754,7 @@ func (x *ConfirmHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmHolder.ProtoReflect.Descriptor instead.
 func (*ConfirmHolder) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{66}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ConfirmHolder) GetId() []byte {
@@ -6710,7 +6790,7 @@ type CommitCeremony struct {
 
 func (x *CommitCeremony) Reset() {
 	*x = CommitCeremony{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6722,7 +6802,7 @@ func (x *CommitCeremony) String() string {
 func (*CommitCeremony) ProtoMessage() {}
 
 func (x *CommitCeremony) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6735,7 +6815,7 @@ func (x *CommitCeremony) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitCeremony.ProtoReflect.Descriptor instead.
 func (*CommitCeremony) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{67}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *CommitCeremony) GetId() []byte {
@@ -6764,7 +6844,7 @@ type CancelCeremony struct {
 
 func (x *CancelCeremony) Reset() {
 	*x = CancelCeremony{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6776,7 +6856,7 @@ func (x *CancelCeremony) String() string {
 func (*CancelCeremony) ProtoMessage() {}
 
 func (x *CancelCeremony) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6789,7 +6869,7 @@ func (x *CancelCeremony) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCeremony.ProtoReflect.Descriptor instead.
 func (*CancelCeremony) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{68}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *CancelCeremony) GetId() []byte {
@@ -6817,7 +6897,7 @@ type Tick struct {
 
 func (x *Tick) Reset() {
 	*x = Tick{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[69]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6829,7 +6909,7 @@ func (x *Tick) String() string {
 func (*Tick) ProtoMessage() {}
 
 func (x *Tick) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[69]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6842,7 +6922,7 @@ func (x *Tick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tick.ProtoReflect.Descriptor instead.
 func (*Tick) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{69}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{70}
 }
 
 type RaiseFormat struct {
@@ -6854,7 +6934,7 @@ type RaiseFormat struct {
 
 func (x *RaiseFormat) Reset() {
 	*x = RaiseFormat{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[70]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6866,7 +6946,7 @@ func (x *RaiseFormat) String() string {
 func (*RaiseFormat) ProtoMessage() {}
 
 func (x *RaiseFormat) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[70]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6879,7 +6959,7 @@ func (x *RaiseFormat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseFormat.ProtoReflect.Descriptor instead.
 func (*RaiseFormat) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{70}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *RaiseFormat) GetVersion() uint32 {
@@ -6902,7 +6982,7 @@ type LeaseEpoch struct {
 
 func (x *LeaseEpoch) Reset() {
 	*x = LeaseEpoch{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[71]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6914,7 +6994,7 @@ func (x *LeaseEpoch) String() string {
 func (*LeaseEpoch) ProtoMessage() {}
 
 func (x *LeaseEpoch) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[71]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6927,7 +7007,7 @@ func (x *LeaseEpoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseEpoch.ProtoReflect.Descriptor instead.
 func (*LeaseEpoch) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{71}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *LeaseEpoch) GetLeader() string {
@@ -6958,7 +7038,7 @@ type RepairSeal struct {
 
 func (x *RepairSeal) Reset() {
 	*x = RepairSeal{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[72]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6970,7 +7050,7 @@ func (x *RepairSeal) String() string {
 func (*RepairSeal) ProtoMessage() {}
 
 func (x *RepairSeal) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[72]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6983,7 +7063,7 @@ func (x *RepairSeal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairSeal.ProtoReflect.Descriptor instead.
 func (*RepairSeal) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{72}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *RepairSeal) GetBase() []byte {
@@ -7019,7 +7099,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[73]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7031,7 +7111,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[73]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7044,7 +7124,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{73}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *Result) GetReason() string {
@@ -7128,7 +7208,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[74]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7140,7 +7220,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[74]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7153,7 +7233,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{74}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *Request) GetPrincipal() *Principal {
@@ -7224,7 +7304,7 @@ type UsedNonce struct {
 
 func (x *UsedNonce) Reset() {
 	*x = UsedNonce{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[75]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7236,7 +7316,7 @@ func (x *UsedNonce) String() string {
 func (*UsedNonce) ProtoMessage() {}
 
 func (x *UsedNonce) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[75]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7249,7 +7329,7 @@ func (x *UsedNonce) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsedNonce.ProtoReflect.Descriptor instead.
 func (*UsedNonce) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{75}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *UsedNonce) GetNonce() []byte {
@@ -7313,7 +7393,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[76]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7325,7 +7405,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[76]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7338,7 +7418,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{76}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *Cluster) GetKeyspaceId() []byte {
@@ -7504,7 +7584,7 @@ type Incarnation struct {
 
 func (x *Incarnation) Reset() {
 	*x = Incarnation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[77]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7516,7 +7596,7 @@ func (x *Incarnation) String() string {
 func (*Incarnation) ProtoMessage() {}
 
 func (x *Incarnation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[77]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7529,7 +7609,7 @@ func (x *Incarnation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Incarnation.ProtoReflect.Descriptor instead.
 func (*Incarnation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{77}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *Incarnation) GetId() []byte {
@@ -7610,7 +7690,7 @@ type Recover struct {
 
 func (x *Recover) Reset() {
 	*x = Recover{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[78]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7622,7 +7702,7 @@ func (x *Recover) String() string {
 func (*Recover) ProtoMessage() {}
 
 func (x *Recover) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[78]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7635,7 +7715,7 @@ func (x *Recover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recover.ProtoReflect.Descriptor instead.
 func (*Recover) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{78}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *Recover) GetIncarnation() *Incarnation {
@@ -7671,7 +7751,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[79]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7683,7 +7763,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[79]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7696,7 +7776,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{79}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -7791,7 +7871,7 @@ type SnapshotItem struct {
 
 func (x *SnapshotItem) Reset() {
 	*x = SnapshotItem{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[80]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7803,7 +7883,7 @@ func (x *SnapshotItem) String() string {
 func (*SnapshotItem) ProtoMessage() {}
 
 func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[80]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7816,7 +7896,7 @@ func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotItem.ProtoReflect.Descriptor instead.
 func (*SnapshotItem) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{80}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *SnapshotItem) GetObject() isSnapshotItem_Object {
@@ -8362,9 +8442,13 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\v2\x17.krypton.fsm.v1.VersionR\aversion\"4\n" +
 	"\fRewrappedKey\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\fR\x03uid\x12\x12\n" +
-	"\x04blob\x18\x02 \x01(\fR\x04blob\"P\n" +
+	"\x04blob\x18\x02 \x01(\fR\x04blob\"\x88\x01\n" +
 	"\vStagedRekey\x12A\n" +
-	"\rinternal_keys\x18\x01 \x03(\v2\x1c.krypton.fsm.v1.RewrappedKeyR\finternalKeys\"\xb5\x01\n" +
+	"\rinternal_keys\x18\x01 \x03(\v2\x1c.krypton.fsm.v1.RewrappedKeyR\finternalKeys\x126\n" +
+	"\thandovers\x18\x02 \x03(\v2\x18.krypton.fsm.v1.HandoverR\thandovers\";\n" +
+	"\bHandover\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
+	"\x06sealed\x18\x02 \x01(\fR\x06sealed\"\xb5\x01\n" +
 	"\fRewrapTenant\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1d\n" +
 	"\n" +
@@ -8574,7 +8658,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\bSealPlan\x121\n" +
 	"\x06groups\x18\x01 \x03(\v2\x19.krypton.fsm.v1.SealGroupR\x06groups\x12<\n" +
 	"\rprovider_keys\x18\x02 \x03(\v2\x17.krypton.fsm.v1.SealKeyR\fproviderKeys\x12%\n" +
-	"\x0eaccepted_risks\x18\x03 \x03(\tR\racceptedRisks\"\xe5\x05\n" +
+	"\x0eaccepted_risks\x18\x03 \x03(\tR\racceptedRisks\"\x98\x06\n" +
 	"\bCeremony\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x120\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1c.krypton.fsm.v1.CeremonyKindR\x04kind\x123\n" +
@@ -8594,16 +8678,18 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\fnew_manifest\x18\x0f \x01(\fR\vnewManifest\x12<\n" +
 	"\fcancelled_by\x18\x10 \x01(\v2\x19.krypton.fsm.v1.PrincipalR\vcancelledBy\x12#\n" +
 	"\rcancel_reason\x18\x11 \x01(\tR\fcancelReason\x12\x1b\n" +
-	"\tmod_index\x18\x12 \x01(\x04R\bmodIndex\"\xbd\x01\n" +
+	"\tmod_index\x18\x12 \x01(\x04R\bmodIndex\x121\n" +
+	"\x05rekey\x18\x13 \x01(\v2\x1b.krypton.fsm.v1.StagedRekeyR\x05rekey\"\xbd\x01\n" +
 	"\rBeginCeremony\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x120\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1c.krypton.fsm.v1.CeremonyKindR\x04kind\x12#\n" +
 	"\rbase_manifest\x18\x03 \x01(\fR\fbaseManifest\x12,\n" +
 	"\x04plan\x18\x04 \x01(\v2\x18.krypton.fsm.v1.SealPlanR\x04plan\x12\x17\n" +
-	"\alife_ms\x18\x05 \x01(\x03R\x06lifeMs\"7\n" +
+	"\alife_ms\x18\x05 \x01(\x03R\x06lifeMs\"j\n" +
 	"\rStageCeremony\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
-	"\x06record\x18\x02 \x01(\fR\x06record\"U\n" +
+	"\x06record\x18\x02 \x01(\fR\x06record\x121\n" +
+	"\x05rekey\x18\x03 \x01(\v2\x1b.krypton.fsm.v1.StagedRekeyR\x05rekey\"U\n" +
 	"\rConfirmHolder\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1a\n" +
 	"\bmanifest\x18\x02 \x01(\fR\bmanifest\x12\x18\n" +
@@ -8797,7 +8883,7 @@ func file_fsm_fsmpb_fsm_proto_rawDescGZIP() []byte {
 }
 
 var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 81)
+var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 82)
 var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(KeyAlgorithm)(0),          // 0: krypton.fsm.v1.KeyAlgorithm
 	(VersionState)(0),          // 1: krypton.fsm.v1.VersionState
@@ -8838,57 +8924,58 @@ var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(*AddInternalKey)(nil),     // 36: krypton.fsm.v1.AddInternalKey
 	(*RewrappedKey)(nil),       // 37: krypton.fsm.v1.RewrappedKey
 	(*StagedRekey)(nil),        // 38: krypton.fsm.v1.StagedRekey
-	(*RewrapTenant)(nil),       // 39: krypton.fsm.v1.RewrapTenant
-	(*PutSecret)(nil),          // 40: krypton.fsm.v1.PutSecret
-	(*CreateJoinToken)(nil),    // 41: krypton.fsm.v1.CreateJoinToken
-	(*AddMember)(nil),          // 42: krypton.fsm.v1.AddMember
-	(*UpdateMember)(nil),       // 43: krypton.fsm.v1.UpdateMember
-	(*RemoveMember)(nil),       // 44: krypton.fsm.v1.RemoveMember
-	(*PurgeMember)(nil),        // 45: krypton.fsm.v1.PurgeMember
-	(*SetHold)(nil),            // 46: krypton.fsm.v1.SetHold
-	(*Revocation)(nil),         // 47: krypton.fsm.v1.Revocation
-	(*RevokeCertificate)(nil),  // 48: krypton.fsm.v1.RevokeCertificate
-	(*X509Issuer)(nil),         // 49: krypton.fsm.v1.X509Issuer
-	(*JWTIssuer)(nil),          // 50: krypton.fsm.v1.JWTIssuer
-	(*Issuer)(nil),             // 51: krypton.fsm.v1.Issuer
-	(*BindingKey)(nil),         // 52: krypton.fsm.v1.BindingKey
-	(*RoleBinding)(nil),        // 53: krypton.fsm.v1.RoleBinding
-	(*Policy)(nil),             // 54: krypton.fsm.v1.Policy
-	(*PutIssuer)(nil),          // 55: krypton.fsm.v1.PutIssuer
-	(*RemoveIssuer)(nil),       // 56: krypton.fsm.v1.RemoveIssuer
-	(*BindRole)(nil),           // 57: krypton.fsm.v1.BindRole
-	(*UnbindRole)(nil),         // 58: krypton.fsm.v1.UnbindRole
-	(*SetTenantGovernors)(nil), // 59: krypton.fsm.v1.SetTenantGovernors
-	(*ApprovalSignature)(nil),  // 60: krypton.fsm.v1.ApprovalSignature
-	(*Approval)(nil),           // 61: krypton.fsm.v1.Approval
-	(*RequestApproval)(nil),    // 62: krypton.fsm.v1.RequestApproval
-	(*Approve)(nil),            // 63: krypton.fsm.v1.Approve
-	(*RejectApproval)(nil),     // 64: krypton.fsm.v1.RejectApproval
-	(*SetQuorum)(nil),          // 65: krypton.fsm.v1.SetQuorum
-	(*PutPolicy)(nil),          // 66: krypton.fsm.v1.PutPolicy
-	(*RemovePolicy)(nil),       // 67: krypton.fsm.v1.RemovePolicy
-	(*SealKey)(nil),            // 68: krypton.fsm.v1.SealKey
-	(*SealHolder)(nil),         // 69: krypton.fsm.v1.SealHolder
-	(*SealGroup)(nil),          // 70: krypton.fsm.v1.SealGroup
-	(*SealPlan)(nil),           // 71: krypton.fsm.v1.SealPlan
-	(*Ceremony)(nil),           // 72: krypton.fsm.v1.Ceremony
-	(*BeginCeremony)(nil),      // 73: krypton.fsm.v1.BeginCeremony
-	(*StageCeremony)(nil),      // 74: krypton.fsm.v1.StageCeremony
-	(*ConfirmHolder)(nil),      // 75: krypton.fsm.v1.ConfirmHolder
-	(*CommitCeremony)(nil),     // 76: krypton.fsm.v1.CommitCeremony
-	(*CancelCeremony)(nil),     // 77: krypton.fsm.v1.CancelCeremony
-	(*Tick)(nil),               // 78: krypton.fsm.v1.Tick
-	(*RaiseFormat)(nil),        // 79: krypton.fsm.v1.RaiseFormat
-	(*LeaseEpoch)(nil),         // 80: krypton.fsm.v1.LeaseEpoch
-	(*RepairSeal)(nil),         // 81: krypton.fsm.v1.RepairSeal
-	(*Result)(nil),             // 82: krypton.fsm.v1.Result
-	(*Request)(nil),            // 83: krypton.fsm.v1.Request
-	(*UsedNonce)(nil),          // 84: krypton.fsm.v1.UsedNonce
-	(*Cluster)(nil),            // 85: krypton.fsm.v1.Cluster
-	(*Incarnation)(nil),        // 86: krypton.fsm.v1.Incarnation
-	(*Recover)(nil),            // 87: krypton.fsm.v1.Recover
-	(*SnapshotHeader)(nil),     // 88: krypton.fsm.v1.SnapshotHeader
-	(*SnapshotItem)(nil),       // 89: krypton.fsm.v1.SnapshotItem
+	(*Handover)(nil),           // 39: krypton.fsm.v1.Handover
+	(*RewrapTenant)(nil),       // 40: krypton.fsm.v1.RewrapTenant
+	(*PutSecret)(nil),          // 41: krypton.fsm.v1.PutSecret
+	(*CreateJoinToken)(nil),    // 42: krypton.fsm.v1.CreateJoinToken
+	(*AddMember)(nil),          // 43: krypton.fsm.v1.AddMember
+	(*UpdateMember)(nil),       // 44: krypton.fsm.v1.UpdateMember
+	(*RemoveMember)(nil),       // 45: krypton.fsm.v1.RemoveMember
+	(*PurgeMember)(nil),        // 46: krypton.fsm.v1.PurgeMember
+	(*SetHold)(nil),            // 47: krypton.fsm.v1.SetHold
+	(*Revocation)(nil),         // 48: krypton.fsm.v1.Revocation
+	(*RevokeCertificate)(nil),  // 49: krypton.fsm.v1.RevokeCertificate
+	(*X509Issuer)(nil),         // 50: krypton.fsm.v1.X509Issuer
+	(*JWTIssuer)(nil),          // 51: krypton.fsm.v1.JWTIssuer
+	(*Issuer)(nil),             // 52: krypton.fsm.v1.Issuer
+	(*BindingKey)(nil),         // 53: krypton.fsm.v1.BindingKey
+	(*RoleBinding)(nil),        // 54: krypton.fsm.v1.RoleBinding
+	(*Policy)(nil),             // 55: krypton.fsm.v1.Policy
+	(*PutIssuer)(nil),          // 56: krypton.fsm.v1.PutIssuer
+	(*RemoveIssuer)(nil),       // 57: krypton.fsm.v1.RemoveIssuer
+	(*BindRole)(nil),           // 58: krypton.fsm.v1.BindRole
+	(*UnbindRole)(nil),         // 59: krypton.fsm.v1.UnbindRole
+	(*SetTenantGovernors)(nil), // 60: krypton.fsm.v1.SetTenantGovernors
+	(*ApprovalSignature)(nil),  // 61: krypton.fsm.v1.ApprovalSignature
+	(*Approval)(nil),           // 62: krypton.fsm.v1.Approval
+	(*RequestApproval)(nil),    // 63: krypton.fsm.v1.RequestApproval
+	(*Approve)(nil),            // 64: krypton.fsm.v1.Approve
+	(*RejectApproval)(nil),     // 65: krypton.fsm.v1.RejectApproval
+	(*SetQuorum)(nil),          // 66: krypton.fsm.v1.SetQuorum
+	(*PutPolicy)(nil),          // 67: krypton.fsm.v1.PutPolicy
+	(*RemovePolicy)(nil),       // 68: krypton.fsm.v1.RemovePolicy
+	(*SealKey)(nil),            // 69: krypton.fsm.v1.SealKey
+	(*SealHolder)(nil),         // 70: krypton.fsm.v1.SealHolder
+	(*SealGroup)(nil),          // 71: krypton.fsm.v1.SealGroup
+	(*SealPlan)(nil),           // 72: krypton.fsm.v1.SealPlan
+	(*Ceremony)(nil),           // 73: krypton.fsm.v1.Ceremony
+	(*BeginCeremony)(nil),      // 74: krypton.fsm.v1.BeginCeremony
+	(*StageCeremony)(nil),      // 75: krypton.fsm.v1.StageCeremony
+	(*ConfirmHolder)(nil),      // 76: krypton.fsm.v1.ConfirmHolder
+	(*CommitCeremony)(nil),     // 77: krypton.fsm.v1.CommitCeremony
+	(*CancelCeremony)(nil),     // 78: krypton.fsm.v1.CancelCeremony
+	(*Tick)(nil),               // 79: krypton.fsm.v1.Tick
+	(*RaiseFormat)(nil),        // 80: krypton.fsm.v1.RaiseFormat
+	(*LeaseEpoch)(nil),         // 81: krypton.fsm.v1.LeaseEpoch
+	(*RepairSeal)(nil),         // 82: krypton.fsm.v1.RepairSeal
+	(*Result)(nil),             // 83: krypton.fsm.v1.Result
+	(*Request)(nil),            // 84: krypton.fsm.v1.Request
+	(*UsedNonce)(nil),          // 85: krypton.fsm.v1.UsedNonce
+	(*Cluster)(nil),            // 86: krypton.fsm.v1.Cluster
+	(*Incarnation)(nil),        // 87: krypton.fsm.v1.Incarnation
+	(*Recover)(nil),            // 88: krypton.fsm.v1.Recover
+	(*SnapshotHeader)(nil),     // 89: krypton.fsm.v1.SnapshotHeader
+	(*SnapshotItem)(nil),       // 90: krypton.fsm.v1.SnapshotItem
 }
 var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	10,  // 0: krypton.fsm.v1.Command.principal:type_name -> krypton.fsm.v1.Principal
@@ -8903,37 +8990,37 @@ var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	33,  // 9: krypton.fsm.v1.Command.pin_resource:type_name -> krypton.fsm.v1.PinResource
 	34,  // 10: krypton.fsm.v1.Command.unpin_resource:type_name -> krypton.fsm.v1.UnpinResource
 	36,  // 11: krypton.fsm.v1.Command.add_internal_key:type_name -> krypton.fsm.v1.AddInternalKey
-	39,  // 12: krypton.fsm.v1.Command.rewrap_tenant:type_name -> krypton.fsm.v1.RewrapTenant
-	40,  // 13: krypton.fsm.v1.Command.put_secret:type_name -> krypton.fsm.v1.PutSecret
-	41,  // 14: krypton.fsm.v1.Command.create_join_token:type_name -> krypton.fsm.v1.CreateJoinToken
-	42,  // 15: krypton.fsm.v1.Command.add_member:type_name -> krypton.fsm.v1.AddMember
-	43,  // 16: krypton.fsm.v1.Command.update_member:type_name -> krypton.fsm.v1.UpdateMember
-	44,  // 17: krypton.fsm.v1.Command.remove_member:type_name -> krypton.fsm.v1.RemoveMember
-	45,  // 18: krypton.fsm.v1.Command.purge_member:type_name -> krypton.fsm.v1.PurgeMember
-	46,  // 19: krypton.fsm.v1.Command.set_hold:type_name -> krypton.fsm.v1.SetHold
-	78,  // 20: krypton.fsm.v1.Command.tick:type_name -> krypton.fsm.v1.Tick
-	79,  // 21: krypton.fsm.v1.Command.raise_format:type_name -> krypton.fsm.v1.RaiseFormat
+	40,  // 12: krypton.fsm.v1.Command.rewrap_tenant:type_name -> krypton.fsm.v1.RewrapTenant
+	41,  // 13: krypton.fsm.v1.Command.put_secret:type_name -> krypton.fsm.v1.PutSecret
+	42,  // 14: krypton.fsm.v1.Command.create_join_token:type_name -> krypton.fsm.v1.CreateJoinToken
+	43,  // 15: krypton.fsm.v1.Command.add_member:type_name -> krypton.fsm.v1.AddMember
+	44,  // 16: krypton.fsm.v1.Command.update_member:type_name -> krypton.fsm.v1.UpdateMember
+	45,  // 17: krypton.fsm.v1.Command.remove_member:type_name -> krypton.fsm.v1.RemoveMember
+	46,  // 18: krypton.fsm.v1.Command.purge_member:type_name -> krypton.fsm.v1.PurgeMember
+	47,  // 19: krypton.fsm.v1.Command.set_hold:type_name -> krypton.fsm.v1.SetHold
+	79,  // 20: krypton.fsm.v1.Command.tick:type_name -> krypton.fsm.v1.Tick
+	80,  // 21: krypton.fsm.v1.Command.raise_format:type_name -> krypton.fsm.v1.RaiseFormat
 	35,  // 22: krypton.fsm.v1.Command.rollback_resource:type_name -> krypton.fsm.v1.RollbackResource
-	48,  // 23: krypton.fsm.v1.Command.revoke_certificate:type_name -> krypton.fsm.v1.RevokeCertificate
-	80,  // 24: krypton.fsm.v1.Command.lease_epoch:type_name -> krypton.fsm.v1.LeaseEpoch
-	55,  // 25: krypton.fsm.v1.Command.put_issuer:type_name -> krypton.fsm.v1.PutIssuer
-	56,  // 26: krypton.fsm.v1.Command.remove_issuer:type_name -> krypton.fsm.v1.RemoveIssuer
-	57,  // 27: krypton.fsm.v1.Command.bind_role:type_name -> krypton.fsm.v1.BindRole
-	58,  // 28: krypton.fsm.v1.Command.unbind_role:type_name -> krypton.fsm.v1.UnbindRole
-	59,  // 29: krypton.fsm.v1.Command.set_tenant_governors:type_name -> krypton.fsm.v1.SetTenantGovernors
-	62,  // 30: krypton.fsm.v1.Command.request_approval:type_name -> krypton.fsm.v1.RequestApproval
-	63,  // 31: krypton.fsm.v1.Command.approve:type_name -> krypton.fsm.v1.Approve
-	64,  // 32: krypton.fsm.v1.Command.reject_approval:type_name -> krypton.fsm.v1.RejectApproval
-	65,  // 33: krypton.fsm.v1.Command.set_quorum:type_name -> krypton.fsm.v1.SetQuorum
-	66,  // 34: krypton.fsm.v1.Command.put_policy:type_name -> krypton.fsm.v1.PutPolicy
-	67,  // 35: krypton.fsm.v1.Command.remove_policy:type_name -> krypton.fsm.v1.RemovePolicy
-	73,  // 36: krypton.fsm.v1.Command.begin_ceremony:type_name -> krypton.fsm.v1.BeginCeremony
-	74,  // 37: krypton.fsm.v1.Command.stage_ceremony:type_name -> krypton.fsm.v1.StageCeremony
-	75,  // 38: krypton.fsm.v1.Command.confirm_holder:type_name -> krypton.fsm.v1.ConfirmHolder
-	76,  // 39: krypton.fsm.v1.Command.commit_ceremony:type_name -> krypton.fsm.v1.CommitCeremony
-	77,  // 40: krypton.fsm.v1.Command.cancel_ceremony:type_name -> krypton.fsm.v1.CancelCeremony
-	81,  // 41: krypton.fsm.v1.Command.repair_seal:type_name -> krypton.fsm.v1.RepairSeal
-	87,  // 42: krypton.fsm.v1.Command.recover:type_name -> krypton.fsm.v1.Recover
+	49,  // 23: krypton.fsm.v1.Command.revoke_certificate:type_name -> krypton.fsm.v1.RevokeCertificate
+	81,  // 24: krypton.fsm.v1.Command.lease_epoch:type_name -> krypton.fsm.v1.LeaseEpoch
+	56,  // 25: krypton.fsm.v1.Command.put_issuer:type_name -> krypton.fsm.v1.PutIssuer
+	57,  // 26: krypton.fsm.v1.Command.remove_issuer:type_name -> krypton.fsm.v1.RemoveIssuer
+	58,  // 27: krypton.fsm.v1.Command.bind_role:type_name -> krypton.fsm.v1.BindRole
+	59,  // 28: krypton.fsm.v1.Command.unbind_role:type_name -> krypton.fsm.v1.UnbindRole
+	60,  // 29: krypton.fsm.v1.Command.set_tenant_governors:type_name -> krypton.fsm.v1.SetTenantGovernors
+	63,  // 30: krypton.fsm.v1.Command.request_approval:type_name -> krypton.fsm.v1.RequestApproval
+	64,  // 31: krypton.fsm.v1.Command.approve:type_name -> krypton.fsm.v1.Approve
+	65,  // 32: krypton.fsm.v1.Command.reject_approval:type_name -> krypton.fsm.v1.RejectApproval
+	66,  // 33: krypton.fsm.v1.Command.set_quorum:type_name -> krypton.fsm.v1.SetQuorum
+	67,  // 34: krypton.fsm.v1.Command.put_policy:type_name -> krypton.fsm.v1.PutPolicy
+	68,  // 35: krypton.fsm.v1.Command.remove_policy:type_name -> krypton.fsm.v1.RemovePolicy
+	74,  // 36: krypton.fsm.v1.Command.begin_ceremony:type_name -> krypton.fsm.v1.BeginCeremony
+	75,  // 37: krypton.fsm.v1.Command.stage_ceremony:type_name -> krypton.fsm.v1.StageCeremony
+	76,  // 38: krypton.fsm.v1.Command.confirm_holder:type_name -> krypton.fsm.v1.ConfirmHolder
+	77,  // 39: krypton.fsm.v1.Command.commit_ceremony:type_name -> krypton.fsm.v1.CommitCeremony
+	78,  // 40: krypton.fsm.v1.Command.cancel_ceremony:type_name -> krypton.fsm.v1.CancelCeremony
+	82,  // 41: krypton.fsm.v1.Command.repair_seal:type_name -> krypton.fsm.v1.RepairSeal
+	88,  // 42: krypton.fsm.v1.Command.recover:type_name -> krypton.fsm.v1.Recover
 	0,   // 43: krypton.fsm.v1.PublicKey.algorithm:type_name -> krypton.fsm.v1.KeyAlgorithm
 	11,  // 44: krypton.fsm.v1.Person.key:type_name -> krypton.fsm.v1.PublicKey
 	13,  // 45: krypton.fsm.v1.Genesis.persons:type_name -> krypton.fsm.v1.Person
@@ -8961,73 +9048,76 @@ var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	4,   // 67: krypton.fsm.v1.ChangeVersion.event:type_name -> krypton.fsm.v1.VersionEvent
 	17,  // 68: krypton.fsm.v1.AddInternalKey.version:type_name -> krypton.fsm.v1.Version
 	37,  // 69: krypton.fsm.v1.StagedRekey.internal_keys:type_name -> krypton.fsm.v1.RewrappedKey
-	22,  // 70: krypton.fsm.v1.PutSecret.secret:type_name -> krypton.fsm.v1.Secret
-	24,  // 71: krypton.fsm.v1.CreateJoinToken.token:type_name -> krypton.fsm.v1.JoinToken
-	23,  // 72: krypton.fsm.v1.AddMember.member:type_name -> krypton.fsm.v1.Member
-	23,  // 73: krypton.fsm.v1.UpdateMember.member:type_name -> krypton.fsm.v1.Member
-	47,  // 74: krypton.fsm.v1.RevokeCertificate.revocation:type_name -> krypton.fsm.v1.Revocation
-	49,  // 75: krypton.fsm.v1.Issuer.x509:type_name -> krypton.fsm.v1.X509Issuer
-	50,  // 76: krypton.fsm.v1.Issuer.jwt:type_name -> krypton.fsm.v1.JWTIssuer
-	12,  // 77: krypton.fsm.v1.Issuer.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	11,  // 78: krypton.fsm.v1.BindingKey.key:type_name -> krypton.fsm.v1.PublicKey
-	52,  // 79: krypton.fsm.v1.RoleBinding.keys:type_name -> krypton.fsm.v1.BindingKey
-	12,  // 80: krypton.fsm.v1.RoleBinding.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	12,  // 81: krypton.fsm.v1.Policy.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	51,  // 82: krypton.fsm.v1.PutIssuer.issuer:type_name -> krypton.fsm.v1.Issuer
-	53,  // 83: krypton.fsm.v1.BindRole.binding:type_name -> krypton.fsm.v1.RoleBinding
-	10,  // 84: krypton.fsm.v1.Approval.requester:type_name -> krypton.fsm.v1.Principal
-	60,  // 85: krypton.fsm.v1.Approval.requested:type_name -> krypton.fsm.v1.ApprovalSignature
-	14,  // 86: krypton.fsm.v1.Approval.rules:type_name -> krypton.fsm.v1.IntentRule
-	60,  // 87: krypton.fsm.v1.Approval.signatures:type_name -> krypton.fsm.v1.ApprovalSignature
-	5,   // 88: krypton.fsm.v1.Approval.state:type_name -> krypton.fsm.v1.ApprovalState
-	10,  // 89: krypton.fsm.v1.Approval.rejected_by:type_name -> krypton.fsm.v1.Principal
-	82,  // 90: krypton.fsm.v1.Approval.result:type_name -> krypton.fsm.v1.Result
-	61,  // 91: krypton.fsm.v1.RequestApproval.approval:type_name -> krypton.fsm.v1.Approval
-	54,  // 92: krypton.fsm.v1.PutPolicy.policy:type_name -> krypton.fsm.v1.Policy
-	68,  // 93: krypton.fsm.v1.SealHolder.key:type_name -> krypton.fsm.v1.SealKey
-	69,  // 94: krypton.fsm.v1.SealGroup.holders:type_name -> krypton.fsm.v1.SealHolder
-	70,  // 95: krypton.fsm.v1.SealPlan.groups:type_name -> krypton.fsm.v1.SealGroup
-	68,  // 96: krypton.fsm.v1.SealPlan.provider_keys:type_name -> krypton.fsm.v1.SealKey
-	6,   // 97: krypton.fsm.v1.Ceremony.kind:type_name -> krypton.fsm.v1.CeremonyKind
-	7,   // 98: krypton.fsm.v1.Ceremony.state:type_name -> krypton.fsm.v1.CeremonyState
-	71,  // 99: krypton.fsm.v1.Ceremony.plan:type_name -> krypton.fsm.v1.SealPlan
-	10,  // 100: krypton.fsm.v1.Ceremony.requester:type_name -> krypton.fsm.v1.Principal
-	12,  // 101: krypton.fsm.v1.Ceremony.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	10,  // 102: krypton.fsm.v1.Ceremony.cancelled_by:type_name -> krypton.fsm.v1.Principal
-	6,   // 103: krypton.fsm.v1.BeginCeremony.kind:type_name -> krypton.fsm.v1.CeremonyKind
-	71,  // 104: krypton.fsm.v1.BeginCeremony.plan:type_name -> krypton.fsm.v1.SealPlan
-	10,  // 105: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
-	82,  // 106: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
-	15,  // 107: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
-	13,  // 108: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
-	14,  // 109: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
-	25,  // 110: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
-	17,  // 111: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
-	86,  // 112: krypton.fsm.v1.Cluster.incarnations:type_name -> krypton.fsm.v1.Incarnation
-	8,   // 113: krypton.fsm.v1.Incarnation.kind:type_name -> krypton.fsm.v1.RecoveryKind
-	12,  // 114: krypton.fsm.v1.Incarnation.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	86,  // 115: krypton.fsm.v1.Recover.incarnation:type_name -> krypton.fsm.v1.Incarnation
-	23,  // 116: krypton.fsm.v1.Recover.member:type_name -> krypton.fsm.v1.Member
-	85,  // 117: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
-	19,  // 118: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
-	20,  // 119: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
-	21,  // 120: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
-	22,  // 121: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
-	23,  // 122: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
-	24,  // 123: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
-	83,  // 124: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
-	84,  // 125: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
-	47,  // 126: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
-	51,  // 127: krypton.fsm.v1.SnapshotItem.issuer:type_name -> krypton.fsm.v1.Issuer
-	53,  // 128: krypton.fsm.v1.SnapshotItem.role_binding:type_name -> krypton.fsm.v1.RoleBinding
-	61,  // 129: krypton.fsm.v1.SnapshotItem.approval:type_name -> krypton.fsm.v1.Approval
-	54,  // 130: krypton.fsm.v1.SnapshotItem.policy:type_name -> krypton.fsm.v1.Policy
-	72,  // 131: krypton.fsm.v1.SnapshotItem.ceremony:type_name -> krypton.fsm.v1.Ceremony
-	132, // [132:132] is the sub-list for method output_type
-	132, // [132:132] is the sub-list for method input_type
-	132, // [132:132] is the sub-list for extension type_name
-	132, // [132:132] is the sub-list for extension extendee
-	0,   // [0:132] is the sub-list for field type_name
+	39,  // 70: krypton.fsm.v1.StagedRekey.handovers:type_name -> krypton.fsm.v1.Handover
+	22,  // 71: krypton.fsm.v1.PutSecret.secret:type_name -> krypton.fsm.v1.Secret
+	24,  // 72: krypton.fsm.v1.CreateJoinToken.token:type_name -> krypton.fsm.v1.JoinToken
+	23,  // 73: krypton.fsm.v1.AddMember.member:type_name -> krypton.fsm.v1.Member
+	23,  // 74: krypton.fsm.v1.UpdateMember.member:type_name -> krypton.fsm.v1.Member
+	48,  // 75: krypton.fsm.v1.RevokeCertificate.revocation:type_name -> krypton.fsm.v1.Revocation
+	50,  // 76: krypton.fsm.v1.Issuer.x509:type_name -> krypton.fsm.v1.X509Issuer
+	51,  // 77: krypton.fsm.v1.Issuer.jwt:type_name -> krypton.fsm.v1.JWTIssuer
+	12,  // 78: krypton.fsm.v1.Issuer.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	11,  // 79: krypton.fsm.v1.BindingKey.key:type_name -> krypton.fsm.v1.PublicKey
+	53,  // 80: krypton.fsm.v1.RoleBinding.keys:type_name -> krypton.fsm.v1.BindingKey
+	12,  // 81: krypton.fsm.v1.RoleBinding.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	12,  // 82: krypton.fsm.v1.Policy.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	52,  // 83: krypton.fsm.v1.PutIssuer.issuer:type_name -> krypton.fsm.v1.Issuer
+	54,  // 84: krypton.fsm.v1.BindRole.binding:type_name -> krypton.fsm.v1.RoleBinding
+	10,  // 85: krypton.fsm.v1.Approval.requester:type_name -> krypton.fsm.v1.Principal
+	61,  // 86: krypton.fsm.v1.Approval.requested:type_name -> krypton.fsm.v1.ApprovalSignature
+	14,  // 87: krypton.fsm.v1.Approval.rules:type_name -> krypton.fsm.v1.IntentRule
+	61,  // 88: krypton.fsm.v1.Approval.signatures:type_name -> krypton.fsm.v1.ApprovalSignature
+	5,   // 89: krypton.fsm.v1.Approval.state:type_name -> krypton.fsm.v1.ApprovalState
+	10,  // 90: krypton.fsm.v1.Approval.rejected_by:type_name -> krypton.fsm.v1.Principal
+	83,  // 91: krypton.fsm.v1.Approval.result:type_name -> krypton.fsm.v1.Result
+	62,  // 92: krypton.fsm.v1.RequestApproval.approval:type_name -> krypton.fsm.v1.Approval
+	55,  // 93: krypton.fsm.v1.PutPolicy.policy:type_name -> krypton.fsm.v1.Policy
+	69,  // 94: krypton.fsm.v1.SealHolder.key:type_name -> krypton.fsm.v1.SealKey
+	70,  // 95: krypton.fsm.v1.SealGroup.holders:type_name -> krypton.fsm.v1.SealHolder
+	71,  // 96: krypton.fsm.v1.SealPlan.groups:type_name -> krypton.fsm.v1.SealGroup
+	69,  // 97: krypton.fsm.v1.SealPlan.provider_keys:type_name -> krypton.fsm.v1.SealKey
+	6,   // 98: krypton.fsm.v1.Ceremony.kind:type_name -> krypton.fsm.v1.CeremonyKind
+	7,   // 99: krypton.fsm.v1.Ceremony.state:type_name -> krypton.fsm.v1.CeremonyState
+	72,  // 100: krypton.fsm.v1.Ceremony.plan:type_name -> krypton.fsm.v1.SealPlan
+	10,  // 101: krypton.fsm.v1.Ceremony.requester:type_name -> krypton.fsm.v1.Principal
+	12,  // 102: krypton.fsm.v1.Ceremony.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	10,  // 103: krypton.fsm.v1.Ceremony.cancelled_by:type_name -> krypton.fsm.v1.Principal
+	38,  // 104: krypton.fsm.v1.Ceremony.rekey:type_name -> krypton.fsm.v1.StagedRekey
+	6,   // 105: krypton.fsm.v1.BeginCeremony.kind:type_name -> krypton.fsm.v1.CeremonyKind
+	72,  // 106: krypton.fsm.v1.BeginCeremony.plan:type_name -> krypton.fsm.v1.SealPlan
+	38,  // 107: krypton.fsm.v1.StageCeremony.rekey:type_name -> krypton.fsm.v1.StagedRekey
+	10,  // 108: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
+	83,  // 109: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
+	15,  // 110: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
+	13,  // 111: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
+	14,  // 112: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
+	25,  // 113: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
+	17,  // 114: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
+	87,  // 115: krypton.fsm.v1.Cluster.incarnations:type_name -> krypton.fsm.v1.Incarnation
+	8,   // 116: krypton.fsm.v1.Incarnation.kind:type_name -> krypton.fsm.v1.RecoveryKind
+	12,  // 117: krypton.fsm.v1.Incarnation.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	87,  // 118: krypton.fsm.v1.Recover.incarnation:type_name -> krypton.fsm.v1.Incarnation
+	23,  // 119: krypton.fsm.v1.Recover.member:type_name -> krypton.fsm.v1.Member
+	86,  // 120: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
+	19,  // 121: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
+	20,  // 122: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
+	21,  // 123: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
+	22,  // 124: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
+	23,  // 125: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
+	24,  // 126: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
+	84,  // 127: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
+	85,  // 128: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
+	48,  // 129: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
+	52,  // 130: krypton.fsm.v1.SnapshotItem.issuer:type_name -> krypton.fsm.v1.Issuer
+	54,  // 131: krypton.fsm.v1.SnapshotItem.role_binding:type_name -> krypton.fsm.v1.RoleBinding
+	62,  // 132: krypton.fsm.v1.SnapshotItem.approval:type_name -> krypton.fsm.v1.Approval
+	55,  // 133: krypton.fsm.v1.SnapshotItem.policy:type_name -> krypton.fsm.v1.Policy
+	73,  // 134: krypton.fsm.v1.SnapshotItem.ceremony:type_name -> krypton.fsm.v1.Ceremony
+	135, // [135:135] is the sub-list for method output_type
+	135, // [135:135] is the sub-list for method input_type
+	135, // [135:135] is the sub-list for extension type_name
+	135, // [135:135] is the sub-list for extension extendee
+	0,   // [0:135] is the sub-list for field type_name
 }
 
 func init() { file_fsm_fsmpb_fsm_proto_init() }
@@ -9078,11 +9168,11 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Command_RepairSeal)(nil),
 		(*Command_Recover)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[42].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[43].OneofWrappers = []any{
 		(*Issuer_X509)(nil),
 		(*Issuer_Jwt)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[80].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[81].OneofWrappers = []any{
 		(*SnapshotItem_Cluster)(nil),
 		(*SnapshotItem_Tenant)(nil),
 		(*SnapshotItem_Service)(nil),
@@ -9105,7 +9195,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fsm_fsmpb_fsm_proto_rawDesc), len(file_fsm_fsmpb_fsm_proto_rawDesc)),
 			NumEnums:      9,
-			NumMessages:   81,
+			NumMessages:   82,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
