@@ -39,6 +39,7 @@
 //	share, text      Bech32m of the binary form with the prefix "kshare", dashes after the separator and every 6 characters
 //	transport        HPKE base mode, X-Wing, HKDF-SHA-256, AES-256-GCM; info = lp("krypton/v1/share-transport") lp(fingerprint) lp(node id),
 //	                 to a ceremony lp("krypton/v1/share-to-ceremony") lp(fingerprint) lp(node id) lp(ceremony id)
+//	handover         the MasterKey in place of a share; info = lp("krypton/v1/masterkey-handover") lp(fingerprint) lp(node id) lp(manifest digest)
 //	offer            signed: lp("krypton/v1/start-key") lp(fingerprint) lp(node id) lp(public key)
 //	record file      "KRYPSEAL" | u32 1 | u32 length | protobuf of sealpb.Record | SHA-256 of everything before
 //
@@ -55,6 +56,7 @@
 //   - I9: shares that are not printed leave a ceremony as ciphertext for their holder only.
 //   - I10: a record is returned only after every keystore in it was asked and every share was part of a combination that gave the MasterKey.
 //   - I11: a key of an earlier generation opens under the MasterKey that carries it, as of that generation, and otherwise not.
+//   - I14: the MasterKey of a record leaves a node only encrypted to a start key that the member key of another node signed, and opens there for that record only.
 //
 // # Concurrency
 //
