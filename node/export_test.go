@@ -51,8 +51,13 @@ func (n *Node) Quotas() int {
 }
 
 // StageRekey makes what a rekey stages.
-func (n *Node) StageRekey(r seal.Record, masterKey memsec.Secret) (seal.Record, *fsmpb.StagedRekey, error) {
-	return n.stageRekey(n.open.Load(), n.machine.View(), r, masterKey)
+func (n *Node) StageRekey(ctx context.Context, r seal.Record, masterKey memsec.Secret) (seal.Record, *fsmpb.StagedRekey, error) {
+	return n.stageRekey(ctx, n.open.Load(), n.machine.View(), r, masterKey)
+}
+
+// TakeStaged takes over the MasterKey that a ceremony has for this node.
+func (n *Node) TakeStaged(ctx context.Context, c *fsmpb.Ceremony) error {
+	return n.takeStaged(ctx, n.open.Load(), n.machine.View(), c)
 }
 
 // TakeNext takes over the MasterKey of a staged record.

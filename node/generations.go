@@ -68,6 +68,7 @@ type generations struct {
 	// since is when a sweep first found inForce; under mu.
 	inForce hierarchy.Generation
 	since   time.Time
+	looked  []byte // digest of the manifest of the staged rekey that was looked at; under mu
 }
 
 // newGenerations makes the table of a node that was opened by the MasterKey of that

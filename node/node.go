@@ -274,6 +274,7 @@ func (n *Node) observe(ctx context.Context, v *fsm.View) {
 		return
 	}
 	n.forgetHold(ctx)
+	n.followRekey(ctx, v)
 	n.poke()
 	n.sweep(v)
 }

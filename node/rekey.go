@@ -1,6 +1,8 @@
 package node
 
 import (
+	"context"
+
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/internal/errs"
@@ -10,8 +12,9 @@ import (
 
 // stageRekey makes what a rekey needs besides holders for the MasterKey of r: every
 // internal key under it, and in the record the keys with which a node proves what its disk
-// holds from before. The caller keeps the MasterKey.
-func (n *Node) stageRekey(u *unsealed, v *fsm.View, r seal.Record, masterKey memsec.Secret) (seal.Record, *fsmpb.StagedRekey, error) {
+// holds from before, and the MasterKey for the nodes that are unsealed. The caller keeps the
+// MasterKey.
+func (n *Node) stageRekey(ctx context.Context, u *unsealed, v *fsm.View, r seal.Record, masterKey memsec.Secret) (seal.Record, *fsmpb.StagedRekey, error) {
 	if r.Generation() != v.Generation()+1 {
 		return seal.Record{}, nil, errs.New(errs.FailedState, "the new MasterKey does not follow the one in force", errs.Hint("cancel the ceremony and begin it anew"))
 	}
@@ -27,7 +30,11 @@ func (n *Node) stageRekey(u *unsealed, v *fsm.View, r seal.Record, masterKey mem
 	if r, err = r.WithCarriedKeys(n.rand, masterKey, u.keys.carried(r.Generation())); err != nil {
 		return seal.Record{}, nil, err
 	}
-	return r, &fsmpb.StagedRekey{InternalKeys: keys}, nil
+	given, err := n.handovers(ctx, v, r, masterKey)
+	if err != nil {
+		return seal.Record{}, nil, err
+	}
+	return r, &fsmpb.StagedRekey{InternalKeys: keys, Handovers: given}, nil
 }
 
 // takeNext takes over the MasterKey of a staged record, so that this node serves on when

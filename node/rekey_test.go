@@ -83,7 +83,7 @@ func TestI14_ARekeyInterruptsNothing(t *testing.T) {
 	check(t, err)
 
 	r, mk := m.newMasterKey(t)
-	r, staged, err := m.StageRekey(r, mk)
+	r, staged, err := m.StageRekey(t.Context(), r, mk)
 	check(t, err)
 	if !slices.Equal(r.CarriedGenerations(), []hierarchy.Generation{1}) || len(staged.GetInternalKeys()) != 1 {
 		t.Fatalf("it carries %v, and %d internal keys", r.CarriedGenerations(), len(staged.GetInternalKeys()))
@@ -170,7 +170,7 @@ func TestI14_NoOperationFailsWhileAMasterKeyComesIntoForce(t *testing.T) {
 	}
 	old := snapshot(t, m.machine, m.MAC)
 	r, mk := m.newMasterKey(t)
-	r, staged, err := m.StageRekey(r, mk)
+	r, staged, err := m.StageRekey(t.Context(), r, mk)
 	check(t, err)
 	check(t, m.TakeNext(r, staged, mk))
 	state := m.comesIntoForce(t, r, staged)
@@ -213,7 +213,7 @@ func TestI14_AnInternalKeyThatWasExchangedIsNotTaken(t *testing.T) {
 		Version: &fsmpb.Version{Number: 2, Uid: second[:], Blob: must[[]byte](t)(m.NewInternalKey(second))},
 	}}})
 	r, mk := m.newMasterKey(t)
-	r, staged, err := m.StageRekey(r, mk)
+	r, staged, err := m.StageRekey(t.Context(), r, mk)
 	check(t, err)
 	uid := must[hierarchy.UID](t)(hierarchy.UIDFromBytes(staged.GetInternalKeys()[0].GetUid()))
 	other := must[[]byte](t)(m.Exchanged(r, mk, uid))
@@ -253,10 +253,10 @@ func TestI14_AnInternalKeyThatWasExchangedIsNotTaken(t *testing.T) {
 func TestI14_OfTwoStagedMasterKeysTheLaterOneCounts(t *testing.T) {
 	_, m := cluster1(t)
 	first, mk1 := m.newMasterKey(t)
-	first, staged1, err := m.StageRekey(first, mk1)
+	first, staged1, err := m.StageRekey(t.Context(), first, mk1)
 	check(t, err)
 	second, mk2 := m.newMasterKey(t)
-	second, staged2, err := m.StageRekey(second, mk2)
+	second, staged2, err := m.StageRekey(t.Context(), second, mk2)
 	check(t, err)
 	check(t, m.TakeNext(first, staged1, mk1))
 	tag1, _ := m.MAC(2, []byte("x"))
@@ -276,10 +276,10 @@ func TestI14_OfTwoStagedMasterKeysTheLaterOneCounts(t *testing.T) {
 
 	_, m = cluster1(t)
 	r, mk := m.newMasterKey(t)
-	r, staged, err := m.StageRekey(r, mk)
+	r, staged, err := m.StageRekey(t.Context(), r, mk)
 	check(t, err)
 	given, mk3 := m.newMasterKey(t)
-	given, staged3, err := m.StageRekey(given, mk3)
+	given, staged3, err := m.StageRekey(t.Context(), given, mk3)
 	check(t, err)
 	check(t, m.TakeNext(r, staged, mk))
 	m.restore(t, m.comesIntoForce(t, r, staged))
@@ -287,7 +287,7 @@ func TestI14_OfTwoStagedMasterKeysTheLaterOneCounts(t *testing.T) {
 	check(t, m.ServingErr())
 	wants(t, m.TakeNext(given, staged3, mk3), errs.FailedState)
 	wants(t, m.TakeNext(r, staged, mk2), errs.StateCorrupt)
-	if _, _, err := m.StageRekey(r, mk); !errs.Is(err, errs.FailedState) {
+	if _, _, err := m.StageRekey(t.Context(), r, mk); !errs.Is(err, errs.FailedState) {
 		t.Errorf("a MasterKey that is in force is staged again: %v", err)
 	}
 	var e *errs.Error

@@ -1,0 +1,193 @@
+package node
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/openkcm/krypton-cluster/auth/pki"
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/hierarchy"
+	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/memsec"
+	"github.com/openkcm/krypton-cluster/seal"
+)
+
+const (
+	// offerTask asks a member for its start key, over the peer port, as a task of its own
+	// kind. It is no encoded command: field 13 with a group does not begin one.
+	offerTask = "krypton/v1/offer-start-key"
+	// offerTime is how long the members are waited for. One that does not answer is
+	// unsealed by the new seal, as at any start.
+	offerTime = 5 * time.Second
+	// startKeyBytes is the length of a public start key.
+	startKeyBytes = 1216
+)
+
+// offerStartKey answers [offerTask]: the public start key of this node, and its signature. A
+// sealed node makes none: it was not opened by the MasterKey before, so it gets the next
+// one from its holders only.
+func (n *Node) offerStartKey() ([]byte, error) {
+	if err := n.Believed(); err != nil {
+		return nil, err
+	}
+	o, err := n.ownOffer()
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat(o.Public, o.Signature), nil
+}
+
+func (n *Node) ownOffer() (seal.Offer, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if key, err := n.ownStartKey(); err != nil {
+		return seal.Offer{}, err
+	} else if key == nil {
+		return seal.Offer{}, errNoCluster(errs.NotSealed)
+	}
+	return n.offer, nil
+}
+
+// handovers encrypts the MasterKey of a record that is about to be staged to every member that is
+// unsealed, this one among them. Who does not answer in time gets none, and is named.
+func (n *Node) handovers(ctx context.Context, v *fsm.View, r seal.Record, masterKey memsec.Secret) ([]*fsmpb.Handover, error) {
+	own, err := n.ownOffer()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, offerTime)
+	defer cancel()
+	var (
+		wg  sync.WaitGroup
+		mu  sync.Mutex
+		out []*fsmpb.Handover
+	)
+	for _, m := range v.Members() {
+		if m.GetRemoved() {
+			continue
+		}
+		wg.Go(func() {
+			offer := own
+			if id := m.GetId(); id != n.id {
+				b, err := n.cluster.PrepareOn(ctx, id, []byte(offerTask))
+				if err == nil && len(b) <= startKeyBytes {
+					err = errs.New(errs.Unauthenticated, "the answer is no start key")
+				}
+				if err != nil {
+					n.log.WarnContext(ctx, "a member gets no new MasterKey now; it opens the new seal when that comes into force",
+						slog.String("peer", id), slog.Any("error", err))
+					return
+				}
+				offer = seal.Offer{Target: seal.Target{Cluster: own.Target.Cluster, Node: id}, Public: b[:startKeyBytes], Signature: b[startKeyBytes:]}
+			}
+			key, err := pki.ParsePublicKey(m.GetPublicKey())
+			var sealed []byte
+			if err == nil {
+				sealed, err = seal.SealMasterKey(offer, key, r, masterKey)
+			}
+			if err != nil {
+				n.log.ErrorContext(ctx, "a member gets no new MasterKey: its start key is not believed", slog.String("peer", m.GetId()), slog.Any("error", err))
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			out = append(out, &fsmpb.Handover{NodeId: m.GetId(), Sealed: sealed})
+		})
+	}
+	wg.Wait()
+	slices.SortFunc(out, func(a, b *fsmpb.Handover) int { return cmp.Compare(a.GetNodeId(), b.GetNodeId()) })
+	return out, nil
+}
+
+// followRekey takes over the MasterKey that a staged ceremony has for this node, and gives up
+// the one of a ceremony that is not staged any more and did not come into force.
+func (n *Node) followRekey(ctx context.Context, v *fsm.View) {
+	u := n.open.Load()
+	if u == nil {
+		return
+	}
+	c, ok := v.OpenCeremony()
+	if !ok || c.GetRekey() == nil {
+		u.keys.forget(v.Generation())
+		return
+	}
+	if err := n.takeStaged(ctx, u, v, c); err != nil {
+		n.log.ErrorContext(ctx, "this node does not take the MasterKey of the staged rekey; when it comes into force the node has to open the new seal",
+			slog.Any("error", err))
+	}
+}
+
+// takeStaged takes the MasterKey of a staged rekey over, once.
+func (n *Node) takeStaged(ctx context.Context, u *unsealed, v *fsm.View, c *fsmpb.Ceremony) error {
+	i := slices.IndexFunc(c.GetRekey().GetHandovers(), func(h *fsmpb.Handover) bool { return h.GetNodeId() == n.id })
+	if i < 0 || !u.keys.first(c.GetNewManifest()) {
+		return nil
+	}
+	if err := n.Believed(); err != nil {
+		u.keys.again()
+		return err
+	}
+	r, err := seal.ParseRecord(c.GetStagedRecord())
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	key, err := n.ownStartKey()
+	n.mu.Unlock()
+	if err != nil || key == nil {
+		return cmp.Or(err, errNoCluster(errs.NotSealed))
+	}
+	masterKey, err := key.OpenMasterKey(c.GetRekey().GetHandovers()[i].GetSealed(), r)
+	if err != nil {
+		return err
+	}
+	defer masterKey.Destroy()
+	if err := n.takeNext(u, v, r, c.GetRekey(), masterKey); err != nil {
+		return err
+	}
+	n.log.InfoContext(ctx, "this node has the MasterKey of the staged rekey", slog.Uint64("generation", uint64(r.Generation())))
+	return nil
+}
+
+// first reports whether a staged record is looked at for the first time: what did not open
+// does not open the next time either, and every change of the registry asks.
+func (k *generations) first(manifest []byte) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if bytes.Equal(k.looked, manifest) {
+		return false
+	}
+	k.looked = bytes.Clone(manifest)
+	return true
+}
+
+// again has the staged record looked at once more.
+func (k *generations) again() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.looked = nil
+}
+
+// forget gives up the MasterKey that was to follow the one in force.
+func (k *generations) forget(inForce hierarchy.Generation) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.isShut {
+		return
+	}
+	have := *k.all.Load()
+	last := have[len(have)-1]
+	if last.number <= inForce || uint64(last.number) <= k.opened.Load() {
+		return
+	}
+	next := slices.Clone(have[:len(have)-1])
+	k.all.Store(&next)
+	k.looked = nil
+	last.destroy()
+}
