@@ -125,3 +125,13 @@ func (n *Node) Compiled() int {
 	defer n.policy.mu.RUnlock()
 	return len(n.policy.byTenant)
 }
+
+// TakeUnseen takes over a MasterKey without looking at what it wraps, as who makes a state
+// by himself does.
+func (n *Node) TakeUnseen(r seal.Record, masterKey memsec.Secret) error {
+	next, err := deriveGeneration(r, masterKey)
+	if err != nil {
+		return err
+	}
+	return n.open.Load().keys.add(next)
+}

@@ -9,7 +9,6 @@ import (
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/hierarchy"
-	"github.com/openkcm/krypton-cluster/hierarchy/envelope"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/seal"
@@ -17,21 +16,13 @@ import (
 
 // FirstCertificate issues the API certificate of a node that is about to begin a new
 // incarnation of a cluster, for whoever has the MasterKey of the state in view and has
-// verified that state, whose seal record r is: no node runs that could, and without it nobody could tell that
-// node from another one when its people unseal it. It also proves that the MasterKey is
-// the one with which the cluster was founded (I11).
+// verified that state, whose seal record r is: no node runs that could, and without it
+// nobody could tell that node from another one when its people unseal it. It also proves
+// that the MasterKey is that of the cluster (I11).
 func FirstCertificate(masterKey memsec.Secret, v *fsm.View, m *fsmpb.Member, r seal.Record, rand io.Reader, now time.Time) (leaf, nodeCA *x509.Certificate, err error) {
 	keyspace, err := hierarchy.KeyspaceIDFromBytes(v.Cluster().GetKeyspaceId())
 	if err != nil {
 		return nil, nil, errs.New(errs.StateCorrupt, "the registry has no keyspace id", errs.Cause(err))
-	}
-	s, ok := v.Secret(SecretNodeCA)
-	if !ok {
-		return nil, nil, errs.New(errs.StateCorrupt, "the cluster has no "+SecretNodeCA)
-	}
-	uid, err := uidOf(s.GetIvkUid())
-	if err != nil {
-		return nil, nil, err
 	}
 	keys, err := newGenerations(r, masterKey)
 	if err != nil {
@@ -39,27 +30,8 @@ func FirstCertificate(masterKey memsec.Secret, v *fsm.View, m *fsmpb.Member, r s
 	}
 	defer keys.shut()
 	k := &keyring{keyspace: keyspace, keys: keys}
-	version, ok := fsm.VersionByUID(v.Cluster().GetInternalKeys(), uid[:])
-	if !ok {
-		return nil, nil, errs.New(errs.StateCorrupt, "the registry refers to an internal key that it does not have")
-	}
-	ivk, err := k.openInternalKey(v.Cluster(), version)
+	ca, err := k.openNodeCA(v)
 	if err != nil {
-		return nil, nil, err
-	}
-	defer ivk.Destroy()
-	key, err := envelope.Unwrap(ivk, secretBinding(keyspace, uid, secretUID(SecretNodeCA)), s.GetBlob(), memsec.Cold)
-	if err != nil {
-		return nil, nil, corrupt("secret "+SecretNodeCA, err)
-	}
-	cert, err := x509.ParseCertificate(s.GetPublic())
-	if err != nil {
-		key.Destroy()
-		return nil, nil, errs.New(errs.StateCorrupt, "the certificate of "+SecretNodeCA+" does not parse", errs.Cause(err))
-	}
-	ca, err := pki.OpenCA(cert, key)
-	if err != nil {
-		key.Destroy()
 		return nil, nil, err
 	}
 	defer ca.Destroy()
@@ -73,5 +45,5 @@ func FirstCertificate(masterKey memsec.Secret, v *fsm.View, m *fsmpb.Member, r s
 	}
 	names, ips := hosts(m.GetGrpcAddress(), m.GetRestAddress(), m.GetPeerAddress())
 	leaf, err = ca.IssueNode(rand, now, pki.NodeRequest{TrustDomain: domain, Node: m.GetId(), PublicKey: pub, DNSNames: names, IPs: ips})
-	return leaf, cert, err
+	return leaf, ca.Certificate(), err
 }

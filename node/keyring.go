@@ -2,12 +2,17 @@ package node
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
+	"github.com/openkcm/krypton-cluster/auth/pki"
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/hierarchy"
@@ -217,6 +222,74 @@ func (k *keyring) proveFounding(c *fsmpb.Cluster) error {
 	}
 	return errs.New(errs.StateCorrupt, "the history of this node does not begin as its cluster did: the first internal key does not open",
 		errs.Hint("find out who can write to the data directory; then remove this node (krypton operator remove) and let it join again with an empty one"), errs.Cause(err))
+}
+
+// proveSucceeded returns an error if a MasterKey that came after the first one is not of
+// this cluster. Who began its ceremony people signed for, but not which MasterKey was
+// made: whoever writes the data directory of a node that sleeps, and has such a
+// ceremony's signatures, can put a MasterKey of its own there, and everything that
+// is under it. What it cannot have is the private key of a CA that stands in the genesis:
+// that came from MasterKey to MasterKey inside of an internal key.
+func (k *keyring) proveSucceeded(v *fsm.View) error {
+	if v.Generation() == 1 {
+		return nil
+	}
+	err := k.withRoom(func() error {
+		ca, err := k.openNodeCA(v)
+		if err == nil {
+			ca.Destroy()
+		}
+		return err
+	})
+	if !errs.Is(err, errs.StateCorrupt) {
+		return nil // as in proveFounding
+	}
+	return errs.New(errs.StateCorrupt, "the MasterKey that opened this node is not one of its cluster: what was founded with the cluster is not under it",
+		errs.Hint("find out who can write to the data directory; then remove this node (krypton operator remove) and let it join again with an empty one"), errs.Cause(err))
+}
+
+// openNodeCA opens the CA of the nodes that was founded with the cluster. What is not that
+// CA is StateCorrupt. The caller destroys it.
+func (k *keyring) openNodeCA(v *fsm.View) (*pki.CA, error) {
+	g := &fsmpb.Genesis{}
+	if err := proto.Unmarshal(v.Cluster().GetGenesis(), g); err != nil {
+		return nil, errs.New(errs.StateCorrupt, "the genesis of the cluster does not decode", errs.Cause(err))
+	}
+	i := slices.IndexFunc(g.GetSecrets(), func(s *fsmpb.Secret) bool { return s.GetName() == SecretNodeCA })
+	if i < 0 {
+		return nil, errs.New(errs.StateCorrupt, "the genesis has no "+SecretNodeCA)
+	}
+	s, ok := v.Secret(SecretNodeCA)
+	if !ok {
+		return nil, errs.New(errs.StateCorrupt, "the cluster has no "+SecretNodeCA)
+	}
+	uid, err := uidOf(s.GetIvkUid())
+	if err != nil {
+		return nil, err
+	}
+	version, ok := fsm.VersionByUID(v.Cluster().GetInternalKeys(), uid[:])
+	if !ok {
+		return nil, errs.New(errs.StateCorrupt, "the registry refers to an internal key that it does not have")
+	}
+	cert, err := x509.ParseCertificate(g.GetSecrets()[i].GetPublic())
+	if err != nil {
+		return nil, errs.New(errs.StateCorrupt, "the certificate of "+SecretNodeCA+" does not parse", errs.Cause(err))
+	}
+	ivk, err := k.openInternalKey(v.Cluster(), version)
+	if err != nil {
+		return nil, err
+	}
+	defer ivk.Destroy()
+	key, err := envelope.Unwrap(ivk, secretBinding(k.keyspace, uid, secretUID(SecretNodeCA)), s.GetBlob(), memsec.Cold)
+	if err != nil {
+		return nil, corrupt("secret "+SecretNodeCA, err)
+	}
+	ca, err := pki.OpenCA(cert, key)
+	if err != nil {
+		key.Destroy()
+		return nil, errs.New(errs.StateCorrupt, "the key of "+SecretNodeCA+" is not that of its certificate", errs.Cause(err))
+	}
+	return ca, nil
 }
 
 // firstInternalKey returns the oldest version that is not destroyed: a later one a

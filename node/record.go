@@ -152,20 +152,31 @@ func (n *Node) otherHolders(c *fsmpb.Cluster, now, first seal.Record) (bool, err
 		// verified entry by entry, and with this one it can get to the same MasterKey only.
 		return true, nil
 	}
+	last, _, err := lastOfLine(c, now)
+	return last, err
+}
+
+// lastOfLine reports whether the record is that of the last ceremony of the cluster, after
+// it verified that every one since the genesis was signed as the genesis says, by persons of
+// it; and whether somebody had to sign for the last one.
+func lastOfLine(c *fsmpb.Cluster, now seal.Record) (last, signed bool, err error) {
 	l, err := fsm.VerifyLineage(c.GetGenesis(), c.GetSealManifests())
 	if err != nil {
-		return false, errs.New(errs.StateCorrupt, "the seal of the registry is not taken over yet: "+errs.From(err).Msg,
+		return false, false, errs.New(errs.StateCorrupt, "the seal of the registry is not taken over yet: "+errs.From(err).Msg,
 			errs.Hint("if people who sign were bound after the cluster was founded, a sealed node cannot tell: unseal it by the seal that it has, or give it the record of an unsealed node, seal/record.pb"), errs.Cause(err))
 	}
-	last := l.Manifests[len(l.Manifests)-1]
-	return manifest.Of(last) == now.ManifestDigest(), nil
+	end := len(l.Manifests) - 1
+	return manifest.Of(l.Manifests[end]) == now.ManifestDigest(), l.Signers[end] != nil, nil
 }
 
 // registryRecord returns the seal record of the registry if it is certain that
 // it is of the pinned cluster. The genesis is: its hash is the fingerprint. A
-// record other than the genesis's, of a later MasterKey, is believed only by a
-// node that serves: it has the MasterKey before, and its state is proved. A
-// sealed node would take it from bytes on a disk.
+// record of a later MasterKey is believed by a node that serves, which has the MasterKey
+// before and a state that is proved, and by one that the members gave that MasterKey.
+// A node that slept through the rekey has bytes on a disk: it believes them as far as
+// people signed for every ceremony since the genesis. They signed who shall open the
+// new MasterKey, and not which one it is, so that one has to prove itself when it was
+// opened: see [keyring.proveSucceeded].
 func (n *Node) registryRecord(c *fsmpb.Cluster) (seal.Record, error) {
 	foreign := func(why string) (seal.Record, error) {
 		return seal.Record{}, errs.New(errs.StateCorrupt, "the seal record of the registry is not this cluster's: "+why,
@@ -207,10 +218,14 @@ func (n *Node) registryRecord(c *fsmpb.Cluster) (seal.Record, error) {
 	if u := n.open.Load(); u != nil && u.keys.isOf(now) {
 		return now, nil // the members of the cluster gave it this MasterKey, before it came into force
 	}
-	if n.ServingErr() != nil {
-		return foreign("it is of a later MasterKey, and this node cannot prove its state yet")
+	if n.ServingErr() == nil {
+		return now, nil
 	}
-	return now, nil
+	last, signed, err := lastOfLine(c, now)
+	if err == nil && (!last || !signed) {
+		return foreign("it is of a later MasterKey for which nobody signed, and this node cannot prove its state yet")
+	}
+	return now, err
 }
 
 // fingerprint returns SHA-256 of the genesis, once this node knows it.

@@ -199,6 +199,7 @@ func TestI14_NoOperationFailsWhileAMasterKeyComesIntoForce(t *testing.T) {
 	m.Observe(t.Context())
 	m.Sweep()
 	check(t, g.Wait())
+	check(t, m.ServingErr()) // all of them may have ended before it did
 	if m.Opened() != 2 {
 		t.Error("it did not come into force")
 	}
@@ -295,4 +296,34 @@ func TestI14_OfTwoStagedMasterKeysTheLaterOneCounts(t *testing.T) {
 		t.Errorf("the MasterKey of another cluster is taken: %v", err)
 	}
 	check(t, m.ServingErr())
+}
+
+// TestI11_ALaterMasterKeyHasToComeFromTheFirst: whoever writes the disk of a node that sleeps,
+// with the signatures of a ceremony that there was, can make a MasterKey and all that is
+// under it. Only the CA of the founding it has not.
+func TestI11_ALaterMasterKeyHasToComeFromTheFirst(t *testing.T) {
+	_, m := cluster1(t)
+	r, mk := m.newMasterKey(t)
+	r, staged, err := m.StageRekey(t.Context(), r, mk)
+	check(t, err)
+	check(t, m.TakeUnseen(r, mk))
+	k := staged.GetInternalKeys()[0]
+	honest := m.comesIntoForce(t, r, staged)
+	k.Blob = must[[]byte](t)(m.Exchanged(r, mk, hierarchy.UID(k.GetUid())))
+	for name, state := range map[string][]byte{"another internal key": m.comesIntoForce(t, r, staged), "": honest} {
+		check(t, seal.WriteFile(m.dir+"/record.pb", r))
+		m.boot(t)
+		m.restore(t, state)
+		check(t, m.AskKeystores(t.Context()))
+		m.Observe(t.Context())
+		switch err := m.Believed(); {
+		case name == "":
+			check(t, err)
+			if m.Opened() != 2 {
+				t.Errorf("it was opened by MasterKey %d", m.Opened())
+			}
+		case !errs.Is(err, errs.StateCorrupt) || !strings.Contains(errs.From(err).Msg, "is not one of its cluster"):
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }

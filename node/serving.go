@@ -241,6 +241,9 @@ func (n *Node) stand(u *unsealed, v *fsm.View, before *standing) *standing {
 	}
 	if s.began == nil && v.Initialized() && u.founded.Load() != uint64(now) && u.keys.knows(now) {
 		if s.began = u.ring.proveFounding(v.Cluster()); s.began == nil {
+			s.began = u.ring.proveSucceeded(v)
+		}
+		if s.began == nil {
 			u.founded.Store(uint64(now)) // the genesis of a state never changes
 		} else {
 			n.log.Error("the state of this node is not believed; it serves nothing", slog.Any("error", s.began)) //nolint:sloglint // It is of no call.
