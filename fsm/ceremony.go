@@ -403,7 +403,7 @@ func (t *tx) stageKind(c *fsmpb.Ceremony, b *fsmpb.StageCeremony) error {
 
 // commitKind does what the kind does in the entry that commits.
 func (t *tx) commitKind(c *fsmpb.Ceremony) error {
-	if !makesKey(c.GetKind()) {
+	if !MakesKey(c.GetKind()) {
 		return nil
 	}
 	return t.beginGeneration(c.GetRekey())

@@ -25,7 +25,7 @@ const MaxHandoverBytes = 4096
 // MasterKey looks, before the ceremony is committed.
 func (t *tx) checkRekey(c *fsmpb.Ceremony, record []byte, r *fsmpb.StagedRekey) error {
 	switch {
-	case makesKey(c.GetKind()) != (r != nil):
+	case MakesKey(c.GetKind()) != (r != nil):
 		return invalid("a rekey brings the internal keys under its MasterKey, and nothing else does")
 	case r == nil:
 		return nil

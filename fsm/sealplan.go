@@ -139,8 +139,8 @@ func fitsKind(k fsmpb.CeremonyKind, base *sealpb.Manifest, p *fsmpb.SealPlan) er
 	return invalid("the ceremony is of no kind")
 }
 
-// makesKey reports whether a kind makes another MasterKey.
-func makesKey(k fsmpb.CeremonyKind) bool {
+// MakesKey reports whether a kind of ceremony makes another MasterKey.
+func MakesKey(k fsmpb.CeremonyKind) bool {
 	return k == fsmpb.CeremonyKind_CEREMONY_KIND_REKEY || k == fsmpb.CeremonyKind_CEREMONY_KIND_REKEY_COMPROMISED
 }
 
@@ -277,7 +277,7 @@ func (t *tx) checkStaged(c *fsmpb.Ceremony, record []byte) (*sealpb.Manifest, er
 		return nil, invalid("the new seal is not what was ordered")
 	case !known || !slices.EqualFunc(by, c.GetAuthorizedBy(), func(a, b *fsmpb.SignedIntent) bool { return proto.Equal(a, b) }):
 		return nil, invalid("the new seal does not say who ordered it")
-	case !makesKey(c.GetKind()) && !slices.EqualFunc(r.GetCarriedKeys(), base.GetCarriedKeys(), func(a, b *sealpb.CarriedKey) bool { return proto.Equal(a, b) }):
+	case !MakesKey(c.GetKind()) && !slices.EqualFunc(r.GetCarriedKeys(), base.GetCarriedKeys(), func(a, b *sealpb.CarriedKey) bool { return proto.Equal(a, b) }):
 		return nil, invalid("the new seal carries other keys of earlier MasterKeys")
 	}
 	return m, checkSealed(r)

@@ -281,6 +281,13 @@ func (h holding) commitIfEnough(ctx context.Context) error {
 	if !ok || c.GetState() != fsmpb.CeremonyState_CEREMONY_STATE_STAGED || slices.ContainsFunc(fsm.CeremonyMissing(c), func(n int) bool { return n > 0 }) {
 		return nil
 	}
+	if err := h.n.awaitHandovers(ctx, c); err != nil {
+		if h.request.ID == "" {
+			return err
+		}
+		h.n.noteCeremony(h.id, err) // the share counted, and the leader goes on by itself
+		return nil
+	}
 	err := h.propose(ctx, stepCommit, &fsmpb.Command{Body: &fsmpb.Command_CommitCeremony{CommitCeremony: &fsmpb.CommitCeremony{Id: h.id, Manifest: c.GetNewManifest()}}})
 	if errs.Is(err, errs.FailedState) && h.committed() {
 		return nil
@@ -333,7 +340,19 @@ func (h holding) stageIfOpen(ctx context.Context, c *fsmpb.Ceremony, o *seal.Ope
 	return h.proveKeystores(ctx)
 }
 
-// stage protects the MasterKey as the plan says.
+// protectAnew protects the present MasterKey as the plan says.
+func (n *Node) protectAnew(ctx context.Context, mk memsec.Secret, of seal.Ceremony, p seal.Plan, base seal.Record) (seal.Record, error) {
+	r, printed, err := seal.Protect(ctx, n.rand, mk, of, p, n.stores)
+	if err != nil {
+		return seal.Record{}, err
+	}
+	for _, s := range printed { // a plan that was begun has none
+		s.Destroy()
+	}
+	return r.CarryFrom(base)
+}
+
+// stage protects the MasterKey, or another one, as the plan says.
 func (h holding) stage(ctx context.Context, c *fsmpb.Ceremony, mk memsec.Secret, base seal.Record) error {
 	n := h.n
 	f, ok := n.fingerprint()
@@ -344,23 +363,26 @@ func (h holding) stage(ctx context.Context, c *fsmpb.Ceremony, mk memsec.Secret,
 	if err != nil {
 		return err
 	}
-	r, printed, err := seal.Protect(ctx, n.rand, mk, seal.Ceremony{
+	of := seal.Ceremony{
 		Keyspace: base.Keyspace(), Cluster: base.Cluster(), ID: hierarchy.UID(c.GetId()), Generation: base.Generation(), Time: n.clock.Now(), Fingerprint: f,
-	}, plan, n.stores)
+	}
+	var r seal.Record
+	var rekey *fsmpb.StagedRekey
+	if fsm.MakesKey(c.GetKind()) {
+		// The present MasterKey was the consent, and nothing else: the new one is never
+		// under it.
+		r, rekey, err = n.makeKey(ctx, of, plan)
+	} else {
+		r, err = n.protectAnew(ctx, mk, of, plan, base)
+	}
 	if err != nil {
-		return err
-	}
-	for _, s := range printed { // a plan that was begun has none
-		s.Destroy()
-	}
-	if r, err = r.CarryFrom(base); err != nil {
 		return err
 	}
 	raw, err := r.Marshal()
 	if err != nil {
 		return err
 	}
-	err = h.propose(ctx, stepStage, &fsmpb.Command{Body: &fsmpb.Command_StageCeremony{StageCeremony: &fsmpb.StageCeremony{Id: h.id, Record: raw}}})
+	err = h.propose(ctx, stepStage, &fsmpb.Command{Body: &fsmpb.Command_StageCeremony{StageCeremony: &fsmpb.StageCeremony{Id: h.id, Record: raw, Rekey: rekey}}})
 	if now, _ := n.machine.View().Ceremony(h.id); errs.Is(err, errs.FailedState) && now.GetState() != fsmpb.CeremonyState_CEREMONY_STATE_OPEN {
 		return nil // another node was first, and its record is as good
 	}

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,6 +27,17 @@ const (
 	// offerTime is how long the members are waited for. One that does not answer is
 	// unsealed by the new seal, as at any start.
 	offerTime = 5 * time.Second
+	// readyTask asks a member whether it has the MasterKey of the staged rekey whose manifest
+	// has the digest that follows it.
+	readyTask = "krypton/v1/has-staged-masterkey"
+	// readyTime is how long such an answer may take, and readyPause lies between two
+	// questions; a member takes the MasterKey as it applies the entry that stages it.
+	readyTime  = 2 * time.Second
+	readyPause = 100 * time.Millisecond
+	// readyPatience is how long, from the moment when a rekey was staged, members that were
+	// given the MasterKey are waited for. One that has not taken it by then is down or
+	// cut off, and opens the new seal as at any start: a rekey must not hang on it.
+	readyPatience = 10 * time.Second
 	// startKeyBytes is the length of a public start key.
 	startKeyBytes = 1216
 )
@@ -190,4 +203,98 @@ func (k *generations) forget(inForce hierarchy.Generation) {
 	k.all.Store(&next)
 	k.looked = nil
 	last.destroy()
+}
+
+// readyFor returns nil if this node has the MasterKey of the staged rekey with that manifest,
+// and so serves on when it comes into force. It takes it, if that is still to be done.
+func (n *Node) readyFor(ctx context.Context, manifest []byte) error {
+	u := n.open.Load()
+	if u == nil {
+		return n.whySealed()
+	}
+	v := n.machine.View()
+	c, ok := v.OpenCeremony()
+	if !ok || c.GetRekey() == nil || !bytes.Equal(c.GetNewManifest(), manifest) {
+		return errs.New(errs.NotServing, "this node has not applied the staged rekey", errs.Hint("retry"))
+	}
+	n.followRekey(ctx, v)
+	r, err := seal.ParseRecord(c.GetStagedRecord())
+	if err != nil {
+		return err
+	}
+	if !u.keys.isOf(r) {
+		return errs.New(errs.FailedState, "this node has not the MasterKey of the staged rekey", errs.Hint("it opens the new seal when that comes into force"))
+	}
+	return nil
+}
+
+// awaitHandovers returns nil once every member that was given the MasterKey of a staged rekey
+// has taken it, or has had its time. Without it a rekey that only keystores have to open would
+// be committed before the members have seen what was staged for them, and all of them
+// would stop. It names who goes on without.
+func (n *Node) awaitHandovers(ctx context.Context, c *fsmpb.Ceremony) error {
+	if c.GetRekey() == nil {
+		return nil
+	}
+	left := n.withoutNext(ctx, c)
+	if len(left) > 0 && n.clock.Now().Sub(time.UnixMilli(c.GetStagedTimeMs())) < readyPatience {
+		return errs.New(errs.Unavailable, fmt.Sprintf("the new MasterKey was not taken yet by %s", strings.Join(left, ", ")),
+			errs.Hint("nothing is to be done: it comes into force when they have it, or %d s after it was made", int(readyPatience/time.Second)))
+	}
+	v := n.machine.View()
+	for _, m := range v.Members() {
+		given := slices.ContainsFunc(c.GetRekey().GetHandovers(), func(h *fsmpb.Handover) bool { return h.GetNodeId() == m.GetId() })
+		if !m.GetRemoved() && (!given || slices.Contains(left, m.GetId())) {
+			n.log.WarnContext(ctx, "another MasterKey comes into force, and this member has not got it: it serves nothing until it opens the new seal",
+				slog.String("peer", m.GetId()))
+		}
+	}
+	return nil
+}
+
+// withoutNext returns the ids of the members that were given the MasterKey of a staged rekey
+// and do not say that they have it.
+func (n *Node) withoutNext(ctx context.Context, c *fsmpb.Ceremony) (left []string) {
+	ctx, cancel := context.WithTimeout(ctx, readyTime)
+	defer cancel()
+	v := n.machine.View()
+	var (
+		wg sync.WaitGroup
+		mu sync.Mutex
+	)
+	for _, h := range c.GetRekey().GetHandovers() {
+		m, ok := v.Member(h.GetNodeId())
+		if !ok || m.GetRemoved() {
+			continue
+		}
+		wg.Go(func() {
+			if n.tookNext(ctx, m.GetId(), c.GetNewManifest()) {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			left = append(left, m.GetId())
+		})
+	}
+	wg.Wait()
+	slices.Sort(left)
+	return left
+}
+
+// tookNext asks one member until it says yes, says that it never will, or ctx ends.
+func (n *Node) tookNext(ctx context.Context, id string, manifest []byte) bool {
+	for {
+		var err error
+		if id == n.id {
+			err = n.readyFor(ctx, manifest)
+		} else {
+			_, err = n.cluster.PrepareOn(ctx, id, append([]byte(readyTask), manifest...))
+		}
+		switch {
+		case err == nil:
+			return true
+		case errs.Is(err, errs.Sealed), n.clock.Sleep(ctx, readyPause) != nil:
+			return false
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -115,6 +116,9 @@ func takeMaterial(cmd, answer *fsmpb.Command) (made, bool) {
 func (n *Node) Prepare(ctx context.Context, raw []byte) (out []byte, err error) {
 	if string(raw) == offerTask {
 		return n.offerStartKey()
+	}
+	if digest, ok := bytes.CutPrefix(raw, []byte(readyTask)); ok {
+		return []byte{}, n.readyFor(ctx, digest)
 	}
 	cmd := &fsmpb.Command{}
 	if err := proto.Unmarshal(raw, cmd); err != nil {

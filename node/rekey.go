@@ -10,6 +10,27 @@ import (
 	"github.com/openkcm/krypton-cluster/seal"
 )
 
+// makeKey makes another MasterKey, protected as the plan says, and what a rekey stages with
+// its record. The MasterKey is wiped here before this returns; what is left of it is for
+// its holders, and for nodes that are unsealed.
+func (n *Node) makeKey(ctx context.Context, of seal.Ceremony, p seal.Plan) (seal.Record, *fsmpb.StagedRekey, error) {
+	u := n.open.Load()
+	if u == nil {
+		return seal.Record{}, nil, n.whySealed()
+	}
+	v := n.machine.View()
+	of.Generation = v.Generation() + 1
+	r, masterKey, printed, err := seal.Create(ctx, n.rand, of, p, n.stores)
+	if err != nil {
+		return seal.Record{}, nil, err
+	}
+	defer masterKey.Destroy()
+	for _, s := range printed { // a plan that was begun has none
+		s.Destroy()
+	}
+	return n.stageRekey(ctx, u, v, r, masterKey)
+}
+
 // stageRekey makes what a rekey needs besides holders for the MasterKey of r: every
 // internal key under it, and in the record the keys with which a node proves what its disk
 // holds from before, and the MasterKey for the nodes that are unsealed. The caller keeps the
