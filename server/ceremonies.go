@@ -40,7 +40,7 @@ func ceremonyID(name string) ([]byte, error) {
 func (s ceremoniesServer) StartCeremony(ctx context.Context, r *kryptonv1.StartCeremonyRequest) (*kryptonv1.Ceremony, error) {
 	kind := fsmpb.CeremonyKind(r.GetKind())
 	if fsm.CeremonyKindName(kind) == "" {
-		return nil, errs.New(errs.InvalidArgument, "kind is not one of a ceremony", errs.Hint("RESHARE or MIGRATE"))
+		return nil, errs.New(errs.InvalidArgument, "kind is not one of a ceremony", errs.Hint("RESHARE, MIGRATE or REKEY"))
 	}
 	if len(r.GetBaseManifest()) != 32 {
 		return nil, errs.New(errs.InvalidArgument, "base_manifest is not the digest of a manifest", errs.Hint("32 bytes: that of the last of Ceremonies.GetManifests"))

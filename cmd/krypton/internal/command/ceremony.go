@@ -28,15 +28,18 @@ var ceremonyHex = regexp.MustCompile(`^[0-9a-f]{32}$`)
 func ceremonyCommands() *Command {
 	g := group("ceremony", "change who can open the MasterKey",
 		&Command{
-			Name: "start", Args: "KIND", Usage: "start a ceremony: reshare or migrate", Reach: Changes, Signs: true, Waits: waitsForAll, NArgs: [2]int{1, 1},
+			Name: "start", Args: "KIND", Usage: "start a ceremony: reshare, migrate or rekey", Reach: Changes, Signs: true, Waits: waitsForAll, NArgs: [2]int{1, 1},
 			About: "reshare gives the MasterKey to other holders of shares; migrate goes to or from keystores that open it alone. Neither revokes\n" +
-				"anybody: who held a share of the old seal and has a copy of the old record can open the MasterKey with it. The file of\n" +
-				"--seal-plan says who shall open it. Every person needs an age recipient: nothing is printed.\n\n" +
+				"anybody: who held a share of the old seal and has a copy of the old record can open the MasterKey with it. rekey makes another\n" +
+				"MasterKey, which no old share opens, and puts the internal keys under it. They are the same ones: who opens the old MasterKey\n" +
+				"and has an old copy of the registry has them still. Nodes that are unsealed go on by themselves; one that is not is unsealed\n" +
+				"by the new holders. The file of --seal-plan says who shall open it. Every person needs an age recipient: nothing is printed.\n\n" +
 				"Custodians sign all of the plan. Then those consent who open the MasterKey now: people with krypton ceremony contribute;\n" +
 				"keystores are asked by the cluster. Until enough of the new holders opened the new seal nothing has changed, and\n" +
 				"krypton ceremony cancel ends it.",
 			Examples: []string{
 				"krypton ceremony start reshare --seal-plan seal.yaml",
+				"krypton ceremony start rekey --seal-plan seal.yaml",
 				"krypton ceremony start migrate --seal-plan keystores.yaml --life 48h --accept-risk concentration",
 			},
 			Flags: append([]cli.Flag{
@@ -103,12 +106,13 @@ func ceremonyCommands() *Command {
 var ceremonyKinds = map[string]kryptonv1.CeremonyKind{ //nolint:gochecknoglobals // Immutable.
 	"reshare": kryptonv1.CeremonyKind_CEREMONY_KIND_RESHARE,
 	"migrate": kryptonv1.CeremonyKind_CEREMONY_KIND_MIGRATE,
+	"rekey":   kryptonv1.CeremonyKind_CEREMONY_KIND_REKEY,
 }
 
 func startCeremony(ctx context.Context, in *Invocation) error {
 	kind, ok := ceremonyKinds[in.args[0]]
 	if !ok {
-		return usagef("use reshare or migrate", "there is no ceremony %q", in.args[0])
+		return usagef("use reshare, migrate or rekey", "there is no ceremony %q", in.args[0])
 	}
 	wanted, err := plan.ReadFile(in.c.String("seal-plan"))
 	if err != nil {
@@ -312,6 +316,9 @@ func ceremonyNext(is *kryptonv1.Ceremony) string {
 		if n > 0 {
 			parts = append(parts, fmt.Sprintf("%s%d of: %s", of, n, strings.Join(names, ", ")))
 		}
+	}
+	if len(parts) == 0 {
+		return "nobody: the leader commits it"
 	}
 	return "the new holders open the new seal, " + strings.Join(parts, "; ")
 }
