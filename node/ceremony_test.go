@@ -293,6 +293,13 @@ func TestI13_AMigrationNeedsNobodyWhereKeystoresOpenBoth(t *testing.T) {
 // its proposals and after it. What it had gathered is gone, the seal is the old one,
 // another node goes on, and the same holders finish it.
 func TestACeremonyGoesOnAfterADeathAtEveryStep(t *testing.T) {
+	for name, kind := range map[string]fsmpb.CeremonyKind{"reshare": reshare, "rekey": rekey} {
+		t.Run(name, func(t *testing.T) { goesOnAfterADeath(t, kind) })
+	}
+}
+
+func goesOnAfterADeath(t *testing.T, kind fsmpb.CeremonyKind) {
+	t.Helper()
 	type step struct {
 		name string
 		is   func(*fsmpb.Command) bool
@@ -313,7 +320,7 @@ func TestACeremonyGoesOnAfterADeathAtEveryStep(t *testing.T) {
 				for _, text := range h.printed[:2] {
 					check(t, other.contribute(text))
 				}
-				id := h.begin(t, m, reshare, group(2, h.person(t, "anna"), h.person(t, "ben"), storeHolder("hsm"))).GetId()
+				id := h.begin(t, m, kind, group(2, h.person(t, "anna"), h.person(t, "ben"), storeHolder("hsm"))).GetId()
 				errDeath := errors.New("the process died")
 				dead := false
 				die := func(c *fsmpb.Command) error {
@@ -354,6 +361,7 @@ func TestACeremonyGoesOnAfterADeathAtEveryStep(t *testing.T) {
 						check(t, err)
 					}
 				}
+				h.advance(time.Minute) // nobody waits longer for the one that died
 				for _, name := range []string{"anna", "ben"} {
 					if c, _ := other.machine.View().Ceremony(id); c.GetState() == ceremonyStaged {
 						_, err := h.prove(t, other, id, name)
@@ -361,6 +369,8 @@ func TestACeremonyGoesOnAfterADeathAtEveryStep(t *testing.T) {
 					}
 				}
 				h.state(t, id, ceremonyCommitted)
+				other.Observe(t.Context())
+				check(t, other.ServingErr())
 			})
 		}
 	}
