@@ -237,11 +237,16 @@ func (n *Node) awaitHandovers(ctx context.Context, c *fsmpb.Ceremony) error {
 		return nil
 	}
 	left := n.withoutNext(ctx, c)
+	v := n.machine.View()
 	if len(left) > 0 && n.clock.Now().Sub(time.UnixMilli(c.GetStagedTimeMs())) < readyPatience {
-		return errs.New(errs.Unavailable, fmt.Sprintf("the new MasterKey was not taken yet by %s", strings.Join(left, ", ")),
+		var names []string
+		for _, id := range left {
+			m, _ := v.Member(id)
+			names = append(names, fmt.Sprintf("%s (%s)", m.GetName(), id))
+		}
+		return errs.New(errs.Unavailable, "the new MasterKey was not taken yet by "+strings.Join(names, ", "),
 			errs.Hint("nothing is to be done: it comes into force when they have it, or %d s after it was made", int(readyPatience/time.Second)))
 	}
-	v := n.machine.View()
 	for _, m := range v.Members() {
 		given := slices.ContainsFunc(c.GetRekey().GetHandovers(), func(h *fsmpb.Handover) bool { return h.GetNodeId() == m.GetId() })
 		if !m.GetRemoved() && (!given || slices.Contains(left, m.GetId())) {
