@@ -145,6 +145,8 @@ func (c *Config) problems() []string {
 	upTo("limits.concurrent", c.Limits.Concurrent, 65535)
 	span("limits.request_budget", c.Limits.RequestBudget, time.Second, 10*time.Minute)
 	span("limits.l2_hold", c.Limits.L2Hold, 0, time.Hour)
+	span("limits.l1_check", c.Limits.L1Check, 5*time.Second, time.Hour)
+	span("limits.l1_grace", c.Limits.L1Grace, 0, 24*time.Hour)
 	span("seal.watch", c.Seal.Watch, time.Minute, 24*time.Hour)
 	oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	oneOf("log.format", c.Log.Format, "text", "json")

@@ -119,6 +119,8 @@ type Limits struct {
 	CallerChanges     int           `yaml:"caller_changes"     default:"1000" doc:"Changes of one caller a second, 1 to 10000000. Acts that only take power away have a budget of their own."`
 	RequestBudget     time.Duration `yaml:"request_budget"     default:"60s" doc:"Longest time that a call without a deadline may take, from its headers on, 1s to 10m."`
 	L2Hold            time.Duration `yaml:"l2_hold"            default:"60s" doc:"How long a tenant key (L2) stays unwrapped after its last use, 0s to 1h. 0s: one operation."`
+	L1Check           time.Duration `yaml:"l1_check"           default:"30s" doc:"Longest time between two proofs that a customer's key (L1) lets its tenant be served, while keys of the tenant are in memory, 5s to 1h. Each proof is a real unwrap in the customer's keystore; a denial ends the use at once."`
+	L1Grace           time.Duration `yaml:"l1_grace"           default:"15m" doc:"How long a tenant is served after its last proof while the customer's keystore does not answer, 0s to 24h. 0s: until the first proof that fails."`
 }
 
 // Seal says how the keystores of the seal are looked after.

@@ -315,7 +315,7 @@ func serve[T any](ctx context.Context, n *Node, tok gate.Token, q question, work
 		case !again:
 			made, view := out, st.View
 			tok.Last(func() error {
-				err := n.leaves(view, func(v *fsm.View) bool {
+				err := n.leaves(view, k.valid, func(v *fsm.View) bool {
 					now, err := asked.in(v)
 					return err == nil && now.same(c) && now.gate == gate
 				})
@@ -339,7 +339,7 @@ func (n *Node) refuse(ctx context.Context, tok gate.Token, view *fsm.View, c cho
 	_, again, err = n.gated(ctx, view, c.gate, func(*fsm.View) (uint64, bool) { return 0, false })
 	if err == nil && !again {
 		tok.Last(func() error {
-			return n.leaves(view, func(v *fsm.View) bool {
+			return n.leaves(view, nil, func(v *fsm.View) bool {
 				now, err := q.in(v)
 				return err != nil && now.gate == c.gate
 			})

@@ -316,6 +316,7 @@ func TestRotationOpensOldAndWrapsNew(t *testing.T) {
 	// After the window the old ones only open, after destruction they do not.
 	w.advance(node.DefaultRollbackWindow)
 	w.tick()
+	m.ProveL1(t.Context())
 	for n, ct := range cts {
 		if pt, _, err := m.decrypt(tg, ct); err != nil || !bytes.Equal(pt, []byte{byte(n)}) {
 			t.Errorf("deprecated version %d: %v", n+1, err)
@@ -461,6 +462,7 @@ func TestSessionsEndAndTheirWorkStaysOpen(t *testing.T) {
 		t.Errorf("%d sessions in 150 s", len(sessions))
 	}
 	w.advance(time.Hour)
+	m.ProveL1(t.Context())
 	for _, ct := range cts {
 		if _, _, err := m.decrypt(tg, ct); err != nil {
 			t.Error(err)

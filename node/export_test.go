@@ -28,6 +28,13 @@ func (n *Node) AskKeystores(ctx context.Context) error { return n.askKeystores(c
 // WatchSeal makes one round of questions to the keystores of the seal, as leader.
 func (n *Node) WatchSeal(ctx context.Context) error { return n.watchOnce(ctx) }
 
+// ProveL1 makes the proofs of customers' keys that are due, and returns when they are made.
+func (n *Node) ProveL1(ctx context.Context) {
+	u := n.open.Load()
+	u.ring.valid.Once(ctx)
+	u.ring.valid.Wait()
+}
+
 // Waiting returns how many callers wait for tenant keys that are being unwrapped.
 func (n *Node) Waiting() (total int) {
 	u := n.open.Load()

@@ -22,6 +22,7 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/keystore"
 	"github.com/openkcm/krypton-cluster/memsec"
+	"github.com/openkcm/krypton-cluster/node/validity"
 )
 
 // roomShift says how many of the service keys go when protected memory is
@@ -47,6 +48,7 @@ type keyring struct {
 
 	ivk, l2, l21 *shelf[memsec.Secret]
 	l3           *shelf[*serviceKey]
+	valid        *validity.Watch // whether customers' keys still let the keys above be used
 
 	mu     sync.Mutex
 	quotas map[hierarchy.UID]*tenantQuota
@@ -55,12 +57,14 @@ type keyring struct {
 func newKeyring(n *Node, keyspace hierarchy.KeyspaceID, keys *generations) *keyring {
 	start := n.clock.Now()
 	age := func() time.Duration { return n.clock.Since(start) }
-	return &keyring{
+	k := &keyring{
 		clock: n.clock, rand: n.rand, stores: n.stores, keyspace: keyspace, keys: keys,
 		ivk: newShelf[memsec.Secret](forever, age), l2: newShelf[memsec.Secret](n.l2Hold, age),
 		l21: newShelf[memsec.Secret](n.l2Hold, age), l3: newShelf[*serviceKey](forever, age),
 		quotas: map[hierarchy.UID]*tenantQuota{},
 	}
+	k.valid = n.watchL1(k)
+	return k
 }
 
 // shut wipes every key, and keeps what is being loaded from becoming one. An
@@ -72,6 +76,7 @@ func (k *keyring) shut() {
 	k.l2.shut()
 	k.ivk.shut()
 	k.keys.shut()
+	k.valid.Shut()
 }
 
 // wait waits until the loads that shut interrupted have wiped what they had.
@@ -80,14 +85,15 @@ func (k *keyring) wait() {
 	k.l21.wait()
 	k.l2.wait()
 	k.ivk.wait()
+	k.valid.Wait()
 }
 
-// sweep wipes what the view does not allow any more, tenant keys whose hold
-// time is over, and sessions that ended.
+// sweep wipes what the view or the customer's key does not allow any more, tenant keys
+// whose hold time is over, and sessions that ended.
 func (k *keyring) sweep(v *fsm.View) {
-	k.l3.sweep(func(uid, _ hierarchy.UID) bool { return usable(v, uid) })
-	k.l21.sweep(func(uid, _ hierarchy.UID) bool { return usable(v, uid) })
-	k.l2.sweep(func(uid, tenant hierarchy.UID) bool { return usableTenantKey(v, uid, tenant) })
+	k.l3.sweep(func(uid, tenant hierarchy.UID) bool { return usable(v, uid) && k.valid.Lets(tenant) })
+	k.l21.sweep(func(uid, tenant hierarchy.UID) bool { return usable(v, uid) && k.valid.Lets(tenant) })
+	k.l2.sweep(func(uid, tenant hierarchy.UID) bool { return usableTenantKey(v, uid, tenant) && k.valid.Lets(tenant) })
 	k.ivk.sweep(func(uid, _ hierarchy.UID) bool { return usable(v, uid) })
 	for _, sl := range k.l3.all() {
 		sl.key.endSessions()
@@ -310,13 +316,32 @@ func (k *keyring) withTenantKey(ctx context.Context, c *fsmpb.Cluster, t *fsmpb.
 	if err != nil {
 		return err
 	}
-	return with(ctx, k.l2, nest.binding.Subject, nest.binding.Tenant, func(ctx context.Context) (s memsec.Secret, err error) {
-		err = k.withInternalKey(ctx, c, nest.ivk, func(ivk memsec.Secret) error {
-			s, err = envelope.OpenL2(ctx, ivk, nest.binding, k.unwrapWith(t.GetBinding()), t.GetL2Blob(), memsec.Cold)
-			return l1Error("tenant key of "+t.GetName(), err)
-		})
-		return s, err
+	return with(ctx, k.l2, nest.binding.Subject, nest.binding.Tenant, func(ctx context.Context) (memsec.Secret, error) {
+		proof, err := k.valid.Begin(nest.binding.Tenant)
+		if err != nil {
+			return memsec.Secret{}, err
+		}
+		s, err := k.openTenantKey(ctx, c, t, nest)
+		proof.Done(ctx, err)
+		if err == nil {
+			err = k.valid.Standing(nest.binding.Tenant).Denied() // by a later answer than this one
+		}
+		if err != nil {
+			s.Destroy()
+			return memsec.Secret{}, l1Error("tenant key of "+t.GetName(), err)
+		}
+		return s, nil
 	}, fn)
+}
+
+// openTenantKey unwraps the L2 of a tenant, for which the customer's keystore has to agree.
+// Errors of the keystore come out as they are.
+func (k *keyring) openTenantKey(ctx context.Context, c *fsmpb.Cluster, t *fsmpb.Tenant, nest nesting) (s memsec.Secret, err error) {
+	err = k.withInternalKey(ctx, c, nest.ivk, func(ivk memsec.Secret) error {
+		s, err = envelope.OpenL2(ctx, ivk, nest.binding, k.unwrapWith(t.GetBinding()), t.GetL2Blob(), memsec.Cold)
+		return err
+	})
+	return s, err
 }
 
 // withTenantVersion runs fn with a version of the tenant key (L2.1).
@@ -359,9 +384,13 @@ func (k *keyring) serviceKey(ctx context.Context, id corr.ID, c choice) (*servic
 			if err != nil {
 				return corrupt(fmt.Sprintf("version %d of the key of service %s/%s", c.version.GetNumber(), c.tenant.GetName(), c.service.GetName()), err)
 			}
-			key, err = k.newServiceKey(secret, c.used(), envelope.Scope{Keyspace: k.keyspace, Tenant: b.Tenant, Service: b.Service, Version: uid})
+			key, err = k.newServiceKey(secret, c.used(), k.valid.Standing(b.Tenant), envelope.Scope{Keyspace: k.keyspace, Tenant: b.Tenant, Service: b.Service, Version: uid})
 			return err
 		})
+		if err == nil && key.valid.Denied() != nil {
+			key.Destroy() // it was purged while this one was on its way
+			return nil, key.valid.Denied()
+		}
 		return key, err
 	})
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/node"
+	"github.com/openkcm/krypton-cluster/node/validity"
 )
 
 // until waits for a condition that another goroutine brings about.
@@ -89,8 +90,19 @@ func TestTheCustomersKeystoreDecides(t *testing.T) {
 	reload(t, m)
 	ivk, l2, l21, l3 := m.Loaded()
 	before := memsec.Report().Secrets - ivk - l2 - l21 - l3
-	check(t, w.customer.Disable(t.Context(), customerKey))
+
+	// Gone, which is not denied, and is not remembered.
+	dir := filepath.Join(w.dir, "customer")
+	check(t, os.Rename(dir, dir+".away"))
 	_, _, err := m.encrypt(tg, nil)
+	wants(t, err, errs.L1Unavailable)
+	check(t, os.Rename(dir+".away", dir))
+	_, _, err = m.encrypt(tg, nil)
+	check(t, err)
+	reload(t, m)
+
+	check(t, w.customer.Disable(t.Context(), customerKey))
+	_, _, err = m.encrypt(tg, nil)
 	wants(t, err, errs.L1Denied)
 	_, err = m.createTenant(w.request(), "late", binding())
 	wants(t, err, errs.L1Denied)
@@ -102,15 +114,12 @@ func TestTheCustomersKeystoreDecides(t *testing.T) {
 		t.Errorf("a caller learns the key's name in its keystore: %v", err)
 	}
 
-	// Gone, which is not denied.
-	dir := filepath.Join(w.dir, "customer")
-	check(t, os.Rename(dir, dir+".away"))
-	_, _, err = m.encrypt(tg, nil)
-	wants(t, err, errs.L1Unavailable)
-	check(t, os.Rename(dir+".away", dir))
-
-	// No failure is remembered.
+	// A denial is remembered until the next proof, so that callers do not ask for nothing.
 	check(t, w.customer.Enable(t.Context(), customerKey))
+	_, _, err = m.encrypt(tg, nil)
+	wants(t, err, errs.L1Denied)
+	w.advance(validity.DefaultCheck)
+	m.ProveL1(t.Context())
 	_, _, err = m.encrypt(tg, nil)
 	check(t, err)
 	ivk, l2, l21, l3 = m.Loaded()

@@ -25,6 +25,7 @@
 //   - I12: a repair of the seal is made by the leader, of the record that its registry has, and wraps to keys of its manifest only; another record with the same manifest is taken over wrapping by wrapping, the younger one wins, and nobody is sealed for it.
 //   - I13: the MasterKey is protected anew only for a ceremony that is in the registry which this node believes, as its plan says, and it and every share that was given for it are wiped here before the step is answered, or when their patience ends; a seal that commits to the same MasterKey seals nobody.
 //   - I14: a node takes a next MasterKey only with the internal keys that the cluster has, wrapped under it; one that took it serves on when it comes into force, and one that did not serves nothing from there on and says so.
+//   - I15: no result of a data operation leaves after the customer's key was denied on this node, or was not proved for longer than its grace: looked at as the last thing before it leaves; and then no key of that tenant stays in memory.
 //
 // # Concurrency
 //
@@ -68,6 +69,7 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/corr"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/keystore"
+	"github.com/openkcm/krypton-cluster/node/validity"
 	"github.com/openkcm/krypton-cluster/seal"
 )
 
@@ -120,7 +122,7 @@ type Cluster interface {
 	LastContact() time.Duration
 }
 
-// Config is what a node is made of. All fields are needed but for Place; L2Hold, Lease and SealWatch may be 0.
+// Config is what a node is made of. All fields are needed but for Place; L2Hold, L1, Lease and SealWatch may be 0.
 type Config struct {
 	// RecordPath is where the seal record is kept: seal/record.pb of the data
 	// directory. The directory exists.
@@ -138,6 +140,8 @@ type Config struct {
 	// L2Hold is how long a tenant key stays unwrapped after its last use; 0: only
 	// while an operation needs it.
 	L2Hold time.Duration
+	// L1 says how customers' keys are proved again; zero: every 30 s, with 15 min of grace.
+	L1 validity.Terms
 	// Lease is how long serving leases last in a cluster that this node founds, 1 s
 	// to 60 s; 0: [fsm.DefaultLeaseMS].
 	Lease time.Duration
@@ -232,6 +236,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.holdCeremonies(ctx) })
 	g.Go(func() error { return n.follow(ctx) })
 	g.Go(func() error { return n.sweepRegularly(ctx) })
+	g.Go(func() error { return n.watchTenants(ctx) })
 	g.Go(func() error { return n.recoverByItself(ctx) })
 	g.Go(func() error { return n.policy.follow(ctx, n.machine) })
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {

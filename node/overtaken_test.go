@@ -11,6 +11,7 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
 	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/node"
+	"github.com/openkcm/krypton-cluster/node/validity"
 )
 
 // A change that overtakes an operation in the middle of its work: the answer is
@@ -31,8 +32,16 @@ func TestI3_AChangeThatOvertakesAnOperationWins(t *testing.T) {
 			_, err := m.putPolicy(w.request(), "acme", "p", permitRead)
 			return err
 		}, errs.Denied},
-		"hold":         {func(w *world, m *member) error { return m.setHold(w.request(), node.Held) }, errs.Held},
-		"seal":         {func(_ *world, m *member) error { return m.sealNode() }, errs.Sealed},
+		"hold": {func(w *world, m *member) error { return m.setHold(w.request(), node.Held) }, errs.Held},
+		"seal": {func(_ *world, m *member) error { return m.sealNode() }, errs.Sealed},
+		"withdraw L1": {func(w *world, m *member) error {
+			if err := w.customer.Disable(context.Background(), customerKey); err != nil {
+				return err
+			}
+			w.advance(validity.DefaultCheck)
+			m.ProveL1(context.Background())
+			return nil
+		}, errs.L1Denied},
 		"lost contact": {func(_ *world, m *member) error { m.contact.Store(1 << 62); return nil }, errs.NotServing},
 		"rotate":       {func(w *world, m *member) error { return m.rotate(w.request(), o) }, errs.Unspecified},
 		"pin": {func(w *world, m *member) error {

@@ -8,8 +8,10 @@ import (
 	"github.com/openkcm/krypton-cluster/cluster"
 	"github.com/openkcm/krypton-cluster/cluster/lease"
 	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/mutation"
+	"github.com/openkcm/krypton-cluster/node/validity"
 	"github.com/openkcm/krypton-cluster/seal"
 )
 
@@ -70,11 +72,21 @@ func (n *Node) starting() (*unsealed, *cluster.Standing, error) {
 // node may not (I1). The standing is loaded before the clock is read: a pause in
 // between can only end the lease.
 func (n *Node) serving() (*unsealed, *cluster.Standing, error) {
+	u, st, _, err := n.servingAt()
+	return u, st, err
+}
+
+// servingAt is serving, and returns the reading of the clock at which it was so.
+func (n *Node) servingAt() (*unsealed, *cluster.Standing, clock.Reading, error) {
 	u, st, err := n.look()
-	if err == nil && !st.Usable(n.clock.Read()) {
+	if err != nil {
+		return u, st, clock.Reading{}, err
+	}
+	at := n.clock.Read()
+	if !st.Usable(at) {
 		err = n.noLease()
 	}
-	return u, st, err
+	return u, st, at, err
 }
 
 // noLease says why there is no lease. One may have come in this moment: what was
@@ -214,11 +226,14 @@ func errOvertaken() error {
 //
 // This is the instant at which an operation happens. view is what the answer was
 // found in; same reports whether a later one says the same, by the same gate: then
-// it is complete still.
-func (n *Node) leaves(view *fsm.View, same func(*fsm.View) bool) error {
-	_, st, err := n.serving()
+// it is complete still. valid is nil, or whether the customer's key lets the tenant's be used (I15).
+func (n *Node) leaves(view *fsm.View, valid *validity.Standing, same func(*fsm.View) bool) error {
+	_, st, at, err := n.servingAt()
 	if err == nil && st.View != view && !same(st.View) {
 		err = errOvertaken()
+	}
+	if err == nil && valid != nil {
+		err = valid.Err(at)
 	}
 	return err
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/openkcm/krypton-cluster/hierarchy/envelope"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/memsec"
+	"github.com/openkcm/krypton-cluster/node/validity"
 )
 
 // sessionsPerTenant is how many session keys the openers of one tenant keep on
@@ -27,6 +28,7 @@ type serviceKey struct {
 	secret memsec.Secret
 	scope  envelope.Scope
 	opener *envelope.Opener
+	valid  *validity.Standing // of the tenant: whether the customer's key lets it be used
 
 	mu        sync.Mutex
 	destroyed bool
@@ -41,14 +43,14 @@ type tenantQuota struct {
 }
 
 // newServiceKey takes over secret, also when it fails.
-func (k *keyring) newServiceKey(secret memsec.Secret, used Used, scope envelope.Scope) (*serviceKey, error) {
+func (k *keyring) newServiceKey(secret memsec.Secret, used Used, valid *validity.Standing, scope envelope.Scope) (*serviceKey, error) {
 	opener, err := envelope.NewOpener(secret, scope, k.holdQuota(scope.Tenant))
 	if err != nil {
 		k.giveQuota(scope.Tenant)
 		secret.Destroy()
 		return nil, err
 	}
-	return &serviceKey{ring: k, used: used, secret: secret, scope: scope, opener: opener, sealers: map[hierarchy.Purpose]*envelope.Sealer{}}, nil
+	return &serviceKey{ring: k, used: used, secret: secret, scope: scope, opener: opener, valid: valid, sealers: map[hierarchy.Purpose]*envelope.Sealer{}}, nil
 }
 
 func (k *keyring) holdQuota(tenant hierarchy.UID) *envelope.Quota {

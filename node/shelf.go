@@ -210,6 +210,26 @@ func (s *shelf[K]) sweep(usable func(uid, tenant hierarchy.UID) bool) {
 	}
 }
 
+// purge wipes the keys of a tenant, in use or not.
+func (s *shelf[K]) purge(tenant hierarchy.UID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sl := range s.slots {
+		if sl.tenant == tenant {
+			s.drop(sl)
+		}
+	}
+}
+
+// tenants adds those of which keys are here.
+func (s *shelf[K]) tenants(to map[hierarchy.UID]bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, sl := range s.slots {
+		to[sl.tenant] = true
+	}
+}
+
 // all returns the present slots.
 func (s *shelf[K]) all() []*slot[K] {
 	s.mu.RLock()

@@ -54,6 +54,7 @@ import (
 	"github.com/openkcm/krypton-cluster/keystore/guard"
 	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/node"
+	"github.com/openkcm/krypton-cluster/node/validity"
 	"github.com/openkcm/krypton-cluster/seal"
 	"github.com/openkcm/krypton-cluster/server"
 )
@@ -162,6 +163,7 @@ func (p parts) run(ctx context.Context) (err error) {
 			return f, ok
 		},
 		Machine: p.machine, Keystores: p.stores, Place: places(p.cfg), Gate: p.gate, L2Hold: p.cfg.Limits.L2Hold, SealWatch: p.cfg.Seal.Watch,
+		L1:    validity.Terms{Check: p.cfg.Limits.L1Check, Grace: p.cfg.Limits.L1Grace},
 		Lease: cluster.Profile(p.cfg.Cluster.Profile).Lease(), Clock: p.clock, Rand: rand.Reader, Logger: p.log,
 	})
 	if err != nil {
