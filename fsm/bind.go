@@ -214,6 +214,7 @@ func (t *tx) giveWay(b *fsmpb.RoleBinding) bool {
 		return false
 	}
 	t.dropBinding(b)
+	t.disowned(b.GetTenantUid())
 	return true
 }
 

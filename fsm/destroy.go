@@ -29,15 +29,29 @@ func (t *tx) destroy(o owner) {
 	tn.L2Blob = nil
 	t.putTenant(o.tenant, tn)
 	t.countSet(tn.GetGovernors(), -1)
-	if tn.GetPolicyIndex() != 0 {
-		t.policiesAt = t.index
-	}
+	t.policiesAt = max(t.policiesAt, policiesMovedAt(tn))
 	if t.ownsAuthority(tn.GetUid()) {
 		t.unlistIssuers(func(i *fsmpb.Issuer) bool { return bytes.Equal(i.GetTenantUid(), tn.GetUid()) })
 		t.authorityMoved()
 	}
-	if t.hasServices(tn) || t.ownsAuthority(tn.GetUid()) || len(t.policiesOf(tn.GetUid(), 1)) != 0 {
+	if t.ownsAny(tn.GetUid()) {
 		put(t, tableReap, reapRow{uid: string(tn.GetUid()), kind: uidTenant})
+	}
+}
+
+// ownsAny reports whether anything stands under a tenant that goes with it.
+func (t *tx) ownsAny(tenantUID []byte) bool {
+	return len(t.liveServices(tenantUID, 1)) != 0 || t.ownsAuthority(tenantUID) || len(t.policiesOf(tenantUID, 1)) != 0
+}
+
+// disowned takes a destroyed tenant off the list of what is to be reaped if nothing
+// stands under it any more. Whatever but reap itself removes something of a tenant
+// that may be destroyed calls it: the list is not in a snapshot, a restore makes it of
+// what is there, and a row that only some replicas have would have their ticks reap
+// other objects (I1).
+func (t *tx) disowned(tenantUID []byte) {
+	if r, listed := lookup[reapRow](t.txn, tableReap, indexID, tenantUID); listed && !t.ownsAny(tenantUID) {
+		drop(t, tableReap, r)
 	}
 }
 
@@ -66,10 +80,6 @@ func (t *tx) destroyedVersions(o owner) []*fsmpb.Version {
 		is.Versions[i] = v
 	}
 	return t.mergeChain(o.versions(), was, is, nil)
-}
-
-func (t *tx) hasServices(tn *fsmpb.Tenant) bool {
-	return len(t.liveServices(tn.GetUid(), 1)) != 0
 }
 
 func (t *tx) liveServices(tenantUID []byte, limit int) (all []*fsmpb.Service) {

@@ -318,6 +318,7 @@ func (l *loader) loadTenant(t *fsmpb.Tenant, replaced bool) error {
 		return err
 	}
 	l.tenants++
+	l.policiesAt = max(l.policiesAt, policiesMovedAt(t))
 	l.owners[uid] = t
 	if replaced {
 		put(&l.tx, tableTombs, t)

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"crypto/sha256"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/hierarchy"
@@ -131,7 +133,7 @@ func (l *loader) loadBinding(b *fsmpb.RoleBinding) error {
 	if issuer == nil {
 		return corrupt("a role binding has no issuer")
 	}
-	keys, err := checkRoleBinding(b, issuer)
+	keys, err := checkRoleBinding(b, l.vouching(issuer, b))
 	switch {
 	case !l.authorized(b.GetModIndex()) || !l.timely(b.GetModIndex(), b.GetCreateTimeMs(), b.GetExpireTimeMs()) || b.GetCreateTimeMs() == 0:
 		return corrupt("a role binding has a time or index that cannot be")
@@ -151,6 +153,20 @@ func (l *loader) loadBinding(b *fsmpb.RoleBinding) error {
 	}
 	l.storeBinding(b, keys)
 	return nil
+}
+
+// vouching returns the issuer that a binding is checked against. Who is bound in a
+// destroyed tenant counts for nobody, so the issuer may have been limited to other
+// tenants since ([tx.boundBeyond]), before a tick removed the binding: a snapshot of
+// that moment is sound.
+func (l *loader) vouching(i *fsmpb.Issuer, b *fsmpb.RoleBinding) *fsmpb.Issuer {
+	t := l.owners[string(b.GetTenantUid())]
+	if t.GetState() != fsmpb.ObjectState_OBJECT_STATE_DESTROYED || i.GetTenant() != "" || vouchesFor(i, b.GetTenantUid()) {
+		return i
+	}
+	once := proto.CloneOf(i)
+	once.TenantUids = [][]byte{b.GetTenantUid()}
+	return once
 }
 
 // keptIntents reports whether what an object stores of the intents that ordered it

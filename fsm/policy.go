@@ -189,7 +189,6 @@ func (l *loader) loadPolicy(p *fsmpb.Policy) error {
 	l.policySets[string(p.GetTenantUid())] = own
 	l.policies++
 	l.policyBytes += len(p.GetText())
-	l.policiesAt = max(l.policiesAt, tenant.GetPolicyIndex())
 	put(&l.tx, tablePolicies, p)
 	return nil
 }
@@ -203,10 +202,20 @@ func (l *loader) policied(t *fsmpb.Tenant) bool {
 	return t.GetPolicyIndex() <= t.GetGateIndex() && (t.GetPolicyIndex() == 0 || l.cluster.GetFormatVersion() >= FormatAuthority)
 }
 
-// PoliciesAt tells whether any policy changed, or a tenant that has some ended, since
-// it was looked up last. It is a log index of no meaning besides: after a restore it
-// is that of the last change among the policies that are there.
+// PoliciesAt tells whether any policy changed, or a tenant that ever had some ended,
+// since it was looked up last. It is the log index of the last such change, also
+// after a restore: a node that was behind and got a snapshot has to see that the
+// policies that it knew are gone.
 func (v *View) PoliciesAt() uint64 { return v.policiesAt }
+
+// policiesMovedAt returns when the policies of a tenant changed last, its own end
+// included, which is the last change of a tenant. 0: it never had any.
+func policiesMovedAt(t *fsmpb.Tenant) uint64 {
+	if t.GetPolicyIndex() != 0 && t.GetState() == fsmpb.ObjectState_OBJECT_STATE_DESTROYED {
+		return t.GetModIndex()
+	}
+	return t.GetPolicyIndex()
+}
 
 // TenantsWithPolicies returns every tenant that has at least one policy.
 func (v *View) TenantsWithPolicies() (all []*fsmpb.Tenant) {

@@ -43,6 +43,7 @@ func TestI1_OneLogOneState(t *testing.T) {
 				sameState(t, before, twin)
 			}
 			res := w.do(w.drawCommand(t))
+			checkRestores(t, w.m)
 			again, err := twin.Apply(w.index, w.term, w.log[len(w.log)-1])
 			if err != nil {
 				t.Fatalf("twin: %v", err)

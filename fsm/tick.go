@@ -73,6 +73,9 @@ func (k *ticking) dueOwner(o owner) {
 	}
 	if state == fsmpb.ObjectState_OBJECT_STATE_DESTROY_SCHEDULED && destroyMS <= k.timeMS {
 		k.destroy(o)
+		if o.kind == ofService {
+			k.disowned(o.service.GetTenantUid())
+		}
 		return
 	}
 	k.storeChain(o, k.dueChain(k.chainOf(o)), nil)
@@ -129,9 +132,7 @@ func (k *ticking) reapTenant(r reapRow) {
 	}
 	k.reapAuthority([]byte(r.uid))
 	k.reapPolicies([]byte(r.uid))
-	if len(k.liveServices([]byte(r.uid), 1)) == 0 && !k.ownsAuthority([]byte(r.uid)) && len(k.policiesOf([]byte(r.uid), 1)) == 0 {
-		drop(k.tx, tableReap, r)
-	}
+	k.disowned([]byte(r.uid))
 }
 
 // reapAuthority removes the role bindings and issuers of a destroyed tenant. They

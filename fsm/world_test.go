@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"slices"
 
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
@@ -120,7 +121,11 @@ func (w *world) apply(cmd *fsmpb.Command) (*fsmpb.Result, error) {
 func (w *world) raw(raw []byte) (*fsmpb.Result, error) {
 	w.index++
 	w.log = append(w.log, raw)
-	return w.m.Apply(w.index, w.term, raw)
+	res, err := w.m.Apply(w.index, w.term, raw)
+	if err == nil && w.sampled() {
+		checkRestores(w.tb, w.m)
+	}
+	return res, err
 }
 
 func (w *world) do(cmd *fsmpb.Command) *fsmpb.Result {
@@ -151,6 +156,13 @@ func (w *world) refused(code errs.Code, cmd *fsmpb.Command) *fsmpb.Result {
 		w.tb.Fatalf("apply %T: a refusal without a message or index", cmd.GetBody())
 	}
 	return res
+}
+
+// fork returns a world that has the state of w and goes on by itself.
+func (w *world) fork() *world {
+	f := *w
+	f.m, f.log = w.m.Fork(), slices.Clip(w.log)
+	return &f
 }
 
 func (w *world) view() *fsm.View { return w.m.View() }
