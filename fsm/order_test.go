@@ -144,10 +144,11 @@ func TestI20_WhoMayOrderWhat(t *testing.T) {
 	lines := make(map[string]bool)
 	for _, l := range orderLines() {
 		t.Run(l.name, func(t *testing.T) {
-			body := l.cmd(peopled(t)).ProtoReflect()
+			base := peopled(t)
+			body := l.cmd(base.fork()).ProtoReflect()
 			lines[string(body.WhichOneof(body.Descriptor().Oneofs().ByName("body")).Name())] = true
 			for who, p := range callers {
-				w := peopled(t)
+				w := base.fork()
 				if who == "a removed node" {
 					w.ok(remove(1))
 				}
