@@ -481,7 +481,7 @@ func keptCallers(t *testing.T, raw []byte) (all []string) {
 // certificate needs a role binding.
 func TestAClusterThatIsRaisedKeepsItsCallers(t *testing.T) {
 	t.Parallel()
-	w := newWorldOf(t, fsm.FormatAuthority-1, 1)
+	w := newWorldOf(t, founding{format: fsm.FormatAuthority - 1}, 1)
 	w.init(kryptonv1.SealMode_SEAL_MODE_AUTO)
 	w.tenant("acme", "pay")
 	bob, _ := newKey(t)

@@ -144,6 +144,7 @@ type world struct {
 	keys    map[string]*ecdsa.PrivateKey // of people whom issue made, by the same name
 	conns   sync.Map                     // of grpc, by member and person
 	format  uint32                       // highest format version that nodes support which are started from now on
+	lease   time.Duration                // how long serving leases last, if the first node founds the cluster; 0: [fsm.DefaultLeaseMS]
 	waits   bool                         // destroyed things stay for a while, and a rollback is possible for a second
 }
 
@@ -161,18 +162,28 @@ type option func(*server.Config)
 // newWorld starts n nodes that belong to no cluster.
 func newWorld(t testing.TB, n int, opts ...option) *world {
 	t.Helper()
-	return newWorldOf(t, fsm.MaxFormatVersion, n, opts...)
+	return newWorldOf(t, founding{format: fsm.MaxFormatVersion}, n, opts...)
 }
 
-// newWorldOf is newWorld with nodes of a release that knows formats up to that one.
-func newWorldOf(t testing.TB, format uint32, n int, opts ...option) *world {
+// founding is what the nodes of a world that is no usual one are started with.
+type founding struct {
+	format uint32 // the highest that they know
+	lease  time.Duration
+}
+
+// longLease is for what is to be seen while the lease of a dead node runs: many calls,
+// on a machine that is busy with other tests. What ends with that lease takes as long.
+const longLease = 10 * time.Second
+
+// newWorldOf is newWorld with nodes of that kind.
+func newWorldOf(t testing.TB, f founding, n int, opts ...option) *world {
 	t.Helper()
 	// Paths of sockets are short, names of tests are not.
 	dir, err := os.MkdirTemp("", "k") //nolint:usetesting // As said above.
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, dir: dir, format: format, people: map[string]tls.Certificate{}, keys: map[string]*ecdsa.PrivateKey{}}
+	w := &world{t: t, dir: dir, format: f.format, lease: f.lease, people: map[string]tls.Certificate{}, keys: map[string]*ecdsa.PrivateKey{}}
 	t.Cleanup(func() {
 		w.hangUp()
 		for _, m := range w.members {
@@ -304,7 +315,7 @@ func (w *world) tryStart(name string, opts ...option) (m *member, err error) {
 			f, ok := m.dir.Fingerprint()
 			return f, ok
 		},
-		Machine: machine, Keystores: stores, Gate: m.gate, L2Hold: time.Minute, Clock: clk, Rand: rand.Reader, Logger: log,
+		Machine: machine, Keystores: stores, Gate: m.gate, L2Hold: time.Minute, Lease: w.lease, Clock: clk, Rand: rand.Reader, Logger: log,
 	}); err != nil {
 		return fail(err)
 	}
