@@ -22,11 +22,11 @@ const (
 	// MaxFormatVersion is the format version with which this program founds
 	// clusters and to which it raises them. Members announce it. What each brought
 	// stands in docs/formats.md.
-	MaxFormatVersion = 6
+	MaxFormatVersion = 7
 
 	// knownFormat is the highest format version that Apply and Restore understand. A
 	// release learns one before it announces it.
-	knownFormat = FormatCeremonies
+	knownFormat = FormatSealProof
 
 	// FormatRevocations is the format version of a cluster from which on
 	// certificates can be revoked and commands say with which one they were asked
@@ -49,6 +49,10 @@ const (
 	// FormatCeremonies is the format version of a cluster from which on its seal changes,
 	// by ceremonies, repairs and rekeys, and from which on it is recovered.
 	FormatCeremonies = 6
+
+	// FormatSealProof is the format version of a cluster from which on more than one
+	// member proves what its seal becomes: proofs of new seals, rekeys of an exposed MasterKey.
+	FormatSealProof = 7
 
 	// maxDepth bounds nesting, so that hostile bytes cannot exhaust the stack.
 	maxDepth = 32

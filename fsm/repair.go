@@ -29,11 +29,13 @@ const (
 
 // repairSeal replaces wrappings of the MasterKey (I31).
 //
-// Whether a new wrapping opens nobody here can see: it takes the keystore. The leader
-// opened it before it gave the command. One that lies, and has the MasterKey to vouch
-// for the entry, can put junk in the place of a wrapping, as it can with any blob; it
-// gains no access, because who may open is the manifest's to say, and a wrapping is
-// tried against the manifest's commitment.
+// Whether a new wrapping opens nobody here can see: it takes the keystore. A leader that
+// lies, and has the MasterKey to vouch for the entry, gains no access by junk, because who
+// may open is the manifest's to say; but junk in the place of every wrapping, at once or
+// one after the other, would end the keyspace at the next start of all nodes. So from
+// [FormatSealProof] on what replaces a wrapping was opened by two members, as they sign.
+// That one wrapping may change at a time, or one in so many days, was rejected: a leader
+// that lies has time. Before that format its own word counts.
 func (t *tx) repairSeal(c *fsmpb.RepairSeal) (done, error) {
 	switch base := sha256.Sum256(t.cluster.GetSealRecord()); {
 	case t.cluster.GetFormatVersion() < FormatCeremonies:
@@ -50,7 +52,7 @@ func (t *tx) repairSeal(c *fsmpb.RepairSeal) (done, error) {
 	}
 	now, err := decodeSealRecord(c.GetRecord())
 	if err == nil {
-		err = repairs(was, now, t.timeMS)
+		err = t.repairs(was, now, c)
 	}
 	if err != nil {
 		return done{}, invalid("this is no repair of the seal record: " + err.Error())
@@ -73,7 +75,7 @@ func decodeSealRecord(b []byte) (*sealpb.Record, error) {
 }
 
 // repairs returns why now is not was with other wrappings.
-func repairs(was, now *sealpb.Record, timeMS int64) error {
+func (t *tx) repairs(was, now *sealpb.Record, c *fsmpb.RepairSeal) error {
 	rest := proto.CloneOf(now)
 	rest.Wrappings = was.GetWrappings()
 	if !proto.Equal(rest, was) {
@@ -91,6 +93,7 @@ func repairs(was, now *sealpb.Record, timeMS int64) error {
 		allowed[sealKey(k)] = true
 	}
 	changed := 0
+	var replaced []*sealpb.Wrapping
 	for _, w := range now.GetWrappings() {
 		key := sealKey(w.GetProviderKey())
 		if !allowed[key] {
@@ -103,12 +106,15 @@ func repairs(was, now *sealpb.Record, timeMS int64) error {
 			continue
 		}
 		changed++
+		if old != nil {
+			replaced = append(replaced, w)
+		}
 		if err := checkWrapping(w); err != nil {
 			return err
 		}
 		if at := w.GetCreateTimeUnixNano(); old != nil && at <= old.GetCreateTimeUnixNano() {
 			return errors.New("a wrapping is older than the one that it replaces")
-		} else if at/int64(time.Millisecond) > min(timeMS, math.MaxInt64/int64(time.Millisecond)) {
+		} else if at/int64(time.Millisecond) > min(t.timeMS, math.MaxInt64/int64(time.Millisecond)) {
 			return errors.New("a wrapping is from the future")
 		}
 	}
@@ -118,7 +124,7 @@ func repairs(was, now *sealpb.Record, timeMS int64) error {
 	case changed == 0:
 		return errors.New("nothing changes")
 	}
-	return nil
+	return t.witnessed(c, replaced, len(was.GetWrappings()))
 }
 
 func checkWrapping(w *sealpb.Wrapping) error {

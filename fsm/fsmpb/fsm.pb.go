@@ -7029,9 +7029,11 @@ func (x *LeaseEpoch) GetNonce() []byte {
 // which keys may wrap: nothing but wrappings changes, none goes, and none is by a key
 // that the manifest does not name. The leader gives it, by itself. It moves no mod_index.
 type RepairSeal struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Base          []byte                 `protobuf:"bytes,1,opt,name=base,proto3" json:"base,omitempty"`     // SHA-256 of the cluster's seal_record that was repaired, 32 bytes
-	Record        []byte                 `protobuf:"bytes,2,opt,name=record,proto3" json:"record,omitempty"` // encoded seal record: the same, with other wrappings
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Base   []byte                 `protobuf:"bytes,1,opt,name=base,proto3" json:"base,omitempty"`     // SHA-256 of the cluster's seal_record that was repaired, 32 bytes
+	Record []byte                 `protobuf:"bytes,2,opt,name=record,proto3" json:"record,omitempty"` // encoded seal record: the same, with other wrappings
+	// From format version 7 on: voters that opened what takes the place of a wrapping.
+	Witnesses     []*WrappingWitness `protobuf:"bytes,3,rep,name=witnesses,proto3" json:"witnesses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -7080,6 +7082,75 @@ func (x *RepairSeal) GetRecord() []byte {
 	return nil
 }
 
+func (x *RepairSeal) GetWitnesses() []*WrappingWitness {
+	if x != nil {
+		return x.Witnesses
+	}
+	return nil
+}
+
+// WrappingWitness is the word of a member that it opened a new wrapping by itself, and
+// that what came out is the MasterKey that the manifest commits to.
+type WrappingWitness struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Wrapping      []byte                 `protobuf:"bytes,2,opt,name=wrapping,proto3" json:"wrapping,omitempty"`   // digest of the wrapping, 32 bytes; docs/formats.md
+	Signature     []byte                 `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"` // by the member key, over docs/formats.md "A repair of the seal"
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WrappingWitness) Reset() {
+	*x = WrappingWitness{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[74]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WrappingWitness) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WrappingWitness) ProtoMessage() {}
+
+func (x *WrappingWitness) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[74]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WrappingWitness.ProtoReflect.Descriptor instead.
+func (*WrappingWitness) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{74}
+}
+
+func (x *WrappingWitness) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *WrappingWitness) GetWrapping() []byte {
+	if x != nil {
+		return x.Wrapping
+	}
+	return nil
+}
+
+func (x *WrappingWitness) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
 // Result is the answer of Apply. A refusal is a result, not an error: it is a
 // replicated fact.
 type Result struct {
@@ -7099,7 +7170,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[74]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7111,7 +7182,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[74]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7124,7 +7195,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{74}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *Result) GetReason() string {
@@ -7208,7 +7279,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[75]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7220,7 +7291,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[75]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7233,7 +7304,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{75}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *Request) GetPrincipal() *Principal {
@@ -7304,7 +7375,7 @@ type UsedNonce struct {
 
 func (x *UsedNonce) Reset() {
 	*x = UsedNonce{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[76]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7316,7 +7387,7 @@ func (x *UsedNonce) String() string {
 func (*UsedNonce) ProtoMessage() {}
 
 func (x *UsedNonce) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[76]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7329,7 +7400,7 @@ func (x *UsedNonce) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsedNonce.ProtoReflect.Descriptor instead.
 func (*UsedNonce) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{76}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *UsedNonce) GetNonce() []byte {
@@ -7393,7 +7464,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[77]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7405,7 +7476,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[77]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7418,7 +7489,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{77}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *Cluster) GetKeyspaceId() []byte {
@@ -7584,7 +7655,7 @@ type Incarnation struct {
 
 func (x *Incarnation) Reset() {
 	*x = Incarnation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[78]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7596,7 +7667,7 @@ func (x *Incarnation) String() string {
 func (*Incarnation) ProtoMessage() {}
 
 func (x *Incarnation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[78]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7609,7 +7680,7 @@ func (x *Incarnation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Incarnation.ProtoReflect.Descriptor instead.
 func (*Incarnation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{78}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *Incarnation) GetId() []byte {
@@ -7690,7 +7761,7 @@ type Recover struct {
 
 func (x *Recover) Reset() {
 	*x = Recover{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[79]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7702,7 +7773,7 @@ func (x *Recover) String() string {
 func (*Recover) ProtoMessage() {}
 
 func (x *Recover) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[79]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7715,7 +7786,7 @@ func (x *Recover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recover.ProtoReflect.Descriptor instead.
 func (*Recover) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{79}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *Recover) GetIncarnation() *Incarnation {
@@ -7751,7 +7822,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[80]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7763,7 +7834,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[80]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7776,7 +7847,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{80}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -7871,7 +7942,7 @@ type SnapshotItem struct {
 
 func (x *SnapshotItem) Reset() {
 	*x = SnapshotItem{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[81]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7883,7 +7954,7 @@ func (x *SnapshotItem) String() string {
 func (*SnapshotItem) ProtoMessage() {}
 
 func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[81]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7896,7 +7967,7 @@ func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotItem.ProtoReflect.Descriptor instead.
 func (*SnapshotItem) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{81}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *SnapshotItem) GetObject() isSnapshotItem_Object {
@@ -8706,11 +8777,16 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
 	"LeaseEpoch\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\tR\x06leader\x12\x14\n" +
-	"\x05nonce\x18\x02 \x01(\fR\x05nonce\"8\n" +
+	"\x05nonce\x18\x02 \x01(\fR\x05nonce\"w\n" +
 	"\n" +
 	"RepairSeal\x12\x12\n" +
 	"\x04base\x18\x01 \x01(\fR\x04base\x12\x16\n" +
-	"\x06record\x18\x02 \x01(\fR\x06record\"\xd8\x01\n" +
+	"\x06record\x18\x02 \x01(\fR\x06record\x12=\n" +
+	"\twitnesses\x18\x03 \x03(\v2\x1f.krypton.fsm.v1.WrappingWitnessR\twitnesses\"d\n" +
+	"\x0fWrappingWitness\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
+	"\bwrapping\x18\x02 \x01(\fR\bwrapping\x12\x1c\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\"\xd8\x01\n" +
 	"\x06Result\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x12\n" +
@@ -8883,7 +8959,7 @@ func file_fsm_fsmpb_fsm_proto_rawDescGZIP() []byte {
 }
 
 var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 82)
+var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 83)
 var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(KeyAlgorithm)(0),          // 0: krypton.fsm.v1.KeyAlgorithm
 	(VersionState)(0),          // 1: krypton.fsm.v1.VersionState
@@ -8968,14 +9044,15 @@ var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(*RaiseFormat)(nil),        // 80: krypton.fsm.v1.RaiseFormat
 	(*LeaseEpoch)(nil),         // 81: krypton.fsm.v1.LeaseEpoch
 	(*RepairSeal)(nil),         // 82: krypton.fsm.v1.RepairSeal
-	(*Result)(nil),             // 83: krypton.fsm.v1.Result
-	(*Request)(nil),            // 84: krypton.fsm.v1.Request
-	(*UsedNonce)(nil),          // 85: krypton.fsm.v1.UsedNonce
-	(*Cluster)(nil),            // 86: krypton.fsm.v1.Cluster
-	(*Incarnation)(nil),        // 87: krypton.fsm.v1.Incarnation
-	(*Recover)(nil),            // 88: krypton.fsm.v1.Recover
-	(*SnapshotHeader)(nil),     // 89: krypton.fsm.v1.SnapshotHeader
-	(*SnapshotItem)(nil),       // 90: krypton.fsm.v1.SnapshotItem
+	(*WrappingWitness)(nil),    // 83: krypton.fsm.v1.WrappingWitness
+	(*Result)(nil),             // 84: krypton.fsm.v1.Result
+	(*Request)(nil),            // 85: krypton.fsm.v1.Request
+	(*UsedNonce)(nil),          // 86: krypton.fsm.v1.UsedNonce
+	(*Cluster)(nil),            // 87: krypton.fsm.v1.Cluster
+	(*Incarnation)(nil),        // 88: krypton.fsm.v1.Incarnation
+	(*Recover)(nil),            // 89: krypton.fsm.v1.Recover
+	(*SnapshotHeader)(nil),     // 90: krypton.fsm.v1.SnapshotHeader
+	(*SnapshotItem)(nil),       // 91: krypton.fsm.v1.SnapshotItem
 }
 var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	10,  // 0: krypton.fsm.v1.Command.principal:type_name -> krypton.fsm.v1.Principal
@@ -9020,7 +9097,7 @@ var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	77,  // 39: krypton.fsm.v1.Command.commit_ceremony:type_name -> krypton.fsm.v1.CommitCeremony
 	78,  // 40: krypton.fsm.v1.Command.cancel_ceremony:type_name -> krypton.fsm.v1.CancelCeremony
 	82,  // 41: krypton.fsm.v1.Command.repair_seal:type_name -> krypton.fsm.v1.RepairSeal
-	88,  // 42: krypton.fsm.v1.Command.recover:type_name -> krypton.fsm.v1.Recover
+	89,  // 42: krypton.fsm.v1.Command.recover:type_name -> krypton.fsm.v1.Recover
 	0,   // 43: krypton.fsm.v1.PublicKey.algorithm:type_name -> krypton.fsm.v1.KeyAlgorithm
 	11,  // 44: krypton.fsm.v1.Person.key:type_name -> krypton.fsm.v1.PublicKey
 	13,  // 45: krypton.fsm.v1.Genesis.persons:type_name -> krypton.fsm.v1.Person
@@ -9069,7 +9146,7 @@ var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	61,  // 88: krypton.fsm.v1.Approval.signatures:type_name -> krypton.fsm.v1.ApprovalSignature
 	5,   // 89: krypton.fsm.v1.Approval.state:type_name -> krypton.fsm.v1.ApprovalState
 	10,  // 90: krypton.fsm.v1.Approval.rejected_by:type_name -> krypton.fsm.v1.Principal
-	83,  // 91: krypton.fsm.v1.Approval.result:type_name -> krypton.fsm.v1.Result
+	84,  // 91: krypton.fsm.v1.Approval.result:type_name -> krypton.fsm.v1.Result
 	62,  // 92: krypton.fsm.v1.RequestApproval.approval:type_name -> krypton.fsm.v1.Approval
 	55,  // 93: krypton.fsm.v1.PutPolicy.policy:type_name -> krypton.fsm.v1.Policy
 	69,  // 94: krypton.fsm.v1.SealHolder.key:type_name -> krypton.fsm.v1.SealKey
@@ -9086,38 +9163,39 @@ var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	6,   // 105: krypton.fsm.v1.BeginCeremony.kind:type_name -> krypton.fsm.v1.CeremonyKind
 	72,  // 106: krypton.fsm.v1.BeginCeremony.plan:type_name -> krypton.fsm.v1.SealPlan
 	38,  // 107: krypton.fsm.v1.StageCeremony.rekey:type_name -> krypton.fsm.v1.StagedRekey
-	10,  // 108: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
-	83,  // 109: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
-	15,  // 110: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
-	13,  // 111: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
-	14,  // 112: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
-	25,  // 113: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
-	17,  // 114: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
-	87,  // 115: krypton.fsm.v1.Cluster.incarnations:type_name -> krypton.fsm.v1.Incarnation
-	8,   // 116: krypton.fsm.v1.Incarnation.kind:type_name -> krypton.fsm.v1.RecoveryKind
-	12,  // 117: krypton.fsm.v1.Incarnation.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	87,  // 118: krypton.fsm.v1.Recover.incarnation:type_name -> krypton.fsm.v1.Incarnation
-	23,  // 119: krypton.fsm.v1.Recover.member:type_name -> krypton.fsm.v1.Member
-	86,  // 120: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
-	19,  // 121: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
-	20,  // 122: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
-	21,  // 123: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
-	22,  // 124: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
-	23,  // 125: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
-	24,  // 126: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
-	84,  // 127: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
-	85,  // 128: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
-	48,  // 129: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
-	52,  // 130: krypton.fsm.v1.SnapshotItem.issuer:type_name -> krypton.fsm.v1.Issuer
-	54,  // 131: krypton.fsm.v1.SnapshotItem.role_binding:type_name -> krypton.fsm.v1.RoleBinding
-	62,  // 132: krypton.fsm.v1.SnapshotItem.approval:type_name -> krypton.fsm.v1.Approval
-	55,  // 133: krypton.fsm.v1.SnapshotItem.policy:type_name -> krypton.fsm.v1.Policy
-	73,  // 134: krypton.fsm.v1.SnapshotItem.ceremony:type_name -> krypton.fsm.v1.Ceremony
-	135, // [135:135] is the sub-list for method output_type
-	135, // [135:135] is the sub-list for method input_type
-	135, // [135:135] is the sub-list for extension type_name
-	135, // [135:135] is the sub-list for extension extendee
-	0,   // [0:135] is the sub-list for field type_name
+	83,  // 108: krypton.fsm.v1.RepairSeal.witnesses:type_name -> krypton.fsm.v1.WrappingWitness
+	10,  // 109: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
+	84,  // 110: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
+	15,  // 111: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
+	13,  // 112: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
+	14,  // 113: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
+	25,  // 114: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
+	17,  // 115: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
+	88,  // 116: krypton.fsm.v1.Cluster.incarnations:type_name -> krypton.fsm.v1.Incarnation
+	8,   // 117: krypton.fsm.v1.Incarnation.kind:type_name -> krypton.fsm.v1.RecoveryKind
+	12,  // 118: krypton.fsm.v1.Incarnation.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	88,  // 119: krypton.fsm.v1.Recover.incarnation:type_name -> krypton.fsm.v1.Incarnation
+	23,  // 120: krypton.fsm.v1.Recover.member:type_name -> krypton.fsm.v1.Member
+	87,  // 121: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
+	19,  // 122: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
+	20,  // 123: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
+	21,  // 124: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
+	22,  // 125: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
+	23,  // 126: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
+	24,  // 127: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
+	85,  // 128: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
+	86,  // 129: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
+	48,  // 130: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
+	52,  // 131: krypton.fsm.v1.SnapshotItem.issuer:type_name -> krypton.fsm.v1.Issuer
+	54,  // 132: krypton.fsm.v1.SnapshotItem.role_binding:type_name -> krypton.fsm.v1.RoleBinding
+	62,  // 133: krypton.fsm.v1.SnapshotItem.approval:type_name -> krypton.fsm.v1.Approval
+	55,  // 134: krypton.fsm.v1.SnapshotItem.policy:type_name -> krypton.fsm.v1.Policy
+	73,  // 135: krypton.fsm.v1.SnapshotItem.ceremony:type_name -> krypton.fsm.v1.Ceremony
+	136, // [136:136] is the sub-list for method output_type
+	136, // [136:136] is the sub-list for method input_type
+	136, // [136:136] is the sub-list for extension type_name
+	136, // [136:136] is the sub-list for extension extendee
+	0,   // [0:136] is the sub-list for field type_name
 }
 
 func init() { file_fsm_fsmpb_fsm_proto_init() }
@@ -9172,7 +9250,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Issuer_X509)(nil),
 		(*Issuer_Jwt)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[81].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[82].OneofWrappers = []any{
 		(*SnapshotItem_Cluster)(nil),
 		(*SnapshotItem_Tenant)(nil),
 		(*SnapshotItem_Service)(nil),
@@ -9195,7 +9273,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fsm_fsmpb_fsm_proto_rawDesc), len(file_fsm_fsmpb_fsm_proto_rawDesc)),
 			NumEnums:      9,
-			NumMessages:   82,
+			NumMessages:   83,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

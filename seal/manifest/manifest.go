@@ -126,9 +126,7 @@ func OfRecord(r *sealpb.Record) Digest {
 	e = appendManifest(u32(e, r.GetFormat()), r.GetManifest())
 	e = count(e, len(r.GetWrappings()))
 	for _, w := range r.GetWrappings() {
-		e = part(key(e, w.GetProviderKey()), []byte(w.GetKeyVersion()))
-		e = part(part(part(e, w.GetWrappedKey()), w.GetNonce()), w.GetSealedMasterKey())
-		e = u64(e, uint64(w.GetCreateTimeUnixNano()))
+		e = wrapping(e, w)
 	}
 	e = count(e, len(r.GetShards()))
 	for _, s := range r.GetShards() {
@@ -143,6 +141,17 @@ func OfRecord(r *sealpb.Record) Digest {
 		e = part(part(u64(e, k.GetGeneration()), k.GetNonce()), k.GetSealed())
 	}
 	return sha256.Sum256(e)
+}
+
+// OfWrapping returns the digest of one wrapping of the MasterKey.
+func OfWrapping(w *sealpb.Wrapping) Digest {
+	return sha256.Sum256(wrapping(label("krypton/v1/seal-wrapping"), w))
+}
+
+func wrapping(e []byte, w *sealpb.Wrapping) []byte {
+	e = part(key(e, w.GetProviderKey()), []byte(w.GetKeyVersion()))
+	e = part(part(part(e, w.GetWrappedKey()), w.GetNonce()), w.GetSealedMasterKey())
+	return u64(e, uint64(w.GetCreateTimeUnixNano()))
 }
 
 // appendManifest appends the canonical encoding of a manifest: numbers have a
