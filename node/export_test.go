@@ -142,3 +142,6 @@ func (n *Node) TakeUnseen(r seal.Record, masterKey memsec.Secret) error {
 	}
 	return n.open.Load().keys.add(next)
 }
+
+// WitnessTask begins what the leader asks of a witness.
+const WitnessTask = witnessTask

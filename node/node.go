@@ -22,10 +22,11 @@
 //   - I9: whatever a snapshot or an entry of the log says is used only after its MAC was verified under the MasterKey, also when it came from a leader.
 //   - I10: the policies of a tenant, by the same view as everything else, decide what its workloads and governors may do within their roles; what cannot be evaluated, and policies that this node cannot compile, deny, and the node says so.
 //   - I11: the internal keys open only under the genesis with which the MasterKey was made: other persons, rules or CAs, however they come into the log, open nothing.
-//   - I12: a repair of the seal is made by the leader, of the record that its registry has, and wraps to keys of its manifest only; another record with the same manifest is taken over wrapping by wrapping, the younger one wins, and nobody is sealed for it.
+//   - I12: a repair of the seal is made by the leader, of the record that its registry has, and wraps to keys of its manifest only; another record with the same manifest is taken over wrapping by wrapping, the younger one wins unless it is from the future, and nobody is sealed for it.
 //   - I13: the MasterKey is protected anew only for a ceremony that is in the registry which this node believes, as its plan says, and it and every share that was given for it are wiped here before the step is answered, or when their patience ends; a seal that commits to the same MasterKey seals nobody.
 //   - I14: a node takes a next MasterKey only with the internal keys that the cluster has, wrapped under it; one that took it serves on when it comes into force, and one that did not serves nothing from there on and says so.
 //   - I15: no result of a data operation leaves after the customer's key was denied on this node, or was not proved for longer than its grace: looked at as the last thing before it leaves; and then no key of that tenant stays in memory.
+//   - I15: what a repair of the seal puts in the place of a wrapping is proposed only with the word of voters that opened it with their own keystores; a node gives its word for what it opened, of a seal that it knows, and never while it is held or was sealed by a person.
 //
 // # Concurrency
 //

@@ -120,6 +120,9 @@ func (n *Node) Prepare(ctx context.Context, raw []byte) (out []byte, err error) 
 	if digest, ok := bytes.CutPrefix(raw, []byte(readyTask)); ok {
 		return []byte{}, n.readyFor(ctx, digest)
 	}
+	if task, ok := bytes.CutPrefix(raw, []byte(witnessTask)); ok {
+		return n.witness(ctx, task)
+	}
 	cmd := &fsmpb.Command{}
 	if err := proto.Unmarshal(raw, cmd); err != nil {
 		return nil, errs.New(errs.InvalidArgument, "the command to prepare does not decode", errs.Cause(err))

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -15,6 +16,10 @@ import (
 	"github.com/openkcm/krypton-cluster/seal"
 	"github.com/openkcm/krypton-cluster/seal/manifest"
 )
+
+// recordSkew is how far ahead of the own clock the wrapping of a repair may be: the leader
+// made it, whose clock may differ by as much while it commits anything.
+const recordSkew = time.Minute
 
 // readRecord loads the seal record from disk. It is what lets a node unseal
 // without a quorum.
@@ -56,7 +61,7 @@ func (n *Node) adoptRecord(ctx context.Context, v *fsm.View) error {
 		// The same seal, with other wrappings (I12). A registry that is behind, as that
 		// of a node which just started, does not take a repair back.
 		repaired = true
-		if r, err = r.Merge(have); err != nil {
+		if r, err = r.Merge(have, n.clock.Now().Add(recordSkew)); err != nil {
 			return err
 		}
 	case sameMasterKey(have, r) && have.ManifestDigest() != r.ManifestDigest() && n.registryBehind(c, have):

@@ -6,8 +6,11 @@ import (
 	"encoding/binary"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
@@ -191,9 +194,17 @@ func (n *Node) repairSeal(ctx context.Context, r seal.Record, round map[seal.Pro
 	}
 	return n.gate.DoNode(ctx, gate.NodeRepairSeal, ObjectSeal, func(tok gate.Token) error {
 		raw := v.Cluster().GetSealRecord()
-		now, err := seal.ParseRecord(raw)
+		was, err := seal.ParseRecord(raw)
+		now := was
 		if err == nil {
-			now, err = now.Merge(r) // each may have what the other missed
+			now, err = was.Merge(r, n.clock.Now()) // each may have what the other missed
+		}
+		if err == nil {
+			// What this node has besides the registry comes from its disk: it counts if it
+			// opened in this round, or is made anew.
+			now, err = now.Keep(was, slices.DeleteFunc(now.Replaced(was), func(k seal.ProviderKey) bool {
+				return round[k].state == seal.HolderGave || slices.Contains(lost, k)
+			}))
 		}
 		if err != nil {
 			return errs.New(errs.Aborted, "the seal changed while it was being repaired", errs.Hint("the leader tries again by itself"), errs.Cause(err))
@@ -205,16 +216,21 @@ func (n *Node) repairSeal(ctx context.Context, r seal.Record, round map[seal.Pro
 		for _, f := range failures {
 			n.log.WarnContext(ctx, "a keystore of the seal does not wrap the MasterKey again", slog.String("keystore", f.Provider), slog.String("class", f.Class.String()), slog.Any("error", f.Err))
 		}
+		base := sha256.Sum256(raw)
+		better, words, err := n.witnessed(ctx, v, base, was, better, lost)
+		if err != nil {
+			return err
+		}
 		b, err := better.Marshal()
 		if err != nil {
 			return err
 		}
-		base := sha256.Sum256(raw)
-		if _, err := n.cluster.ProposeOwn(ctx, tok, &fsmpb.Command{Body: &fsmpb.Command_RepairSeal{RepairSeal: &fsmpb.RepairSeal{Base: base[:], Record: b}}}); err != nil {
+		cmd := &fsmpb.Command{Body: &fsmpb.Command_RepairSeal{RepairSeal: &fsmpb.RepairSeal{Base: base[:], Record: b, Witnesses: words}}}
+		if _, err := n.cluster.ProposeOwn(ctx, tok, cmd); err != nil {
 			return err
 		}
 		for _, k := range lost {
-			if !failed(failures, k) {
+			if made := better.Wrapping(k); !proto.Equal(made, was.Wrapping(k)) {
 				n.watch.repaired(n.clock.Now(), k)
 				n.log.WarnContext(ctx, "the MasterKey is wrapped again under a keystore of the seal", slog.String("keystore", k.Provider))
 			}
@@ -224,15 +240,6 @@ func (n *Node) repairSeal(ctx context.Context, r seal.Record, round map[seal.Pro
 }
 
 func transient(c keystore.Class) bool { return c == keystore.Unavailable || c == keystore.Throttled }
-
-func failed(all []seal.Failure, k seal.ProviderKey) bool {
-	for _, f := range all {
-		if f.ProviderKey == k {
-			return true
-		}
-	}
-	return false
-}
 
 // forget drops what was found: another node watches now, or none.
 func (w *sealWatch) forget() {

@@ -218,8 +218,8 @@ func TestI12_ASealedNodeTakesWhatHasItsManifest(t *testing.T) {
 	}
 	w.faults.fail(keystore.ClassUnspecified, "hsm-1", "hsm-3")
 	w.faults.lose("hsm-2", a.registry(t))
+	b.follow() // and says that it opened what is new
 	check(t, a.WatchSeal(t.Context()))
-	b.follow()
 	b.Observe(t.Context())
 	if b.Unsealed() || b.onDisk(t).Digest() != a.registry(t).Digest() {
 		t.Error("the sealed node did not take the repaired record")

@@ -57,6 +57,7 @@
 //   - I10: a record is returned only after every keystore in it was asked and every share was part of a combination that gave the MasterKey.
 //   - I11: a key of an earlier generation opens under the MasterKey that carries it, as of that generation, and otherwise not.
 //   - I14: the MasterKey of a record leaves a node only encrypted to a start key that the member key of another node signed, and opens there for that record only.
+//   - I15: a wrapping that says to be from later than the time of the merge takes the place of none, and what replaces a wrapping is younger than it or is not made.
 //
 // # Concurrency
 //

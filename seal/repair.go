@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -12,6 +13,7 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/keystore"
+	"github.com/openkcm/krypton-cluster/seal/manifest"
 	"github.com/openkcm/krypton-cluster/seal/sealpb"
 )
 
@@ -75,6 +77,10 @@ func (r Record) Rewrap(ctx context.Context, rand io.Reader, keys []ProviderKey, 
 			defer cancel()
 			cer := Ceremony{Keyspace: r.Keyspace(), Cluster: r.Cluster(), ID: r.Ceremony(), Generation: r.Generation(), Time: c.Now()}
 			if old := r.wrapping(k); old != nil {
+				if old.GetCreateTimeUnixNano() == math.MaxInt64 {
+					return Record{}, errs.New(errs.StateCorrupt, "the wrapping says a time after which there is none, so nothing can replace it",
+						errs.Hint("a ceremony makes the seal anew: krypton ceremony start migrate"))
+				}
 				// What replaces a wrapping is younger, also by a clock that went back.
 				cer.Time = time.Unix(0, max(cer.Time.UnixNano(), old.GetCreateTimeUnixNano()+1))
 			}
@@ -130,17 +136,50 @@ func (r Record) with(w *sealpb.Wrapping) (Record, error) {
 	return newRecord(pb)
 }
 
+// Replaced returns the keys by which both records have a wrapping, and not the same one,
+// in the order of the manifest.
+func (r Record) Replaced(was Record) (keys []ProviderKey) {
+	for _, k := range r.pb.GetManifest().GetProviderKeys() {
+		mine, old := r.wrapping(keyOf(k)), was.wrapping(keyOf(k))
+		if mine != nil && old != nil && manifest.OfWrapping(mine) != manifest.OfWrapping(old) {
+			keys = append(keys, keyOf(k))
+		}
+	}
+	return keys
+}
+
+// Keep returns r with the wrappings by these keys as they are in was, which has them.
+func (r Record) Keep(was Record, keys []ProviderKey) (Record, error) {
+	for _, k := range keys {
+		old := was.wrapping(k)
+		if old == nil {
+			return Record{}, errs.New(errs.FailedState, "the record has no wrapping by "+k.String())
+		}
+		var err error
+		if r, err = r.with(proto.CloneOf(old)); err != nil {
+			return Record{}, err
+		}
+	}
+	return r, nil
+}
+
+// Wrapping returns a copy of the wrapping by a key; nil: there is none.
+func (r Record) Wrapping(k ProviderKey) *sealpb.Wrapping { return proto.CloneOf(r.wrapping(k)) }
+
 // Merge returns r with the wrappings of other in place of its own where those are
 // younger, and besides them where it has none. Both have the same manifest. So two
 // copies of one seal, of which each missed a repair, become the same in either order.
-func (r Record) Merge(other Record) (Record, error) {
+//
+// What other says to be from after latest is left out: the bytes of a disk would win over
+// every repair to come, or keep one from being made (I15).
+func (r Record) Merge(other Record, latest time.Time) (Record, error) {
 	if r.ManifestDigest() != other.ManifestDigest() {
 		return Record{}, errs.New(errs.FailedState, "the records are of two seals")
 	}
 	out := r
 	for _, k := range r.pb.GetManifest().GetProviderKeys() {
 		mine, theirs := r.wrapping(keyOf(k)), other.wrapping(keyOf(k))
-		if theirs == nil || mine != nil && mine.GetCreateTimeUnixNano() >= theirs.GetCreateTimeUnixNano() {
+		if theirs == nil || theirs.GetCreateTimeUnixNano() > latest.UnixNano() || mine != nil && mine.GetCreateTimeUnixNano() >= theirs.GetCreateTimeUnixNano() {
 			continue
 		}
 		var err error

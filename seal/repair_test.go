@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"math"
 	"testing"
 	"time"
 
@@ -16,6 +17,9 @@ import (
 )
 
 func key(name string) seal.ProviderKey { return seal.ProviderKey{Provider: name, Key: "k"} }
+
+// later is after everything in these tests was made.
+var later = start.AddDate(1, 0, 0) //nolint:gochecknoglobals // A constant time; Go has none.
 
 // rewrap wraps again by keys, at a later time.
 func rewrap(t *testing.T, r seal.Record, reg *keystore.Registry, names ...string) (seal.Record, []seal.Failure, error) {
@@ -170,21 +174,21 @@ func TestMergedRecordsAreTheSame(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, both := range map[string][2]seal.Record{"one way": {one, two}, "the other": {two, one}} {
-		m, err := both[0].Merge(both[1])
+		m, err := both[0].Merge(both[1], later)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, n := range []string{"a", "b", "c"} {
 			onlyBy(t, s, m, reg, n, k.masterKey)
 		}
-		if again, err := m.Merge(base); err != nil || again.Digest() != m.Digest() {
+		if again, err := m.Merge(base, later); err != nil || again.Digest() != m.Digest() {
 			t.Errorf("%s: an old copy takes something back: %v", name, err)
 		}
 	}
 	s.heal("a", "b", "c")
 	other := autoOf(t, reg, "a")
 	defer other.done()
-	if _, err := one.Merge(other.record); !errs.Is(err, errs.FailedState) {
+	if _, err := one.Merge(other.record, later); !errs.Is(err, errs.FailedState) {
 		t.Errorf("of another seal: %v", err)
 	}
 }
@@ -221,5 +225,73 @@ func TestAProbeOpensAndForgets(t *testing.T) {
 	}
 	if n := memsec.Report().Secrets; n != before {
 		t.Errorf("%d secrets are left", n-before)
+	}
+}
+
+// TestI15_NothingFromTheFutureIsMerged, whether it would replace a wrapping or be added.
+func TestI15_NothingFromTheFutureIsMerged(t *testing.T) {
+	_, reg := newStores(t, "a", "b")
+	k := autoOf(t, reg, "a", "b")
+	defer k.done()
+	now := start.Add(time.Hour)
+	at := func(r seal.Record, when int64) seal.Record {
+		pb := damaged(t, r, 1).Proto()
+		pb.GetWrappings()[1].CreateTimeUnixNano = when
+		return reparse(t, pb)
+	}
+	for name, when := range map[string]int64{"the next nanosecond": now.UnixNano() + 1, "the last nanosecond": math.MaxInt64} {
+		for what, mine := range map[string]seal.Record{"a younger one": k.record, "one of it alone": without(t, k.record, "b")} {
+			if m, err := mine.Merge(at(k.record, when), now); err != nil || m.Digest() != mine.Digest() {
+				t.Errorf("%s, %s: %v", name, what, err)
+			}
+		}
+	}
+	if m, err := k.record.Merge(at(k.record, now.UnixNano()), now); err != nil || m.Digest() == k.record.Digest() {
+		t.Errorf("what was made just now is not merged: %v", err)
+	}
+}
+
+// TestI15_NothingReplacesTheLastNanosecond: its successor would be the oldest of all, and
+// refused by every replica together with the rest of the repair.
+func TestI15_NothingReplacesTheLastNanosecond(t *testing.T) {
+	s, reg := newStores(t, "a", "b", "c")
+	k := autoOf(t, reg, "a", "b", "c")
+	defer k.done()
+	pb := damaged(t, damaged(t, k.record, 0), 1).Proto()
+	pb.GetWrappings()[1].CreateTimeUnixNano = math.MaxInt64
+	r := reparse(t, pb)
+	asked := len(s["b"].wrapped)
+	better, failures, err := rewrap(t, r, reg, "a", "b")
+	if err != nil || len(failures) != 1 || failures[0].ProviderKey != key("b") || failures[0].Class != keystore.Corrupt {
+		t.Fatalf("%+v, %v", failures, err)
+	}
+	if got := better.Replaced(r); len(got) != 1 || got[0] != key("a") || len(s["b"].wrapped) != asked {
+		t.Errorf("replaced are %v, and b was asked to wrap %d times", got, len(s["b"].wrapped)-asked)
+	}
+	if _, _, err := rewrap(t, r, reg, "b"); !errs.Is(err, errs.KeystoreMisconfigured) {
+		t.Errorf("alone: %v", err)
+	}
+}
+
+func TestWhatIsKeptIsAsItWas(t *testing.T) {
+	_, reg := newStores(t, "a", "b", "c")
+	k := autoOf(t, reg, "a", "b", "c")
+	defer k.done()
+	better, _, err := rewrap(t, without(t, k.record, "c"), reg, "a", "b", "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := better.Replaced(k.record); len(got) != 3 {
+		t.Errorf("replaced: %v", got)
+	}
+	some, err := better.Keep(k.record, []seal.ProviderKey{key("a"), key("c")})
+	if got := some.Replaced(k.record); err != nil || len(got) != 1 || got[0] != key("b") {
+		t.Errorf("replaced: %v, %v", got, err)
+	}
+	if _, err := better.Keep(without(t, k.record, "c"), []seal.ProviderKey{key("c")}); !errs.Is(err, errs.FailedState) {
+		t.Errorf("of what it had not: %v", err)
+	}
+	if w := better.Wrapping(key("d")); w != nil {
+		t.Errorf("%v", w)
 	}
 }
