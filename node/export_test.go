@@ -145,3 +145,10 @@ func (n *Node) TakeUnseen(r seal.Record, masterKey memsec.Secret) error {
 
 // WitnessTask begins what the leader asks of a witness.
 const WitnessTask = witnessTask
+
+// EndGathering gives up what was gathered, as a change of the seal does.
+func (n *Node) EndGathering() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.endGathering()
+}

@@ -248,3 +248,39 @@ func TestAutoModeTakesNoShares(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestNoShareStaysInARoundThatWasOvertaken: the node was sealed, or its seal replaced, when
+// the loop had begun a round and asked nobody yet. What keystores gave then stayed in
+// memory until the process ended.
+func TestNoShareStaysInARoundThatWasOvertaken(t *testing.T) {
+	w, o := newWorld(t)
+	w.keystores(t, "hsm-1", "hsm-2")
+	m := w.add(t, o)
+	must[*node.InitResult](t)(m.init(heldBy(t, 3, []string{"hsm-1", "hsm-2"}, "anna")))
+	stop(m.Node)
+	m.boot(t)
+	m.follow()
+	before := memsec.Report().Secrets
+	_, asked := w.faults.count("hsm-1")
+	m.sinkHook(func() {
+		m.sinkHook(nil)
+		m.EndGathering()
+	})
+	if err := m.AskKeystores(t.Context()); err != nil {
+		t.Errorf("%v", err)
+	}
+	if _, n := w.faults.count("hsm-1"); n != asked {
+		t.Errorf("a round that was overtaken asked %d times", n-asked)
+	}
+	if n := memsec.Report().Secrets; n != before {
+		t.Errorf("%d secrets are left", n-before)
+	}
+	check(t, m.AskKeystores(t.Context())) // the next one gathers again
+	if st := m.status(t); st.Have != 2 {
+		t.Errorf("%d shares", st.Have)
+	}
+	stop(m.Node)
+	if n := memsec.Report().Secrets; n != before {
+		t.Errorf("%d secrets are left when the node stopped", n-before)
+	}
+}

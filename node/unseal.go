@@ -118,6 +118,10 @@ func (n *Node) askKeystores(ctx context.Context) error {
 		}
 		return n.unsealWith(ctx, a, mk)
 	})
+	if errors.Is(err, seal.ErrClosed) {
+		n.poke() // whatever ended it may have left something to do, with another record
+		return nil
+	}
 	if m, ok := errors.AsType[*seal.MissingError](err); ok && len(m.Failures()) == 0 && ctx.Err() == nil {
 		n.setFailure("")
 		n.log.InfoContext(ctx, "the keystores of the seal gave their shares, and people have to bring theirs", slog.String("missing", m.Progress.Enough()))
@@ -152,7 +156,7 @@ func (n *Node) gather() *seal.Opening {
 // endGathering wipes what was gathered. mu is held.
 func (n *Node) endGathering() {
 	if n.opening != nil {
-		n.opening.Reset()
+		n.opening.Close() // a round that began with it gathers nothing any more
 		n.opening = nil
 	}
 }

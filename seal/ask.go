@@ -15,7 +15,7 @@ import (
 // answer the other calls are cancelled. It returns when all calls have ended: nil
 // if the MasterKey is open (or a person's share opened it meanwhile), a
 // [*MissingError] if more is needed, errs.StateCorrupt if what was gathered did
-// not match the commitment. Rounds run one after the other.
+// not match the commitment, [ErrClosed] if it was closed. Rounds run one after the other.
 //
 // Nothing is asked of a keystore twice in one call; the caller asks again, with
 // growing pauses, while [Opening.Waits] says that there is whom to ask, and checks
@@ -27,6 +27,10 @@ func (o *Opening) Ask(ctx context.Context, keystores *keystore.Registry, wait ti
 	defer cancel()
 
 	o.mu.Lock()
+	if o.closed {
+		o.mu.Unlock()
+		return errClosed()
+	}
 	before, era := o.opened, o.era
 	var ask []int
 	if o.masterKey.IsZero() {
@@ -53,6 +57,9 @@ func (o *Opening) Ask(ctx context.Context, keystores *keystore.Registry, wait ti
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.cancel = nil
+	if o.closed {
+		return errClosed()
+	}
 	for _, err := range broken {
 		if err != nil {
 			return err
@@ -69,7 +76,7 @@ func (o *Opening) Ask(ctx context.Context, keystores *keystore.Registry, wait ti
 func (o *Opening) Waits() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.masterKey.IsZero() && len(o.useful()) > 0
+	return !o.closed && o.masterKey.IsZero() && len(o.useful()) > 0
 }
 
 // useful are the seats of keystores worth asking. mu is held.

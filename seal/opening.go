@@ -29,6 +29,8 @@ var (
 	ErrComplete = errors.New("the MasterKey is open already")
 	// ErrMode is the cause when a share is given for a record that has none (errs.FailedState).
 	ErrMode = errors.New("the record is of the other mode")
+	// ErrClosed is the cause when an opening is used after [Opening.Close] (errs.Aborted).
+	ErrClosed = errors.New("the opening was given up")
 )
 
 // Opening gathers what opens the MasterKey of one record: shares or, in auto
@@ -40,13 +42,16 @@ var (
 //	gathering --Ask, Contribute, enough---> open        or gathering from nothing, if the commitment does not match
 //	open      --Take----------------------> gathering from nothing
 //	any       --Reset---------------------> gathering from nothing
+//	any       --Close---------------------> closed, for good: it takes and asks nothing
 //
 // Shares of people are dropped when the first of them has waited longer than the
 // patience, because a person who walked away may have changed their mind. Shares
 // that keystores gave stay until Reset: they come back at once whenever they are
 // asked for, so dropping them would protect nothing.
 //
-// It is safe for concurrent use: people contribute while keystores are asked.
+// It is safe for concurrent use: people contribute while keystores are asked. Whoever makes
+// one closes it when it is of no use any more. What others still hold of it then gathers
+// nothing: shares that came to an opening which nobody looks after would stay in memory.
 type Opening struct {
 	record   Record
 	cluster  Fingerprint
@@ -63,6 +68,7 @@ type Opening struct {
 	opened    uint64             // how often it was open
 	era       uint64             // answers to questions of an earlier one do not count
 	cancel    context.CancelFunc // of the round; nil: none
+	closed    bool
 }
 
 // seat is one holder and what came of it.
@@ -102,7 +108,7 @@ func Open(ctx context.Context, r Record, keystores *keystore.Registry, c clock.C
 	if err != nil {
 		return memsec.Secret{}, err
 	}
-	defer o.Reset()
+	defer o.Close()
 	if err := o.Ask(ctx, keystores, wait); err != nil {
 		return memsec.Secret{}, err
 	}
@@ -140,6 +146,9 @@ func (o *Opening) Contribute(s Share) (Progress, error) {
 // the share is wrong. mu is held.
 func (o *Opening) admit(s Share) error {
 	r := o.record
+	if o.closed {
+		return errClosed()
+	}
 	if r.Mode() != ModeShamir {
 		return errs.New(errs.FailedState, "the MasterKey is not protected by shares", errs.Hint("the node unseals by itself through its keystores"), errs.Cause(ErrMode))
 	}
@@ -248,6 +257,24 @@ func (o *Opening) Forget() {
 func (o *Opening) Reset() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.reset()
+}
+
+// Close is Reset for good: from then on nothing is asked, taken or given (I16). It may be
+// called more than once.
+func (o *Opening) Close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.closed = true
+	o.reset()
+}
+
+func errClosed() error {
+	return errs.New(errs.Aborted, "the seal or the state of the node changed while it was being opened", errs.Hint("retry"), errs.Cause(ErrClosed))
+}
+
+// reset is Reset with mu held.
+func (o *Opening) reset() {
 	o.era++
 	if o.cancel != nil {
 		o.cancel()

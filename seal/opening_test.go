@@ -555,3 +555,60 @@ func TestOpeningFollowsItsModel(t *testing.T) {
 		}
 	})
 }
+
+// TestI16_AClosedOpeningKeepsNothing, whatever comes to it afterwards or was on its way: the
+// secrets that live in the process are counted.
+func TestI16_AClosedOpeningKeepsNothing(t *testing.T) {
+	s, reg := newStores(t, "a", "b")
+	for name, k := range map[string]made{
+		"shares": mixed(t, reg, group("", 3, "a", "b", "ANNA")), "the MasterKey": autoOf(t, reg, "a", "b"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer k.done()
+			closed := func(err error) {
+				t.Helper()
+				if !errors.Is(err, seal.ErrClosed) || !errs.Is(err, errs.Aborted) {
+					t.Errorf("%v", err)
+				}
+			}
+			before := memsec.Report().Secrets
+			for _, after := range []string{"nothing", "a round", "two rounds"} {
+				o, _ := opening(t, k.record)
+				if after != "nothing" {
+					_ = o.Ask(t.Context(), reg, time.Second)
+				}
+				asked := len(s["a"].seen) + len(s["b"].seen)
+				o.Close()
+				closed(o.Ask(t.Context(), reg, time.Second))
+				o.Close()
+				if n := len(s["a"].seen) + len(s["b"].seen); n != asked || o.Waits() {
+					t.Errorf("after %s and the end: %d questions, waits %v", after, n-asked, o.Waits())
+				}
+				if _, open := o.Take(); open || len(o.Given()) != 0 {
+					t.Errorf("after %s and the end it has something", after)
+				}
+				for _, sh := range k.shares {
+					_, err := o.Contribute(again(t, sh))
+					closed(err)
+				}
+			}
+			synctest.Test(t, func(t *testing.T) {
+				proceed := make(chan struct{})
+				for _, p := range s {
+					p.unwrap = func(context.Context) error { <-proceed; return nil }
+				}
+				o, _ := opening(t, k.record)
+				done := make(chan error)
+				go func() { done <- o.Ask(t.Context(), reg, time.Hour) }()
+				synctest.Wait()
+				o.Close()
+				close(proceed)
+				closed(<-done)
+				s.heal("a", "b")
+			})
+			if n := memsec.Report().Secrets; n != before {
+				t.Errorf("%d secrets are left", n-before)
+			}
+		})
+	}
+}

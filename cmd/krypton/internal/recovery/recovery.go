@@ -357,7 +357,7 @@ func openMasterKey(ctx context.Context, in *command.Invocation, cfg config.Confi
 	if err != nil {
 		return mk, err
 	}
-	defer o.Reset()
+	defer o.Close()
 	missing, err := ask(ctx, in, cfg, o)
 	if err != nil {
 		return mk, err
