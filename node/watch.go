@@ -138,7 +138,7 @@ func (n *Node) watchOnce(ctx context.Context) error {
 	if err != nil || len(round) == 0 {
 		return err
 	}
-	n.tell(ctx, n.watch.learn(n.clock.Now(), round), round)
+	n.tell(ctx, r, n.watch.learn(n.clock.Now(), round), round)
 	return n.repairSeal(ctx, r, round)
 }
 
@@ -162,10 +162,13 @@ func (n *Node) probe(ctx context.Context, r seal.Record, h seal.HolderProgress) 
 }
 
 // tell logs what is not as it was.
-func (n *Node) tell(ctx context.Context, changed []seal.ProviderKey, round map[seal.ProviderKey]found) {
+func (n *Node) tell(ctx context.Context, r seal.Record, changed []seal.ProviderKey, round map[seal.ProviderKey]found) {
 	for _, k := range changed {
 		switch f := round[k]; f.state {
 		case seal.HolderFailed:
+			if r.Mode() == seal.ModeShamir {
+				n.log.WarnContext(ctx, "no repair makes the share of a keystore again: if its key is lost for good, hold krypton ceremony start reshare", slog.String("keystore", k.Provider))
+			}
 			n.log.WarnContext(ctx, "a keystore of the seal does not open it; nodes that restart rely on the others",
 				slog.String("keystore", k.Provider), slog.String("class", f.failure.Class.String()), slog.Any("error", f.failure.Err))
 		case seal.HolderMissing:

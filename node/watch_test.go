@@ -363,4 +363,25 @@ func TestTheKeystoresOfSharesAreWatchedToo(t *testing.T) {
 	if state(st, 0) != "gave" || state(st, 1) != "corrupt" || state(st, 2) != "awaited" || len(m.records("node.repair_seal")) != 0 {
 		t.Errorf("%s, %s, %s", state(st, 0), state(st, 1), state(st, 2))
 	}
+	if got := st.Progress.Margin(); got != (seal.Margin{WithoutPeople: -1, AtAll: 0}) {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestAShareThatIsWatchedIsWipedAtOnce: a round leaves nothing of what keystores opened.
+func TestAShareThatIsWatchedIsWipedAtOnce(t *testing.T) {
+	w, o := newWorld(t)
+	w.keystores(t, "hsm-1", "hsm-2")
+	m := w.add(t, o)
+	must[*node.InitResult](t)(m.init(heldBy(t, 2, []string{"hsm-1", "hsm-2"}, "anna")))
+	before := memsec.Report()
+	for range 3 {
+		check(t, m.WatchSeal(t.Context()))
+	}
+	if got := memsec.Report(); got.Secrets != before.Secrets || got.UsedBytes != before.UsedBytes {
+		t.Errorf("%d secrets and %d bytes are left", got.Secrets-before.Secrets, got.UsedBytes-before.UsedBytes)
+	}
+	if st := m.status(t); st.Progress.Margin() != (seal.Margin{WithoutPeople: 0, AtAll: 1}) {
+		t.Errorf("%+v", st.Progress.Margin())
+	}
 }

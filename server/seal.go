@@ -90,6 +90,12 @@ func describeHolders(out *kryptonv1.SealStatus, st node.SealStatus) {
 		out.Enough, out.SharesExpireTime = p.Enough(), moment(p.Expires)
 	}
 	out.WatchTime, out.Protection = moment(st.Watched), protections[st.Protection]
+	if !st.Watched.IsZero() {
+		m := p.Margin()
+		out.Margin = &kryptonv1.SealMargin{
+			WithoutPeople: m.WithoutPeople >= 0, KeystoresToSpare: count(m.WithoutPeople), Opens: m.AtAll >= 0, HoldersToSpare: count(m.AtAll),
+		}
+	}
 }
 
 // moment is nil for no time.
@@ -138,7 +144,7 @@ func (s sealServer) GetSeal(ctx context.Context, _ *kryptonv1.GetSealRequest) (*
 		if out, err = s.sealStatus(); err == nil && tok.Principal().Role == auth.RoleWorkload {
 			// What people wrote, and what the operator's keystore said, is not for
 			// the programs of tenants.
-			out.HoldReason, out.LastFailure, out.Enough, out.Holders = "", "", "", nil
+			out.HoldReason, out.LastFailure, out.Enough, out.Holders, out.Margin = "", "", "", nil, nil
 			for _, g := range out.GetGroups() {
 				g.Name = ""
 			}

@@ -293,7 +293,10 @@ type SealStatus struct {
 	WatchTime *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=watch_time,json=watchTime,proto3" json:"watch_time,omitempty"`
 	// How well the keystores of the seal protect it: that of the weakest. Absent
 	// before watch_time.
-	Protection    KeyProtection `protobuf:"varint,24,opt,name=protection,proto3,enum=krypton.v1.KeyProtection" json:"protection,omitempty"`
+	Protection KeyProtection `protobuf:"varint,24,opt,name=protection,proto3,enum=krypton.v1.KeyProtection" json:"protection,omitempty"`
+	// How many holders may be lost besides, by what was found at watch_time; absent
+	// before.
+	Margin        *SealMargin `protobuf:"bytes,25,opt,name=margin,proto3" json:"margin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -496,6 +499,88 @@ func (x *SealStatus) GetProtection() KeyProtection {
 	return KeyProtection_KEY_PROTECTION_UNSPECIFIED
 }
 
+func (x *SealStatus) GetMargin() *SealMargin {
+	if x != nil {
+		return x.Margin
+	}
+	return nil
+}
+
+// SealMargin says how far a cluster that runs is from a node that cannot be unsealed when it
+// starts again. Keystores that do not open what they hold count as lost, whyever, and people
+// as there: of them nobody knows.
+type SealMargin struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether enough keystores are there for a node to unseal by itself.
+	WithoutPeople bool `protobuf:"varint,1,opt,name=without_people,json=withoutPeople,proto3" json:"without_people,omitempty"`
+	// How many of them may be lost besides, in the worst case, before it takes people.
+	KeystoresToSpare uint32 `protobuf:"varint,2,opt,name=keystores_to_spare,json=keystoresToSpare,proto3" json:"keystores_to_spare,omitempty"`
+	// Whether enough holders are there to unseal at all.
+	Opens bool `protobuf:"varint,3,opt,name=opens,proto3" json:"opens,omitempty"`
+	// How many of them may be lost besides, in the worst case, before nothing opens it.
+	HoldersToSpare uint32 `protobuf:"varint,4,opt,name=holders_to_spare,json=holdersToSpare,proto3" json:"holders_to_spare,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *SealMargin) Reset() {
+	*x = SealMargin{}
+	mi := &file_krypton_v1_seal_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealMargin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealMargin) ProtoMessage() {}
+
+func (x *SealMargin) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_seal_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealMargin.ProtoReflect.Descriptor instead.
+func (*SealMargin) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *SealMargin) GetWithoutPeople() bool {
+	if x != nil {
+		return x.WithoutPeople
+	}
+	return false
+}
+
+func (x *SealMargin) GetKeystoresToSpare() uint32 {
+	if x != nil {
+		return x.KeystoresToSpare
+	}
+	return 0
+}
+
+func (x *SealMargin) GetOpens() bool {
+	if x != nil {
+		return x.Opens
+	}
+	return false
+}
+
+func (x *SealMargin) GetHoldersToSpare() uint32 {
+	if x != nil {
+		return x.HoldersToSpare
+	}
+	return 0
+}
+
 // GroupProgress is a number of holders, of which some are enough.
 type GroupProgress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -513,7 +598,7 @@ type GroupProgress struct {
 
 func (x *GroupProgress) Reset() {
 	*x = GroupProgress{}
-	mi := &file_krypton_v1_seal_proto_msgTypes[1]
+	mi := &file_krypton_v1_seal_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -525,7 +610,7 @@ func (x *GroupProgress) String() string {
 func (*GroupProgress) ProtoMessage() {}
 
 func (x *GroupProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_seal_proto_msgTypes[1]
+	mi := &file_krypton_v1_seal_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -538,7 +623,7 @@ func (x *GroupProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupProgress.ProtoReflect.Descriptor instead.
 func (*GroupProgress) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{1}
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *GroupProgress) GetName() string {
@@ -603,7 +688,7 @@ type HolderProgress struct {
 
 func (x *HolderProgress) Reset() {
 	*x = HolderProgress{}
-	mi := &file_krypton_v1_seal_proto_msgTypes[2]
+	mi := &file_krypton_v1_seal_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -615,7 +700,7 @@ func (x *HolderProgress) String() string {
 func (*HolderProgress) ProtoMessage() {}
 
 func (x *HolderProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_seal_proto_msgTypes[2]
+	mi := &file_krypton_v1_seal_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -628,7 +713,7 @@ func (x *HolderProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HolderProgress.ProtoReflect.Descriptor instead.
 func (*HolderProgress) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{2}
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *HolderProgress) GetIndex() uint32 {
@@ -709,7 +794,7 @@ type GetSealRequest struct {
 
 func (x *GetSealRequest) Reset() {
 	*x = GetSealRequest{}
-	mi := &file_krypton_v1_seal_proto_msgTypes[3]
+	mi := &file_krypton_v1_seal_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -721,7 +806,7 @@ func (x *GetSealRequest) String() string {
 func (*GetSealRequest) ProtoMessage() {}
 
 func (x *GetSealRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_seal_proto_msgTypes[3]
+	mi := &file_krypton_v1_seal_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -734,7 +819,7 @@ func (x *GetSealRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSealRequest.ProtoReflect.Descriptor instead.
 func (*GetSealRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{3}
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{4}
 }
 
 type ContributeRequest struct {
@@ -751,7 +836,7 @@ type ContributeRequest struct {
 
 func (x *ContributeRequest) Reset() {
 	*x = ContributeRequest{}
-	mi := &file_krypton_v1_seal_proto_msgTypes[4]
+	mi := &file_krypton_v1_seal_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -763,7 +848,7 @@ func (x *ContributeRequest) String() string {
 func (*ContributeRequest) ProtoMessage() {}
 
 func (x *ContributeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_seal_proto_msgTypes[4]
+	mi := &file_krypton_v1_seal_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -776,7 +861,7 @@ func (x *ContributeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContributeRequest.ProtoReflect.Descriptor instead.
 func (*ContributeRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{4}
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ContributeRequest) GetSealedShare() []byte {
@@ -818,7 +903,7 @@ type GetShardRequest struct {
 
 func (x *GetShardRequest) Reset() {
 	*x = GetShardRequest{}
-	mi := &file_krypton_v1_seal_proto_msgTypes[5]
+	mi := &file_krypton_v1_seal_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -830,7 +915,7 @@ func (x *GetShardRequest) String() string {
 func (*GetShardRequest) ProtoMessage() {}
 
 func (x *GetShardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_seal_proto_msgTypes[5]
+	mi := &file_krypton_v1_seal_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -843,7 +928,7 @@ func (x *GetShardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetShardRequest.ProtoReflect.Descriptor instead.
 func (*GetShardRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{5}
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetShardRequest) GetIndex() uint32 {
@@ -889,7 +974,7 @@ type EncryptedShard struct {
 
 func (x *EncryptedShard) Reset() {
 	*x = EncryptedShard{}
-	mi := &file_krypton_v1_seal_proto_msgTypes[6]
+	mi := &file_krypton_v1_seal_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +986,7 @@ func (x *EncryptedShard) String() string {
 func (*EncryptedShard) ProtoMessage() {}
 
 func (x *EncryptedShard) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_seal_proto_msgTypes[6]
+	mi := &file_krypton_v1_seal_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +999,7 @@ func (x *EncryptedShard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EncryptedShard.ProtoReflect.Descriptor instead.
 func (*EncryptedShard) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{6}
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *EncryptedShard) GetIndex() uint32 {
@@ -949,7 +1034,7 @@ type SealNodeRequest struct {
 
 func (x *SealNodeRequest) Reset() {
 	*x = SealNodeRequest{}
-	mi := &file_krypton_v1_seal_proto_msgTypes[7]
+	mi := &file_krypton_v1_seal_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +1046,7 @@ func (x *SealNodeRequest) String() string {
 func (*SealNodeRequest) ProtoMessage() {}
 
 func (x *SealNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_seal_proto_msgTypes[7]
+	mi := &file_krypton_v1_seal_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +1059,7 @@ func (x *SealNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealNodeRequest.ProtoReflect.Descriptor instead.
 func (*SealNodeRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{7}
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SealNodeRequest) GetCluster() bool {
@@ -1007,7 +1092,7 @@ type ReleaseHoldRequest struct {
 
 func (x *ReleaseHoldRequest) Reset() {
 	*x = ReleaseHoldRequest{}
-	mi := &file_krypton_v1_seal_proto_msgTypes[8]
+	mi := &file_krypton_v1_seal_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1019,7 +1104,7 @@ func (x *ReleaseHoldRequest) String() string {
 func (*ReleaseHoldRequest) ProtoMessage() {}
 
 func (x *ReleaseHoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_seal_proto_msgTypes[8]
+	mi := &file_krypton_v1_seal_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1032,7 +1117,7 @@ func (x *ReleaseHoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseHoldRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseHoldRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{8}
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ReleaseHoldRequest) GetRequestId() string {
@@ -1056,7 +1141,7 @@ type SealPlan struct {
 
 func (x *SealPlan) Reset() {
 	*x = SealPlan{}
-	mi := &file_krypton_v1_seal_proto_msgTypes[9]
+	mi := &file_krypton_v1_seal_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1068,7 +1153,7 @@ func (x *SealPlan) String() string {
 func (*SealPlan) ProtoMessage() {}
 
 func (x *SealPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_seal_proto_msgTypes[9]
+	mi := &file_krypton_v1_seal_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1081,7 +1166,7 @@ func (x *SealPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealPlan.ProtoReflect.Descriptor instead.
 func (*SealPlan) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{9}
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SealPlan) GetGroups() []*SealGroup {
@@ -1113,7 +1198,7 @@ type SealGroup struct {
 
 func (x *SealGroup) Reset() {
 	*x = SealGroup{}
-	mi := &file_krypton_v1_seal_proto_msgTypes[10]
+	mi := &file_krypton_v1_seal_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1125,7 +1210,7 @@ func (x *SealGroup) String() string {
 func (*SealGroup) ProtoMessage() {}
 
 func (x *SealGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_seal_proto_msgTypes[10]
+	mi := &file_krypton_v1_seal_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1138,7 +1223,7 @@ func (x *SealGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealGroup.ProtoReflect.Descriptor instead.
 func (*SealGroup) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{10}
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SealGroup) GetName() string {
@@ -1184,7 +1269,7 @@ type SealHolder struct {
 
 func (x *SealHolder) Reset() {
 	*x = SealHolder{}
-	mi := &file_krypton_v1_seal_proto_msgTypes[11]
+	mi := &file_krypton_v1_seal_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1196,7 +1281,7 @@ func (x *SealHolder) String() string {
 func (*SealHolder) ProtoMessage() {}
 
 func (x *SealHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_seal_proto_msgTypes[11]
+	mi := &file_krypton_v1_seal_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1209,7 +1294,7 @@ func (x *SealHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealHolder.ProtoReflect.Descriptor instead.
 func (*SealHolder) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{11}
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SealHolder) GetName() string {
@@ -1266,7 +1351,7 @@ type SealDomain struct {
 
 func (x *SealDomain) Reset() {
 	*x = SealDomain{}
-	mi := &file_krypton_v1_seal_proto_msgTypes[12]
+	mi := &file_krypton_v1_seal_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1278,7 +1363,7 @@ func (x *SealDomain) String() string {
 func (*SealDomain) ProtoMessage() {}
 
 func (x *SealDomain) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_seal_proto_msgTypes[12]
+	mi := &file_krypton_v1_seal_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1291,7 +1376,7 @@ func (x *SealDomain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealDomain.ProtoReflect.Descriptor instead.
 func (*SealDomain) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{12}
+	return file_krypton_v1_seal_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SealDomain) GetProviderType() string {
@@ -1320,7 +1405,7 @@ var File_krypton_v1_seal_proto protoreflect.FileDescriptor
 const file_krypton_v1_seal_proto_rawDesc = "" +
 	"\n" +
 	"\x15krypton/v1/seal.proto\x12\n" +
-	"krypton.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xae\a\n" +
+	"krypton.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xde\a\n" +
 	"\n" +
 	"SealStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1b\n" +
@@ -1353,7 +1438,14 @@ const file_krypton_v1_seal_proto_rawDesc = "" +
 	"watch_time\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampR\twatchTime\x129\n" +
 	"\n" +
 	"protection\x18\x18 \x01(\x0e2\x19.krypton.v1.KeyProtectionR\n" +
-	"protection\"\x8a\x01\n" +
+	"protection\x12.\n" +
+	"\x06margin\x18\x19 \x01(\v2\x16.krypton.v1.SealMarginR\x06margin\"\xa1\x01\n" +
+	"\n" +
+	"SealMargin\x12%\n" +
+	"\x0ewithout_people\x18\x01 \x01(\bR\rwithoutPeople\x12,\n" +
+	"\x12keystores_to_spare\x18\x02 \x01(\rR\x10keystoresToSpare\x12\x14\n" +
+	"\x05opens\x18\x03 \x01(\bR\x05opens\x12(\n" +
+	"\x10holders_to_spare\x18\x04 \x01(\rR\x0eholdersToSpare\"\x8a\x01\n" +
 	"\rGroupProgress\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04have\x18\x02 \x01(\rR\x04have\x12\x12\n" +
@@ -1461,57 +1553,59 @@ func file_krypton_v1_seal_proto_rawDescGZIP() []byte {
 }
 
 var file_krypton_v1_seal_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_krypton_v1_seal_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_krypton_v1_seal_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_krypton_v1_seal_proto_goTypes = []any{
 	(SealState)(0),                // 0: krypton.v1.SealState
 	(SealMode)(0),                 // 1: krypton.v1.SealMode
 	(KeyProtection)(0),            // 2: krypton.v1.KeyProtection
 	(HolderState)(0),              // 3: krypton.v1.HolderState
 	(*SealStatus)(nil),            // 4: krypton.v1.SealStatus
-	(*GroupProgress)(nil),         // 5: krypton.v1.GroupProgress
-	(*HolderProgress)(nil),        // 6: krypton.v1.HolderProgress
-	(*GetSealRequest)(nil),        // 7: krypton.v1.GetSealRequest
-	(*ContributeRequest)(nil),     // 8: krypton.v1.ContributeRequest
-	(*GetShardRequest)(nil),       // 9: krypton.v1.GetShardRequest
-	(*EncryptedShard)(nil),        // 10: krypton.v1.EncryptedShard
-	(*SealNodeRequest)(nil),       // 11: krypton.v1.SealNodeRequest
-	(*ReleaseHoldRequest)(nil),    // 12: krypton.v1.ReleaseHoldRequest
-	(*SealPlan)(nil),              // 13: krypton.v1.SealPlan
-	(*SealGroup)(nil),             // 14: krypton.v1.SealGroup
-	(*SealHolder)(nil),            // 15: krypton.v1.SealHolder
-	(*SealDomain)(nil),            // 16: krypton.v1.SealDomain
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*SealMargin)(nil),            // 5: krypton.v1.SealMargin
+	(*GroupProgress)(nil),         // 6: krypton.v1.GroupProgress
+	(*HolderProgress)(nil),        // 7: krypton.v1.HolderProgress
+	(*GetSealRequest)(nil),        // 8: krypton.v1.GetSealRequest
+	(*ContributeRequest)(nil),     // 9: krypton.v1.ContributeRequest
+	(*GetShardRequest)(nil),       // 10: krypton.v1.GetShardRequest
+	(*EncryptedShard)(nil),        // 11: krypton.v1.EncryptedShard
+	(*SealNodeRequest)(nil),       // 12: krypton.v1.SealNodeRequest
+	(*ReleaseHoldRequest)(nil),    // 13: krypton.v1.ReleaseHoldRequest
+	(*SealPlan)(nil),              // 14: krypton.v1.SealPlan
+	(*SealGroup)(nil),             // 15: krypton.v1.SealGroup
+	(*SealHolder)(nil),            // 16: krypton.v1.SealHolder
+	(*SealDomain)(nil),            // 17: krypton.v1.SealDomain
+	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
 }
 var file_krypton_v1_seal_proto_depIdxs = []int32{
 	0,  // 0: krypton.v1.SealStatus.state:type_name -> krypton.v1.SealState
 	1,  // 1: krypton.v1.SealStatus.mode:type_name -> krypton.v1.SealMode
-	5,  // 2: krypton.v1.SealStatus.groups:type_name -> krypton.v1.GroupProgress
-	6,  // 3: krypton.v1.SealStatus.holders:type_name -> krypton.v1.HolderProgress
-	17, // 4: krypton.v1.SealStatus.shares_expire_time:type_name -> google.protobuf.Timestamp
-	17, // 5: krypton.v1.SealStatus.watch_time:type_name -> google.protobuf.Timestamp
+	6,  // 2: krypton.v1.SealStatus.groups:type_name -> krypton.v1.GroupProgress
+	7,  // 3: krypton.v1.SealStatus.holders:type_name -> krypton.v1.HolderProgress
+	18, // 4: krypton.v1.SealStatus.shares_expire_time:type_name -> google.protobuf.Timestamp
+	18, // 5: krypton.v1.SealStatus.watch_time:type_name -> google.protobuf.Timestamp
 	2,  // 6: krypton.v1.SealStatus.protection:type_name -> krypton.v1.KeyProtection
-	3,  // 7: krypton.v1.HolderProgress.state:type_name -> krypton.v1.HolderState
-	17, // 8: krypton.v1.HolderProgress.since:type_name -> google.protobuf.Timestamp
-	2,  // 9: krypton.v1.HolderProgress.protection:type_name -> krypton.v1.KeyProtection
-	14, // 10: krypton.v1.SealPlan.groups:type_name -> krypton.v1.SealGroup
-	15, // 11: krypton.v1.SealPlan.keys:type_name -> krypton.v1.SealHolder
-	15, // 12: krypton.v1.SealGroup.holders:type_name -> krypton.v1.SealHolder
-	16, // 13: krypton.v1.SealHolder.domain:type_name -> krypton.v1.SealDomain
-	7,  // 14: krypton.v1.Seal.GetSeal:input_type -> krypton.v1.GetSealRequest
-	8,  // 15: krypton.v1.Seal.Contribute:input_type -> krypton.v1.ContributeRequest
-	9,  // 16: krypton.v1.Seal.GetShard:input_type -> krypton.v1.GetShardRequest
-	11, // 17: krypton.v1.Seal.SealNode:input_type -> krypton.v1.SealNodeRequest
-	12, // 18: krypton.v1.Seal.ReleaseHold:input_type -> krypton.v1.ReleaseHoldRequest
-	4,  // 19: krypton.v1.Seal.GetSeal:output_type -> krypton.v1.SealStatus
-	4,  // 20: krypton.v1.Seal.Contribute:output_type -> krypton.v1.SealStatus
-	10, // 21: krypton.v1.Seal.GetShard:output_type -> krypton.v1.EncryptedShard
-	4,  // 22: krypton.v1.Seal.SealNode:output_type -> krypton.v1.SealStatus
-	4,  // 23: krypton.v1.Seal.ReleaseHold:output_type -> krypton.v1.SealStatus
-	19, // [19:24] is the sub-list for method output_type
-	14, // [14:19] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	5,  // 7: krypton.v1.SealStatus.margin:type_name -> krypton.v1.SealMargin
+	3,  // 8: krypton.v1.HolderProgress.state:type_name -> krypton.v1.HolderState
+	18, // 9: krypton.v1.HolderProgress.since:type_name -> google.protobuf.Timestamp
+	2,  // 10: krypton.v1.HolderProgress.protection:type_name -> krypton.v1.KeyProtection
+	15, // 11: krypton.v1.SealPlan.groups:type_name -> krypton.v1.SealGroup
+	16, // 12: krypton.v1.SealPlan.keys:type_name -> krypton.v1.SealHolder
+	16, // 13: krypton.v1.SealGroup.holders:type_name -> krypton.v1.SealHolder
+	17, // 14: krypton.v1.SealHolder.domain:type_name -> krypton.v1.SealDomain
+	8,  // 15: krypton.v1.Seal.GetSeal:input_type -> krypton.v1.GetSealRequest
+	9,  // 16: krypton.v1.Seal.Contribute:input_type -> krypton.v1.ContributeRequest
+	10, // 17: krypton.v1.Seal.GetShard:input_type -> krypton.v1.GetShardRequest
+	12, // 18: krypton.v1.Seal.SealNode:input_type -> krypton.v1.SealNodeRequest
+	13, // 19: krypton.v1.Seal.ReleaseHold:input_type -> krypton.v1.ReleaseHoldRequest
+	4,  // 20: krypton.v1.Seal.GetSeal:output_type -> krypton.v1.SealStatus
+	4,  // 21: krypton.v1.Seal.Contribute:output_type -> krypton.v1.SealStatus
+	11, // 22: krypton.v1.Seal.GetShard:output_type -> krypton.v1.EncryptedShard
+	4,  // 23: krypton.v1.Seal.SealNode:output_type -> krypton.v1.SealStatus
+	4,  // 24: krypton.v1.Seal.ReleaseHold:output_type -> krypton.v1.SealStatus
+	20, // [20:25] is the sub-list for method output_type
+	15, // [15:20] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_krypton_v1_seal_proto_init() }
@@ -1525,7 +1619,7 @@ func file_krypton_v1_seal_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_krypton_v1_seal_proto_rawDesc), len(file_krypton_v1_seal_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -122,6 +122,15 @@ func TestEveryCheckIsProvoked(t *testing.T) {
 		{"a keystore that the record lacks", func(f *facts) {
 			f.seal(0).GetHolders()[0].State = kryptonv1.HolderState_HOLDER_STATE_MISSING
 		}, "keystores", warning, 0, "1 of 2 keystores of the seal cannot open it: hsm-1 (missing in the record since " + noon + ")", ""},
+		{"a keystore with a share", func(f *facts) {
+			shamirFacts(f, &kryptonv1.SealMargin{Opens: true, HoldersToSpare: 1}, "hsm-2")
+		}, "keystores", warning, 0, "1 of 2 keystores of the seal cannot open it: hsm-2 (corrupt since " + noon + "); a node that starts needs people; 1 more holder may be lost before nothing opens it", ""},
+		{"too many keystores with shares", func(f *facts) {
+			shamirFacts(f, &kryptonv1.SealMargin{}, "hsm-1", "hsm-2")
+		}, "keystores", failure, 7, "too few holders of the seal are left to open it, so that a node which restarts stays sealed: hsm-1 (corrupt since " + noon + "), hsm-2 (corrupt since " + noon + ")", ""},
+		{"all keystores with shares, and people are left", func(f *facts) {
+			shamirFacts(f, &kryptonv1.SealMargin{Opens: true}, "hsm-1", "hsm-2")
+		}, "keystores", warning, 0, "2 of 2 keystores of the seal cannot open it: hsm-1 (corrupt since " + noon + "), hsm-2 (corrupt since " + noon + "); a node that starts needs people; 0 more holders may be lost before nothing opens it", ""},
 		{"every keystore of the seal", func(f *facts) {
 			for _, h := range f.seal(0).GetHolders() {
 				h.State, h.Failure = kryptonv1.HolderState_HOLDER_STATE_FAILED, "unavailable"
@@ -354,5 +363,41 @@ func TestSizesAndTimesAsPeopleReadThem(t *testing.T) {
 		if got := roughly(d); got != want {
 			t.Errorf("%s: %q, want %q", d, got, want)
 		}
+	}
+}
+
+// shamirFacts makes the seal one of shares, of which these keystores open theirs no more.
+func shamirFacts(f *facts, m *kryptonv1.SealMargin, lost ...string) {
+	st := f.seal(0)
+	st.Mode, st.Margin = kryptonv1.SealMode_SEAL_MODE_SHAMIR, m
+	for i, h := range st.GetHolders() {
+		h.Index = uint32(i) + 1
+		for _, name := range lost {
+			if h.GetName() == name {
+				h.State, h.Failure = kryptonv1.HolderState_HOLDER_STATE_FAILED, "corrupt"
+			}
+		}
+	}
+}
+
+// TestAShareIsReplacedByACeremony: what people are told to do with a seal of shares, which
+// nothing repairs by itself; and what they are told to leave alone.
+func TestAShareIsReplacedByACeremony(t *testing.T) {
+	t.Parallel()
+	f := wellFacts()
+	shamirFacts(f, &kryptonv1.SealMargin{WithoutPeople: true, KeystoresToSpare: 1, Opens: true, HoldersToSpare: 3})
+	if got := checkSealHolders(*f); got.verdict != ok || !strings.Contains(got.says, "1 more keystore may be lost before a node that starts needs people, 3 before nothing opens it") {
+		t.Errorf("%+v", got)
+	}
+	shamirFacts(f, &kryptonv1.SealMargin{Opens: true}, "hsm-2")
+	if got := checkSealHolders(*f); !strings.Contains(got.next, "krypton ceremony start reshare") || strings.Contains(got.next, "wrapped again") {
+		t.Errorf("%+v", got)
+	}
+	shamirFacts(f, &kryptonv1.SealMargin{}, "hsm-2")
+	if got := checkSealHolders(*f); !strings.Contains(got.next, "restart no node") || strings.Contains(got.next, "start reshare") {
+		t.Errorf("%+v", got)
+	}
+	if auto := checkSealHolders(*wellFacts()); strings.Contains(auto.says, "reshare") {
+		t.Errorf("%+v", auto)
 	}
 }

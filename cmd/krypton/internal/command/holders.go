@@ -125,17 +125,54 @@ func checkSealHolders(f facts) finding {
 				bad = append(bad, fmt.Sprintf("%s (%s since %s)", h.GetName(), strings.TrimPrefix(holderText(h), "failed: "), when(h.GetSince())))
 			}
 		}
-		const next = "look at the keystore and at this node's rights on the key; what was lost is wrapped again by itself once it answers"
-		switch {
-		case len(bad) == 0:
-			return fine("%s of the seal opens it: %s", plural(keystores, "keystore", "keystores"), strengthText(st))
-		case len(bad) == keystores && st.GetMode() == kryptonv1.SealMode_SEAL_MODE_AUTO:
-			return brokenf(errs.Sealed, next, "no keystore of the seal opens it, so that a node which restarts stays sealed: %s", strings.Join(bad, ", "))
-		}
-		return warn(next, "%d of %s of the seal cannot open it: %s", len(bad), plural(keystores, "keystore", "keystores"), strings.Join(bad, ", "))
+		return keystoresFound(st, keystores, bad)
 	}
 	if st := f.view.anySeal(); st != nil && st.GetMode() == kryptonv1.SealMode_SEAL_MODE_SHAMIR {
 		return leftOut("no keystore holds a share, or no unsealed leader answers")
 	}
 	return leftOut("the leader has not watched the keystores yet, or is not among --addr")
+}
+
+// keystoresFound says what the leader's look at the keystores means for a node that starts
+// again: they open all, somebody is missing, or too many are.
+func keystoresFound(st *kryptonv1.SealStatus, keystores int, bad []string) finding {
+	const restartNone = "restart no node that is unsealed; bring a keystore back first. While too few holders are left no ceremony can replace them"
+	shamir := st.GetMode() == kryptonv1.SealMode_SEAL_MODE_SHAMIR
+	next := "look at the keystore and at this node's rights on the key; what was lost is wrapped again by itself once it answers"
+	if shamir {
+		next = "look at the keystore and at this node's rights on the key. A share is not made again by itself: if the key is lost for good, give the MasterKey to other holders with krypton ceremony start reshare"
+	}
+	names, margin := strings.Join(bad, ", "), spareText(st)
+	if margin != "" {
+		margin = "; " + margin
+	}
+	switch {
+	case len(bad) == 0:
+		return fine("%s of the seal opens it: %s%s", plural(keystores, "keystore", "keystores"), strengthText(st), margin)
+	case st.GetMargin() != nil && !st.GetMargin().GetOpens() && shamir:
+		return brokenf(errs.Sealed, restartNone, "too few holders of the seal are left to open it, so that a node which restarts stays sealed: %s", names)
+	case len(bad) == keystores && !shamir:
+		return brokenf(errs.Sealed, next, "no keystore of the seal opens it, so that a node which restarts stays sealed: %s", names)
+	}
+	return warn(next, "%d of %s of the seal cannot open it: %s%s", len(bad), plural(keystores, "keystore", "keystores"), names, margin)
+}
+
+// spareText says how many holders may be lost besides; empty where no leader has looked.
+func spareText(st *kryptonv1.SealStatus) string {
+	m := st.GetMargin()
+	switch {
+	case m == nil:
+		return ""
+	case !m.GetOpens():
+		return "nothing opens it any more"
+	}
+	atAll := plural(int(m.GetHoldersToSpare()), "more holder", "more holders") + " may be lost before nothing opens it"
+	switch {
+	case st.GetMode() == kryptonv1.SealMode_SEAL_MODE_AUTO:
+		return atAll
+	case !m.GetWithoutPeople():
+		return "a node that starts needs people; " + atAll
+	}
+	return fmt.Sprintf("%s may be lost before a node that starts needs people, %d before nothing opens it",
+		plural(int(m.GetKeystoresToSpare()), "more keystore", "more keystores"), m.GetHoldersToSpare())
 }

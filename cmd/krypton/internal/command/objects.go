@@ -208,6 +208,7 @@ func sealSheet(st *kryptonv1.SealStatus) string {
 	}
 	s.add("keystores watched", when(st.GetWatchTime()))
 	s.add("strength", strengthText(st))
+	s.add("holders to spare", spareText(st))
 	s.add("last failure", st.GetLastFailure())
 	if holders := holdersText(st); holders != "" {
 		return s.text() + "\n" + holders

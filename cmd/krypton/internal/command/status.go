@@ -295,6 +295,7 @@ func (v *view) sheet() sheet {
 	for _, a := range v.answers {
 		if a.err == nil && a.status.GetWatchTime() != nil {
 			s.add("strength of the seal", strengthText(a.status))
+			s.add("holders to spare", spareText(a.status))
 			break
 		}
 	}
