@@ -104,7 +104,7 @@ func (r Record) holder(index int) (*sealpb.Holder, error) {
 // encryptShard makes the encrypted shard for a holder that has one.
 func encryptShard(ctx context.Context, rand io.Reader, c Ceremony, h Holder, s Share, keystores *keystore.Registry) ([]byte, error) {
 	if !h.IsKeystore() {
-		b, err := s.encryptTo(h.Recipient)
+		b, err := s.encryptTo(ctx, h.Recipient)
 		if err == nil && len(b) > MaxShard {
 			err = fmt.Errorf("the age file has %d bytes, the limit is %d", len(b), MaxShard)
 		}
@@ -122,12 +122,12 @@ func encryptShard(ctx context.Context, rand io.Reader, c Ceremony, h Holder, s S
 }
 
 // encryptTo makes an age file of the share, for one recipient.
-func (s Share) encryptTo(recipient string) (file []byte, err error) {
+func (s Share) encryptTo(ctx context.Context, recipient string) (file []byte, err error) {
 	err = reveal.With(s.secret, func(b []byte) error {
 		var room [wireSize]byte
 		defer clear(room[:])
 		var err error
-		file, err = agebox.Encrypt(recipient, append(s.appendHead(room[:0]), b...))
+		file, err = agebox.Encrypt(ctx, recipient, append(s.appendHead(room[:0]), b...))
 		return err
 	})
 	return file, err

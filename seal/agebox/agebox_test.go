@@ -63,7 +63,7 @@ func read(t *testing.T, file string, p agebox.Person) *agebox.Identities {
 
 func encrypt(t *testing.T, recipient string) []byte {
 	t.Helper()
-	file, err := agebox.Encrypt(recipient, []byte(share))
+	file, err := agebox.Encrypt(t.Context(), recipient, []byte(share))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -279,11 +279,11 @@ func TestI1_AFileHasOneRecipientAndALimit(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, n := range []int{0, agebox.MaxPlaintext + 1} {
-		if _, err := agebox.Encrypt(id.Recipient().String(), make([]byte, n)); err == nil {
+		if _, err := agebox.Encrypt(t.Context(), id.Recipient().String(), make([]byte, n)); err == nil {
 			t.Errorf("%d bytes were encrypted", n)
 		}
 	}
-	if _, err := agebox.Encrypt(id.Recipient().String(), make([]byte, agebox.MaxPlaintext)); err != nil {
+	if _, err := agebox.Encrypt(t.Context(), id.Recipient().String(), make([]byte, agebox.MaxPlaintext)); err != nil {
 		t.Error(err)
 	}
 }
@@ -512,7 +512,7 @@ func TestI5_ARecipientIsPublic(t *testing.T) {
 		if len(text) > 12 && strings.Contains(err.Error()+e.Hint, text[4:12]) {
 			t.Errorf("%.40q is quoted: %v", text, err)
 		}
-		if _, err := agebox.Encrypt(text, []byte(share)); !errors.Is(err, agebox.ErrRecipient) {
+		if _, err := agebox.Encrypt(t.Context(), text, []byte(share)); !errors.Is(err, agebox.ErrRecipient) {
 			t.Errorf("%.40q: encrypting gave %v", text, err)
 		}
 	}

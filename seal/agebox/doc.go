@@ -25,11 +25,12 @@
 //   - I3: what is opened goes straight into protected memory, has exactly the size that was asked for, and nothing of a file that does not open whole comes out.
 //   - I4: no error has a byte of an identity, a passphrase, a recipient or a file in it.
 //   - I5: a recipient is public: a private key that is given as one is refused before anything is made of it.
+//   - I6: the plugin of a recipient ends, with all that it started, before [Encrypt] does, which waits for it no longer than [PluginTime] and its context.
 //
 // # Concurrency
 //
-// Everything is safe for concurrent use. A plugin may wait for a person, and a
-// call with it lasts as long; it holds no lock.
+// Everything is safe for concurrent use. The plugin of an identity may wait for a person,
+// and a call with it lasts as long; it holds no lock. That of a recipient has a deadline.
 //
 // # Failure
 //

@@ -3,6 +3,7 @@ package agebox_test
 import (
 	"bytes"
 	"errors"
+	"strings"
 	"testing"
 
 	"filippo.io/age"
@@ -69,7 +70,7 @@ func FuzzDecrypt(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	file, err := agebox.Encrypt(id.Recipient().String(), []byte(share))
+	file, err := agebox.Encrypt(f.Context(), id.Recipient().String(), []byte(share))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -93,6 +94,22 @@ func FuzzDecrypt(f *testing.F) {
 		}
 		if errs.Of(err) != errs.ShareRefused {
 			t.Errorf("%v", err)
+		}
+	})
+}
+
+// FuzzReadStanza: what a plugin answers is read as what writeStanza writes, or not at all.
+func FuzzReadStanza(f *testing.F) {
+	for _, seed := range []string{"-> done\n\n", "-> recipient-stanza 0 X25519 a\n" + strings.Repeat("A", 64) + "\nAAAA\n", "-> x\n" + strings.Repeat("A", 64) + "\n\n", "->\n\n", "-> a  b\n\n", "-> a\nAB\n", "-> a\n" + strings.Repeat("A", 65) + "\n\n"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		kind, args, body, read, err := agebox.ReadStanza(b)
+		if err != nil {
+			return
+		}
+		if again := agebox.WriteStanza(kind, args, body); string(again) != string(b[:read]) {
+			t.Errorf("%q is read, %q is written", b[:read], again)
 		}
 	})
 }

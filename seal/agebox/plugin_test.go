@@ -1,9 +1,11 @@
 package agebox_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -82,7 +84,7 @@ func TestAPluginThatRefusesIsNamed(t *testing.T) {
 	withPlugin(t)
 	recipient, identity := pluginKey(t, ageboxtest.Refuses)
 	quiet, _ := pluginKey(t, ageboxtest.Quiet)
-	_, encrypting := agebox.Encrypt(recipient, []byte(share))
+	_, encrypting := agebox.Encrypt(t.Context(), recipient, []byte(share))
 	for name, err := range map[string]error{
 		"encrypting": encrypting,
 		"opening":    opens(t, read(t, identity, agebox.Person{}), encrypt(t, quiet)),
@@ -99,7 +101,7 @@ func TestAPluginThatRefusesIsNamed(t *testing.T) {
 func TestAPluginThatIsMissingIsNamed(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	recipient, identity := pluginKey(t, ageboxtest.Quiet)
-	_, encrypting := agebox.Encrypt(recipient, []byte(share))
+	_, encrypting := agebox.Encrypt(t.Context(), recipient, []byte(share))
 	x25519 := keys(t)["x25519"]
 	for name, err := range map[string]error{
 		"encrypting": encrypting,
@@ -121,10 +123,24 @@ func TestAPluginIsNotUsedWhileAgeDebugsIt(t *testing.T) {
 	recipient, identity := pluginKey(t, ageboxtest.Quiet)
 	file := encrypt(t, recipient)
 	t.Setenv("AGEDEBUG", "plugin")
-	_, encrypting := agebox.Encrypt(recipient, []byte(share))
+	_, encrypting := agebox.Encrypt(t.Context(), recipient, []byte(share))
 	for name, err := range map[string]error{"encrypting": encrypting, "opening": opens(t, read(t, identity, agebox.Person{}), file)} {
 		if !errors.Is(err, agebox.ErrPlugin) || !strings.Contains(err.Error(), "AGEDEBUG") {
 			t.Errorf("%s gave %v", name, err)
 		}
+	}
+}
+
+// TestI6_APluginHasADeadlineOfItsOwn, also where the caller has none.
+func TestI6_APluginHasADeadlineOfItsOwn(t *testing.T) {
+	if agebox.PluginTime <= 0 || agebox.PluginTime > time.Minute {
+		t.Errorf("%s", agebox.PluginTime)
+	}
+	withPlugin(t)
+	recipient, _ := pluginKey(t, ageboxtest.Quiet)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := agebox.Encrypt(ctx, recipient, []byte(share)); !errors.Is(err, agebox.ErrPlugin) || !errors.Is(err, context.Canceled) {
+		t.Errorf("for a caller who has left: %v", err)
 	}
 }

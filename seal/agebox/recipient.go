@@ -2,6 +2,7 @@ package agebox
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -133,10 +134,7 @@ func ParseRecipient(s string) (Recipient, error) {
 		r.to, err = tag.ParseRecipient(s)
 	case strings.HasPrefix(s, "age1") && strings.Count(s, "1") > 1:
 		r.kind = KindPlugin
-		if r.plugin, _, err = plugin.ParseRecipient(s); err == nil {
-			// Nobody is at the node to answer a plugin.
-			r.to, err = plugin.NewRecipient(s, &plugin.ClientUI{})
-		}
+		r.plugin, _, err = plugin.ParseRecipient(s)
 	case strings.HasPrefix(s, "age1"):
 		r.kind = KindX25519
 		r.to, err = age.ParseX25519Recipient(s)
@@ -186,10 +184,10 @@ func (r Recipient) Plugin() string { return r.plugin }
 // package reveal and wipes plaintext. The file is public. Randomness comes from
 // the system's generator, which age uses.
 //
-// For the recipient of a plugin the plugin's program runs; Encrypt ends when it
-// does. The error of one that is missing or refuses has the code
-// errs.FailedState and wraps [ErrPlugin].
-func Encrypt(recipient string, plaintext []byte) ([]byte, error) {
+// For the recipient of a plugin the plugin's program runs, for at most [PluginTime] and
+// until ctx ends; then it is killed. The error of one that is missing, refuses or takes
+// too long has the code errs.FailedState and wraps [ErrPlugin].
+func Encrypt(ctx context.Context, recipient string, plaintext []byte) ([]byte, error) {
 	r, err := ParseRecipient(recipient)
 	if err != nil {
 		return nil, err
@@ -201,6 +199,7 @@ func Encrypt(recipient string, plaintext []byte) ([]byte, error) {
 		if err := checkDebug(); err != nil {
 			return nil, err
 		}
+		r.to = &pluginRecipient{name: r.plugin, text: r.text, until: func() context.Context { return ctx }}
 	}
 	defer runtime.GC() // age's copies are unreachable by then, see Failure
 	var out bytes.Buffer

@@ -52,7 +52,14 @@ const (
 	Quiet   Behaviour = "quiet"   // nothing
 	Asks    Behaviour = "asks"    // shows a message, asks for the PIN, and for a choice
 	Refuses Behaviour = "refuses" // answers with an error
+	Hangs   Behaviour = "hangs"   // to encrypt: starts a program and waits for ever, whatever signal asks it to end; see [Lock]
+	Stays   Behaviour = "stays"   // to encrypt: does its part and does not end then; see [Lock]
+	Floods  Behaviour = "floods"  // to encrypt: never ends its answer
 )
+
+// Lock names the variable of the environment with a file that [Hangs] and [Stays], and what
+// they start, keep locked for as long as one of them lives.
+const Lock = "AGEBOXTEST_LOCK"
 
 // New makes a key for the plugin and returns its recipient and its identity.
 func New(b Behaviour) (recipient, identity string, err error) {
@@ -66,6 +73,7 @@ func New(b Behaviour) (recipient, identity string, err error) {
 
 // Main is the main function of the plugin's program.
 func Main() {
+	stays := false
 	p, err := plugin.New(Name)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -74,6 +82,19 @@ func Main() {
 	p.HandleRecipient(func(data []byte) (age.Recipient, error) {
 		behaviour, text, _ := strings.Cut(string(data), ":")
 		to, err := age.ParseX25519Recipient(text)
+		switch Behaviour(behaviour) {
+		case Hangs:
+			linger()
+			select {}
+		case Stays:
+			linger()
+			stays = true
+		case Floods:
+			for {
+				_, _ = os.Stdout.WriteString("-> unheard-of\n\n")
+			}
+		case Quiet, Asks, Refuses:
+		}
 		if err == nil && Behaviour(behaviour) == Refuses {
 			err = errors.New("the token\x1b[2J is not there")
 		}
@@ -84,7 +105,11 @@ func Main() {
 		id, err := age.ParseX25519Identity(text)
 		return &token{p, Behaviour(behaviour), id}, err
 	})
-	os.Exit(p.Main()) //nolint:forbidigo // It is a main function.
+	code := p.Main()
+	if stays {
+		select {}
+	}
+	os.Exit(code) //nolint:forbidigo // It is a main function.
 }
 
 // SSH returns the recipient and the file of a new Ed25519 key of ssh-keygen, under
