@@ -243,6 +243,8 @@ func (t *tx) execute() (done, error) {
 		return t.stageCeremony(b.StageCeremony)
 	case *fsmpb.Command_ConfirmHolder:
 		return t.confirmHolder(b.ConfirmHolder)
+	case *fsmpb.Command_ProveSeal:
+		return t.proveSeal(b.ProveSeal)
 	case *fsmpb.Command_CommitCeremony:
 		return t.commitCeremony(b.CommitCeremony)
 	case *fsmpb.Command_CancelCeremony:
@@ -254,7 +256,8 @@ func (t *tx) execute() (done, error) {
 // ofCeremonies reports whether a command is one of those that came with [FormatCeremonies].
 func ofCeremonies(cmd *fsmpb.Command) bool {
 	switch cmd.GetBody().(type) {
-	case *fsmpb.Command_BeginCeremony, *fsmpb.Command_StageCeremony, *fsmpb.Command_ConfirmHolder, *fsmpb.Command_CommitCeremony, *fsmpb.Command_CancelCeremony:
+	case *fsmpb.Command_BeginCeremony, *fsmpb.Command_StageCeremony, *fsmpb.Command_ConfirmHolder, *fsmpb.Command_ProveSeal,
+		*fsmpb.Command_CommitCeremony, *fsmpb.Command_CancelCeremony:
 		return true
 	}
 	return false

@@ -848,7 +848,7 @@ func TestI26_WhatOnlyTakesPowerAwayWaitsForNobody(t *testing.T) {
 	free := []string{
 		"genesis", "create_service", "add_version", "set_primary", "pin_resource", "unpin_resource", "add_internal_key", "rewrap_tenant", "put_secret", "add_member", "purge_member",
 		"set_hold", "tick", "raise_format", "rollback_resource", "revoke_certificate", "lease_epoch", "repair_seal", "request_approval", "approve", "reject_approval",
-		"stage_ceremony", "confirm_holder", "commit_ceremony", "cancel_ceremony",
+		"stage_ceremony", "confirm_holder", "prove_seal", "commit_ceremony", "cancel_ceremony",
 	}
 	bodies := (&fsmpb.Command{}).ProtoReflect().Descriptor().Oneofs().ByName("body").Fields()
 	for i := range bodies.Len() {

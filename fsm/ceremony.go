@@ -37,7 +37,8 @@ const (
 )
 
 // Who holds a ceremony trusts no node further than that it is there: what is staged
-// has to be what was signed (I32), and what is committed has to have been opened (I33).
+// has to be what was signed (I32), and what is committed has to have been opened (I33),
+// by another one than made it (I37).
 
 // CeremonyID returns the id of a ceremony as its name has it: 32 hexadecimal digits.
 func CeremonyID(c *fsmpb.Ceremony) string { return hex.EncodeToString(c.GetId()) }
@@ -74,16 +75,18 @@ func openCeremony(s state) (open *fsmpb.Ceremony, ok bool) {
 // CeremonyMissing returns how many holders of each group have to open the staged
 // record still; of a plan without groups how many of its keystores. Nothing but
 // zeros: it can be committed.
-func CeremonyMissing(c *fsmpb.Ceremony) []int {
-	if len(c.GetPlan().GetGroups()) == 0 {
-		return []int{max(1-len(c.GetConfirmed()), 0)}
+func CeremonyMissing(c *fsmpb.Ceremony) []int { return missingOf(c.GetPlan(), c.GetConfirmed()) }
+
+func missingOf(p *fsmpb.SealPlan, opened []uint32) []int {
+	if len(p.GetGroups()) == 0 {
+		return []int{max(1-len(opened), 0)}
 	}
-	missing := make([]int, 0, len(c.GetPlan().GetGroups()))
+	missing := make([]int, 0, len(p.GetGroups()))
 	first := uint32(1)
-	for _, g := range c.GetPlan().GetGroups() {
+	for _, g := range p.GetGroups() {
 		next := first + uint32(len(g.GetHolders())) //nolint:gosec // At most MaxSealHolders.
 		n := int(g.GetThreshold())
-		for _, i := range c.GetConfirmed() {
+		for _, i := range opened {
 			if i >= first && i < next {
 				n--
 			}
@@ -170,6 +173,9 @@ func (t *tx) beginCeremony(b *fsmpb.BeginCeremony) (done, error) {
 		return done{}, err
 	}
 	if err := fitsKind(b.GetKind(), base.GetManifest(), b.GetPlan()); err != nil {
+		return done{}, err
+	}
+	if err := t.planOfToday(b.GetPlan()); err != nil {
 		return done{}, err
 	}
 	if err := t.roomForCeremony(b.GetId()); err != nil {
@@ -271,6 +277,9 @@ func (t *tx) stageCeremony(b *fsmpb.StageCeremony) (done, error) {
 	if err := t.stageKind(c, b); err != nil {
 		return done{}, err
 	}
+	if err := t.signedStage(b); err != nil {
+		return done{}, err
+	}
 	digest := manifest.Of(m)
 	is := proto.CloneOf(c)
 	is.Rekey = proto.CloneOf(b.GetRekey())
@@ -279,6 +288,7 @@ func (t *tx) stageCeremony(b *fsmpb.StageCeremony) (done, error) {
 	if is.GetStagedBy() == "" {
 		is.StagedBy = t.cmd.GetProposer()
 	}
+	is.StagedNode, is.StagedSignature = b.GetNode(), bytes.Clone(b.GetSignature())
 	put(t, tableCeremonies, is)
 	return done{object: ceremonyPath(c.GetId())}, nil
 }
@@ -303,13 +313,25 @@ func (t *tx) staged(id, digest []byte) (*fsmpb.Ceremony, error) {
 	return c, t.inTime(c)
 }
 
-// confirmHolder notes who opened the staged record.
+// confirmHolder notes who opened the staged record. From [FormatSealProof] on it is a
+// note for people, where shares come together: what counts is [fsmpb.ProveSeal].
 func (t *tx) confirmHolder(b *fsmpb.ConfirmHolder) (done, error) {
 	c, err := t.staged(b.GetId(), b.GetManifest())
 	if err != nil {
 		return done{}, err
 	}
+	if b.GetNode() != "" {
+		if m, ok := lookup[*fsmpb.Member](t.txn, tableMembers, indexID, []byte(b.GetNode())); !t.provesSeals() || !ok || m.GetRemoved() {
+			return done{}, invalid("where shares come together is a member of this cluster, of a later format version")
+		}
+	}
+	if c.GetProof() != nil {
+		return done{object: ceremonyPath(c.GetId())}, nil // whoever opens it now is not needed any more
+	}
 	all := slices.Clone(c.GetConfirmed())
+	if b.GetNode() != c.GetGatheredAt() {
+		all = nil // one node does not have what another one was given
+	}
 	for _, i := range b.GetHolders() {
 		if i < 1 || int(i) > holdersOf(c.GetPlan()) {
 			return done{}, invalid("the plan has no holder of that number")
@@ -318,15 +340,15 @@ func (t *tx) confirmHolder(b *fsmpb.ConfirmHolder) (done, error) {
 	}
 	slices.Sort(all)
 	all = slices.Compact(all)
-	if len(all) > len(c.GetConfirmed()) {
+	if b.GetNode() != c.GetGatheredAt() || len(all) > len(c.GetConfirmed()) {
 		is := proto.CloneOf(c)
-		is.Confirmed, is.ModIndex = all, t.index
+		is.Confirmed, is.GatheredAt, is.ModIndex = all, b.GetNode(), t.index
 		put(t, tableCeremonies, is)
 	}
 	return done{object: ceremonyPath(c.GetId())}, nil
 }
 
-// commitCeremony makes the staged record the cluster's (I33).
+// commitCeremony makes the staged record the cluster's (I33, I37).
 func (t *tx) commitCeremony(b *fsmpb.CommitCeremony) (done, error) {
 	c, err := t.staged(b.GetId(), b.GetManifest())
 	if err != nil {
@@ -335,6 +357,9 @@ func (t *tx) commitCeremony(b *fsmpb.CommitCeremony) (done, error) {
 	if slices.ContainsFunc(CeremonyMissing(c), func(n int) bool { return n > 0 }) {
 		// Not a fact: more holders may open it, and then the same request is right.
 		return done{}, errs.New(errs.Aborted, "not enough holders have opened the new seal", errs.Hint("have more of them contribute: krypton ceremony contribute"))
+	}
+	if err := t.provedSeal(c); err != nil {
+		return done{}, err
 	}
 	if err := t.stillBase(c); err != nil {
 		return done{}, err

@@ -223,15 +223,37 @@ func (w *world) newSeal(id []byte) *sealpb.Record {
 	return r
 }
 
-func stage(id []byte, r *sealpb.Record) *fsmpb.Command {
-	return &fsmpb.Command{Principal: aNode(), Body: &fsmpb.Command_StageCeremony{StageCeremony: &fsmpb.StageCeremony{Id: id, Record: encoded(r)}}}
+func (w *world) stage(id []byte, r *sealpb.Record) *fsmpb.Command { return w.stageBy(0, id, r, nil) }
+
+func (w *world) provesSeals() bool {
+	return w.view().Cluster().GetFormatVersion() >= fsm.FormatSealProof
+}
+
+// stageBy is what node n stages.
+func (w *world) stageBy(n int, id []byte, r *sealpb.Record, k *fsmpb.StagedRekey) *fsmpb.Command {
+	b := &fsmpb.StageCeremony{Id: id, Record: encoded(r), Rekey: k}
+	if w.provesSeals() {
+		b.Node = nodeID(n)
+		b.Signature = ed25519.Sign(nodeKey(n), fsm.StagedMessage([32]byte(w.view().Cluster().GetFingerprint()), nodeID(n), b))
+	}
+	return &fsmpb.Command{Principal: aNode(), Body: &fsmpb.Command_StageCeremony{StageCeremony: b}}
+}
+
+// prove is what node n says after it combined shares of these holders.
+func (w *world) prove(n int, id []byte, holders ...uint32) *fsmpb.Command {
+	w.tb.Helper()
+	c := w.ceremonyOf(id)
+	return &fsmpb.Command{Principal: aNode(), Body: &fsmpb.Command_ProveSeal{ProveSeal: &fsmpb.ProveSeal{
+		Id: id, Manifest: c.GetNewManifest(), Holders: holders, Node: nodeID(n),
+		Signature: ed25519.Sign(nodeKey(n), fsm.ProvedMessage([32]byte(w.view().Cluster().GetFingerprint()), nodeID(n), c, holders)),
+	}}}
 }
 
 // stagedSeal stages a new record and returns it.
 func (w *world) stagedSeal(id []byte) *sealpb.Record {
 	w.tb.Helper()
 	r := w.newSeal(id)
-	w.ok(stage(id, r))
+	w.ok(w.stage(id, r))
 	return r
 }
 
@@ -242,7 +264,18 @@ func (w *world) confirm(id []byte, holders ...uint32) *fsmpb.Command {
 	}}}
 }
 
+// commitSeal commits what enough holders opened, as a node would: of a world of one
+// node that node has proved it before.
 func (w *world) commitSeal(id []byte) *fsmpb.Command {
+	w.tb.Helper()
+	if c := w.ceremonyOf(id); w.provesSeals() && c.GetState() == staged && c.GetProof() == nil && w.now < c.GetExpireTimeMs() &&
+		!slices.ContainsFunc(fsm.CeremonyMissing(c), func(n int) bool { return n > 0 }) {
+		w.ok(w.prove(0, id, c.GetConfirmed()...))
+	}
+	return w.commitOnly(id)
+}
+
+func (w *world) commitOnly(id []byte) *fsmpb.Command {
 	w.tb.Helper()
 	return &fsmpb.Command{Principal: aNode(), Body: &fsmpb.Command_CommitCeremony{CommitCeremony: &fsmpb.CommitCeremony{Id: id, Manifest: w.ceremonyOf(id).GetNewManifest()}}}
 }

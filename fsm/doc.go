@@ -46,6 +46,7 @@
 //   - I34: the manifests of the seal are one line from the genesis on: each names the digest of the one before it, and whose signatures ordered it.
 //   - I35: a recovery begins an incarnation with one member, removes every other one, and names each voter that there was besides; people sign who, from which state, and who is lost.
 //   - I36: the state says at which entry each MasterKey came into force, in the order of the log; that never changes afterwards. A rekey brings one into force with every internal key under it and with a record that carries on what authenticated the registry, in one entry, or not at all.
+//   - I37: from [FormatSealProof] on a new seal counts only with the signatures of two voters, of the one that made it and of another one that combined as many of its shares as it takes; of one where people let in no second voter. A plan has no two holders of one name, and keeps the profile of the genesis unless people sign that it does not.
 //   - I43: from [FormatSealProof] on a repair leaves at least one wrapping as it was, and what takes the place of one was opened by two voters, as both sign over that wrapping and the record that is repaired, unless the cluster has one voter.
 //
 // # Concurrency

@@ -297,12 +297,17 @@ func gateLines() []gateLine {
 		{name: "a ceremony begins", world: shared, cmd: func(w *world) *fsmpb.Command { return w.beginCeremony(reshare, people("anna", "ben")) }},
 		{name: "a seal is staged", world: shared, cmd: func(w *world) *fsmpb.Command {
 			id := w.ok(w.beginCeremony(reshare, people("anna", "ben"))).GetUid()
-			return stage(id, w.newSeal(id))
+			return w.stage(id, w.newSeal(id))
 		}},
 		{name: "a seal is opened", world: shared, cmd: func(w *world) *fsmpb.Command {
 			id := w.ok(w.beginCeremony(reshare, people("anna", "ben"))).GetUid()
 			w.stagedSeal(id)
 			return w.confirm(id, 1)
+		}},
+		{name: "a seal is proved", world: shared, cmd: func(w *world) *fsmpb.Command {
+			id := w.ok(w.beginCeremony(reshare, people("anna", "ben"))).GetUid()
+			w.stagedSeal(id)
+			return w.prove(0, id, 1, 2)
 		}},
 		{name: "a seal is committed", world: shared, cmd: func(w *world) *fsmpb.Command {
 			id := w.ok(w.beginCeremony(reshare, people("anna", "ben"))).GetUid()

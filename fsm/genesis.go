@@ -145,6 +145,8 @@ func checkGenesis(g *fsmpb.Genesis) error {
 		return invalid("the seal record is too large")
 	case g.GetFormatVersion() == 0 || g.GetFormatVersion() > knownFormat:
 		return invalid("the format version is not one that this release knows")
+	case g.GetSealProfile() != "" && (g.GetSealProfile() != ProfileFourEyes || g.GetFormatVersion() < FormatSealProof):
+		return invalid("the profile of the seal is not one of this format version")
 	case len(g.GetSecrets()) > MaxSecrets:
 		return invalid("there are too many internal secrets")
 	case !m.GetVoter():

@@ -26,7 +26,7 @@ func (l *loader) loadCeremony(c *fsmpb.Ceremony) error {
 	case principalSize(c.GetRequester()) > MaxPrincipalBytes || principalSize(c.GetRequester()) == 0 || principalSize(c.GetCancelledBy()) > MaxPrincipalBytes ||
 		(c.GetCancelledBy() != nil) != cancelled || c.GetCancelReason() != "" && (!cancelled || !textual(c.GetCancelReason(), MaxCancelReasonBytes)):
 		return corrupt("a ceremony was requested or cancelled by nobody")
-	case !wasStaged(c) || (len(c.GetStagedRecord()) != 0) != staged || c.GetRekey() != nil && !staged || c.GetState() == fsmpb.CeremonyState_CEREMONY_STATE_COMMITTED && !enough(c):
+	case !wasStaged(c) || !proofFits(c) || (len(c.GetStagedRecord()) != 0) != staged || c.GetRekey() != nil && !staged || c.GetState() == fsmpb.CeremonyState_CEREMONY_STATE_COMMITTED && !enough(c):
 		return corrupt("a ceremony has a seal or holders that cannot be")
 	case l.ceremonies >= MaxCeremonies || open && l.openCeremony:
 		return corrupt("it has too many ceremonies")

@@ -2,6 +2,7 @@ package fsm_test
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"slices"
 	"testing"
 
@@ -96,7 +97,7 @@ func TestModelOfCeremonies(t *testing.T) {
 			"stage": func(t *rapid.T) {
 				c := pick(t)
 				want := m.in(c, opened)
-				if check(t, stage(c.id, w.newSeal(c.id)), want); want == done {
+				if check(t, w.stage(c.id, w.newSeal(c.id)), want); want == done {
 					c.state, c.manifest = staged, w.ceremonyOf(c.id).GetNewManifest()
 				}
 			},
@@ -185,10 +186,9 @@ func FuzzStage(f *testing.F) {
 		if err := m.Restore(bytes.NewReader(base)); err != nil {
 			t.Fatal(err)
 		}
-		raw, err := fsm.EncodeCommand(&fsmpb.Command{
-			Format: 1, TimeUnixMs: startMS, Principal: aNode(),
-			Body: &fsmpb.Command_StageCeremony{StageCeremony: &fsmpb.StageCeremony{Id: id, Record: record}},
-		})
+		b := &fsmpb.StageCeremony{Id: id, Record: record, Node: nodeID(0)}
+		b.Signature = ed25519.Sign(nodeKey(0), fsm.StagedMessage([32]byte(m.View().Cluster().GetFingerprint()), nodeID(0), b))
+		raw, err := fsm.EncodeCommand(&fsmpb.Command{Format: 1, TimeUnixMs: startMS, Principal: aNode(), Body: &fsmpb.Command_StageCeremony{StageCeremony: b}})
 		if err != nil {
 			return // longer than a command
 		}

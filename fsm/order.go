@@ -94,7 +94,7 @@ func orderOf(cmd *fsmpb.Command) order {
 		return governing(auth.PowerTenant, b.RemovePolicy.GetTenant())
 	case *fsmpb.Command_BeginCeremony, *fsmpb.Command_CancelCeremony:
 		return sealing()
-	case *fsmpb.Command_StageCeremony, *fsmpb.Command_ConfirmHolder, *fsmpb.Command_CommitCeremony:
+	case *fsmpb.Command_StageCeremony, *fsmpb.Command_ConfirmHolder, *fsmpb.Command_ProveSeal, *fsmpb.Command_CommitCeremony:
 		// A custodian brings a share to a node; that one does the rest in his name, so that
 		// a leader finds out by itself that somebody who may was there.
 		return byItself(order{roles: []auth.Role{auth.RoleCustodian}})

@@ -148,7 +148,7 @@ func TestI35_PeopleSignARecovery(t *testing.T) {
 	w.refused(errs.IntentRefused, w.signatures(w.recovery(quorumLost, 0), "alice", "cust")) // too few governors
 	// Signed for another node, state, or set of the dead.
 	for name, change := range map[string]func(*fsmpb.Recover){
-		"key":  func(r *fsmpb.Recover) { r.Member.PublicKey = blob("spki", 0) },
+		"key":  func(r *fsmpb.Recover) { r.Member.PublicKey = nodeSPKI(0) },
 		"lost": func(r *fsmpb.Recover) { r.Incarnation.Lost = append(r.Incarnation.Lost, nodeID(5)) },
 		"chain": func(r *fsmpb.Recover) {
 			r.Incarnation.FromChain = bytes.Repeat([]byte{1}, 32)
@@ -196,7 +196,7 @@ func TestI35_WhoCannotBeginAnIncarnation(t *testing.T) {
 		"a member, from a snapshot":       {fromSnapshot, 0, errs.AlreadyExists, nil},
 		"a stranger, from what is left":   {quorumLost, 7, errs.FailedState, nil},
 		"a member under another key":      {quorumLost, 0, errs.FailedState, func(_ *world, r *fsmpb.Recover) { r.Member.PublicKey = blob("another", 1) }},
-		"a new node with a member's key":  {fromSnapshot, 7, errs.AlreadyExists, func(_ *world, r *fsmpb.Recover) { r.Member.PublicKey = blob("spki", 1) }},
+		"a new node with a member's key":  {fromSnapshot, 7, errs.AlreadyExists, func(_ *world, r *fsmpb.Recover) { r.Member.PublicKey = nodeSPKI(1) }},
 		"somebody else":                   {quorumLost, 0, errs.InvalidArgument, func(_ *world, r *fsmpb.Recover) { r.Member.Id = nodeID(1) }},
 		"a release that is too old":       {quorumLost, 0, errs.FailedState, func(_ *world, r *fsmpb.Recover) { r.Member.MaxFormat = fsm.FormatProofs }},
 		"an id that is made up":           {quorumLost, 0, errs.InvalidArgument, func(_ *world, r *fsmpb.Recover) { r.Incarnation.Id[0] ^= 1 }},

@@ -38,10 +38,8 @@ func (w *world) rewrapped(id []byte) *fsmpb.StagedRekey {
 	return r
 }
 
-func stageRekey(id []byte, r *sealpb.Record, k *fsmpb.StagedRekey) *fsmpb.Command {
-	cmd := stage(id, r)
-	cmd.GetStageCeremony().Rekey = k
-	return cmd
+func (w *world) stageRekey(id []byte, r *sealpb.Record, k *fsmpb.StagedRekey) *fsmpb.Command {
+	return w.stageBy(0, id, r, k)
 }
 
 // TestI36_ARekeyBringsItsMasterKeyIntoForceAtOneEntry: record, internal keys and the
@@ -52,7 +50,7 @@ func TestI36_ARekeyBringsItsMasterKeyIntoForceAtOneEntry(t *testing.T) {
 	for g := uint64(1); g < 4; g++ {
 		id := w.begun(rekeyed, people("anna", "ben"))
 		k := w.rewrapped(id)
-		w.ok(stageRekey(id, w.newKeySeal(id), k))
+		w.ok(w.stageRekey(id, w.newKeySeal(id), k))
 		w.refused(errs.FailedState, w.addIVK())
 		w.ok(w.confirm(id, 1, 2))
 		before := w.view()
@@ -84,7 +82,7 @@ func TestI36_ARekeyBringsItsMasterKeyIntoForceAtOneEntry(t *testing.T) {
 	w.ok(w.addIVK())
 	// One that is given up leaves nothing either.
 	id := w.begun(rekeyed, people("anna", "ben"))
-	w.ok(stageRekey(id, w.newKeySeal(id), w.rewrapped(id)))
+	w.ok(w.stageRekey(id, w.newKeySeal(id), w.rewrapped(id)))
 	w.ok(cancelSeal(id))
 	if c := w.ceremonyIs(id, cancelled); c.GetRekey() != nil || w.view().Generation() != 4 {
 		t.Errorf("cancelled: %v", c.GetRekey())
@@ -138,11 +136,11 @@ func TestI36_ARekeyThatWouldLoseAnInternalKeyIsRefused(t *testing.T) {
 	} {
 		r := w.newKeySeal(id)
 		k := c.do(r, w.rewrapped(id))
-		if w.refused(c.code, stageRekey(id, r, k)); t.Failed() {
+		if w.refused(c.code, w.stageRekey(id, r, k)); t.Failed() {
 			t.Fatal(name)
 		}
 	}
-	w.ok(stageRekey(id, w.newKeySeal(id), w.rewrapped(id)))
+	w.ok(w.stageRekey(id, w.newKeySeal(id), w.rewrapped(id)))
 	raw := snapshot(t, w.m, testMAC)
 	for name, change := range map[string]func(c *fsmpb.Ceremony){
 		"without them": func(c *fsmpb.Ceremony) { c.Rekey = nil },
@@ -169,6 +167,6 @@ func TestI36_ARekeyThatWouldLoseAnInternalKeyIsRefused(t *testing.T) {
 	w.ok(cancelSeal(id))
 
 	id = w.begun(reshare, people("anna", "ben"))
-	w.refused(errs.InvalidArgument, stageRekey(id, w.newSeal(id), w.rewrapped(id)))
-	w.ok(stage(id, w.newSeal(id)))
+	w.refused(errs.InvalidArgument, w.stageRekey(id, w.newSeal(id), w.rewrapped(id)))
+	w.ok(w.stage(id, w.newSeal(id)))
 }

@@ -66,6 +66,55 @@ func checkSealPlan(p *fsmpb.SealPlan) error {
 	return nil
 }
 
+// planOfToday holds the rules of plans that came with [FormatSealProof]. A ceremony that
+// was begun before may break them, so they are none of [checkSealPlan].
+func (t *tx) planOfToday(p *fsmpb.SealPlan) error {
+	if !t.provesSeals() {
+		return nil
+	}
+	names := make(map[string]bool)
+	for _, g := range p.GetGroups() {
+		for _, h := range g.GetHolders() {
+			if names[h.GetName()] {
+				return wrong("two holders have one name in the plan of the seal", "give each its own: people sign for who gets a share, by name")
+			}
+			names[h.GetName()] = true
+		}
+	}
+	g := new(fsmpb.Genesis)
+	if err := proto.Unmarshal(t.cluster.GetGenesis(), g); err != nil {
+		return errs.New(errs.FailedState, "the genesis of the cluster does not decode")
+	}
+	if g.GetSealProfile() == ProfileFourEyes && personsNeeded(p) < 2 && !slices.Contains(p.GetAcceptedRisks(), RiskNoFourEyes) {
+		return wrong("this cluster was founded with the profile four-eyes, and by this plan fewer than two people open the MasterKey",
+			"raise the threshold of a group of people, or let custodians sign for it: --accept-risk "+RiskNoFourEyes)
+	}
+	return nil
+}
+
+// Names of package seal/plan, which this one does not import.
+const (
+	// ProfileFourEyes in a genesis: the MasterKey never opens with fewer than two people.
+	ProfileFourEyes = "four-eyes"
+	// RiskNoFourEyes among the accepted risks of a plan: it breaks that profile, as was signed.
+	RiskNoFourEyes = "no-four-eyes"
+)
+
+// personsNeeded returns how many people it takes to open the MasterKey by a plan when
+// every keystore answers.
+func personsNeeded(p *fsmpb.SealPlan) (n int) {
+	for _, g := range p.GetGroups() {
+		keystores := 0
+		for _, h := range g.GetHolders() {
+			if h.GetKey() != nil {
+				keystores++
+			}
+		}
+		n += max(int(g.GetThreshold())-keystores, 0)
+	}
+	return n
+}
+
 func checkSealHolder(h *fsmpb.SealHolder) error {
 	if !textual(h.GetName(), MaxSealNameBytes) {
 		return wrong("a holder has no name, or one that is too long", "1 to 128 bytes of text, for people")

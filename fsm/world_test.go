@@ -3,6 +3,7 @@ package fsm_test
 import (
 	"crypto/ed25519"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -76,9 +77,23 @@ func nodeID(n int) string {
 	return hex.EncodeToString(sum[:16])
 }
 
+// nodeKey is the member key of a node.
+func nodeKey(n int) ed25519.PrivateKey {
+	seed := sha256.Sum256(fmt.Appendf(nil, "member key %d", n))
+	return ed25519.NewKeyFromSeed(seed[:])
+}
+
+func nodeSPKI(n int) []byte {
+	b, err := x509.MarshalPKIXPublicKey(nodeKey(n).Public())
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
 func node(n int) *fsmpb.Member {
 	return &fsmpb.Member{
-		Id: nodeID(n), Name: fmt.Sprintf("node-%d", n), PublicKey: blob("spki", n), PeerAddress: fmt.Sprintf("10.0.0.%d:8402", n),
+		Id: nodeID(n), Name: fmt.Sprintf("node-%d", n), PublicKey: nodeSPKI(n), PeerAddress: fmt.Sprintf("10.0.0.%d:8402", n),
 		GrpcAddress: fmt.Sprintf("10.0.0.%d:8400", n), Region: "eu", Zone: "a", MaxFormat: newest, Version: "v0.1.0",
 	}
 }

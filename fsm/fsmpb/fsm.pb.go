@@ -626,6 +626,7 @@ type Command struct {
 	//	*Command_CommitCeremony
 	//	*Command_CancelCeremony
 	//	*Command_RepairSeal
+	//	*Command_ProveSeal
 	//	*Command_Recover
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
@@ -1120,6 +1121,15 @@ func (x *Command) GetRepairSeal() *RepairSeal {
 	return nil
 }
 
+func (x *Command) GetProveSeal() *ProveSeal {
+	if x != nil {
+		if x, ok := x.Body.(*Command_ProveSeal); ok {
+			return x.ProveSeal
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetRecover() *Recover {
 	if x != nil {
 		if x, ok := x.Body.(*Command_Recover); ok {
@@ -1295,6 +1305,10 @@ type Command_RepairSeal struct {
 	RepairSeal *RepairSeal `protobuf:"bytes,60,opt,name=repair_seal,json=repairSeal,proto3,oneof"`
 }
 
+type Command_ProveSeal struct {
+	ProveSeal *ProveSeal `protobuf:"bytes,62,opt,name=prove_seal,json=proveSeal,proto3,oneof"` // from format version 7 on
+}
+
 type Command_Recover struct {
 	Recover *Recover `protobuf:"bytes,70,opt,name=recover,proto3,oneof"` // it makes format version 6 of an older cluster
 }
@@ -1378,6 +1392,8 @@ func (*Command_CommitCeremony) isCommand_Body() {}
 func (*Command_CancelCeremony) isCommand_Body() {}
 
 func (*Command_RepairSeal) isCommand_Body() {}
+
+func (*Command_ProveSeal) isCommand_Body() {}
 
 func (*Command_Recover) isCommand_Body() {}
 
@@ -1770,7 +1786,10 @@ type Genesis struct {
 	Name          string    `protobuf:"bytes,11,opt,name=name,proto3" json:"name,omitempty"`
 	// How long a serving lease lasts, in milliseconds, 1,000 to 60,000; 0: 3,000. It
 	// never changes. From format version 3 on.
-	LeaseMs       uint32 `protobuf:"varint,12,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
+	LeaseMs uint32 `protobuf:"varint,12,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
+	// Rule that every later plan of the seal has to keep: "four-eyes", or empty. From
+	// format version 7 on.
+	SealProfile   string `protobuf:"bytes,13,opt,name=seal_profile,json=sealProfile,proto3" json:"seal_profile,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1887,6 +1906,13 @@ func (x *Genesis) GetLeaseMs() uint32 {
 		return x.LeaseMs
 	}
 	return 0
+}
+
+func (x *Genesis) GetSealProfile() string {
+	if x != nil {
+		return x.SealProfile
+	}
+	return ""
 }
 
 // Version is one version of a key: of a tenant (L2.1), of a service (L3) or of
@@ -6404,13 +6430,20 @@ type Ceremony struct {
 	StagedTimeMs int64           `protobuf:"varint,12,opt,name=staged_time_ms,json=stagedTimeMs,proto3" json:"staged_time_ms,omitempty"`
 	// Who opened the staged record: numbers of shares, or places from 1 in the plan's
 	// provider keys, in ascending order.
-	Confirmed     []uint32     `protobuf:"varint,13,rep,packed,name=confirmed,proto3" json:"confirmed,omitempty"`
-	EndTimeMs     int64        `protobuf:"varint,14,opt,name=end_time_ms,json=endTimeMs,proto3" json:"end_time_ms,omitempty"`    // when it came to its final state; 0: it did not yet
-	NewManifest   []byte       `protobuf:"bytes,15,opt,name=new_manifest,json=newManifest,proto3" json:"new_manifest,omitempty"` // digest of the manifest that was staged; stays
-	CancelledBy   *Principal   `protobuf:"bytes,16,opt,name=cancelled_by,json=cancelledBy,proto3" json:"cancelled_by,omitempty"`
-	CancelReason  string       `protobuf:"bytes,17,opt,name=cancel_reason,json=cancelReason,proto3" json:"cancel_reason,omitempty"`
-	ModIndex      uint64       `protobuf:"varint,18,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`
-	Rekey         *StagedRekey `protobuf:"bytes,19,opt,name=rekey,proto3" json:"rekey,omitempty"` // of a rekey, only while STAGED
+	Confirmed    []uint32     `protobuf:"varint,13,rep,packed,name=confirmed,proto3" json:"confirmed,omitempty"`
+	EndTimeMs    int64        `protobuf:"varint,14,opt,name=end_time_ms,json=endTimeMs,proto3" json:"end_time_ms,omitempty"`    // when it came to its final state; 0: it did not yet
+	NewManifest  []byte       `protobuf:"bytes,15,opt,name=new_manifest,json=newManifest,proto3" json:"new_manifest,omitempty"` // digest of the manifest that was staged; stays
+	CancelledBy  *Principal   `protobuf:"bytes,16,opt,name=cancelled_by,json=cancelledBy,proto3" json:"cancelled_by,omitempty"`
+	CancelReason string       `protobuf:"bytes,17,opt,name=cancel_reason,json=cancelReason,proto3" json:"cancel_reason,omitempty"`
+	ModIndex     uint64       `protobuf:"varint,18,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`
+	Rekey        *StagedRekey `protobuf:"bytes,19,opt,name=rekey,proto3" json:"rekey,omitempty"` // of a rekey, only while STAGED
+	// From format version 7 on: the voter that made the staged record, with the signature
+	// of its member key over all that it staged.
+	StagedNode      string     `protobuf:"bytes,20,opt,name=staged_node,json=stagedNode,proto3" json:"staged_node,omitempty"`
+	StagedSignature []byte     `protobuf:"bytes,21,opt,name=staged_signature,json=stagedSignature,proto3" json:"staged_signature,omitempty"`
+	Proof           *SealProof `protobuf:"bytes,22,opt,name=proof,proto3" json:"proof,omitempty"` // who combined shares of the staged record
+	// The node at which the shares of the new seal come together, as it says itself.
+	GatheredAt    string `protobuf:"bytes,23,opt,name=gathered_at,json=gatheredAt,proto3" json:"gathered_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6578,6 +6611,96 @@ func (x *Ceremony) GetRekey() *StagedRekey {
 	return nil
 }
 
+func (x *Ceremony) GetStagedNode() string {
+	if x != nil {
+		return x.StagedNode
+	}
+	return ""
+}
+
+func (x *Ceremony) GetStagedSignature() []byte {
+	if x != nil {
+		return x.StagedSignature
+	}
+	return nil
+}
+
+func (x *Ceremony) GetProof() *SealProof {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+func (x *Ceremony) GetGatheredAt() string {
+	if x != nil {
+		return x.GatheredAt
+	}
+	return ""
+}
+
+// SealProof is the word of a voter that it opened the staged record by shares of enough
+// holders, and found what it had to find.
+type SealProof struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Signature     []byte                 `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"` // of its member key
+	TimeMs        int64                  `protobuf:"varint,3,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealProof) Reset() {
+	*x = SealProof{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealProof) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealProof) ProtoMessage() {}
+
+func (x *SealProof) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealProof.ProtoReflect.Descriptor instead.
+func (*SealProof) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *SealProof) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *SealProof) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *SealProof) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
 // BeginCeremony opens a ceremony. It is a sovereign act: reshare, migrate or rekey.
 type BeginCeremony struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -6592,7 +6715,7 @@ type BeginCeremony struct {
 
 func (x *BeginCeremony) Reset() {
 	*x = BeginCeremony{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6604,7 +6727,7 @@ func (x *BeginCeremony) String() string {
 func (*BeginCeremony) ProtoMessage() {}
 
 func (x *BeginCeremony) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6617,7 +6740,7 @@ func (x *BeginCeremony) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginCeremony.ProtoReflect.Descriptor instead.
 func (*BeginCeremony) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{65}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *BeginCeremony) GetId() []byte {
@@ -6658,17 +6781,21 @@ func (x *BeginCeremony) GetLifeMs() int64 {
 // StageCeremony brings the new record, once the present root consented. Its manifest
 // says what the plan says, and nothing else.
 type StageCeremony struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Record        []byte                 `protobuf:"bytes,2,opt,name=record,proto3" json:"record,omitempty"` // encoded seal record
-	Rekey         *StagedRekey           `protobuf:"bytes,3,opt,name=rekey,proto3" json:"rekey,omitempty"`   // of a rekey, and of nothing else
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Id     []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Record []byte                 `protobuf:"bytes,2,opt,name=record,proto3" json:"record,omitempty"` // encoded seal record
+	Rekey  *StagedRekey           `protobuf:"bytes,3,opt,name=rekey,proto3" json:"rekey,omitempty"`   // of a rekey, and of nothing else
+	// From format version 7 on: the voter that made it, and the signature of its member
+	// key over the fields before and the cluster.
+	Node          string `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
+	Signature     []byte `protobuf:"bytes,5,opt,name=signature,proto3" json:"signature,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StageCeremony) Reset() {
 	*x = StageCeremony{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6680,7 +6807,7 @@ func (x *StageCeremony) String() string {
 func (*StageCeremony) ProtoMessage() {}
 
 func (x *StageCeremony) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6693,7 +6820,7 @@ func (x *StageCeremony) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StageCeremony.ProtoReflect.Descriptor instead.
 func (*StageCeremony) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{66}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *StageCeremony) GetId() []byte {
@@ -6717,19 +6844,36 @@ func (x *StageCeremony) GetRekey() *StagedRekey {
 	return nil
 }
 
+func (x *StageCeremony) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *StageCeremony) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
 // ConfirmHolder says that holders opened the staged record.
 type ConfirmHolder struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Manifest      []byte                 `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"`       // digest of the staged manifest
-	Holders       []uint32               `protobuf:"varint,3,rep,packed,name=holders,proto3" json:"holders,omitempty"` // as Ceremony.confirmed
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Id       []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Manifest []byte                 `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"`       // digest of the staged manifest
+	Holders  []uint32               `protobuf:"varint,3,rep,packed,name=holders,proto3" json:"holders,omitempty"` // as Ceremony.confirmed
+	// From format version 7 on: the node that has their shares. It counts for nothing but
+	// for who wants to know where the others are.
+	Node          string `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ConfirmHolder) Reset() {
 	*x = ConfirmHolder{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6741,7 +6885,7 @@ func (x *ConfirmHolder) String() string {
 func (*ConfirmHolder) ProtoMessage() {}
 
 func (x *ConfirmHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6754,7 +6898,7 @@ func (x *ConfirmHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmHolder.ProtoReflect.Descriptor instead.
 func (*ConfirmHolder) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{67}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ConfirmHolder) GetId() []byte {
@@ -6778,6 +6922,91 @@ func (x *ConfirmHolder) GetHolders() []uint32 {
 	return nil
 }
 
+func (x *ConfirmHolder) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+// ProveSeal says that a voter combined shares of the staged record, those of these
+// holders, and that they give the MasterKey to which its manifest commits.
+type ProveSeal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Manifest      []byte                 `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"`       // digest of the staged manifest
+	Holders       []uint32               `protobuf:"varint,3,rep,packed,name=holders,proto3" json:"holders,omitempty"` // in ascending order
+	Node          string                 `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`               // the voter; not the one that made the record, if people let in two
+	Signature     []byte                 `protobuf:"bytes,5,opt,name=signature,proto3" json:"signature,omitempty"`     // of its member key, over all of this and all that was staged
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProveSeal) Reset() {
+	*x = ProveSeal{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProveSeal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProveSeal) ProtoMessage() {}
+
+func (x *ProveSeal) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProveSeal.ProtoReflect.Descriptor instead.
+func (*ProveSeal) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *ProveSeal) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *ProveSeal) GetManifest() []byte {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+func (x *ProveSeal) GetHolders() []uint32 {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
+func (x *ProveSeal) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ProveSeal) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
 // CommitCeremony makes the staged record the cluster's, if enough holders of every
 // group opened it.
 type CommitCeremony struct {
@@ -6790,7 +7019,7 @@ type CommitCeremony struct {
 
 func (x *CommitCeremony) Reset() {
 	*x = CommitCeremony{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6802,7 +7031,7 @@ func (x *CommitCeremony) String() string {
 func (*CommitCeremony) ProtoMessage() {}
 
 func (x *CommitCeremony) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6815,7 +7044,7 @@ func (x *CommitCeremony) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitCeremony.ProtoReflect.Descriptor instead.
 func (*CommitCeremony) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{68}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *CommitCeremony) GetId() []byte {
@@ -6844,7 +7073,7 @@ type CancelCeremony struct {
 
 func (x *CancelCeremony) Reset() {
 	*x = CancelCeremony{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[69]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6856,7 +7085,7 @@ func (x *CancelCeremony) String() string {
 func (*CancelCeremony) ProtoMessage() {}
 
 func (x *CancelCeremony) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[69]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6869,7 +7098,7 @@ func (x *CancelCeremony) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCeremony.ProtoReflect.Descriptor instead.
 func (*CancelCeremony) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{69}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *CancelCeremony) GetId() []byte {
@@ -6897,7 +7126,7 @@ type Tick struct {
 
 func (x *Tick) Reset() {
 	*x = Tick{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[70]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6909,7 +7138,7 @@ func (x *Tick) String() string {
 func (*Tick) ProtoMessage() {}
 
 func (x *Tick) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[70]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6922,7 +7151,7 @@ func (x *Tick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tick.ProtoReflect.Descriptor instead.
 func (*Tick) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{70}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{72}
 }
 
 type RaiseFormat struct {
@@ -6934,7 +7163,7 @@ type RaiseFormat struct {
 
 func (x *RaiseFormat) Reset() {
 	*x = RaiseFormat{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[71]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6946,7 +7175,7 @@ func (x *RaiseFormat) String() string {
 func (*RaiseFormat) ProtoMessage() {}
 
 func (x *RaiseFormat) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[71]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6959,7 +7188,7 @@ func (x *RaiseFormat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseFormat.ProtoReflect.Descriptor instead.
 func (*RaiseFormat) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{71}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *RaiseFormat) GetVersion() uint32 {
@@ -6982,7 +7211,7 @@ type LeaseEpoch struct {
 
 func (x *LeaseEpoch) Reset() {
 	*x = LeaseEpoch{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[72]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6994,7 +7223,7 @@ func (x *LeaseEpoch) String() string {
 func (*LeaseEpoch) ProtoMessage() {}
 
 func (x *LeaseEpoch) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[72]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7007,7 +7236,7 @@ func (x *LeaseEpoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseEpoch.ProtoReflect.Descriptor instead.
 func (*LeaseEpoch) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{72}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *LeaseEpoch) GetLeader() string {
@@ -7040,7 +7269,7 @@ type RepairSeal struct {
 
 func (x *RepairSeal) Reset() {
 	*x = RepairSeal{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[73]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7052,7 +7281,7 @@ func (x *RepairSeal) String() string {
 func (*RepairSeal) ProtoMessage() {}
 
 func (x *RepairSeal) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[73]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7065,7 +7294,7 @@ func (x *RepairSeal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairSeal.ProtoReflect.Descriptor instead.
 func (*RepairSeal) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{73}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *RepairSeal) GetBase() []byte {
@@ -7102,7 +7331,7 @@ type WrappingWitness struct {
 
 func (x *WrappingWitness) Reset() {
 	*x = WrappingWitness{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[74]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7114,7 +7343,7 @@ func (x *WrappingWitness) String() string {
 func (*WrappingWitness) ProtoMessage() {}
 
 func (x *WrappingWitness) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[74]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7127,7 +7356,7 @@ func (x *WrappingWitness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WrappingWitness.ProtoReflect.Descriptor instead.
 func (*WrappingWitness) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{74}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *WrappingWitness) GetNodeId() string {
@@ -7170,7 +7399,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[75]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7182,7 +7411,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[75]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7195,7 +7424,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{75}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *Result) GetReason() string {
@@ -7279,7 +7508,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[76]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7291,7 +7520,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[76]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7304,7 +7533,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{76}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *Request) GetPrincipal() *Principal {
@@ -7375,7 +7604,7 @@ type UsedNonce struct {
 
 func (x *UsedNonce) Reset() {
 	*x = UsedNonce{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[77]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7387,7 +7616,7 @@ func (x *UsedNonce) String() string {
 func (*UsedNonce) ProtoMessage() {}
 
 func (x *UsedNonce) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[77]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7400,7 +7629,7 @@ func (x *UsedNonce) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsedNonce.ProtoReflect.Descriptor instead.
 func (*UsedNonce) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{77}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *UsedNonce) GetNonce() []byte {
@@ -7464,7 +7693,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[78]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7476,7 +7705,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[78]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7489,7 +7718,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{78}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *Cluster) GetKeyspaceId() []byte {
@@ -7655,7 +7884,7 @@ type Incarnation struct {
 
 func (x *Incarnation) Reset() {
 	*x = Incarnation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[79]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7667,7 +7896,7 @@ func (x *Incarnation) String() string {
 func (*Incarnation) ProtoMessage() {}
 
 func (x *Incarnation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[79]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7680,7 +7909,7 @@ func (x *Incarnation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Incarnation.ProtoReflect.Descriptor instead.
 func (*Incarnation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{79}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *Incarnation) GetId() []byte {
@@ -7761,7 +7990,7 @@ type Recover struct {
 
 func (x *Recover) Reset() {
 	*x = Recover{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[80]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7773,7 +8002,7 @@ func (x *Recover) String() string {
 func (*Recover) ProtoMessage() {}
 
 func (x *Recover) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[80]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7786,7 +8015,7 @@ func (x *Recover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recover.ProtoReflect.Descriptor instead.
 func (*Recover) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{80}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *Recover) GetIncarnation() *Incarnation {
@@ -7822,7 +8051,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[81]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7834,7 +8063,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[81]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7847,7 +8076,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{81}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -7942,7 +8171,7 @@ type SnapshotItem struct {
 
 func (x *SnapshotItem) Reset() {
 	*x = SnapshotItem{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[82]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7954,7 +8183,7 @@ func (x *SnapshotItem) String() string {
 func (*SnapshotItem) ProtoMessage() {}
 
 func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[82]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7967,7 +8196,7 @@ func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotItem.ProtoReflect.Descriptor instead.
 func (*SnapshotItem) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{82}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *SnapshotItem) GetObject() isSnapshotItem_Object {
@@ -8218,7 +8447,7 @@ var File_fsm_fsmpb_fsm_proto protoreflect.FileDescriptor
 
 const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
-	"\x13fsm/fsmpb/fsm.proto\x12\x0ekrypton.fsm.v1\"\x94\x19\n" +
+	"\x13fsm/fsmpb/fsm.proto\x12\x0ekrypton.fsm.v1\"\xd0\x19\n" +
 	"\aCommand\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1c\n" +
 	"\tskippable\x18\x02 \x01(\bR\tskippable\x12 \n" +
@@ -8285,7 +8514,9 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x0fcommit_ceremony\x189 \x01(\v2\x1e.krypton.fsm.v1.CommitCeremonyH\x00R\x0ecommitCeremony\x12I\n" +
 	"\x0fcancel_ceremony\x18: \x01(\v2\x1e.krypton.fsm.v1.CancelCeremonyH\x00R\x0ecancelCeremony\x12=\n" +
 	"\vrepair_seal\x18< \x01(\v2\x1a.krypton.fsm.v1.RepairSealH\x00R\n" +
-	"repairSeal\x123\n" +
+	"repairSeal\x12:\n" +
+	"\n" +
+	"prove_seal\x18> \x01(\v2\x19.krypton.fsm.v1.ProveSealH\x00R\tproveSeal\x123\n" +
 	"\arecover\x18F \x01(\v2\x17.krypton.fsm.v1.RecoverH\x00R\arecoverB\x06\n" +
 	"\x04body\"K\n" +
 	"\tPrincipal\x12\x16\n" +
@@ -8314,7 +8545,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\bSettings\x12,\n" +
 	"\x12rollback_window_ms\x18\x01 \x01(\x03R\x10rollbackWindowMs\x12&\n" +
 	"\x0fdestroy_wait_ms\x18\x02 \x01(\x03R\rdestroyWaitMs\x12\x16\n" +
-	"\x06voters\x18\x03 \x01(\rR\x06voters\"\x83\x04\n" +
+	"\x06voters\x18\x03 \x01(\rR\x06voters\"\xa6\x04\n" +
 	"\aGenesis\x12\x1f\n" +
 	"\vkeyspace_id\x18\x01 \x01(\fR\n" +
 	"keyspaceId\x12\x1d\n" +
@@ -8331,7 +8562,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x0eformat_version\x18\n" +
 	" \x01(\rR\rformatVersion\x12\x12\n" +
 	"\x04name\x18\v \x01(\tR\x04name\x12\x19\n" +
-	"\blease_ms\x18\f \x01(\rR\aleaseMs\"\xfc\x03\n" +
+	"\blease_ms\x18\f \x01(\rR\aleaseMs\x12!\n" +
+	"\fseal_profile\x18\r \x01(\tR\vsealProfile\"\xfc\x03\n" +
 	"\aVersion\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\fR\x03uid\x122\n" +
@@ -8729,7 +8961,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\bSealPlan\x121\n" +
 	"\x06groups\x18\x01 \x03(\v2\x19.krypton.fsm.v1.SealGroupR\x06groups\x12<\n" +
 	"\rprovider_keys\x18\x02 \x03(\v2\x17.krypton.fsm.v1.SealKeyR\fproviderKeys\x12%\n" +
-	"\x0eaccepted_risks\x18\x03 \x03(\tR\racceptedRisks\"\x98\x06\n" +
+	"\x0eaccepted_risks\x18\x03 \x03(\tR\racceptedRisks\"\xb6\a\n" +
 	"\bCeremony\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x120\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1c.krypton.fsm.v1.CeremonyKindR\x04kind\x123\n" +
@@ -8750,21 +8982,40 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\fcancelled_by\x18\x10 \x01(\v2\x19.krypton.fsm.v1.PrincipalR\vcancelledBy\x12#\n" +
 	"\rcancel_reason\x18\x11 \x01(\tR\fcancelReason\x12\x1b\n" +
 	"\tmod_index\x18\x12 \x01(\x04R\bmodIndex\x121\n" +
-	"\x05rekey\x18\x13 \x01(\v2\x1b.krypton.fsm.v1.StagedRekeyR\x05rekey\"\xbd\x01\n" +
+	"\x05rekey\x18\x13 \x01(\v2\x1b.krypton.fsm.v1.StagedRekeyR\x05rekey\x12\x1f\n" +
+	"\vstaged_node\x18\x14 \x01(\tR\n" +
+	"stagedNode\x12)\n" +
+	"\x10staged_signature\x18\x15 \x01(\fR\x0fstagedSignature\x12/\n" +
+	"\x05proof\x18\x16 \x01(\v2\x19.krypton.fsm.v1.SealProofR\x05proof\x12\x1f\n" +
+	"\vgathered_at\x18\x17 \x01(\tR\n" +
+	"gatheredAt\"V\n" +
+	"\tSealProof\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1c\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\x12\x17\n" +
+	"\atime_ms\x18\x03 \x01(\x03R\x06timeMs\"\xbd\x01\n" +
 	"\rBeginCeremony\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x120\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1c.krypton.fsm.v1.CeremonyKindR\x04kind\x12#\n" +
 	"\rbase_manifest\x18\x03 \x01(\fR\fbaseManifest\x12,\n" +
 	"\x04plan\x18\x04 \x01(\v2\x18.krypton.fsm.v1.SealPlanR\x04plan\x12\x17\n" +
-	"\alife_ms\x18\x05 \x01(\x03R\x06lifeMs\"j\n" +
+	"\alife_ms\x18\x05 \x01(\x03R\x06lifeMs\"\x9c\x01\n" +
 	"\rStageCeremony\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
 	"\x06record\x18\x02 \x01(\fR\x06record\x121\n" +
-	"\x05rekey\x18\x03 \x01(\v2\x1b.krypton.fsm.v1.StagedRekeyR\x05rekey\"U\n" +
+	"\x05rekey\x18\x03 \x01(\v2\x1b.krypton.fsm.v1.StagedRekeyR\x05rekey\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\x12\x1c\n" +
+	"\tsignature\x18\x05 \x01(\fR\tsignature\"i\n" +
 	"\rConfirmHolder\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1a\n" +
 	"\bmanifest\x18\x02 \x01(\fR\bmanifest\x12\x18\n" +
-	"\aholders\x18\x03 \x03(\rR\aholders\"<\n" +
+	"\aholders\x18\x03 \x03(\rR\aholders\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\"\x83\x01\n" +
+	"\tProveSeal\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1a\n" +
+	"\bmanifest\x18\x02 \x01(\fR\bmanifest\x12\x18\n" +
+	"\aholders\x18\x03 \x03(\rR\aholders\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\x12\x1c\n" +
+	"\tsignature\x18\x05 \x01(\fR\tsignature\"<\n" +
 	"\x0eCommitCeremony\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1a\n" +
 	"\bmanifest\x18\x02 \x01(\fR\bmanifest\"8\n" +
@@ -8959,7 +9210,7 @@ func file_fsm_fsmpb_fsm_proto_rawDescGZIP() []byte {
 }
 
 var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 83)
+var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 85)
 var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(KeyAlgorithm)(0),          // 0: krypton.fsm.v1.KeyAlgorithm
 	(VersionState)(0),          // 1: krypton.fsm.v1.VersionState
@@ -9035,24 +9286,26 @@ var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(*SealGroup)(nil),          // 71: krypton.fsm.v1.SealGroup
 	(*SealPlan)(nil),           // 72: krypton.fsm.v1.SealPlan
 	(*Ceremony)(nil),           // 73: krypton.fsm.v1.Ceremony
-	(*BeginCeremony)(nil),      // 74: krypton.fsm.v1.BeginCeremony
-	(*StageCeremony)(nil),      // 75: krypton.fsm.v1.StageCeremony
-	(*ConfirmHolder)(nil),      // 76: krypton.fsm.v1.ConfirmHolder
-	(*CommitCeremony)(nil),     // 77: krypton.fsm.v1.CommitCeremony
-	(*CancelCeremony)(nil),     // 78: krypton.fsm.v1.CancelCeremony
-	(*Tick)(nil),               // 79: krypton.fsm.v1.Tick
-	(*RaiseFormat)(nil),        // 80: krypton.fsm.v1.RaiseFormat
-	(*LeaseEpoch)(nil),         // 81: krypton.fsm.v1.LeaseEpoch
-	(*RepairSeal)(nil),         // 82: krypton.fsm.v1.RepairSeal
-	(*WrappingWitness)(nil),    // 83: krypton.fsm.v1.WrappingWitness
-	(*Result)(nil),             // 84: krypton.fsm.v1.Result
-	(*Request)(nil),            // 85: krypton.fsm.v1.Request
-	(*UsedNonce)(nil),          // 86: krypton.fsm.v1.UsedNonce
-	(*Cluster)(nil),            // 87: krypton.fsm.v1.Cluster
-	(*Incarnation)(nil),        // 88: krypton.fsm.v1.Incarnation
-	(*Recover)(nil),            // 89: krypton.fsm.v1.Recover
-	(*SnapshotHeader)(nil),     // 90: krypton.fsm.v1.SnapshotHeader
-	(*SnapshotItem)(nil),       // 91: krypton.fsm.v1.SnapshotItem
+	(*SealProof)(nil),          // 74: krypton.fsm.v1.SealProof
+	(*BeginCeremony)(nil),      // 75: krypton.fsm.v1.BeginCeremony
+	(*StageCeremony)(nil),      // 76: krypton.fsm.v1.StageCeremony
+	(*ConfirmHolder)(nil),      // 77: krypton.fsm.v1.ConfirmHolder
+	(*ProveSeal)(nil),          // 78: krypton.fsm.v1.ProveSeal
+	(*CommitCeremony)(nil),     // 79: krypton.fsm.v1.CommitCeremony
+	(*CancelCeremony)(nil),     // 80: krypton.fsm.v1.CancelCeremony
+	(*Tick)(nil),               // 81: krypton.fsm.v1.Tick
+	(*RaiseFormat)(nil),        // 82: krypton.fsm.v1.RaiseFormat
+	(*LeaseEpoch)(nil),         // 83: krypton.fsm.v1.LeaseEpoch
+	(*RepairSeal)(nil),         // 84: krypton.fsm.v1.RepairSeal
+	(*WrappingWitness)(nil),    // 85: krypton.fsm.v1.WrappingWitness
+	(*Result)(nil),             // 86: krypton.fsm.v1.Result
+	(*Request)(nil),            // 87: krypton.fsm.v1.Request
+	(*UsedNonce)(nil),          // 88: krypton.fsm.v1.UsedNonce
+	(*Cluster)(nil),            // 89: krypton.fsm.v1.Cluster
+	(*Incarnation)(nil),        // 90: krypton.fsm.v1.Incarnation
+	(*Recover)(nil),            // 91: krypton.fsm.v1.Recover
+	(*SnapshotHeader)(nil),     // 92: krypton.fsm.v1.SnapshotHeader
+	(*SnapshotItem)(nil),       // 93: krypton.fsm.v1.SnapshotItem
 }
 var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	10,  // 0: krypton.fsm.v1.Command.principal:type_name -> krypton.fsm.v1.Principal
@@ -9075,11 +9328,11 @@ var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	45,  // 17: krypton.fsm.v1.Command.remove_member:type_name -> krypton.fsm.v1.RemoveMember
 	46,  // 18: krypton.fsm.v1.Command.purge_member:type_name -> krypton.fsm.v1.PurgeMember
 	47,  // 19: krypton.fsm.v1.Command.set_hold:type_name -> krypton.fsm.v1.SetHold
-	79,  // 20: krypton.fsm.v1.Command.tick:type_name -> krypton.fsm.v1.Tick
-	80,  // 21: krypton.fsm.v1.Command.raise_format:type_name -> krypton.fsm.v1.RaiseFormat
+	81,  // 20: krypton.fsm.v1.Command.tick:type_name -> krypton.fsm.v1.Tick
+	82,  // 21: krypton.fsm.v1.Command.raise_format:type_name -> krypton.fsm.v1.RaiseFormat
 	35,  // 22: krypton.fsm.v1.Command.rollback_resource:type_name -> krypton.fsm.v1.RollbackResource
 	49,  // 23: krypton.fsm.v1.Command.revoke_certificate:type_name -> krypton.fsm.v1.RevokeCertificate
-	81,  // 24: krypton.fsm.v1.Command.lease_epoch:type_name -> krypton.fsm.v1.LeaseEpoch
+	83,  // 24: krypton.fsm.v1.Command.lease_epoch:type_name -> krypton.fsm.v1.LeaseEpoch
 	56,  // 25: krypton.fsm.v1.Command.put_issuer:type_name -> krypton.fsm.v1.PutIssuer
 	57,  // 26: krypton.fsm.v1.Command.remove_issuer:type_name -> krypton.fsm.v1.RemoveIssuer
 	58,  // 27: krypton.fsm.v1.Command.bind_role:type_name -> krypton.fsm.v1.BindRole
@@ -9091,111 +9344,113 @@ var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	66,  // 33: krypton.fsm.v1.Command.set_quorum:type_name -> krypton.fsm.v1.SetQuorum
 	67,  // 34: krypton.fsm.v1.Command.put_policy:type_name -> krypton.fsm.v1.PutPolicy
 	68,  // 35: krypton.fsm.v1.Command.remove_policy:type_name -> krypton.fsm.v1.RemovePolicy
-	74,  // 36: krypton.fsm.v1.Command.begin_ceremony:type_name -> krypton.fsm.v1.BeginCeremony
-	75,  // 37: krypton.fsm.v1.Command.stage_ceremony:type_name -> krypton.fsm.v1.StageCeremony
-	76,  // 38: krypton.fsm.v1.Command.confirm_holder:type_name -> krypton.fsm.v1.ConfirmHolder
-	77,  // 39: krypton.fsm.v1.Command.commit_ceremony:type_name -> krypton.fsm.v1.CommitCeremony
-	78,  // 40: krypton.fsm.v1.Command.cancel_ceremony:type_name -> krypton.fsm.v1.CancelCeremony
-	82,  // 41: krypton.fsm.v1.Command.repair_seal:type_name -> krypton.fsm.v1.RepairSeal
-	89,  // 42: krypton.fsm.v1.Command.recover:type_name -> krypton.fsm.v1.Recover
-	0,   // 43: krypton.fsm.v1.PublicKey.algorithm:type_name -> krypton.fsm.v1.KeyAlgorithm
-	11,  // 44: krypton.fsm.v1.Person.key:type_name -> krypton.fsm.v1.PublicKey
-	13,  // 45: krypton.fsm.v1.Genesis.persons:type_name -> krypton.fsm.v1.Person
-	14,  // 46: krypton.fsm.v1.Genesis.rules:type_name -> krypton.fsm.v1.IntentRule
-	15,  // 47: krypton.fsm.v1.Genesis.settings:type_name -> krypton.fsm.v1.Settings
-	17,  // 48: krypton.fsm.v1.Genesis.internal_key:type_name -> krypton.fsm.v1.Version
-	22,  // 49: krypton.fsm.v1.Genesis.secrets:type_name -> krypton.fsm.v1.Secret
-	23,  // 50: krypton.fsm.v1.Genesis.first_member:type_name -> krypton.fsm.v1.Member
-	1,   // 51: krypton.fsm.v1.Version.state:type_name -> krypton.fsm.v1.VersionState
-	1,   // 52: krypton.fsm.v1.Version.state_before:type_name -> krypton.fsm.v1.VersionState
-	2,   // 53: krypton.fsm.v1.Tenant.state:type_name -> krypton.fsm.v1.ObjectState
-	18,  // 54: krypton.fsm.v1.Tenant.binding:type_name -> krypton.fsm.v1.Binding
-	17,  // 55: krypton.fsm.v1.Tenant.versions:type_name -> krypton.fsm.v1.Version
-	2,   // 56: krypton.fsm.v1.Service.state:type_name -> krypton.fsm.v1.ObjectState
-	17,  // 57: krypton.fsm.v1.Service.versions:type_name -> krypton.fsm.v1.Version
-	18,  // 58: krypton.fsm.v1.CreateTenant.binding:type_name -> krypton.fsm.v1.Binding
-	17,  // 59: krypton.fsm.v1.CreateTenant.version:type_name -> krypton.fsm.v1.Version
-	26,  // 60: krypton.fsm.v1.ChangeObject.object:type_name -> krypton.fsm.v1.ObjectRef
-	3,   // 61: krypton.fsm.v1.ChangeObject.event:type_name -> krypton.fsm.v1.ObjectEvent
-	17,  // 62: krypton.fsm.v1.CreateService.version:type_name -> krypton.fsm.v1.Version
-	26,  // 63: krypton.fsm.v1.AddVersion.object:type_name -> krypton.fsm.v1.ObjectRef
-	17,  // 64: krypton.fsm.v1.AddVersion.version:type_name -> krypton.fsm.v1.Version
-	26,  // 65: krypton.fsm.v1.SetPrimary.object:type_name -> krypton.fsm.v1.ObjectRef
-	26,  // 66: krypton.fsm.v1.ChangeVersion.object:type_name -> krypton.fsm.v1.ObjectRef
-	4,   // 67: krypton.fsm.v1.ChangeVersion.event:type_name -> krypton.fsm.v1.VersionEvent
-	17,  // 68: krypton.fsm.v1.AddInternalKey.version:type_name -> krypton.fsm.v1.Version
-	37,  // 69: krypton.fsm.v1.StagedRekey.internal_keys:type_name -> krypton.fsm.v1.RewrappedKey
-	39,  // 70: krypton.fsm.v1.StagedRekey.handovers:type_name -> krypton.fsm.v1.Handover
-	22,  // 71: krypton.fsm.v1.PutSecret.secret:type_name -> krypton.fsm.v1.Secret
-	24,  // 72: krypton.fsm.v1.CreateJoinToken.token:type_name -> krypton.fsm.v1.JoinToken
-	23,  // 73: krypton.fsm.v1.AddMember.member:type_name -> krypton.fsm.v1.Member
-	23,  // 74: krypton.fsm.v1.UpdateMember.member:type_name -> krypton.fsm.v1.Member
-	48,  // 75: krypton.fsm.v1.RevokeCertificate.revocation:type_name -> krypton.fsm.v1.Revocation
-	50,  // 76: krypton.fsm.v1.Issuer.x509:type_name -> krypton.fsm.v1.X509Issuer
-	51,  // 77: krypton.fsm.v1.Issuer.jwt:type_name -> krypton.fsm.v1.JWTIssuer
-	12,  // 78: krypton.fsm.v1.Issuer.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	11,  // 79: krypton.fsm.v1.BindingKey.key:type_name -> krypton.fsm.v1.PublicKey
-	53,  // 80: krypton.fsm.v1.RoleBinding.keys:type_name -> krypton.fsm.v1.BindingKey
-	12,  // 81: krypton.fsm.v1.RoleBinding.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	12,  // 82: krypton.fsm.v1.Policy.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	52,  // 83: krypton.fsm.v1.PutIssuer.issuer:type_name -> krypton.fsm.v1.Issuer
-	54,  // 84: krypton.fsm.v1.BindRole.binding:type_name -> krypton.fsm.v1.RoleBinding
-	10,  // 85: krypton.fsm.v1.Approval.requester:type_name -> krypton.fsm.v1.Principal
-	61,  // 86: krypton.fsm.v1.Approval.requested:type_name -> krypton.fsm.v1.ApprovalSignature
-	14,  // 87: krypton.fsm.v1.Approval.rules:type_name -> krypton.fsm.v1.IntentRule
-	61,  // 88: krypton.fsm.v1.Approval.signatures:type_name -> krypton.fsm.v1.ApprovalSignature
-	5,   // 89: krypton.fsm.v1.Approval.state:type_name -> krypton.fsm.v1.ApprovalState
-	10,  // 90: krypton.fsm.v1.Approval.rejected_by:type_name -> krypton.fsm.v1.Principal
-	84,  // 91: krypton.fsm.v1.Approval.result:type_name -> krypton.fsm.v1.Result
-	62,  // 92: krypton.fsm.v1.RequestApproval.approval:type_name -> krypton.fsm.v1.Approval
-	55,  // 93: krypton.fsm.v1.PutPolicy.policy:type_name -> krypton.fsm.v1.Policy
-	69,  // 94: krypton.fsm.v1.SealHolder.key:type_name -> krypton.fsm.v1.SealKey
-	70,  // 95: krypton.fsm.v1.SealGroup.holders:type_name -> krypton.fsm.v1.SealHolder
-	71,  // 96: krypton.fsm.v1.SealPlan.groups:type_name -> krypton.fsm.v1.SealGroup
-	69,  // 97: krypton.fsm.v1.SealPlan.provider_keys:type_name -> krypton.fsm.v1.SealKey
-	6,   // 98: krypton.fsm.v1.Ceremony.kind:type_name -> krypton.fsm.v1.CeremonyKind
-	7,   // 99: krypton.fsm.v1.Ceremony.state:type_name -> krypton.fsm.v1.CeremonyState
-	72,  // 100: krypton.fsm.v1.Ceremony.plan:type_name -> krypton.fsm.v1.SealPlan
-	10,  // 101: krypton.fsm.v1.Ceremony.requester:type_name -> krypton.fsm.v1.Principal
-	12,  // 102: krypton.fsm.v1.Ceremony.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	10,  // 103: krypton.fsm.v1.Ceremony.cancelled_by:type_name -> krypton.fsm.v1.Principal
-	38,  // 104: krypton.fsm.v1.Ceremony.rekey:type_name -> krypton.fsm.v1.StagedRekey
-	6,   // 105: krypton.fsm.v1.BeginCeremony.kind:type_name -> krypton.fsm.v1.CeremonyKind
-	72,  // 106: krypton.fsm.v1.BeginCeremony.plan:type_name -> krypton.fsm.v1.SealPlan
-	38,  // 107: krypton.fsm.v1.StageCeremony.rekey:type_name -> krypton.fsm.v1.StagedRekey
-	83,  // 108: krypton.fsm.v1.RepairSeal.witnesses:type_name -> krypton.fsm.v1.WrappingWitness
-	10,  // 109: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
-	84,  // 110: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
-	15,  // 111: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
-	13,  // 112: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
-	14,  // 113: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
-	25,  // 114: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
-	17,  // 115: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
-	88,  // 116: krypton.fsm.v1.Cluster.incarnations:type_name -> krypton.fsm.v1.Incarnation
-	8,   // 117: krypton.fsm.v1.Incarnation.kind:type_name -> krypton.fsm.v1.RecoveryKind
-	12,  // 118: krypton.fsm.v1.Incarnation.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	88,  // 119: krypton.fsm.v1.Recover.incarnation:type_name -> krypton.fsm.v1.Incarnation
-	23,  // 120: krypton.fsm.v1.Recover.member:type_name -> krypton.fsm.v1.Member
-	87,  // 121: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
-	19,  // 122: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
-	20,  // 123: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
-	21,  // 124: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
-	22,  // 125: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
-	23,  // 126: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
-	24,  // 127: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
-	85,  // 128: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
-	86,  // 129: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
-	48,  // 130: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
-	52,  // 131: krypton.fsm.v1.SnapshotItem.issuer:type_name -> krypton.fsm.v1.Issuer
-	54,  // 132: krypton.fsm.v1.SnapshotItem.role_binding:type_name -> krypton.fsm.v1.RoleBinding
-	62,  // 133: krypton.fsm.v1.SnapshotItem.approval:type_name -> krypton.fsm.v1.Approval
-	55,  // 134: krypton.fsm.v1.SnapshotItem.policy:type_name -> krypton.fsm.v1.Policy
-	73,  // 135: krypton.fsm.v1.SnapshotItem.ceremony:type_name -> krypton.fsm.v1.Ceremony
-	136, // [136:136] is the sub-list for method output_type
-	136, // [136:136] is the sub-list for method input_type
-	136, // [136:136] is the sub-list for extension type_name
-	136, // [136:136] is the sub-list for extension extendee
-	0,   // [0:136] is the sub-list for field type_name
+	75,  // 36: krypton.fsm.v1.Command.begin_ceremony:type_name -> krypton.fsm.v1.BeginCeremony
+	76,  // 37: krypton.fsm.v1.Command.stage_ceremony:type_name -> krypton.fsm.v1.StageCeremony
+	77,  // 38: krypton.fsm.v1.Command.confirm_holder:type_name -> krypton.fsm.v1.ConfirmHolder
+	79,  // 39: krypton.fsm.v1.Command.commit_ceremony:type_name -> krypton.fsm.v1.CommitCeremony
+	80,  // 40: krypton.fsm.v1.Command.cancel_ceremony:type_name -> krypton.fsm.v1.CancelCeremony
+	84,  // 41: krypton.fsm.v1.Command.repair_seal:type_name -> krypton.fsm.v1.RepairSeal
+	78,  // 42: krypton.fsm.v1.Command.prove_seal:type_name -> krypton.fsm.v1.ProveSeal
+	91,  // 43: krypton.fsm.v1.Command.recover:type_name -> krypton.fsm.v1.Recover
+	0,   // 44: krypton.fsm.v1.PublicKey.algorithm:type_name -> krypton.fsm.v1.KeyAlgorithm
+	11,  // 45: krypton.fsm.v1.Person.key:type_name -> krypton.fsm.v1.PublicKey
+	13,  // 46: krypton.fsm.v1.Genesis.persons:type_name -> krypton.fsm.v1.Person
+	14,  // 47: krypton.fsm.v1.Genesis.rules:type_name -> krypton.fsm.v1.IntentRule
+	15,  // 48: krypton.fsm.v1.Genesis.settings:type_name -> krypton.fsm.v1.Settings
+	17,  // 49: krypton.fsm.v1.Genesis.internal_key:type_name -> krypton.fsm.v1.Version
+	22,  // 50: krypton.fsm.v1.Genesis.secrets:type_name -> krypton.fsm.v1.Secret
+	23,  // 51: krypton.fsm.v1.Genesis.first_member:type_name -> krypton.fsm.v1.Member
+	1,   // 52: krypton.fsm.v1.Version.state:type_name -> krypton.fsm.v1.VersionState
+	1,   // 53: krypton.fsm.v1.Version.state_before:type_name -> krypton.fsm.v1.VersionState
+	2,   // 54: krypton.fsm.v1.Tenant.state:type_name -> krypton.fsm.v1.ObjectState
+	18,  // 55: krypton.fsm.v1.Tenant.binding:type_name -> krypton.fsm.v1.Binding
+	17,  // 56: krypton.fsm.v1.Tenant.versions:type_name -> krypton.fsm.v1.Version
+	2,   // 57: krypton.fsm.v1.Service.state:type_name -> krypton.fsm.v1.ObjectState
+	17,  // 58: krypton.fsm.v1.Service.versions:type_name -> krypton.fsm.v1.Version
+	18,  // 59: krypton.fsm.v1.CreateTenant.binding:type_name -> krypton.fsm.v1.Binding
+	17,  // 60: krypton.fsm.v1.CreateTenant.version:type_name -> krypton.fsm.v1.Version
+	26,  // 61: krypton.fsm.v1.ChangeObject.object:type_name -> krypton.fsm.v1.ObjectRef
+	3,   // 62: krypton.fsm.v1.ChangeObject.event:type_name -> krypton.fsm.v1.ObjectEvent
+	17,  // 63: krypton.fsm.v1.CreateService.version:type_name -> krypton.fsm.v1.Version
+	26,  // 64: krypton.fsm.v1.AddVersion.object:type_name -> krypton.fsm.v1.ObjectRef
+	17,  // 65: krypton.fsm.v1.AddVersion.version:type_name -> krypton.fsm.v1.Version
+	26,  // 66: krypton.fsm.v1.SetPrimary.object:type_name -> krypton.fsm.v1.ObjectRef
+	26,  // 67: krypton.fsm.v1.ChangeVersion.object:type_name -> krypton.fsm.v1.ObjectRef
+	4,   // 68: krypton.fsm.v1.ChangeVersion.event:type_name -> krypton.fsm.v1.VersionEvent
+	17,  // 69: krypton.fsm.v1.AddInternalKey.version:type_name -> krypton.fsm.v1.Version
+	37,  // 70: krypton.fsm.v1.StagedRekey.internal_keys:type_name -> krypton.fsm.v1.RewrappedKey
+	39,  // 71: krypton.fsm.v1.StagedRekey.handovers:type_name -> krypton.fsm.v1.Handover
+	22,  // 72: krypton.fsm.v1.PutSecret.secret:type_name -> krypton.fsm.v1.Secret
+	24,  // 73: krypton.fsm.v1.CreateJoinToken.token:type_name -> krypton.fsm.v1.JoinToken
+	23,  // 74: krypton.fsm.v1.AddMember.member:type_name -> krypton.fsm.v1.Member
+	23,  // 75: krypton.fsm.v1.UpdateMember.member:type_name -> krypton.fsm.v1.Member
+	48,  // 76: krypton.fsm.v1.RevokeCertificate.revocation:type_name -> krypton.fsm.v1.Revocation
+	50,  // 77: krypton.fsm.v1.Issuer.x509:type_name -> krypton.fsm.v1.X509Issuer
+	51,  // 78: krypton.fsm.v1.Issuer.jwt:type_name -> krypton.fsm.v1.JWTIssuer
+	12,  // 79: krypton.fsm.v1.Issuer.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	11,  // 80: krypton.fsm.v1.BindingKey.key:type_name -> krypton.fsm.v1.PublicKey
+	53,  // 81: krypton.fsm.v1.RoleBinding.keys:type_name -> krypton.fsm.v1.BindingKey
+	12,  // 82: krypton.fsm.v1.RoleBinding.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	12,  // 83: krypton.fsm.v1.Policy.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	52,  // 84: krypton.fsm.v1.PutIssuer.issuer:type_name -> krypton.fsm.v1.Issuer
+	54,  // 85: krypton.fsm.v1.BindRole.binding:type_name -> krypton.fsm.v1.RoleBinding
+	10,  // 86: krypton.fsm.v1.Approval.requester:type_name -> krypton.fsm.v1.Principal
+	61,  // 87: krypton.fsm.v1.Approval.requested:type_name -> krypton.fsm.v1.ApprovalSignature
+	14,  // 88: krypton.fsm.v1.Approval.rules:type_name -> krypton.fsm.v1.IntentRule
+	61,  // 89: krypton.fsm.v1.Approval.signatures:type_name -> krypton.fsm.v1.ApprovalSignature
+	5,   // 90: krypton.fsm.v1.Approval.state:type_name -> krypton.fsm.v1.ApprovalState
+	10,  // 91: krypton.fsm.v1.Approval.rejected_by:type_name -> krypton.fsm.v1.Principal
+	86,  // 92: krypton.fsm.v1.Approval.result:type_name -> krypton.fsm.v1.Result
+	62,  // 93: krypton.fsm.v1.RequestApproval.approval:type_name -> krypton.fsm.v1.Approval
+	55,  // 94: krypton.fsm.v1.PutPolicy.policy:type_name -> krypton.fsm.v1.Policy
+	69,  // 95: krypton.fsm.v1.SealHolder.key:type_name -> krypton.fsm.v1.SealKey
+	70,  // 96: krypton.fsm.v1.SealGroup.holders:type_name -> krypton.fsm.v1.SealHolder
+	71,  // 97: krypton.fsm.v1.SealPlan.groups:type_name -> krypton.fsm.v1.SealGroup
+	69,  // 98: krypton.fsm.v1.SealPlan.provider_keys:type_name -> krypton.fsm.v1.SealKey
+	6,   // 99: krypton.fsm.v1.Ceremony.kind:type_name -> krypton.fsm.v1.CeremonyKind
+	7,   // 100: krypton.fsm.v1.Ceremony.state:type_name -> krypton.fsm.v1.CeremonyState
+	72,  // 101: krypton.fsm.v1.Ceremony.plan:type_name -> krypton.fsm.v1.SealPlan
+	10,  // 102: krypton.fsm.v1.Ceremony.requester:type_name -> krypton.fsm.v1.Principal
+	12,  // 103: krypton.fsm.v1.Ceremony.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	10,  // 104: krypton.fsm.v1.Ceremony.cancelled_by:type_name -> krypton.fsm.v1.Principal
+	38,  // 105: krypton.fsm.v1.Ceremony.rekey:type_name -> krypton.fsm.v1.StagedRekey
+	74,  // 106: krypton.fsm.v1.Ceremony.proof:type_name -> krypton.fsm.v1.SealProof
+	6,   // 107: krypton.fsm.v1.BeginCeremony.kind:type_name -> krypton.fsm.v1.CeremonyKind
+	72,  // 108: krypton.fsm.v1.BeginCeremony.plan:type_name -> krypton.fsm.v1.SealPlan
+	38,  // 109: krypton.fsm.v1.StageCeremony.rekey:type_name -> krypton.fsm.v1.StagedRekey
+	85,  // 110: krypton.fsm.v1.RepairSeal.witnesses:type_name -> krypton.fsm.v1.WrappingWitness
+	10,  // 111: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
+	86,  // 112: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
+	15,  // 113: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
+	13,  // 114: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
+	14,  // 115: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
+	25,  // 116: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
+	17,  // 117: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
+	90,  // 118: krypton.fsm.v1.Cluster.incarnations:type_name -> krypton.fsm.v1.Incarnation
+	8,   // 119: krypton.fsm.v1.Incarnation.kind:type_name -> krypton.fsm.v1.RecoveryKind
+	12,  // 120: krypton.fsm.v1.Incarnation.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	90,  // 121: krypton.fsm.v1.Recover.incarnation:type_name -> krypton.fsm.v1.Incarnation
+	23,  // 122: krypton.fsm.v1.Recover.member:type_name -> krypton.fsm.v1.Member
+	89,  // 123: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
+	19,  // 124: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
+	20,  // 125: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
+	21,  // 126: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
+	22,  // 127: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
+	23,  // 128: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
+	24,  // 129: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
+	87,  // 130: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
+	88,  // 131: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
+	48,  // 132: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
+	52,  // 133: krypton.fsm.v1.SnapshotItem.issuer:type_name -> krypton.fsm.v1.Issuer
+	54,  // 134: krypton.fsm.v1.SnapshotItem.role_binding:type_name -> krypton.fsm.v1.RoleBinding
+	62,  // 135: krypton.fsm.v1.SnapshotItem.approval:type_name -> krypton.fsm.v1.Approval
+	55,  // 136: krypton.fsm.v1.SnapshotItem.policy:type_name -> krypton.fsm.v1.Policy
+	73,  // 137: krypton.fsm.v1.SnapshotItem.ceremony:type_name -> krypton.fsm.v1.Ceremony
+	138, // [138:138] is the sub-list for method output_type
+	138, // [138:138] is the sub-list for method input_type
+	138, // [138:138] is the sub-list for extension type_name
+	138, // [138:138] is the sub-list for extension extendee
+	0,   // [0:138] is the sub-list for field type_name
 }
 
 func init() { file_fsm_fsmpb_fsm_proto_init() }
@@ -9244,13 +9499,14 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Command_CommitCeremony)(nil),
 		(*Command_CancelCeremony)(nil),
 		(*Command_RepairSeal)(nil),
+		(*Command_ProveSeal)(nil),
 		(*Command_Recover)(nil),
 	}
 	file_fsm_fsmpb_fsm_proto_msgTypes[43].OneofWrappers = []any{
 		(*Issuer_X509)(nil),
 		(*Issuer_Jwt)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[82].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[84].OneofWrappers = []any{
 		(*SnapshotItem_Cluster)(nil),
 		(*SnapshotItem_Tenant)(nil),
 		(*SnapshotItem_Service)(nil),
@@ -9273,7 +9529,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fsm_fsmpb_fsm_proto_rawDesc), len(file_fsm_fsmpb_fsm_proto_rawDesc)),
 			NumEnums:      9,
-			NumMessages:   83,
+			NumMessages:   85,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
