@@ -111,10 +111,12 @@ func TestI37_WhoMadeASealIsNotSomebodyElse(t *testing.T) {
 	w := sealedBy(t, shamir, 3)
 	id := w.begun(rekeyed, people("anna", "ben"))
 	for name, change := range map[string]func(*fsmpb.StageCeremony){
-		"no signature":      func(b *fsmpb.StageCeremony) { b.Signature = nil },
-		"no node":           func(b *fsmpb.StageCeremony) { b.Node = "" },
-		"another node":      func(b *fsmpb.StageCeremony) { b.Node = nodeID(1) },
-		"a node without":    func(b *fsmpb.StageCeremony) { *b = *w.stageBy(9, id, w.newKeySeal(id), w.rewrapped(id)).GetStageCeremony() }, //nolint:govet // Copies a message that nobody else has.
+		"no signature": func(b *fsmpb.StageCeremony) { b.Signature = nil },
+		"no node":      func(b *fsmpb.StageCeremony) { b.Node = "" },
+		"another node": func(b *fsmpb.StageCeremony) { b.Node = nodeID(1) },
+		"a node without": func(b *fsmpb.StageCeremony) {
+			*b = *w.stageBy(9, id, w.newKeySeal(id), w.rewrapped(id)).GetStageCeremony()
+		}, //nolint:govet // Copies a message that nobody else has.
 		"another signature": func(b *fsmpb.StageCeremony) { b.Signature[0] ^= 1 },
 		"other key blobs":   func(b *fsmpb.StageCeremony) { b.Rekey.InternalKeys[0].Blob[0] ^= 1 },
 		"another handover":  func(b *fsmpb.StageCeremony) { b.Rekey.Handovers[0].Sealed[0] ^= 1 },

@@ -144,7 +144,7 @@ func (o *Opening) answered(ctx context.Context, era uint64, i int, a answer) err
 	}
 	at.fail, at.gave = nil, true
 	if at.wrapping != nil {
-		o.complete(a.masterKey)
+		o.complete(a.masterKey, []int{i + 1})
 		return nil
 	}
 	if !at.share.secret.IsZero() { // a person brought it meanwhile

@@ -26,6 +26,8 @@ func wrapAll(ctx context.Context, rand io.Reader, masterKey memsec.Secret, c Cer
 
 // wrapOne makes one wrapping of the MasterKey (I6).
 func wrapOne(ctx context.Context, rand io.Reader, masterKey memsec.Secret, c Ceremony, k ProviderKey, keystores *keystore.Registry) (*sealpb.Wrapping, error) {
+	ctx, cancel := c.limited(ctx)
+	defer cancel()
 	x, err := c.wrappingBinding().seal(ctx, rand, masterKey, k, keystores)
 	if err != nil {
 		return nil, err

@@ -34,6 +34,7 @@ type prov struct {
 	wrap   func() error
 	unwrap func(context.Context) error
 	swap   func() (memsec.Secret, error) // what Unwrap returns instead
+	wraps  func(context.Context) error   // before it wraps
 }
 
 func newProv(t *testing.T) *prov {
@@ -59,13 +60,18 @@ func newProv(t *testing.T) *prov {
 
 var zeroNonce = make([]byte, memsec.NonceSize)
 
-func (p *prov) Wrap(_ context.Context, r keystore.WrapRequest) (keystore.WrapResult, error) {
+func (p *prov) Wrap(ctx context.Context, r keystore.WrapRequest) (keystore.WrapResult, error) {
 	if err := r.Check("p"); err != nil {
 		return keystore.WrapResult{}, err
 	}
 	p.mu.Lock()
 	p.seen = append(p.seen, r.Correlation)
 	p.mu.Unlock()
+	if p.wraps != nil {
+		if err := p.wraps(ctx); err != nil {
+			return keystore.WrapResult{}, err
+		}
+	}
 	if p.wrap != nil {
 		if err := p.wrap(); err != nil {
 			return keystore.WrapResult{}, err

@@ -29,6 +29,17 @@ type Ceremony struct {
 	// Fingerprint is that of the cluster, so that the shares are marked for it; zero
 	// at init, where nobody knows it yet.
 	Fingerprint Fingerprint
+
+	// Wait is what a keystore gets to wrap, and to open again; 0: as long as the context.
+	Wait time.Duration
+}
+
+// limited is the context of one call of a keystore.
+func (c Ceremony) limited(ctx context.Context) (context.Context, context.CancelFunc) {
+	if c.Wait <= 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, c.Wait)
 }
 
 // ProviderKey is a key of a configured keystore.
@@ -171,7 +182,7 @@ func protect(ctx context.Context, rand io.Reader, masterKey memsec.Secret, c Cer
 	}
 	// The copy above shares memory with the plan; the record must not.
 	record = Record{pb: record.Proto()}
-	if err := prove(ctx, record, shares, keystores); err != nil {
+	if err := prove(ctx, c, record, shares, keystores); err != nil {
 		return Record{}, nil, fmt.Errorf("open the new seal again: %w", err)
 	}
 	return record, nil, nil // printed is set on the way out
@@ -194,9 +205,11 @@ func encryptShards(ctx context.Context, rand io.Reader, c Ceremony, p Plan, shar
 }
 
 // prove opens the MasterKey from a new record before anybody relies on it.
-func prove(ctx context.Context, r Record, shares []Share, keystores *keystore.Registry) error {
+func prove(ctx context.Context, c Ceremony, r Record, shares []Share, keystores *keystore.Registry) error {
 	for _, w := range r.pb.GetWrappings() {
-		mk, err := openWrapping(ctx, r, w, keystores)
+		one, cancel := c.limited(ctx)
+		mk, err := openWrapping(one, r, w, keystores)
+		cancel()
 		if err != nil {
 			return fmt.Errorf("through %s: %w", w.GetProviderKey().GetProvider(), err)
 		}
@@ -209,7 +222,9 @@ func prove(ctx context.Context, r Record, shares []Share, keystores *keystore.Re
 		if !h.IsKeystore() {
 			continue
 		}
-		s, err := openShard(ctx, r, i+1, keystores) // compares it with the manifest
+		one, cancel := c.limited(ctx)
+		s, err := openShard(one, r, i+1, keystores) // compares it with the manifest
+		cancel()
 		if err != nil {
 			return fmt.Errorf("through holder %q: %w", h.Name, err)
 		}

@@ -57,6 +57,7 @@ type Opening struct {
 	cluster  Fingerprint
 	clock    clock.Clock
 	patience time.Duration
+	whole    bool // looks at all shares of the record, see [NewProof]
 
 	// asking is held during a round of questions to keystores.
 	asking sync.Mutex
@@ -65,6 +66,7 @@ type Opening struct {
 	seats     []seat
 	since     time.Time // of the first share of a person; zero: there is none
 	masterKey memsec.Secret
+	openers   []int              // whose shares gave masterKey
 	opened    uint64             // how often it was open
 	era       uint64             // answers to questions of an earlier one do not count
 	cancel    context.CancelFunc // of the round; nil: none
@@ -98,6 +100,18 @@ func NewOpening(r Record, cluster Fingerprint, c clock.Clock, patience time.Dura
 		o.seats = append(o.seats, seat{holder: h, since: c.Now()})
 	}
 	return o, nil
+}
+
+// NewProof makes the state machine for a record that does not count yet: it is open only
+// if all shares of the record, also those that nobody gave, are such that any that are
+// enough give the MasterKey (I15). That somebody can decrypt a shard shows only for those
+// who gave. The error of a record whose maker lied is errs.StateCorrupt.
+func NewProof(r Record, cluster Fingerprint, c clock.Clock, patience time.Duration) (*Opening, error) {
+	o, err := NewOpening(r, cluster, c, patience)
+	if err == nil {
+		o.whole = true
+	}
+	return o, err
 }
 
 // Open opens a record through its keystores alone, each asked once and given at
@@ -176,6 +190,7 @@ func (o *Opening) admit(s Share) error {
 // combine opens the MasterKey once every group has enough. mu is held.
 func (o *Opening) combine() error {
 	var shares []Share
+	var openers []int
 	for _, g := range o.groups() {
 		if g.Have < g.Need {
 			return nil
@@ -183,21 +198,34 @@ func (o *Opening) combine() error {
 	}
 	for _, at := range o.seats {
 		if !at.share.secret.IsZero() {
-			shares = append(shares, at.share)
+			shares, openers = append(shares, at.share), append(openers, at.index)
 		}
 	}
-	masterKey, err := combine(o.record, shares)
+	masterKey, err := o.reconstruct(shares)
 	o.dropShares(everybodys)
 	if err != nil {
 		return err
 	}
-	o.complete(masterKey)
+	o.complete(masterKey, openers)
 	return nil
 }
 
+// reconstruct combines shares of every group. mu is held.
+func (o *Opening) reconstruct(shares []Share) (memsec.Secret, error) {
+	masterKey, err := combine(o.record, shares)
+	if err != nil || !o.whole {
+		return masterKey, err
+	}
+	if err := checkWhole(o.record, shares); err != nil {
+		masterKey.Destroy()
+		return memsec.Secret{}, err
+	}
+	return masterKey, nil
+}
+
 // complete takes the MasterKey over and ends the round of questions. mu is held.
-func (o *Opening) complete(masterKey memsec.Secret) {
-	o.masterKey = masterKey
+func (o *Opening) complete(masterKey memsec.Secret, openers []int) {
+	o.masterKey, o.openers = masterKey, openers
 	o.opened++
 	o.era++ // nobody waits for what is still on its way
 	if o.cancel != nil {
@@ -241,8 +269,18 @@ func (o *Opening) Take() (memsec.Secret, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	mk := o.masterKey
-	o.masterKey = memsec.Secret{}
+	o.masterKey, o.openers = memsec.Secret{}, nil
 	return mk, !mk.IsZero()
+}
+
+// TakeProof is [Opening.Take] that also says who opened it: numbers of shares in order,
+// or in auto mode the place, from 1, of a provider key in the manifest.
+func (o *Opening) TakeProof() (masterKey memsec.Secret, holders []int, ok bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	masterKey, holders = o.masterKey, o.openers
+	o.masterKey, o.openers = memsec.Secret{}, nil
+	return masterKey, holders, !masterKey.IsZero()
 }
 
 // Forget destroys the shares that people gave.
@@ -284,7 +322,7 @@ func (o *Opening) reset() {
 		o.seats[i].gave = false
 	}
 	o.masterKey.Destroy()
-	o.masterKey = memsec.Secret{}
+	o.masterKey, o.openers = memsec.Secret{}, nil
 }
 
 type whose int

@@ -112,7 +112,7 @@ func TestI10_EveryShareIsInACombination(t *testing.T) {
 // fails the ceremony, wherever it stands.
 func TestI10_AShareThatDoesNotFitFailsTheCeremony(t *testing.T) {
 	r, shares := internalSeal(t, 5, 2)
-	if err := prove(t.Context(), r, shares, nil); err != nil {
+	if err := prove(t.Context(), Ceremony{}, r, shares, nil); err != nil {
 		t.Fatal(err)
 	}
 	for i := range shares {
@@ -135,7 +135,7 @@ func TestI10_AShareThatDoesNotFitFailsTheCeremony(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := prove(t.Context(), damaged, some, nil); !errors.Is(err, ErrCommitment) {
+		if err := prove(t.Context(), Ceremony{}, damaged, some, nil); !errors.Is(err, ErrCommitment) {
 			t.Errorf("share %d: %v", i+1, err)
 		}
 		wrong.Destroy()

@@ -110,6 +110,8 @@ func encryptShard(ctx context.Context, rand io.Reader, c Ceremony, h Holder, s S
 		}
 		return b, err
 	}
+	ctx, cancel := c.limited(ctx)
+	defer cancel()
 	x, err := c.shardBinding(s.Index()).seal(ctx, rand, s.secret, h.Key, keystores)
 	if err != nil {
 		return nil, err

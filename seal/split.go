@@ -1,6 +1,7 @@
 package seal
 
 import (
+	"bytes"
 	"crypto/hkdf"
 	"crypto/sha256"
 	"fmt"
@@ -172,8 +173,14 @@ func join(r Record, groups [][]Share) (memsec.Secret, error) {
 	return masterKey, err
 }
 
-// joinShares reconstructs one secret. Everything is made in the scope of reveal.
-func joinShares(shares []Share) (memsec.Secret, error) {
+// joinShares reconstructs one secret.
+func joinShares(shares []Share) (memsec.Secret, error) { return joinAt(shares, 0) }
+
+// joinAt returns the value at x of the polynomials on which the shares lie: their secret
+// at 0, and another share elsewhere. The library knows only 0, and addition in GF(2^8) is
+// exclusive or: with every point moved by x, what is at x comes to lie at 0. x is of none
+// of the shares. Everything is made in the scope of reveal.
+func joinAt(shares []Share, x uint8) (memsec.Secret, error) {
 	return reveal.New(memsec.KeySize, memsec.Cold, func(dst []byte) error {
 		flat := make([]byte, len(shares)*shareSize)
 		defer clear(flat)
@@ -189,6 +196,7 @@ func joinShares(shares []Share) (memsec.Secret, error) {
 			}); err != nil {
 				return err
 			}
+			parts[i][shareSize-1] ^= x
 		}
 		b, err := shamir.Combine(parts)
 		if err != nil {
@@ -201,6 +209,58 @@ func joinShares(shares []Share) (memsec.Secret, error) {
 		copy(dst, b)
 		return nil
 	})
+}
+
+// checkWhole compares every share hash of a record with the share that lies on the
+// polynomials of those that were given, as many of each group as it takes (I15).
+func checkWhole(r Record, given []Share) error {
+	defer collect()
+	of := make(map[uint32][]Share)
+	has := make(map[uint32]bool)
+	holders := r.pb.GetManifest().GetHolders()
+	for _, s := range given {
+		h := holders[s.index-1] // was compared with the manifest
+		of[h.GetGroup()] = append(of[h.GetGroup()], s)
+		has[h.GetIndex()] = true
+	}
+	for _, h := range holders {
+		if has[h.GetIndex()] {
+			continue
+		}
+		d, err := impliedHash(r, of[h.GetGroup()], h)
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(d[:], h.GetShareHash()) {
+			return errs.New(errs.StateCorrupt, fmt.Sprintf("share %d of the new seal is not one that opens it: whoever made the seal made it wrong", h.GetIndex()),
+				errs.Hint("cancel the ceremony, and find out what is wrong with the node that made the seal: krypton ceremony status"), errs.Cause(ErrShareWrong))
+		}
+	}
+	return nil
+}
+
+// impliedHash is the hash that the share of h has if it lies where the others of its
+// group do.
+func impliedHash(r Record, some []Share, h *sealpb.Holder) (Digest, error) {
+	x := uint8(h.GetX()) //nolint:gosec // At most MaxShares, see manifest.Check.
+	value, err := joinAt(some, x)
+	if err != nil {
+		return Digest{}, err
+	}
+	defer value.Destroy()
+	c := r.ceremony()
+	s := Share{keyspace: c.Keyspace, ceremony: c.ID, generation: c.Generation, index: uint8(h.GetIndex()), x: x} //nolint:gosec // The same.
+	s.secret, err = reveal.New(shareSize, memsec.Cold, func(dst []byte) error {
+		return reveal.With(value, func(b []byte) error {
+			dst[copy(dst, b)] = x
+			return nil
+		})
+	})
+	if err != nil {
+		return Digest{}, err
+	}
+	defer s.Destroy()
+	return s.hash()
 }
 
 // groupsKey derives the key under which the MasterKey is sealed from the secrets
