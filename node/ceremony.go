@@ -6,15 +6,16 @@ import (
 	"encoding/hex"
 	"errors"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/hierarchy"
-	"github.com/openkcm/krypton-cluster/internal/corr"
+	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/keystore"
 	"github.com/openkcm/krypton-cluster/memsec"
@@ -27,10 +28,11 @@ import (
 // memory: if it dies they are given again, to it or to another one.
 //
 //	OPEN    keystores and people open the present MasterKey here; it makes the new record
-//	STAGED  each new holder opens its part of the new record; enough of them, and it commits
+//	STAGED  keystores and people open the new record at another voter, which compares what
+//	        they give with the MasterKey, says so, and commits (sealproof.go)
 //
 // Keystores are asked by the leader by itself, where it takes no people, and by the
-// node to which a person brings a share.
+// node to which a person brings a share (ceremonyloop.go).
 
 const (
 	// ceremonyLook is how often a node looks whether a ceremony waits for it.
@@ -39,13 +41,15 @@ const (
 	stepStage   = 0
 	stepConfirm = 1
 	stepCommit  = 2
+	stepProve   = 3
 )
 
 // CeremonyName returns ceremonies/{id}.
 func CeremonyName(id []byte) string { return "ceremonies/" + hex.EncodeToString(id) }
 
-// consent gathers on this node what opens the present MasterKey for a ceremony.
-type consent struct {
+// gathering is what this node gathers for a ceremony: what opens the present MasterKey
+// until there is a new seal, and then what opens that one.
+type gathering struct {
 	mu      sync.Mutex
 	id      string
 	opening *seal.Opening // nil: nothing was gathered
@@ -55,7 +59,7 @@ type consent struct {
 }
 
 // drop forgets what was gathered for another ceremony than that.
-func (c *consent) drop(id []byte) {
+func (c *gathering) drop(id []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.own(id)
@@ -63,7 +67,7 @@ func (c *consent) drop(id []byte) {
 
 // own is drop with mu held: what is gathered under it from then on is for that ceremony,
 // whatever ends meanwhile.
-func (c *consent) own(id []byte) {
+func (c *gathering) own(id []byte) {
 	if c.id == string(id) {
 		return
 	}
@@ -77,6 +81,9 @@ func (c *consent) own(id []byte) {
 // base, and returns it. life is how long it may take; 0: a day.
 func (n *Node) BeginCeremony(ctx context.Context, tok gate.Token, r Request, kind fsmpb.CeremonyKind, base []byte, plan *fsmpb.SealPlan, life time.Duration) (*fsmpb.Ceremony, error) {
 	if err := tok.Require(gate.StartCeremony, ObjectSeal); err != nil {
+		return nil, err
+	}
+	if err := n.provesSeals(); err != nil {
 		return nil, err
 	}
 	if life == 0 {
@@ -118,15 +125,17 @@ func (n *Node) CancelCeremony(ctx context.Context, tok gate.Token, r Request, id
 
 // CeremonyProgress is what a node knows of a ceremony besides the registry.
 type CeremonyProgress struct {
-	// Consent is how far the opening of the present MasterKey is on this node, while the
-	// ceremony is open; zero if nothing was gathered here.
-	Consent seal.Progress
+	// Gathered is how far the opening is on this node: of the present MasterKey while the
+	// ceremony is open, of the new seal while it is staged; zero if nothing was gathered here.
+	Gathered seal.Progress
 	// Failure is why the last step of this node did not succeed; empty: it did.
 	Failure string
 }
 
 // Ceremony returns what this node knows of the ceremony that is open.
 func (n *Node) Ceremony(id []byte) CeremonyProgress {
+	c, _ := n.machine.View().Ceremony(id)
+	staged := c.GetState() == fsmpb.CeremonyState_CEREMONY_STATE_STAGED
 	n.consent.mu.Lock()
 	defer n.consent.mu.Unlock()
 	var p CeremonyProgress
@@ -134,9 +143,9 @@ func (n *Node) Ceremony(id []byte) CeremonyProgress {
 		return p
 	}
 	p.Failure = n.consent.failure
-	if o := n.consent.opening; o != nil {
+	if o := n.consent.opening; o != nil && staged == (o.Record().Ceremony() == hierarchy.UID(id)) {
 		o.Expire()
-		p.Consent = o.Progress()
+		p.Gathered = o.Progress()
 	}
 	return p
 }
@@ -156,7 +165,7 @@ func (n *Node) ContributeToCeremony(ctx context.Context, tok gate.Token, r Reque
 	case !fsm.CeremonyOpen(c):
 		return nil, errs.New(errs.FailedState, "the ceremony has ended", errs.Hint("read it: krypton ceremony status"))
 	}
-	if err := n.mayHold(); err != nil {
+	if err := errors.Join(n.provesSeals(), n.mayHold(), n.mayTake(c)); err != nil {
 		return nil, err
 	}
 	share, err := n.openShare(sealed, hierarchy.UID(c.GetId()))
@@ -212,18 +221,24 @@ func (n *Node) gatherConsent(c *fsmpb.Ceremony) (*seal.Opening, seal.Record, err
 	if !ok {
 		return nil, seal.Record{}, errNoCluster(errs.NotSealed)
 	}
+	o, err := n.gatherFor(c.GetId(), n.presentSeal(base), f, seal.NewOpening)
+	return o, base, err
+}
+
+// gatherFor returns what gathers shares of a record for a ceremony on this node.
+func (n *Node) gatherFor(id []byte, r seal.Record, f seal.Fingerprint, begin func(seal.Record, seal.Fingerprint, clock.Clock, time.Duration) (*seal.Opening, error)) (*seal.Opening, error) {
 	n.consent.mu.Lock()
 	defer n.consent.mu.Unlock()
-	n.consent.own(c.GetId())
-	if n.consent.opening == nil || n.consent.opening.Record().ManifestDigest() != base.ManifestDigest() {
-		if n.consent.opening != nil {
-			n.consent.opening.Reset()
-		}
-		if n.consent.opening, err = seal.NewOpening(base, f, n.clock, seal.DefaultPatience); err != nil {
-			return nil, seal.Record{}, err
-		}
+	n.consent.own(id)
+	if o := n.consent.opening; o != nil && o.Record().ManifestDigest() == r.ManifestDigest() {
+		return o, nil
 	}
-	return n.consent.opening, base, nil
+	if n.consent.opening != nil {
+		n.consent.opening.Reset()
+	}
+	var err error
+	n.consent.opening, err = begin(r, f, n.clock, seal.DefaultPatience)
+	return n.consent.opening, err
 }
 
 // holding is one who takes steps of a ceremony: a person who brought a share, or the
@@ -249,57 +264,6 @@ func (h holding) propose(ctx context.Context, step uint32, cmd *fsmpb.Command) e
 	return err
 }
 
-// proved notes that a person opened the share of the new seal.
-func (h holding) proved(ctx context.Context, c *fsmpb.Ceremony, share seal.Share) error {
-	defer share.Destroy()
-	r, err := seal.ParseRecord(c.GetStagedRecord())
-	if err != nil {
-		return err
-	}
-	f, ok := h.n.fingerprint()
-	if !ok || !share.IsFor(f) {
-		return errs.New(errs.ShareRefused, "the share is of another cluster: its fingerprint is not this node's", errs.Hint("check which cluster you are talking to"))
-	}
-	if err := seal.CheckShare(r.Proto().GetManifest(), share); err != nil {
-		return err
-	}
-	if err := h.confirm(ctx, c, []uint32{uint32(share.Index())}); err != nil { //nolint:gosec // At most 255.
-		return err
-	}
-	return h.commitIfEnough(ctx)
-}
-
-func (h holding) confirm(ctx context.Context, c *fsmpb.Ceremony, holders []uint32) error {
-	return h.propose(ctx, stepConfirm, &fsmpb.Command{Body: &fsmpb.Command_ConfirmHolder{ConfirmHolder: &fsmpb.ConfirmHolder{
-		Id: h.id, Manifest: c.GetNewManifest(), Holders: holders,
-	}}})
-}
-
-// commitIfEnough commits what enough holders opened.
-func (h holding) commitIfEnough(ctx context.Context) error {
-	c, ok := h.n.machine.View().Ceremony(h.id)
-	if !ok || c.GetState() != fsmpb.CeremonyState_CEREMONY_STATE_STAGED || slices.ContainsFunc(fsm.CeremonyMissing(c), func(n int) bool { return n > 0 }) {
-		return nil
-	}
-	if err := h.n.awaitHandovers(ctx, c); err != nil {
-		if h.request.ID == "" {
-			return err
-		}
-		h.n.noteCeremony(h.id, err) // the share counted, and the leader goes on by itself
-		return nil
-	}
-	err := h.propose(ctx, stepCommit, &fsmpb.Command{Body: &fsmpb.Command_CommitCeremony{CommitCeremony: &fsmpb.CommitCeremony{Id: h.id, Manifest: c.GetNewManifest()}}})
-	if errs.Is(err, errs.FailedState) && h.committed() {
-		return nil
-	}
-	return err
-}
-
-func (h holding) committed() bool {
-	c, _ := h.n.machine.View().Ceremony(h.id)
-	return c.GetState() == fsmpb.CeremonyState_CEREMONY_STATE_COMMITTED
-}
-
 // consented takes a share of the present seal, and makes the new one if it was the
 // last that was needed.
 func (h holding) consented(ctx context.Context, c *fsmpb.Ceremony, share seal.Share) error {
@@ -322,11 +286,14 @@ func (h holding) stageIfOpen(ctx context.Context, c *fsmpb.Ceremony, o *seal.Ope
 		// What is missing is for people, and what is not was gathered: both are no failure
 		// of who brought a share.
 		if err := o.Ask(ctx, h.n.stores, keystoreTime); err != nil {
-			if _, missing := errors.AsType[*seal.MissingError](err); missing && h.request.ID != "" {
-				h.n.noteCeremony(h.id, err)
-				return nil
+			missing, ok := errors.AsType[*seal.MissingError](err)
+			if !ok || h.request.ID == "" {
+				return err
 			}
-			return err
+			if len(missing.Failures()) > 0 {
+				h.n.noteCeremony(h.id, err)
+			}
+			return nil
 		}
 	}
 	mk, ok := o.Take()
@@ -337,7 +304,7 @@ func (h holding) stageIfOpen(ctx context.Context, c *fsmpb.Ceremony, o *seal.Ope
 	if err := h.stage(ctx, c, mk, base); err != nil {
 		return err
 	}
-	return h.proveKeystores(ctx)
+	return h.proveWithoutPeople(ctx)
 }
 
 // protectAnew protects the present MasterKey as the plan says.
@@ -365,6 +332,7 @@ func (h holding) stage(ctx context.Context, c *fsmpb.Ceremony, mk memsec.Secret,
 	}
 	of := seal.Ceremony{
 		Keyspace: base.Keyspace(), Cluster: base.Cluster(), ID: hierarchy.UID(c.GetId()), Generation: base.Generation(), Time: n.clock.Now(), Fingerprint: f,
+		Wait: keystoreTime,
 	}
 	var r seal.Record
 	var rekey *fsmpb.StagedRekey
@@ -382,7 +350,11 @@ func (h holding) stage(ctx context.Context, c *fsmpb.Ceremony, mk memsec.Secret,
 	if err != nil {
 		return err
 	}
-	err = h.propose(ctx, stepStage, &fsmpb.Command{Body: &fsmpb.Command_StageCeremony{StageCeremony: &fsmpb.StageCeremony{Id: h.id, Record: raw, Rekey: rekey}}})
+	staged := &fsmpb.StageCeremony{Id: h.id, Record: raw, Rekey: rekey, Node: n.id}
+	if staged.Signature, err = n.signAsMember(fsm.StagedMessage(f, staged.GetNode(), staged)); err != nil {
+		return err
+	}
+	err = h.propose(ctx, stepStage, &fsmpb.Command{Body: &fsmpb.Command_StageCeremony{StageCeremony: staged}})
 	if now, _ := n.machine.View().Ceremony(h.id); errs.Is(err, errs.FailedState) && now.GetState() != fsmpb.CeremonyState_CEREMONY_STATE_OPEN {
 		return nil // another node was first, and its record is as good
 	}
@@ -391,71 +363,6 @@ func (h holding) stage(ctx context.Context, c *fsmpb.Ceremony, mk memsec.Secret,
 			slog.String("ceremony", CeremonyName(h.id)), slog.String("kind", fsm.CeremonyKindName(c.GetKind())))
 	}
 	return err
-}
-
-// proveKeystores has the keystores of the new seal open it, all at once, and commits if
-// that is enough.
-func (h holding) proveKeystores(ctx context.Context) error {
-	c, ok := h.n.machine.View().Ceremony(h.id)
-	if !ok || c.GetState() != fsmpb.CeremonyState_CEREMONY_STATE_STAGED {
-		return nil
-	}
-	r, err := seal.ParseRecord(c.GetStagedRecord())
-	if err != nil {
-		return err
-	}
-	var (
-		wg     sync.WaitGroup
-		mu     sync.Mutex
-		proved []uint32
-		failed []error
-	)
-	for _, i := range keystoresOf(c.GetPlan()) {
-		if slices.Contains(c.GetConfirmed(), i) {
-			continue
-		}
-		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, keystoreTime)
-			defer cancel()
-			err := seal.Prove(ctx, r, int(i), h.n.stores)
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				failed = append(failed, err)
-				return
-			}
-			proved = append(proved, i)
-		})
-	}
-	wg.Wait()
-	if len(proved) > 0 {
-		slices.Sort(proved)
-		if err := h.confirm(ctx, c, proved); err != nil {
-			return err
-		}
-	}
-	if err := h.commitIfEnough(ctx); err != nil || h.committed() {
-		return err
-	}
-	return errors.Join(failed...)
-}
-
-// keystoresOf returns the numbers of the holders that are keystores.
-func keystoresOf(p *fsmpb.SealPlan) (all []uint32) {
-	next := uint32(1)
-	for range p.GetProviderKeys() {
-		all = append(all, next)
-		next++
-	}
-	for _, g := range p.GetGroups() {
-		for _, h := range g.GetHolders() {
-			if h.GetKey() != nil {
-				all = append(all, next)
-			}
-			next++
-		}
-	}
-	return all
 }
 
 // sealPlan is the plan of a ceremony as package seal carries it out.
@@ -498,76 +405,6 @@ func (n *Node) noteCeremony(id []byte, err error) {
 	n.consent.after = n.clock.Now().Add(n.consent.pause)
 }
 
-// holdCeremonies takes the steps of an open ceremony that need nobody, while this node
-// leads: whoever began it need not be there any more. What a person gave to this node
-// expires here, too.
-func (n *Node) holdCeremonies(ctx context.Context) error {
-	defer n.consent.drop(nil)
-	for {
-		if err := n.clock.Sleep(ctx, ceremonyLook); err != nil {
-			return err
-		}
-		c, ok := n.machine.View().OpenCeremony()
-		if !ok || n.mayHold() != nil {
-			n.consent.drop(nil)
-			continue
-		}
-		n.consent.drop(c.GetId())
-		n.consent.mu.Lock()
-		if n.consent.opening != nil {
-			n.consent.opening.Expire()
-		}
-		due := !n.clock.Now().Before(n.consent.after)
-		n.consent.mu.Unlock()
-		if !due || n.cluster.LeaderID() != n.cluster.NodeID() || !n.stepNeedsNobody(c) {
-			continue
-		}
-		err := n.stepCeremony(ctx, c)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		n.noteCeremony(c.GetId(), err)
-		if err != nil {
-			n.log.WarnContext(ctx, "a ceremony waits; this node tries again by itself", slog.String("ceremony", CeremonyName(c.GetId())), slog.Any("error", err))
-		}
-	}
-}
-
-// stepNeedsNobody reports whether there is a step that the leader can take alone:
-// keystores open the present seal, or have not opened the new one yet.
-func (n *Node) stepNeedsNobody(c *fsmpb.Ceremony) bool {
-	if c.GetState() == fsmpb.CeremonyState_CEREMONY_STATE_STAGED {
-		left := slices.ContainsFunc(keystoresOf(c.GetPlan()), func(i uint32) bool { return !slices.Contains(c.GetConfirmed(), i) })
-		return left || !slices.ContainsFunc(fsm.CeremonyMissing(c), func(n int) bool { return n > 0 })
-	}
-	r, err := seal.ParseRecord(n.machine.View().Cluster().GetSealRecord())
-	return err == nil && r.PersonsNeeded() == 0
-}
-
-// stepCeremony takes one step, with a record of its own.
-func (n *Node) stepCeremony(ctx context.Context, c *fsmpb.Ceremony) error {
-	id, err := corr.New(n.rand)
-	if err != nil {
-		return err
-	}
-	ctx = corr.With(ctx, id)
-	return n.gate.DoNode(ctx, gate.NodeCeremony, CeremonyName(c.GetId()), func(tok gate.Token) error {
-		h := holding{n: n, tok: tok, id: c.GetId()}
-		if c.GetState() == fsmpb.CeremonyState_CEREMONY_STATE_STAGED {
-			return h.proveKeystores(ctx)
-		}
-		o, base, err := n.gatherConsent(c)
-		if err != nil {
-			return err
-		}
-		err = h.stageIfOpen(ctx, c, o, base)
-		if err != nil && o.Progress().Expires.IsZero() {
-			o.Reset() // nothing of it is kept while nobody comes; what people brought waits for more of them
-		}
-		return err
-	})
-}
-
 // WeighCeremony refuses a plan that has a risk which is not accepted, or that does not
 // keep the rule; and risks that are accepted and not there, because what people sign is
 // what the manifest says. Where keys are it knows of this node's configuration.
@@ -577,6 +414,12 @@ func (n *Node) WeighCeremony(p plan.Plan, accepted []plan.Risk, profile plan.Pro
 		return err
 	}
 	a := plan.Analyze(filled)
+	if profile == "" {
+		g := &fsmpb.Genesis{}
+		if err := proto.Unmarshal(n.machine.View().Cluster().GetGenesis(), g); err == nil {
+			profile = plan.Profile(g.GetSealProfile()) // replicas look, too; here the reason is said in full
+		}
+	}
 	if err := a.Refuse(accepted, profile); err != nil {
 		return err
 	}

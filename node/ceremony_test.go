@@ -209,25 +209,35 @@ func TestI13_AReshareGivesTheSameMasterKeyToOthers(t *testing.T) {
 	id := c.GetId()
 	_, err = h.consent(t, other, id, h.printed[0])
 	check(t, err)
-	if p := other.Ceremony(id); p.Consent.Have != 1 || p.Consent.Need != 2 {
+	if p := other.Ceremony(id); p.Gathered.Have != 1 || p.Gathered.Need != 2 {
 		t.Errorf("after one share: %+v", p)
 	}
 	h.state(t, id, ceremonyOpen)
 	_, err = h.consent(t, other, id, h.printed[2])
 	check(t, err)
 	staged := h.state(t, id, ceremonyStaged)
-	if !slices.Equal(staged.GetConfirmed(), []uint32{4}) {
-		t.Errorf("opened by %v, want the keystore", staged.GetConfirmed())
+	if staged.GetStagedNode() != string(other.id) || len(staged.GetConfirmed()) != 0 {
+		t.Errorf("made by %s, opened by %v", staged.GetStagedNode(), staged.GetConfirmed())
 	}
 	if !bytes.Equal(before, m.machine.View().Cluster().GetSealRecord()) {
 		t.Error("the seal changed before it was committed")
 	}
 	_, err = h.prove(t, m, id, "anna")
 	check(t, err)
-	h.state(t, id, ceremonyStaged)
+	staged = h.state(t, id, ceremonyStaged)
+	if !slices.Equal(staged.GetConfirmed(), []uint32{1, 4}) || staged.GetGatheredAt() != string(m.id) {
+		t.Errorf("%v are at %s, want anna and the keystore at %s", staged.GetConfirmed(), staged.GetGatheredAt(), m.id)
+	}
+	if p := m.Ceremony(id).Gathered; p.Have != 2 || p.Need != 3 || p.Enough() != "1 more of: ben (person), carl (person)" {
+		t.Errorf("the node that has them says %q", p.Enough())
+	}
 	_, err = h.prove(t, other, id, "carl")
+	wants(t, err, errs.FailedState) // it made the seal
+	_, err = h.prove(t, m, id, "carl")
 	check(t, err)
-	h.state(t, id, ceremonyCommitted)
+	if c := h.state(t, id, ceremonyCommitted); c.GetProof().GetNode() != string(m.id) || !slices.Equal(c.GetConfirmed(), []uint32{1, 3, 4}) {
+		t.Errorf("proved by %s with %v", c.GetProof().GetNode(), c.GetConfirmed())
+	}
 
 	for _, n := range h.members {
 		n.Observe(t.Context())
@@ -271,15 +281,22 @@ func TestI13_AMigrationNeedsNobodyWhereKeystoresOpenBoth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := ceremonyWorld(t, 2, autoPlan(t), withClock(clock.System{}))
 		check(t, h.sealing.CreateKey(t.Context(), "other"))
-		end := h.members[0].run(t)
+		check(t, h.members[1].AskKeystores(t.Context()))
+		end, end2 := h.members[0].run(t), h.members[1].run(t)
 		c := h.begin(t, h.members[1], migrate, &fsmpb.SealPlan{ProviderKeys: []*fsmpb.SealKey{{Provider: "sealing", Key: "other"}}})
-		time.Sleep(3 * time.Second)
+		time.Sleep(5 * time.Second)
 		synctest.Wait()
-		h.state(t, c.GetId(), ceremonyCommitted)
-		if len(h.members[0].records("node.ceremony")) == 0 {
-			t.Error("no record of what the node did by itself")
+		done := h.state(t, c.GetId(), ceremonyCommitted)
+		if done.GetStagedNode() != string(h.members[0].id) || done.GetProof().GetNode() != string(h.members[1].id) {
+			t.Errorf("made by %s, proved by %s", done.GetStagedNode(), done.GetProof().GetNode())
+		}
+		for _, m := range h.members {
+			if len(m.records("node.ceremony")) == 0 {
+				t.Error("no record of what a node did by itself")
+			}
 		}
 		end()
+		end2()
 		check(t, h.sealing.Disable(t.Context(), sealKey)) // the old one opens nothing any more
 		restarted(t, h.members[0])
 		check(t, h.members[0].AskKeystores(t.Context()))
@@ -307,6 +324,7 @@ func goesOnAfterADeath(t *testing.T, kind fsmpb.CeremonyKind) {
 	for _, s := range []step{
 		{"stage", func(c *fsmpb.Command) bool { return c.GetStageCeremony() != nil }},
 		{"confirm", func(c *fsmpb.Command) bool { return c.GetConfirmHolder() != nil }},
+		{"prove", func(c *fsmpb.Command) bool { return c.GetProveSeal() != nil }},
 		{"commit", func(c *fsmpb.Command) bool { return c.GetCommitCeremony() != nil }},
 	} {
 		for _, after := range []bool{false, true} {
@@ -315,12 +333,14 @@ func goesOnAfterADeath(t *testing.T, kind fsmpb.CeremonyKind) {
 				name = "after " + s.name
 			}
 			t.Run(name, func(t *testing.T) {
-				h := ceremonyWorld(t, 2, shamirPlan(t, 2, 3))
-				m, other := h.members[0], h.members[1]
-				for _, text := range h.printed[:2] {
-					check(t, other.contribute(text))
+				h := ceremonyWorld(t, 3, shamirPlan(t, 2, 3))
+				m, other, third := h.members[0], h.members[1], h.members[2]
+				for _, x := range []*member{other, third} {
+					for _, text := range h.printed[:2] {
+						check(t, x.contribute(text))
+					}
 				}
-				id := h.begin(t, m, kind, group(2, h.person(t, "anna"), h.person(t, "ben"), storeHolder("hsm"))).GetId()
+				id := h.begin(t, m, kind, group(3, h.person(t, "anna"), h.person(t, "ben"), storeHolder("hsm"))).GetId()
 				errDeath := errors.New("the process died")
 				dead := false
 				die := func(c *fsmpb.Command) error {
@@ -330,10 +350,14 @@ func goesOnAfterADeath(t *testing.T, kind fsmpb.CeremonyKind) {
 					}
 					return nil
 				}
+				dies := other // who is given the shares of the new seal
+				if s.name == "stage" {
+					dies = m
+				}
 				if after {
-					m.hooks(nil, die)
+					dies.hooks(nil, die)
 				} else {
-					m.hooks(die, nil)
+					dies.hooks(die, nil)
 				}
 				var died error
 				for _, text := range h.printed[:2] {
@@ -341,18 +365,20 @@ func goesOnAfterADeath(t *testing.T, kind fsmpb.CeremonyKind) {
 						died = err
 					}
 				}
-				if s.name == "commit" {
-					_, died = h.prove(t, m, id, "anna")
+				for _, name := range []string{"anna", "ben"} {
+					if died == nil {
+						_, died = h.prove(t, other, id, name)
+					}
 				}
 				if !errors.Is(died, errDeath) {
 					t.Fatalf("it did not die: %v", died)
 				}
-				stop(m.Node)
-				if other.Ceremony(id).Consent.Have != 0 {
-					t.Error("the other node knows of shares that it was not given")
+				stop(dies.Node)
+				if third.Ceremony(id).Gathered.Have != 0 {
+					t.Error("the third node knows of shares that it was not given")
 				}
-				c, _ := other.machine.View().Ceremony(id)
-				if changed := len(other.machine.View().Cluster().GetSealManifests()) > 0; changed != (c.GetState() == ceremonyCommitted) {
+				c, _ := third.machine.View().Ceremony(id)
+				if changed := len(third.machine.View().Cluster().GetSealManifests()) > 0; changed != (c.GetState() == ceremonyCommitted) {
 					t.Errorf("the ceremony is %v, and the seal changed: %v", c.GetState(), changed)
 				}
 				if c.GetState() == ceremonyOpen { // people give again, to another node
@@ -363,14 +389,14 @@ func goesOnAfterADeath(t *testing.T, kind fsmpb.CeremonyKind) {
 				}
 				h.advance(time.Minute) // nobody waits longer for the one that died
 				for _, name := range []string{"anna", "ben"} {
-					if c, _ := other.machine.View().Ceremony(id); c.GetState() == ceremonyStaged {
-						_, err := h.prove(t, other, id, name)
+					if c, _ := third.machine.View().Ceremony(id); c.GetState() == ceremonyStaged {
+						_, err := h.prove(t, third, id, name)
 						check(t, err)
 					}
 				}
 				h.state(t, id, ceremonyCommitted)
-				other.Observe(t.Context())
-				check(t, other.ServingErr())
+				third.Observe(t.Context())
+				check(t, third.ServingErr())
 			})
 		}
 	}
@@ -407,7 +433,7 @@ func TestACeremonyWaitsForAKeystoreThatIsDown(t *testing.T) {
 	defer share.Destroy()
 	_, err = h.give(t, m, next, share)
 	check(t, err) // it counts, and waits
-	if p := m.Ceremony(next); p.Consent.Have != 1 || p.Failure == "" {
+	if p := m.Ceremony(next); p.Gathered.Have != 1 || p.Failure == "" {
 		t.Errorf("it waits without a reason: %+v", p)
 	}
 	check(t, h.sealing.Enable(t.Context(), sealKey))
@@ -461,7 +487,7 @@ func TestAShareThatWasGivenToUnsealIsNoConsent(t *testing.T) {
 		share.Destroy()
 		wants(t, err, errs.ShareRefused)
 	}
-	if have := m.Ceremony(id).Consent.Have; have != 0 {
+	if have := m.Ceremony(id).Gathered.Have; have != 0 {
 		t.Errorf("%d shares count", have)
 	}
 	h.state(t, id, ceremonyOpen)
@@ -502,8 +528,11 @@ func TestSharesOfACeremonyAreRefusedByName(t *testing.T) {
 // TestASealedNodeTakesANewSealOnlyIfPeopleOfTheGenesisSigned: it reads bytes from a
 // disk. One whose registry is behind does not take the old seal back.
 func TestASealedNodeTakesANewSealOnlyIfPeopleOfTheGenesisSigned(t *testing.T) {
-	h := ceremonyWorld(t, 2, shamirPlan(t, 2, 3))
-	m, asleep := h.members[0], h.members[1]
+	h := ceremonyWorld(t, 3, shamirPlan(t, 2, 3))
+	m, asleep, awake := h.members[0], h.members[1], h.members[2]
+	for _, text := range h.printed[:2] {
+		check(t, awake.contribute(text))
+	}
 	stop(asleep.Node) // with the first seal on its disk
 	asleep.behind.Store(true)
 	id := h.begin(t, m, reshare, group(2, h.person(t, "anna"), h.person(t, "ben"))).GetId()
@@ -512,7 +541,7 @@ func TestASealedNodeTakesANewSealOnlyIfPeopleOfTheGenesisSigned(t *testing.T) {
 		check(t, err)
 	}
 	for _, name := range []string{"anna", "ben"} {
-		_, err := h.prove(t, m, id, name)
+		_, err := h.prove(t, awake, id, name)
 		check(t, err)
 	}
 	h.state(t, id, ceremonyCommitted)

@@ -44,7 +44,7 @@ type InitPlan struct {
 	Custodians     []Person
 	Seal           plan.Plan     // who opens the MasterKey
 	AcceptRisks    []plan.Risk   // of the seal; those that are there are kept in its manifest
-	Profile        plan.Profile  // that the seal has to keep
+	Profile        plan.Profile  // that the seal has to keep, now and after every ceremony
 	DestroyWait    time.Duration // 0 only on purpose: development
 	RollbackWindow time.Duration
 	ValidateOnly   bool
@@ -305,6 +305,9 @@ func (n *Node) genesis(p InitPlan, b *newborn, persons []*fsmpb.Person) (*fsmpb.
 		FirstMember:   first,
 		FormatVersion: min(fsm.MaxFormatVersion, max(first.GetMaxFormat(), 1)), // what its first member says it supports
 		LeaseMs:       uint32(n.cfg.Lease.Milliseconds()),                      //nolint:gosec // Checked when the genesis is applied; at most 60,000.
+	}
+	if g.GetFormatVersion() >= fsm.FormatSealProof {
+		g.SealProfile = string(p.Profile)
 	}
 	if g.InternalKey.Blob, err = n.wrapFirstKey(b, g); err != nil {
 		return nil, nil, err

@@ -27,6 +27,8 @@
 //   - I14: a node takes a next MasterKey only with the internal keys that the cluster has, wrapped under it; one that took it serves on when it comes into force, and one that did not serves nothing from there on and says so.
 //   - I15: no result of a data operation leaves after the customer's key was denied on this node, or was not proved for longer than its grace: looked at as the last thing before it leaves; and then no key of that tenant stays in memory.
 //   - I15: what a repair of the seal puts in the place of a wrapping is proposed only with the word of voters that opened it with their own keystores; a node gives its word for what it opened, of a seal that it knows, and never while it is held or was sealed by a person.
+//   - I15: a node says that a new seal opens only after it combined as many of its shares as it takes, of a seal that it did not make itself unless nobody else votes, and found the MasterKey of the manifest, no share that does not belong to it, its own keys of MasterKeys before and, in a rekey, the cluster's internal keys.
+//   - I16: the seal from before a ceremony stays on a node until the node was opened by the new one, and opens it only after a person on that machine asked for it, if it is of the same MasterKey.
 //
 // # Concurrency
 //
@@ -191,7 +193,7 @@ type Node struct {
 	seals       uint64 // how often this node was told to be sealed; what began to unseal before does not finish (I8)
 
 	watch   sealWatch
-	consent consent
+	consent gathering
 
 	wake  chan struct{} // something changed: look whether keystores are to be asked; one slot
 	given chan struct{} // a person brought a share: ask keystores at once; one slot

@@ -57,6 +57,12 @@ func (n *Node) adoptRecord(ctx context.Context, v *fsm.View) error {
 	case have.IsZero():
 	case have.Digest() == r.Digest():
 		r = have
+	case n.setAside(ctx, have, r):
+		// A person opens this node by the seal from before, until there is another one.
+		n.mu.Lock()
+		n.adopted = c
+		n.mu.Unlock()
+		return nil
 	case have.ManifestDigest() == r.ManifestDigest():
 		// The same seal, with other wrappings (I12). A registry that is behind, as that
 		// of a node which just started, does not take a repair back.
@@ -64,7 +70,7 @@ func (n *Node) adoptRecord(ctx context.Context, v *fsm.View) error {
 		if r, err = r.Merge(have, n.clock.Now().Add(recordSkew)); err != nil {
 			return err
 		}
-	case sameMasterKey(have, r) && have.ManifestDigest() != r.ManifestDigest() && n.registryBehind(c, have):
+	case have.SameMasterKey(r) && have.ManifestDigest() != r.ManifestDigest() && n.registryBehind(c, have):
 		// This node took a seal that its registry has not replayed yet.
 		return nil
 	case have.Keyspace() == r.Keyspace() && have.Generation() > r.Generation():
@@ -74,9 +80,13 @@ func (n *Node) adoptRecord(ctx context.Context, v *fsm.View) error {
 	}
 	changed := have.IsZero() || have.Digest() != r.Digest()
 	if changed {
+		if err := n.keepPrevious(have, r); err != nil {
+			return err
+		}
 		if err := seal.WriteFile(n.cfg.RecordPath, r); err != nil {
 			return err
 		}
+		n.removeBeside(ctx, seal.AsideSuffix) // what a person set aside is not the cluster's any more
 	}
 	n.mu.Lock()
 	n.record, n.adopted = r, c
@@ -92,7 +102,7 @@ func (n *Node) adoptRecord(ctx context.Context, v *fsm.View) error {
 		n.log.InfoContext(ctx, "the seal record has other wrappings of the same MasterKey")
 		return nil
 	}
-	if sameMasterKey(have, r) {
+	if have.SameMasterKey(r) {
 		// Other holders open the same MasterKey: who has it keeps it, and what was
 		// gathered of the old one is of no use any more.
 		n.mu.Lock()
@@ -111,14 +121,6 @@ func (n *Node) adoptRecord(ctx context.Context, v *fsm.View) error {
 	n.log.WarnContext(ctx, "the seal record on disk was not the registry's and is replaced; the node is sealed until it opens the new one",
 		slog.String("ceremony", r.Ceremony().String()), slog.Uint64("generation", uint64(r.Generation())))
 	return nil
-}
-
-// sameMasterKey reports whether two records commit to one MasterKey. Whoever can make
-// another record with that commitment can give it to other holders only with the
-// MasterKey in hand.
-func sameMasterKey(a, b seal.Record) bool {
-	return !a.IsZero() && !b.IsZero() && a.Keyspace() == b.Keyspace() && a.Generation() == b.Generation() &&
-		bytes.Equal(a.Proto().GetManifest().GetMasterKeyCommitment(), b.Proto().GetManifest().GetMasterKeyCommitment())
 }
 
 // registryBehind reports whether the record that this node has may be later than that
@@ -149,7 +151,7 @@ func (n *Node) otherHolders(c *fsmpb.Cluster, now, first seal.Record) (bool, err
 	n.mu.Lock()
 	have := n.record
 	n.mu.Unlock()
-	if !sameMasterKey(now, first) && !sameMasterKey(now, have) {
+	if !now.SameMasterKey(first) && !now.SameMasterKey(have) {
 		return false, nil
 	}
 	if n.ServingErr() == nil || have.IsZero() {

@@ -97,8 +97,7 @@ func TestI14_ARekeyOfKeystoresWaitsForTheMembers(t *testing.T) {
 		tg := target("acme", "pay")
 		ct, _, err := m.encrypt(tg, []byte("before"))
 		check(t, err)
-		m.mu.Lock()
-		m.prepare = func(id string, raw []byte) ([]byte, error) {
+		cutOff := func(id string, raw []byte) ([]byte, error) {
 			if id == string(mute.id) && bytes.HasPrefix(raw, []byte("krypton/v1/has-staged-masterkey")) {
 				return nil, errs.New(errs.Unavailable, "it is cut off")
 			}
@@ -109,8 +108,12 @@ func TestI14_ARekeyOfKeystoresWaitsForTheMembers(t *testing.T) {
 			}
 			return nil, errs.New(errs.Unavailable, "no such peer")
 		}
-		m.mu.Unlock()
-		end := m.run(t)
+		for _, x := range []*member{m, other} {
+			x.mu.Lock()
+			x.prepare = cutOff
+			x.mu.Unlock()
+		}
+		end, end2 := m.run(t), other.run(t)
 		c := h.begin(t, m, rekey, &fsmpb.SealPlan{ProviderKeys: []*fsmpb.SealKey{{Provider: "sealing", Key: sealKey}}})
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
@@ -134,5 +137,6 @@ func TestI14_ARekeyOfKeystoresWaitsForTheMembers(t *testing.T) {
 			}
 		}
 		end()
+		end2()
 	})
 }

@@ -179,6 +179,7 @@ func (n *Node) unsealWith(ctx context.Context, a attempt, masterKey memsec.Secre
 		u.destroy() // somebody else was first
 		return nil
 	}
+	n.openedBy(ctx)
 	n.log.InfoContext(ctx, "unsealed", slog.String("mode", a.record.Mode().String()), slog.Uint64("generation", uint64(a.record.Generation())))
 	if v := n.machine.View(); v.Initialized() {
 		if s := n.stand(u, v, nil); s.proved != nil {
@@ -267,6 +268,9 @@ type SealStatus struct {
 	HoldReason  string
 	Persons     int // persons needed to unseal
 	LastFailure string
+	// WayBack says that the seal from before the last ceremony is kept, and how its holders
+	// open this node; empty: it is unsealed, or there is none.
+	WayBack string
 	// Of the keystores of the seal, as this node found them when it last watched
 	// them, as leader: when that was (zero: not since it leads), how well each
 	// protects what it holds, and how well the weakest does.
@@ -278,6 +282,10 @@ type SealStatus struct {
 // GetSeal tells how this node is sealed. It needs no token: the gate's check of
 // the reader is the caller's, and nothing is done.
 func (n *Node) GetSeal() (SealStatus, error) {
+	var before seal.Record
+	if n.open.Load() == nil {
+		before, _ = n.previous() // reads a disk, so under no lock
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	v := n.machine.View()
@@ -296,6 +304,8 @@ func (n *Node) GetSeal() (SealStatus, error) {
 	}
 	if st.Unsealed {
 		n.watch.overlay(&st)
+	} else {
+		st.WayBack = wayBack(before, n.record)
 	}
 	if st.Mode == seal.ModeShamir {
 		st.Have, st.Need, st.Shares = st.Progress.Have, st.Progress.Need, n.record.Shares()

@@ -492,7 +492,7 @@ func (l link) ProposeOwn(_ context.Context, tok gate.Token, cmd *fsmpb.Command) 
 
 func (l link) Bootstrap(_ context.Context, tok gate.Token, cmd *fsmpb.Command) (*fsmpb.Result, error) {
 	cmd = proto.CloneOf(cmd)
-	if l.m.w.format != 0 { // founded by an older release, which was upgraded since
+	if f := l.m.w.format; f != 0 && f < fsm.FormatAuthority { // founded by an older release, which was upgraded since; later keys depend on all of it
 		cmd.GetGenesis().GetFirstMember().MaxFormat = fsm.MaxFormatVersion
 	}
 	cmd.Format, cmd.Principal, cmd.CorrelationId = fsm.CommandFormat, cluster.PrincipalOf(tok, l.m.id), string(tok.Correlation())

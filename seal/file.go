@@ -16,6 +16,16 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/errs"
 )
 
+// Suffixes of files beside the record of a node, in the same format.
+const (
+	// PreviousSuffix is of the record before, kept until the node was opened by the one that
+	// took its place.
+	PreviousSuffix = ".previous"
+	// AsideSuffix is of the record that a person set aside to open the node by the one
+	// before: as long as it is the cluster's, the node does not take it over again.
+	AsideSuffix = ".aside"
+)
+
 const (
 	// fileMagic starts every record file; fileVersion is the layout around the
 	// protobuf. Changing either makes existing files unreadable.
@@ -65,6 +75,14 @@ func encodeFile(r Record) ([]byte, error) {
 	b = append(b, payload...)
 	sum := sha256.Sum256(b)
 	return append(b, sum[:]...), nil
+}
+
+// SameMasterKey reports whether two records commit to one MasterKey. Whoever can make
+// another record with that commitment can give it to other holders only with the
+// MasterKey in hand.
+func (r Record) SameMasterKey(other Record) bool {
+	return !r.IsZero() && !other.IsZero() && r.Keyspace() == other.Keyspace() && r.Generation() == other.Generation() &&
+		bytes.Equal(r.pb.GetManifest().GetMasterKeyCommitment(), other.pb.GetManifest().GetMasterKeyCommitment())
 }
 
 // ReadFile reads the record of that keyspace from path; the zero KeyspaceID

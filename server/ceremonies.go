@@ -205,6 +205,14 @@ func (c *calls) ceremonyToAPI(is *fsmpb.Ceremony) *kryptonv1.Ceremony {
 		Requester: principalName(is.GetRequester()), CreateTime: stamp(is.GetCreateTimeMs()), ExpireTime: stamp(is.GetExpireTimeMs()), EndTime: stamp(is.GetEndTimeMs()),
 		Confirmed: is.GetConfirmed(), CancelReason: is.GetCancelReason(), NodeId: c.nodeID, NodeName: c.nodeName,
 	}
+	v := c.machine.View()
+	name := func(id string) string {
+		if m, ok := v.Member(id); ok && m.GetName() != "" {
+			return m.GetName()
+		}
+		return id
+	}
+	out.MadeBy, out.GatheredAt, out.ProvedBy = name(is.GetStagedNode()), name(is.GetGatheredAt()), name(is.GetProof().GetNode())
 	if is.GetCancelledBy() != nil {
 		out.CancelledBy = principalName(is.GetCancelledBy())
 	}
@@ -212,15 +220,16 @@ func (c *calls) ceremonyToAPI(is *fsmpb.Ceremony) *kryptonv1.Ceremony {
 		for _, n := range fsm.CeremonyMissing(is) {
 			out.Missing = append(out.Missing, count(n))
 		}
+		if is.GetProof() == nil {
+			out.Provers = node.Provers(v, is)
+		}
 	}
 	if !fsm.CeremonyOpen(is) {
 		return out
 	}
 	p := c.node.Ceremony(is.GetId())
 	out.LastFailure = p.Failure
-	if is.GetState() == fsmpb.CeremonyState_CEREMONY_STATE_OPEN {
-		out.ConsentHave, out.ConsentNeed, out.ConsentEnough = count(p.Consent.Have), count(p.Consent.Need), p.Consent.Enough()
-	}
+	out.ConsentHave, out.ConsentNeed, out.ConsentEnough = count(p.Gathered.Have), count(p.Gathered.Need), p.Gathered.Enough()
 	return out
 }
 

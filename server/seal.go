@@ -39,7 +39,7 @@ func (c *calls) sealStatus() (*kryptonv1.SealStatus, error) {
 		Generation: uint32(st.Generation), //nolint:gosec // One per rekey; the record holds 32 bits.
 		Have:       count(st.Have), Need: count(st.Need), Shares: count(st.Shares),
 		StartKey: st.Offer.Public, StartKeySignature: st.Offer.Signature, NodeCertificate: c.certificate(),
-		Held: st.Held, HoldReason: st.HoldReason, LastFailure: st.LastFailure,
+		Held: st.Held, HoldReason: st.HoldReason, LastFailure: st.LastFailure, WayBack: st.WayBack,
 		PolicyFaults:  count(len(c.node.PolicyFaults())),
 		PersonsNeeded: count(st.Persons), UnsealsWithoutPeople: unsealsWithoutPeople(st),
 	}
@@ -144,7 +144,7 @@ func (s sealServer) GetSeal(ctx context.Context, _ *kryptonv1.GetSealRequest) (*
 		if out, err = s.sealStatus(); err == nil && tok.Principal().Role == auth.RoleWorkload {
 			// What people wrote, and what the operator's keystore said, is not for
 			// the programs of tenants.
-			out.HoldReason, out.LastFailure, out.Enough, out.Holders, out.Margin = "", "", "", nil, nil
+			out.HoldReason, out.LastFailure, out.WayBack, out.Enough, out.Holders, out.Margin = "", "", "", "", nil, nil
 			for _, g := range out.GetGroups() {
 				g.Name = ""
 			}

@@ -21,15 +21,19 @@ type Risk string
 // risk. A single key hides nothing: the analysis says that everything rests on it.
 const Concentration Risk = "concentration"
 
+// NoFourEyes is that fewer than two people open the MasterKey in a cluster that was founded
+// with the profile [FourEyes]. Elsewhere it is no risk that anybody has to accept.
+const NoFourEyes Risk = "no-four-eyes"
+
 // Risks are all that can be accepted.
-func Risks() []Risk { return []Risk{Concentration} }
+func Risks() []Risk { return []Risk{Concentration, NoFourEyes} }
 
 // ParseRisks reads risks by name, each once.
 func ParseRisks(names []string) ([]Risk, error) {
 	var out []Risk
 	for _, n := range names {
 		if !slices.Contains(Risks(), Risk(n)) {
-			return nil, errs.Newf(errs.InvalidArgument, "there is no risk %q", n).With(errs.Hint("there is: %s", Concentration))
+			return nil, errs.Newf(errs.InvalidArgument, "there is no risk %q", n).With(errs.Hint("there is: %s, %s", Concentration, NoFourEyes))
 		}
 		if !slices.Contains(out, Risk(n)) {
 			out = append(out, Risk(n))
@@ -73,7 +77,11 @@ func (a Analysis) Risks() []Risk {
 // them (I4): what nobody risks is not recorded as accepted.
 func (a Analysis) Accepted(given []Risk) []string {
 	var out []string
-	for _, r := range a.Risks() {
+	has := a.Risks()
+	if !a.FourEyes {
+		has = append(has, NoFourEyes) // whether the cluster asks for it its nodes know
+	}
+	for _, r := range has {
 		if slices.Contains(given, r) {
 			out = append(out, string(r))
 		}
@@ -85,9 +93,9 @@ func (a Analysis) Accepted(given []Risk) []string {
 // among those that were accepted, or a profile that it does not keep. The error has
 // the code InvalidArgument.
 func (a Analysis) Refuse(accepted []Risk, profile Profile) error {
-	if profile == FourEyes && !a.FourEyes {
+	if profile == FourEyes && !a.FourEyes && !slices.Contains(accepted, NoFourEyes) {
 		return errs.Newf(errs.InvalidArgument, "the seal is not %s: %s", FourEyes, a.opensWith()).
-			With(errs.Hint("raise the threshold of a group of people, so that keystores alone lack two people or more"))
+			With(errs.Hint("raise the threshold of a group of people, so that keystores alone lack two people or more; or accept that with --accept-risk %s", NoFourEyes))
 	}
 	for _, r := range a.Risks() {
 		if slices.Contains(accepted, r) {

@@ -161,23 +161,32 @@ type Ceremony struct {
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	EndTime    *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"` // absent while it is open or staged
-	// Numbers of the holders who opened the new seal: of shares, or places of the plan's
-	// keys, from 1.
+	// Numbers of the holders whose parts of the new seal came together, as far as is known: of
+	// shares, or places of the plan's keys, from 1.
 	Confirmed []uint32 `protobuf:"varint,13,rep,packed,name=confirmed,proto3" json:"confirmed,omitempty"`
 	// How many holders of each group of the plan, or of its keys, have to open it still.
 	Missing []uint32 `protobuf:"varint,14,rep,packed,name=missing,proto3" json:"missing,omitempty"`
 	// Who cancelled it, as role/name, and why.
 	CancelledBy  string `protobuf:"bytes,15,opt,name=cancelled_by,json=cancelledBy,proto3" json:"cancelled_by,omitempty"`
 	CancelReason string `protobuf:"bytes,16,opt,name=cancel_reason,json=cancelReason,proto3" json:"cancel_reason,omitempty"`
-	// The node that answers, and the consent that it has gathered in its memory: shares
-	// of the present seal, and what would be enough, for people.
+	// The node that answers, and what it has gathered in its memory: shares of the present
+	// seal while the ceremony is OPEN, of the new one while it is STAGED; and what would be
+	// enough, for people.
 	NodeId        string `protobuf:"bytes,17,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	NodeName      string `protobuf:"bytes,18,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
 	ConsentHave   uint32 `protobuf:"varint,19,opt,name=consent_have,json=consentHave,proto3" json:"consent_have,omitempty"`
 	ConsentNeed   uint32 `protobuf:"varint,20,opt,name=consent_need,json=consentNeed,proto3" json:"consent_need,omitempty"`
 	ConsentEnough string `protobuf:"bytes,21,opt,name=consent_enough,json=consentEnough,proto3" json:"consent_enough,omitempty"`
 	// Why the last step of this node did not succeed; empty: it did, or took none.
-	LastFailure   string `protobuf:"bytes,22,opt,name=last_failure,json=lastFailure,proto3" json:"last_failure,omitempty"`
+	LastFailure string `protobuf:"bytes,22,opt,name=last_failure,json=lastFailure,proto3" json:"last_failure,omitempty"`
+	// Names of the node that made the new seal; of the node at which shares of it came
+	// together last, those of confirmed; and of the voter that combined them and found the
+	// MasterKey. Empty until then.
+	MadeBy     string `protobuf:"bytes,23,opt,name=made_by,json=madeBy,proto3" json:"made_by,omitempty"`
+	GatheredAt string `protobuf:"bytes,24,opt,name=gathered_at,json=gatheredAt,proto3" json:"gathered_at,omitempty"`
+	ProvedBy   string `protobuf:"bytes,25,opt,name=proved_by,json=provedBy,proto3" json:"proved_by,omitempty"`
+	// While it is STAGED and not proved: names of the nodes that take shares of the new seal.
+	Provers       []string `protobuf:"bytes,26,rep,name=provers,proto3" json:"provers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -366,13 +375,42 @@ func (x *Ceremony) GetLastFailure() string {
 	return ""
 }
 
+func (x *Ceremony) GetMadeBy() string {
+	if x != nil {
+		return x.MadeBy
+	}
+	return ""
+}
+
+func (x *Ceremony) GetGatheredAt() string {
+	if x != nil {
+		return x.GatheredAt
+	}
+	return ""
+}
+
+func (x *Ceremony) GetProvedBy() string {
+	if x != nil {
+		return x.ProvedBy
+	}
+	return ""
+}
+
+func (x *Ceremony) GetProvers() []string {
+	if x != nil {
+		return x.Provers
+	}
+	return nil
+}
+
 type StartCeremonyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Kind  CeremonyKind           `protobuf:"varint,1,opt,name=kind,proto3,enum=krypton.v1.CeremonyKind" json:"kind,omitempty"`
 	// Who shall open the MasterKey: persons with a recipient and keystores in groups, or
 	// keys of keystores, any one of which opens it. What is empty of a domain stays so.
 	Plan *SealPlan `protobuf:"bytes,2,opt,name=plan,proto3" json:"plan,omitempty"`
-	// Risks of the plan that are accepted, exactly those that it has: "concentration".
+	// Risks of the plan that are accepted, exactly those that it has: "concentration",
+	// and "no-four-eyes" in a cluster that was founded with that profile.
 	AcceptRisks []string `protobuf:"bytes,3,rep,name=accept_risks,json=acceptRisks,proto3" json:"accept_risks,omitempty"`
 	// SHA-256 of the manifest of the present seal, which this replaces.
 	BaseManifest []byte `protobuf:"bytes,4,opt,name=base_manifest,json=baseManifest,proto3" json:"base_manifest,omitempty"`
@@ -833,7 +871,7 @@ var File_krypton_v1_ceremonies_proto protoreflect.FileDescriptor
 const file_krypton_v1_ceremonies_proto_rawDesc = "" +
 	"\n" +
 	"\x1bkrypton/v1/ceremonies.proto\x12\n" +
-	"krypton.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17krypton/v1/common.proto\x1a\x15krypton/v1/seal.proto\"\xbf\x06\n" +
+	"krypton.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17krypton/v1/common.proto\x1a\x15krypton/v1/seal.proto\"\xb0\a\n" +
 	"\bCeremony\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12,\n" +
@@ -859,7 +897,12 @@ const file_krypton_v1_ceremonies_proto_rawDesc = "" +
 	"\fconsent_have\x18\x13 \x01(\rR\vconsentHave\x12!\n" +
 	"\fconsent_need\x18\x14 \x01(\rR\vconsentNeed\x12%\n" +
 	"\x0econsent_enough\x18\x15 \x01(\tR\rconsentEnough\x12!\n" +
-	"\flast_failure\x18\x16 \x01(\tR\vlastFailure\"\xf4\x02\n" +
+	"\flast_failure\x18\x16 \x01(\tR\vlastFailure\x12\x17\n" +
+	"\amade_by\x18\x17 \x01(\tR\x06madeBy\x12\x1f\n" +
+	"\vgathered_at\x18\x18 \x01(\tR\n" +
+	"gatheredAt\x12\x1b\n" +
+	"\tproved_by\x18\x19 \x01(\tR\bprovedBy\x12\x18\n" +
+	"\aprovers\x18\x1a \x03(\tR\aprovers\"\xf4\x02\n" +
 	"\x14StartCeremonyRequest\x12,\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x18.krypton.v1.CeremonyKindR\x04kind\x12(\n" +
 	"\x04plan\x18\x02 \x01(\v2\x14.krypton.v1.SealPlanR\x04plan\x12!\n" +

@@ -296,7 +296,10 @@ type SealStatus struct {
 	Protection KeyProtection `protobuf:"varint,24,opt,name=protection,proto3,enum=krypton.v1.KeyProtection" json:"protection,omitempty"`
 	// How many holders may be lost besides, by what was found at watch_time; absent
 	// before.
-	Margin        *SealMargin `protobuf:"bytes,25,opt,name=margin,proto3" json:"margin,omitempty"`
+	Margin *SealMargin `protobuf:"bytes,25,opt,name=margin,proto3" json:"margin,omitempty"`
+	// Of a sealed node: that the seal from before the last ceremony is kept, and how its
+	// holders open this node. Empty: it is not, or it opens another MasterKey.
+	WayBack       string `protobuf:"bytes,26,opt,name=way_back,json=wayBack,proto3" json:"way_back,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -504,6 +507,13 @@ func (x *SealStatus) GetMargin() *SealMargin {
 		return x.Margin
 	}
 	return nil
+}
+
+func (x *SealStatus) GetWayBack() string {
+	if x != nil {
+		return x.WayBack
+	}
+	return ""
 }
 
 // SealMargin says how far a cluster that runs is from a node that cannot be unsealed when it
@@ -1405,7 +1415,7 @@ var File_krypton_v1_seal_proto protoreflect.FileDescriptor
 const file_krypton_v1_seal_proto_rawDesc = "" +
 	"\n" +
 	"\x15krypton/v1/seal.proto\x12\n" +
-	"krypton.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xde\a\n" +
+	"krypton.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf9\a\n" +
 	"\n" +
 	"SealStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1b\n" +
@@ -1439,7 +1449,8 @@ const file_krypton_v1_seal_proto_rawDesc = "" +
 	"\n" +
 	"protection\x18\x18 \x01(\x0e2\x19.krypton.v1.KeyProtectionR\n" +
 	"protection\x12.\n" +
-	"\x06margin\x18\x19 \x01(\v2\x16.krypton.v1.SealMarginR\x06margin\"\xa1\x01\n" +
+	"\x06margin\x18\x19 \x01(\v2\x16.krypton.v1.SealMarginR\x06margin\x12\x19\n" +
+	"\bway_back\x18\x1a \x01(\tR\awayBack\"\xa1\x01\n" +
 	"\n" +
 	"SealMargin\x12%\n" +
 	"\x0ewithout_people\x18\x01 \x01(\bR\rwithoutPeople\x12,\n" +

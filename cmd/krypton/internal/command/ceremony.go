@@ -35,7 +35,7 @@ func ceremonyCommands() *Command {
 				"and has an old copy of the registry has them still. Nodes that are unsealed go on by themselves; one that is not is unsealed\n" +
 				"by the new holders. The file of --seal-plan says who shall open it. Every person needs an age recipient: nothing is printed.\n\n" +
 				"Custodians sign all of the plan. Then those consent who open the MasterKey now: people with krypton ceremony contribute;\n" +
-				"keystores are asked by the cluster. Until enough of the new holders opened the new seal nothing has changed, and\n" +
+				"keystores are asked by the cluster. Until enough of the new holders opened the new seal together nothing has changed, and\n" +
 				"krypton ceremony cancel ends it.",
 			Examples: []string{
 				"krypton ceremony start reshare --seal-plan seal.yaml",
@@ -49,12 +49,14 @@ func ceremonyCommands() *Command {
 			Run: startCeremony,
 		},
 		&Command{
-			Name: "contribute", Args: "[CEREMONY]", Usage: "give your share: to consent, or to show that you can open the new seal", Reach: Changes, NArgs: [2]int{0, 1}, Exits: []int{errs.ExitPending},
+			Name: "contribute", Args: "[CEREMONY]", Usage: "give your share: to consent, or to show that the new seal opens", Reach: Changes, NArgs: [2]int{0, 1}, Exits: []int{errs.ExitPending},
 			About: "Before there is a new seal it is your share of the present one, and your consent: the plan is shown, and you are asked.\n" +
-				"After that it is your share of the new one, which shows that you can open it.\n\n" +
+				"After that it is your share of the new one: a node that did not make the new seal combines as many of them as it takes,\n" +
+				"and only when they give the MasterKey the seal counts.\n\n" +
 				"With --identity the share is fetched, opened on this machine and compared with the manifest; a printed one is asked for\n" +
 				"without being shown, or read from stdin or --share-file. It goes to the one node of --addr, encrypted to the key of that\n" +
-				"start of that node, which has to prove who it is. All who consent give to one node: it is in its memory only, for 15 minutes.\n\n" +
+				"start of that node, which has to prove who it is. All who consent give to one node: it is in its memory only, for 15 minutes.\n" +
+				"Shares of the new seal go to another node than made it, all of them to the same one; krypton ceremony status says which.\n\n" +
 				"The exit status is 9 while others have to contribute.",
 			Examples: []string{"krypton ceremony contribute --addr n1:8400 --identity anna.identity", "krypton ceremony contribute --addr n1:8400 --yes < share.txt"},
 			Flags:    append(heldFlags(), &cli.StringFlag{Name: "share-file", Usage: "`FILE` with printed shares, - for stdin"}),
@@ -269,6 +271,8 @@ func ceremonySheet(is *kryptonv1.Ceremony) string {
 	s.add("accepted risks", strings.Join(is.GetAcceptedRisks(), ", "))
 	s.add("replaces manifest", hex.EncodeToString(is.GetBaseManifest()))
 	s.add("new manifest", hex.EncodeToString(is.GetNewManifest()))
+	s.add("made by", is.GetMadeBy())
+	s.add("proved by", is.GetProvedBy())
 	if ceremonyOpen(is) {
 		s.add("ends by itself", when(is.GetExpireTime()))
 		s.add("next", ceremonyNext(is))
@@ -291,6 +295,16 @@ func ceremonyNext(is *kryptonv1.Ceremony) string {
 			return "consent of those who open the MasterKey now"
 		}
 		return fmt.Sprintf("consent: node %s has %d of %d, and takes %s", is.GetNodeName(), is.GetConsentHave(), is.GetConsentNeed(), is.GetConsentEnough())
+	}
+	if is.GetProvedBy() != "" {
+		return "nobody: the leader commits it"
+	}
+	at := strings.Join(is.GetProvers(), " or ")
+	if is.GetConsentHave() > 0 {
+		return fmt.Sprintf("the new holders open the new seal: node %s has %d of %d, and takes %s", is.GetNodeName(), is.GetConsentHave(), is.GetConsentNeed(), is.GetConsentEnough())
+	}
+	if is.GetGatheredAt() != "" {
+		at = is.GetGatheredAt() + ", which has shares already"
 	}
 	var parts []string
 	first := uint32(1)
@@ -317,10 +331,10 @@ func ceremonyNext(is *kryptonv1.Ceremony) string {
 			parts = append(parts, fmt.Sprintf("%s%d of: %s", of, n, strings.Join(names, ", ")))
 		}
 	}
-	if len(parts) == 0 {
-		return "nobody: the leader commits it"
+	if at == "" {
+		at = "a voter besides " + is.GetMadeBy() + ", once one is unsealed"
 	}
-	return "the new holders open the new seal, " + strings.Join(parts, "; ")
+	return "the new holders open the new seal at node " + at + ", all at the same one; " + strings.Join(parts, "; ")
 }
 
 func plannedText(h *kryptonv1.SealHolder) string {

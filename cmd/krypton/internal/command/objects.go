@@ -210,6 +210,7 @@ func sealSheet(st *kryptonv1.SealStatus) string {
 	s.add("strength", strengthText(st))
 	s.add("holders to spare", spareText(st))
 	s.add("last failure", st.GetLastFailure())
+	s.add("way back", st.GetWayBack())
 	if holders := holdersText(st); holders != "" {
 		return s.text() + "\n" + holders
 	}

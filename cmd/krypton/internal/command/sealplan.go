@@ -20,8 +20,8 @@ import (
 // is planned.
 func sealRuleFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringSliceFlag{Name: "accept-risk", Usage: "`RISK` of the seal to accept and record: concentration"},
-		&cli.StringFlag{Name: "profile", Usage: "`RULE` that the seal has to keep: four-eyes, which is two people at least, whatever keystores are there"},
+		&cli.StringSliceFlag{Name: "accept-risk", Usage: "`RISK` of the seal to accept and record: concentration, no-four-eyes"},
+		&cli.StringFlag{Name: "profile", Usage: "`RULE` that the seal has to keep: four-eyes, which is two people at least, whatever keystores are there; of init it stays the rule of the cluster"},
 	}
 }
 

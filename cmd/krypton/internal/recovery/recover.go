@@ -338,13 +338,20 @@ func reached(advertise, listen string) string {
 
 func sealCommand() *command.Command {
 	return &command.Command{
-		Name: "seal", Usage: "put the seal record of the cluster back", Args: "FILE", NArgs: [2]int{1, 1}, Exits: offlineExits(),
+		Name: "seal", Usage: "put the seal record of the cluster back", Args: "[FILE]", NArgs: [2]int{0, 1}, Exits: offlineExits(),
 		About: "For a node whose seal/record.pb is gone or damaged, so that it cannot unseal without the others. FILE is seal/record.pb\n" +
 			"of another node, or a snapshot file. A record of another keyspace than that of the data directory is refused. The\n" +
 			"record holds no key in the clear, and who changed it gains nothing: a node believes the MasterKey that it opens by\n" +
-			"the commitment of the cluster's genesis.",
-		Examples: []string{"krypton operator recover seal /mnt/n2/seal/record.pb --config /etc/krypton/krypton.yaml"},
-		Flags:    []cli.Flag{configFlag()},
+			"the commitment of the cluster's genesis.\n\n" +
+			"With --previous in place of FILE the node is opened by the seal from before the last ceremony, by its holders: the node\n" +
+			"kept that because it was not opened by the new one yet. It opens the same MasterKey, so it is not possible after a rekey.\n" +
+			"The node stays with it over restarts until the next ceremony is committed, to which the holders from before consent on\n" +
+			"this node; or until the record of the cluster is put back.",
+		Examples: []string{
+			"krypton operator recover seal /mnt/n2/seal/record.pb --config /etc/krypton/krypton.yaml",
+			"krypton operator recover seal --previous --config /etc/krypton/krypton.yaml",
+		},
+		Flags: []cli.Flag{configFlag(), &cli.BoolFlag{Name: "previous", Usage: "go back to the seal from before the last ceremony, which this node kept"}},
 		Run: func(_ context.Context, in *command.Invocation) (err error) {
 			cfg, err := load(in)
 			if err != nil {
@@ -359,6 +366,17 @@ func sealCommand() *command.Command {
 			if err != nil {
 				return err
 			}
+			if in.Bool("previous") == (len(in.Args()) == 1) {
+				return errs.New(errs.InvalidArgument, "name either a file or --previous", errs.Hint("krypton operator recover seal --help"))
+			}
+			path := dir.Path("seal/record.pb")
+			if in.Bool("previous") {
+				rec, err := goBack(path, keyspace)
+				if err != nil {
+					return err
+				}
+				return showRecord(in, path, rec)
+			}
 			rec, err := recordIn(in.Args()[0], fingerprint)
 			if err != nil {
 				return err
@@ -367,7 +385,6 @@ func sealCommand() *command.Command {
 				return errs.New(errs.StateCorrupt, fmt.Sprintf("the seal record is of keyspace %s, and this node of %s", rec.Keyspace(), keyspace),
 					errs.Hint("take that of a node of the same cluster"), errs.Cause(seal.ErrForeignRecord))
 			}
-			path := dir.Path("seal/record.pb")
 			if have, err := seal.ReadFile(path, keyspace); err == nil && have.Generation() > rec.Generation() {
 				return errs.Newf(errs.FailedState, "the record of this node is of generation %d, and that one of generation %d", have.Generation(), rec.Generation()).
 					With(errs.Hint("a MasterKey that was replaced is not taken back; take the record of a node that is up to date"))
@@ -375,15 +392,53 @@ func sealCommand() *command.Command {
 			if err := seal.WriteFile(path, rec); err != nil {
 				return err
 			}
-			return show(in, []fact{
-				{"seal record", "file", path},
-				{"keyspace", "keyspaceId", rec.Keyspace().String()},
-				{"seal", "seal", rec.Mode().String()},
-				{"generation", "generation", uint64(rec.Generation())},
-				{"persons needed to unseal", "personsNeeded", rec.PersonsNeeded()},
-			})
+			// Whoever puts a record there means it: nothing is set aside any more.
+			if err := os.Remove(path + seal.AsideSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
+			return showRecord(in, path, rec)
 		},
 	}
+}
+
+func showRecord(in *command.Invocation, path string, rec seal.Record) error {
+	return show(in, []fact{
+		{"seal record", "file", path},
+		{"keyspace", "keyspaceId", rec.Keyspace().String()},
+		{"seal", "seal", rec.Mode().String()},
+		{"generation", "generation", uint64(rec.Generation())},
+		{"persons needed to unseal", "personsNeeded", rec.PersonsNeeded()},
+	})
+}
+
+// goBack puts the record from before the last ceremony in its place, and that of the last
+// one aside. Killed anywhere it leaves what it found or what it makes, and may be run again.
+func goBack(path string, keyspace hierarchy.KeyspaceID) (seal.Record, error) {
+	was, err := seal.ReadFile(path+seal.PreviousSuffix, keyspace)
+	if errors.Is(err, seal.ErrNoRecord) {
+		return seal.Record{}, errs.New(errs.FailedState, "this node kept no seal from before: it was opened by the present one, or there was no ceremony since it is a member",
+			errs.Hint("another node may have kept it, or take a snapshot file from before the ceremony: krypton operator recover seal FILE"))
+	}
+	if err != nil {
+		return seal.Record{}, err
+	}
+	now, err := seal.ReadFile(path, keyspace)
+	if err != nil {
+		return seal.Record{}, err
+	}
+	if now.ManifestDigest() != was.ManifestDigest() {
+		if !was.SameMasterKey(now) {
+			return seal.Record{}, errs.Newf(errs.FailedState, "the seal from before is of MasterKey %d, and a rekey put MasterKey %d in its place: it does not open this node", was.Generation(), now.Generation()).
+				With(errs.Hint("the new holders have to open it; else recover from a snapshot file from before the rekey: docs/runbooks/all-nodes-lost.md"))
+		}
+		if err := seal.WriteFile(path+seal.AsideSuffix, now); err != nil {
+			return seal.Record{}, err
+		}
+		if err := seal.WriteFile(path, was); err != nil {
+			return seal.Record{}, err
+		}
+	}
+	return was, os.Remove(path + seal.PreviousSuffix)
 }
 
 // ofCluster returns which cluster a data directory is pinned to.
