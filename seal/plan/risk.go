@@ -25,14 +25,14 @@ const Concentration Risk = "concentration"
 // with the profile [FourEyes]. Elsewhere it is no risk that anybody has to accept.
 const NoFourEyes Risk = "no-four-eyes"
 
-// Risks are all that can be accepted.
-func Risks() []Risk { return []Risk{Concentration, NoFourEyes} }
+// Risks are all that a plan can have by itself, whatever the cluster.
+func Risks() []Risk { return []Risk{Concentration} }
 
 // ParseRisks reads risks by name, each once.
 func ParseRisks(names []string) ([]Risk, error) {
 	var out []Risk
 	for _, n := range names {
-		if !slices.Contains(Risks(), Risk(n)) {
+		if !slices.Contains(append(Risks(), NoFourEyes), Risk(n)) {
 			return nil, errs.Newf(errs.InvalidArgument, "there is no risk %q", n).With(errs.Hint("there is: %s, %s", Concentration, NoFourEyes))
 		}
 		if !slices.Contains(out, Risk(n)) {

@@ -299,12 +299,14 @@ func ceremonyNext(is *kryptonv1.Ceremony) string {
 	if is.GetProvedBy() != "" {
 		return "nobody: the leader commits it"
 	}
-	at := strings.Join(is.GetProvers(), " or ")
+	where := ", "
 	if is.GetConsentHave() > 0 {
 		return fmt.Sprintf("the new holders open the new seal: node %s has %d of %d, and takes %s", is.GetNodeName(), is.GetConsentHave(), is.GetConsentNeed(), is.GetConsentEnough())
 	}
 	if is.GetGatheredAt() != "" {
-		at = is.GetGatheredAt() + ", which has shares already"
+		where = " at node " + is.GetGatheredAt() + ", which has shares already: "
+	} else if len(is.GetProvers()) > 0 {
+		where = " at one of the nodes " + strings.Join(is.GetProvers(), ", ") + ": "
 	}
 	var parts []string
 	first := uint32(1)
@@ -331,10 +333,7 @@ func ceremonyNext(is *kryptonv1.Ceremony) string {
 			parts = append(parts, fmt.Sprintf("%s%d of: %s", of, n, strings.Join(names, ", ")))
 		}
 	}
-	if at == "" {
-		at = "a voter besides " + is.GetMadeBy() + ", once one is unsealed"
-	}
-	return "the new holders open the new seal at node " + at + ", all at the same one; " + strings.Join(parts, "; ")
+	return "the new holders open the new seal" + where + strings.Join(parts, "; ")
 }
 
 func plannedText(h *kryptonv1.SealHolder) string {

@@ -21,7 +21,7 @@ import (
 func sealRuleFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringSliceFlag{Name: "accept-risk", Usage: "`RISK` of the seal to accept and record: concentration, no-four-eyes"},
-		&cli.StringFlag{Name: "profile", Usage: "`RULE` that the seal has to keep: four-eyes, which is two people at least, whatever keystores are there; of init it stays the rule of the cluster"},
+		&cli.StringFlag{Name: "profile", Usage: "`RULE` that the seal has to keep: four-eyes, two people at least, whatever keystores do; that of init stays"},
 	}
 }
 
