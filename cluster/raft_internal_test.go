@@ -374,7 +374,7 @@ func TestI13_EveryCommandIsACallersOrTheClustersOwn(t *testing.T) {
 		"revoke_certificate": true, "put_issuer": true, "remove_issuer": true, "bind_role": true, "unbind_role": true, "set_tenant_governors": true,
 		"request_approval": true, "approve": true, "reject_approval": true, "set_quorum": true,
 		"put_policy": true, "remove_policy": true,
-		"begin_ceremony": true, "stage_ceremony": true, "confirm_holder": true, "commit_ceremony": true, "cancel_ceremony": true,
+		"begin_ceremony": true, "stage_ceremony": true, "confirm_holder": true, "prove_seal": true, "commit_ceremony": true, "cancel_ceremony": true,
 		"update_member": false, // but for the field voter, see below
 
 		"genesis": false, "add_internal_key": false, "rewrap_tenant": false, "put_secret": false, "add_member": false,

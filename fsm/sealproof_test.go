@@ -115,8 +115,9 @@ func TestI37_WhoMadeASealIsNotSomebodyElse(t *testing.T) {
 		"no node":      func(b *fsmpb.StageCeremony) { b.Node = "" },
 		"another node": func(b *fsmpb.StageCeremony) { b.Node = nodeID(1) },
 		"a node without": func(b *fsmpb.StageCeremony) {
-			*b = *w.stageBy(9, id, w.newKeySeal(id), w.rewrapped(id)).GetStageCeremony()
-		}, //nolint:govet // Copies a message that nobody else has.
+			proto.Reset(b)
+			proto.Merge(b, w.stageBy(9, id, w.newKeySeal(id), w.rewrapped(id)).GetStageCeremony())
+		},
 		"another signature": func(b *fsmpb.StageCeremony) { b.Signature[0] ^= 1 },
 		"other key blobs":   func(b *fsmpb.StageCeremony) { b.Rekey.InternalKeys[0].Blob[0] ^= 1 },
 		"another handover":  func(b *fsmpb.StageCeremony) { b.Rekey.Handovers[0].Sealed[0] ^= 1 },

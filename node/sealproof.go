@@ -123,7 +123,7 @@ func (n *Node) unfit(c *fsmpb.Ceremony, err error) error {
 		if i < 0 {
 			return err
 		}
-		what = "what the new seal has for " + failed[i].ProviderKey.String() + " does not open as it should"
+		what = "what the new seal has for " + failed[i].String() + " does not open as it should"
 	} else if !errs.Is(err, errs.StateCorrupt) {
 		return err
 	}
@@ -287,12 +287,12 @@ const proveTurn = 5 * time.Second
 // myTurn reports whether it is this node that has the keystores of a new seal open it:
 // the leader, unless it made it, then the others in the order of their ids.
 func (n *Node) myTurn(v *fsm.View, c *fsmpb.Ceremony) bool {
-	before := time.Duration(0)
+	turn := time.UnixMilli(c.GetStagedTimeMs())
 	leader := string(n.cluster.LeaderID())
 	for _, m := range v.Members() {
 		if id := m.GetId(); id != n.id && v.MayProve(c, id) && (id == leader || id < n.id && n.id != leader) {
-			before++
+			turn = turn.Add(proveTurn)
 		}
 	}
-	return v.MayProve(c, n.id) && !n.clock.Now().Before(time.UnixMilli(c.GetStagedTimeMs()).Add(before*proveTurn))
+	return v.MayProve(c, n.id) && !n.clock.Now().Before(turn)
 }

@@ -303,8 +303,9 @@ func TestI15_SharesOfTheNewSealAreInOneMemory(t *testing.T) {
 	h.state(t, id, ceremonyCommitted)
 }
 
-// TestI15_AKeystoreThatHangsStopsNobodyElse: while it hangs a ceremony is cancelled, or
-// expires, and the next one is held.
+// TestI15_AKeystoreThatHangsStopsNobodyElse: also one that does not know when it is given
+// up. While it hangs a ceremony is cancelled, or expires, and what was gathered for it goes;
+// the next one is held.
 func TestI15_AKeystoreThatHangsStopsNobodyElse(t *testing.T) {
 	for name, end := range map[string]func(t *testing.T, h *held, id []byte){
 		"cancelled": func(t *testing.T, h *held, id []byte) {
@@ -326,21 +327,30 @@ func TestI15_AKeystoreThatHangsStopsNobodyElse(t *testing.T) {
 				h := ceremonyWorld(t, 1, autoPlan(t), withClock(clock.System{}))
 				m := h.members[0]
 				check(t, h.sealing.CreateKey(t.Context(), "other"))
-				given := make(chan struct{}, 1)
-				h.faults.set("sealing", func(ctx context.Context, _ keystore.UnwrapRequest) error {
+				given, answers := make(chan struct{}, 1), make(chan struct{})
+				h.faults.set("sealing", func(context.Context, keystore.UnwrapRequest) error {
 					select {
 					case given <- struct{}{}:
 					default:
 					}
-					<-ctx.Done()
+					<-answers
 					return storeError("sealing", keystore.Unavailable)
 				})
 				stop := m.run(t)
 				defer stop()
 				id := h.begin(t, m, migrate, &fsmpb.SealPlan{ProviderKeys: []*fsmpb.SealKey{{Provider: "sealing", Key: "other"}}}).GetId()
 				<-given
+				if m.Ceremony(id).Gathered.Need != 1 {
+					t.Error("nothing is gathered")
+				}
 				end(t, h, id)
+				time.Sleep(2 * time.Second)
+				synctest.Wait()
+				if got := m.Ceremony(id).Gathered; got.Need != 0 {
+					t.Errorf("what was gathered stays: %+v", got)
+				}
 				h.faults.set("sealing", nil)
+				close(answers)
 				next := h.begin(t, m, migrate, &fsmpb.SealPlan{ProviderKeys: []*fsmpb.SealKey{{Provider: "sealing", Key: "other"}}}).GetId()
 				time.Sleep(5 * time.Second)
 				synctest.Wait()
