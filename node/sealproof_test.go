@@ -23,6 +23,7 @@ import (
 	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/node"
 	"github.com/openkcm/krypton-cluster/seal"
+	"github.com/openkcm/krypton-cluster/seal/plan"
 )
 
 // rogue is what a member does with its own key and place in the cluster that Krypton
@@ -374,4 +375,32 @@ func TestCeremoniesWaitForProofs(t *testing.T) {
 	if !errors.As(err, &e) || !strings.Contains(e.Hint, "upgrade") {
 		t.Errorf("%v", err)
 	}
+}
+
+// TestTheProfileOfInitStays: the genesis says it, a node says why a plan breaks it, and
+// replicas refuse it whoever proposes it.
+func TestTheProfileOfInitStays(t *testing.T) {
+	p := shamirPlan(t, 3, 5)
+	p.Profile = plan.FourEyes
+	h := ceremonyWorld(t, 1, p)
+	m := h.members[0]
+	g := &fsmpb.Genesis{}
+	check(t, proto.Unmarshal(m.machine.View().Cluster().GetGenesis(), g))
+	if g.GetSealProfile() != fsm.ProfileFourEyes {
+		t.Fatalf("the genesis has the profile %q", g.GetSealProfile())
+	}
+	one := plan.Plan{Groups: []plan.Group{{Threshold: 2, Holders: []plan.Holder{
+		{Name: "anna", Recipient: newHolder(t, "anna").to}, {Name: "hsm", Key: seal.ProviderKey{Provider: "sealing", Key: sealKey}},
+	}}}}
+	risks := []plan.Risk{plan.Concentration}
+	wants(t, m.WeighCeremony(one, risks, ""), errs.InvalidArgument)
+	check(t, m.WeighCeremony(one, append(risks, plan.NoFourEyes), ""))
+	err := m.do(m.custodian("cust"), gate.StartCeremony, node.ObjectSeal, func(ctx context.Context, tok gate.Token) error {
+		base := must[seal.Record](t)(seal.ParseRecord(m.machine.View().Cluster().GetSealRecord())).ManifestDigest()
+		_, err := m.BeginCeremony(ctx, tok, h.request(), reshare, base[:], group(2, h.person(t, "anna"), storeHolder("hsm")), 0)
+		return err
+	})
+	wants(t, err, errs.InvalidArgument)
+	loose := ceremonyWorld(t, 1, shamirPlan(t, 2, 3)).members[0]
+	check(t, loose.WeighCeremony(one, risks, ""))
 }

@@ -1,6 +1,7 @@
 package plan_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -77,6 +78,14 @@ func TestFourEyesMeansTwoPeopleWhateverKeystoresAreThere(t *testing.T) {
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
+		// Whoever accepts that it is not so gets it, and where it is so it is not recorded.
+		both := append(plan.Risks(), plan.NoFourEyes)
+		if err := plan.Analyze(p).Refuse(both, plan.FourEyes); err != nil {
+			t.Errorf("accepted: %v", err)
+		}
+		if got := plan.Analyze(p).Accepted(both); slices.Contains(got, string(plan.NoFourEyes)) != (want != "") {
+			t.Errorf("%q: recorded %v", want, got)
+		}
 	}
 	groups := plan.Plan{Groups: []plan.Group{{Name: "stores", Threshold: 2, Holders: []plan.Holder{a, b, c}}, {Name: "people", Threshold: 2, Holders: people}}}
 	if err := plan.Analyze(groups).Refuse(nil, plan.FourEyes); err != nil {
@@ -86,6 +95,9 @@ func TestFourEyesMeansTwoPeopleWhateverKeystoresAreThere(t *testing.T) {
 
 func TestI4_RisksAndProfilesAreKnownByName(t *testing.T) {
 	if got, err := plan.ParseRisks([]string{"concentration", "concentration"}); err != nil || len(got) != 1 {
+		t.Errorf("%v %v", got, err)
+	}
+	if got, err := plan.ParseRisks([]string{"no-four-eyes"}); err != nil || len(got) != 1 || got[0] != plan.NoFourEyes {
 		t.Errorf("%v %v", got, err)
 	}
 	if _, err := plan.ParseRisks([]string{"all"}); !errs.Is(err, errs.InvalidArgument) {
