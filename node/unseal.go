@@ -119,6 +119,12 @@ func (n *Node) askKeystores(ctx context.Context) error {
 		return n.unsealWith(ctx, a, mk)
 	})
 	if errors.Is(err, seal.ErrClosed) {
+		n.mu.Lock()
+		sealed := n.seals != a.seals
+		n.mu.Unlock()
+		if sealed {
+			return errSealedMeanwhile()
+		}
 		n.poke() // whatever ended it may have left something to do, with another record
 		return nil
 	}
@@ -128,6 +134,10 @@ func (n *Node) askKeystores(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+func errSealedMeanwhile() error {
+	return errs.New(errs.Sealed, "this node was sealed while it was being unsealed", errs.Hint("unseal it again: krypton unseal"))
 }
 
 // attempt is what an unsealing began with. What is not so any more when it has
@@ -200,7 +210,7 @@ func (n *Node) install(u *unsealed, a attempt) error {
 	case n.stopped:
 		return errs.New(errs.Unavailable, "this node is stopping", errs.Hint("use another node"))
 	case n.seals != a.seals:
-		return errs.New(errs.Sealed, "this node was sealed while it was being unsealed", errs.Hint("unseal it again: krypton unseal"))
+		return errSealedMeanwhile()
 	case n.record.IsZero() || n.record.ManifestDigest() != a.record.ManifestDigest():
 		return errs.New(errs.Aborted, "the seal record changed while this node was being unsealed", errs.Hint("retry"))
 	}
