@@ -13,6 +13,7 @@ import (
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/internal/corr"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
 	"github.com/openkcm/krypton-cluster/keystore"
 	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/node"
@@ -33,7 +34,7 @@ func TestI15_NothingIsReplacedThatNoSecondVoterOpened(t *testing.T) {
 		"of this node":   func(_ string, raw []byte) ([]byte, error) { return a.Prepare(t.Context(), raw) },
 	} {
 		a.prepare = lie
-		wants(t, a.WatchSeal(t.Context()), errs.Unavailable)
+		situationtest.Error(t, "seal/repair-no-second-voter", a.WatchSeal(t.Context()))
 		if a.registry(t).Digest() != before.Digest() {
 			t.Fatalf("%s: the seal is repaired", name)
 		}

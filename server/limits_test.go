@@ -23,6 +23,8 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/errs/situation"
 	"github.com/openkcm/krypton-cluster/node"
 	"github.com/openkcm/krypton-cluster/seal"
+	"github.com/openkcm/krypton-cluster/seal/agebox"
+	"github.com/openkcm/krypton-cluster/seal/plan"
 	"github.com/openkcm/krypton-cluster/server"
 	"github.com/openkcm/krypton-cluster/server/gateway"
 )
@@ -109,8 +111,25 @@ func limits() []bounds {
 			{what: "policies of one tenant, of all", limit: fmt.Sprintf("%d, %d", fsm.MaxPoliciesPerTenant, fsm.MaxPolicies), beyond: "policy/too-many"},
 			{what: "text of a policy, of all policies of one tenant, of all", limit: bytesOf(fsm.MaxPolicyBytes) + ", " + bytesOf(fsm.MaxPolicySetBytes) + ", " + bytesOf(fsm.MaxPolicyTotalBytes), beyond: "policy/too-long"},
 			{what: "workloads, services that one TestPolicy asks about when it names none", limit: fmt.Sprintf("%d, %d", server.MaxTestedSubjects, server.MaxTestedServices), then: "the rest is left out, and the answer says so"},
+		}},
+		{"The seal and ceremonies", []bound{
 			{what: "shares of the MasterKey, groups of their holders", limit: fmt.Sprintf("%d, %d", seal.MaxShares, seal.MaxGroups), code: errs.InvalidArgument},
+			{what: "threshold of a group", limit: fmt.Sprintf("%d to the number of its holders", seal.MinThreshold), beyond: "seal/ceremony-threshold"},
+			{what: "keys of keystores, any one of which opens the MasterKey", limit: fmt.Sprint(seal.MaxProviderKeys), code: errs.InvalidArgument},
+			{what: "name of a group or a holder; each part of where a holder stands", limit: bytesOf(seal.MaxName) + "; " + bytesOf(seal.MaxDomain), code: errs.InvalidArgument},
+			{what: "recipient of a person", limit: bytesOf(seal.MaxRecipient), beyond: "seal/recipient-long"},
+			{what: "time that the plugin of a recipient has on a node", limit: agebox.PluginTime.String(), beyond: "seal/plugin-late"},
+			{what: "encrypted share of a person", limit: bytesOf(agebox.MaxFile), code: errs.FailedState},
+			{what: "identity file, identities in it, passphrase", limit: fmt.Sprintf("%s, %d, %s", bytesOf(agebox.MaxIdentityFile), agebox.MaxIdentities, bytesOf(agebox.MaxPassphrase)), code: errs.InvalidConfig},
+			{what: "plan of a seal: the file, and what people sign for in a ceremony", limit: bytesOf(plan.MaxFile) + ", " + bytesOf(fsm.MaxSealPlanBytes), beyond: "seal/ceremony-plan-large"},
+			{what: "risks that a plan accepts", limit: fmt.Sprint(fsm.MaxSealRisks), code: errs.InvalidArgument},
 			{what: "seal record that is made", limit: bytesOf(seal.MaxMade), code: errs.InvalidArgument},
+			{what: "time that the first share of a person waits for the last", limit: seal.DefaultPatience.String(), then: "the shares of people are dropped and have to be given again"},
+			{what: "ceremonies at a time", limit: "1", beyond: "seal/ceremony-open"},
+			{what: "life of a ceremony", limit: lifetime(fsm.MinCeremonyLifeMS*time.Millisecond) + " to " + lifetime(fsm.MaxCeremonyLifeMS*time.Millisecond), beyond: "seal/ceremony-life"},
+			{what: "ceremonies that are kept", limit: fmt.Sprint(fsm.MaxCeremonies), then: "those that ended first are forgotten; their manifests stay"},
+			{what: "manifests of ceremonies, and their bytes", limit: fmt.Sprintf("%d, %s", fsm.MaxSealManifests, bytesOf(fsm.MaxSealManifestsBytes)), code: errs.LimitReached},
+			{what: "reason of a cancellation", limit: bytesOf(fsm.MaxCancelReasonBytes), code: errs.InvalidArgument},
 		}},
 		{"Lifetimes", []bound{
 			{what: "certificate of a caller", limit: lifetime(pki.MinLifetime) + " to " + lifetime(pki.CallerLifetime), beyond: "request/certificate-lifetime"},

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
 	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/memsec/reveal"
 	"github.com/openkcm/krypton-cluster/seal/agebox"
@@ -578,5 +579,22 @@ func TestANewIdentityIsHybridAndCanBeKept(t *testing.T) {
 		if err := ids.SaveEncrypted(&out, []byte(short)); !errors.Is(err, agebox.ErrPassphrase) || out.Len() != 0 {
 			t.Errorf("a passphrase of %d bytes gave %v and %d bytes", len(short), err, out.Len())
 		}
+	}
+}
+
+// TestWhatRefusesARecipientSaysWhatToDo, as docs/errors.md has it.
+func TestWhatRefusesARecipientSaysWhatToDo(t *testing.T) {
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for row, recipient := range map[string]string{
+		"seal/recipient-private": id.String(),
+		"seal/recipient-unknown": "anna@example.org",
+		"seal/recipient-damaged": id.Recipient().String()[:40],
+		"seal/recipient-long":    "age1pq1" + strings.Repeat("q", agebox.MaxRecipient),
+	} {
+		_, err := agebox.ParseRecipient(recipient)
+		situationtest.Error(t, row, err, []byte(id.String()))
 	}
 }

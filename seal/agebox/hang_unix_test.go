@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
 	"github.com/openkcm/krypton-cluster/seal/agebox"
 	"github.com/openkcm/krypton-cluster/seal/agebox/ageboxtest"
 )
@@ -45,6 +46,9 @@ func TestI6_APluginThatHangsIsEnded(t *testing.T) {
 				t.Errorf("%v", err)
 			case b != ageboxtest.Stays && strings.Contains(err.Error(), "did not answer in time and was ended") != (b == ageboxtest.Hangs):
 				t.Errorf("%v", err)
+			}
+			if b == ageboxtest.Hangs {
+				situationtest.Error(t, "seal/plugin-late", err)
 			}
 			if d := time.Since(began); d > agebox.PluginTime/2 {
 				t.Errorf("it took %s", d)

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/internal/errs/situation/situationtest"
 	"github.com/openkcm/krypton-cluster/seal"
 	"github.com/openkcm/krypton-cluster/seal/plan"
 )
@@ -112,4 +113,15 @@ func TestI4_RisksAndProfilesAreKnownByName(t *testing.T) {
 	if _, err := plan.ParseProfile("six-eyes"); !errs.Is(err, errs.InvalidArgument) {
 		t.Error(err)
 	}
+}
+
+// TestWhatRefusesAPlanSaysWhatToDo, as docs/errors.md has it.
+func TestWhatRefusesAPlanSaysWhatToDo(t *testing.T) {
+	alone := plan.Analyze(plan.Plan{Keys: []plan.Holder{store("a", "t1", "1", "r1"), store("b", "t1", "1", "r1")}})
+	situationtest.Error(t, "seal/concentrated", alone.Refuse(nil, ""))
+	situationtest.Error(t, "seal/not-four-eyes", alone.Refuse(plan.Risks(), plan.FourEyes))
+	_, err := plan.ParseRisks([]string{"all"})
+	situationtest.Error(t, "seal/no-such-risk", err)
+	_, err = plan.ParseProfile("six-eyes")
+	situationtest.Error(t, "seal/no-such-profile", err)
 }

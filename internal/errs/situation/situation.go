@@ -66,7 +66,7 @@ type Group struct {
 // Groups returns the table in the order of the document.
 func Groups() []Group {
 	return []Group{
-		ciphertexts(), requests(), identities(), authorities(), policies(), intents(), approvals(), clusterStates(), limits(), configurations(), machines(), storedState(), crashes(), commandLine(),
+		ciphertexts(), requests(), identities(), authorities(), policies(), intents(), approvals(), clusterStates(), seals(), limits(), configurations(), machines(), storedState(), crashes(), commandLine(),
 	}
 }
 
