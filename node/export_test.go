@@ -22,6 +22,9 @@ func (n *Node) Sweep() { n.sweep(n.machine.View()) }
 // Observe looks at the present state of the registry.
 func (n *Node) Observe(ctx context.Context) { n.observe(ctx, n.machine.View()) }
 
+// ObserveAt looks at a state of the registry that may be an older one by now.
+func (n *Node) ObserveAt(ctx context.Context, v *fsm.View) { n.observe(ctx, v) }
+
 // AskKeystores asks the keystores of the seal once.
 func (n *Node) AskKeystores(ctx context.Context) error { return n.askKeystores(ctx) }
 
@@ -119,6 +122,16 @@ func (n *Node) Parents() (gs []hierarchy.Generation) {
 		}
 	}
 	return gs
+}
+
+// RawMAC computes a MAC under a key that the node has, in force or not.
+func (n *Node) RawMAC(number hierarchy.Generation, parts ...[]byte) (sum [32]byte, ok bool) {
+	g, ok := n.open.Load().keys.of(number)
+	if !ok {
+		return sum, false
+	}
+	sum, err := memsec.MAC(g.mac, parts...)
+	return sum, err == nil
 }
 
 // Bound reports why a caller has no role any more in that state.

@@ -7,11 +7,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/hierarchy/envelope"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/seal"
+	"github.com/openkcm/krypton-cluster/seal/manifest"
 )
 
 // retireAfter is how long the key that wrapped internal keys before a rekey stays
@@ -65,6 +68,9 @@ type generations struct {
 
 	mu     sync.Mutex // of who replaces it
 	isShut bool
+
+	read atomic.Pointer[committed] // what a state was last asked for
+
 	// since is when a sweep first found inForce; under mu.
 	inForce hierarchy.Generation
 	since   time.Time
@@ -106,9 +112,56 @@ func (k *generations) of(number hierarchy.Generation) (generation, bool) {
 	return generation{}, false
 }
 
-// knows reports whether the node has the MasterKey of that generation.
-func (k *generations) knows(number hierarchy.Generation) bool {
+// committed is the commitment to the MasterKey of a generation in a state.
+type committed struct {
+	in     *fsmpb.Cluster
+	number hierarchy.Generation
+	to     [envelope.CommitmentSize]byte // zero: there is none
+}
+
+// in returns the keys of a generation that is in force, or was, in that state; false: there
+// are none. A next MasterKey that was taken is not yet one of the cluster: its ceremony may
+// be cancelled, and another MasterKey get its number, while this node hears of nothing. So it
+// counts once the state says that it is the one. To judge by it before that was rejected:
+// what the other one proves would be wrong, and this node would take its own log for forged.
+func (k *generations) in(c *fsmpb.Cluster, number hierarchy.Generation) (generation, bool) {
 	g, ok := k.of(number)
+	switch {
+	case !ok:
+		return generation{}, false
+	case uint64(number) <= k.opened.Load():
+		return g, true // it opened this node, is carried by the record of that one, or was in force in a state that was proved
+	case number > fsm.GenerationOf(c) || g.commitment == [envelope.CommitmentSize]byte{}:
+		return generation{}, false
+	}
+	is := k.read.Load()
+	if is == nil || is.in != c || is.number != number {
+		is = &committed{c, number, commitmentIn(c, number)}
+		k.read.Store(is)
+	}
+	return g, is.to == g.commitment
+}
+
+// commitmentIn returns the commitment to the MasterKey of a generation in a state, or zeros.
+func commitmentIn(c *fsmpb.Cluster, number hierarchy.Generation) (to [envelope.CommitmentSize]byte) {
+	if number == fsm.GenerationOf(c) {
+		if r, err := manifest.Parse(c.GetSealRecord()); err == nil && r.GetManifest().GetGeneration() == uint64(number) {
+			copy(to[:], r.GetManifest().GetMasterKeyCommitment())
+		}
+		return to
+	}
+	for _, raw := range slices.Backward(c.GetSealManifests()) {
+		if m, err := manifest.ParseManifest(raw); err == nil && m.GetGeneration() == uint64(number) {
+			copy(to[:], m.GetMasterKeyCommitment())
+			return to
+		}
+	}
+	return to
+}
+
+// knows reports whether the node has the MasterKey that is in force in that state.
+func (k *generations) knows(c *fsmpb.Cluster) bool {
+	g, ok := k.in(c, fsm.GenerationOf(c))
 	return ok && !g.parent.IsZero()
 }
 
@@ -173,9 +226,10 @@ func (k *generations) carried(before hierarchy.Generation) (keys []seal.CarriedK
 	return keys
 }
 
-// sum computes a MAC under the key of a generation; false: there is none.
-func (k *generations) sum(number hierarchy.Generation, parts ...[]byte) (sum [32]byte, ok bool) {
-	g, ok := k.of(number)
+// sum computes a MAC under the key of a generation that is in force, or was, in that
+// state; false: there is none.
+func (k *generations) sum(c *fsmpb.Cluster, number hierarchy.Generation, parts ...[]byte) (sum [32]byte, ok bool) {
+	g, ok := k.in(c, number)
 	if !ok {
 		return sum, false
 	}

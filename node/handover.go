@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/hmac"
+	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -38,13 +40,18 @@ const (
 	// given the MasterKey are waited for. One that has not taken it by then is down or
 	// cut off, and opens the new seal as at any start: a rekey must not hang on it.
 	readyPatience = 10 * time.Second
-	// startKeyBytes is the length of a public start key.
+	// startKeyBytes is the length of a public start key, and haveBytes that of the MAC behind it.
 	startKeyBytes = 1216
+	haveBytes     = 32
+
+	// haveLabel begins what a member authenticates with its start key. No other message under
+	// that key begins with it.
+	haveLabel = "krypton/v1/start-key-of-unsealed"
 )
 
-// offerStartKey answers [offerTask]: the public start key of this node, and its signature. A
-// sealed node makes none: it was not opened by the MasterKey before, so it gets the next
-// one from its holders only.
+// offerStartKey answers [offerTask]: the public start key of this node, a MAC of it that only
+// a node with the MasterKey in force can make, and the signature of the member key. A sealed
+// node was not opened by the MasterKey before, so it gets the next one from its holders only.
 func (n *Node) offerStartKey() ([]byte, error) {
 	if err := n.Believed(); err != nil {
 		return nil, err
@@ -53,7 +60,44 @@ func (n *Node) offerStartKey() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return slices.Concat(o.Public, o.Signature), nil
+	have, ok := n.haveMasterKey(n.machine.View().Generation(), o)
+	if !ok {
+		return nil, n.whySealed()
+	}
+	return slices.Concat(o.Public, have[:], o.Signature), nil
+}
+
+// haveMasterKey returns the MAC with which who made an offer shows that he has the MasterKey
+// in force. The signature of a member key does not: that key lies on a disk, which is worth
+// nothing without the holders of the MasterKey, and must not become worth the next one.
+//
+//	HMAC( MAC key of snapshots, haveLabel | generation u64 | fingerprint | public start key | node id )
+//
+// What is replayed is a start key of that node, of which nobody else has the private part.
+func (n *Node) haveMasterKey(g hierarchy.Generation, o seal.Offer) ([haveBytes]byte, bool) {
+	return n.MAC(g, []byte(haveLabel), binary.BigEndian.AppendUint64(nil, uint64(g)), o.Target.Cluster[:], o.Public, []byte(o.Target.Node))
+}
+
+// askOffer asks a member for its start key, and believes nobody who has not the MasterKey
+// that is in force in that view.
+func (n *Node) askOffer(ctx context.Context, v *fsm.View, to seal.Target) (seal.Offer, error) {
+	b, err := n.cluster.PrepareOn(ctx, to.Node, []byte(offerTask))
+	if err != nil {
+		return seal.Offer{}, err
+	}
+	if len(b) <= startKeyBytes+haveBytes {
+		return seal.Offer{}, errs.New(errs.Unauthenticated, "the answer is no start key")
+	}
+	o := seal.Offer{Target: to, Public: b[:startKeyBytes], Signature: b[startKeyBytes+haveBytes:]}
+	want, ok := n.haveMasterKey(v.Generation(), o)
+	switch {
+	case !ok:
+		return seal.Offer{}, n.whySealed()
+	case !hmac.Equal(want[:], b[startKeyBytes:startKeyBytes+haveBytes]):
+		return seal.Offer{}, errs.New(errs.Unauthenticated, "who answers for the member has not the MasterKey in force",
+			errs.Hint("if that node says that it is unsealed, find out who has its member key"))
+	}
+	return o, nil
 }
 
 func (n *Node) ownOffer() (seal.Offer, error) {
@@ -88,16 +132,12 @@ func (n *Node) handovers(ctx context.Context, v *fsm.View, r seal.Record, master
 		wg.Go(func() {
 			offer := own
 			if id := m.GetId(); id != n.id {
-				b, err := n.cluster.PrepareOn(ctx, id, []byte(offerTask))
-				if err == nil && len(b) <= startKeyBytes {
-					err = errs.New(errs.Unauthenticated, "the answer is no start key")
-				}
-				if err != nil {
+				var err error
+				if offer, err = n.askOffer(ctx, v, seal.Target{Cluster: own.Target.Cluster, Node: id}); err != nil {
 					n.log.WarnContext(ctx, "a member gets no new MasterKey now; it opens the new seal when that comes into force",
 						slog.String("peer", id), slog.Any("error", err))
 					return
 				}
-				offer = seal.Offer{Target: seal.Target{Cluster: own.Target.Cluster, Node: id}, Public: b[:startKeyBytes], Signature: b[startKeyBytes:]}
 			}
 			key, err := pki.ParsePublicKey(m.GetPublicKey())
 			var sealed []byte
@@ -119,9 +159,13 @@ func (n *Node) handovers(ctx context.Context, v *fsm.View, r seal.Record, master
 }
 
 // followRekey takes over the MasterKey that a staged ceremony has for this node, and gives up
-// the one of a ceremony that is not staged any more and did not come into force.
-func (n *Node) followRekey(ctx context.Context, v *fsm.View) {
-	u := n.open.Load()
+// the one of a ceremony that is not staged any more and did not come into force. One looks at a
+// time, and at the newest state: who looked at one from before the ceremony would give up what
+// another one just took, and a member that said it was ready would be sealed by the commit.
+func (n *Node) followRekey(ctx context.Context) {
+	n.following.Lock()
+	defer n.following.Unlock()
+	u, v := n.open.Load(), n.machine.View()
 	if u == nil {
 		return
 	}
@@ -162,6 +206,9 @@ func (n *Node) takeStaged(ctx context.Context, u *unsealed, v *fsm.View, c *fsmp
 	}
 	defer masterKey.Destroy()
 	if err := n.takeNext(u, v, r, c.GetRekey(), masterKey); err != nil {
+		if exhausted(err) {
+			u.keys.again() // there may be room soon
+		}
 		return err
 	}
 	n.log.InfoContext(ctx, "this node has the MasterKey of the staged rekey", slog.Uint64("generation", uint64(r.Generation())))
@@ -217,7 +264,7 @@ func (n *Node) readyFor(ctx context.Context, manifest []byte) error {
 	if !ok || c.GetRekey() == nil || !bytes.Equal(c.GetNewManifest(), manifest) {
 		return errs.New(errs.NotServing, "this node has not applied the staged rekey", errs.Hint("retry"))
 	}
-	n.followRekey(ctx, v)
+	n.followRekey(ctx)
 	r, err := seal.ParseRecord(c.GetStagedRecord())
 	if err != nil {
 		return err

@@ -2,14 +2,18 @@ package node_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
+	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/node"
 	"github.com/openkcm/krypton-cluster/seal"
 )
 
@@ -107,7 +111,7 @@ func TestI14_AMasterKeyThatIsGivenUpGoes(t *testing.T) {
 	if got := m.Parents(); !slices.Equal(got, []hierarchy.Generation{1}) {
 		t.Errorf("it has the MasterKeys %v", got)
 	}
-	if _, ok := m.MAC(2, []byte("x")); ok {
+	if _, ok := m.RawMAC(2, []byte("x")); ok {
 		t.Error("it has a MAC key of it")
 	}
 	check(t, m.ServingErr())
@@ -118,6 +122,118 @@ func TestI14_AMasterKeyThatIsGivenUpGoes(t *testing.T) {
 		t.Errorf("what came into force is gone: %v", got)
 	}
 	check(t, m.ServingErr())
+}
+
+// TestI14_WhoLooksAtAnOlderStateGivesNothingUp: a member that said it was ready would be
+// sealed by the commit.
+func TestI14_WhoLooksAtAnOlderStateGivesNothingUp(t *testing.T) {
+	h := ceremonyWorld(t, 2, shamirPlan(t, 2, 3))
+	m, other := h.members[0], h.members[1]
+	for _, text := range h.printed[:2] {
+		check(t, other.contribute(text))
+	}
+	id := h.begin(t, m, rekey, group(2, h.person(t, "anna"), h.person(t, "ben"))).GetId()
+	_, err := h.consent(t, m, id, h.printed[0])
+	check(t, err)
+	before := other.machine.View()
+	_, err = h.consent(t, m, id, h.printed[1])
+	check(t, err)
+	digest := h.state(t, id, ceremonyStaged).GetNewManifest()
+	_, err = other.Prepare(t.Context(), append([]byte("krypton/v1/has-staged-masterkey"), digest...))
+	check(t, err)
+	other.ObserveAt(t.Context(), before) // it loaded that before, and was slow
+	if got := other.Parents(); !slices.Equal(got, []hierarchy.Generation{1, 2}) {
+		t.Errorf("it has the MasterKeys %v", got)
+	}
+}
+
+// TestI14_AMasterKeyThatWasGivenUpIsNotTakenForTheOneInForce: a node that is cut off after it
+// took one does not hear that its ceremony was cancelled, and that another one of that number is
+// in force. What that one proves it cannot tell, and does not call forged.
+func TestI14_AMasterKeyThatWasGivenUpIsNotTakenForTheOneInForce(t *testing.T) {
+	for _, by := range []string{"its log", "a snapshot"} {
+		t.Run(by, func(t *testing.T) {
+			h := ceremonyWorld(t, 2, shamirPlan(t, 2, 3))
+			m, other := h.members[0], h.members[1]
+			for _, text := range h.printed[:2] {
+				check(t, other.contribute(text))
+			}
+			tg := target("acme", "pay")
+			ct, _, err := m.encrypt(tg, []byte("x"))
+			check(t, err)
+			staged := func(names ...string) []byte {
+				id := h.begin(t, m, rekey, group(2, h.person(t, names[0]), h.person(t, names[1]))).GetId()
+				for _, text := range h.printed[:2] {
+					_, err := h.consent(t, m, id, text)
+					check(t, err)
+				}
+				return id
+			}
+			id := staged("anna", "ben")
+			other.Observe(t.Context())
+			if got := other.Parents(); !slices.Equal(got, []hierarchy.Generation{1, 2}) {
+				t.Fatalf("it has the MasterKeys %v", got)
+			}
+			if _, ok := other.MAC(2, []byte("x")); ok {
+				t.Error("it judges by a MasterKey that is not in force")
+			}
+			other.behind.Store(true)
+			check(t, h.cancel(m, id))
+			id = staged("carl", "dora")
+			h.advance(time.Minute)
+			for _, name := range []string{"carl", "dora"} {
+				_, err := h.prove(t, m, id, name)
+				check(t, err)
+			}
+			h.state(t, id, ceremonyCommitted)
+			m.Observe(t.Context())
+
+			if by == "its log" {
+				other.follow()
+			} else {
+				other.restore(t, snapshot(t, m.machine, m.MAC))
+				other.behind.Store(false)
+			}
+			if _, ok := other.MAC(2, []byte("x")); ok {
+				t.Error("it takes the MasterKey of the ceremony that was cancelled for the one in force")
+			}
+			if err := other.Believed(); !errs.Is(err, errs.Sealed) {
+				t.Errorf("it says of its state: %v", err)
+			}
+			if _, _, err := other.decrypt(tg, ct); err == nil {
+				t.Error("it serves")
+			}
+			other.Observe(t.Context())
+			if other.Unsealed() {
+				t.Fatal("it has the MasterKey of no ceremony, and is not sealed")
+			}
+			now := must[seal.Record](t)(seal.ParseRecord(m.machine.View().Cluster().GetSealRecord()))
+			for _, name := range []string{"carl", "dora"} {
+				h.unseals(t, other, now, name)
+			}
+			pt, _, err := other.decrypt(tg, ct)
+			if err != nil || string(pt) != "x" {
+				t.Errorf("opened by the holders of the one in force: %q, %v", pt, err)
+			}
+		})
+	}
+}
+
+// cancel has the custodian cancel a ceremony.
+func (h *held) cancel(m *member, id []byte) error {
+	return m.do(m.custodian("cust"), gate.CancelCeremony, node.CeremonyName(id), func(ctx context.Context, tok gate.Token) error {
+		_, err := m.CancelCeremony(ctx, tok, h.request(), id, "enough")
+		return err
+	})
+}
+
+// unseals has a person give a share of a record to a node.
+func (h *held) unseals(t testing.TB, m *member, r seal.Record, name string) {
+	t.Helper()
+	share := h.opens(t, r, name)
+	defer share.Destroy()
+	st := must[node.SealStatus](t)(m.GetSeal())
+	check(t, m.contributeRaw(must[[]byte](t)(seal.SealShare(st.Offer, m.key.Public(), share))))
 }
 
 // TestI14_AMemberThatWasRemovedGetsNone, although it runs, is unsealed, and answers.
@@ -140,17 +256,25 @@ func TestI14_AMemberThatWasRemovedGetsNone(t *testing.T) {
 	}
 }
 
-// TestI14_AMasterKeyGoesToNoKeyThatTheMemberDidNotSign
+// TestI14_AMasterKeyGoesToNoKeyThatTheMemberDidNotSign, nor to who has the member key and not
+// the MasterKey: the disk of a node that is sealed is worth nothing.
 func TestI14_AMasterKeyGoesToNoKeyThatTheMemberDidNotSign(t *testing.T) {
 	w, m := cluster1(t)
 	other := w.joined(t)
 	theirs := must[*seal.StartKey](t)(seal.NewStartKey(seal.Target{Cluster: seal.Fingerprint(m.machine.View().Cluster().GetFingerprint()), Node: string(other.id)}))
-	forged := must[seal.Offer](t)(theirs.Offer(rand.Reader, m.key)) // signed by another member
+	forged := must[seal.Offer](t)(theirs.Offer(rand.Reader, m.key))     // signed by another member
+	stolen := must[seal.Offer](t)(theirs.Offer(rand.Reader, other.key)) // by who has the member key of a node, and no MasterKey
+	honest := must[[]byte](t)(other.Prepare(t.Context(), []byte("krypton/v1/offer-start-key")))
+	mac := honest[1216 : 1216+32]
+	have, _ := m.MAC(1, []byte("krypton/v1/start-key-of-unsealed"), binary.BigEndian.AppendUint64(nil, 1), forged.Target.Cluster[:], forged.Public, []byte(other.id))
 	for name, answer := range map[string][]byte{
-		"signed by somebody else": slices.Concat(forged.Public, forged.Signature),
-		"no signature":            forged.Public,
-		"nothing":                 nil,
-		"noise":                   bytes.Repeat([]byte{1}, 2000),
+		"signed by somebody else":   slices.Concat(forged.Public, have[:], forged.Signature),
+		"no MAC":                    slices.Concat(stolen.Public, stolen.Signature),
+		"zeros":                     slices.Concat(stolen.Public, make([]byte, 32), stolen.Signature),
+		"the MAC of the node's key": slices.Concat(stolen.Public, mac, stolen.Signature),
+		"no signature":              slices.Concat(forged.Public, have[:]),
+		"nothing":                   nil,
+		"noise":                     bytes.Repeat([]byte{1}, 2000),
 	} {
 		m.mu.Lock()
 		m.prepare = func(string, []byte) ([]byte, error) { return answer, nil }
@@ -163,8 +287,18 @@ func TestI14_AMasterKeyGoesToNoKeyThatTheMemberDidNotSign(t *testing.T) {
 		}
 	}
 	m.mu.Lock()
+	m.prepare = func(string, []byte) ([]byte, error) { return honest, nil }
+	m.mu.Unlock()
+	r, mk := m.newMasterKey(t)
+	_, staged, err := m.StageRekey(t.Context(), r, mk)
+	check(t, err)
+	if got := given(staged); !slices.Equal(got, []string{string(m.id), string(other.id)}) {
+		t.Errorf("what the node itself says: the MasterKey is for %v", got)
+	}
+	m.mu.Lock()
 	m.prepare = nil
 	m.mu.Unlock()
+	w.tick() // what it found of the state before is no answer
 	other.unproved = errs.New(errs.StateCorrupt, "not believed")
 	if _, err := other.Prepare(t.Context(), []byte("krypton/v1/offer-start-key")); !errs.Is(err, errs.StateCorrupt) {
 		t.Errorf("a node that does not believe its state asks for a MasterKey: %v", err)

@@ -203,7 +203,7 @@ func (k *keyring) openInternalKey(c *fsmpb.Cluster, v *fsmpb.Version) (memsec.Se
 // foundedParent returns a copy of what wraps internal keys in a cluster with that
 // genesis, under the MasterKey in force there.
 func (k *keyring) foundedParent(c *fsmpb.Cluster) (memsec.Secret, error) {
-	g, ok := k.keys.of(fsm.GenerationOf(c))
+	g, ok := k.keys.in(c, fsm.GenerationOf(c))
 	if !ok || g.parent.IsZero() {
 		return memsec.Secret{}, errBehind(k.keys.opened.Load(), fsm.GenerationOf(c))
 	}

@@ -24,7 +24,7 @@
 //   - I11: the internal keys open only under the genesis with which the MasterKey was made: other persons, rules or CAs, however they come into the log, open nothing.
 //   - I12: a repair of the seal is made by the leader, of the record that its registry has, and wraps to keys of its manifest only; another record with the same manifest is taken over wrapping by wrapping, the younger one wins unless it is from the future, and nobody is sealed for it.
 //   - I13: the MasterKey is protected anew only for a ceremony that is in the registry which this node believes, as its plan says, and it and every share that was given for it are wiped here before the step is answered, or when their patience ends; a seal that commits to the same MasterKey seals nobody.
-//   - I14: a node takes a next MasterKey only with the internal keys that the cluster has, wrapped under it; one that took it serves on when it comes into force, and one that did not serves nothing from there on and says so.
+//   - I14: a node takes a next MasterKey only with the internal keys that the cluster has, wrapped under it, from a node that gives it only to members which show that they have the one in force; it judges by it only in a state that has it in force; one that took it serves on when it comes into force, and one that did not serves nothing from there on and says so.
 //   - I15: no result of a data operation leaves after the customer's key was denied on this node, or was not proved for longer than its grace: looked at as the last thing before it leaves; and then no key of that tenant stays in memory.
 //   - I15: what a repair of the seal puts in the place of a wrapping is proposed only with the word of voters that opened it with their own keystores; a node gives its word for what it opened, of a seal that it knows, and never while it is held or was sealed by a person.
 //   - I15: a node says that a new seal opens only after it combined as many of its shares as it takes, of a seal that it did not make itself unless nobody else votes, and found the MasterKey of the manifest, no share that does not belong to it, its own keys of MasterKeys before and, in a rekey, the cluster's internal keys.
@@ -32,7 +32,7 @@
 //
 // # Concurrency
 //
-// A Node is safe for concurrent use. Lock order: 1. Node.adopting, Node.holding
+// A Node is safe for concurrent use. Lock order: 1. Node.adopting, Node.holding, Node.following
 // 2. Node.mu 3. a shelf's mu 4. a service key's mu 5. keyring.mu. No lock is held
 // over a call to a keystore or to the cluster, and only the first two over a
 // write to disk.
@@ -180,6 +180,9 @@ type Node struct {
 	// adopting is held while the seal record is taken over and written to disk.
 	adopting sync.Mutex
 
+	// following is held while this node looks what a staged rekey has for it.
+	following sync.Mutex
+
 	// mu guards how the node gets from sealed to unsealed and back.
 	mu          sync.Mutex
 	record      seal.Record // zero: none known
@@ -282,7 +285,7 @@ func (n *Node) observe(ctx context.Context, v *fsm.View) {
 		return
 	}
 	n.forgetHold(ctx)
-	n.followRekey(ctx, v)
+	n.followRekey(ctx)
 	n.poke()
 	n.sweep(v)
 }
@@ -341,15 +344,15 @@ func (n *Node) State() string {
 // Unsealed reports whether the MasterKey's keys are in memory.
 func (n *Node) Unsealed() bool { return n.open.Load() != nil }
 
-// MAC authenticates what is written down with the registry's key of a generation. It
-// reports false on a sealed node, and on one that has no such key; what has no MAC
-// proves nothing (I9).
+// MAC authenticates what is written down with the registry's key of a generation that is
+// in force, or was, in the state of this node. It reports false on a sealed node, and on
+// one that has no such key; what has no MAC proves nothing (I9).
 func (n *Node) MAC(g hierarchy.Generation, parts ...[]byte) (sum [32]byte, ok bool) {
 	u := n.open.Load()
 	if u == nil {
 		return sum, false
 	}
-	return u.keys.sum(g, parts...)
+	return u.keys.sum(n.machine.View().Cluster(), g, parts...)
 }
 
 // Opened returns the generation of the MasterKey by which this node was opened, or of a

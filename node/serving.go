@@ -8,6 +8,7 @@ import (
 	"github.com/openkcm/krypton-cluster/cluster"
 	"github.com/openkcm/krypton-cluster/cluster/lease"
 	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/internal/mutation"
@@ -247,14 +248,14 @@ func (n *Node) stand(u *unsealed, v *fsm.View, before *standing) *standing {
 	s.proof.Proof, s.proof.has = n.machine.RestoreProof()
 	now := v.Generation()
 	switch opened := u.keys.opened.Load(); {
-	case v.Initialized() && uint64(now) >= opened && !u.keys.knows(now):
+	case v.Initialized() && uint64(now) >= opened && !u.keys.knows(v.Cluster()):
 		s.began = errBehind(opened, now)
 	case before != nil && before.proof == s.proof:
 		s.began = before.began
 	default:
-		s.began = proveSnapshot(u, s.proof)
+		s.began = proveSnapshot(u, v, s.proof)
 	}
-	if s.began == nil && v.Initialized() && u.founded.Load() != uint64(now) && u.keys.knows(now) {
+	if s.began == nil && v.Initialized() && u.founded.Load() != uint64(now) && u.keys.knows(v.Cluster()) {
 		if s.began = u.ring.proveFounding(v.Cluster()); s.began == nil {
 			s.began = u.ring.proveSucceeded(v)
 		}
@@ -287,7 +288,7 @@ func (n *Node) stand(u *unsealed, v *fsm.View, before *standing) *standing {
 // proveSnapshot checks the MAC of a snapshot that the state of this node began
 // with (I9). Whoever can write to a disk, or leads, can make a snapshot and its
 // checksum; only who had the MasterKey can make its MAC.
-func proveSnapshot(u *unsealed, p proof) error {
+func proveSnapshot(u *unsealed, v *fsm.View, p proof) error {
 	if !p.has || mutation.On(mutation.SkipSnapshotMAC) {
 		return nil // the state comes from the log alone
 	}
@@ -295,7 +296,9 @@ func proveSnapshot(u *unsealed, p proof) error {
 		return errs.New(errs.StateCorrupt, "the snapshot that this node started from has no proof of who wrote it",
 			errs.Hint("no node writes such a snapshot: find out who can write to the data directory; then remove this node (krypton operator remove) and let it join again with an empty one"))
 	}
-	err := p.Verify(u.keys.sum)
+	err := p.Verify(func(g hierarchy.Generation, parts ...[]byte) ([32]byte, bool) {
+		return u.keys.sum(v.Cluster(), g, parts...)
+	})
 	if err == nil || errs.Is(err, errs.Sealed) {
 		return err
 	}

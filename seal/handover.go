@@ -25,9 +25,9 @@ var ErrHandover = errors.New("sealed MasterKey does not open")
 // key as the registry has it. The result has [SealedMasterKeySize] bytes, and opens on that
 // start of that node only, and for that record only (I14).
 //
-// It is for a rekey and nothing else: a node that was sealed gets no MasterKey by it,
-// because nobody asks a sealed node for an offer, and it would have to open the record all the
-// same at its next start.
+// It is for a rekey and nothing else: a node that was sealed gets no MasterKey by it. Whether
+// who made the offer has the MasterKey before, the caller looks; the signature does not
+// say it.
 func SealMasterKey(o Offer, member crypto.PublicKey, r Record, masterKey memsec.Secret) ([]byte, error) {
 	if err := o.Target.check(); err != nil {
 		return nil, err
