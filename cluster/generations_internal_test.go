@@ -248,6 +248,14 @@ func TestI22_TheScreenKnowsEveryMasterKeyThatTheNodeKnows(t *testing.T) {
 	if err := r.screen("peer", &raft.AppendEntriesRequest{Entries: later}); err != nil {
 		t.Errorf("it refuses what it cannot tell: %v", err)
 	}
+
+	// What it cannot tell hides nothing that it can.
+	later = copyLogs(l.entries[4:])
+	later[2].Data = rewrite(later[2])
+	later[0], later[1] = copyLog(l.entries[8]), copyLog(l.entries[9]) // of MasterKey 2
+	if err := r.screen("peer", &raft.AppendEntriesRequest{Entries: later}); !errs.Is(err, errs.StateCorrupt) {
+		t.Errorf("one of the first MasterKey is edited, behind two of another one: %v", err)
+	}
 }
 
 // TestI22_TheEndOfTheLogIsOfTheMasterKeyThatWasInForceThere

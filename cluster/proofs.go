@@ -208,7 +208,7 @@ func (c *Cluster) screen(from NodeID, req *raft.AppendEntriesRequest) error {
 		}
 		right, known := proof.unverified(v.Cluster().GetKeyspaceId(), l).right(c.cfg.MAC)
 		if !known {
-			return nil
+			continue // of another MasterKey; what is behind it may be of one that this node has
 		}
 		if !right {
 			if c.proofs.refused.Swap(l.Index) != l.Index { // it is sent again and again
