@@ -13,6 +13,8 @@ func identityFiles() []Situation {
 		usage("passphrase-length", "the passphrase of a new identity is too short or too long", "the passphrase has {number} bytes, the limits are {number} and {number}", "take several random words"),
 		usage("passphrases-differ", "the passphrase of a new identity is typed in two ways", "the passphrases differ", "try again; no file was written"),
 		usage("bad-manifest-digest", "the digest of a manifest cannot be read", "--manifest is no digest of a manifest", "give the 64 hex digits that krypton operator share check prints"),
+		usage("share-file-alone", "an encrypted share in a file shall be compared without what it is compared with",
+			"--file, --seals and --fingerprint need each other", "give the three together, without --keep; no node is asked then"),
 		usage("identity-and-share", "an identity and a printed share are given at once", "--identity and --share-file contradict each other", "choose one"),
 		usage("holder-without-identity", "a holder or a manifest is named for a printed share", "--holder and --manifest need --identity", "give the file that opens your share with --identity"),
 		usage("identity-tells-no-holder", "the identity is that of a plugin, and nobody says whose share it opens",
@@ -44,6 +46,7 @@ func heldShares() []Situation {
 	const (
 		elsewhere = "ask another node; nothing was sent. If they all say the same, somebody changed their seal"
 		refused   = "the share that node {node} gave is refused: "
+		otherFile = "do not rely on it: have a node give you yours with krypton operator share check --keep; and find out who gave you this one"
 	)
 	row := func(id, when string, code errs.Code, says, next string) Situation {
 		return Situation{ID: "cluster/share-" + id, When: when, Code: code, Says: says, Next: next}
@@ -59,6 +62,9 @@ func heldShares() []Situation {
 		row("other-manifest", "the manifest of a node is not the one that a person expects", errs.ShareRefused,
 			refused+"the manifest is another one than --manifest says, with the digest {digest}", elsewhere),
 		row("not-in-manifest", "a node gives another file than its manifest has the hash of", errs.ShareRefused, refused+"the manifest has another one", elsewhere),
+		row("file-unknown", "an encrypted share in a file is of no seal of the cluster", errs.ShareRefused, "the share in {file} is refused: no seal of the cluster has it", otherFile),
+		row("file-replaced", "an encrypted share in a file is of a seal that a ceremony replaced", errs.ShareRefused,
+			"the share in {file} is refused: it is of the seal of ceremony {id}, which was replaced", otherFile),
 		row("made-up", "what a node gives opens to another share than was given out", errs.ShareRefused,
 			"the share says that it is number {number} and is not the one that was given out as such",
 			"check with the others who held the ceremony; if nobody made a mistake, somebody made this share"),

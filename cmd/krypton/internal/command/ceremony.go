@@ -139,7 +139,7 @@ func startCeremony(ctx context.Context, in *Invocation) error {
 	base := manifest.Of(line.Manifests[len(line.Manifests)-1])
 	view := viewSignedSeal(wanted, rule)
 	if !in.jsonOutput() {
-		in.note("%s", strings.TrimRight(view.text(), "\n"))
+		in.aside(view.text())
 	}
 	if view.refusal != nil {
 		return view.refusal
@@ -209,7 +209,7 @@ func contributeToCeremony(ctx context.Context, in *Invocation) error {
 		// Whoever consents sees to what, before a share is opened: the ceremony may be another
 		// one than the holder was called for.
 		if !in.jsonOutput() {
-			in.note("%s", strings.TrimRight(ceremonySheet(is), "\n"))
+			in.aside(ceremonySheet(is))
 		}
 		if err := in.confirm("your share of the present seal is your consent that those who stand above open the MasterKey"); err != nil {
 			return err

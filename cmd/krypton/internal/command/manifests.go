@@ -91,23 +91,27 @@ func readLineage(genesis []byte, manifests [][]byte) (lineage, error) {
 	return lineage{Manifests: all}, err
 }
 
-func verifyManifests(_ context.Context, in *Invocation) error {
-	var want seal.Fingerprint
-	if s := in.c.String("fingerprint"); len(s) != 2*len(want) {
-		return usagef("64 hex digits, as krypton status shows them", "--fingerprint is no fingerprint")
-	} else if n, err := hex.Decode(want[:], []byte(s)); err != nil || n != len(want) {
-		return usagef("64 hex digits, as krypton status shows them", "--fingerprint is no fingerprint")
+// clusterFingerprint reads --fingerprint.
+func (in *Invocation) clusterFingerprint() (f seal.Fingerprint, err error) {
+	if !hexBytes(f[:], in.c.String("fingerprint")) {
+		return f, usagef("64 hex digits, as krypton status shows them", "--fingerprint is no fingerprint")
 	}
-	f, err := os.Open(in.args[0])
+	return f, nil
+}
+
+// verifiedSeals reads a file of `krypton ceremony manifest export` and believes it only if
+// it is of the cluster with that fingerprint, and was signed as its genesis says.
+func verifiedSeals(path string, want seal.Fingerprint) (fsm.Lineage, error) {
+	f, err := os.Open(path)
 	if err != nil {
-		return cannotRead(in.args[0], err)
+		return fsm.Lineage{}, cannotRead(path, err)
 	}
 	defer f.Close() //nolint:errcheck // Only read from.
 	if st, err := f.Stat(); err != nil || st.Size() > maxLineage {
-		return errs.Newf(errs.TooLarge, "%s is larger than %d bytes, or no file", in.args[0], maxLineage).With(errs.Hint("give the file that krypton ceremony manifest export wrote"))
+		return fsm.Lineage{}, errs.Newf(errs.TooLarge, "%s is larger than %d bytes, or no file", path, maxLineage).With(errs.Hint("give the file that krypton ceremony manifest export wrote"))
 	}
-	notOne := func(why string) error {
-		return errs.Newf(errs.Integrity, "%s does not prove the seals of that cluster: %s", in.args[0], why).With(errs.Hint("export it again, from another node; and find out who changed it"))
+	notOne := func(why string) (fsm.Lineage, error) {
+		return fsm.Lineage{}, errs.Newf(errs.Integrity, "%s does not prove the seals of that cluster: %s", path, why).With(errs.Hint("export it again, from another node; and find out who changed it"))
 	}
 	var file lineageFile
 	d := json.NewDecoder(f)
@@ -121,6 +125,18 @@ func verifyManifests(_ context.Context, in *Invocation) error {
 	l, err := fsm.VerifyLineage(file.Genesis, file.Manifests)
 	if err != nil {
 		return notOne(errs.From(err).Msg)
+	}
+	return l, nil
+}
+
+func verifyManifests(_ context.Context, in *Invocation) error {
+	want, err := in.clusterFingerprint()
+	if err != nil {
+		return err
+	}
+	l, err := verifiedSeals(in.args[0], want)
+	if err != nil {
+		return err
 	}
 	type one struct {
 		Ceremony, Kind, Manifest, Previous, Opens, Held string

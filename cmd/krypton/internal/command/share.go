@@ -16,8 +16,6 @@ import (
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/client"
-	"github.com/openkcm/krypton-cluster/hierarchy"
-	"github.com/openkcm/krypton-cluster/intent/orders"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/seal"
 	"github.com/openkcm/krypton-cluster/seal/agebox"
@@ -113,6 +111,7 @@ type heldShare struct {
 	share    seal.Share // of held, which wipes it; marked for the cluster
 	manifest *sealpb.Manifest
 	holder   *sealpb.Holder
+	file     []byte // encrypted, as it was given
 }
 
 // fetch gets the person's share from a node of the cluster, opens it, and
@@ -138,13 +137,8 @@ func (in *Invocation) fetch(ctx context.Context, nd *client.Node, st *kryptonv1.
 		c.Msg = fmt.Sprintf("node %s: %s", nodeLabel(st), e.Msg)
 		return heldShare{}, c
 	}
-	return h.compare(got, nodeLabel(st), cluster)
-}
-
-// compare opens what a node gave and compares all of it with the manifest that came along.
-func (h *held) compare(got *kryptonv1.EncryptedShard, node string, cluster seal.Fingerprint) (heldShare, error) {
-	refuse := func(why string, cause error) (heldShare, error) {
-		return heldShare{}, errs.New(errs.ShareRefused, "the share that node "+node+" gave is refused: "+why,
+	refuse := func(why string, cause error) error {
+		return errs.New(errs.ShareRefused, "the share that node "+nodeLabel(st)+" gave is refused: "+why,
 			errs.Hint("ask another node; nothing was sent. If they all say the same, somebody changed their seal"), errs.Cause(cause))
 	}
 	m, err := manifest.ParseManifest(got.GetManifest())
@@ -152,22 +146,27 @@ func (h *held) compare(got *kryptonv1.EncryptedShard, node string, cluster seal.
 		err = manifest.Check(m)
 	}
 	if err != nil {
-		return refuse("its manifest is not valid: "+err.Error(), err)
+		return heldShare{}, refuse("its manifest is not valid: "+err.Error(), err)
 	}
+	return h.compare(m, int(got.GetIndex()), got.GetShard(), cluster, refuse)
+}
+
+// compare opens the encrypted share of that number and compares all of it with a manifest.
+func (h *held) compare(m *sealpb.Manifest, i int, shard []byte, cluster seal.Fingerprint, refused func(why string, cause error) error) (heldShare, error) {
+	refuse := func(why string) (heldShare, error) { return heldShare{}, refused(why, nil) }
 	if d := manifest.Of(m); h.pin != nil && d != *h.pin {
-		return refuse("the manifest is another one than --manifest says, with the digest "+hex.EncodeToString(d[:]), nil)
+		return refuse("the manifest is another one than --manifest says, with the digest " + hex.EncodeToString(d[:]))
 	}
-	i := int(got.GetIndex())
 	if i < 1 || i > len(m.GetHolders()) {
-		return refuse("the manifest has no such holder", nil)
+		return refuse("the manifest has no such holder")
 	}
 	holder := m.GetHolders()[i-1]
-	file := sha256.Sum256(got.GetShard())
+	file := sha256.Sum256(shard)
 	if !bytes.Equal(file[:], holder.GetEncryptedShardHash()) {
-		return refuse("the manifest has another one", nil)
+		return refuse("the manifest has another one")
 	}
 	if !h.open || h.file != file {
-		plain, err := h.ids.Decrypt(got.GetShard(), seal.ShardSize)
+		plain, err := h.ids.Decrypt(shard, seal.ShardSize)
 		if err != nil {
 			return heldShare{}, err
 		}
@@ -181,7 +180,7 @@ func (h *held) compare(got *kryptonv1.EncryptedShard, node string, cluster seal.
 	}
 	s, err := h.share.Claim(cluster)
 	if err == nil && s.Index() != i {
-		return refuse(fmt.Sprintf("it is share %d, and not %d", s.Index(), i), nil)
+		return refuse(fmt.Sprintf("it is share %d, and not %d", s.Index(), i))
 	}
 	if err == nil {
 		err = seal.CheckShare(m, s)
@@ -189,7 +188,7 @@ func (h *held) compare(got *kryptonv1.EncryptedShard, node string, cluster seal.
 	if err != nil {
 		return heldShare{}, err
 	}
-	return heldShare{share: s, manifest: m, holder: holder}, nil
+	return heldShare{share: s, manifest: m, holder: holder, file: shard}, nil
 }
 
 func shareCommands() *Command {
@@ -212,14 +211,7 @@ func shareCommands() *Command {
 				return in.showRecipients(all)
 			},
 		},
-		&Command{
-			Name: "check", Usage: "try whether you can still open your share; sends nothing of it", Reach: Reads,
-			About: "Gets the encrypted share from a node, opens it with the identity and compares it with the manifest, as krypton unseal\n" +
-				"does before it sends a share. Run it after a ceremony, and once in a while: a key that is lost is noticed here.",
-			Examples: []string{"krypton operator share check --identity anna.identity", "krypton operator share check --identity token.identity --holder anna"},
-			Flags:    heldFlags(),
-			Run:      checkShare,
-		},
+		checkShareCommand(),
 	)
 }
 
@@ -351,59 +343,5 @@ func (in *Invocation) newIdentity(name, dir string, pass []byte) error {
 	var s sheet
 	s.add("identity", idFile)
 	s.add("recipient", toFile)
-	return in.write([]byte(s.text()))
-}
-
-func checkShare(ctx context.Context, in *Invocation) error {
-	if in.c.String("identity") == "" {
-		return usagef("see krypton operator share check --help", "krypton operator share check needs --identity")
-	}
-	c, err := in.client(ctx)
-	if err != nil {
-		return err
-	}
-	h, err := in.held()
-	if err != nil {
-		return err
-	}
-	defer h.Destroy()
-	var failed error
-	for _, addr := range c.Addrs() {
-		nd := c.Node(addr)
-		st, err := call(ctx, in, nd.Seal().GetSeal, &kryptonv1.GetSealRequest{})
-		if err != nil { // this node does not answer; they all have the same
-			failed = errors.Join(failed, err)
-			continue
-		}
-		var cluster seal.Fingerprint
-		if !hexBytes(cluster[:], st.GetFingerprint()) {
-			failed = errors.Join(failed, errs.Newf(errs.NotSealed, "node %s belongs to no cluster", nodeLabel(st)).With(errs.Hint("use --addr of one that does")))
-			continue
-		}
-		got, err := in.fetch(ctx, nd, st, h, cluster)
-		if err != nil {
-			return err
-		}
-		return in.showHeld(got, st)
-	}
-	return failed
-}
-
-func (in *Invocation) showHeld(got heldShare, st *kryptonv1.SealStatus) error {
-	d := manifest.Of(got.manifest)
-	ceremony := hierarchy.UID(got.manifest.GetCeremonyId())
-	if in.jsonOutput() {
-		return in.showJSON(map[string]any{
-			"index": got.share.Index(), "holder": got.holder.GetName(), "recipient": got.holder.GetRecipient(), "fingerprint": st.GetFingerprint(),
-			"ceremony": ceremony.String(), "generation": got.manifest.GetGeneration(), "manifestDigest": hex.EncodeToString(d[:]),
-		})
-	}
-	var s sheet
-	s.add("share", strconv.Itoa(got.share.Index()))
-	s.add("holder", orders.Printable(got.holder.GetName()))
-	s.add("fingerprint", st.GetFingerprint())
-	s.add("ceremony", ceremony.String())
-	s.add("generation", strconv.FormatUint(got.manifest.GetGeneration(), 10))
-	s.add("manifest", hex.EncodeToString(d[:]))
 	return in.write([]byte(s.text()))
 }
