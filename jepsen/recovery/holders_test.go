@@ -18,21 +18,58 @@ const mixed = `groups:
       - {name: anna, recipient_file: keys/anna.recipient}
 `
 
-// TestAnAccountIsDeletedForGood is docs/runbooks/account-deleted.md.
+// TestAnAccountIsDeletedForGood is docs/runbooks/account-deleted.md, on three voters that
+// are started again one after the other.
 func TestAnAccountIsDeletedForGood(t *testing.T) {
-	h := found(t, mixed, "red", "green", "blue", "gold")
+	h := found(t, mixed, "red", "green", "blue")
 	n := h.nodes[0]
+	h.workload(n)
+	h.seals("first")
+	for _, name := range []string{"n2", "n3"} {
+		h.joins(name, "red", "green", "blue")
+	}
 	if out := h.ok("status", "--output", "json", "--data-dir", n.dir); !strings.Contains(out, `"unsealsWithoutPeople": true`) {
 		t.Errorf("two of three keystores are enough, and status says\n%s", out)
 	}
-	n.stop(t)
 	if err := os.RemoveAll(h.path("at-blue")); err != nil {
 		t.Fatal(err)
 	}
-	h.away("green") // for a moment, so that the rest is asked for
+	// Nothing is restarted: which holders are left?
+	for _, s := range h.nodes {
+		if !ready(s.ops) {
+			t.Errorf("%s is unsealed, and ends with the account", s.name)
+		}
+	}
+	h.refused("step files failed", "keystore", "check", "blue", "--key", "share", "--config", n.config)
+	for _, left := range []string{"red", "green"} {
+		h.ok("keystore", "check", left, "--key", "share", "--config", n.config)
+	}
+
+	// A key in another account, in the configuration of one node after the other. The rest is
+	// enough to unseal each, and the others serve meanwhile.
+	h.ok("keystore", "create", "--dir", h.path("at-gold"), "share")
+	rolling := func(keystores ...string) {
+		t.Helper()
+		for i, s := range h.nodes {
+			h.configure(s, keystores...)
+			s.stop(t)
+			other := h.nodes[(i+1)%len(h.nodes)]
+			h.contexts(other)
+			eventually(t, "another voter leads while one is away", func() bool { return ready(other.ops) })
+			h.opens("first")
+			s.start(t)
+			eventually(t, s.name+" unseals by the holders that are left", func() bool { return ready(s.ops) })
+			h.contexts(s)
+			h.opens("first")
+		}
+	}
+	rolling("red", "green", "blue", "gold")
+
+	// One that starts names the lost account only where the rest is not enough.
+	n.stop(t)
+	h.away("green")
 	n.start(t)
 	h.missing(n, "1 more of: ", "blue (unavailable)", "failed: unavailable")
-	h.refused("step files failed", "keystore", "check", "blue", "--key", "share", "--config", n.config)
 	h.back("green")
 	eventually(t, "it unseals without the account", func() bool { return ready(n.ops) })
 
@@ -43,6 +80,8 @@ func TestAnAccountIsDeletedForGood(t *testing.T) {
 	if out := h.ok("ceremony", "status"); strings.Contains(out, "blue") || !strings.Contains(out, "gold") {
 		t.Errorf("the ceremony says\n%s", out)
 	}
+	rolling("red", "green", "gold") // without the lost one
+
 	// The new holder counts: it opens with one of the others, without the rest.
 	n.stop(t)
 	h.away("red")
@@ -52,6 +91,7 @@ func TestAnAccountIsDeletedForGood(t *testing.T) {
 	h.away("green")
 	n.start(t)
 	h.missing(n, "1 more of: ", "red (unavailable)", "green (unavailable)", "anna (person)")
+	h.contexts(n)
 	h.ok("unseal", "--identity", h.path("keys/anna.identity"))
 	eventually(t, "the new holder and the person open it", func() bool { return ready(n.ops) })
 }

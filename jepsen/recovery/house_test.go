@@ -3,6 +3,7 @@
 package recovery_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"strings"
@@ -57,43 +58,137 @@ func found(t *testing.T, plan string, keystores ...string) *house {
 			}
 		}
 	}
-	a, err := cluster.ReadAddresses(n.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for who, cert := range map[string]string{"gabi": "governor-gabi", "carl": "custodian-carl"} {
-		h.ok("context", "set", who, "--addr", a.GRPC, "--ca-file", h.path("certs/ca.pem"), "--cert-file", h.path("certs/"+cert+".pem"), "--key-file", h.path("keys/"+who+".key"))
-	}
+	h.contexts(n)
 	h.ok("context", "use", "carl")
 	eventually(t, "the node serves", func() bool { return ready(n.ops) })
 	return h
 }
 
-func (h *house) write(name, text string) {
-	h.t.Helper()
-	if err := os.WriteFile(h.path(name), []byte(text), 0o600); err != nil {
-		h.t.Fatal(err)
+// people are whose certificates are at hand, with their files.
+func (h *house) people() map[string][2]string {
+	out := map[string][2]string{"gabi": {"certs/governor-gabi.pem", "keys/gabi.key"}, "carl": {"certs/custodian-carl.pem", "keys/carl.key"}}
+	for _, who := range []string{"olga", "app"} {
+		if _, err := os.Stat(h.path("certs/" + who + ".pem")); err == nil {
+			out[who] = [2]string{"certs/" + who + ".pem", "certs/" + who + ".key"}
+		}
 	}
+	return out
+}
+
+// contexts has everybody talk to that node.
+func (h *house) contexts(s *server) {
+	h.t.Helper()
+	var a cluster.Addresses
+	eventually(h.t, "the node says where it is", func() (ok bool) {
+		var err error
+		a, err = cluster.ReadAddresses(s.dir)
+		return err == nil
+	})
+	for who, file := range h.people() {
+		h.ok("context", "set", who, "--addr", a.GRPC, "--ca-file", h.path("certs/ca.pem"), "--cert-file", h.path(file[0]), "--key-file", h.path(file[1]))
+	}
+	h.ok("context", "use", "carl")
+}
+
+// workload makes a tenant with a service, its workload app, and the operator olga.
+func (h *house) workload(s *server) {
+	h.t.Helper()
+	h.ok("tenant", "create", tenant, "--keystore", "red", "--key", "l1", "--context", "gabi")
+	h.ok("service", "create", tenant+"/"+service, "--context", "gabi")
+	h.ok("operator", "cert", "issue", "app", "--role", "workload", "--tenant", tenant, "--out", h.path("certs"), "--context", "gabi")
+	h.ok("operator", "cert", "issue", "olga", "--role", "operator", "--out", h.path("certs"), "--context", "gabi")
+	h.contexts(s)
+}
+
+// seals encrypts something by that name, which opens decrypts.
+func (h *house) seals(name string) {
+	h.t.Helper()
+	h.write(name, "what "+name+" is about")
+	h.ok("encrypt", "--service", tenant+"/"+service, "--context", "app", h.path(name), h.path(name+".sealed"))
+}
+
+func (h *house) opens(name string) {
+	h.t.Helper()
+	_ = os.Remove(h.path("opened"))
+	h.ok("decrypt", "--service", tenant+"/"+service, "--context", "app", h.path(name+".sealed"), h.path("opened"))
+	if got, err := os.ReadFile(h.path("opened")); err != nil || string(got) != "what "+name+" is about" {
+		h.t.Fatalf("decrypted %q: %v", got, err)
+	}
+}
+
+// save saves the registry to a file of that name.
+func (h *house) save(name string) {
+	h.t.Helper()
+	h.ok("operator", "snapshot", "save", h.path(name), "--context", "olga")
+}
+
+// rekeys has the keystore red and anna consent to another MasterKey, and the keystore green and
+// eve open it. between is done while it is staged; nil: nothing.
+func (h *house) rekeys(between func()) {
+	h.t.Helper()
+	h.write("later.yaml", later)
+	h.ok("ceremony", "start", "rekey", "--seal-plan", h.path("later.yaml"), "--yes")
+	if r := h.krypton("ceremony", "contribute", "--yes", "--identity", h.path("keys/anna.identity")); r.code != 9 {
+		h.t.Fatalf("the consent: status %d\n%s%s", r.code, r.out, r.err)
+	}
+	h.ceremony("STAGED")
+	if between != nil {
+		between()
+	}
+	h.ok("ceremony", "contribute", "--yes", "--identity", h.path("keys/eve.identity"))
+	h.ceremony("COMMITTED")
+}
+
+// intent has the people sign an order to recover.
+func (h *house) intent(order []string) string {
+	h.t.Helper()
+	file := h.path("recovery.intent")
+	h.ok(append(order, "--sign-only", file)...)
+	for _, who := range []string{"gabi", "carl"} {
+		h.ok("intent", "sign", file, "--sign-key", h.path("keys/"+who+".key"), "--keyspace", h.keyspace, "--yes")
+	}
+	return file
 }
 
 // node writes the configuration of a node with those keystores, at addresses that stay.
 func (h *house) node(name string, keystores ...string) *server {
 	h.t.Helper()
 	s := &server{name: name, config: h.path(name + ".yaml"), dir: h.path(name)}
-	var peer string
-	for _, a := range []*string{&s.grpc, &s.ops, &peer} {
+	for _, a := range []*string{&s.grpc, &s.ops, &s.peer} {
 		var err error
 		if *a, err = ports.Loopback(); err != nil {
 			h.t.Fatal(err)
 		}
 	}
+	h.configure(s, keystores...)
+	h.nodes = append(h.nodes, s)
+	return s
+}
+
+// configure writes the configuration of a node anew, with those keystores.
+func (h *house) configure(s *server, keystores ...string) {
+	h.t.Helper()
 	var list []string
 	for _, k := range keystores {
 		list = append(list, fmt.Sprintf("{name: %s, type: %s, dir: %s}", k, local.Type, h.path("at-"+k)))
 	}
-	h.write(name+".yaml", fmt.Sprintf("node: {name: %s, data_dir: %s}\nlisten: {grpc: %q, rest: \"off\", peer: %q, ops: %q}\n"+
-		"memory: {lock_mib: 4}\naudit: {segment_mib: 8, reserve_mib: 8}\nkeystores: [%s]\n", name, s.dir, s.grpc, peer, s.ops, strings.Join(list, ", ")))
-	h.nodes = append(h.nodes, s)
+	h.write(s.name+".yaml", fmt.Sprintf("node: {name: %s, data_dir: %s}\nlisten: {grpc: %q, rest: \"off\", peer: %q, ops: %q}\n"+
+		"memory: {lock_mib: 4}\naudit: {segment_mib: 8, reserve_mib: 8}\nkeystores: [%s]\n", s.name, s.dir, s.grpc, s.peer, s.ops, strings.Join(list, ", ")))
+}
+
+// joins starts another voter with those keystores, and waits until it serves.
+func (h *house) joins(name string, keystores ...string) *server {
+	h.t.Helper()
+	s := h.node(name, keystores...)
+	s.start(h.t)
+	var token struct{ Token string }
+	if err := json.Unmarshal([]byte(h.ok("operator", "join-token", "--voter", "--sign-key", h.path("keys/gabi.key"), "--context", "olga", "--output", "json")), &token); err != nil {
+		h.t.Fatal(err)
+	}
+	h.write("token", token.Token)
+	eventually(h.t, name+" runs", func() bool { return h.krypton("status", "--data-dir", s.dir).code == 7 })
+	h.ok("join", "--data-dir", s.dir, "--token-file", h.path("token"))
+	eventually(h.t, name+" serves", func() bool { return ready(s.ops) })
 	return s
 }
 

@@ -150,6 +150,13 @@ func (w *world) as(role auth.Role, addr string) []string {
 
 func (w *world) path(name string) string { return filepath.Join(w.dir, name) }
 
+func (w *world) write(name, text string) {
+	w.t.Helper()
+	if err := os.WriteFile(w.path(name), []byte(text), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // encrypt encrypts a file at a node; decrypts opens it at another one.
 func (w *world) encrypt(addr string) {
 	w.t.Helper()
@@ -177,7 +184,7 @@ func (w *world) decrypts(addr string) {
 }
 
 // signed has the people of the cluster sign what an order to recover writes, and recovers.
-func (w *world) signed(order ...string) {
+func (w *world) signed(order ...string) string {
 	w.t.Helper()
 	file := w.path("recovery.intent")
 	w.refused("of 1 governor and 1 custodian for a recovery", append(order, "--yes")...)
@@ -187,13 +194,13 @@ func (w *world) signed(order ...string) {
 		p, _ := w.c.Person(role)
 		w.ok("intent", "sign", file, "--sign-key", p.KeyFile, "--keyspace", w.keyspace, "--yes")
 	}
-	w.ok(append(order, "--yes", "--intent", file)...)
+	return w.ok(append(order, "--yes", "--intent", file)...)
 }
 
 // server is a node beside those of devcluster.
 type server struct {
 	name, config, dir string
-	grpc, ops         string
+	grpc, ops, peer   string
 	cmd               *exec.Cmd
 	done              chan struct{}
 }

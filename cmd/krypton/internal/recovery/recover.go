@@ -130,8 +130,8 @@ func run(ctx context.Context, in *command.Invocation, from func(config.Config, *
 		return err
 	}
 	v := r.Saved.View()
-	if err := in.Confirm("the cluster begins anew with this node at index %d of %s; what was changed later is lost, and %d other members never come back",
-		v.Index(), time.UnixMilli(v.TimeMS()).UTC().Format(time.RFC3339), len(others(v, plan))); err != nil {
+	if err := in.Confirm("the cluster begins anew with this node at index %d of %s, under MasterKey %d; what was changed later is lost, also a rekey, and %d other members never come back",
+		v.Index(), time.UnixMilli(v.TimeMS()).UTC().Format(time.RFC3339), v.Generation(), len(others(v, plan))); err != nil {
 		return err
 	}
 	if r.Kind == fsmpb.RecoveryKind_RECOVERY_KIND_SNAPSHOT {
@@ -159,6 +159,7 @@ func run(ctx context.Context, in *command.Invocation, from func(config.Config, *
 		{"node", "node", string(dir.NodeID())},
 		{"incarnation", "incarnation", hex.EncodeToString(plan.GetIncarnation().GetId())},
 		{"goes on from index", "index", plan.GetIncarnation().GetFromIndex()},
+		{"generation of the MasterKey", "generation", uint64(v.Generation())},
 		{"last change", "lastChangeTime", time.UnixMilli(v.TimeMS()).UTC().Format(time.RFC3339)},
 		{"destroyed", "destroyed", strings.Join(plan.GetIncarnation().GetLost(), ", ")},
 	})
