@@ -98,6 +98,11 @@ func group(threshold uint32, holders ...*fsmpb.SealHolder) *fsmpb.SealPlan {
 // begin begins a ceremony on m that the custodian signs.
 func (h *held) begin(t testing.TB, m *member, kind fsmpb.CeremonyKind, plan *fsmpb.SealPlan) *fsmpb.Ceremony {
 	t.Helper()
+	return must[*fsmpb.Ceremony](t)(h.tryBegin(t, m, kind, plan))
+}
+
+func (h *held) tryBegin(t testing.TB, m *member, kind fsmpb.CeremonyKind, plan *fsmpb.SealPlan) (*fsmpb.Ceremony, error) {
+	t.Helper()
 	base := must[seal.Record](t)(seal.ParseRecord(m.machine.View().Cluster().GetSealRecord())).ManifestDigest()
 	req := fsm.CeremonyRequest(kind, base[:], plan)
 	in := intent.Intent{
@@ -110,11 +115,11 @@ func (h *held) begin(t testing.TB, m *member, kind fsmpb.CeremonyKind, plan *fsm
 	r := h.request()
 	r.Intents = []*fsmpb.SignedIntent{{Intent: raw, KeyId: s.Key[:], Signature: s.Sig}}
 	var c *fsmpb.Ceremony
-	check(t, m.do(m.custodian("cust"), gate.StartCeremony, node.ObjectSeal, func(ctx context.Context, tok gate.Token) (err error) {
+	err = m.do(m.custodian("cust"), gate.StartCeremony, node.ObjectSeal, func(ctx context.Context, tok gate.Token) (err error) {
 		c, err = m.BeginCeremony(ctx, tok, r, kind, base[:], plan, 0)
 		return err
-	}))
-	return c
+	})
+	return c, err
 }
 
 // give brings a share to the ceremony on m, as a custodian's command line does.

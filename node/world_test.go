@@ -81,8 +81,10 @@ type world struct {
 	leaderless atomic.Bool
 	leads      atomic.Int64 // which of members
 	requests   atomic.Int64
-	callers    auth.Issuer // the caller CA; until there is one, nobody's
-	format     uint32      // of a new cluster; 0: the newest
+	vouch      func(at int, raw []byte)                 // told of each command before it is applied; under mu
+	judge      func(m *member, at int, raw []byte) bool // whether somebody vouched for it; under mu; nil: for all
+	callers    auth.Issuer                              // the caller CA; until there is one, nobody's
+	format     uint32                                   // of a new cluster; 0: the newest
 }
 
 // calls counts and hinders what is asked of the customer's keystore.
@@ -255,6 +257,7 @@ type member struct {
 	applied    int                              // commands; under w.mu
 	differs    error                            // what LeaseErr says
 	unproved   error                            // what Proved says
+	proved     func() error                     // in its place
 
 	mu      sync.Mutex
 	pinned  *seal.Fingerprint
@@ -414,7 +417,12 @@ func (l link) Standing() *cluster.Standing {
 	return s
 }
 
-func (l link) Proved() error { return l.m.unproved }
+func (l link) Proved() error {
+	if l.m.proved != nil {
+		return l.m.proved()
+	}
+	return l.m.unproved
+}
 
 func (l link) LeaseErr() error {
 	if time.Duration(l.m.contact.Load()) <= leaseSpan {
@@ -527,12 +535,18 @@ func (l link) PrepareOn(ctx context.Context, id string, raw []byte) ([]byte, err
 	if lie != nil {
 		return lie(id, raw)
 	}
+	l.m.w.mu.Lock() // one may start again meanwhile
+	var nd *node.Node
 	for _, m := range l.m.w.members {
 		if string(m.id) == id {
-			return m.Prepare(context.WithoutCancel(ctx), raw)
+			nd = m.Node
 		}
 	}
-	return nil, errs.New(errs.Unavailable, "no such peer")
+	l.m.w.mu.Unlock()
+	if nd == nil {
+		return nil, errs.New(errs.Unavailable, "no such peer")
+	}
+	return nd.Prepare(context.WithoutCancel(ctx), raw)
 }
 
 // commit appends a command to the log, and every member that is not behind
@@ -547,6 +561,9 @@ func (w *world) commit(cmd *fsmpb.Command) *fsmpb.Result {
 		panic(err)
 	}
 	w.commands = append(w.commands, raw)
+	if w.vouch != nil {
+		w.vouch(len(w.commands)-1, raw)
+	}
 	var res *fsmpb.Result
 	for _, m := range w.members {
 		if r := m.catchUp(); r != nil && res == nil {
@@ -561,9 +578,18 @@ func (m *member) catchUp() (res *fsmpb.Result) {
 	if m.behind.Load() {
 		return nil
 	}
-	for ; m.applied < len(m.w.commands); m.applied++ {
+	return m.catchUpTo(len(m.w.commands))
+}
+
+// catchUpTo applies the first n commands, as far as the member has not; w.mu is held.
+func (m *member) catchUpTo(n int) (res *fsmpb.Result) {
+	for ; m.applied < n; m.applied++ {
+		raw, apply := m.w.commands[m.applied], m.machine.Apply
+		if m.w.judge != nil && !m.w.judge(m, m.applied, raw) {
+			apply = m.machine.ApplyUnproved
+		}
 		var err error
-		if res, err = m.machine.Apply(uint64(m.applied)+1, m.w.term, m.w.commands[m.applied]); err != nil {
+		if res, err = apply(uint64(m.applied)+1, m.w.term, raw); err != nil {
 			panic(err)
 		}
 	}
