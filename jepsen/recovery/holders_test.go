@@ -155,7 +155,7 @@ func TestWrongSharesAreRefused(t *testing.T) {
 	h.missing(n, "2 of: ")
 	wrong := func(present string) {
 		t.Helper()
-		h.refused("SHARE_REFUSED", unseal("--share-file", h.path("foreign"))...)
+		h.refused("the share is of another cluster than the node", unseal("--share-file", h.path("foreign"))...)
 		h.refused("SHARE_REFUSED", unseal("--share-file", h.path("flipped"))...)
 		h.refused("no share is encrypted to this identity", unseal("--identity", h.path("keys/eve.identity"))...)
 		h.refused("no share is encrypted to this identity", unseal("--identity", other.path("keys/anna.identity"))...)
@@ -189,7 +189,7 @@ func TestWrongSharesAreRefused(t *testing.T) {
 	n.stop(t)
 	n.start(t)
 	h.missing(n, "2 of: ")
-	h.refused("SHARE_REFUSED", unseal("--share-file", h.path("printed"))...)
+	h.refused("the share is of ceremony ", unseal("--share-file", h.path("printed"))...)
 	if r := h.krypton(unseal("--identity", h.path("keys/eve.identity"))...); r.code != 9 {
 		t.Fatalf("the first new share: status %d\n%s", r.code, r.err)
 	}
