@@ -407,7 +407,7 @@ func (k *walk) heal(tags map[hierarchy.Generation][32]byte) hierarchy.Generation
 // rekeys, nobody takes an honest log for forged, nobody serves with a MasterKey that is not
 // in force, and when all are back they have one MasterKey and everything that was acknowledged.
 func TestI14_AnyCourseOfRekeysLosesNothing(t *testing.T) {
-	walks, rekeys := 10, 0
+	walks, rekeys := 8, 0
 	if invariants.Race || testing.Short() {
 		walks = 3
 	}
