@@ -76,7 +76,7 @@ func (o *Options) mismatch(addr string, err error) *errs.Error {
 	}
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		return errs.Newf(errs.InvalidConfig, "the certificate of node %s is not by the CA in %s", addr, ca).With(errs.Cause(err),
-			errs.Hint("give the CA file of the cluster that this node belongs to: krypton init and krypton operator cert issue write it as ca.pem"))
+			errs.Hint("give the CA file of the cluster that this node belongs to, as krypton init and krypton operator cert issue write it; if its CA was replaced, that of somebody who has the new one (krypton operator ca export)"))
 	}
 	if e, ok := errors.AsType[x509.HostnameError](err); ok {
 		return errs.Newf(errs.InvalidConfig, "the certificate of node %s is for %s", addr, names(e.Certificate)).With(errs.Cause(err),

@@ -53,6 +53,7 @@ var safe = map[string]kind{
 	"/krypton.v1.Cluster/WaitOperation":     kindWait,
 	"/krypton.v1.Access/WhoAmI":             kindRead,
 	"/krypton.v1.Access/ListRevocations":    kindRead,
+	"/krypton.v1.Access/GetAuthorities":     kindRead,
 	"/krypton.v1.Access/GetIssuer":          kindRead,
 	"/krypton.v1.Access/ListIssuers":        kindRead,
 	"/krypton.v1.Access/GetRoleBinding":     kindRead,

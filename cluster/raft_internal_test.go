@@ -375,6 +375,7 @@ func TestI13_EveryCommandIsACallersOrTheClustersOwn(t *testing.T) {
 		"request_approval": true, "approve": true, "reject_approval": true, "set_quorum": true,
 		"put_policy": true, "remove_policy": true,
 		"begin_ceremony": true, "stage_ceremony": true, "confirm_holder": true, "prove_seal": true, "commit_ceremony": true, "cancel_ceremony": true,
+		"replace_authority": true, "retire_authority": true,
 		"update_member": false, // but for the field voter, see below
 
 		"genesis": false, "add_internal_key": false, "rewrap_tenant": false, "put_secret": false, "add_member": false,

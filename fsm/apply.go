@@ -250,6 +250,20 @@ func (t *tx) execute() (done, error) {
 	case *fsmpb.Command_CancelCeremony:
 		return t.cancelCeremony(b.CancelCeremony)
 	}
+	if t.cluster.GetFormatVersion() < FormatSealProof && ofExposure(t.cmd) {
+		return done{}, errs.New(errs.FailedState, "the format version of this cluster is older than rekeys of an exposed MasterKey", errs.Hint("upgrade every node; the leader raises the format version when all members support it"))
+	}
+	switch b := t.cmd.GetBody().(type) {
+	case *fsmpb.Command_ReplaceAuthority:
+		return t.succeedAuthority(b.ReplaceAuthority)
+	case *fsmpb.Command_RetireAuthority:
+		return t.retireAuthority(b.RetireAuthority)
+	}
+	switch t.cmd.GetBody().(type) {
+	case *fsmpb.Command_NoteBackup, *fsmpb.Command_ConfirmSeal,
+		*fsmpb.Command_DropCarried, *fsmpb.Command_EndInternalKeys, *fsmpb.Command_MemberCleared, *fsmpb.Command_FinishExposure:
+		return done{}, errs.New(errs.FailedState, "this release knows the command and does not do it", errs.Hint("upgrade every node"))
+	}
 	return done{}, fmt.Errorf("%w: %T", errNoBody, t.cmd.GetBody())
 }
 
@@ -258,6 +272,16 @@ func ofCeremonies(cmd *fsmpb.Command) bool {
 	switch cmd.GetBody().(type) {
 	case *fsmpb.Command_BeginCeremony, *fsmpb.Command_StageCeremony, *fsmpb.Command_ConfirmHolder, *fsmpb.Command_ProveSeal,
 		*fsmpb.Command_CommitCeremony, *fsmpb.Command_CancelCeremony:
+		return true
+	}
+	return false
+}
+
+// ofExposure reports whether a command is one of those that came with [FormatSealProof].
+func ofExposure(cmd *fsmpb.Command) bool {
+	switch cmd.GetBody().(type) {
+	case *fsmpb.Command_ReplaceAuthority, *fsmpb.Command_RetireAuthority, *fsmpb.Command_NoteBackup, *fsmpb.Command_ConfirmSeal,
+		*fsmpb.Command_DropCarried, *fsmpb.Command_EndInternalKeys, *fsmpb.Command_MemberCleared, *fsmpb.Command_FinishExposure:
 		return true
 	}
 	return false
@@ -277,7 +301,7 @@ func takesPower(cmd *fsmpb.Command) bool {
 	case *fsmpb.Command_SetHold:
 		return b.SetHold.GetHeld()
 	case *fsmpb.Command_RemoveMember, *fsmpb.Command_RevokeCertificate, *fsmpb.Command_UnbindRole, *fsmpb.Command_RemoveIssuer,
-		*fsmpb.Command_RejectApproval, *fsmpb.Command_CancelCeremony:
+		*fsmpb.Command_RejectApproval, *fsmpb.Command_CancelCeremony, *fsmpb.Command_RetireAuthority:
 		return true
 	}
 	return false

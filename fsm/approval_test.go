@@ -843,12 +843,12 @@ func TestI26_WhatOnlyTakesPowerAwayWaitsForNobody(t *testing.T) {
 	// Every kind of command is one that people sign, or is not; a new one is said here.
 	signs := []string{
 		"create_tenant", "change_object", "change_version", "create_join_token", "update_member", "remove_member", "put_issuer", "remove_issuer", "bind_role", "unbind_role", "set_tenant_governors", "set_quorum",
-		"put_policy", "remove_policy", "recover", "begin_ceremony",
+		"put_policy", "remove_policy", "recover", "begin_ceremony", "confirm_seal", "replace_authority", "retire_authority",
 	}
 	free := []string{
 		"genesis", "create_service", "add_version", "set_primary", "pin_resource", "unpin_resource", "add_internal_key", "rewrap_tenant", "put_secret", "add_member", "purge_member",
 		"set_hold", "tick", "raise_format", "rollback_resource", "revoke_certificate", "lease_epoch", "repair_seal", "request_approval", "approve", "reject_approval",
-		"stage_ceremony", "confirm_holder", "prove_seal", "commit_ceremony", "cancel_ceremony",
+		"stage_ceremony", "confirm_holder", "prove_seal", "commit_ceremony", "cancel_ceremony", "drop_carried", "end_internal_keys", "note_backup", "member_cleared", "finish_exposure",
 	}
 	bodies := (&fsmpb.Command{}).ProtoReflect().Descriptor().Oneofs().ByName("body").Fields()
 	for i := range bodies.Len() {

@@ -96,6 +96,7 @@ func whoAsks(cmd *fsmpb.Command) *fsmpb.Principal {
 	switch b := cmd.GetBody().(type) {
 	case *fsmpb.Command_Genesis, *fsmpb.Command_AddInternalKey, *fsmpb.Command_RewrapTenant, *fsmpb.Command_PutSecret, *fsmpb.Command_AddMember,
 		*fsmpb.Command_UpdateMember, *fsmpb.Command_PurgeMember, *fsmpb.Command_Tick, *fsmpb.Command_RaiseFormat, *fsmpb.Command_LeaseEpoch, *fsmpb.Command_RepairSeal,
+		*fsmpb.Command_DropCarried, *fsmpb.Command_EndInternalKeys, *fsmpb.Command_NoteBackup, *fsmpb.Command_MemberCleared, *fsmpb.Command_FinishExposure,
 		*fsmpb.Command_AddVersion, *fsmpb.Command_StageCeremony, *fsmpb.Command_ConfirmHolder, *fsmpb.Command_ProveSeal, *fsmpb.Command_CommitCeremony, *fsmpb.Command_Recover:
 		return nil
 	case *fsmpb.Command_CreateJoinToken, *fsmpb.Command_RemoveMember:

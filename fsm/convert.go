@@ -214,5 +214,6 @@ func copyCluster(c *fsmpb.Cluster) *fsmpb.Cluster {
 		SealManifests:    c.GetSealManifests(),
 		Incarnations:     c.GetIncarnations(),
 		GenerationBegins: c.GetGenerationBegins(),
+		Exposure:         c.GetExposure(), SealConfirmations: c.GetSealConfirmations(), Backups: c.GetBackups(),
 	}
 }

@@ -90,6 +90,10 @@ func FuzzSPKI(f *testing.F) {
 		if c, err := x509.ParseCertificate(der); err == nil && c.Version == 3 && ok && !bytes.Equal(got, c.RawSubjectPublicKeyInfo) {
 			t.Fatalf("found %x, want %x", got, c.RawSubjectPublicKeyInfo)
 		}
+		if c, err := x509.ParseCertificate(der); err == nil && isCA(der) && !c.IsCA {
+			t.Fatal("it is a CA's here and nowhere else")
+		}
+		_ = signedBy(der, der)
 	})
 }
 

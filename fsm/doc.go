@@ -24,7 +24,7 @@
 //   - I12: a command or a snapshot that is not understood to the last field is not applied.
 //   - I13: an edited snapshot does not pass [Proof.Verify], whatever checksum it carries.
 //   - I14: a tick touches at most [MaxTickObjects] objects, and repeated ticks come to an end.
-//   - I15: an internal secret stays, with its name and its public part; wrapping it again changes nothing else. No log makes another CA of the cluster's.
+//   - I15: an internal secret stays, with its name and its public part, but for a CA that is replaced (I40); wrapping it again changes nothing else.
 //   - I16: an internal key version is added by the leader's own housekeeping only, and takes nothing from those before it.
 //   - I17: a revoked certificate stays revoked until it would have expired, and nothing that is asked for with it changes the state after its revocation.
 //   - I18: from [FormatLeases] on, a data operation decides alike in two states in which the gate indexes of what it reads are the same, but for which version is the primary; and no command that a release may skip moves one.
@@ -47,6 +47,7 @@
 //   - I35: a recovery begins an incarnation with one member, removes every other one, and names each voter that there was besides; people sign who, from which state, and who is lost.
 //   - I36: the state says at which entry each MasterKey came into force, in the order of the log; that never changes afterwards. A rekey brings one into force with every internal key under it and with a record that carries on what authenticated the registry, in one entry, or not at all.
 //   - I37: from [FormatSealProof] on a new seal counts only with the signatures of two voters, of the one that made it and of another one that combined as many of its shares as it takes; of one where people let in no second voter. A plan has no two holders of one name, and keeps the profile of the genesis unless people sign that it does not.
+//   - I40: a CA of the cluster is replaced only as custodians ordered it, by one whose certificate the one before signed, so that from the CA that people vouched for a line of signatures leads to the present one; or with the MasterKey, by one that they confirmed. The issuer builtin, its role bindings and revocations stay, and it vouches by the CAs before for no longer than the order says.
 //   - I43: from [FormatSealProof] on a repair leaves at least one wrapping as it was, and what takes the place of one was opened by two voters, as both sign over that wrapping and the record that is repaired, unless the cluster has one voter.
 //
 // # Concurrency

@@ -32,7 +32,7 @@ func (t *tx) foundAuthority(raised bool) error {
 	i := &fsmpb.Issuer{
 		Id:           BuiltinIssuer,
 		Uid:          builtinUID(spki),
-		Kind:         &fsmpb.Issuer_X509{X509: &fsmpb.X509Issuer{Certificates: [][]byte{secret.GetPublic()}, TrustDomain: builtinDomain(c)}},
+		Kind:         &fsmpb.Issuer_X509{X509: builtinX509(secret, builtinDomain(c))},
 		AllTenants:   true,
 		CreateTimeMs: t.timeMS,
 		ModIndex:     t.index,

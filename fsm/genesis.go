@@ -99,7 +99,7 @@ func (t *tx) genesis(g *fsmpb.Genesis) (done, error) {
 		if _, twice := lookup[*fsmpb.Secret](t.txn, tableSecrets, indexID, []byte(s.GetName())); twice {
 			return done{}, invalid("an internal secret is named twice")
 		}
-		t.storeSecret(s)
+		t.storeSecret(s, nil)
 		t.secrets++
 	}
 	t.putMember(t.newMember(g.GetFirstMember()))

@@ -131,6 +131,9 @@ func checkX509Issuer(i *fsmpb.Issuer, x *fsmpb.X509Issuer, unbound []auth.Role) 
 		keys[string(spki)] = true
 	}
 	builtin := isBuiltin(i)
+	if n := len(x.GetRetireTimesMs()); n != 0 && (!builtin || n != len(x.GetCertificates())) {
+		return invalid("only CAs of the cluster itself retire")
+	}
 	for _, r := range unbound {
 		switch {
 		case isPower(r.String()):
@@ -209,7 +212,8 @@ func builtinUID(spki []byte) []byte {
 func (t *tx) putIssuer(c *fsmpb.PutIssuer) (done, error) {
 	in := c.GetIssuer()
 	switch {
-	case len(in.GetUid()) != 0 || in.GetCreateTimeMs() != 0 || in.GetModIndex() != 0 || len(in.GetAuthorizedBy()) != 0 || in.GetStrictExpiry():
+	case len(in.GetUid()) != 0 || in.GetCreateTimeMs() != 0 || in.GetModIndex() != 0 || len(in.GetAuthorizedBy()) != 0 || in.GetStrictExpiry() ||
+		len(in.GetX509().GetRetireTimesMs()) != 0:
 		return done{}, invalid("the command sets what only its application can know")
 	case c.GetIssuer() == nil:
 		return done{}, invalid("the command names no issuer")
@@ -233,6 +237,9 @@ func (t *tx) putIssuer(c *fsmpb.PutIssuer) (done, error) {
 	}
 	if ok {
 		is.Uid, is.CreateTimeMs, is.StrictExpiry = was.GetUid(), was.GetCreateTimeMs(), was.GetStrictExpiry()
+		if isBuiltin(was) && is.GetX509() != nil {
+			is.GetX509().RetireTimesMs = was.GetX509().GetRetireTimesMs()
+		}
 		if err := t.mayReplace(was, is); err != nil {
 			return done{}, err
 		}

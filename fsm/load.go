@@ -397,19 +397,44 @@ func (l *loader) loadResource(r *fsmpb.Resource) error {
 }
 
 func (l *loader) loadSecret(s *fsmpb.Secret) error {
-	if !l.underIVK(s.GetIvkUid(), true) || l.checkSecret(s) != nil || !l.timely(s.GetModIndex()) {
+	if !l.underIVK(s.GetIvkUid(), true) || l.checkStored(s) != nil || !l.timely(s.GetModIndex()) {
 		return corrupt("an internal secret is not valid")
 	}
-	if public, ok := l.born[s.GetName()]; ok && !bytes.Equal(public, s.GetPublic()) {
+	public, ok := l.born[s.GetName()]
+	if ok && !bytes.Equal(public, s.GetPublic()) && !l.succeeded(s) {
 		return corrupt("an internal secret has another public part than in the genesis")
 	}
 	delete(l.born, s.GetName())
 	if s.GetName() == callerCA {
-		l.authority.callerCA = s.GetPublic()
+		l.authority.callerCA, l.authority.founded = s, s.GetPublic()
+		if ok {
+			l.authority.founded = public
+		}
 	}
 	l.secrets++
 	put(&l.tx, tableSecrets, s)
 	return nil
+}
+
+// checkStored checks a secret as it is stored: that of a CA may have others before it.
+func (l *loader) checkStored(s *fsmpb.Secret) error {
+	if !IsAuthority(s.GetName()) || l.cluster.GetFormatVersion() < FormatSealProof {
+		return l.checkSecret(s)
+	}
+	plain := &fsmpb.Secret{Name: s.GetName(), Blob: s.GetBlob(), Public: s.GetPublic()}
+	if err := l.checkSecret(plain); err != nil {
+		return err
+	}
+	if len(s.GetPrevious()) == 0 && len(s.GetCrossCertificate()) == 0 && len(s.GetLineage()) == 0 {
+		return nil
+	}
+	return checkCA(s)
+}
+
+// succeeded reports whether a CA comes from the one that people vouched for last.
+func (l *loader) succeeded(s *fsmpb.Secret) bool {
+	anchor, ok := Anchor(l.cluster, s.GetName())
+	return ok && l.cluster.GetFormatVersion() >= FormatSealProof && Descends(anchor, s)
 }
 
 func (l *loader) loadMember(m *fsmpb.Member) error {

@@ -15,7 +15,8 @@ import (
 // authorityLoader is what a loader keeps of issuers and role bindings.
 type authorityLoader struct {
 	raised   bool                     // the cluster was founded before [FormatAuthority]
-	callerCA []byte                   // public part of the secret that the issuer builtin is
+	callerCA *fsmpb.Secret            // that the issuer builtin is
+	founded  []byte                   // certificate of the caller CA of the genesis, which gave builtin its uid
 	issuers  map[string]*fsmpb.Issuer // by uid
 	perOwner map[string]int
 	taken    map[string]bool // keys of bindings in every unique index
@@ -101,11 +102,12 @@ func (l *loader) loadIssuer(i *fsmpb.Issuer) error {
 			return corrupt("an issuer is limited to a tenant that never was")
 		}
 	}
-	own, ok := spkiOf(a.callerCA)
+	own, ok := spkiOf(a.callerCA.GetPublic())
 	if !ok {
 		return corrupt("it has no CA for callers")
 	}
-	if isBuiltin(i) != bytes.Equal(uid, builtinUID(own)) || isBuiltin(i) && !l.builtin(i) {
+	first, ok := spkiOf(a.founded)
+	if !ok || isBuiltin(i) != bytes.Equal(uid, builtinUID(first)) || isBuiltin(i) && !l.builtin(i) {
 		return corrupt("the issuer builtin is not the CA of the cluster")
 	}
 	for _, c := range i.GetX509().GetCertificates() {
@@ -122,9 +124,7 @@ func (l *loader) loadIssuer(i *fsmpb.Issuer) error {
 
 // builtin reports whether an issuer says what only builtin does.
 func (l *loader) builtin(i *fsmpb.Issuer) bool {
-	x := i.GetX509()
-	return len(x.GetCertificates()) == 1 && bytes.Equal(x.GetCertificates()[0], l.authority.callerCA) &&
-		x.GetTrustDomain() == builtinDomain(l.cluster) && i.GetAllTenants() && len(i.GetRoles()) == len(auth.Roles())
+	return proto.Equal(i.GetX509(), builtinX509(l.authority.callerCA, builtinDomain(l.cluster))) && i.GetAllTenants() && len(i.GetRoles()) == len(auth.Roles())
 }
 
 func (l *loader) loadBinding(b *fsmpb.RoleBinding) error {

@@ -92,15 +92,17 @@ func orderOf(cmd *fsmpb.Command) order {
 		return governing(auth.PowerTenant, b.PutPolicy.GetPolicy().GetTenant())
 	case *fsmpb.Command_RemovePolicy:
 		return governing(auth.PowerTenant, b.RemovePolicy.GetTenant())
-	case *fsmpb.Command_BeginCeremony, *fsmpb.Command_CancelCeremony:
+	case *fsmpb.Command_BeginCeremony, *fsmpb.Command_CancelCeremony, *fsmpb.Command_ConfirmSeal, *fsmpb.Command_ReplaceAuthority, *fsmpb.Command_RetireAuthority:
 		return sealing()
 	case *fsmpb.Command_StageCeremony, *fsmpb.Command_ConfirmHolder, *fsmpb.Command_ProveSeal, *fsmpb.Command_CommitCeremony:
 		// A custodian brings a share to a node; that one does the rest in his name, so that
 		// a leader finds out by itself that somebody who may was there.
 		return byItself(order{roles: []auth.Role{auth.RoleCustodian}})
+	case *fsmpb.Command_NoteBackup:
+		return byItself(operating()) // who has it made, or the member that made it
 	case *fsmpb.Command_AddInternalKey, *fsmpb.Command_RewrapTenant, *fsmpb.Command_PutSecret, *fsmpb.Command_AddMember,
 		*fsmpb.Command_PurgeMember, *fsmpb.Command_Tick, *fsmpb.Command_RaiseFormat, *fsmpb.Command_LeaseEpoch, *fsmpb.Command_RepairSeal,
-		*fsmpb.Command_Recover:
+		*fsmpb.Command_Recover, *fsmpb.Command_DropCarried, *fsmpb.Command_EndInternalKeys, *fsmpb.Command_MemberCleared, *fsmpb.Command_FinishExposure:
 		return order{leader: true}
 	}
 	return order{}

@@ -126,6 +126,14 @@ func orderLines() []orderLine {
 		{"raise the format", is(raise(newest)), []string{leader}},
 		{"begin an epoch", is(begin(0)), []string{leader}},
 		{"repair the seal", func(w *world) *fsmpb.Command { return w.repair(rewrapHSM2) }, []string{leader}},
+		{"confirm the MasterKey", is(&fsmpb.Command{Body: &fsmpb.Command_ConfirmSeal{ConfirmSeal: &fsmpb.ConfirmSeal{}}}), []string{gov, "cust"}},
+		{"replace a CA", func(w *world) *fsmpb.Command { return w.replaceCA("callers", "second", hourMS) }, []string{gov, "cust"}},
+		{"retire a CA", is(retireCA("callers")), []string{gov, "cust"}},
+		{"note a backup", is(&fsmpb.Command{Body: &fsmpb.Command_NoteBackup{NoteBackup: &fsmpb.NoteBackup{}}}), []string{oper, local, leader, node}},
+		{"drop carried keys", is(&fsmpb.Command{Body: &fsmpb.Command_DropCarried{DropCarried: &fsmpb.DropCarried{}}}), []string{leader}},
+		{"end internal keys", is(&fsmpb.Command{Body: &fsmpb.Command_EndInternalKeys{EndInternalKeys: &fsmpb.EndInternalKeys{}}}), []string{leader}},
+		{"clear a member", is(&fsmpb.Command{Body: &fsmpb.Command_MemberCleared{MemberCleared: &fsmpb.MemberCleared{}}}), []string{leader}},
+		{"end an exposure", is(&fsmpb.Command{Body: &fsmpb.Command_FinishExposure{FinishExposure: &fsmpb.FinishExposure{}}}), []string{leader}},
 		{"recover", func(w *world) *fsmpb.Command { return w.recovery(quorumLost, 0) }, []string{leader}},
 	}
 }

@@ -12,9 +12,8 @@ import (
 // The public part of a secret is what everybody believes of it: for a CA, whose
 // callers and nodes the cluster takes for its own. Were it replaced in one
 // command, a leader that lies, or whoever found a way to propose, would be the
-// cluster's CA from that entry on, and no replica could tell. So it stays for
-// ever (I15). A new CA is a secret with a new name, which nobody trusts until a
-// release says so.
+// cluster's CA from that entry on, and no replica could tell. So it stays (I15),
+// but for a CA of the cluster that is replaced as people order it (I40).
 //
 // That the new blob holds the same secret nobody here can see. One that does not
 // open, or whose key does not fit the certificate, is refused by whoever wants to
@@ -37,7 +36,7 @@ func (t *tx) putSecret(s *fsmpb.Secret) (done, error) {
 	if !ok {
 		t.secrets++
 	}
-	t.storeSecret(s)
+	t.storeSecret(s, was)
 	return done{object: "internalSecrets/" + s.GetName()}, nil
 }
 
@@ -48,11 +47,17 @@ func (t *tx) checkSecret(s *fsmpb.Secret) error {
 	if len(s.GetBlob()) == 0 || len(s.GetBlob()) > MaxBlobBytes || len(s.GetPublic()) > MaxPublicBytes {
 		return invalid("the wrapped secret is missing, or it or its public part is too large")
 	}
+	if len(s.GetPrevious()) != 0 || len(s.GetCrossCertificate()) != 0 || len(s.GetLineage()) != 0 {
+		return invalid("only a CA that is replaced has one before it")
+	}
 	return nil
 }
 
-func (t *tx) storeSecret(s *fsmpb.Secret) {
+// storeSecret stores a secret, in place of was if there was one: what is known of a CA
+// besides its key stays.
+func (t *tx) storeSecret(s, was *fsmpb.Secret) {
 	put(t, tableSecrets, &fsmpb.Secret{
 		Name: s.GetName(), IvkUid: s.GetIvkUid(), Blob: s.GetBlob(), Public: s.GetPublic(), ModIndex: t.index,
+		Previous: was.GetPrevious(), CrossCertificate: was.GetCrossCertificate(), Lineage: was.GetLineage(),
 	})
 }

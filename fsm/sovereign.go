@@ -29,6 +29,8 @@ import (
 //	set-policy           op, tenant, id                       a policy that is removed
 //	reshare, migrate     kind, base, groups with their holders, keys, risks
 //	rekey                the same
+//	rekey                kind, ca, base, overlap              a CA of the cluster that is replaced
+//	rekey                kind, ca, base                       trust in those before it that ends
 //	restore              op, node, key, incarnation, index, chain, lost
 //
 // Every field that gives power is in it. So a tenant that is made names its
@@ -80,6 +82,10 @@ func SovereignRequest(cmd *fsmpb.Command) (intent.Act, *intent.Request, bool) {
 		}
 	case *fsmpb.Command_Recover:
 		r = RecoveryRequest(b.Recover)
+	case *fsmpb.Command_ReplaceAuthority:
+		r = replaceRequest(b.ReplaceAuthority)
+	case *fsmpb.Command_RetireAuthority:
+		r = retireRequest(b.RetireAuthority)
 	case *fsmpb.Command_SetQuorum:
 		r = intent.SetQuorum{Governors: b.SetQuorum.GetGovernors(), Custodians: b.SetQuorum.GetCustodians()}.Request()
 	}

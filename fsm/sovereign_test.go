@@ -24,7 +24,9 @@ var unsigned = map[protoreflect.FullName]bool{
 	"krypton.fsm.v1.Member.id": true, "krypton.fsm.v1.Member.name": true, "krypton.fsm.v1.Member.peer_address": true, "krypton.fsm.v1.Member.grpc_address": true,
 	"krypton.fsm.v1.Member.rest_address": true, "krypton.fsm.v1.Member.region": true, "krypton.fsm.v1.Member.zone": true, "krypton.fsm.v1.Member.voter": true, "krypton.fsm.v1.Member.removed": true,
 	"krypton.fsm.v1.Member.create_time_ms": true, "krypton.fsm.v1.Member.mod_index": true, "krypton.fsm.v1.Member.version": true, "krypton.fsm.v1.Member.max_format": true, "krypton.fsm.v1.Member.purged": true,
-	"krypton.fsm.v1.PutIssuer.etag": true, "krypton.fsm.v1.PutIssuer.create": true, "krypton.fsm.v1.RemoveIssuer.etag": true, "krypton.fsm.v1.SetTenantGovernors.etag": true,
+	// Only Apply sets it, of the issuer builtin.
+	"krypton.fsm.v1.X509Issuer.retire_times_ms": true,
+	"krypton.fsm.v1.PutIssuer.etag":             true, "krypton.fsm.v1.PutIssuer.create": true, "krypton.fsm.v1.RemoveIssuer.etag": true, "krypton.fsm.v1.SetTenantGovernors.etag": true,
 }
 
 // TestEveryFieldThatGivesPowerIsSigned changes one field after the other, however

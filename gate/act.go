@@ -120,6 +120,10 @@ const (
 	CancelCeremony
 	GetManifests
 
+	GetAuthorities
+	ReplaceAuthority
+	RetireAuthority
+
 	NodeUnseal
 	NodeSeal
 	NodeRotate
@@ -328,6 +332,10 @@ var acts = [actEnd]row{
 	ContributeToCeremony: {"ceremonies.contribute", audit.Control, scopeCluster, DutyCustody, cust, 0},
 	CancelCeremony:       {"ceremonies.cancel", audit.Control, scopeCluster, DutyProtect, gov | cust, 0},
 	GetManifests:         {"seal.get_manifests", audit.Data, scopeCluster, DutyRead, people, 0},
+
+	GetAuthorities:   {"authorities.get", audit.Data, scopeCluster, DutyRead, everyone, 0},
+	ReplaceAuthority: {"authorities.replace", audit.Control, scopeCluster, DutyApprove, gov | cust, 0},
+	RetireAuthority:  {"authorities.retire", audit.Control, scopeCluster, DutyApprove, gov | cust, 0},
 
 	NodeUnseal:           {"node.unseal", audit.Control, scopeCluster, DutySystem, 0, 0},
 	NodeSeal:             {"node.seal", audit.Control, scopeCluster, DutySystem, 0, 0},

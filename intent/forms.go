@@ -28,7 +28,7 @@ type shape struct {
 // read and not be signed here: who signs must know what the fields mean.
 //
 //nolint:gochecknoglobals // Immutable.
-var forms = slices.Concat(keyForms, peopleForms, policyForms, ceremonyForms)
+var forms = slices.Concat(keyForms, peopleForms, policyForms, ceremonyForms, authorityForms)
 
 // keyForms are the forms of what is ordered of tenants, keys and nodes.
 //

@@ -6,11 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"sync"
 	"time"
-
-	"google.golang.org/protobuf/proto"
 
 	"github.com/openkcm/krypton-cluster/auth/pki"
 	"github.com/openkcm/krypton-cluster/fsm"
@@ -234,8 +231,8 @@ func (k *keyring) proveFounding(c *fsmpb.Cluster) error {
 // this cluster. Who began its ceremony people signed for, but not which MasterKey was
 // made: whoever writes the data directory of a node that sleeps, and has such a
 // ceremony's signatures, can put a MasterKey of its own there, and everything that
-// is under it. What it cannot have is the private key of a CA that stands in the genesis:
-// that came from MasterKey to MasterKey inside of an internal key.
+// is under it. What it cannot have is the private key of a CA that stands in the genesis, or
+// of one that took its place: that came from MasterKey to MasterKey inside of an internal key.
 func (k *keyring) proveSucceeded(v *fsm.View) error {
 	if v.Generation() == 1 {
 		return nil
@@ -254,20 +251,20 @@ func (k *keyring) proveSucceeded(v *fsm.View) error {
 		errs.Hint("find out who can write to the data directory; then remove this node (krypton operator remove) and let it join again with an empty one"), errs.Cause(err))
 }
 
-// openNodeCA opens the CA of the nodes that was founded with the cluster. What is not that
+// openNodeCA opens the CA of the nodes, if it is the one that people vouched for last, or
+// comes from that one by a line of CAs each of which the one before signed. What is not that
 // CA is StateCorrupt. The caller destroys it.
 func (k *keyring) openNodeCA(v *fsm.View) (*pki.CA, error) {
-	g := &fsmpb.Genesis{}
-	if err := proto.Unmarshal(v.Cluster().GetGenesis(), g); err != nil {
-		return nil, errs.New(errs.StateCorrupt, "the genesis of the cluster does not decode", errs.Cause(err))
-	}
-	i := slices.IndexFunc(g.GetSecrets(), func(s *fsmpb.Secret) bool { return s.GetName() == SecretNodeCA })
-	if i < 0 {
+	anchor, ok := fsm.Anchor(v.Cluster(), SecretNodeCA)
+	if !ok {
 		return nil, errs.New(errs.StateCorrupt, "the genesis has no "+SecretNodeCA)
 	}
 	s, ok := v.Secret(SecretNodeCA)
 	if !ok {
 		return nil, errs.New(errs.StateCorrupt, "the cluster has no "+SecretNodeCA)
+	}
+	if !fsm.Descends(anchor, s) {
+		return nil, errs.New(errs.StateCorrupt, "the "+SecretNodeCA+" of the cluster does not come from the one that people vouched for")
 	}
 	uid, err := uidOf(s.GetIvkUid())
 	if err != nil {
@@ -277,7 +274,7 @@ func (k *keyring) openNodeCA(v *fsm.View) (*pki.CA, error) {
 	if !ok {
 		return nil, errs.New(errs.StateCorrupt, "the registry refers to an internal key that it does not have")
 	}
-	cert, err := x509.ParseCertificate(g.GetSecrets()[i].GetPublic())
+	cert, err := x509.ParseCertificate(s.GetPublic())
 	if err != nil {
 		return nil, errs.New(errs.StateCorrupt, "the certificate of "+SecretNodeCA+" does not parse", errs.Cause(err))
 	}

@@ -46,6 +46,15 @@ func (n *Node) openCA(ctx context.Context, name string) (*pki.CA, error) {
 		return nil, err
 	}
 	v := st.View
+	ca, err := u.ring.openAuthority(ctx, v, name)
+	if wiped(err) {
+		return nil, n.whySealed()
+	}
+	return ca, err
+}
+
+// openAuthority opens a CA of the cluster. The caller destroys it.
+func (k *keyring) openAuthority(ctx context.Context, v *fsm.View, name string) (*pki.CA, error) {
 	s, ok := v.Secret(name)
 	if !ok {
 		return nil, errs.New(errs.FailedState, "the cluster has no "+name)
@@ -59,23 +68,20 @@ func (n *Node) openCA(ctx context.Context, name string) (*pki.CA, error) {
 		return nil, err
 	}
 	var key memsec.Secret
-	err = u.ring.withRoom(func() error {
-		return u.ring.withInternalKey(ctx, v.Cluster(), uid, func(ivk memsec.Secret) error {
+	err = k.withRoom(func() error {
+		return k.withInternalKey(ctx, v.Cluster(), uid, func(ivk memsec.Secret) error {
 			var err error
-			key, err = envelope.Unwrap(ivk, secretBinding(u.ring.keyspace, uid, secretUID(name)), s.GetBlob(), memsec.Cold)
+			key, err = envelope.Unwrap(ivk, secretBinding(k.keyspace, uid, secretUID(name)), s.GetBlob(), memsec.Cold)
 			return corrupt("secret "+name, err)
 		})
 	})
-	if wiped(err) {
-		return nil, n.whySealed()
-	}
 	if err != nil {
 		return nil, err
 	}
 	ca, err := pki.OpenCA(cert, key)
 	if err != nil {
 		key.Destroy()
-		return nil, err
+		return nil, errs.New(errs.StateCorrupt, "the key of "+name+" is not that of its certificate", errs.Cause(err))
 	}
 	return ca, nil
 }

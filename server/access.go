@@ -12,6 +12,7 @@ import (
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/auth"
 	"github.com/openkcm/krypton-cluster/auth/pki"
+	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
 	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/hierarchy"
@@ -122,11 +123,11 @@ func (s accessServer) IssueCertificate(ctx context.Context, r *kryptonv1.IssueCe
 	}
 	out := &kryptonv1.IssueCertificateResponse{}
 	err = s.do(ctx, gate.IssueCertificate, object, func(tok gate.Token) error {
-		leaf, ca, err := s.node.IssueCaller(ctx, tok, req, c, time.Duration(r.GetTtlSeconds())*time.Second)
+		leaf, _, err := s.node.IssueCaller(ctx, tok, req, c, time.Duration(r.GetTtlSeconds())*time.Second)
 		if err != nil {
 			return err
 		}
-		issuedToAPI(out, leaf, ca)
+		s.issuedToAPI(out, leaf)
 		return nil
 	})
 	if err != nil {
@@ -143,11 +144,11 @@ func (s accessServer) RenewCertificate(ctx context.Context, r *kryptonv1.RenewCe
 		if who.key == nil {
 			return errs.New(errs.FailedState, "there is no certificate to renew: the caller showed a token", errs.Hint("get a new token where this one is from"))
 		}
-		leaf, ca, err := s.node.RenewCaller(ctx, tok, who.Binding, who.key, time.Duration(r.GetTtlSeconds())*time.Second)
+		leaf, _, err := s.node.RenewCaller(ctx, tok, who.Binding, who.key, time.Duration(r.GetTtlSeconds())*time.Second)
 		if err != nil {
 			return err
 		}
-		issuedToAPI(out, leaf, ca)
+		s.issuedToAPI(out, leaf)
 		return nil
 	})
 	if err != nil {
@@ -156,9 +157,19 @@ func (s accessServer) RenewCertificate(ctx context.Context, r *kryptonv1.RenewCe
 	return out, nil
 }
 
-func issuedToAPI(out *kryptonv1.IssueCertificateResponse, leaf, ca *x509.Certificate) {
-	out.Certificate, out.Ca, out.ExpireTime = certPEM(leaf.Raw), certPEM(ca.Raw), timestamppb.New(leaf.NotAfter)
+// issuedToAPI shows a certificate, with every CA by which its holder may meet nodes: one
+// that has not renewed its own yet shows none of the new CA.
+func (s accessServer) issuedToAPI(out *kryptonv1.IssueCertificateResponse, leaf *x509.Certificate) {
+	out.Certificate, out.Ca, out.ExpireTime = certPEM(leaf.Raw), caPEM(s.machine.View(), s.clock.Now()), timestamppb.New(leaf.NotAfter)
 	out.Serial = hex.EncodeToString(leaf.SerialNumber.Bytes())
+}
+
+// caPEM is what callers verify nodes with.
+func caPEM(v *fsm.View, now time.Time) (out []byte) {
+	for _, der := range node.Trusted(v, node.SecretNodeCA, now) {
+		out = append(out, certPEM(der)...)
+	}
+	return out
 }
 
 func certPEM(der []byte) []byte {

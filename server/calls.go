@@ -52,6 +52,7 @@ type calls struct {
 	budget   time.Duration // of a call without a deadline
 	local    *inproc       // every public method, for the HTTP door and for what is done by an approval
 	attempts attempts      // what became of executing approvals here
+	outgoing outgoing      // who still shows certificates of CAs that were replaced
 
 	saving saving // the snapshot that somebody fetches from this node
 
@@ -89,6 +90,14 @@ func (c *calls) window() time.Duration {
 }
 
 func (c *calls) certificate() []byte { return c.certs.leaf() }
+
+// leads are the certificates behind it.
+func (c *calls) leads() [][]byte {
+	if own := c.certs.own.Load(); own != nil {
+		return own.Certificate[1:]
+	}
+	return nil
+}
 
 // member waits until this node's own registry says that it is a member.
 func (c *calls) member(ctx context.Context) (*fsm.View, error) {
@@ -210,11 +219,14 @@ type verified struct {
 	// so it is of the one that has the name now. A tenant that is made moves no
 	// AuthorityAt.
 	byName bool
+	// retires is when the CA of the certificate is trusted no more; zero: not by what the
+	// registry says.
+	retires time.Time
 }
 
 // holds reports whether v is still so.
 func (v *verified) holds(now time.Time, view *fsm.View) bool {
-	if !now.Before(v.NotAfter) || v.asked != view.AuthorityAt() || v.founded != view.Initialized() {
+	if !now.Before(v.NotAfter) || !v.retires.IsZero() && !now.Before(v.retires) || v.asked != view.AuthorityAt() || v.founded != view.Initialized() {
 		return false
 	}
 	if !v.byName {
@@ -279,13 +291,16 @@ func (c *calls) identifyNow(known *atomic.Pointer[verified], leaf *x509.Certific
 	if err != nil {
 		return caller{refused: err, mayChange: pki.IsUnknownCA(err) && c.serving() != nil} // it may not know the issuer yet
 	}
-	v := &verified{leaf: leaf, asked: view.AuthorityAt(), founded: view.Initialized()}
+	v := &verified{leaf: leaf, asked: view.AuthorityAt(), founded: view.Initialized(), retires: proof.Retires}
 	if v.Identity, err = identity.OfCertificate(dir, proof, now); err != nil {
 		return caller{refused: err, mayChange: true}
 	}
 	v.byName = v.Binding.IsZero() && v.Principal.Role == auth.RoleWorkload && proof.ID.TenantUID.IsZero()
 	if r, gone := view.Revoked([]byte(v.Serial)); gone && v.Serial != "" {
 		return caller{refused: revoked(r)}
+	}
+	if !proof.Retires.IsZero() && !v.Expired {
+		c.outgoing.note(proof.CA, now)
 	}
 	// What has expired never holds, but for a clock that was ahead and went back: then it
 	// would still be called expired.

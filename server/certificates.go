@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,6 +26,7 @@ import (
 	"github.com/openkcm/krypton-cluster/internal/atomicfile"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/node"
 )
 
 // Files in the data directory's tls/.
@@ -38,6 +40,9 @@ const (
 	// obtainEvery is renewEvery of a node that has none, or whose own has ended while
 	// it was off.
 	obtainEvery = time.Second
+
+	// followEvery is renewEvery of a node whose CA was replaced: an overlap may be short.
+	followEvery = 5 * time.Second
 )
 
 // certificates is what the public ports present.
@@ -53,7 +58,21 @@ type certificates struct {
 
 	own   atomic.Pointer[tls.Certificate] // nil: none yet
 	keeps sync.Mutex                      // who initialises or joins adopts one while run may
+
+	checked checked // of run alone
 }
+
+// checked is whether a CA signed a certificate, which is asked at every change of the
+// registry and costs a verification.
+type checked struct {
+	leaf *x509.Certificate
+	ca   []byte // DER
+	is   bool
+}
+
+// heldUntil is how long before a CA retires that nobody can be led on from its certificates
+// are replaced: until then who trusts only that CA goes on, and after it nobody does.
+const heldUntil = time.Hour
 
 func newCertificates(ctx context.Context, dir string, signer crypto.Signer, files *fileCertificate, c clock.Clock, log *slog.Logger) *certificates {
 	s := &certificates{dir: dir, signer: signer, files: files, clock: c, log: log}
@@ -117,6 +136,65 @@ func (s *certificates) leaf() []byte {
 func (s *certificates) usable() bool {
 	c := s.own.Load()
 	return c != nil && s.clock.Now().Before(c.Leaf.NotAfter)
+}
+
+// current returns the certificate itself; nil: there is none.
+func (s *certificates) current() *x509.Certificate {
+	if c := s.own.Load(); c != nil {
+		return c.Leaf
+	}
+	return nil
+}
+
+// byPresent reports whether the present CA of nodes signed the certificate.
+func (s *certificates) byPresent(leaf *x509.Certificate, ca []byte) bool {
+	if s.checked.leaf != leaf || !bytes.Equal(s.checked.ca, ca) {
+		cert, err := x509.ParseCertificate(ca)
+		s.checked = checked{leaf: leaf, ca: ca, is: err == nil && leaf.CheckSignatureFrom(cert) == nil}
+	}
+	return s.checked.is
+}
+
+// outdated reports whether the CA of nodes was replaced since the certificate was issued.
+// Who trusts only a CA of an earlier release cannot be led from it to another one; such a
+// certificate stays until shortly before the CA retires.
+func (s *certificates) outdated(v *fsm.View) bool {
+	c := s.own.Load()
+	ca, ok := v.Secret(node.SecretNodeCA)
+	if c == nil || !ok || s.byPresent(c.Leaf, ca.GetPublic()) {
+		return false
+	}
+	before := ca.GetPrevious()
+	if len(before) == 0 {
+		return true
+	}
+	last := before[len(before)-1]
+	cert, err := x509.ParseCertificate(last.GetCertificate())
+	return err != nil || node.Followed(cert) || !s.clock.Now().Before(time.UnixMilli(last.GetRetireTimeMs()).Add(-heldUntil))
+}
+
+// lead presents, behind a certificate of the present CA, what leads those to it who trust
+// only one before, as long as that is trusted.
+func (s *certificates) lead(v *fsm.View) error {
+	c := s.own.Load()
+	if c == nil {
+		return nil
+	}
+	chain := s.led(v, c.Certificate, c.Leaf)
+	if slices.EqualFunc(chain, c.Certificate, bytes.Equal) {
+		return nil
+	}
+	return s.adopt(cluster.Certificate{Chain: chain})
+}
+
+// led returns chain with what leads to its leaf; a certificate of another CA than the
+// present one keeps what it came with.
+func (s *certificates) led(v *fsm.View, chain [][]byte, leaf *x509.Certificate) [][]byte {
+	ca, ok := v.Secret(node.SecretNodeCA)
+	if !ok || !s.byPresent(leaf, ca.GetPublic()) {
+		return chain
+	}
+	return append([][]byte{chain[0]}, node.CrossChain(v, s.clock.Now())...)
 }
 
 // due reports whether the certificate is missing, old enough to be renewed, or
@@ -183,9 +261,16 @@ func (s *certificates) run(ctx context.Context, c *cluster.Cluster, m *fsm.Machi
 			}
 		}
 		self, ok := v.Member(id)
-		if now := s.clock.Now(); ok && !self.GetRemoved() && s.due(self) && !now.Before(next) {
+		outdated := s.outdated(v)
+		if outdated {
+			every = min(every, followEvery)
+		}
+		if now := s.clock.Now(); ok && !self.GetRemoved() && (s.due(self) || outdated) && !now.Before(next) {
 			next = now.Add(every)
-			s.renew(ctx, c)
+			s.renew(ctx, c, v)
+		}
+		if err := s.lead(v); err != nil {
+			s.log.WarnContext(ctx, "the certificate chain of this node cannot be kept", slog.Any("error", err))
 		}
 		wait, cancel := context.WithTimeout(ctx, every)
 		select {
@@ -199,13 +284,18 @@ func (s *certificates) run(ctx context.Context, c *cluster.Cluster, m *fsm.Machi
 	}
 }
 
-func (s *certificates) renew(ctx context.Context, c *cluster.Cluster) {
+func (s *certificates) renew(ctx context.Context, c *cluster.Cluster, v *fsm.View) {
 	ctx, cancel := context.WithTimeout(ctx, renewEvery)
 	defer cancel()
 	cert, err := c.RequestCertificate(ctx)
 	if err != nil {
 		s.log.WarnContext(ctx, "this node has no new certificate yet; it tries again", slog.Any("error", err))
 		return
+	}
+	if len(cert.Chain) > 0 {
+		if leaf, err := x509.ParseCertificate(cert.Chain[0]); err == nil {
+			cert.Chain = s.led(v, cert.Chain, leaf)
+		}
 	}
 	if err := s.adopt(cert); err != nil {
 		s.log.WarnContext(ctx, "the new certificate of this node cannot be kept", slog.Any("error", err))

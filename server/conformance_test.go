@@ -117,6 +117,7 @@ func conformance(w *world) []call2 {
 	}
 	ciphertext := enc.(*kryptonv1.EncryptResponse).GetCiphertext()
 	ca, customer := newAuthority(w.t, corpDomain), newAuthority(w.t, "acme.example")
+	nodeCA := w.authoritySum("node-ca")
 	corp, own := ca.issuer(kryptonv1.Role_ROLE_OPERATOR), customer.issuer(kryptonv1.Role_ROLE_WORKLOAD)
 	wider := ca.issuer(kryptonv1.Role_ROLE_OPERATOR, kryptonv1.Role_ROLE_WORKLOAD)
 	wider.Tenants, wider.UnboundRoles = []string{ten}, []kryptonv1.Role{kryptonv1.Role_ROLE_WORKLOAD}
@@ -159,6 +160,18 @@ func conformance(w *world) []call2 {
 		{"Access.ListRevocations", gov, &kryptonv1.ListRevocationsRequest{PageSize: 1}, 0, nil},
 		{"Access.ListRevocations", gov, &kryptonv1.ListRevocationsRequest{PageSize: 1001}, errs.InvalidArgument, nil},
 		{"Access.ListRevocations", work, &kryptonv1.ListRevocationsRequest{}, errs.Denied, nil},
+		{"Access.GetAuthorities", work, &kryptonv1.GetAuthoritiesRequest{}, 0, nil},
+		{"Access.ReplaceAuthority", gov, &kryptonv1.ReplaceAuthorityRequest{Name: "authorities/node-ca", BaseSha256: nodeCA, ValidateOnly: true}, 0, []proto.Message{&kryptonv1.Authority{}}},
+		{"Access.ReplaceAuthority", gov, &kryptonv1.ReplaceAuthorityRequest{Name: "authorities/node-ca", BaseSha256: strings.Repeat("00", 32)}, errs.Aborted, nil},
+		{"Access.ReplaceAuthority", gov, &kryptonv1.ReplaceAuthorityRequest{Name: "authorities/other-ca", BaseSha256: nodeCA}, errs.InvalidArgument, nil},
+		{"Access.ReplaceAuthority", gov, &kryptonv1.ReplaceAuthorityRequest{Name: "authorities/node-ca", BaseSha256: "xyz"}, errs.InvalidArgument, nil},
+		{"Access.ReplaceAuthority", gov, &kryptonv1.ReplaceAuthorityRequest{Name: "authorities/node-ca", BaseSha256: nodeCA, OverlapSeconds: 30*24*3600 + 1}, errs.InvalidArgument, nil},
+		{"Access.ReplaceAuthority", gov, &kryptonv1.ReplaceAuthorityRequest{Name: "authorities/node-ca", BaseSha256: nodeCA, OverlapSeconds: 1, NoOverlap: true}, errs.InvalidArgument, nil},
+		{"Access.ReplaceAuthority", op, &kryptonv1.ReplaceAuthorityRequest{Name: "authorities/node-ca", BaseSha256: nodeCA}, errs.Denied, nil},
+		{"Access.RetireAuthority", gov, &kryptonv1.RetireAuthorityRequest{Name: "authorities/node-ca", BaseSha256: nodeCA}, errs.FailedState, nil},
+		{"Access.RetireAuthority", gov, &kryptonv1.RetireAuthorityRequest{Name: "authorities/node-ca", BaseSha256: strings.Repeat("00", 32)}, errs.Aborted, nil},
+		{"Access.RetireAuthority", gov, &kryptonv1.RetireAuthorityRequest{Name: "authorities/no-ca", BaseSha256: nodeCA}, errs.InvalidArgument, nil},
+		{"Access.RetireAuthority", work, &kryptonv1.RetireAuthorityRequest{Name: "authorities/node-ca", BaseSha256: nodeCA}, errs.Denied, nil},
 
 		{"Access.RenewCertificate", gov, &kryptonv1.RenewCertificateRequest{TtlSeconds: 3600}, 0, []proto.Message{&kryptonv1.IssueCertificateResponse{}}},
 		{"Access.RenewCertificate", work, &kryptonv1.RenewCertificateRequest{}, 0, []proto.Message{&kryptonv1.IssueCertificateResponse{}}},

@@ -199,6 +199,13 @@ func callerIssuer(i *fsmpb.Issuer) (pki.CallerIssuer, error) {
 		}
 		out.Certificates = append(out.Certificates, ca)
 	}
+	for _, at := range i.GetX509().GetRetireTimesMs() {
+		var end time.Time
+		if at != 0 {
+			end = time.UnixMilli(at)
+		}
+		out.RetireTimes = append(out.RetireTimes, end)
+	}
 	return out, nil
 }
 

@@ -54,6 +54,7 @@ func validRequests(g *ground) map[string]valid {
 	}}}
 	g.register("", "idp", idp)
 	g.must(gov, "Policies.PutPolicy", put("old", permitAll))
+	nodeCA := g.authoritySum("node-ca")
 	return map[string]valid{
 		"Crypto.GenerateDataKey": {work, &kryptonv1.GenerateDataKeyRequest{Service: pay, Resource: "r", EncryptionContext: ctx}},
 		"Crypto.UnwrapDataKey":   {work, &kryptonv1.UnwrapDataKeyRequest{Service: pay, Wrapped: g.wrapped[pay]}},
@@ -118,6 +119,9 @@ func validRequests(g *ground) map[string]valid {
 
 		"Access.RevokeCertificate": {gov, &kryptonv1.RevokeCertificateRequest{Serial: "5f2a", Reason: "found in a log", ValidateOnly: true}},
 		"Access.ListRevocations":   {gov, &kryptonv1.ListRevocationsRequest{PageSize: 2}},
+		"Access.GetAuthorities":    {gov, &kryptonv1.GetAuthoritiesRequest{}},
+		"Access.ReplaceAuthority":  {gov, &kryptonv1.ReplaceAuthorityRequest{Name: "authorities/node-ca", BaseSha256: nodeCA, OverlapSeconds: 60, ValidateOnly: true}},
+		"Access.RetireAuthority":   {gov, &kryptonv1.RetireAuthorityRequest{Name: "authorities/node-ca", BaseSha256: nodeCA, ValidateOnly: true}},
 
 		"Access.RenewCertificate": {"auditor", &kryptonv1.RenewCertificateRequest{TtlSeconds: 3600}},
 		"Access.CreateIssuer":     {gov, &kryptonv1.CreateIssuerRequest{Parent: acme, IssuerId: "fresh", Issuer: ca.issuer(kryptonv1.Role_ROLE_WORKLOAD), ValidateOnly: true}},

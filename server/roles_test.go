@@ -94,6 +94,9 @@ func permissions(w *world) (order []string, table map[string]permission) {
 		"Access.WhoAmI":           {"gcoaw", &kryptonv1.WhoAmIRequest{}, false},
 		"Access.IssueCertificate": {"", nil, false}, // below: it needs a key
 		"Access.ListRevocations":  {"gcoa", &kryptonv1.ListRevocationsRequest{}, false},
+		"Access.GetAuthorities":   {"gcoaw", &kryptonv1.GetAuthoritiesRequest{}, false},
+		"Access.ReplaceAuthority": {"gc", &kryptonv1.ReplaceAuthorityRequest{Name: "authorities/node-ca", BaseSha256: strings.Repeat("0", 64), ValidateOnly: true}, false},
+		"Access.RetireAuthority":  {"gc", &kryptonv1.RetireAuthorityRequest{Name: "authorities/node-ca", BaseSha256: strings.Repeat("0", 64), ValidateOnly: true}, false},
 
 		"Seal.GetSeal":     {"gcoaw", &kryptonv1.GetSealRequest{}, false},
 		"Seal.GetShard":    {"c", &kryptonv1.GetShardRequest{Index: 1}, false},

@@ -38,7 +38,7 @@ func (c *calls) sealStatus() (*kryptonv1.SealStatus, error) {
 		NodeId: c.nodeID, NodeName: c.nodeName, State: kryptonv1.SealState_SEAL_STATE_UNINITIALIZED,
 		Generation: uint32(st.Generation), //nolint:gosec // One per rekey; the record holds 32 bits.
 		Have:       count(st.Have), Need: count(st.Need), Shares: count(st.Shares),
-		StartKey: st.Offer.Public, StartKeySignature: st.Offer.Signature, NodeCertificate: c.certificate(),
+		StartKey: st.Offer.Public, StartKeySignature: st.Offer.Signature, NodeCertificate: c.certificate(), NodeCertificateChain: c.leads(),
 		Held: st.Held, HoldReason: st.HoldReason, LastFailure: st.LastFailure, WayBack: st.WayBack,
 		PolicyFaults:  count(len(c.node.PolicyFaults())),
 		PersonsNeeded: count(st.Persons), UnsealsWithoutPeople: unsealsWithoutPeople(st),

@@ -45,7 +45,9 @@ func NewCA(rand io.Reader, now time.Time, purpose Purpose, name string) (*CA, er
 	}
 	tmpl.Subject = pkix.Name{CommonName: name + " " + purpose.String(), Organization: []string{"Krypton"}}
 	tmpl.IsCA = true
-	tmpl.MaxPathLenZero = true // issues leaves only
+	// Callers are vouched for directly. The CA of nodes signs the one that takes its place
+	// ([CA.CrossSign]), and whoever trusts only it has to follow.
+	tmpl.MaxPathLenZero = purpose == ForCallers
 	tmpl.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
 	tmpl.ExtKeyUsage = usage
 	cert, err := sign(rand, tmpl, tmpl, pub, key)
@@ -76,6 +78,37 @@ func OpenCA(cert *x509.Certificate, key memsec.Secret) (*CA, error) {
 		return nil, errs.New(errs.InvalidConfig, "private key does not belong to the CA's certificate")
 	}
 	return ca, nil
+}
+
+// CrossSign returns a certificate of next, the CA that takes the place of this one, by
+// this one: whoever trusts only this CA follows it to what next issues. It ends when one
+// of the two does.
+func (ca *CA) CrossSign(rand io.Reader, now time.Time, next *x509.Certificate) (*x509.Certificate, error) {
+	want, err := usages(ca.purpose)
+	if err != nil {
+		return nil, err
+	}
+	if !next.IsCA || !slices.Equal(next.ExtKeyUsage, want) || checkKey(next.PublicKey) != nil {
+		return nil, errs.New(errs.InvalidConfig, "the certificate is not that of a CA for the same")
+	}
+	tmpl, err := template(rand, now, CALifetime)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range []*x509.Certificate{ca.cert, next} {
+		if c.NotAfter.Before(tmpl.NotAfter) {
+			tmpl.NotAfter = c.NotAfter
+		}
+	}
+	if tmpl.NotBefore.Before(ca.cert.NotBefore) {
+		tmpl.NotBefore = ca.cert.NotBefore
+	}
+	tmpl.Subject = next.Subject
+	tmpl.SubjectKeyId, tmpl.AuthorityKeyId = next.SubjectKeyId, ca.cert.SubjectKeyId
+	tmpl.IsCA = true
+	tmpl.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
+	tmpl.ExtKeyUsage = want
+	return sign(rand, tmpl, ca.cert, next.PublicKey, ca.key)
 }
 
 // Certificate returns the CA's certificate; it must not be changed.

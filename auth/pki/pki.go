@@ -13,6 +13,7 @@
 //   - I3: whoever asks for a certificate decides its key and nothing else: names in a request are ignored.
 //   - I4: keys are ECDSA P-256 or Ed25519, serial numbers 128 random bits.
 //   - I5: a private key at rest is a memsec.Secret with PKCS#8 inside.
+//   - I6: a leaf of a CA that retires is marked as expired from its retire time on, by the clock of who verifies, whatever its own end.
 //
 // # Concurrency
 //

@@ -25,6 +25,9 @@ type CallerIssuer struct {
 	// Certificates of the keys that sign leaves themselves; intermediates are not
 	// followed. More than one while a CA is replaced.
 	Certificates []*x509.Certificate
+	// RetireTimes says of the certificates, in their order, from when on what they signed
+	// counts as expired. Zero: not while the issuer is registered. nil: none retires.
+	RetireTimes []time.Time
 	// TrustDomain of the URI names that it may issue; empty: URI names prove nothing.
 	TrustDomain string
 }
@@ -49,7 +52,7 @@ func NewCallers(issuers []CallerIssuer) (*Callers, error) {
 			}
 			keys[key] = i.UID
 		}
-		i.Certificates = slices.Clone(i.Certificates)
+		i.Certificates, i.RetireTimes = slices.Clone(i.Certificates), slices.Clone(i.RetireTimes)
 		c.issuers = append(c.issuers, i)
 	}
 	return c, nil
@@ -61,6 +64,8 @@ func (i CallerIssuer) check() error {
 		return errs.New(errs.InvalidConfig, "a caller issuer has no uid")
 	case len(i.Certificates) == 0:
 		return errs.New(errs.InvalidConfig, "a caller issuer has no CA certificate")
+	case i.RetireTimes != nil && len(i.RetireTimes) != len(i.Certificates):
+		return errs.New(errs.InvalidConfig, "a caller issuer does not say of each CA certificate when it retires")
 	case i.TrustDomain != "" && !auth.ValidTrustDomain(i.TrustDomain):
 		return errs.New(errs.InvalidConfig, "the trust domain of a caller issuer is not one")
 	}
@@ -107,8 +112,12 @@ type Proof struct {
 	Subject  string
 	Key      crypto.PublicKey
 	NotAfter time.Time
-	// Expired: all is well but that NotAfter has passed.
+	// Expired: all is well but that NotAfter has passed, or that the CA has retired.
 	Expired bool
+	// Retires is when the CA that signed is trusted no more; zero: it is the present one.
+	Retires time.Time
+	// CA names the CA that signed, by its key; see [IssuerOf].
+	CA auth.Issuer
 	// Serial is the serial number under the issuer: the bytes of the number, big
 	// endian without leading zeros.
 	Serial string
@@ -124,7 +133,7 @@ func (c *Callers) Verify(leaf *x509.Certificate, now time.Time) (Proof, error) {
 	if leaf == nil {
 		return Proof{}, refuse("no client certificate was presented", "give --cert-file and --key-file, or set KRYPTON_CERT_FILE and KRYPTON_KEY_FILE", nil)
 	}
-	issuer, ca, ok := c.issuerOf(leaf)
+	issuer, at, ok := c.issuerOf(leaf)
 	_, _, notNode := NodeOf(leaf)
 	switch {
 	case notNode == nil: // whoever issued it: a node is nobody's caller
@@ -139,20 +148,25 @@ func (c *Callers) Verify(leaf *x509.Certificate, now time.Time) (Proof, error) {
 	case leaf.IsCA:
 		return Proof{}, refuse("the client certificate is that of a CA", "use a certificate of your own", nil)
 	}
+	ca := issuer.Certificates[at]
 	p := Proof{
-		Issuer: issuer.UID, Key: leaf.PublicKey, NotAfter: leaf.NotAfter, Expired: now.After(leaf.NotAfter),
+		Issuer: issuer.UID, CA: IssuerOf(ca), Key: leaf.PublicKey, NotAfter: leaf.NotAfter, Expired: now.After(leaf.NotAfter),
 		Serial: string(leaf.SerialNumber.Bytes()),
 	}
-	at := now
-	if p.Expired {
-		at = leaf.NotAfter
+	if issuer.RetireTimes != nil {
+		p.Retires = issuer.RetireTimes[at]
 	}
+	when := now
+	if p.Expired {
+		when = leaf.NotAfter
+	}
+	p.Expired = p.Expired || issuer.retired(at, now)
 	roots := x509.NewCertPool()
 	roots.AddCert(ca)
 	// The rest of RFC 5280: usages of both certificates, constraints of the CA,
 	// its own validity, critical extensions that nobody knows.
 	if _, err := leaf.Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: x509.NewCertPool(), CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		Roots: roots, Intermediates: x509.NewCertPool(), CurrentTime: when, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}); err != nil {
 		return Proof{}, refuse("the client certificate is not valid for a caller", "check its usages and its CA", err)
 	}
@@ -168,8 +182,12 @@ var errUnknownCA = errors.New("no registered issuer signed the certificate")
 // issuer signed the certificate, which another registration might change.
 func IsUnknownCA(err error) bool { return errors.Is(err, errUnknownCA) }
 
-// ErrExpired is the answer to the holder of a certificate that has expired.
+// ErrExpired is the answer to the holder of a certificate that has expired, or whose CA
+// has retired.
 func ErrExpired(notAfter, now time.Time) error {
+	if !now.After(notAfter) {
+		return refuse("the client certificate is from a CA of this cluster that was replaced and is trusted no more", "renew it: krypton operator cert renew", nil)
+	}
 	return refuse("the client certificate expired at "+clockText(notAfter)+", and the node's clock says "+clockText(now),
 		"renew it: krypton operator cert renew; if the node's clock is wrong (compare date -u), set it right", nil)
 }
@@ -221,17 +239,22 @@ func commonNames(leaf *x509.Certificate) (n int) {
 // clockText writes a time as people compare it with date -u.
 func clockText(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// issuerOf finds the CA whose key signed leaf. Names are compared only to save
-// signature checks: two CAs may have one name.
-func (c *Callers) issuerOf(leaf *x509.Certificate) (CallerIssuer, *x509.Certificate, bool) {
+// retired reports whether the CA at that place is trusted no more.
+func (i CallerIssuer) retired(at int, now time.Time) bool {
+	return i.RetireTimes != nil && !i.RetireTimes[at].IsZero() && !now.Before(i.RetireTimes[at])
+}
+
+// issuerOf finds the issuer and the place of the CA whose key signed leaf. Names are
+// compared only to save signature checks: two CAs may have one name.
+func (c *Callers) issuerOf(leaf *x509.Certificate) (i CallerIssuer, at int, ok bool) {
 	for _, i := range c.issuers {
-		for _, ca := range i.Certificates {
+		for at, ca := range i.Certificates {
 			if string(ca.RawSubject) == string(leaf.RawIssuer) && leaf.CheckSignatureFrom(ca) == nil {
-				return i, ca, true
+				return i, at, true
 			}
 		}
 	}
-	return CallerIssuer{}, nil, false
+	return CallerIssuer{}, 0, false
 }
 
 // NodeOf returns trust domain and node id of a node's certificate. It verifies

@@ -24,6 +24,9 @@ var table = map[string][]rule{
 		{verb: "DELETE", prefix: "/v1/", field: "name", pattern: "roleBindings/*", suffix: ""},
 		{verb: "DELETE", prefix: "/v1/", field: "name", pattern: "tenants/*/roleBindings/*", suffix: ""},
 	},
+	"/krypton.v1.Access/GetAuthorities": {
+		{verb: "GET", prefix: "/v1/authorities", field: "", pattern: "", suffix: ""},
+	},
 	"/krypton.v1.Access/GetIssuer": {
 		{verb: "GET", prefix: "/v1/", field: "name", pattern: "issuers/*", suffix: ""},
 		{verb: "GET", prefix: "/v1/", field: "name", pattern: "tenants/*/issuers/*", suffix: ""},
@@ -48,6 +51,12 @@ var table = map[string][]rule{
 	},
 	"/krypton.v1.Access/RenewCertificate": {
 		{verb: "POST", prefix: "/v1/access:renewCertificate", field: "", pattern: "", suffix: ""},
+	},
+	"/krypton.v1.Access/ReplaceAuthority": {
+		{verb: "POST", prefix: "/v1/", field: "name", pattern: "authorities/*", suffix: ":replace"},
+	},
+	"/krypton.v1.Access/RetireAuthority": {
+		{verb: "POST", prefix: "/v1/", field: "name", pattern: "authorities/*", suffix: ":retire"},
 	},
 	"/krypton.v1.Access/RevokeCertificate": {
 		{verb: "POST", prefix: "/v1/access:revokeCertificate", field: "", pattern: "", suffix: ""},

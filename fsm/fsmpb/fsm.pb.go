@@ -627,6 +627,14 @@ type Command struct {
 	//	*Command_CancelCeremony
 	//	*Command_RepairSeal
 	//	*Command_ProveSeal
+	//	*Command_DropCarried
+	//	*Command_EndInternalKeys
+	//	*Command_ReplaceAuthority
+	//	*Command_RetireAuthority
+	//	*Command_NoteBackup
+	//	*Command_ConfirmSeal
+	//	*Command_MemberCleared
+	//	*Command_FinishExposure
 	//	*Command_Recover
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
@@ -1130,6 +1138,78 @@ func (x *Command) GetProveSeal() *ProveSeal {
 	return nil
 }
 
+func (x *Command) GetDropCarried() *DropCarried {
+	if x != nil {
+		if x, ok := x.Body.(*Command_DropCarried); ok {
+			return x.DropCarried
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetEndInternalKeys() *EndInternalKeys {
+	if x != nil {
+		if x, ok := x.Body.(*Command_EndInternalKeys); ok {
+			return x.EndInternalKeys
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetReplaceAuthority() *ReplaceAuthority {
+	if x != nil {
+		if x, ok := x.Body.(*Command_ReplaceAuthority); ok {
+			return x.ReplaceAuthority
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRetireAuthority() *RetireAuthority {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RetireAuthority); ok {
+			return x.RetireAuthority
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetNoteBackup() *NoteBackup {
+	if x != nil {
+		if x, ok := x.Body.(*Command_NoteBackup); ok {
+			return x.NoteBackup
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetConfirmSeal() *ConfirmSeal {
+	if x != nil {
+		if x, ok := x.Body.(*Command_ConfirmSeal); ok {
+			return x.ConfirmSeal
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetMemberCleared() *MemberCleared {
+	if x != nil {
+		if x, ok := x.Body.(*Command_MemberCleared); ok {
+			return x.MemberCleared
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetFinishExposure() *FinishExposure {
+	if x != nil {
+		if x, ok := x.Body.(*Command_FinishExposure); ok {
+			return x.FinishExposure
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetRecover() *Recover {
 	if x != nil {
 		if x, ok := x.Body.(*Command_Recover); ok {
@@ -1309,6 +1389,38 @@ type Command_ProveSeal struct {
 	ProveSeal *ProveSeal `protobuf:"bytes,62,opt,name=prove_seal,json=proveSeal,proto3,oneof"` // from format version 7 on
 }
 
+type Command_DropCarried struct {
+	DropCarried *DropCarried `protobuf:"bytes,61,opt,name=drop_carried,json=dropCarried,proto3,oneof"` // from format version 7 on, like those below up to 69
+}
+
+type Command_EndInternalKeys struct {
+	EndInternalKeys *EndInternalKeys `protobuf:"bytes,63,opt,name=end_internal_keys,json=endInternalKeys,proto3,oneof"`
+}
+
+type Command_ReplaceAuthority struct {
+	ReplaceAuthority *ReplaceAuthority `protobuf:"bytes,64,opt,name=replace_authority,json=replaceAuthority,proto3,oneof"`
+}
+
+type Command_RetireAuthority struct {
+	RetireAuthority *RetireAuthority `protobuf:"bytes,65,opt,name=retire_authority,json=retireAuthority,proto3,oneof"`
+}
+
+type Command_NoteBackup struct {
+	NoteBackup *NoteBackup `protobuf:"bytes,66,opt,name=note_backup,json=noteBackup,proto3,oneof"`
+}
+
+type Command_ConfirmSeal struct {
+	ConfirmSeal *ConfirmSeal `protobuf:"bytes,67,opt,name=confirm_seal,json=confirmSeal,proto3,oneof"`
+}
+
+type Command_MemberCleared struct {
+	MemberCleared *MemberCleared `protobuf:"bytes,68,opt,name=member_cleared,json=memberCleared,proto3,oneof"`
+}
+
+type Command_FinishExposure struct {
+	FinishExposure *FinishExposure `protobuf:"bytes,69,opt,name=finish_exposure,json=finishExposure,proto3,oneof"`
+}
+
 type Command_Recover struct {
 	Recover *Recover `protobuf:"bytes,70,opt,name=recover,proto3,oneof"` // it makes format version 6 of an older cluster
 }
@@ -1394,6 +1506,22 @@ func (*Command_CancelCeremony) isCommand_Body() {}
 func (*Command_RepairSeal) isCommand_Body() {}
 
 func (*Command_ProveSeal) isCommand_Body() {}
+
+func (*Command_DropCarried) isCommand_Body() {}
+
+func (*Command_EndInternalKeys) isCommand_Body() {}
+
+func (*Command_ReplaceAuthority) isCommand_Body() {}
+
+func (*Command_RetireAuthority) isCommand_Body() {}
+
+func (*Command_NoteBackup) isCommand_Body() {}
+
+func (*Command_ConfirmSeal) isCommand_Body() {}
+
+func (*Command_MemberCleared) isCommand_Body() {}
+
+func (*Command_FinishExposure) isCommand_Body() {}
 
 func (*Command_Recover) isCommand_Body() {}
 
@@ -2559,12 +2687,22 @@ func (x *Resource) GetPinnedTimeMs() int64 {
 // Secret is an internal secret (CA keys, provider credentials), wrapped under
 // an internal key.
 type Secret struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	IvkUid        []byte                 `protobuf:"bytes,2,opt,name=ivk_uid,json=ivkUid,proto3" json:"ivk_uid,omitempty"`
-	Blob          []byte                 `protobuf:"bytes,3,opt,name=blob,proto3" json:"blob,omitempty"`
-	Public        []byte                 `protobuf:"bytes,4,opt,name=public,proto3" json:"public,omitempty"` // what belongs to it and is no secret: a CA certificate (DER)
-	ModIndex      uint64                 `protobuf:"varint,5,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	IvkUid   []byte                 `protobuf:"bytes,2,opt,name=ivk_uid,json=ivkUid,proto3" json:"ivk_uid,omitempty"`
+	Blob     []byte                 `protobuf:"bytes,3,opt,name=blob,proto3" json:"blob,omitempty"`
+	Public   []byte                 `protobuf:"bytes,4,opt,name=public,proto3" json:"public,omitempty"` // what belongs to it and is no secret: a CA certificate (DER)
+	ModIndex uint64                 `protobuf:"varint,5,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`
+	// Of a CA that was replaced: the certificates of those before it that are still
+	// trusted, the last one last. From format version 7 on, like those below.
+	Previous []*RetiringAuthority `protobuf:"bytes,6,rep,name=previous,proto3" json:"previous,omitempty"`
+	// Of a CA that took the place of another one: the certificate of its key that the CA
+	// before it signed (DER). It is sent in the chain as long as that one is trusted.
+	CrossCertificate []byte `protobuf:"bytes,7,opt,name=cross_certificate,json=crossCertificate,proto3" json:"cross_certificate,omitempty"`
+	// Of a CA that was replaced outside of an exposure: the certificates that lead from the
+	// CA that people vouched for, of the genesis or of the last confirmed seal, to this one
+	// (DER). Each has the key of a CA and is signed by that of the one before it. Up to 16.
+	Lineage       [][]byte `protobuf:"bytes,8,rep,name=lineage,proto3" json:"lineage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2634,6 +2772,80 @@ func (x *Secret) GetModIndex() uint64 {
 	return 0
 }
 
+func (x *Secret) GetPrevious() []*RetiringAuthority {
+	if x != nil {
+		return x.Previous
+	}
+	return nil
+}
+
+func (x *Secret) GetCrossCertificate() []byte {
+	if x != nil {
+		return x.CrossCertificate
+	}
+	return nil
+}
+
+func (x *Secret) GetLineage() [][]byte {
+	if x != nil {
+		return x.Lineage
+	}
+	return nil
+}
+
+// RetiringAuthority is a CA that another one took the place of.
+type RetiringAuthority struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Certificate   []byte                 `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`                          // DER
+	RetireTimeMs  int64                  `protobuf:"varint,2,opt,name=retire_time_ms,json=retireTimeMs,proto3" json:"retire_time_ms,omitempty"` // what it signed is believed until then
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetiringAuthority) Reset() {
+	*x = RetiringAuthority{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetiringAuthority) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetiringAuthority) ProtoMessage() {}
+
+func (x *RetiringAuthority) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetiringAuthority.ProtoReflect.Descriptor instead.
+func (*RetiringAuthority) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RetiringAuthority) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *RetiringAuthority) GetRetireTimeMs() int64 {
+	if x != nil {
+		return x.RetireTimeMs
+	}
+	return 0
+}
+
 type Member struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Id           string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // 32 hex digits, born with the data directory
@@ -2659,7 +2871,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[14]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2671,7 +2883,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[14]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2684,7 +2896,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{14}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Member) GetId() string {
@@ -2809,7 +3021,7 @@ type JoinToken struct {
 
 func (x *JoinToken) Reset() {
 	*x = JoinToken{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2821,7 +3033,7 @@ func (x *JoinToken) String() string {
 func (*JoinToken) ProtoMessage() {}
 
 func (x *JoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2834,7 +3046,7 @@ func (x *JoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinToken.ProtoReflect.Descriptor instead.
 func (*JoinToken) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{15}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *JoinToken) GetHash() []byte {
@@ -2913,7 +3125,7 @@ type Hold struct {
 
 func (x *Hold) Reset() {
 	*x = Hold{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2925,7 +3137,7 @@ func (x *Hold) String() string {
 func (*Hold) ProtoMessage() {}
 
 func (x *Hold) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2938,7 +3150,7 @@ func (x *Hold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hold.ProtoReflect.Descriptor instead.
 func (*Hold) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{16}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Hold) GetHeld() bool {
@@ -2988,7 +3200,7 @@ type ObjectRef struct {
 
 func (x *ObjectRef) Reset() {
 	*x = ObjectRef{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3000,7 +3212,7 @@ func (x *ObjectRef) String() string {
 func (*ObjectRef) ProtoMessage() {}
 
 func (x *ObjectRef) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3013,7 +3225,7 @@ func (x *ObjectRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectRef.ProtoReflect.Descriptor instead.
 func (*ObjectRef) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{17}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ObjectRef) GetTenant() string {
@@ -3047,7 +3259,7 @@ type CreateTenant struct {
 
 func (x *CreateTenant) Reset() {
 	*x = CreateTenant{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3059,7 +3271,7 @@ func (x *CreateTenant) String() string {
 func (*CreateTenant) ProtoMessage() {}
 
 func (x *CreateTenant) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3072,7 +3284,7 @@ func (x *CreateTenant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTenant.ProtoReflect.Descriptor instead.
 func (*CreateTenant) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{18}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CreateTenant) GetName() string {
@@ -3145,7 +3357,7 @@ type ChangeObject struct {
 
 func (x *ChangeObject) Reset() {
 	*x = ChangeObject{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3157,7 +3369,7 @@ func (x *ChangeObject) String() string {
 func (*ChangeObject) ProtoMessage() {}
 
 func (x *ChangeObject) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3170,7 +3382,7 @@ func (x *ChangeObject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeObject.ProtoReflect.Descriptor instead.
 func (*ChangeObject) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{19}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ChangeObject) GetObject() *ObjectRef {
@@ -3221,7 +3433,7 @@ type CreateService struct {
 
 func (x *CreateService) Reset() {
 	*x = CreateService{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3233,7 +3445,7 @@ func (x *CreateService) String() string {
 func (*CreateService) ProtoMessage() {}
 
 func (x *CreateService) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3246,7 +3458,7 @@ func (x *CreateService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateService.ProtoReflect.Descriptor instead.
 func (*CreateService) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{20}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CreateService) GetTenant() string {
@@ -3299,7 +3511,7 @@ type AddVersion struct {
 
 func (x *AddVersion) Reset() {
 	*x = AddVersion{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3311,7 +3523,7 @@ func (x *AddVersion) String() string {
 func (*AddVersion) ProtoMessage() {}
 
 func (x *AddVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3324,7 +3536,7 @@ func (x *AddVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddVersion.ProtoReflect.Descriptor instead.
 func (*AddVersion) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{21}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AddVersion) GetObject() *ObjectRef {
@@ -3370,7 +3582,7 @@ type SetPrimary struct {
 
 func (x *SetPrimary) Reset() {
 	*x = SetPrimary{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3382,7 +3594,7 @@ func (x *SetPrimary) String() string {
 func (*SetPrimary) ProtoMessage() {}
 
 func (x *SetPrimary) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3395,7 +3607,7 @@ func (x *SetPrimary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPrimary.ProtoReflect.Descriptor instead.
 func (*SetPrimary) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{22}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SetPrimary) GetObject() *ObjectRef {
@@ -3449,7 +3661,7 @@ type ChangeVersion struct {
 
 func (x *ChangeVersion) Reset() {
 	*x = ChangeVersion{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3461,7 +3673,7 @@ func (x *ChangeVersion) String() string {
 func (*ChangeVersion) ProtoMessage() {}
 
 func (x *ChangeVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3474,7 +3686,7 @@ func (x *ChangeVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeVersion.ProtoReflect.Descriptor instead.
 func (*ChangeVersion) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{23}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ChangeVersion) GetObject() *ObjectRef {
@@ -3525,7 +3737,7 @@ type PinResource struct {
 
 func (x *PinResource) Reset() {
 	*x = PinResource{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3537,7 +3749,7 @@ func (x *PinResource) String() string {
 func (*PinResource) ProtoMessage() {}
 
 func (x *PinResource) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3550,7 +3762,7 @@ func (x *PinResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinResource.ProtoReflect.Descriptor instead.
 func (*PinResource) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{24}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PinResource) GetTenant() string {
@@ -3600,7 +3812,7 @@ type UnpinResource struct {
 
 func (x *UnpinResource) Reset() {
 	*x = UnpinResource{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3612,7 +3824,7 @@ func (x *UnpinResource) String() string {
 func (*UnpinResource) ProtoMessage() {}
 
 func (x *UnpinResource) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3625,7 +3837,7 @@ func (x *UnpinResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpinResource.ProtoReflect.Descriptor instead.
 func (*UnpinResource) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{25}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *UnpinResource) GetTenant() string {
@@ -3669,7 +3881,7 @@ type RollbackResource struct {
 
 func (x *RollbackResource) Reset() {
 	*x = RollbackResource{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3681,7 +3893,7 @@ func (x *RollbackResource) String() string {
 func (*RollbackResource) ProtoMessage() {}
 
 func (x *RollbackResource) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3694,7 +3906,7 @@ func (x *RollbackResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackResource.ProtoReflect.Descriptor instead.
 func (*RollbackResource) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{26}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RollbackResource) GetTenant() string {
@@ -3736,7 +3948,7 @@ type AddInternalKey struct {
 
 func (x *AddInternalKey) Reset() {
 	*x = AddInternalKey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3748,7 +3960,7 @@ func (x *AddInternalKey) String() string {
 func (*AddInternalKey) ProtoMessage() {}
 
 func (x *AddInternalKey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3761,7 +3973,7 @@ func (x *AddInternalKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddInternalKey.ProtoReflect.Descriptor instead.
 func (*AddInternalKey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{27}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AddInternalKey) GetVersion() *Version {
@@ -3782,7 +3994,7 @@ type RewrappedKey struct {
 
 func (x *RewrappedKey) Reset() {
 	*x = RewrappedKey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3794,7 +4006,7 @@ func (x *RewrappedKey) String() string {
 func (*RewrappedKey) ProtoMessage() {}
 
 func (x *RewrappedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3807,7 +4019,7 @@ func (x *RewrappedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RewrappedKey.ProtoReflect.Descriptor instead.
 func (*RewrappedKey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{28}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RewrappedKey) GetUid() []byte {
@@ -3831,14 +4043,22 @@ type StagedRekey struct {
 	InternalKeys []*RewrappedKey `protobuf:"bytes,1,rep,name=internal_keys,json=internalKeys,proto3" json:"internal_keys,omitempty"`
 	// The new MasterKey for nodes that were unsealed, so that they serve on when it comes
 	// into force; in ascending order of their ids.
-	Handovers     []*Handover `protobuf:"bytes,2,rep,name=handovers,proto3" json:"handovers,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Handovers []*Handover `protobuf:"bytes,2,rep,name=handovers,proto3" json:"handovers,omitempty"`
+	// Where the MasterKey before may be exposed, and only there, like the next one: the next
+	// internal key, under the new MasterKey alone; number, uid and blob. It is the primary
+	// from the commit on. From format version 7 on.
+	NewInternalKey *Version `protobuf:"bytes,3,opt,name=new_internal_key,json=newInternalKey,proto3" json:"new_internal_key,omitempty"`
+	// The CAs that take the place of those of the cluster, in ascending order of their
+	// names: name, ivk_uid, blob, public and cross_certificate. Wrapped under
+	// new_internal_key. From format version 7 on.
+	NewAuthorities []*Secret `protobuf:"bytes,4,rep,name=new_authorities,json=newAuthorities,proto3" json:"new_authorities,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *StagedRekey) Reset() {
 	*x = StagedRekey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3850,7 +4070,7 @@ func (x *StagedRekey) String() string {
 func (*StagedRekey) ProtoMessage() {}
 
 func (x *StagedRekey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3863,7 +4083,7 @@ func (x *StagedRekey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StagedRekey.ProtoReflect.Descriptor instead.
 func (*StagedRekey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{29}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StagedRekey) GetInternalKeys() []*RewrappedKey {
@@ -3880,6 +4100,20 @@ func (x *StagedRekey) GetHandovers() []*Handover {
 	return nil
 }
 
+func (x *StagedRekey) GetNewInternalKey() *Version {
+	if x != nil {
+		return x.NewInternalKey
+	}
+	return nil
+}
+
+func (x *StagedRekey) GetNewAuthorities() []*Secret {
+	if x != nil {
+		return x.NewAuthorities
+	}
+	return nil
+}
+
 // Handover is the MasterKey of a staged record for one node, which only that process of it
 // can open (docs/formats.md).
 type Handover struct {
@@ -3892,7 +4126,7 @@ type Handover struct {
 
 func (x *Handover) Reset() {
 	*x = Handover{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3904,7 +4138,7 @@ func (x *Handover) String() string {
 func (*Handover) ProtoMessage() {}
 
 func (x *Handover) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3917,7 +4151,7 @@ func (x *Handover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Handover.ProtoReflect.Descriptor instead.
 func (*Handover) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{30}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Handover) GetNodeId() string {
@@ -3950,7 +4184,7 @@ type RewrapTenant struct {
 
 func (x *RewrapTenant) Reset() {
 	*x = RewrapTenant{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3962,7 +4196,7 @@ func (x *RewrapTenant) String() string {
 func (*RewrapTenant) ProtoMessage() {}
 
 func (x *RewrapTenant) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3975,7 +4209,7 @@ func (x *RewrapTenant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RewrapTenant.ProtoReflect.Descriptor instead.
 func (*RewrapTenant) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{31}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RewrapTenant) GetTenant() string {
@@ -4029,7 +4263,7 @@ type PutSecret struct {
 
 func (x *PutSecret) Reset() {
 	*x = PutSecret{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4041,7 +4275,7 @@ func (x *PutSecret) String() string {
 func (*PutSecret) ProtoMessage() {}
 
 func (x *PutSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4054,7 +4288,7 @@ func (x *PutSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSecret.ProtoReflect.Descriptor instead.
 func (*PutSecret) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{32}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PutSecret) GetSecret() *Secret {
@@ -4073,7 +4307,7 @@ type CreateJoinToken struct {
 
 func (x *CreateJoinToken) Reset() {
 	*x = CreateJoinToken{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4085,7 +4319,7 @@ func (x *CreateJoinToken) String() string {
 func (*CreateJoinToken) ProtoMessage() {}
 
 func (x *CreateJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4098,7 +4332,7 @@ func (x *CreateJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJoinToken.ProtoReflect.Descriptor instead.
 func (*CreateJoinToken) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{33}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CreateJoinToken) GetToken() *JoinToken {
@@ -4123,7 +4357,7 @@ type AddMember struct {
 
 func (x *AddMember) Reset() {
 	*x = AddMember{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4135,7 +4369,7 @@ func (x *AddMember) String() string {
 func (*AddMember) ProtoMessage() {}
 
 func (x *AddMember) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4148,7 +4382,7 @@ func (x *AddMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMember.ProtoReflect.Descriptor instead.
 func (*AddMember) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{34}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AddMember) GetMember() *Member {
@@ -4191,7 +4425,7 @@ type UpdateMember struct {
 
 func (x *UpdateMember) Reset() {
 	*x = UpdateMember{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4203,7 +4437,7 @@ func (x *UpdateMember) String() string {
 func (*UpdateMember) ProtoMessage() {}
 
 func (x *UpdateMember) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4216,7 +4450,7 @@ func (x *UpdateMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateMember.ProtoReflect.Descriptor instead.
 func (*UpdateMember) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{35}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *UpdateMember) GetMember() *Member {
@@ -4250,7 +4484,7 @@ type RemoveMember struct {
 
 func (x *RemoveMember) Reset() {
 	*x = RemoveMember{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4262,7 +4496,7 @@ func (x *RemoveMember) String() string {
 func (*RemoveMember) ProtoMessage() {}
 
 func (x *RemoveMember) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4275,7 +4509,7 @@ func (x *RemoveMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMember.ProtoReflect.Descriptor instead.
 func (*RemoveMember) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{36}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RemoveMember) GetId() string {
@@ -4301,7 +4535,7 @@ type PurgeMember struct {
 
 func (x *PurgeMember) Reset() {
 	*x = PurgeMember{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4313,7 +4547,7 @@ func (x *PurgeMember) String() string {
 func (*PurgeMember) ProtoMessage() {}
 
 func (x *PurgeMember) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4326,7 +4560,7 @@ func (x *PurgeMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeMember.ProtoReflect.Descriptor instead.
 func (*PurgeMember) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{37}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PurgeMember) GetId() string {
@@ -4346,7 +4580,7 @@ type SetHold struct {
 
 func (x *SetHold) Reset() {
 	*x = SetHold{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4358,7 +4592,7 @@ func (x *SetHold) String() string {
 func (*SetHold) ProtoMessage() {}
 
 func (x *SetHold) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4371,7 +4605,7 @@ func (x *SetHold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetHold.ProtoReflect.Descriptor instead.
 func (*SetHold) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{38}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SetHold) GetHeld() bool {
@@ -4405,7 +4639,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4417,7 +4651,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4430,7 +4664,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{39}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Revocation) GetSerial() []byte {
@@ -4494,7 +4728,7 @@ type RevokeCertificate struct {
 
 func (x *RevokeCertificate) Reset() {
 	*x = RevokeCertificate{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4506,7 +4740,7 @@ func (x *RevokeCertificate) String() string {
 func (*RevokeCertificate) ProtoMessage() {}
 
 func (x *RevokeCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4519,7 +4753,7 @@ func (x *RevokeCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertificate.ProtoReflect.Descriptor instead.
 func (*RevokeCertificate) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RevokeCertificate) GetRevocation() *Revocation {
@@ -4535,14 +4769,17 @@ type X509Issuer struct {
 	Certificates [][]byte               `protobuf:"bytes,1,rep,name=certificates,proto3" json:"certificates,omitempty"` // 1 to 4 CA certificates, DER
 	// Trust domain of the URIs in its certificates. Empty: any, and a certificate
 	// never names a role by itself.
-	TrustDomain   string `protobuf:"bytes,2,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	TrustDomain string `protobuf:"bytes,2,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	// Of the issuer builtin while it has CAs that were replaced: for each of the
+	// certificates when it is trusted no more; 0: it stays. From format version 7 on.
+	RetireTimesMs []int64 `protobuf:"varint,3,rep,packed,name=retire_times_ms,json=retireTimesMs,proto3" json:"retire_times_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *X509Issuer) Reset() {
 	*x = X509Issuer{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4554,7 +4791,7 @@ func (x *X509Issuer) String() string {
 func (*X509Issuer) ProtoMessage() {}
 
 func (x *X509Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4567,7 +4804,7 @@ func (x *X509Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use X509Issuer.ProtoReflect.Descriptor instead.
 func (*X509Issuer) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *X509Issuer) GetCertificates() [][]byte {
@@ -4582,6 +4819,13 @@ func (x *X509Issuer) GetTrustDomain() string {
 		return x.TrustDomain
 	}
 	return ""
+}
+
+func (x *X509Issuer) GetRetireTimesMs() []int64 {
+	if x != nil {
+		return x.RetireTimesMs
+	}
+	return nil
 }
 
 // JWTIssuer vouches by signed tokens.
@@ -4600,7 +4844,7 @@ type JWTIssuer struct {
 
 func (x *JWTIssuer) Reset() {
 	*x = JWTIssuer{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4612,7 +4856,7 @@ func (x *JWTIssuer) String() string {
 func (*JWTIssuer) ProtoMessage() {}
 
 func (x *JWTIssuer) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4625,7 +4869,7 @@ func (x *JWTIssuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JWTIssuer.ProtoReflect.Descriptor instead.
 func (*JWTIssuer) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{42}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *JWTIssuer) GetUrl() string {
@@ -4715,7 +4959,7 @@ type Issuer struct {
 
 func (x *Issuer) Reset() {
 	*x = Issuer{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4727,7 +4971,7 @@ func (x *Issuer) String() string {
 func (*Issuer) ProtoMessage() {}
 
 func (x *Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4740,7 +4984,7 @@ func (x *Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
 func (*Issuer) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Issuer) GetId() string {
@@ -4880,7 +5124,7 @@ type BindingKey struct {
 
 func (x *BindingKey) Reset() {
 	*x = BindingKey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4892,7 +5136,7 @@ func (x *BindingKey) String() string {
 func (*BindingKey) ProtoMessage() {}
 
 func (x *BindingKey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4905,7 +5149,7 @@ func (x *BindingKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BindingKey.ProtoReflect.Descriptor instead.
 func (*BindingKey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{44}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *BindingKey) GetKey() *PublicKey {
@@ -4961,7 +5205,7 @@ type RoleBinding struct {
 
 func (x *RoleBinding) Reset() {
 	*x = RoleBinding{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4973,7 +5217,7 @@ func (x *RoleBinding) String() string {
 func (*RoleBinding) ProtoMessage() {}
 
 func (x *RoleBinding) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4986,7 +5230,7 @@ func (x *RoleBinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoleBinding.ProtoReflect.Descriptor instead.
 func (*RoleBinding) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{45}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RoleBinding) GetId() string {
@@ -5118,7 +5362,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5130,7 +5374,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5143,7 +5387,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{46}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Policy) GetTenant() string {
@@ -5211,7 +5455,7 @@ type PutIssuer struct {
 
 func (x *PutIssuer) Reset() {
 	*x = PutIssuer{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5223,7 +5467,7 @@ func (x *PutIssuer) String() string {
 func (*PutIssuer) ProtoMessage() {}
 
 func (x *PutIssuer) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5236,7 +5480,7 @@ func (x *PutIssuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutIssuer.ProtoReflect.Descriptor instead.
 func (*PutIssuer) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{47}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *PutIssuer) GetIssuer() *Issuer {
@@ -5272,7 +5516,7 @@ type RemoveIssuer struct {
 
 func (x *RemoveIssuer) Reset() {
 	*x = RemoveIssuer{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5284,7 +5528,7 @@ func (x *RemoveIssuer) String() string {
 func (*RemoveIssuer) ProtoMessage() {}
 
 func (x *RemoveIssuer) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5297,7 +5541,7 @@ func (x *RemoveIssuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveIssuer.ProtoReflect.Descriptor instead.
 func (*RemoveIssuer) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{48}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RemoveIssuer) GetTenant() string {
@@ -5333,7 +5577,7 @@ type BindRole struct {
 
 func (x *BindRole) Reset() {
 	*x = BindRole{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5345,7 +5589,7 @@ func (x *BindRole) String() string {
 func (*BindRole) ProtoMessage() {}
 
 func (x *BindRole) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5358,7 +5602,7 @@ func (x *BindRole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BindRole.ProtoReflect.Descriptor instead.
 func (*BindRole) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{49}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *BindRole) GetBinding() *RoleBinding {
@@ -5380,7 +5624,7 @@ type UnbindRole struct {
 
 func (x *UnbindRole) Reset() {
 	*x = UnbindRole{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5392,7 +5636,7 @@ func (x *UnbindRole) String() string {
 func (*UnbindRole) ProtoMessage() {}
 
 func (x *UnbindRole) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5405,7 +5649,7 @@ func (x *UnbindRole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnbindRole.ProtoReflect.Descriptor instead.
 func (*UnbindRole) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{50}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *UnbindRole) GetTenant() string {
@@ -5442,7 +5686,7 @@ type SetTenantGovernors struct {
 
 func (x *SetTenantGovernors) Reset() {
 	*x = SetTenantGovernors{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5454,7 +5698,7 @@ func (x *SetTenantGovernors) String() string {
 func (*SetTenantGovernors) ProtoMessage() {}
 
 func (x *SetTenantGovernors) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5467,7 +5711,7 @@ func (x *SetTenantGovernors) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantGovernors.ProtoReflect.Descriptor instead.
 func (*SetTenantGovernors) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{51}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *SetTenantGovernors) GetTenant() string {
@@ -5516,7 +5760,7 @@ type ApprovalSignature struct {
 
 func (x *ApprovalSignature) Reset() {
 	*x = ApprovalSignature{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5528,7 +5772,7 @@ func (x *ApprovalSignature) String() string {
 func (*ApprovalSignature) ProtoMessage() {}
 
 func (x *ApprovalSignature) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5541,7 +5785,7 @@ func (x *ApprovalSignature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApprovalSignature.ProtoReflect.Descriptor instead.
 func (*ApprovalSignature) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{52}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ApprovalSignature) GetKeyId() []byte {
@@ -5627,7 +5871,7 @@ type Approval struct {
 
 func (x *Approval) Reset() {
 	*x = Approval{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5639,7 +5883,7 @@ func (x *Approval) String() string {
 func (*Approval) ProtoMessage() {}
 
 func (x *Approval) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5652,7 +5896,7 @@ func (x *Approval) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Approval.ProtoReflect.Descriptor instead.
 func (*Approval) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{53}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Approval) GetId() string {
@@ -5800,7 +6044,7 @@ type RequestApproval struct {
 
 func (x *RequestApproval) Reset() {
 	*x = RequestApproval{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5812,7 +6056,7 @@ func (x *RequestApproval) String() string {
 func (*RequestApproval) ProtoMessage() {}
 
 func (x *RequestApproval) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5825,7 +6069,7 @@ func (x *RequestApproval) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestApproval.ProtoReflect.Descriptor instead.
 func (*RequestApproval) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{54}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RequestApproval) GetApproval() *Approval {
@@ -5847,7 +6091,7 @@ type Approve struct {
 
 func (x *Approve) Reset() {
 	*x = Approve{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5859,7 +6103,7 @@ func (x *Approve) String() string {
 func (*Approve) ProtoMessage() {}
 
 func (x *Approve) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5872,7 +6116,7 @@ func (x *Approve) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Approve.ProtoReflect.Descriptor instead.
 func (*Approve) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{55}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Approve) GetId() string {
@@ -5908,7 +6152,7 @@ type RejectApproval struct {
 
 func (x *RejectApproval) Reset() {
 	*x = RejectApproval{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5920,7 +6164,7 @@ func (x *RejectApproval) String() string {
 func (*RejectApproval) ProtoMessage() {}
 
 func (x *RejectApproval) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5933,7 +6177,7 @@ func (x *RejectApproval) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectApproval.ProtoReflect.Descriptor instead.
 func (*RejectApproval) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{56}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *RejectApproval) GetId() string {
@@ -5964,7 +6208,7 @@ type SetQuorum struct {
 
 func (x *SetQuorum) Reset() {
 	*x = SetQuorum{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5976,7 +6220,7 @@ func (x *SetQuorum) String() string {
 func (*SetQuorum) ProtoMessage() {}
 
 func (x *SetQuorum) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5989,7 +6233,7 @@ func (x *SetQuorum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetQuorum.ProtoReflect.Descriptor instead.
 func (*SetQuorum) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{57}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *SetQuorum) GetGovernors() uint32 {
@@ -6030,7 +6274,7 @@ type PutPolicy struct {
 
 func (x *PutPolicy) Reset() {
 	*x = PutPolicy{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6042,7 +6286,7 @@ func (x *PutPolicy) String() string {
 func (*PutPolicy) ProtoMessage() {}
 
 func (x *PutPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6055,7 +6299,7 @@ func (x *PutPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutPolicy.ProtoReflect.Descriptor instead.
 func (*PutPolicy) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{58}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *PutPolicy) GetPolicy() *Policy {
@@ -6099,7 +6343,7 @@ type RemovePolicy struct {
 
 func (x *RemovePolicy) Reset() {
 	*x = RemovePolicy{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6111,7 +6355,7 @@ func (x *RemovePolicy) String() string {
 func (*RemovePolicy) ProtoMessage() {}
 
 func (x *RemovePolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6124,7 +6368,7 @@ func (x *RemovePolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePolicy.ProtoReflect.Descriptor instead.
 func (*RemovePolicy) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{59}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *RemovePolicy) GetTenant() string {
@@ -6159,7 +6403,7 @@ type SealKey struct {
 
 func (x *SealKey) Reset() {
 	*x = SealKey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6171,7 +6415,7 @@ func (x *SealKey) String() string {
 func (*SealKey) ProtoMessage() {}
 
 func (x *SealKey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6184,7 +6428,7 @@ func (x *SealKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealKey.ProtoReflect.Descriptor instead.
 func (*SealKey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *SealKey) GetProvider() string {
@@ -6217,7 +6461,7 @@ type SealHolder struct {
 
 func (x *SealHolder) Reset() {
 	*x = SealHolder{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6229,7 +6473,7 @@ func (x *SealHolder) String() string {
 func (*SealHolder) ProtoMessage() {}
 
 func (x *SealHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6242,7 +6486,7 @@ func (x *SealHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealHolder.ProtoReflect.Descriptor instead.
 func (*SealHolder) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{61}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *SealHolder) GetName() string {
@@ -6299,7 +6543,7 @@ type SealGroup struct {
 
 func (x *SealGroup) Reset() {
 	*x = SealGroup{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6311,7 +6555,7 @@ func (x *SealGroup) String() string {
 func (*SealGroup) ProtoMessage() {}
 
 func (x *SealGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6324,7 +6568,7 @@ func (x *SealGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealGroup.ProtoReflect.Descriptor instead.
 func (*SealGroup) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{62}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *SealGroup) GetName() string {
@@ -6361,7 +6605,7 @@ type SealPlan struct {
 
 func (x *SealPlan) Reset() {
 	*x = SealPlan{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6373,7 +6617,7 @@ func (x *SealPlan) String() string {
 func (*SealPlan) ProtoMessage() {}
 
 func (x *SealPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6386,7 +6630,7 @@ func (x *SealPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealPlan.ProtoReflect.Descriptor instead.
 func (*SealPlan) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{63}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *SealPlan) GetGroups() []*SealGroup {
@@ -6443,14 +6687,17 @@ type Ceremony struct {
 	StagedSignature []byte     `protobuf:"bytes,21,opt,name=staged_signature,json=stagedSignature,proto3" json:"staged_signature,omitempty"`
 	Proof           *SealProof `protobuf:"bytes,22,opt,name=proof,proto3" json:"proof,omitempty"` // who combined shares of the staged record
 	// The node at which the shares of the new seal come together, as it says itself.
-	GatheredAt    string `protobuf:"bytes,23,opt,name=gathered_at,json=gatheredAt,proto3" json:"gathered_at,omitempty"`
+	GatheredAt string `protobuf:"bytes,23,opt,name=gathered_at,json=gatheredAt,proto3" json:"gathered_at,omitempty"`
+	// Who confirmed what was staged, by ConfirmSeal: as authorized_by. They are there only
+	// while STAGED; those of a committed one stand in the cluster. From format version 7 on.
+	ConfirmedBy   []*SignedIntent `protobuf:"bytes,24,rep,name=confirmed_by,json=confirmedBy,proto3" json:"confirmed_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Ceremony) Reset() {
 	*x = Ceremony{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6462,7 +6709,7 @@ func (x *Ceremony) String() string {
 func (*Ceremony) ProtoMessage() {}
 
 func (x *Ceremony) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6475,7 +6722,7 @@ func (x *Ceremony) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ceremony.ProtoReflect.Descriptor instead.
 func (*Ceremony) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{64}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Ceremony) GetId() []byte {
@@ -6639,6 +6886,13 @@ func (x *Ceremony) GetGatheredAt() string {
 	return ""
 }
 
+func (x *Ceremony) GetConfirmedBy() []*SignedIntent {
+	if x != nil {
+		return x.ConfirmedBy
+	}
+	return nil
+}
+
 // SealProof is the word of a voter that it opened the staged record by shares of enough
 // holders, and found what it had to find.
 type SealProof struct {
@@ -6652,7 +6906,7 @@ type SealProof struct {
 
 func (x *SealProof) Reset() {
 	*x = SealProof{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6664,7 +6918,7 @@ func (x *SealProof) String() string {
 func (*SealProof) ProtoMessage() {}
 
 func (x *SealProof) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6677,7 +6931,7 @@ func (x *SealProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealProof.ProtoReflect.Descriptor instead.
 func (*SealProof) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{65}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *SealProof) GetNode() string {
@@ -6715,7 +6969,7 @@ type BeginCeremony struct {
 
 func (x *BeginCeremony) Reset() {
 	*x = BeginCeremony{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6727,7 +6981,7 @@ func (x *BeginCeremony) String() string {
 func (*BeginCeremony) ProtoMessage() {}
 
 func (x *BeginCeremony) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6740,7 +6994,7 @@ func (x *BeginCeremony) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginCeremony.ProtoReflect.Descriptor instead.
 func (*BeginCeremony) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{66}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *BeginCeremony) GetId() []byte {
@@ -6795,7 +7049,7 @@ type StageCeremony struct {
 
 func (x *StageCeremony) Reset() {
 	*x = StageCeremony{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6807,7 +7061,7 @@ func (x *StageCeremony) String() string {
 func (*StageCeremony) ProtoMessage() {}
 
 func (x *StageCeremony) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6820,7 +7074,7 @@ func (x *StageCeremony) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StageCeremony.ProtoReflect.Descriptor instead.
 func (*StageCeremony) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{67}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *StageCeremony) GetId() []byte {
@@ -6873,7 +7127,7 @@ type ConfirmHolder struct {
 
 func (x *ConfirmHolder) Reset() {
 	*x = ConfirmHolder{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6885,7 +7139,7 @@ func (x *ConfirmHolder) String() string {
 func (*ConfirmHolder) ProtoMessage() {}
 
 func (x *ConfirmHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6898,7 +7152,7 @@ func (x *ConfirmHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmHolder.ProtoReflect.Descriptor instead.
 func (*ConfirmHolder) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{68}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ConfirmHolder) GetId() []byte {
@@ -6944,7 +7198,7 @@ type ProveSeal struct {
 
 func (x *ProveSeal) Reset() {
 	*x = ProveSeal{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[69]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6956,7 +7210,7 @@ func (x *ProveSeal) String() string {
 func (*ProveSeal) ProtoMessage() {}
 
 func (x *ProveSeal) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[69]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6969,7 +7223,7 @@ func (x *ProveSeal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveSeal.ProtoReflect.Descriptor instead.
 func (*ProveSeal) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{69}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ProveSeal) GetId() []byte {
@@ -7019,7 +7273,7 @@ type CommitCeremony struct {
 
 func (x *CommitCeremony) Reset() {
 	*x = CommitCeremony{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[70]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7031,7 +7285,7 @@ func (x *CommitCeremony) String() string {
 func (*CommitCeremony) ProtoMessage() {}
 
 func (x *CommitCeremony) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[70]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7044,7 +7298,7 @@ func (x *CommitCeremony) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitCeremony.ProtoReflect.Descriptor instead.
 func (*CommitCeremony) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{70}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *CommitCeremony) GetId() []byte {
@@ -7061,6 +7315,71 @@ func (x *CommitCeremony) GetManifest() []byte {
 	return nil
 }
 
+// ConfirmSeal says that custodians saw which MasterKey was staged, by the commitment in
+// its manifest, and which CAs, and that these are to be the cluster's. It is for a
+// MasterKey that takes the place of an exposed one, and a sovereign act as the beginning
+// of the ceremony: whoever has the old MasterKey has what it wraps, so a node that slept
+// can tell the new one only by what people signed after it was made.
+type ConfirmSeal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Manifest      []byte                 `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"`       // digest of the staged manifest, 32 bytes
+	Authorities   []byte                 `protobuf:"bytes,3,opt,name=authorities,proto3" json:"authorities,omitempty"` // digest of the staged CAs, 32 bytes; docs/formats.md
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmSeal) Reset() {
+	*x = ConfirmSeal{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmSeal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmSeal) ProtoMessage() {}
+
+func (x *ConfirmSeal) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmSeal.ProtoReflect.Descriptor instead.
+func (*ConfirmSeal) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{72}
+}
+
+func (x *ConfirmSeal) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *ConfirmSeal) GetManifest() []byte {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+func (x *ConfirmSeal) GetAuthorities() []byte {
+	if x != nil {
+		return x.Authorities
+	}
+	return nil
+}
+
 // CancelCeremony ends a ceremony that is not committed. It needs no signature:
 // nothing has changed yet.
 type CancelCeremony struct {
@@ -7073,7 +7392,7 @@ type CancelCeremony struct {
 
 func (x *CancelCeremony) Reset() {
 	*x = CancelCeremony{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[71]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7085,7 +7404,7 @@ func (x *CancelCeremony) String() string {
 func (*CancelCeremony) ProtoMessage() {}
 
 func (x *CancelCeremony) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[71]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7098,7 +7417,7 @@ func (x *CancelCeremony) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCeremony.ProtoReflect.Descriptor instead.
 func (*CancelCeremony) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{71}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *CancelCeremony) GetId() []byte {
@@ -7126,7 +7445,7 @@ type Tick struct {
 
 func (x *Tick) Reset() {
 	*x = Tick{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[72]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7138,7 +7457,7 @@ func (x *Tick) String() string {
 func (*Tick) ProtoMessage() {}
 
 func (x *Tick) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[72]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7151,7 +7470,7 @@ func (x *Tick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tick.ProtoReflect.Descriptor instead.
 func (*Tick) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{72}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{74}
 }
 
 type RaiseFormat struct {
@@ -7163,7 +7482,7 @@ type RaiseFormat struct {
 
 func (x *RaiseFormat) Reset() {
 	*x = RaiseFormat{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[73]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7175,7 +7494,7 @@ func (x *RaiseFormat) String() string {
 func (*RaiseFormat) ProtoMessage() {}
 
 func (x *RaiseFormat) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[73]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7188,7 +7507,7 @@ func (x *RaiseFormat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseFormat.ProtoReflect.Descriptor instead.
 func (*RaiseFormat) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{73}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *RaiseFormat) GetVersion() uint32 {
@@ -7211,7 +7530,7 @@ type LeaseEpoch struct {
 
 func (x *LeaseEpoch) Reset() {
 	*x = LeaseEpoch{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[74]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7223,7 +7542,7 @@ func (x *LeaseEpoch) String() string {
 func (*LeaseEpoch) ProtoMessage() {}
 
 func (x *LeaseEpoch) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[74]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7236,7 +7555,7 @@ func (x *LeaseEpoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseEpoch.ProtoReflect.Descriptor instead.
 func (*LeaseEpoch) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{74}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *LeaseEpoch) GetLeader() string {
@@ -7269,7 +7588,7 @@ type RepairSeal struct {
 
 func (x *RepairSeal) Reset() {
 	*x = RepairSeal{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[75]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7281,7 +7600,7 @@ func (x *RepairSeal) String() string {
 func (*RepairSeal) ProtoMessage() {}
 
 func (x *RepairSeal) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[75]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7294,7 +7613,7 @@ func (x *RepairSeal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairSeal.ProtoReflect.Descriptor instead.
 func (*RepairSeal) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{75}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *RepairSeal) GetBase() []byte {
@@ -7331,7 +7650,7 @@ type WrappingWitness struct {
 
 func (x *WrappingWitness) Reset() {
 	*x = WrappingWitness{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[76]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7343,7 +7662,7 @@ func (x *WrappingWitness) String() string {
 func (*WrappingWitness) ProtoMessage() {}
 
 func (x *WrappingWitness) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[76]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7356,7 +7675,7 @@ func (x *WrappingWitness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WrappingWitness.ProtoReflect.Descriptor instead.
 func (*WrappingWitness) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{76}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *WrappingWitness) GetNodeId() string {
@@ -7380,6 +7699,728 @@ func (x *WrappingWitness) GetSignature() []byte {
 	return nil
 }
 
+// Exposure is what is to be done after a MasterKey was replaced that somebody may have
+// who must not. It begins with the commit of the ceremony and is done when nothing is
+// left that the old one opens, or opened in the state of any member.
+type Exposure struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	CeremonyId  []byte                 `protobuf:"bytes,1,opt,name=ceremony_id,json=ceremonyId,proto3" json:"ceremony_id,omitempty"`
+	Generation  uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`                   // of the MasterKey that came into force
+	BeginIndex  uint64                 `protobuf:"varint,3,opt,name=begin_index,json=beginIndex,proto3" json:"begin_index,omitempty"` // of the entry that committed
+	BeginTimeMs int64                  `protobuf:"varint,4,opt,name=begin_time_ms,json=beginTimeMs,proto3" json:"begin_time_ms,omitempty"`
+	// Number of the first internal key that the old MasterKey never wrapped.
+	InternalKey uint32 `protobuf:"varint,5,opt,name=internal_key,json=internalKey,proto3" json:"internal_key,omitempty"`
+	// Keys of keystores that wrapped the old MasterKey or shares of it. Their versions are
+	// to be disabled by who owns them.
+	ProviderKeys []*ExposedKey `protobuf:"bytes,6,rep,name=provider_keys,json=providerKeys,proto3" json:"provider_keys,omitempty"`
+	// Ids of the members that hold nothing on disk from before begin_index, in ascending order.
+	Cleared              []string `protobuf:"bytes,7,rep,name=cleared,proto3" json:"cleared,omitempty"`
+	CarriedDroppedTimeMs int64    `protobuf:"varint,8,opt,name=carried_dropped_time_ms,json=carriedDroppedTimeMs,proto3" json:"carried_dropped_time_ms,omitempty"` // 0: the seal record carries keys of earlier MasterKeys
+	// Backups that were made before: who has one and the old MasterKey has what was in it.
+	Backups       []*Backup `protobuf:"bytes,9,rep,name=backups,proto3" json:"backups,omitempty"`
+	DoneTimeMs    int64     `protobuf:"varint,10,opt,name=done_time_ms,json=doneTimeMs,proto3" json:"done_time_ms,omitempty"` // 0: it is not
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Exposure) Reset() {
+	*x = Exposure{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[79]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Exposure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Exposure) ProtoMessage() {}
+
+func (x *Exposure) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[79]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Exposure.ProtoReflect.Descriptor instead.
+func (*Exposure) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{79}
+}
+
+func (x *Exposure) GetCeremonyId() []byte {
+	if x != nil {
+		return x.CeremonyId
+	}
+	return nil
+}
+
+func (x *Exposure) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Exposure) GetBeginIndex() uint64 {
+	if x != nil {
+		return x.BeginIndex
+	}
+	return 0
+}
+
+func (x *Exposure) GetBeginTimeMs() int64 {
+	if x != nil {
+		return x.BeginTimeMs
+	}
+	return 0
+}
+
+func (x *Exposure) GetInternalKey() uint32 {
+	if x != nil {
+		return x.InternalKey
+	}
+	return 0
+}
+
+func (x *Exposure) GetProviderKeys() []*ExposedKey {
+	if x != nil {
+		return x.ProviderKeys
+	}
+	return nil
+}
+
+func (x *Exposure) GetCleared() []string {
+	if x != nil {
+		return x.Cleared
+	}
+	return nil
+}
+
+func (x *Exposure) GetCarriedDroppedTimeMs() int64 {
+	if x != nil {
+		return x.CarriedDroppedTimeMs
+	}
+	return 0
+}
+
+func (x *Exposure) GetBackups() []*Backup {
+	if x != nil {
+		return x.Backups
+	}
+	return nil
+}
+
+func (x *Exposure) GetDoneTimeMs() int64 {
+	if x != nil {
+		return x.DoneTimeMs
+	}
+	return 0
+}
+
+// ExposedKey is a key of a keystore that protected an exposed MasterKey.
+type ExposedKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Holder        string                 `protobuf:"bytes,1,opt,name=holder,proto3" json:"holder,omitempty"` // name of the holder of a share; empty: it opened the MasterKey alone
+	Provider      string                 `protobuf:"bytes,2,opt,name=provider,proto3" json:"provider,omitempty"`
+	Key           string                 `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	KeyVersion    string                 `protobuf:"bytes,4,opt,name=key_version,json=keyVersion,proto3" json:"key_version,omitempty"` // as the keystore says it; empty: it has none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExposedKey) Reset() {
+	*x = ExposedKey{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[80]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExposedKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExposedKey) ProtoMessage() {}
+
+func (x *ExposedKey) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[80]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExposedKey.ProtoReflect.Descriptor instead.
+func (*ExposedKey) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{80}
+}
+
+func (x *ExposedKey) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+func (x *ExposedKey) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *ExposedKey) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *ExposedKey) GetKeyVersion() string {
+	if x != nil {
+		return x.KeyVersion
+	}
+	return ""
+}
+
+// SealConfirmation is what custodians signed of a MasterKey that took the place of an
+// exposed one.
+type SealConfirmation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Manifest      []byte                 `protobuf:"bytes,1,opt,name=manifest,proto3" json:"manifest,omitempty"`         // its digest, 32 bytes
+	Authorities   []byte                 `protobuf:"bytes,2,opt,name=authorities,proto3" json:"authorities,omitempty"`   // digest of the CAs, 32 bytes
+	Intents       []*SignedIntent        `protobuf:"bytes,3,rep,name=intents,proto3" json:"intents,omitempty"`           // none where no rule asks for signatures
+	Certificates  [][]byte               `protobuf:"bytes,4,rep,name=certificates,proto3" json:"certificates,omitempty"` // of the CAs, DER, in ascending order of their names
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealConfirmation) Reset() {
+	*x = SealConfirmation{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealConfirmation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealConfirmation) ProtoMessage() {}
+
+func (x *SealConfirmation) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealConfirmation.ProtoReflect.Descriptor instead.
+func (*SealConfirmation) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{81}
+}
+
+func (x *SealConfirmation) GetManifest() []byte {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+func (x *SealConfirmation) GetAuthorities() []byte {
+	if x != nil {
+		return x.Authorities
+	}
+	return nil
+}
+
+func (x *SealConfirmation) GetIntents() []*SignedIntent {
+	if x != nil {
+		return x.Intents
+	}
+	return nil
+}
+
+func (x *SealConfirmation) GetCertificates() [][]byte {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+// Backup is a copy of the registry that a member made in a file.
+type Backup struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TimeMs        int64                  `protobuf:"varint,1,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`           // of the last command in it
+	Generation    uint64                 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"` // of the MasterKey in force there
+	Node          string                 `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`              // id of the member
+	By            *Principal             `protobuf:"bytes,5,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Backup) Reset() {
+	*x = Backup{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Backup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Backup) ProtoMessage() {}
+
+func (x *Backup) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Backup.ProtoReflect.Descriptor instead.
+func (*Backup) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{82}
+}
+
+func (x *Backup) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *Backup) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Backup) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Backup) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Backup) GetBy() *Principal {
+	if x != nil {
+		return x.By
+	}
+	return nil
+}
+
+// ReplaceAuthority puts another CA in the place of one of the cluster's, outside of an
+// exposure. The one before is trusted for a while.
+type ReplaceAuthority struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Secret        *Secret                `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`                         // name, ivk_uid, blob, public and cross_certificate
+	OverlapMs     int64                  `protobuf:"varint,2,opt,name=overlap_ms,json=overlapMs,proto3" json:"overlap_ms,omitempty"` // how long the one before is trusted: 0 to 30 days
+	Etag          uint64                 `protobuf:"varint,3,opt,name=etag,proto3" json:"etag,omitempty"`                            // mod_index of the secret that the signers saw; 0: any
+	Base          []byte                 `protobuf:"bytes,4,opt,name=base,proto3" json:"base,omitempty"`                             // SHA-256 of the certificate that it takes the place of, 32 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceAuthority) Reset() {
+	*x = ReplaceAuthority{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceAuthority) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceAuthority) ProtoMessage() {}
+
+func (x *ReplaceAuthority) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceAuthority.ProtoReflect.Descriptor instead.
+func (*ReplaceAuthority) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{83}
+}
+
+func (x *ReplaceAuthority) GetSecret() *Secret {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+func (x *ReplaceAuthority) GetOverlapMs() int64 {
+	if x != nil {
+		return x.OverlapMs
+	}
+	return 0
+}
+
+func (x *ReplaceAuthority) GetEtag() uint64 {
+	if x != nil {
+		return x.Etag
+	}
+	return 0
+}
+
+func (x *ReplaceAuthority) GetBase() []byte {
+	if x != nil {
+		return x.Base
+	}
+	return nil
+}
+
+// RetireAuthority ends the trust in every CA before the present one of that name.
+type RetireAuthority struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Etag          uint64                 `protobuf:"varint,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	Base          []byte                 `protobuf:"bytes,3,opt,name=base,proto3" json:"base,omitempty"` // SHA-256 of the certificate that stays, 32 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetireAuthority) Reset() {
+	*x = RetireAuthority{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireAuthority) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireAuthority) ProtoMessage() {}
+
+func (x *RetireAuthority) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireAuthority.ProtoReflect.Descriptor instead.
+func (*RetireAuthority) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *RetireAuthority) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RetireAuthority) GetEtag() uint64 {
+	if x != nil {
+		return x.Etag
+	}
+	return 0
+}
+
+func (x *RetireAuthority) GetBase() []byte {
+	if x != nil {
+		return x.Base
+	}
+	return nil
+}
+
+// NoteBackup notes that a member made a backup. Apply sets time_ms, generation and by.
+type NoteBackup struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Backup        *Backup                `protobuf:"bytes,1,opt,name=backup,proto3" json:"backup,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NoteBackup) Reset() {
+	*x = NoteBackup{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[85]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NoteBackup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NoteBackup) ProtoMessage() {}
+
+func (x *NoteBackup) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[85]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NoteBackup.ProtoReflect.Descriptor instead.
+func (*NoteBackup) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{85}
+}
+
+func (x *NoteBackup) GetBackup() *Backup {
+	if x != nil {
+		return x.Backup
+	}
+	return nil
+}
+
+// MemberCleared says that a member holds nothing on its disk from before the exposure.
+type MemberCleared struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CeremonyId    []byte                 `protobuf:"bytes,1,opt,name=ceremony_id,json=ceremonyId,proto3" json:"ceremony_id,omitempty"` // of the exposure
+	NodeId        string                 `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	OldestIndex   uint64                 `protobuf:"varint,3,opt,name=oldest_index,json=oldestIndex,proto3" json:"oldest_index,omitempty"` // the smallest index of what is on its disk
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemberCleared) Reset() {
+	*x = MemberCleared{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[86]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemberCleared) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemberCleared) ProtoMessage() {}
+
+func (x *MemberCleared) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[86]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemberCleared.ProtoReflect.Descriptor instead.
+func (*MemberCleared) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{86}
+}
+
+func (x *MemberCleared) GetCeremonyId() []byte {
+	if x != nil {
+		return x.CeremonyId
+	}
+	return nil
+}
+
+func (x *MemberCleared) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *MemberCleared) GetOldestIndex() uint64 {
+	if x != nil {
+		return x.OldestIndex
+	}
+	return 0
+}
+
+// FinishExposure ends an exposure. It is refused while anything is left.
+type FinishExposure struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CeremonyId    []byte                 `protobuf:"bytes,1,opt,name=ceremony_id,json=ceremonyId,proto3" json:"ceremony_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FinishExposure) Reset() {
+	*x = FinishExposure{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[87]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FinishExposure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FinishExposure) ProtoMessage() {}
+
+func (x *FinishExposure) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[87]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FinishExposure.ProtoReflect.Descriptor instead.
+func (*FinishExposure) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{87}
+}
+
+func (x *FinishExposure) GetCeremonyId() []byte {
+	if x != nil {
+		return x.CeremonyId
+	}
+	return nil
+}
+
+// DropCarried replaces the seal record by one that differs from it in nothing but that
+// it carries no keys of earlier MasterKeys.
+type DropCarried struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Base          []byte                 `protobuf:"bytes,1,opt,name=base,proto3" json:"base,omitempty"`     // SHA-256 of the cluster's seal_record, 32 bytes
+	Record        []byte                 `protobuf:"bytes,2,opt,name=record,proto3" json:"record,omitempty"` // encoded seal record
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropCarried) Reset() {
+	*x = DropCarried{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[88]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropCarried) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropCarried) ProtoMessage() {}
+
+func (x *DropCarried) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[88]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropCarried.ProtoReflect.Descriptor instead.
+func (*DropCarried) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{88}
+}
+
+func (x *DropCarried) GetBase() []byte {
+	if x != nil {
+		return x.Base
+	}
+	return nil
+}
+
+func (x *DropCarried) GetRecord() []byte {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+// EndInternalKeys destroys the internal keys from before the exposure under which nothing
+// is wrapped any more, at once.
+type EndInternalKeys struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CeremonyId    []byte                 `protobuf:"bytes,1,opt,name=ceremony_id,json=ceremonyId,proto3" json:"ceremony_id,omitempty"` // of the exposure
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndInternalKeys) Reset() {
+	*x = EndInternalKeys{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[89]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndInternalKeys) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndInternalKeys) ProtoMessage() {}
+
+func (x *EndInternalKeys) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[89]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndInternalKeys.ProtoReflect.Descriptor instead.
+func (*EndInternalKeys) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{89}
+}
+
+func (x *EndInternalKeys) GetCeremonyId() []byte {
+	if x != nil {
+		return x.CeremonyId
+	}
+	return nil
+}
+
 // Result is the answer of Apply. A refusal is a result, not an error: it is a
 // replicated fact.
 type Result struct {
@@ -7399,7 +8440,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[77]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7411,7 +8452,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[77]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7424,7 +8465,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{77}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *Result) GetReason() string {
@@ -7508,7 +8549,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[78]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7520,7 +8561,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[78]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7533,7 +8574,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{78}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *Request) GetPrincipal() *Principal {
@@ -7604,7 +8645,7 @@ type UsedNonce struct {
 
 func (x *UsedNonce) Reset() {
 	*x = UsedNonce{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[79]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7616,7 +8657,7 @@ func (x *UsedNonce) String() string {
 func (*UsedNonce) ProtoMessage() {}
 
 func (x *UsedNonce) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[79]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7629,7 +8670,7 @@ func (x *UsedNonce) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsedNonce.ProtoReflect.Descriptor instead.
 func (*UsedNonce) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{79}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *UsedNonce) GetNonce() []byte {
@@ -7686,14 +8727,21 @@ type Cluster struct {
 	GenerationBegins []uint64 `protobuf:"varint,19,rep,packed,name=generation_begins,json=generationBegins,proto3" json:"generation_begins,omitempty"`
 	// The recoveries of the cluster, the last one last; none: it is as it was founded.
 	// From format version 6 on.
-	Incarnations  []*Incarnation `protobuf:"bytes,20,rep,name=incarnations,proto3" json:"incarnations,omitempty"`
+	Incarnations []*Incarnation `protobuf:"bytes,20,rep,name=incarnations,proto3" json:"incarnations,omitempty"`
+	// The last exposure of the MasterKey; none: it was never replaced for one. From format
+	// version 7 on, like those below.
+	Exposure *Exposure `protobuf:"bytes,21,opt,name=exposure,proto3" json:"exposure,omitempty"`
+	// What people signed of each MasterKey that took the place of an exposed one, in order.
+	SealConfirmations []*SealConfirmation `protobuf:"bytes,22,rep,name=seal_confirmations,json=sealConfirmations,proto3" json:"seal_confirmations,omitempty"`
+	// The last 100 backups, in the order in which they were noted. They move no mod_index.
+	Backups       []*Backup `protobuf:"bytes,23,rep,name=backups,proto3" json:"backups,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[80]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7705,7 +8753,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[80]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7718,7 +8766,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{80}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *Cluster) GetKeyspaceId() []byte {
@@ -7861,6 +8909,27 @@ func (x *Cluster) GetIncarnations() []*Incarnation {
 	return nil
 }
 
+func (x *Cluster) GetExposure() *Exposure {
+	if x != nil {
+		return x.Exposure
+	}
+	return nil
+}
+
+func (x *Cluster) GetSealConfirmations() []*SealConfirmation {
+	if x != nil {
+		return x.SealConfirmations
+	}
+	return nil
+}
+
+func (x *Cluster) GetBackups() []*Backup {
+	if x != nil {
+		return x.Backups
+	}
+	return nil
+}
+
 // Incarnation is one life of the cluster: it begins with a recovery, of one member.
 // Nodes of another one are no members, and neither side listens to the other.
 type Incarnation struct {
@@ -7884,7 +8953,7 @@ type Incarnation struct {
 
 func (x *Incarnation) Reset() {
 	*x = Incarnation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[81]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7896,7 +8965,7 @@ func (x *Incarnation) String() string {
 func (*Incarnation) ProtoMessage() {}
 
 func (x *Incarnation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[81]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7909,7 +8978,7 @@ func (x *Incarnation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Incarnation.ProtoReflect.Descriptor instead.
 func (*Incarnation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{81}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *Incarnation) GetId() []byte {
@@ -7990,7 +9059,7 @@ type Recover struct {
 
 func (x *Recover) Reset() {
 	*x = Recover{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[82]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8002,7 +9071,7 @@ func (x *Recover) String() string {
 func (*Recover) ProtoMessage() {}
 
 func (x *Recover) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[82]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8015,7 +9084,7 @@ func (x *Recover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recover.ProtoReflect.Descriptor instead.
 func (*Recover) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{82}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *Recover) GetIncarnation() *Incarnation {
@@ -8051,7 +9120,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[83]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8063,7 +9132,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[83]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8076,7 +9145,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{83}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -8171,7 +9240,7 @@ type SnapshotItem struct {
 
 func (x *SnapshotItem) Reset() {
 	*x = SnapshotItem{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[84]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8183,7 +9252,7 @@ func (x *SnapshotItem) String() string {
 func (*SnapshotItem) ProtoMessage() {}
 
 func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[84]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8196,7 +9265,7 @@ func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotItem.ProtoReflect.Descriptor instead.
 func (*SnapshotItem) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{84}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *SnapshotItem) GetObject() isSnapshotItem_Object {
@@ -8447,7 +9516,7 @@ var File_fsm_fsmpb_fsm_proto protoreflect.FileDescriptor
 
 const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
-	"\x13fsm/fsmpb/fsm.proto\x12\x0ekrypton.fsm.v1\"\xd0\x19\n" +
+	"\x13fsm/fsmpb/fsm.proto\x12\x0ekrypton.fsm.v1\"\x94\x1e\n" +
 	"\aCommand\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1c\n" +
 	"\tskippable\x18\x02 \x01(\bR\tskippable\x12 \n" +
@@ -8516,7 +9585,16 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\vrepair_seal\x18< \x01(\v2\x1a.krypton.fsm.v1.RepairSealH\x00R\n" +
 	"repairSeal\x12:\n" +
 	"\n" +
-	"prove_seal\x18> \x01(\v2\x19.krypton.fsm.v1.ProveSealH\x00R\tproveSeal\x123\n" +
+	"prove_seal\x18> \x01(\v2\x19.krypton.fsm.v1.ProveSealH\x00R\tproveSeal\x12@\n" +
+	"\fdrop_carried\x18= \x01(\v2\x1b.krypton.fsm.v1.DropCarriedH\x00R\vdropCarried\x12M\n" +
+	"\x11end_internal_keys\x18? \x01(\v2\x1f.krypton.fsm.v1.EndInternalKeysH\x00R\x0fendInternalKeys\x12O\n" +
+	"\x11replace_authority\x18@ \x01(\v2 .krypton.fsm.v1.ReplaceAuthorityH\x00R\x10replaceAuthority\x12L\n" +
+	"\x10retire_authority\x18A \x01(\v2\x1f.krypton.fsm.v1.RetireAuthorityH\x00R\x0fretireAuthority\x12=\n" +
+	"\vnote_backup\x18B \x01(\v2\x1a.krypton.fsm.v1.NoteBackupH\x00R\n" +
+	"noteBackup\x12@\n" +
+	"\fconfirm_seal\x18C \x01(\v2\x1b.krypton.fsm.v1.ConfirmSealH\x00R\vconfirmSeal\x12F\n" +
+	"\x0emember_cleared\x18D \x01(\v2\x1d.krypton.fsm.v1.MemberClearedH\x00R\rmemberCleared\x12I\n" +
+	"\x0ffinish_exposure\x18E \x01(\v2\x1e.krypton.fsm.v1.FinishExposureH\x00R\x0efinishExposure\x123\n" +
 	"\arecover\x18F \x01(\v2\x17.krypton.fsm.v1.RecoverH\x00R\arecoverB\x06\n" +
 	"\x04body\"K\n" +
 	"\tPrincipal\x12\x16\n" +
@@ -8635,13 +9713,19 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\tmod_index\x18\x06 \x01(\x04R\bmodIndex\x12\x1f\n" +
 	"\vservice_uid\x18\a \x01(\fR\n" +
 	"serviceUid\x12$\n" +
-	"\x0epinned_time_ms\x18\b \x01(\x03R\fpinnedTimeMs\"~\n" +
+	"\x0epinned_time_ms\x18\b \x01(\x03R\fpinnedTimeMs\"\x84\x02\n" +
 	"\x06Secret\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n" +
 	"\aivk_uid\x18\x02 \x01(\fR\x06ivkUid\x12\x12\n" +
 	"\x04blob\x18\x03 \x01(\fR\x04blob\x12\x16\n" +
 	"\x06public\x18\x04 \x01(\fR\x06public\x12\x1b\n" +
-	"\tmod_index\x18\x05 \x01(\x04R\bmodIndex\"\xa4\x03\n" +
+	"\tmod_index\x18\x05 \x01(\x04R\bmodIndex\x12=\n" +
+	"\bprevious\x18\x06 \x03(\v2!.krypton.fsm.v1.RetiringAuthorityR\bprevious\x12+\n" +
+	"\x11cross_certificate\x18\a \x01(\fR\x10crossCertificate\x12\x18\n" +
+	"\alineage\x18\b \x03(\fR\alineage\"[\n" +
+	"\x11RetiringAuthority\x12 \n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12$\n" +
+	"\x0eretire_time_ms\x18\x02 \x01(\x03R\fretireTimeMs\"\xa4\x03\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -8745,10 +9829,12 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\v2\x17.krypton.fsm.v1.VersionR\aversion\"4\n" +
 	"\fRewrappedKey\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\fR\x03uid\x12\x12\n" +
-	"\x04blob\x18\x02 \x01(\fR\x04blob\"\x88\x01\n" +
+	"\x04blob\x18\x02 \x01(\fR\x04blob\"\x8c\x02\n" +
 	"\vStagedRekey\x12A\n" +
 	"\rinternal_keys\x18\x01 \x03(\v2\x1c.krypton.fsm.v1.RewrappedKeyR\finternalKeys\x126\n" +
-	"\thandovers\x18\x02 \x03(\v2\x18.krypton.fsm.v1.HandoverR\thandovers\";\n" +
+	"\thandovers\x18\x02 \x03(\v2\x18.krypton.fsm.v1.HandoverR\thandovers\x12A\n" +
+	"\x10new_internal_key\x18\x03 \x01(\v2\x17.krypton.fsm.v1.VersionR\x0enewInternalKey\x12?\n" +
+	"\x0fnew_authorities\x18\x04 \x03(\v2\x16.krypton.fsm.v1.SecretR\x0enewAuthorities\";\n" +
 	"\bHandover\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06sealed\x18\x02 \x01(\fR\x06sealed\"\xb5\x01\n" +
@@ -8797,11 +9883,12 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x11RevokeCertificate\x12:\n" +
 	"\n" +
 	"revocation\x18\x01 \x01(\v2\x1a.krypton.fsm.v1.RevocationR\n" +
-	"revocation\"S\n" +
+	"revocation\"{\n" +
 	"\n" +
 	"X509Issuer\x12\"\n" +
 	"\fcertificates\x18\x01 \x03(\fR\fcertificates\x12!\n" +
-	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\"\xbb\x01\n" +
+	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\x12&\n" +
+	"\x0fretire_times_ms\x18\x03 \x03(\x03R\rretireTimesMs\"\xbb\x01\n" +
 	"\tJWTIssuer\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x1c\n" +
 	"\taudiences\x18\x02 \x03(\tR\taudiences\x12\x0e\n" +
@@ -8961,7 +10048,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\bSealPlan\x121\n" +
 	"\x06groups\x18\x01 \x03(\v2\x19.krypton.fsm.v1.SealGroupR\x06groups\x12<\n" +
 	"\rprovider_keys\x18\x02 \x03(\v2\x17.krypton.fsm.v1.SealKeyR\fproviderKeys\x12%\n" +
-	"\x0eaccepted_risks\x18\x03 \x03(\tR\racceptedRisks\"\xb6\a\n" +
+	"\x0eaccepted_risks\x18\x03 \x03(\tR\racceptedRisks\"\xf7\a\n" +
 	"\bCeremony\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x120\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1c.krypton.fsm.v1.CeremonyKindR\x04kind\x123\n" +
@@ -8988,7 +10075,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x10staged_signature\x18\x15 \x01(\fR\x0fstagedSignature\x12/\n" +
 	"\x05proof\x18\x16 \x01(\v2\x19.krypton.fsm.v1.SealProofR\x05proof\x12\x1f\n" +
 	"\vgathered_at\x18\x17 \x01(\tR\n" +
-	"gatheredAt\"V\n" +
+	"gatheredAt\x12?\n" +
+	"\fconfirmed_by\x18\x18 \x03(\v2\x1c.krypton.fsm.v1.SignedIntentR\vconfirmedBy\"V\n" +
 	"\tSealProof\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1c\n" +
 	"\tsignature\x18\x02 \x01(\fR\tsignature\x12\x17\n" +
@@ -9018,7 +10106,11 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\tsignature\x18\x05 \x01(\fR\tsignature\"<\n" +
 	"\x0eCommitCeremony\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1a\n" +
-	"\bmanifest\x18\x02 \x01(\fR\bmanifest\"8\n" +
+	"\bmanifest\x18\x02 \x01(\fR\bmanifest\"[\n" +
+	"\vConfirmSeal\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1a\n" +
+	"\bmanifest\x18\x02 \x01(\fR\bmanifest\x12 \n" +
+	"\vauthorities\x18\x03 \x01(\fR\vauthorities\"8\n" +
 	"\x0eCancelCeremony\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x06\n" +
@@ -9037,7 +10129,71 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x0fWrappingWitness\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
 	"\bwrapping\x18\x02 \x01(\fR\bwrapping\x12\x1c\n" +
-	"\tsignature\x18\x03 \x01(\fR\tsignature\"\xd8\x01\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\"\x99\x03\n" +
+	"\bExposure\x12\x1f\n" +
+	"\vceremony_id\x18\x01 \x01(\fR\n" +
+	"ceremonyId\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x12\x1f\n" +
+	"\vbegin_index\x18\x03 \x01(\x04R\n" +
+	"beginIndex\x12\"\n" +
+	"\rbegin_time_ms\x18\x04 \x01(\x03R\vbeginTimeMs\x12!\n" +
+	"\finternal_key\x18\x05 \x01(\rR\vinternalKey\x12?\n" +
+	"\rprovider_keys\x18\x06 \x03(\v2\x1a.krypton.fsm.v1.ExposedKeyR\fproviderKeys\x12\x18\n" +
+	"\acleared\x18\a \x03(\tR\acleared\x125\n" +
+	"\x17carried_dropped_time_ms\x18\b \x01(\x03R\x14carriedDroppedTimeMs\x120\n" +
+	"\abackups\x18\t \x03(\v2\x16.krypton.fsm.v1.BackupR\abackups\x12 \n" +
+	"\fdone_time_ms\x18\n" +
+	" \x01(\x03R\n" +
+	"doneTimeMs\"s\n" +
+	"\n" +
+	"ExposedKey\x12\x16\n" +
+	"\x06holder\x18\x01 \x01(\tR\x06holder\x12\x1a\n" +
+	"\bprovider\x18\x02 \x01(\tR\bprovider\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\tR\x03key\x12\x1f\n" +
+	"\vkey_version\x18\x04 \x01(\tR\n" +
+	"keyVersion\"\xac\x01\n" +
+	"\x10SealConfirmation\x12\x1a\n" +
+	"\bmanifest\x18\x01 \x01(\fR\bmanifest\x12 \n" +
+	"\vauthorities\x18\x02 \x01(\fR\vauthorities\x126\n" +
+	"\aintents\x18\x03 \x03(\v2\x1c.krypton.fsm.v1.SignedIntentR\aintents\x12\"\n" +
+	"\fcertificates\x18\x04 \x03(\fR\fcertificates\"\x96\x01\n" +
+	"\x06Backup\x12\x17\n" +
+	"\atime_ms\x18\x01 \x01(\x03R\x06timeMs\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\x04R\n" +
+	"generation\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\x12)\n" +
+	"\x02by\x18\x05 \x01(\v2\x19.krypton.fsm.v1.PrincipalR\x02by\"\x89\x01\n" +
+	"\x10ReplaceAuthority\x12.\n" +
+	"\x06secret\x18\x01 \x01(\v2\x16.krypton.fsm.v1.SecretR\x06secret\x12\x1d\n" +
+	"\n" +
+	"overlap_ms\x18\x02 \x01(\x03R\toverlapMs\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\x04R\x04etag\x12\x12\n" +
+	"\x04base\x18\x04 \x01(\fR\x04base\"M\n" +
+	"\x0fRetireAuthority\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\x04R\x04etag\x12\x12\n" +
+	"\x04base\x18\x03 \x01(\fR\x04base\"<\n" +
+	"\n" +
+	"NoteBackup\x12.\n" +
+	"\x06backup\x18\x01 \x01(\v2\x16.krypton.fsm.v1.BackupR\x06backup\"l\n" +
+	"\rMemberCleared\x12\x1f\n" +
+	"\vceremony_id\x18\x01 \x01(\fR\n" +
+	"ceremonyId\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12!\n" +
+	"\foldest_index\x18\x03 \x01(\x04R\voldestIndex\"1\n" +
+	"\x0eFinishExposure\x12\x1f\n" +
+	"\vceremony_id\x18\x01 \x01(\fR\n" +
+	"ceremonyId\"9\n" +
+	"\vDropCarried\x12\x12\n" +
+	"\x04base\x18\x01 \x01(\fR\x04base\x12\x16\n" +
+	"\x06record\x18\x02 \x01(\fR\x06record\"2\n" +
+	"\x0fEndInternalKeys\x12\x1f\n" +
+	"\vceremony_id\x18\x01 \x01(\fR\n" +
+	"ceremonyId\"\xd8\x01\n" +
 	"\x06Result\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x12\n" +
@@ -9061,7 +10217,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\tUsedNonce\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12$\n" +
 	"\x0eexpire_time_ms\x18\x02 \x01(\x03R\fexpireTimeMs\x12\x18\n" +
-	"\apersons\x18\x03 \x03(\tR\apersons\"\xb0\x06\n" +
+	"\apersons\x18\x03 \x03(\tR\apersons\"\xe9\a\n" +
 	"\aCluster\x12\x1f\n" +
 	"\vkeyspace_id\x18\x01 \x01(\fR\n" +
 	"keyspaceId\x12\x1d\n" +
@@ -9086,7 +10242,10 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\rvoters_agreed\x18\x11 \x01(\rR\fvotersAgreed\x12%\n" +
 	"\x0eseal_manifests\x18\x12 \x03(\fR\rsealManifests\x12+\n" +
 	"\x11generation_begins\x18\x13 \x03(\x04R\x10generationBegins\x12?\n" +
-	"\fincarnations\x18\x14 \x03(\v2\x1b.krypton.fsm.v1.IncarnationR\fincarnations\"\xae\x02\n" +
+	"\fincarnations\x18\x14 \x03(\v2\x1b.krypton.fsm.v1.IncarnationR\fincarnations\x124\n" +
+	"\bexposure\x18\x15 \x01(\v2\x18.krypton.fsm.v1.ExposureR\bexposure\x12O\n" +
+	"\x12seal_confirmations\x18\x16 \x03(\v2 .krypton.fsm.v1.SealConfirmationR\x11sealConfirmations\x120\n" +
+	"\abackups\x18\x17 \x03(\v2\x16.krypton.fsm.v1.BackupR\abackups\"\xae\x02\n" +
 	"\vIncarnation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x120\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1c.krypton.fsm.v1.RecoveryKindR\x04kind\x12\x12\n" +
@@ -9210,7 +10369,7 @@ func file_fsm_fsmpb_fsm_proto_rawDescGZIP() []byte {
 }
 
 var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 85)
+var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 98)
 var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(KeyAlgorithm)(0),          // 0: krypton.fsm.v1.KeyAlgorithm
 	(VersionState)(0),          // 1: krypton.fsm.v1.VersionState
@@ -9235,222 +10394,256 @@ var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(*Service)(nil),            // 20: krypton.fsm.v1.Service
 	(*Resource)(nil),           // 21: krypton.fsm.v1.Resource
 	(*Secret)(nil),             // 22: krypton.fsm.v1.Secret
-	(*Member)(nil),             // 23: krypton.fsm.v1.Member
-	(*JoinToken)(nil),          // 24: krypton.fsm.v1.JoinToken
-	(*Hold)(nil),               // 25: krypton.fsm.v1.Hold
-	(*ObjectRef)(nil),          // 26: krypton.fsm.v1.ObjectRef
-	(*CreateTenant)(nil),       // 27: krypton.fsm.v1.CreateTenant
-	(*ChangeObject)(nil),       // 28: krypton.fsm.v1.ChangeObject
-	(*CreateService)(nil),      // 29: krypton.fsm.v1.CreateService
-	(*AddVersion)(nil),         // 30: krypton.fsm.v1.AddVersion
-	(*SetPrimary)(nil),         // 31: krypton.fsm.v1.SetPrimary
-	(*ChangeVersion)(nil),      // 32: krypton.fsm.v1.ChangeVersion
-	(*PinResource)(nil),        // 33: krypton.fsm.v1.PinResource
-	(*UnpinResource)(nil),      // 34: krypton.fsm.v1.UnpinResource
-	(*RollbackResource)(nil),   // 35: krypton.fsm.v1.RollbackResource
-	(*AddInternalKey)(nil),     // 36: krypton.fsm.v1.AddInternalKey
-	(*RewrappedKey)(nil),       // 37: krypton.fsm.v1.RewrappedKey
-	(*StagedRekey)(nil),        // 38: krypton.fsm.v1.StagedRekey
-	(*Handover)(nil),           // 39: krypton.fsm.v1.Handover
-	(*RewrapTenant)(nil),       // 40: krypton.fsm.v1.RewrapTenant
-	(*PutSecret)(nil),          // 41: krypton.fsm.v1.PutSecret
-	(*CreateJoinToken)(nil),    // 42: krypton.fsm.v1.CreateJoinToken
-	(*AddMember)(nil),          // 43: krypton.fsm.v1.AddMember
-	(*UpdateMember)(nil),       // 44: krypton.fsm.v1.UpdateMember
-	(*RemoveMember)(nil),       // 45: krypton.fsm.v1.RemoveMember
-	(*PurgeMember)(nil),        // 46: krypton.fsm.v1.PurgeMember
-	(*SetHold)(nil),            // 47: krypton.fsm.v1.SetHold
-	(*Revocation)(nil),         // 48: krypton.fsm.v1.Revocation
-	(*RevokeCertificate)(nil),  // 49: krypton.fsm.v1.RevokeCertificate
-	(*X509Issuer)(nil),         // 50: krypton.fsm.v1.X509Issuer
-	(*JWTIssuer)(nil),          // 51: krypton.fsm.v1.JWTIssuer
-	(*Issuer)(nil),             // 52: krypton.fsm.v1.Issuer
-	(*BindingKey)(nil),         // 53: krypton.fsm.v1.BindingKey
-	(*RoleBinding)(nil),        // 54: krypton.fsm.v1.RoleBinding
-	(*Policy)(nil),             // 55: krypton.fsm.v1.Policy
-	(*PutIssuer)(nil),          // 56: krypton.fsm.v1.PutIssuer
-	(*RemoveIssuer)(nil),       // 57: krypton.fsm.v1.RemoveIssuer
-	(*BindRole)(nil),           // 58: krypton.fsm.v1.BindRole
-	(*UnbindRole)(nil),         // 59: krypton.fsm.v1.UnbindRole
-	(*SetTenantGovernors)(nil), // 60: krypton.fsm.v1.SetTenantGovernors
-	(*ApprovalSignature)(nil),  // 61: krypton.fsm.v1.ApprovalSignature
-	(*Approval)(nil),           // 62: krypton.fsm.v1.Approval
-	(*RequestApproval)(nil),    // 63: krypton.fsm.v1.RequestApproval
-	(*Approve)(nil),            // 64: krypton.fsm.v1.Approve
-	(*RejectApproval)(nil),     // 65: krypton.fsm.v1.RejectApproval
-	(*SetQuorum)(nil),          // 66: krypton.fsm.v1.SetQuorum
-	(*PutPolicy)(nil),          // 67: krypton.fsm.v1.PutPolicy
-	(*RemovePolicy)(nil),       // 68: krypton.fsm.v1.RemovePolicy
-	(*SealKey)(nil),            // 69: krypton.fsm.v1.SealKey
-	(*SealHolder)(nil),         // 70: krypton.fsm.v1.SealHolder
-	(*SealGroup)(nil),          // 71: krypton.fsm.v1.SealGroup
-	(*SealPlan)(nil),           // 72: krypton.fsm.v1.SealPlan
-	(*Ceremony)(nil),           // 73: krypton.fsm.v1.Ceremony
-	(*SealProof)(nil),          // 74: krypton.fsm.v1.SealProof
-	(*BeginCeremony)(nil),      // 75: krypton.fsm.v1.BeginCeremony
-	(*StageCeremony)(nil),      // 76: krypton.fsm.v1.StageCeremony
-	(*ConfirmHolder)(nil),      // 77: krypton.fsm.v1.ConfirmHolder
-	(*ProveSeal)(nil),          // 78: krypton.fsm.v1.ProveSeal
-	(*CommitCeremony)(nil),     // 79: krypton.fsm.v1.CommitCeremony
-	(*CancelCeremony)(nil),     // 80: krypton.fsm.v1.CancelCeremony
-	(*Tick)(nil),               // 81: krypton.fsm.v1.Tick
-	(*RaiseFormat)(nil),        // 82: krypton.fsm.v1.RaiseFormat
-	(*LeaseEpoch)(nil),         // 83: krypton.fsm.v1.LeaseEpoch
-	(*RepairSeal)(nil),         // 84: krypton.fsm.v1.RepairSeal
-	(*WrappingWitness)(nil),    // 85: krypton.fsm.v1.WrappingWitness
-	(*Result)(nil),             // 86: krypton.fsm.v1.Result
-	(*Request)(nil),            // 87: krypton.fsm.v1.Request
-	(*UsedNonce)(nil),          // 88: krypton.fsm.v1.UsedNonce
-	(*Cluster)(nil),            // 89: krypton.fsm.v1.Cluster
-	(*Incarnation)(nil),        // 90: krypton.fsm.v1.Incarnation
-	(*Recover)(nil),            // 91: krypton.fsm.v1.Recover
-	(*SnapshotHeader)(nil),     // 92: krypton.fsm.v1.SnapshotHeader
-	(*SnapshotItem)(nil),       // 93: krypton.fsm.v1.SnapshotItem
+	(*RetiringAuthority)(nil),  // 23: krypton.fsm.v1.RetiringAuthority
+	(*Member)(nil),             // 24: krypton.fsm.v1.Member
+	(*JoinToken)(nil),          // 25: krypton.fsm.v1.JoinToken
+	(*Hold)(nil),               // 26: krypton.fsm.v1.Hold
+	(*ObjectRef)(nil),          // 27: krypton.fsm.v1.ObjectRef
+	(*CreateTenant)(nil),       // 28: krypton.fsm.v1.CreateTenant
+	(*ChangeObject)(nil),       // 29: krypton.fsm.v1.ChangeObject
+	(*CreateService)(nil),      // 30: krypton.fsm.v1.CreateService
+	(*AddVersion)(nil),         // 31: krypton.fsm.v1.AddVersion
+	(*SetPrimary)(nil),         // 32: krypton.fsm.v1.SetPrimary
+	(*ChangeVersion)(nil),      // 33: krypton.fsm.v1.ChangeVersion
+	(*PinResource)(nil),        // 34: krypton.fsm.v1.PinResource
+	(*UnpinResource)(nil),      // 35: krypton.fsm.v1.UnpinResource
+	(*RollbackResource)(nil),   // 36: krypton.fsm.v1.RollbackResource
+	(*AddInternalKey)(nil),     // 37: krypton.fsm.v1.AddInternalKey
+	(*RewrappedKey)(nil),       // 38: krypton.fsm.v1.RewrappedKey
+	(*StagedRekey)(nil),        // 39: krypton.fsm.v1.StagedRekey
+	(*Handover)(nil),           // 40: krypton.fsm.v1.Handover
+	(*RewrapTenant)(nil),       // 41: krypton.fsm.v1.RewrapTenant
+	(*PutSecret)(nil),          // 42: krypton.fsm.v1.PutSecret
+	(*CreateJoinToken)(nil),    // 43: krypton.fsm.v1.CreateJoinToken
+	(*AddMember)(nil),          // 44: krypton.fsm.v1.AddMember
+	(*UpdateMember)(nil),       // 45: krypton.fsm.v1.UpdateMember
+	(*RemoveMember)(nil),       // 46: krypton.fsm.v1.RemoveMember
+	(*PurgeMember)(nil),        // 47: krypton.fsm.v1.PurgeMember
+	(*SetHold)(nil),            // 48: krypton.fsm.v1.SetHold
+	(*Revocation)(nil),         // 49: krypton.fsm.v1.Revocation
+	(*RevokeCertificate)(nil),  // 50: krypton.fsm.v1.RevokeCertificate
+	(*X509Issuer)(nil),         // 51: krypton.fsm.v1.X509Issuer
+	(*JWTIssuer)(nil),          // 52: krypton.fsm.v1.JWTIssuer
+	(*Issuer)(nil),             // 53: krypton.fsm.v1.Issuer
+	(*BindingKey)(nil),         // 54: krypton.fsm.v1.BindingKey
+	(*RoleBinding)(nil),        // 55: krypton.fsm.v1.RoleBinding
+	(*Policy)(nil),             // 56: krypton.fsm.v1.Policy
+	(*PutIssuer)(nil),          // 57: krypton.fsm.v1.PutIssuer
+	(*RemoveIssuer)(nil),       // 58: krypton.fsm.v1.RemoveIssuer
+	(*BindRole)(nil),           // 59: krypton.fsm.v1.BindRole
+	(*UnbindRole)(nil),         // 60: krypton.fsm.v1.UnbindRole
+	(*SetTenantGovernors)(nil), // 61: krypton.fsm.v1.SetTenantGovernors
+	(*ApprovalSignature)(nil),  // 62: krypton.fsm.v1.ApprovalSignature
+	(*Approval)(nil),           // 63: krypton.fsm.v1.Approval
+	(*RequestApproval)(nil),    // 64: krypton.fsm.v1.RequestApproval
+	(*Approve)(nil),            // 65: krypton.fsm.v1.Approve
+	(*RejectApproval)(nil),     // 66: krypton.fsm.v1.RejectApproval
+	(*SetQuorum)(nil),          // 67: krypton.fsm.v1.SetQuorum
+	(*PutPolicy)(nil),          // 68: krypton.fsm.v1.PutPolicy
+	(*RemovePolicy)(nil),       // 69: krypton.fsm.v1.RemovePolicy
+	(*SealKey)(nil),            // 70: krypton.fsm.v1.SealKey
+	(*SealHolder)(nil),         // 71: krypton.fsm.v1.SealHolder
+	(*SealGroup)(nil),          // 72: krypton.fsm.v1.SealGroup
+	(*SealPlan)(nil),           // 73: krypton.fsm.v1.SealPlan
+	(*Ceremony)(nil),           // 74: krypton.fsm.v1.Ceremony
+	(*SealProof)(nil),          // 75: krypton.fsm.v1.SealProof
+	(*BeginCeremony)(nil),      // 76: krypton.fsm.v1.BeginCeremony
+	(*StageCeremony)(nil),      // 77: krypton.fsm.v1.StageCeremony
+	(*ConfirmHolder)(nil),      // 78: krypton.fsm.v1.ConfirmHolder
+	(*ProveSeal)(nil),          // 79: krypton.fsm.v1.ProveSeal
+	(*CommitCeremony)(nil),     // 80: krypton.fsm.v1.CommitCeremony
+	(*ConfirmSeal)(nil),        // 81: krypton.fsm.v1.ConfirmSeal
+	(*CancelCeremony)(nil),     // 82: krypton.fsm.v1.CancelCeremony
+	(*Tick)(nil),               // 83: krypton.fsm.v1.Tick
+	(*RaiseFormat)(nil),        // 84: krypton.fsm.v1.RaiseFormat
+	(*LeaseEpoch)(nil),         // 85: krypton.fsm.v1.LeaseEpoch
+	(*RepairSeal)(nil),         // 86: krypton.fsm.v1.RepairSeal
+	(*WrappingWitness)(nil),    // 87: krypton.fsm.v1.WrappingWitness
+	(*Exposure)(nil),           // 88: krypton.fsm.v1.Exposure
+	(*ExposedKey)(nil),         // 89: krypton.fsm.v1.ExposedKey
+	(*SealConfirmation)(nil),   // 90: krypton.fsm.v1.SealConfirmation
+	(*Backup)(nil),             // 91: krypton.fsm.v1.Backup
+	(*ReplaceAuthority)(nil),   // 92: krypton.fsm.v1.ReplaceAuthority
+	(*RetireAuthority)(nil),    // 93: krypton.fsm.v1.RetireAuthority
+	(*NoteBackup)(nil),         // 94: krypton.fsm.v1.NoteBackup
+	(*MemberCleared)(nil),      // 95: krypton.fsm.v1.MemberCleared
+	(*FinishExposure)(nil),     // 96: krypton.fsm.v1.FinishExposure
+	(*DropCarried)(nil),        // 97: krypton.fsm.v1.DropCarried
+	(*EndInternalKeys)(nil),    // 98: krypton.fsm.v1.EndInternalKeys
+	(*Result)(nil),             // 99: krypton.fsm.v1.Result
+	(*Request)(nil),            // 100: krypton.fsm.v1.Request
+	(*UsedNonce)(nil),          // 101: krypton.fsm.v1.UsedNonce
+	(*Cluster)(nil),            // 102: krypton.fsm.v1.Cluster
+	(*Incarnation)(nil),        // 103: krypton.fsm.v1.Incarnation
+	(*Recover)(nil),            // 104: krypton.fsm.v1.Recover
+	(*SnapshotHeader)(nil),     // 105: krypton.fsm.v1.SnapshotHeader
+	(*SnapshotItem)(nil),       // 106: krypton.fsm.v1.SnapshotItem
 }
 var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	10,  // 0: krypton.fsm.v1.Command.principal:type_name -> krypton.fsm.v1.Principal
 	12,  // 1: krypton.fsm.v1.Command.intents:type_name -> krypton.fsm.v1.SignedIntent
 	16,  // 2: krypton.fsm.v1.Command.genesis:type_name -> krypton.fsm.v1.Genesis
-	27,  // 3: krypton.fsm.v1.Command.create_tenant:type_name -> krypton.fsm.v1.CreateTenant
-	28,  // 4: krypton.fsm.v1.Command.change_object:type_name -> krypton.fsm.v1.ChangeObject
-	29,  // 5: krypton.fsm.v1.Command.create_service:type_name -> krypton.fsm.v1.CreateService
-	30,  // 6: krypton.fsm.v1.Command.add_version:type_name -> krypton.fsm.v1.AddVersion
-	31,  // 7: krypton.fsm.v1.Command.set_primary:type_name -> krypton.fsm.v1.SetPrimary
-	32,  // 8: krypton.fsm.v1.Command.change_version:type_name -> krypton.fsm.v1.ChangeVersion
-	33,  // 9: krypton.fsm.v1.Command.pin_resource:type_name -> krypton.fsm.v1.PinResource
-	34,  // 10: krypton.fsm.v1.Command.unpin_resource:type_name -> krypton.fsm.v1.UnpinResource
-	36,  // 11: krypton.fsm.v1.Command.add_internal_key:type_name -> krypton.fsm.v1.AddInternalKey
-	40,  // 12: krypton.fsm.v1.Command.rewrap_tenant:type_name -> krypton.fsm.v1.RewrapTenant
-	41,  // 13: krypton.fsm.v1.Command.put_secret:type_name -> krypton.fsm.v1.PutSecret
-	42,  // 14: krypton.fsm.v1.Command.create_join_token:type_name -> krypton.fsm.v1.CreateJoinToken
-	43,  // 15: krypton.fsm.v1.Command.add_member:type_name -> krypton.fsm.v1.AddMember
-	44,  // 16: krypton.fsm.v1.Command.update_member:type_name -> krypton.fsm.v1.UpdateMember
-	45,  // 17: krypton.fsm.v1.Command.remove_member:type_name -> krypton.fsm.v1.RemoveMember
-	46,  // 18: krypton.fsm.v1.Command.purge_member:type_name -> krypton.fsm.v1.PurgeMember
-	47,  // 19: krypton.fsm.v1.Command.set_hold:type_name -> krypton.fsm.v1.SetHold
-	81,  // 20: krypton.fsm.v1.Command.tick:type_name -> krypton.fsm.v1.Tick
-	82,  // 21: krypton.fsm.v1.Command.raise_format:type_name -> krypton.fsm.v1.RaiseFormat
-	35,  // 22: krypton.fsm.v1.Command.rollback_resource:type_name -> krypton.fsm.v1.RollbackResource
-	49,  // 23: krypton.fsm.v1.Command.revoke_certificate:type_name -> krypton.fsm.v1.RevokeCertificate
-	83,  // 24: krypton.fsm.v1.Command.lease_epoch:type_name -> krypton.fsm.v1.LeaseEpoch
-	56,  // 25: krypton.fsm.v1.Command.put_issuer:type_name -> krypton.fsm.v1.PutIssuer
-	57,  // 26: krypton.fsm.v1.Command.remove_issuer:type_name -> krypton.fsm.v1.RemoveIssuer
-	58,  // 27: krypton.fsm.v1.Command.bind_role:type_name -> krypton.fsm.v1.BindRole
-	59,  // 28: krypton.fsm.v1.Command.unbind_role:type_name -> krypton.fsm.v1.UnbindRole
-	60,  // 29: krypton.fsm.v1.Command.set_tenant_governors:type_name -> krypton.fsm.v1.SetTenantGovernors
-	63,  // 30: krypton.fsm.v1.Command.request_approval:type_name -> krypton.fsm.v1.RequestApproval
-	64,  // 31: krypton.fsm.v1.Command.approve:type_name -> krypton.fsm.v1.Approve
-	65,  // 32: krypton.fsm.v1.Command.reject_approval:type_name -> krypton.fsm.v1.RejectApproval
-	66,  // 33: krypton.fsm.v1.Command.set_quorum:type_name -> krypton.fsm.v1.SetQuorum
-	67,  // 34: krypton.fsm.v1.Command.put_policy:type_name -> krypton.fsm.v1.PutPolicy
-	68,  // 35: krypton.fsm.v1.Command.remove_policy:type_name -> krypton.fsm.v1.RemovePolicy
-	75,  // 36: krypton.fsm.v1.Command.begin_ceremony:type_name -> krypton.fsm.v1.BeginCeremony
-	76,  // 37: krypton.fsm.v1.Command.stage_ceremony:type_name -> krypton.fsm.v1.StageCeremony
-	77,  // 38: krypton.fsm.v1.Command.confirm_holder:type_name -> krypton.fsm.v1.ConfirmHolder
-	79,  // 39: krypton.fsm.v1.Command.commit_ceremony:type_name -> krypton.fsm.v1.CommitCeremony
-	80,  // 40: krypton.fsm.v1.Command.cancel_ceremony:type_name -> krypton.fsm.v1.CancelCeremony
-	84,  // 41: krypton.fsm.v1.Command.repair_seal:type_name -> krypton.fsm.v1.RepairSeal
-	78,  // 42: krypton.fsm.v1.Command.prove_seal:type_name -> krypton.fsm.v1.ProveSeal
-	91,  // 43: krypton.fsm.v1.Command.recover:type_name -> krypton.fsm.v1.Recover
-	0,   // 44: krypton.fsm.v1.PublicKey.algorithm:type_name -> krypton.fsm.v1.KeyAlgorithm
-	11,  // 45: krypton.fsm.v1.Person.key:type_name -> krypton.fsm.v1.PublicKey
-	13,  // 46: krypton.fsm.v1.Genesis.persons:type_name -> krypton.fsm.v1.Person
-	14,  // 47: krypton.fsm.v1.Genesis.rules:type_name -> krypton.fsm.v1.IntentRule
-	15,  // 48: krypton.fsm.v1.Genesis.settings:type_name -> krypton.fsm.v1.Settings
-	17,  // 49: krypton.fsm.v1.Genesis.internal_key:type_name -> krypton.fsm.v1.Version
-	22,  // 50: krypton.fsm.v1.Genesis.secrets:type_name -> krypton.fsm.v1.Secret
-	23,  // 51: krypton.fsm.v1.Genesis.first_member:type_name -> krypton.fsm.v1.Member
-	1,   // 52: krypton.fsm.v1.Version.state:type_name -> krypton.fsm.v1.VersionState
-	1,   // 53: krypton.fsm.v1.Version.state_before:type_name -> krypton.fsm.v1.VersionState
-	2,   // 54: krypton.fsm.v1.Tenant.state:type_name -> krypton.fsm.v1.ObjectState
-	18,  // 55: krypton.fsm.v1.Tenant.binding:type_name -> krypton.fsm.v1.Binding
-	17,  // 56: krypton.fsm.v1.Tenant.versions:type_name -> krypton.fsm.v1.Version
-	2,   // 57: krypton.fsm.v1.Service.state:type_name -> krypton.fsm.v1.ObjectState
-	17,  // 58: krypton.fsm.v1.Service.versions:type_name -> krypton.fsm.v1.Version
-	18,  // 59: krypton.fsm.v1.CreateTenant.binding:type_name -> krypton.fsm.v1.Binding
-	17,  // 60: krypton.fsm.v1.CreateTenant.version:type_name -> krypton.fsm.v1.Version
-	26,  // 61: krypton.fsm.v1.ChangeObject.object:type_name -> krypton.fsm.v1.ObjectRef
-	3,   // 62: krypton.fsm.v1.ChangeObject.event:type_name -> krypton.fsm.v1.ObjectEvent
-	17,  // 63: krypton.fsm.v1.CreateService.version:type_name -> krypton.fsm.v1.Version
-	26,  // 64: krypton.fsm.v1.AddVersion.object:type_name -> krypton.fsm.v1.ObjectRef
-	17,  // 65: krypton.fsm.v1.AddVersion.version:type_name -> krypton.fsm.v1.Version
-	26,  // 66: krypton.fsm.v1.SetPrimary.object:type_name -> krypton.fsm.v1.ObjectRef
-	26,  // 67: krypton.fsm.v1.ChangeVersion.object:type_name -> krypton.fsm.v1.ObjectRef
-	4,   // 68: krypton.fsm.v1.ChangeVersion.event:type_name -> krypton.fsm.v1.VersionEvent
-	17,  // 69: krypton.fsm.v1.AddInternalKey.version:type_name -> krypton.fsm.v1.Version
-	37,  // 70: krypton.fsm.v1.StagedRekey.internal_keys:type_name -> krypton.fsm.v1.RewrappedKey
-	39,  // 71: krypton.fsm.v1.StagedRekey.handovers:type_name -> krypton.fsm.v1.Handover
-	22,  // 72: krypton.fsm.v1.PutSecret.secret:type_name -> krypton.fsm.v1.Secret
-	24,  // 73: krypton.fsm.v1.CreateJoinToken.token:type_name -> krypton.fsm.v1.JoinToken
-	23,  // 74: krypton.fsm.v1.AddMember.member:type_name -> krypton.fsm.v1.Member
-	23,  // 75: krypton.fsm.v1.UpdateMember.member:type_name -> krypton.fsm.v1.Member
-	48,  // 76: krypton.fsm.v1.RevokeCertificate.revocation:type_name -> krypton.fsm.v1.Revocation
-	50,  // 77: krypton.fsm.v1.Issuer.x509:type_name -> krypton.fsm.v1.X509Issuer
-	51,  // 78: krypton.fsm.v1.Issuer.jwt:type_name -> krypton.fsm.v1.JWTIssuer
-	12,  // 79: krypton.fsm.v1.Issuer.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	11,  // 80: krypton.fsm.v1.BindingKey.key:type_name -> krypton.fsm.v1.PublicKey
-	53,  // 81: krypton.fsm.v1.RoleBinding.keys:type_name -> krypton.fsm.v1.BindingKey
-	12,  // 82: krypton.fsm.v1.RoleBinding.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	12,  // 83: krypton.fsm.v1.Policy.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	52,  // 84: krypton.fsm.v1.PutIssuer.issuer:type_name -> krypton.fsm.v1.Issuer
-	54,  // 85: krypton.fsm.v1.BindRole.binding:type_name -> krypton.fsm.v1.RoleBinding
-	10,  // 86: krypton.fsm.v1.Approval.requester:type_name -> krypton.fsm.v1.Principal
-	61,  // 87: krypton.fsm.v1.Approval.requested:type_name -> krypton.fsm.v1.ApprovalSignature
-	14,  // 88: krypton.fsm.v1.Approval.rules:type_name -> krypton.fsm.v1.IntentRule
-	61,  // 89: krypton.fsm.v1.Approval.signatures:type_name -> krypton.fsm.v1.ApprovalSignature
-	5,   // 90: krypton.fsm.v1.Approval.state:type_name -> krypton.fsm.v1.ApprovalState
-	10,  // 91: krypton.fsm.v1.Approval.rejected_by:type_name -> krypton.fsm.v1.Principal
-	86,  // 92: krypton.fsm.v1.Approval.result:type_name -> krypton.fsm.v1.Result
-	62,  // 93: krypton.fsm.v1.RequestApproval.approval:type_name -> krypton.fsm.v1.Approval
-	55,  // 94: krypton.fsm.v1.PutPolicy.policy:type_name -> krypton.fsm.v1.Policy
-	69,  // 95: krypton.fsm.v1.SealHolder.key:type_name -> krypton.fsm.v1.SealKey
-	70,  // 96: krypton.fsm.v1.SealGroup.holders:type_name -> krypton.fsm.v1.SealHolder
-	71,  // 97: krypton.fsm.v1.SealPlan.groups:type_name -> krypton.fsm.v1.SealGroup
-	69,  // 98: krypton.fsm.v1.SealPlan.provider_keys:type_name -> krypton.fsm.v1.SealKey
-	6,   // 99: krypton.fsm.v1.Ceremony.kind:type_name -> krypton.fsm.v1.CeremonyKind
-	7,   // 100: krypton.fsm.v1.Ceremony.state:type_name -> krypton.fsm.v1.CeremonyState
-	72,  // 101: krypton.fsm.v1.Ceremony.plan:type_name -> krypton.fsm.v1.SealPlan
-	10,  // 102: krypton.fsm.v1.Ceremony.requester:type_name -> krypton.fsm.v1.Principal
-	12,  // 103: krypton.fsm.v1.Ceremony.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	10,  // 104: krypton.fsm.v1.Ceremony.cancelled_by:type_name -> krypton.fsm.v1.Principal
-	38,  // 105: krypton.fsm.v1.Ceremony.rekey:type_name -> krypton.fsm.v1.StagedRekey
-	74,  // 106: krypton.fsm.v1.Ceremony.proof:type_name -> krypton.fsm.v1.SealProof
-	6,   // 107: krypton.fsm.v1.BeginCeremony.kind:type_name -> krypton.fsm.v1.CeremonyKind
-	72,  // 108: krypton.fsm.v1.BeginCeremony.plan:type_name -> krypton.fsm.v1.SealPlan
-	38,  // 109: krypton.fsm.v1.StageCeremony.rekey:type_name -> krypton.fsm.v1.StagedRekey
-	85,  // 110: krypton.fsm.v1.RepairSeal.witnesses:type_name -> krypton.fsm.v1.WrappingWitness
-	10,  // 111: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
-	86,  // 112: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
-	15,  // 113: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
-	13,  // 114: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
-	14,  // 115: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
-	25,  // 116: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
-	17,  // 117: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
-	90,  // 118: krypton.fsm.v1.Cluster.incarnations:type_name -> krypton.fsm.v1.Incarnation
-	8,   // 119: krypton.fsm.v1.Incarnation.kind:type_name -> krypton.fsm.v1.RecoveryKind
-	12,  // 120: krypton.fsm.v1.Incarnation.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	90,  // 121: krypton.fsm.v1.Recover.incarnation:type_name -> krypton.fsm.v1.Incarnation
-	23,  // 122: krypton.fsm.v1.Recover.member:type_name -> krypton.fsm.v1.Member
-	89,  // 123: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
-	19,  // 124: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
-	20,  // 125: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
-	21,  // 126: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
-	22,  // 127: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
-	23,  // 128: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
-	24,  // 129: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
-	87,  // 130: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
-	88,  // 131: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
-	48,  // 132: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
-	52,  // 133: krypton.fsm.v1.SnapshotItem.issuer:type_name -> krypton.fsm.v1.Issuer
-	54,  // 134: krypton.fsm.v1.SnapshotItem.role_binding:type_name -> krypton.fsm.v1.RoleBinding
-	62,  // 135: krypton.fsm.v1.SnapshotItem.approval:type_name -> krypton.fsm.v1.Approval
-	55,  // 136: krypton.fsm.v1.SnapshotItem.policy:type_name -> krypton.fsm.v1.Policy
-	73,  // 137: krypton.fsm.v1.SnapshotItem.ceremony:type_name -> krypton.fsm.v1.Ceremony
-	138, // [138:138] is the sub-list for method output_type
-	138, // [138:138] is the sub-list for method input_type
-	138, // [138:138] is the sub-list for extension type_name
-	138, // [138:138] is the sub-list for extension extendee
-	0,   // [0:138] is the sub-list for field type_name
+	28,  // 3: krypton.fsm.v1.Command.create_tenant:type_name -> krypton.fsm.v1.CreateTenant
+	29,  // 4: krypton.fsm.v1.Command.change_object:type_name -> krypton.fsm.v1.ChangeObject
+	30,  // 5: krypton.fsm.v1.Command.create_service:type_name -> krypton.fsm.v1.CreateService
+	31,  // 6: krypton.fsm.v1.Command.add_version:type_name -> krypton.fsm.v1.AddVersion
+	32,  // 7: krypton.fsm.v1.Command.set_primary:type_name -> krypton.fsm.v1.SetPrimary
+	33,  // 8: krypton.fsm.v1.Command.change_version:type_name -> krypton.fsm.v1.ChangeVersion
+	34,  // 9: krypton.fsm.v1.Command.pin_resource:type_name -> krypton.fsm.v1.PinResource
+	35,  // 10: krypton.fsm.v1.Command.unpin_resource:type_name -> krypton.fsm.v1.UnpinResource
+	37,  // 11: krypton.fsm.v1.Command.add_internal_key:type_name -> krypton.fsm.v1.AddInternalKey
+	41,  // 12: krypton.fsm.v1.Command.rewrap_tenant:type_name -> krypton.fsm.v1.RewrapTenant
+	42,  // 13: krypton.fsm.v1.Command.put_secret:type_name -> krypton.fsm.v1.PutSecret
+	43,  // 14: krypton.fsm.v1.Command.create_join_token:type_name -> krypton.fsm.v1.CreateJoinToken
+	44,  // 15: krypton.fsm.v1.Command.add_member:type_name -> krypton.fsm.v1.AddMember
+	45,  // 16: krypton.fsm.v1.Command.update_member:type_name -> krypton.fsm.v1.UpdateMember
+	46,  // 17: krypton.fsm.v1.Command.remove_member:type_name -> krypton.fsm.v1.RemoveMember
+	47,  // 18: krypton.fsm.v1.Command.purge_member:type_name -> krypton.fsm.v1.PurgeMember
+	48,  // 19: krypton.fsm.v1.Command.set_hold:type_name -> krypton.fsm.v1.SetHold
+	83,  // 20: krypton.fsm.v1.Command.tick:type_name -> krypton.fsm.v1.Tick
+	84,  // 21: krypton.fsm.v1.Command.raise_format:type_name -> krypton.fsm.v1.RaiseFormat
+	36,  // 22: krypton.fsm.v1.Command.rollback_resource:type_name -> krypton.fsm.v1.RollbackResource
+	50,  // 23: krypton.fsm.v1.Command.revoke_certificate:type_name -> krypton.fsm.v1.RevokeCertificate
+	85,  // 24: krypton.fsm.v1.Command.lease_epoch:type_name -> krypton.fsm.v1.LeaseEpoch
+	57,  // 25: krypton.fsm.v1.Command.put_issuer:type_name -> krypton.fsm.v1.PutIssuer
+	58,  // 26: krypton.fsm.v1.Command.remove_issuer:type_name -> krypton.fsm.v1.RemoveIssuer
+	59,  // 27: krypton.fsm.v1.Command.bind_role:type_name -> krypton.fsm.v1.BindRole
+	60,  // 28: krypton.fsm.v1.Command.unbind_role:type_name -> krypton.fsm.v1.UnbindRole
+	61,  // 29: krypton.fsm.v1.Command.set_tenant_governors:type_name -> krypton.fsm.v1.SetTenantGovernors
+	64,  // 30: krypton.fsm.v1.Command.request_approval:type_name -> krypton.fsm.v1.RequestApproval
+	65,  // 31: krypton.fsm.v1.Command.approve:type_name -> krypton.fsm.v1.Approve
+	66,  // 32: krypton.fsm.v1.Command.reject_approval:type_name -> krypton.fsm.v1.RejectApproval
+	67,  // 33: krypton.fsm.v1.Command.set_quorum:type_name -> krypton.fsm.v1.SetQuorum
+	68,  // 34: krypton.fsm.v1.Command.put_policy:type_name -> krypton.fsm.v1.PutPolicy
+	69,  // 35: krypton.fsm.v1.Command.remove_policy:type_name -> krypton.fsm.v1.RemovePolicy
+	76,  // 36: krypton.fsm.v1.Command.begin_ceremony:type_name -> krypton.fsm.v1.BeginCeremony
+	77,  // 37: krypton.fsm.v1.Command.stage_ceremony:type_name -> krypton.fsm.v1.StageCeremony
+	78,  // 38: krypton.fsm.v1.Command.confirm_holder:type_name -> krypton.fsm.v1.ConfirmHolder
+	80,  // 39: krypton.fsm.v1.Command.commit_ceremony:type_name -> krypton.fsm.v1.CommitCeremony
+	82,  // 40: krypton.fsm.v1.Command.cancel_ceremony:type_name -> krypton.fsm.v1.CancelCeremony
+	86,  // 41: krypton.fsm.v1.Command.repair_seal:type_name -> krypton.fsm.v1.RepairSeal
+	79,  // 42: krypton.fsm.v1.Command.prove_seal:type_name -> krypton.fsm.v1.ProveSeal
+	97,  // 43: krypton.fsm.v1.Command.drop_carried:type_name -> krypton.fsm.v1.DropCarried
+	98,  // 44: krypton.fsm.v1.Command.end_internal_keys:type_name -> krypton.fsm.v1.EndInternalKeys
+	92,  // 45: krypton.fsm.v1.Command.replace_authority:type_name -> krypton.fsm.v1.ReplaceAuthority
+	93,  // 46: krypton.fsm.v1.Command.retire_authority:type_name -> krypton.fsm.v1.RetireAuthority
+	94,  // 47: krypton.fsm.v1.Command.note_backup:type_name -> krypton.fsm.v1.NoteBackup
+	81,  // 48: krypton.fsm.v1.Command.confirm_seal:type_name -> krypton.fsm.v1.ConfirmSeal
+	95,  // 49: krypton.fsm.v1.Command.member_cleared:type_name -> krypton.fsm.v1.MemberCleared
+	96,  // 50: krypton.fsm.v1.Command.finish_exposure:type_name -> krypton.fsm.v1.FinishExposure
+	104, // 51: krypton.fsm.v1.Command.recover:type_name -> krypton.fsm.v1.Recover
+	0,   // 52: krypton.fsm.v1.PublicKey.algorithm:type_name -> krypton.fsm.v1.KeyAlgorithm
+	11,  // 53: krypton.fsm.v1.Person.key:type_name -> krypton.fsm.v1.PublicKey
+	13,  // 54: krypton.fsm.v1.Genesis.persons:type_name -> krypton.fsm.v1.Person
+	14,  // 55: krypton.fsm.v1.Genesis.rules:type_name -> krypton.fsm.v1.IntentRule
+	15,  // 56: krypton.fsm.v1.Genesis.settings:type_name -> krypton.fsm.v1.Settings
+	17,  // 57: krypton.fsm.v1.Genesis.internal_key:type_name -> krypton.fsm.v1.Version
+	22,  // 58: krypton.fsm.v1.Genesis.secrets:type_name -> krypton.fsm.v1.Secret
+	24,  // 59: krypton.fsm.v1.Genesis.first_member:type_name -> krypton.fsm.v1.Member
+	1,   // 60: krypton.fsm.v1.Version.state:type_name -> krypton.fsm.v1.VersionState
+	1,   // 61: krypton.fsm.v1.Version.state_before:type_name -> krypton.fsm.v1.VersionState
+	2,   // 62: krypton.fsm.v1.Tenant.state:type_name -> krypton.fsm.v1.ObjectState
+	18,  // 63: krypton.fsm.v1.Tenant.binding:type_name -> krypton.fsm.v1.Binding
+	17,  // 64: krypton.fsm.v1.Tenant.versions:type_name -> krypton.fsm.v1.Version
+	2,   // 65: krypton.fsm.v1.Service.state:type_name -> krypton.fsm.v1.ObjectState
+	17,  // 66: krypton.fsm.v1.Service.versions:type_name -> krypton.fsm.v1.Version
+	23,  // 67: krypton.fsm.v1.Secret.previous:type_name -> krypton.fsm.v1.RetiringAuthority
+	18,  // 68: krypton.fsm.v1.CreateTenant.binding:type_name -> krypton.fsm.v1.Binding
+	17,  // 69: krypton.fsm.v1.CreateTenant.version:type_name -> krypton.fsm.v1.Version
+	27,  // 70: krypton.fsm.v1.ChangeObject.object:type_name -> krypton.fsm.v1.ObjectRef
+	3,   // 71: krypton.fsm.v1.ChangeObject.event:type_name -> krypton.fsm.v1.ObjectEvent
+	17,  // 72: krypton.fsm.v1.CreateService.version:type_name -> krypton.fsm.v1.Version
+	27,  // 73: krypton.fsm.v1.AddVersion.object:type_name -> krypton.fsm.v1.ObjectRef
+	17,  // 74: krypton.fsm.v1.AddVersion.version:type_name -> krypton.fsm.v1.Version
+	27,  // 75: krypton.fsm.v1.SetPrimary.object:type_name -> krypton.fsm.v1.ObjectRef
+	27,  // 76: krypton.fsm.v1.ChangeVersion.object:type_name -> krypton.fsm.v1.ObjectRef
+	4,   // 77: krypton.fsm.v1.ChangeVersion.event:type_name -> krypton.fsm.v1.VersionEvent
+	17,  // 78: krypton.fsm.v1.AddInternalKey.version:type_name -> krypton.fsm.v1.Version
+	38,  // 79: krypton.fsm.v1.StagedRekey.internal_keys:type_name -> krypton.fsm.v1.RewrappedKey
+	40,  // 80: krypton.fsm.v1.StagedRekey.handovers:type_name -> krypton.fsm.v1.Handover
+	17,  // 81: krypton.fsm.v1.StagedRekey.new_internal_key:type_name -> krypton.fsm.v1.Version
+	22,  // 82: krypton.fsm.v1.StagedRekey.new_authorities:type_name -> krypton.fsm.v1.Secret
+	22,  // 83: krypton.fsm.v1.PutSecret.secret:type_name -> krypton.fsm.v1.Secret
+	25,  // 84: krypton.fsm.v1.CreateJoinToken.token:type_name -> krypton.fsm.v1.JoinToken
+	24,  // 85: krypton.fsm.v1.AddMember.member:type_name -> krypton.fsm.v1.Member
+	24,  // 86: krypton.fsm.v1.UpdateMember.member:type_name -> krypton.fsm.v1.Member
+	49,  // 87: krypton.fsm.v1.RevokeCertificate.revocation:type_name -> krypton.fsm.v1.Revocation
+	51,  // 88: krypton.fsm.v1.Issuer.x509:type_name -> krypton.fsm.v1.X509Issuer
+	52,  // 89: krypton.fsm.v1.Issuer.jwt:type_name -> krypton.fsm.v1.JWTIssuer
+	12,  // 90: krypton.fsm.v1.Issuer.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	11,  // 91: krypton.fsm.v1.BindingKey.key:type_name -> krypton.fsm.v1.PublicKey
+	54,  // 92: krypton.fsm.v1.RoleBinding.keys:type_name -> krypton.fsm.v1.BindingKey
+	12,  // 93: krypton.fsm.v1.RoleBinding.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	12,  // 94: krypton.fsm.v1.Policy.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	53,  // 95: krypton.fsm.v1.PutIssuer.issuer:type_name -> krypton.fsm.v1.Issuer
+	55,  // 96: krypton.fsm.v1.BindRole.binding:type_name -> krypton.fsm.v1.RoleBinding
+	10,  // 97: krypton.fsm.v1.Approval.requester:type_name -> krypton.fsm.v1.Principal
+	62,  // 98: krypton.fsm.v1.Approval.requested:type_name -> krypton.fsm.v1.ApprovalSignature
+	14,  // 99: krypton.fsm.v1.Approval.rules:type_name -> krypton.fsm.v1.IntentRule
+	62,  // 100: krypton.fsm.v1.Approval.signatures:type_name -> krypton.fsm.v1.ApprovalSignature
+	5,   // 101: krypton.fsm.v1.Approval.state:type_name -> krypton.fsm.v1.ApprovalState
+	10,  // 102: krypton.fsm.v1.Approval.rejected_by:type_name -> krypton.fsm.v1.Principal
+	99,  // 103: krypton.fsm.v1.Approval.result:type_name -> krypton.fsm.v1.Result
+	63,  // 104: krypton.fsm.v1.RequestApproval.approval:type_name -> krypton.fsm.v1.Approval
+	56,  // 105: krypton.fsm.v1.PutPolicy.policy:type_name -> krypton.fsm.v1.Policy
+	70,  // 106: krypton.fsm.v1.SealHolder.key:type_name -> krypton.fsm.v1.SealKey
+	71,  // 107: krypton.fsm.v1.SealGroup.holders:type_name -> krypton.fsm.v1.SealHolder
+	72,  // 108: krypton.fsm.v1.SealPlan.groups:type_name -> krypton.fsm.v1.SealGroup
+	70,  // 109: krypton.fsm.v1.SealPlan.provider_keys:type_name -> krypton.fsm.v1.SealKey
+	6,   // 110: krypton.fsm.v1.Ceremony.kind:type_name -> krypton.fsm.v1.CeremonyKind
+	7,   // 111: krypton.fsm.v1.Ceremony.state:type_name -> krypton.fsm.v1.CeremonyState
+	73,  // 112: krypton.fsm.v1.Ceremony.plan:type_name -> krypton.fsm.v1.SealPlan
+	10,  // 113: krypton.fsm.v1.Ceremony.requester:type_name -> krypton.fsm.v1.Principal
+	12,  // 114: krypton.fsm.v1.Ceremony.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	10,  // 115: krypton.fsm.v1.Ceremony.cancelled_by:type_name -> krypton.fsm.v1.Principal
+	39,  // 116: krypton.fsm.v1.Ceremony.rekey:type_name -> krypton.fsm.v1.StagedRekey
+	75,  // 117: krypton.fsm.v1.Ceremony.proof:type_name -> krypton.fsm.v1.SealProof
+	12,  // 118: krypton.fsm.v1.Ceremony.confirmed_by:type_name -> krypton.fsm.v1.SignedIntent
+	6,   // 119: krypton.fsm.v1.BeginCeremony.kind:type_name -> krypton.fsm.v1.CeremonyKind
+	73,  // 120: krypton.fsm.v1.BeginCeremony.plan:type_name -> krypton.fsm.v1.SealPlan
+	39,  // 121: krypton.fsm.v1.StageCeremony.rekey:type_name -> krypton.fsm.v1.StagedRekey
+	87,  // 122: krypton.fsm.v1.RepairSeal.witnesses:type_name -> krypton.fsm.v1.WrappingWitness
+	89,  // 123: krypton.fsm.v1.Exposure.provider_keys:type_name -> krypton.fsm.v1.ExposedKey
+	91,  // 124: krypton.fsm.v1.Exposure.backups:type_name -> krypton.fsm.v1.Backup
+	12,  // 125: krypton.fsm.v1.SealConfirmation.intents:type_name -> krypton.fsm.v1.SignedIntent
+	10,  // 126: krypton.fsm.v1.Backup.by:type_name -> krypton.fsm.v1.Principal
+	22,  // 127: krypton.fsm.v1.ReplaceAuthority.secret:type_name -> krypton.fsm.v1.Secret
+	91,  // 128: krypton.fsm.v1.NoteBackup.backup:type_name -> krypton.fsm.v1.Backup
+	10,  // 129: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
+	99,  // 130: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
+	15,  // 131: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
+	13,  // 132: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
+	14,  // 133: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
+	26,  // 134: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
+	17,  // 135: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
+	103, // 136: krypton.fsm.v1.Cluster.incarnations:type_name -> krypton.fsm.v1.Incarnation
+	88,  // 137: krypton.fsm.v1.Cluster.exposure:type_name -> krypton.fsm.v1.Exposure
+	90,  // 138: krypton.fsm.v1.Cluster.seal_confirmations:type_name -> krypton.fsm.v1.SealConfirmation
+	91,  // 139: krypton.fsm.v1.Cluster.backups:type_name -> krypton.fsm.v1.Backup
+	8,   // 140: krypton.fsm.v1.Incarnation.kind:type_name -> krypton.fsm.v1.RecoveryKind
+	12,  // 141: krypton.fsm.v1.Incarnation.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	103, // 142: krypton.fsm.v1.Recover.incarnation:type_name -> krypton.fsm.v1.Incarnation
+	24,  // 143: krypton.fsm.v1.Recover.member:type_name -> krypton.fsm.v1.Member
+	102, // 144: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
+	19,  // 145: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
+	20,  // 146: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
+	21,  // 147: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
+	22,  // 148: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
+	24,  // 149: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
+	25,  // 150: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
+	100, // 151: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
+	101, // 152: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
+	49,  // 153: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
+	53,  // 154: krypton.fsm.v1.SnapshotItem.issuer:type_name -> krypton.fsm.v1.Issuer
+	55,  // 155: krypton.fsm.v1.SnapshotItem.role_binding:type_name -> krypton.fsm.v1.RoleBinding
+	63,  // 156: krypton.fsm.v1.SnapshotItem.approval:type_name -> krypton.fsm.v1.Approval
+	56,  // 157: krypton.fsm.v1.SnapshotItem.policy:type_name -> krypton.fsm.v1.Policy
+	74,  // 158: krypton.fsm.v1.SnapshotItem.ceremony:type_name -> krypton.fsm.v1.Ceremony
+	159, // [159:159] is the sub-list for method output_type
+	159, // [159:159] is the sub-list for method input_type
+	159, // [159:159] is the sub-list for extension type_name
+	159, // [159:159] is the sub-list for extension extendee
+	0,   // [0:159] is the sub-list for field type_name
 }
 
 func init() { file_fsm_fsmpb_fsm_proto_init() }
@@ -9500,13 +10693,21 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Command_CancelCeremony)(nil),
 		(*Command_RepairSeal)(nil),
 		(*Command_ProveSeal)(nil),
+		(*Command_DropCarried)(nil),
+		(*Command_EndInternalKeys)(nil),
+		(*Command_ReplaceAuthority)(nil),
+		(*Command_RetireAuthority)(nil),
+		(*Command_NoteBackup)(nil),
+		(*Command_ConfirmSeal)(nil),
+		(*Command_MemberCleared)(nil),
+		(*Command_FinishExposure)(nil),
 		(*Command_Recover)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[43].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[44].OneofWrappers = []any{
 		(*Issuer_X509)(nil),
 		(*Issuer_Jwt)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[84].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[97].OneofWrappers = []any{
 		(*SnapshotItem_Cluster)(nil),
 		(*SnapshotItem_Tenant)(nil),
 		(*SnapshotItem_Service)(nil),
@@ -9529,7 +10730,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fsm_fsmpb_fsm_proto_rawDesc), len(file_fsm_fsmpb_fsm_proto_rawDesc)),
 			NumEnums:      9,
-			NumMessages:   85,
+			NumMessages:   98,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -62,6 +62,10 @@ func builderOf(req proto.Message) builder {
 		return setQuorum(r)
 	case *kryptonv1.StartCeremonyRequest:
 		return startCeremony(r)
+	case *kryptonv1.ReplaceAuthorityRequest:
+		return replaceAuthority(r)
+	case *kryptonv1.RetireAuthorityRequest:
+		return retireAuthority(r)
 	case *kryptonv1.PutPolicyRequest:
 		return putPolicy(r)
 	case *kryptonv1.DeletePolicyRequest:
@@ -411,6 +415,41 @@ func startCeremony(r *kryptonv1.StartCeremonyRequest) builder {
 		}
 		return c.Request(), nil
 	}
+}
+
+// replaceAuthority names the CA that is replaced by its certificate, as it was typed.
+func replaceAuthority(r *kryptonv1.ReplaceAuthorityRequest) builder {
+	return func(context.Context, *nodes, *Order) (*intent.Request, error) {
+		name, base, err := authority(r.GetName(), r.GetBaseSha256())
+		if err != nil {
+			return nil, err
+		}
+		overlap := uint64(r.GetOverlapSeconds()) * 1000
+		if overlap == 0 && !r.GetNoOverlap() {
+			overlap = intent.DefaultOverlapMs
+		}
+		return intent.ReplaceAuthority{Name: name, Base: base, OverlapMs: overlap}.Request(), nil
+	}
+}
+
+func retireAuthority(r *kryptonv1.RetireAuthorityRequest) builder {
+	return func(context.Context, *nodes, *Order) (*intent.Request, error) {
+		name, base, err := authority(r.GetName(), r.GetBaseSha256())
+		if err != nil {
+			return nil, err
+		}
+		return intent.RetireAuthority{Name: name, Base: base}.Request(), nil
+	}
+}
+
+// authority reads how a request names a CA.
+func authority(name, sum string) (ca string, base []byte, err error) {
+	ca, ok := strings.CutPrefix(name, "authorities/")
+	base, err = hex.DecodeString(sum)
+	if !ok || ca == "" || err != nil || len(base) != len(intent.Digest{}) {
+		return "", nil, errs.New(errs.InvalidArgument, "the request does not name a CA and the SHA-256 of its certificate", errs.Hint("krypton operator ca show shows both"))
+	}
+	return ca, base, nil
 }
 
 // unchanged makes the order depend on the object as its etag says it.

@@ -399,7 +399,8 @@ type IssueCertificateResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// X.509, PEM.
 	Certificate []byte `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
-	// What the caller verifies nodes with, PEM.
+	// What the caller verifies nodes with, PEM: the present CA of nodes, and those before
+	// it that are still trusted.
 	Ca         []byte                 `protobuf:"bytes,2,opt,name=ca,proto3" json:"ca,omitempty"`
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	// Serial number of the certificate, hex; what RevokeCertificate takes.
@@ -466,6 +467,464 @@ func (x *IssueCertificateResponse) GetSerial() string {
 	return ""
 }
 
+// Authority is a CA of the cluster itself.
+type Authority struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// authorities/caller-ca: who vouches for callers, the issuer builtin.
+	// authorities/node-ca: who vouches for nodes; what callers verify them with.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// X.509, PEM.
+	Certificate []byte `protobuf:"bytes,2,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// SHA-256 of the certificate in DER, hex.
+	Sha256     string                 `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// CAs before this one that are trusted still.
+	Previous []*RetiringAuthority `protobuf:"bytes,5,rep,name=previous,proto3" json:"previous,omitempty"`
+	// How often it was replaced since people vouched for it; 16 at most.
+	Replacements uint32 `protobuf:"varint,6,opt,name=replacements,proto3" json:"replacements,omitempty"`
+	// Moves with every change of it.
+	Etag          string `protobuf:"bytes,7,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Authority) Reset() {
+	*x = Authority{}
+	mi := &file_krypton_v1_access_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Authority) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Authority) ProtoMessage() {}
+
+func (x *Authority) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Authority.ProtoReflect.Descriptor instead.
+func (*Authority) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Authority) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Authority) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *Authority) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *Authority) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+func (x *Authority) GetPrevious() []*RetiringAuthority {
+	if x != nil {
+		return x.Previous
+	}
+	return nil
+}
+
+func (x *Authority) GetReplacements() uint32 {
+	if x != nil {
+		return x.Replacements
+	}
+	return 0
+}
+
+func (x *Authority) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+// RetiringAuthority is a CA that another one took the place of.
+type RetiringAuthority struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// X.509, PEM.
+	Certificate []byte `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// SHA-256 of the certificate in DER, hex.
+	Sha256 string `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// From then on it is trusted by no node.
+	RetireTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=retire_time,json=retireTime,proto3" json:"retire_time,omitempty"`
+	// Of a caller-ca: when the node that answers last accepted a connection or a request
+	// by a certificate of it. Absent: not since it started.
+	LastUsedTime  *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=last_used_time,json=lastUsedTime,proto3" json:"last_used_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetiringAuthority) Reset() {
+	*x = RetiringAuthority{}
+	mi := &file_krypton_v1_access_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetiringAuthority) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetiringAuthority) ProtoMessage() {}
+
+func (x *RetiringAuthority) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetiringAuthority.ProtoReflect.Descriptor instead.
+func (*RetiringAuthority) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RetiringAuthority) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *RetiringAuthority) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *RetiringAuthority) GetRetireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RetireTime
+	}
+	return nil
+}
+
+func (x *RetiringAuthority) GetLastUsedTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastUsedTime
+	}
+	return nil
+}
+
+type GetAuthoritiesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetAuthoritiesRequest) Reset() {
+	*x = GetAuthoritiesRequest{}
+	mi := &file_krypton_v1_access_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetAuthoritiesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetAuthoritiesRequest) ProtoMessage() {}
+
+func (x *GetAuthoritiesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetAuthoritiesRequest.ProtoReflect.Descriptor instead.
+func (*GetAuthoritiesRequest) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{7}
+}
+
+type GetAuthoritiesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of their names.
+	Authorities []*Authority `protobuf:"bytes,1,rep,name=authorities,proto3" json:"authorities,omitempty"`
+	// nodes/{id} of the node that answers.
+	Node string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// SHA-256, hex, of the certificate of the CA that signed what that node presents;
+	// empty: it has none by a CA of the cluster.
+	NodeCertificateCa         string                 `protobuf:"bytes,3,opt,name=node_certificate_ca,json=nodeCertificateCa,proto3" json:"node_certificate_ca,omitempty"`
+	NodeCertificateExpireTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=node_certificate_expire_time,json=nodeCertificateExpireTime,proto3" json:"node_certificate_expire_time,omitempty"`
+	unknownFields             protoimpl.UnknownFields
+	sizeCache                 protoimpl.SizeCache
+}
+
+func (x *GetAuthoritiesResponse) Reset() {
+	*x = GetAuthoritiesResponse{}
+	mi := &file_krypton_v1_access_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetAuthoritiesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetAuthoritiesResponse) ProtoMessage() {}
+
+func (x *GetAuthoritiesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetAuthoritiesResponse.ProtoReflect.Descriptor instead.
+func (*GetAuthoritiesResponse) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *GetAuthoritiesResponse) GetAuthorities() []*Authority {
+	if x != nil {
+		return x.Authorities
+	}
+	return nil
+}
+
+func (x *GetAuthoritiesResponse) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *GetAuthoritiesResponse) GetNodeCertificateCa() string {
+	if x != nil {
+		return x.NodeCertificateCa
+	}
+	return ""
+}
+
+func (x *GetAuthoritiesResponse) GetNodeCertificateExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NodeCertificateExpireTime
+	}
+	return nil
+}
+
+type ReplaceAuthorityRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// authorities/caller-ca or authorities/node-ca.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// SHA-256 of the certificate of the CA that is replaced, hex; as GetAuthorities has it.
+	BaseSha256 string `protobuf:"bytes,2,opt,name=base_sha256,json=baseSha256,proto3" json:"base_sha256,omitempty"`
+	// How long the CA before is trusted, at most 30 days; 0 means a day.
+	OverlapSeconds uint32 `protobuf:"varint,3,opt,name=overlap_seconds,json=overlapSeconds,proto3" json:"overlap_seconds,omitempty"`
+	// The CA before is not trusted any more at all.
+	NoOverlap    bool   `protobuf:"varint,4,opt,name=no_overlap,json=noOverlap,proto3" json:"no_overlap,omitempty"`
+	RequestId    string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ValidateOnly bool   `protobuf:"varint,6,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Signatures of people over what is asked; see SignedIntent.
+	Intents       []*SignedIntent `protobuf:"bytes,20,rep,name=intents,proto3" json:"intents,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceAuthorityRequest) Reset() {
+	*x = ReplaceAuthorityRequest{}
+	mi := &file_krypton_v1_access_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceAuthorityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceAuthorityRequest) ProtoMessage() {}
+
+func (x *ReplaceAuthorityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceAuthorityRequest.ProtoReflect.Descriptor instead.
+func (*ReplaceAuthorityRequest) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ReplaceAuthorityRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReplaceAuthorityRequest) GetBaseSha256() string {
+	if x != nil {
+		return x.BaseSha256
+	}
+	return ""
+}
+
+func (x *ReplaceAuthorityRequest) GetOverlapSeconds() uint32 {
+	if x != nil {
+		return x.OverlapSeconds
+	}
+	return 0
+}
+
+func (x *ReplaceAuthorityRequest) GetNoOverlap() bool {
+	if x != nil {
+		return x.NoOverlap
+	}
+	return false
+}
+
+func (x *ReplaceAuthorityRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ReplaceAuthorityRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *ReplaceAuthorityRequest) GetIntents() []*SignedIntent {
+	if x != nil {
+		return x.Intents
+	}
+	return nil
+}
+
+type RetireAuthorityRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// authorities/caller-ca or authorities/node-ca.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// SHA-256 of the certificate of the CA that stays, hex; as GetAuthorities has it.
+	BaseSha256   string `protobuf:"bytes,2,opt,name=base_sha256,json=baseSha256,proto3" json:"base_sha256,omitempty"`
+	RequestId    string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ValidateOnly bool   `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Signatures of people over what is asked; see SignedIntent.
+	Intents       []*SignedIntent `protobuf:"bytes,20,rep,name=intents,proto3" json:"intents,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetireAuthorityRequest) Reset() {
+	*x = RetireAuthorityRequest{}
+	mi := &file_krypton_v1_access_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireAuthorityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireAuthorityRequest) ProtoMessage() {}
+
+func (x *RetireAuthorityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_access_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireAuthorityRequest.ProtoReflect.Descriptor instead.
+func (*RetireAuthorityRequest) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RetireAuthorityRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RetireAuthorityRequest) GetBaseSha256() string {
+	if x != nil {
+		return x.BaseSha256
+	}
+	return ""
+}
+
+func (x *RetireAuthorityRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RetireAuthorityRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *RetireAuthorityRequest) GetIntents() []*SignedIntent {
+	if x != nil {
+		return x.Intents
+	}
+	return nil
+}
+
 // Revocation is a certificate that is not accepted any more.
 type Revocation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -488,7 +947,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_krypton_v1_access_proto_msgTypes[5]
+	mi := &file_krypton_v1_access_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -500,7 +959,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_access_proto_msgTypes[5]
+	mi := &file_krypton_v1_access_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -513,7 +972,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_access_proto_rawDescGZIP(), []int{5}
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Revocation) GetName() string {
@@ -582,7 +1041,7 @@ type RevokeCertificateRequest struct {
 
 func (x *RevokeCertificateRequest) Reset() {
 	*x = RevokeCertificateRequest{}
-	mi := &file_krypton_v1_access_proto_msgTypes[6]
+	mi := &file_krypton_v1_access_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -594,7 +1053,7 @@ func (x *RevokeCertificateRequest) String() string {
 func (*RevokeCertificateRequest) ProtoMessage() {}
 
 func (x *RevokeCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_access_proto_msgTypes[6]
+	mi := &file_krypton_v1_access_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -607,7 +1066,7 @@ func (x *RevokeCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertificateRequest.ProtoReflect.Descriptor instead.
 func (*RevokeCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_access_proto_rawDescGZIP(), []int{6}
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RevokeCertificateRequest) GetCertificate() []byte {
@@ -656,7 +1115,7 @@ type ListRevocationsRequest struct {
 
 func (x *ListRevocationsRequest) Reset() {
 	*x = ListRevocationsRequest{}
-	mi := &file_krypton_v1_access_proto_msgTypes[7]
+	mi := &file_krypton_v1_access_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -668,7 +1127,7 @@ func (x *ListRevocationsRequest) String() string {
 func (*ListRevocationsRequest) ProtoMessage() {}
 
 func (x *ListRevocationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_access_proto_msgTypes[7]
+	mi := &file_krypton_v1_access_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -681,7 +1140,7 @@ func (x *ListRevocationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevocationsRequest.ProtoReflect.Descriptor instead.
 func (*ListRevocationsRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_access_proto_rawDescGZIP(), []int{7}
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListRevocationsRequest) GetPageSize() uint32 {
@@ -709,7 +1168,7 @@ type ListRevocationsResponse struct {
 
 func (x *ListRevocationsResponse) Reset() {
 	*x = ListRevocationsResponse{}
-	mi := &file_krypton_v1_access_proto_msgTypes[8]
+	mi := &file_krypton_v1_access_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -721,7 +1180,7 @@ func (x *ListRevocationsResponse) String() string {
 func (*ListRevocationsResponse) ProtoMessage() {}
 
 func (x *ListRevocationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_access_proto_msgTypes[8]
+	mi := &file_krypton_v1_access_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -734,7 +1193,7 @@ func (x *ListRevocationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevocationsResponse.ProtoReflect.Descriptor instead.
 func (*ListRevocationsResponse) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_access_proto_rawDescGZIP(), []int{8}
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListRevocationsResponse) GetRevocations() []*Revocation {
@@ -785,7 +1244,7 @@ type Issuer struct {
 
 func (x *Issuer) Reset() {
 	*x = Issuer{}
-	mi := &file_krypton_v1_access_proto_msgTypes[9]
+	mi := &file_krypton_v1_access_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -797,7 +1256,7 @@ func (x *Issuer) String() string {
 func (*Issuer) ProtoMessage() {}
 
 func (x *Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_access_proto_msgTypes[9]
+	mi := &file_krypton_v1_access_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -810,7 +1269,7 @@ func (x *Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
 func (*Issuer) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_access_proto_rawDescGZIP(), []int{9}
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Issuer) GetName() string {
@@ -931,7 +1390,7 @@ type X509Issuer struct {
 
 func (x *X509Issuer) Reset() {
 	*x = X509Issuer{}
-	mi := &file_krypton_v1_access_proto_msgTypes[10]
+	mi := &file_krypton_v1_access_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -943,7 +1402,7 @@ func (x *X509Issuer) String() string {
 func (*X509Issuer) ProtoMessage() {}
 
 func (x *X509Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_access_proto_msgTypes[10]
+	mi := &file_krypton_v1_access_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -956,7 +1415,7 @@ func (x *X509Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use X509Issuer.ProtoReflect.Descriptor instead.
 func (*X509Issuer) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_access_proto_rawDescGZIP(), []int{10}
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *X509Issuer) GetCertificates() []byte {
@@ -996,7 +1455,7 @@ type JWTIssuer struct {
 
 func (x *JWTIssuer) Reset() {
 	*x = JWTIssuer{}
-	mi := &file_krypton_v1_access_proto_msgTypes[11]
+	mi := &file_krypton_v1_access_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1008,7 +1467,7 @@ func (x *JWTIssuer) String() string {
 func (*JWTIssuer) ProtoMessage() {}
 
 func (x *JWTIssuer) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_access_proto_msgTypes[11]
+	mi := &file_krypton_v1_access_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1021,7 +1480,7 @@ func (x *JWTIssuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JWTIssuer.ProtoReflect.Descriptor instead.
 func (*JWTIssuer) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_access_proto_rawDescGZIP(), []int{11}
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *JWTIssuer) GetUrl() string {
@@ -1110,7 +1569,7 @@ type RoleBinding struct {
 
 func (x *RoleBinding) Reset() {
 	*x = RoleBinding{}
-	mi := &file_krypton_v1_access_proto_msgTypes[12]
+	mi := &file_krypton_v1_access_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1122,7 +1581,7 @@ func (x *RoleBinding) String() string {
 func (*RoleBinding) ProtoMessage() {}
 
 func (x *RoleBinding) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_access_proto_msgTypes[12]
+	mi := &file_krypton_v1_access_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1135,7 +1594,7 @@ func (x *RoleBinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoleBinding.ProtoReflect.Descriptor instead.
 func (*RoleBinding) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_access_proto_rawDescGZIP(), []int{12}
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RoleBinding) GetName() string {
@@ -1244,7 +1703,7 @@ type AuthorityKey struct {
 
 func (x *AuthorityKey) Reset() {
 	*x = AuthorityKey{}
-	mi := &file_krypton_v1_access_proto_msgTypes[13]
+	mi := &file_krypton_v1_access_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1715,7 @@ func (x *AuthorityKey) String() string {
 func (*AuthorityKey) ProtoMessage() {}
 
 func (x *AuthorityKey) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_access_proto_msgTypes[13]
+	mi := &file_krypton_v1_access_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1728,7 @@ func (x *AuthorityKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthorityKey.ProtoReflect.Descriptor instead.
 func (*AuthorityKey) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_access_proto_rawDescGZIP(), []int{13}
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AuthorityKey) GetPublicKey() []byte {
@@ -1310,7 +1769,7 @@ type CreateIssuerRequest struct {
 
 func (x *CreateIssuerRequest) Reset() {
 	*x = CreateIssuerRequest{}
-	mi := &file_krypton_v1_access_proto_msgTypes[14]
+	mi := &file_krypton_v1_access_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1322,7 +1781,7 @@ func (x *CreateIssuerRequest) String() string {
 func (*CreateIssuerRequest) ProtoMessage() {}
 
 func (x *CreateIssuerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_access_proto_msgTypes[14]
+	mi := &file_krypton_v1_access_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1335,7 +1794,7 @@ func (x *CreateIssuerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateIssuerRequest.ProtoReflect.Descriptor instead.
 func (*CreateIssuerRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_access_proto_rawDescGZIP(), []int{14}
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CreateIssuerRequest) GetParent() string {
@@ -1396,7 +1855,7 @@ type UpdateIssuerRequest struct {
 
 func (x *UpdateIssuerRequest) Reset() {
 	*x = UpdateIssuerRequest{}
-	mi := &file_krypton_v1_access_proto_msgTypes[15]
+	mi := &file_krypton_v1_access_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1408,7 +1867,7 @@ func (x *UpdateIssuerRequest) String() string {
 func (*UpdateIssuerRequest) ProtoMessage() {}
 
 func (x *UpdateIssuerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_access_proto_msgTypes[15]
+	mi := &file_krypton_v1_access_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1421,7 +1880,7 @@ func (x *UpdateIssuerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateIssuerRequest.ProtoReflect.Descriptor instead.
 func (*UpdateIssuerRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_access_proto_rawDescGZIP(), []int{15}
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *UpdateIssuerRequest) GetName() string {
@@ -1475,7 +1934,7 @@ type GetIssuerRequest struct {
 
 func (x *GetIssuerRequest) Reset() {
 	*x = GetIssuerRequest{}
-	mi := &file_krypton_v1_access_proto_msgTypes[16]
+	mi := &file_krypton_v1_access_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1946,7 @@ func (x *GetIssuerRequest) String() string {
 func (*GetIssuerRequest) ProtoMessage() {}
 
 func (x *GetIssuerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_access_proto_msgTypes[16]
+	mi := &file_krypton_v1_access_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1959,7 @@ func (x *GetIssuerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIssuerRequest.ProtoReflect.Descriptor instead.
 func (*GetIssuerRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_access_proto_rawDescGZIP(), []int{16}
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetIssuerRequest) GetName() string {
@@ -1522,7 +1981,7 @@ type ListIssuersRequest struct {
 
 func (x *ListIssuersRequest) Reset() {
 	*x = ListIssuersRequest{}
-	mi := &file_krypton_v1_access_proto_msgTypes[17]
+	mi := &file_krypton_v1_access_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1534,7 +1993,7 @@ func (x *ListIssuersRequest) String() string {
 func (*ListIssuersRequest) ProtoMessage() {}
 
 func (x *ListIssuersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_access_proto_msgTypes[17]
+	mi := &file_krypton_v1_access_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1547,7 +2006,7 @@ func (x *ListIssuersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIssuersRequest.ProtoReflect.Descriptor instead.
 func (*ListIssuersRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_access_proto_rawDescGZIP(), []int{17}
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListIssuersRequest) GetParent() string {
@@ -1581,7 +2040,7 @@ type ListIssuersResponse struct {
 
 func (x *ListIssuersResponse) Reset() {
 	*x = ListIssuersResponse{}
-	mi := &file_krypton_v1_access_proto_msgTypes[18]
+	mi := &file_krypton_v1_access_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1593,7 +2052,7 @@ func (x *ListIssuersResponse) String() string {
 func (*ListIssuersResponse) ProtoMessage() {}
 
 func (x *ListIssuersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_access_proto_msgTypes[18]
+	mi := &file_krypton_v1_access_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1606,7 +2065,7 @@ func (x *ListIssuersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIssuersResponse.ProtoReflect.Descriptor instead.
 func (*ListIssuersResponse) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_access_proto_rawDescGZIP(), []int{18}
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListIssuersResponse) GetIssuers() []*Issuer {
@@ -1637,7 +2096,7 @@ type DeleteIssuerRequest struct {
 
 func (x *DeleteIssuerRequest) Reset() {
 	*x = DeleteIssuerRequest{}
-	mi := &file_krypton_v1_access_proto_msgTypes[19]
+	mi := &file_krypton_v1_access_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1649,7 +2108,7 @@ func (x *DeleteIssuerRequest) String() string {
 func (*DeleteIssuerRequest) ProtoMessage() {}
 
 func (x *DeleteIssuerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_access_proto_msgTypes[19]
+	mi := &file_krypton_v1_access_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1662,7 +2121,7 @@ func (x *DeleteIssuerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteIssuerRequest.ProtoReflect.Descriptor instead.
 func (*DeleteIssuerRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_access_proto_rawDescGZIP(), []int{19}
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DeleteIssuerRequest) GetName() string {
@@ -1717,7 +2176,7 @@ type CreateRoleBindingRequest struct {
 
 func (x *CreateRoleBindingRequest) Reset() {
 	*x = CreateRoleBindingRequest{}
-	mi := &file_krypton_v1_access_proto_msgTypes[20]
+	mi := &file_krypton_v1_access_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1729,7 +2188,7 @@ func (x *CreateRoleBindingRequest) String() string {
 func (*CreateRoleBindingRequest) ProtoMessage() {}
 
 func (x *CreateRoleBindingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_access_proto_msgTypes[20]
+	mi := &file_krypton_v1_access_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1742,7 +2201,7 @@ func (x *CreateRoleBindingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRoleBindingRequest.ProtoReflect.Descriptor instead.
 func (*CreateRoleBindingRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_access_proto_rawDescGZIP(), []int{20}
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CreateRoleBindingRequest) GetParent() string {
@@ -1796,7 +2255,7 @@ type GetRoleBindingRequest struct {
 
 func (x *GetRoleBindingRequest) Reset() {
 	*x = GetRoleBindingRequest{}
-	mi := &file_krypton_v1_access_proto_msgTypes[21]
+	mi := &file_krypton_v1_access_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1808,7 +2267,7 @@ func (x *GetRoleBindingRequest) String() string {
 func (*GetRoleBindingRequest) ProtoMessage() {}
 
 func (x *GetRoleBindingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_access_proto_msgTypes[21]
+	mi := &file_krypton_v1_access_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1821,7 +2280,7 @@ func (x *GetRoleBindingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRoleBindingRequest.ProtoReflect.Descriptor instead.
 func (*GetRoleBindingRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_access_proto_rawDescGZIP(), []int{21}
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetRoleBindingRequest) GetName() string {
@@ -1843,7 +2302,7 @@ type ListRoleBindingsRequest struct {
 
 func (x *ListRoleBindingsRequest) Reset() {
 	*x = ListRoleBindingsRequest{}
-	mi := &file_krypton_v1_access_proto_msgTypes[22]
+	mi := &file_krypton_v1_access_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1855,7 +2314,7 @@ func (x *ListRoleBindingsRequest) String() string {
 func (*ListRoleBindingsRequest) ProtoMessage() {}
 
 func (x *ListRoleBindingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_access_proto_msgTypes[22]
+	mi := &file_krypton_v1_access_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1868,7 +2327,7 @@ func (x *ListRoleBindingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoleBindingsRequest.ProtoReflect.Descriptor instead.
 func (*ListRoleBindingsRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_access_proto_rawDescGZIP(), []int{22}
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListRoleBindingsRequest) GetParent() string {
@@ -1902,7 +2361,7 @@ type ListRoleBindingsResponse struct {
 
 func (x *ListRoleBindingsResponse) Reset() {
 	*x = ListRoleBindingsResponse{}
-	mi := &file_krypton_v1_access_proto_msgTypes[23]
+	mi := &file_krypton_v1_access_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1914,7 +2373,7 @@ func (x *ListRoleBindingsResponse) String() string {
 func (*ListRoleBindingsResponse) ProtoMessage() {}
 
 func (x *ListRoleBindingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_access_proto_msgTypes[23]
+	mi := &file_krypton_v1_access_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1927,7 +2386,7 @@ func (x *ListRoleBindingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoleBindingsResponse.ProtoReflect.Descriptor instead.
 func (*ListRoleBindingsResponse) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_access_proto_rawDescGZIP(), []int{23}
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListRoleBindingsResponse) GetRoleBindings() []*RoleBinding {
@@ -1958,7 +2417,7 @@ type DeleteRoleBindingRequest struct {
 
 func (x *DeleteRoleBindingRequest) Reset() {
 	*x = DeleteRoleBindingRequest{}
-	mi := &file_krypton_v1_access_proto_msgTypes[24]
+	mi := &file_krypton_v1_access_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1970,7 +2429,7 @@ func (x *DeleteRoleBindingRequest) String() string {
 func (*DeleteRoleBindingRequest) ProtoMessage() {}
 
 func (x *DeleteRoleBindingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_access_proto_msgTypes[24]
+	mi := &file_krypton_v1_access_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1983,7 +2442,7 @@ func (x *DeleteRoleBindingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRoleBindingRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRoleBindingRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_access_proto_rawDescGZIP(), []int{24}
+	return file_krypton_v1_access_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DeleteRoleBindingRequest) GetName() string {
@@ -2061,7 +2520,47 @@ const file_krypton_v1_access_proto_rawDesc = "" +
 	"\x02ca\x18\x02 \x01(\fR\x02ca\x12;\n" +
 	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12\x16\n" +
-	"\x06serial\x18\x04 \x01(\tR\x06serial\"\x85\x02\n" +
+	"\x06serial\x18\x04 \x01(\tR\x06serial\"\x89\x02\n" +
+	"\tAuthority\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
+	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x12\x16\n" +
+	"\x06sha256\x18\x03 \x01(\tR\x06sha256\x12;\n" +
+	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\x129\n" +
+	"\bprevious\x18\x05 \x03(\v2\x1d.krypton.v1.RetiringAuthorityR\bprevious\x12\"\n" +
+	"\freplacements\x18\x06 \x01(\rR\freplacements\x12\x12\n" +
+	"\x04etag\x18\a \x01(\tR\x04etag\"\xcc\x01\n" +
+	"\x11RetiringAuthority\x12 \n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x16\n" +
+	"\x06sha256\x18\x02 \x01(\tR\x06sha256\x12;\n" +
+	"\vretire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"retireTime\x12@\n" +
+	"\x0elast_used_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\flastUsedTime\"\x17\n" +
+	"\x15GetAuthoritiesRequest\"\xf2\x01\n" +
+	"\x16GetAuthoritiesResponse\x127\n" +
+	"\vauthorities\x18\x01 \x03(\v2\x15.krypton.v1.AuthorityR\vauthorities\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12.\n" +
+	"\x13node_certificate_ca\x18\x03 \x01(\tR\x11nodeCertificateCa\x12[\n" +
+	"\x1cnode_certificate_expire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x19nodeCertificateExpireTime\"\x8e\x02\n" +
+	"\x17ReplaceAuthorityRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
+	"\vbase_sha256\x18\x02 \x01(\tR\n" +
+	"baseSha256\x12'\n" +
+	"\x0foverlap_seconds\x18\x03 \x01(\rR\x0eoverlapSeconds\x12\x1d\n" +
+	"\n" +
+	"no_overlap\x18\x04 \x01(\bR\tnoOverlap\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x06 \x01(\bR\fvalidateOnly\x122\n" +
+	"\aintents\x18\x14 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents\"\xc5\x01\n" +
+	"\x16RetireAuthorityRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
+	"\vbase_sha256\x18\x02 \x01(\tR\n" +
+	"baseSha256\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x122\n" +
+	"\aintents\x18\x14 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents\"\x85\x02\n" +
 	"\n" +
 	"Revocation\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
@@ -2202,7 +2701,8 @@ const file_krypton_v1_access_proto_rawDesc = "" +
 	"\x0eROLE_CUSTODIAN\x10\x02\x12\x11\n" +
 	"\rROLE_OPERATOR\x10\x03\x12\x10\n" +
 	"\fROLE_AUDITOR\x10\x04\x12\x11\n" +
-	"\rROLE_WORKLOAD\x10\x052\xe9\b\n" +
+	"\rROLE_WORKLOAD\x10\x052\xe0\n" +
+	"\n" +
 	"\x06Access\x12?\n" +
 	"\x06WhoAmI\x12\x19.krypton.v1.WhoAmIRequest\x1a\x1a.krypton.v1.WhoAmIResponse\x12]\n" +
 	"\x10IssueCertificate\x12#.krypton.v1.IssueCertificateRequest\x1a$.krypton.v1.IssueCertificateResponse\x12]\n" +
@@ -2217,7 +2717,10 @@ const file_krypton_v1_access_proto_rawDesc = "" +
 	"\x11CreateRoleBinding\x12$.krypton.v1.CreateRoleBindingRequest\x1a\x17.krypton.v1.RoleBinding\x12L\n" +
 	"\x0eGetRoleBinding\x12!.krypton.v1.GetRoleBindingRequest\x1a\x17.krypton.v1.RoleBinding\x12]\n" +
 	"\x10ListRoleBindings\x12#.krypton.v1.ListRoleBindingsRequest\x1a$.krypton.v1.ListRoleBindingsResponse\x12R\n" +
-	"\x11DeleteRoleBinding\x12$.krypton.v1.DeleteRoleBindingRequest\x1a\x17.krypton.v1.RoleBindingB=Z;github.com/openkcm/krypton-cluster/api/krypton/v1;kryptonv1b\x06proto3"
+	"\x11DeleteRoleBinding\x12$.krypton.v1.DeleteRoleBindingRequest\x1a\x17.krypton.v1.RoleBinding\x12W\n" +
+	"\x0eGetAuthorities\x12!.krypton.v1.GetAuthoritiesRequest\x1a\".krypton.v1.GetAuthoritiesResponse\x12N\n" +
+	"\x10ReplaceAuthority\x12#.krypton.v1.ReplaceAuthorityRequest\x1a\x15.krypton.v1.Authority\x12L\n" +
+	"\x0fRetireAuthority\x12\".krypton.v1.RetireAuthorityRequest\x1a\x15.krypton.v1.AuthorityB=Z;github.com/openkcm/krypton-cluster/api/krypton/v1;kryptonv1b\x06proto3"
 
 var (
 	file_krypton_v1_access_proto_rawDescOnce sync.Once
@@ -2232,7 +2735,7 @@ func file_krypton_v1_access_proto_rawDescGZIP() []byte {
 }
 
 var file_krypton_v1_access_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_krypton_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_krypton_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_krypton_v1_access_proto_goTypes = []any{
 	(Role)(0),                        // 0: krypton.v1.Role
 	(*WhoAmIRequest)(nil),            // 1: krypton.v1.WhoAmIRequest
@@ -2240,90 +2743,110 @@ var file_krypton_v1_access_proto_goTypes = []any{
 	(*RenewCertificateRequest)(nil),  // 3: krypton.v1.RenewCertificateRequest
 	(*IssueCertificateRequest)(nil),  // 4: krypton.v1.IssueCertificateRequest
 	(*IssueCertificateResponse)(nil), // 5: krypton.v1.IssueCertificateResponse
-	(*Revocation)(nil),               // 6: krypton.v1.Revocation
-	(*RevokeCertificateRequest)(nil), // 7: krypton.v1.RevokeCertificateRequest
-	(*ListRevocationsRequest)(nil),   // 8: krypton.v1.ListRevocationsRequest
-	(*ListRevocationsResponse)(nil),  // 9: krypton.v1.ListRevocationsResponse
-	(*Issuer)(nil),                   // 10: krypton.v1.Issuer
-	(*X509Issuer)(nil),               // 11: krypton.v1.X509Issuer
-	(*JWTIssuer)(nil),                // 12: krypton.v1.JWTIssuer
-	(*RoleBinding)(nil),              // 13: krypton.v1.RoleBinding
-	(*AuthorityKey)(nil),             // 14: krypton.v1.AuthorityKey
-	(*CreateIssuerRequest)(nil),      // 15: krypton.v1.CreateIssuerRequest
-	(*UpdateIssuerRequest)(nil),      // 16: krypton.v1.UpdateIssuerRequest
-	(*GetIssuerRequest)(nil),         // 17: krypton.v1.GetIssuerRequest
-	(*ListIssuersRequest)(nil),       // 18: krypton.v1.ListIssuersRequest
-	(*ListIssuersResponse)(nil),      // 19: krypton.v1.ListIssuersResponse
-	(*DeleteIssuerRequest)(nil),      // 20: krypton.v1.DeleteIssuerRequest
-	(*CreateRoleBindingRequest)(nil), // 21: krypton.v1.CreateRoleBindingRequest
-	(*GetRoleBindingRequest)(nil),    // 22: krypton.v1.GetRoleBindingRequest
-	(*ListRoleBindingsRequest)(nil),  // 23: krypton.v1.ListRoleBindingsRequest
-	(*ListRoleBindingsResponse)(nil), // 24: krypton.v1.ListRoleBindingsResponse
-	(*DeleteRoleBindingRequest)(nil), // 25: krypton.v1.DeleteRoleBindingRequest
-	(*timestamppb.Timestamp)(nil),    // 26: google.protobuf.Timestamp
-	(*SignedIntent)(nil),             // 27: krypton.v1.SignedIntent
+	(*Authority)(nil),                // 6: krypton.v1.Authority
+	(*RetiringAuthority)(nil),        // 7: krypton.v1.RetiringAuthority
+	(*GetAuthoritiesRequest)(nil),    // 8: krypton.v1.GetAuthoritiesRequest
+	(*GetAuthoritiesResponse)(nil),   // 9: krypton.v1.GetAuthoritiesResponse
+	(*ReplaceAuthorityRequest)(nil),  // 10: krypton.v1.ReplaceAuthorityRequest
+	(*RetireAuthorityRequest)(nil),   // 11: krypton.v1.RetireAuthorityRequest
+	(*Revocation)(nil),               // 12: krypton.v1.Revocation
+	(*RevokeCertificateRequest)(nil), // 13: krypton.v1.RevokeCertificateRequest
+	(*ListRevocationsRequest)(nil),   // 14: krypton.v1.ListRevocationsRequest
+	(*ListRevocationsResponse)(nil),  // 15: krypton.v1.ListRevocationsResponse
+	(*Issuer)(nil),                   // 16: krypton.v1.Issuer
+	(*X509Issuer)(nil),               // 17: krypton.v1.X509Issuer
+	(*JWTIssuer)(nil),                // 18: krypton.v1.JWTIssuer
+	(*RoleBinding)(nil),              // 19: krypton.v1.RoleBinding
+	(*AuthorityKey)(nil),             // 20: krypton.v1.AuthorityKey
+	(*CreateIssuerRequest)(nil),      // 21: krypton.v1.CreateIssuerRequest
+	(*UpdateIssuerRequest)(nil),      // 22: krypton.v1.UpdateIssuerRequest
+	(*GetIssuerRequest)(nil),         // 23: krypton.v1.GetIssuerRequest
+	(*ListIssuersRequest)(nil),       // 24: krypton.v1.ListIssuersRequest
+	(*ListIssuersResponse)(nil),      // 25: krypton.v1.ListIssuersResponse
+	(*DeleteIssuerRequest)(nil),      // 26: krypton.v1.DeleteIssuerRequest
+	(*CreateRoleBindingRequest)(nil), // 27: krypton.v1.CreateRoleBindingRequest
+	(*GetRoleBindingRequest)(nil),    // 28: krypton.v1.GetRoleBindingRequest
+	(*ListRoleBindingsRequest)(nil),  // 29: krypton.v1.ListRoleBindingsRequest
+	(*ListRoleBindingsResponse)(nil), // 30: krypton.v1.ListRoleBindingsResponse
+	(*DeleteRoleBindingRequest)(nil), // 31: krypton.v1.DeleteRoleBindingRequest
+	(*timestamppb.Timestamp)(nil),    // 32: google.protobuf.Timestamp
+	(*SignedIntent)(nil),             // 33: krypton.v1.SignedIntent
 }
 var file_krypton_v1_access_proto_depIdxs = []int32{
 	0,  // 0: krypton.v1.WhoAmIResponse.role:type_name -> krypton.v1.Role
-	26, // 1: krypton.v1.WhoAmIResponse.certificate_expire_time:type_name -> google.protobuf.Timestamp
+	32, // 1: krypton.v1.WhoAmIResponse.certificate_expire_time:type_name -> google.protobuf.Timestamp
 	0,  // 2: krypton.v1.IssueCertificateRequest.role:type_name -> krypton.v1.Role
-	27, // 3: krypton.v1.IssueCertificateRequest.intents:type_name -> krypton.v1.SignedIntent
-	26, // 4: krypton.v1.IssueCertificateResponse.expire_time:type_name -> google.protobuf.Timestamp
-	26, // 5: krypton.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
-	26, // 6: krypton.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
-	6,  // 7: krypton.v1.ListRevocationsResponse.revocations:type_name -> krypton.v1.Revocation
-	11, // 8: krypton.v1.Issuer.x509:type_name -> krypton.v1.X509Issuer
-	12, // 9: krypton.v1.Issuer.jwt:type_name -> krypton.v1.JWTIssuer
-	0,  // 10: krypton.v1.Issuer.roles:type_name -> krypton.v1.Role
-	0,  // 11: krypton.v1.Issuer.unbound_roles:type_name -> krypton.v1.Role
-	26, // 12: krypton.v1.Issuer.create_time:type_name -> google.protobuf.Timestamp
-	0,  // 13: krypton.v1.RoleBinding.role:type_name -> krypton.v1.Role
-	14, // 14: krypton.v1.RoleBinding.keys:type_name -> krypton.v1.AuthorityKey
-	26, // 15: krypton.v1.RoleBinding.expire_time:type_name -> google.protobuf.Timestamp
-	26, // 16: krypton.v1.RoleBinding.create_time:type_name -> google.protobuf.Timestamp
-	10, // 17: krypton.v1.CreateIssuerRequest.issuer:type_name -> krypton.v1.Issuer
-	27, // 18: krypton.v1.CreateIssuerRequest.intents:type_name -> krypton.v1.SignedIntent
-	10, // 19: krypton.v1.UpdateIssuerRequest.issuer:type_name -> krypton.v1.Issuer
-	27, // 20: krypton.v1.UpdateIssuerRequest.intents:type_name -> krypton.v1.SignedIntent
-	10, // 21: krypton.v1.ListIssuersResponse.issuers:type_name -> krypton.v1.Issuer
-	27, // 22: krypton.v1.DeleteIssuerRequest.intents:type_name -> krypton.v1.SignedIntent
-	13, // 23: krypton.v1.CreateRoleBindingRequest.role_binding:type_name -> krypton.v1.RoleBinding
-	27, // 24: krypton.v1.CreateRoleBindingRequest.intents:type_name -> krypton.v1.SignedIntent
-	13, // 25: krypton.v1.ListRoleBindingsResponse.role_bindings:type_name -> krypton.v1.RoleBinding
-	27, // 26: krypton.v1.DeleteRoleBindingRequest.intents:type_name -> krypton.v1.SignedIntent
-	1,  // 27: krypton.v1.Access.WhoAmI:input_type -> krypton.v1.WhoAmIRequest
-	4,  // 28: krypton.v1.Access.IssueCertificate:input_type -> krypton.v1.IssueCertificateRequest
-	3,  // 29: krypton.v1.Access.RenewCertificate:input_type -> krypton.v1.RenewCertificateRequest
-	7,  // 30: krypton.v1.Access.RevokeCertificate:input_type -> krypton.v1.RevokeCertificateRequest
-	8,  // 31: krypton.v1.Access.ListRevocations:input_type -> krypton.v1.ListRevocationsRequest
-	15, // 32: krypton.v1.Access.CreateIssuer:input_type -> krypton.v1.CreateIssuerRequest
-	16, // 33: krypton.v1.Access.UpdateIssuer:input_type -> krypton.v1.UpdateIssuerRequest
-	17, // 34: krypton.v1.Access.GetIssuer:input_type -> krypton.v1.GetIssuerRequest
-	18, // 35: krypton.v1.Access.ListIssuers:input_type -> krypton.v1.ListIssuersRequest
-	20, // 36: krypton.v1.Access.DeleteIssuer:input_type -> krypton.v1.DeleteIssuerRequest
-	21, // 37: krypton.v1.Access.CreateRoleBinding:input_type -> krypton.v1.CreateRoleBindingRequest
-	22, // 38: krypton.v1.Access.GetRoleBinding:input_type -> krypton.v1.GetRoleBindingRequest
-	23, // 39: krypton.v1.Access.ListRoleBindings:input_type -> krypton.v1.ListRoleBindingsRequest
-	25, // 40: krypton.v1.Access.DeleteRoleBinding:input_type -> krypton.v1.DeleteRoleBindingRequest
-	2,  // 41: krypton.v1.Access.WhoAmI:output_type -> krypton.v1.WhoAmIResponse
-	5,  // 42: krypton.v1.Access.IssueCertificate:output_type -> krypton.v1.IssueCertificateResponse
-	5,  // 43: krypton.v1.Access.RenewCertificate:output_type -> krypton.v1.IssueCertificateResponse
-	6,  // 44: krypton.v1.Access.RevokeCertificate:output_type -> krypton.v1.Revocation
-	9,  // 45: krypton.v1.Access.ListRevocations:output_type -> krypton.v1.ListRevocationsResponse
-	10, // 46: krypton.v1.Access.CreateIssuer:output_type -> krypton.v1.Issuer
-	10, // 47: krypton.v1.Access.UpdateIssuer:output_type -> krypton.v1.Issuer
-	10, // 48: krypton.v1.Access.GetIssuer:output_type -> krypton.v1.Issuer
-	19, // 49: krypton.v1.Access.ListIssuers:output_type -> krypton.v1.ListIssuersResponse
-	10, // 50: krypton.v1.Access.DeleteIssuer:output_type -> krypton.v1.Issuer
-	13, // 51: krypton.v1.Access.CreateRoleBinding:output_type -> krypton.v1.RoleBinding
-	13, // 52: krypton.v1.Access.GetRoleBinding:output_type -> krypton.v1.RoleBinding
-	24, // 53: krypton.v1.Access.ListRoleBindings:output_type -> krypton.v1.ListRoleBindingsResponse
-	13, // 54: krypton.v1.Access.DeleteRoleBinding:output_type -> krypton.v1.RoleBinding
-	41, // [41:55] is the sub-list for method output_type
-	27, // [27:41] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	33, // 3: krypton.v1.IssueCertificateRequest.intents:type_name -> krypton.v1.SignedIntent
+	32, // 4: krypton.v1.IssueCertificateResponse.expire_time:type_name -> google.protobuf.Timestamp
+	32, // 5: krypton.v1.Authority.expire_time:type_name -> google.protobuf.Timestamp
+	7,  // 6: krypton.v1.Authority.previous:type_name -> krypton.v1.RetiringAuthority
+	32, // 7: krypton.v1.RetiringAuthority.retire_time:type_name -> google.protobuf.Timestamp
+	32, // 8: krypton.v1.RetiringAuthority.last_used_time:type_name -> google.protobuf.Timestamp
+	6,  // 9: krypton.v1.GetAuthoritiesResponse.authorities:type_name -> krypton.v1.Authority
+	32, // 10: krypton.v1.GetAuthoritiesResponse.node_certificate_expire_time:type_name -> google.protobuf.Timestamp
+	33, // 11: krypton.v1.ReplaceAuthorityRequest.intents:type_name -> krypton.v1.SignedIntent
+	33, // 12: krypton.v1.RetireAuthorityRequest.intents:type_name -> krypton.v1.SignedIntent
+	32, // 13: krypton.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
+	32, // 14: krypton.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	12, // 15: krypton.v1.ListRevocationsResponse.revocations:type_name -> krypton.v1.Revocation
+	17, // 16: krypton.v1.Issuer.x509:type_name -> krypton.v1.X509Issuer
+	18, // 17: krypton.v1.Issuer.jwt:type_name -> krypton.v1.JWTIssuer
+	0,  // 18: krypton.v1.Issuer.roles:type_name -> krypton.v1.Role
+	0,  // 19: krypton.v1.Issuer.unbound_roles:type_name -> krypton.v1.Role
+	32, // 20: krypton.v1.Issuer.create_time:type_name -> google.protobuf.Timestamp
+	0,  // 21: krypton.v1.RoleBinding.role:type_name -> krypton.v1.Role
+	20, // 22: krypton.v1.RoleBinding.keys:type_name -> krypton.v1.AuthorityKey
+	32, // 23: krypton.v1.RoleBinding.expire_time:type_name -> google.protobuf.Timestamp
+	32, // 24: krypton.v1.RoleBinding.create_time:type_name -> google.protobuf.Timestamp
+	16, // 25: krypton.v1.CreateIssuerRequest.issuer:type_name -> krypton.v1.Issuer
+	33, // 26: krypton.v1.CreateIssuerRequest.intents:type_name -> krypton.v1.SignedIntent
+	16, // 27: krypton.v1.UpdateIssuerRequest.issuer:type_name -> krypton.v1.Issuer
+	33, // 28: krypton.v1.UpdateIssuerRequest.intents:type_name -> krypton.v1.SignedIntent
+	16, // 29: krypton.v1.ListIssuersResponse.issuers:type_name -> krypton.v1.Issuer
+	33, // 30: krypton.v1.DeleteIssuerRequest.intents:type_name -> krypton.v1.SignedIntent
+	19, // 31: krypton.v1.CreateRoleBindingRequest.role_binding:type_name -> krypton.v1.RoleBinding
+	33, // 32: krypton.v1.CreateRoleBindingRequest.intents:type_name -> krypton.v1.SignedIntent
+	19, // 33: krypton.v1.ListRoleBindingsResponse.role_bindings:type_name -> krypton.v1.RoleBinding
+	33, // 34: krypton.v1.DeleteRoleBindingRequest.intents:type_name -> krypton.v1.SignedIntent
+	1,  // 35: krypton.v1.Access.WhoAmI:input_type -> krypton.v1.WhoAmIRequest
+	4,  // 36: krypton.v1.Access.IssueCertificate:input_type -> krypton.v1.IssueCertificateRequest
+	3,  // 37: krypton.v1.Access.RenewCertificate:input_type -> krypton.v1.RenewCertificateRequest
+	13, // 38: krypton.v1.Access.RevokeCertificate:input_type -> krypton.v1.RevokeCertificateRequest
+	14, // 39: krypton.v1.Access.ListRevocations:input_type -> krypton.v1.ListRevocationsRequest
+	21, // 40: krypton.v1.Access.CreateIssuer:input_type -> krypton.v1.CreateIssuerRequest
+	22, // 41: krypton.v1.Access.UpdateIssuer:input_type -> krypton.v1.UpdateIssuerRequest
+	23, // 42: krypton.v1.Access.GetIssuer:input_type -> krypton.v1.GetIssuerRequest
+	24, // 43: krypton.v1.Access.ListIssuers:input_type -> krypton.v1.ListIssuersRequest
+	26, // 44: krypton.v1.Access.DeleteIssuer:input_type -> krypton.v1.DeleteIssuerRequest
+	27, // 45: krypton.v1.Access.CreateRoleBinding:input_type -> krypton.v1.CreateRoleBindingRequest
+	28, // 46: krypton.v1.Access.GetRoleBinding:input_type -> krypton.v1.GetRoleBindingRequest
+	29, // 47: krypton.v1.Access.ListRoleBindings:input_type -> krypton.v1.ListRoleBindingsRequest
+	31, // 48: krypton.v1.Access.DeleteRoleBinding:input_type -> krypton.v1.DeleteRoleBindingRequest
+	8,  // 49: krypton.v1.Access.GetAuthorities:input_type -> krypton.v1.GetAuthoritiesRequest
+	10, // 50: krypton.v1.Access.ReplaceAuthority:input_type -> krypton.v1.ReplaceAuthorityRequest
+	11, // 51: krypton.v1.Access.RetireAuthority:input_type -> krypton.v1.RetireAuthorityRequest
+	2,  // 52: krypton.v1.Access.WhoAmI:output_type -> krypton.v1.WhoAmIResponse
+	5,  // 53: krypton.v1.Access.IssueCertificate:output_type -> krypton.v1.IssueCertificateResponse
+	5,  // 54: krypton.v1.Access.RenewCertificate:output_type -> krypton.v1.IssueCertificateResponse
+	12, // 55: krypton.v1.Access.RevokeCertificate:output_type -> krypton.v1.Revocation
+	15, // 56: krypton.v1.Access.ListRevocations:output_type -> krypton.v1.ListRevocationsResponse
+	16, // 57: krypton.v1.Access.CreateIssuer:output_type -> krypton.v1.Issuer
+	16, // 58: krypton.v1.Access.UpdateIssuer:output_type -> krypton.v1.Issuer
+	16, // 59: krypton.v1.Access.GetIssuer:output_type -> krypton.v1.Issuer
+	25, // 60: krypton.v1.Access.ListIssuers:output_type -> krypton.v1.ListIssuersResponse
+	16, // 61: krypton.v1.Access.DeleteIssuer:output_type -> krypton.v1.Issuer
+	19, // 62: krypton.v1.Access.CreateRoleBinding:output_type -> krypton.v1.RoleBinding
+	19, // 63: krypton.v1.Access.GetRoleBinding:output_type -> krypton.v1.RoleBinding
+	30, // 64: krypton.v1.Access.ListRoleBindings:output_type -> krypton.v1.ListRoleBindingsResponse
+	19, // 65: krypton.v1.Access.DeleteRoleBinding:output_type -> krypton.v1.RoleBinding
+	9,  // 66: krypton.v1.Access.GetAuthorities:output_type -> krypton.v1.GetAuthoritiesResponse
+	6,  // 67: krypton.v1.Access.ReplaceAuthority:output_type -> krypton.v1.Authority
+	6,  // 68: krypton.v1.Access.RetireAuthority:output_type -> krypton.v1.Authority
+	52, // [52:69] is the sub-list for method output_type
+	35, // [35:52] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_krypton_v1_access_proto_init() }
@@ -2332,7 +2855,7 @@ func file_krypton_v1_access_proto_init() {
 		return
 	}
 	file_krypton_v1_common_proto_init()
-	file_krypton_v1_access_proto_msgTypes[9].OneofWrappers = []any{
+	file_krypton_v1_access_proto_msgTypes[15].OneofWrappers = []any{
 		(*Issuer_X509)(nil),
 		(*Issuer_Jwt)(nil),
 	}
@@ -2342,7 +2865,7 @@ func file_krypton_v1_access_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_krypton_v1_access_proto_rawDesc), len(file_krypton_v1_access_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   25,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

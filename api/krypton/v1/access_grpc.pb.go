@@ -33,6 +33,9 @@ const (
 	Access_GetRoleBinding_FullMethodName    = "/krypton.v1.Access/GetRoleBinding"
 	Access_ListRoleBindings_FullMethodName  = "/krypton.v1.Access/ListRoleBindings"
 	Access_DeleteRoleBinding_FullMethodName = "/krypton.v1.Access/DeleteRoleBinding"
+	Access_GetAuthorities_FullMethodName    = "/krypton.v1.Access/GetAuthorities"
+	Access_ReplaceAuthority_FullMethodName  = "/krypton.v1.Access/ReplaceAuthority"
+	Access_RetireAuthority_FullMethodName   = "/krypton.v1.Access/RetireAuthority"
 )
 
 // AccessClient is the client API for Access service.
@@ -78,6 +81,16 @@ type AccessClient interface {
 	// DeleteRoleBinding takes a role away. When it is answered, no node accepts the
 	// identity.
 	DeleteRoleBinding(ctx context.Context, in *DeleteRoleBindingRequest, opts ...grpc.CallOption) (*RoleBinding, error)
+	// GetAuthorities shows the CAs of the cluster itself. With them come those before that
+	// are trusted still, and what the node that answers knows of their use.
+	GetAuthorities(ctx context.Context, in *GetAuthoritiesRequest, opts ...grpc.CallOption) (*GetAuthoritiesResponse, error)
+	// ReplaceAuthority puts a new CA in the place of one of the cluster's. The one before
+	// is trusted for a while; members get certificates of the new one by themselves.
+	// Custodians sign for it, as for a new MasterKey.
+	ReplaceAuthority(ctx context.Context, in *ReplaceAuthorityRequest, opts ...grpc.CallOption) (*Authority, error)
+	// RetireAuthority ends the trust in every CA before the present one of a name, on
+	// every node when it is answered. Custodians sign for it.
+	RetireAuthority(ctx context.Context, in *RetireAuthorityRequest, opts ...grpc.CallOption) (*Authority, error)
 }
 
 type accessClient struct {
@@ -228,6 +241,36 @@ func (c *accessClient) DeleteRoleBinding(ctx context.Context, in *DeleteRoleBind
 	return out, nil
 }
 
+func (c *accessClient) GetAuthorities(ctx context.Context, in *GetAuthoritiesRequest, opts ...grpc.CallOption) (*GetAuthoritiesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetAuthoritiesResponse)
+	err := c.cc.Invoke(ctx, Access_GetAuthorities_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accessClient) ReplaceAuthority(ctx context.Context, in *ReplaceAuthorityRequest, opts ...grpc.CallOption) (*Authority, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Authority)
+	err := c.cc.Invoke(ctx, Access_ReplaceAuthority_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accessClient) RetireAuthority(ctx context.Context, in *RetireAuthorityRequest, opts ...grpc.CallOption) (*Authority, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Authority)
+	err := c.cc.Invoke(ctx, Access_RetireAuthority_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AccessServer is the server API for Access service.
 // All implementations must embed UnimplementedAccessServer
 // for forward compatibility.
@@ -271,6 +314,16 @@ type AccessServer interface {
 	// DeleteRoleBinding takes a role away. When it is answered, no node accepts the
 	// identity.
 	DeleteRoleBinding(context.Context, *DeleteRoleBindingRequest) (*RoleBinding, error)
+	// GetAuthorities shows the CAs of the cluster itself. With them come those before that
+	// are trusted still, and what the node that answers knows of their use.
+	GetAuthorities(context.Context, *GetAuthoritiesRequest) (*GetAuthoritiesResponse, error)
+	// ReplaceAuthority puts a new CA in the place of one of the cluster's. The one before
+	// is trusted for a while; members get certificates of the new one by themselves.
+	// Custodians sign for it, as for a new MasterKey.
+	ReplaceAuthority(context.Context, *ReplaceAuthorityRequest) (*Authority, error)
+	// RetireAuthority ends the trust in every CA before the present one of a name, on
+	// every node when it is answered. Custodians sign for it.
+	RetireAuthority(context.Context, *RetireAuthorityRequest) (*Authority, error)
 	mustEmbedUnimplementedAccessServer()
 }
 
@@ -322,6 +375,15 @@ func (UnimplementedAccessServer) ListRoleBindings(context.Context, *ListRoleBind
 }
 func (UnimplementedAccessServer) DeleteRoleBinding(context.Context, *DeleteRoleBindingRequest) (*RoleBinding, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteRoleBinding not implemented")
+}
+func (UnimplementedAccessServer) GetAuthorities(context.Context, *GetAuthoritiesRequest) (*GetAuthoritiesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetAuthorities not implemented")
+}
+func (UnimplementedAccessServer) ReplaceAuthority(context.Context, *ReplaceAuthorityRequest) (*Authority, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReplaceAuthority not implemented")
+}
+func (UnimplementedAccessServer) RetireAuthority(context.Context, *RetireAuthorityRequest) (*Authority, error) {
+	return nil, status.Error(codes.Unimplemented, "method RetireAuthority not implemented")
 }
 func (UnimplementedAccessServer) mustEmbedUnimplementedAccessServer() {}
 func (UnimplementedAccessServer) testEmbeddedByValue()                {}
@@ -596,6 +658,60 @@ func _Access_DeleteRoleBinding_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Access_GetAuthorities_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetAuthoritiesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServer).GetAuthorities(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Access_GetAuthorities_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServer).GetAuthorities(ctx, req.(*GetAuthoritiesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Access_ReplaceAuthority_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReplaceAuthorityRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServer).ReplaceAuthority(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Access_ReplaceAuthority_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServer).ReplaceAuthority(ctx, req.(*ReplaceAuthorityRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Access_RetireAuthority_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RetireAuthorityRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServer).RetireAuthority(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Access_RetireAuthority_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServer).RetireAuthority(ctx, req.(*RetireAuthorityRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Access_ServiceDesc is the grpc.ServiceDesc for Access service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -658,6 +774,18 @@ var Access_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteRoleBinding",
 			Handler:    _Access_DeleteRoleBinding_Handler,
+		},
+		{
+			MethodName: "GetAuthorities",
+			Handler:    _Access_GetAuthorities_Handler,
+		},
+		{
+			MethodName: "ReplaceAuthority",
+			Handler:    _Access_ReplaceAuthority_Handler,
+		},
+		{
+			MethodName: "RetireAuthority",
+			Handler:    _Access_RetireAuthority_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

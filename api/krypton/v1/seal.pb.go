@@ -299,9 +299,12 @@ type SealStatus struct {
 	Margin *SealMargin `protobuf:"bytes,25,opt,name=margin,proto3" json:"margin,omitempty"`
 	// Of a sealed node: that the seal from before the last ceremony is kept, and how its
 	// holders open this node. Empty: it is not, or it opens another MasterKey.
-	WayBack       string `protobuf:"bytes,26,opt,name=way_back,json=wayBack,proto3" json:"way_back,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	WayBack string `protobuf:"bytes,26,opt,name=way_back,json=wayBack,proto3" json:"way_back,omitempty"`
+	// Certificates, DER, that lead to node_certificate from a CA of nodes that was
+	// replaced and is trusted still.
+	NodeCertificateChain [][]byte `protobuf:"bytes,30,rep,name=node_certificate_chain,json=nodeCertificateChain,proto3" json:"node_certificate_chain,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *SealStatus) Reset() {
@@ -514,6 +517,13 @@ func (x *SealStatus) GetWayBack() string {
 		return x.WayBack
 	}
 	return ""
+}
+
+func (x *SealStatus) GetNodeCertificateChain() [][]byte {
+	if x != nil {
+		return x.NodeCertificateChain
+	}
+	return nil
 }
 
 // SealMargin says how far a cluster that runs is from a node that cannot be unsealed when it
@@ -1415,7 +1425,7 @@ var File_krypton_v1_seal_proto protoreflect.FileDescriptor
 const file_krypton_v1_seal_proto_rawDesc = "" +
 	"\n" +
 	"\x15krypton/v1/seal.proto\x12\n" +
-	"krypton.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf9\a\n" +
+	"krypton.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaf\b\n" +
 	"\n" +
 	"SealStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1b\n" +
@@ -1450,7 +1460,8 @@ const file_krypton_v1_seal_proto_rawDesc = "" +
 	"protection\x18\x18 \x01(\x0e2\x19.krypton.v1.KeyProtectionR\n" +
 	"protection\x12.\n" +
 	"\x06margin\x18\x19 \x01(\v2\x16.krypton.v1.SealMarginR\x06margin\x12\x19\n" +
-	"\bway_back\x18\x1a \x01(\tR\awayBack\"\xa1\x01\n" +
+	"\bway_back\x18\x1a \x01(\tR\awayBack\x124\n" +
+	"\x16node_certificate_chain\x18\x1e \x03(\fR\x14nodeCertificateChain\"\xa1\x01\n" +
 	"\n" +
 	"SealMargin\x12%\n" +
 	"\x0ewithout_people\x18\x01 \x01(\bR\rwithoutPeople\x12,\n" +

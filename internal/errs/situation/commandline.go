@@ -59,6 +59,7 @@ func commandWords() []Situation {
 			"give the --ttl with which the intent was made; krypton intent show says when what it orders ends"),
 		usage("unknown-role", "a role does not exist", `there is no role "{value}"`, "use one of: {roles}"),
 		usage("unknown-key-type", "a type of key does not exist", `there is no key type "{value}"`, "use ecdsa or ed25519"),
+		usage("unknown-ca", "a CA of the cluster is named that it does not have", `the cluster has no CA "{value}"`, "use caller-ca or node-ca"),
 		usage("unknown-operation", "bench is asked for an operation that does not exist", `there is no operation "{value}"`, "use one of: {operations}"),
 		usage("bad-person-name", "the name of a person or workload is not one", `"{value}" is not a name`,
 			"lower-case letters, digits, dot, dash and underscore, at most 63"),

@@ -16,7 +16,7 @@ func identities() Group {
 			ID: "identity/wrong-ca", When: "the client does not trust the node, because its CA file is of another cluster",
 			Code: errs.InvalidConfig,
 			Says: "the certificate of node {address} is not by the CA in {file}",
-			Next: "give the CA file of the cluster that this node belongs to: krypton init and krypton operator cert issue write it as ca.pem",
+			Next: "give the CA file of the cluster that this node belongs to, as krypton init and krypton operator cert issue write it; if its CA was replaced, that of somebody who has the new one (krypton operator ca export)",
 		},
 		{
 			ID: "identity/wrong-server-name", When: "the address of a node is not in its certificate",

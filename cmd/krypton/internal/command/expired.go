@@ -62,14 +62,24 @@ func (in *Invocation) warnOfExpired(addr string, old *expiredNodes) {
 	in.note("warning: the certificate of node %s expired at %s and is accepted; check that this node is still one of the cluster", name, endOf(cert))
 }
 
+// maxLeads bounds the certificates behind a node's that are looked at.
+const maxLeads = 8
+
 // verifyNode verifies the certificate that a sealed node shows beside its key for
-// shares. With tls.mode files it is not the one of the connection.
-func verifyNode(cert *x509.Certificate, addr string, roots *x509.CertPool, now time.Time, old *expiredNodes) error {
+// shares. With tls.mode files it is not the one of the connection. chain leads to it, DER,
+// from a CA that was replaced.
+func verifyNode(cert *x509.Certificate, chain [][]byte, addr string, roots *x509.CertPool, now time.Time, old *expiredNodes) error {
 	at, expired := now, now.After(cert.NotAfter)
 	if expired && old != nil {
 		at = cert.NotAfter
 	}
-	_, err := cert.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
+	between := x509.NewCertPool()
+	for _, der := range chain[:min(len(chain), maxLeads)] {
+		if c, err := x509.ParseCertificate(der); err == nil {
+			between.AddCert(c)
+		}
+	}
+	_, err := cert.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
 	if err == nil && expired {
 		old.accepted(addr, cert)
 	}

@@ -166,6 +166,7 @@ func operatorCommands() *Command {
 		},
 		group("quorum", "how many persons sign what people sign", setQuorumCommand()),
 		group("cert", "make, issue and revoke certificates of callers", newKeyCommand(), issueCommand(), renewCommand(), revokeCommand(), revocationsCommand()),
+		caCommands(),
 		shareCommands(),
 	)
 }
@@ -357,7 +358,8 @@ func renewCommand() *Command {
 	return &Command{
 		Name: "renew", Usage: "get a new certificate in place of the one in use", Reach: Acts,
 		About: "For the same identity and the same key. It works with a certificate that has expired, too: what counts is the role\n" +
-			"binding, which has the key. The file of the certificate in use is replaced, unless --out is given.",
+			"binding, which has the key. The file of the certificate in use is replaced, unless --out is given. The CA file in use is\n" +
+			"brought up to date, too, when the CA of the nodes was replaced.",
 		Examples: []string{"krypton operator cert renew", "krypton operator cert renew --context app1 --out certs/app1.pem"},
 		Flags: []cli.Flag{
 			&cli.DurationFlag{Name: "ttl", Usage: "`DURATION` that it is valid, at most 720h", Value: 720 * time.Hour},
@@ -394,6 +396,9 @@ func renewCommand() *Command {
 			}
 			if err := f.commit(); err != nil {
 				return err
+			}
+			if err := in.updateCA(resp.GetCa()); err != nil {
+				in.note("warning: the CA file %s is not up to date: %s; next: krypton operator ca export", in.caFile(), errs.From(err).Msg)
 			}
 			if in.jsonOutput() {
 				return in.showJSON(map[string]string{"certFile": file, "serial": resp.GetSerial(), "expireTime": resp.GetExpireTime().AsTime().UTC().Format(time.RFC3339)})

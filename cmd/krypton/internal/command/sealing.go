@@ -256,7 +256,7 @@ func verifyOffer(st *kryptonv1.SealStatus, addr string, roots *x509.CertPool, no
 	if err != nil {
 		return refuse("it shows no certificate", err)
 	}
-	if err := verifyNode(cert, addr, roots, now, old); err != nil {
+	if err := verifyNode(cert, st.GetNodeCertificateChain(), addr, roots, now, old); err != nil {
 		if isExpired(err, now) {
 			return seal.Offer{}, nil, errs.Newf(errs.Unauthenticated, "node %s does not prove who it is: its certificate expired at %s", nodeLabel(st), endOf(cert)).
 				With(errs.Hint(acceptHint), errs.Cause(err))

@@ -63,6 +63,7 @@ func (h *hooks) IssueCertificate(ctx context.Context, id cluster.NodeID, publicK
 	if err != nil {
 		return cluster.Certificate{}, err
 	}
+	// What leads to the CA from one before it, the member adds from its own registry.
 	return cluster.Certificate{Chain: [][]byte{leaf.Raw}, Authorities: [][]byte{ca.Raw}}, nil
 }
 

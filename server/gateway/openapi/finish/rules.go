@@ -84,6 +84,8 @@ var properties = map[string]obj{
 	"ContextPair.key":                    {"minLength": 1},
 	"CreateJoinTokenRequest.ttlSeconds":  {"minimum": 0, "maximum": 24 * 3600},
 	"IssueCertificateRequest.ttlSeconds": {"minimum": 0, "maximum": 30 * 24 * 3600},
+
+	"ReplaceAuthorityRequest.overlapSeconds": {"minimum": 0, "maximum": 30 * 24 * 3600},
 }
 
 // required are the fields without which a method cannot do anything.
@@ -94,6 +96,8 @@ var required = map[string][]string{
 	"RewrapDataKeyRequest":    {"wrapped"},
 	"DecryptRequest":          {"ciphertext"},
 	"IssueCertificateRequest": {"name", "publicKey", "role"},
+	"ReplaceAuthorityRequest": {"baseSha256"},
+	"RetireAuthorityRequest":  {"baseSha256"},
 	"ContributeRequest":       {"nodeId"},
 	"CreateApprovalRequest":   {"request", "signature"},
 	"ApproveRequest":          {"keyId", "signature"},
