@@ -374,12 +374,13 @@ func TestI13_EveryCommandIsACallersOrTheClustersOwn(t *testing.T) {
 		"revoke_certificate": true, "put_issuer": true, "remove_issuer": true, "bind_role": true, "unbind_role": true, "set_tenant_governors": true,
 		"request_approval": true, "approve": true, "reject_approval": true, "set_quorum": true,
 		"put_policy": true, "remove_policy": true,
-		"begin_ceremony": true, "stage_ceremony": true, "confirm_holder": true, "prove_seal": true, "commit_ceremony": true, "cancel_ceremony": true,
+		"begin_ceremony": true, "stage_ceremony": true, "confirm_holder": true, "prove_seal": true, "commit_ceremony": true, "cancel_ceremony": true, "confirm_seal": true,
 		"replace_authority": true, "retire_authority": true,
 		"update_member": false, // but for the field voter, see below
 
 		"genesis": false, "add_internal_key": false, "rewrap_tenant": false, "put_secret": false, "add_member": false,
 		"purge_member": false, "tick": false, "raise_format": false, "lease_epoch": false, "repair_seal": false, "recover": false,
+		"drop_carried": false, "end_internal_keys": false, "member_cleared": false, "finish_exposure": false,
 	}
 	operator := &fsmpb.Principal{Issuer: "i", Kind: "operator", Name: "o"}
 	bodies := (&fsmpb.Command{}).ProtoReflect().Descriptor().Oneofs().ByName("body").Fields()

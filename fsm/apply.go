@@ -258,11 +258,18 @@ func (t *tx) execute() (done, error) {
 		return t.succeedAuthority(b.ReplaceAuthority)
 	case *fsmpb.Command_RetireAuthority:
 		return t.retireAuthority(b.RetireAuthority)
-	}
-	switch t.cmd.GetBody().(type) {
-	case *fsmpb.Command_NoteBackup, *fsmpb.Command_ConfirmSeal,
-		*fsmpb.Command_DropCarried, *fsmpb.Command_EndInternalKeys, *fsmpb.Command_MemberCleared, *fsmpb.Command_FinishExposure:
-		return done{}, errs.New(errs.FailedState, "this release knows the command and does not do it", errs.Hint("upgrade every node"))
+	case *fsmpb.Command_ConfirmSeal:
+		return t.confirmSeal(b.ConfirmSeal)
+	case *fsmpb.Command_EndInternalKeys:
+		return t.endInternalKeys(b.EndInternalKeys)
+	case *fsmpb.Command_MemberCleared:
+		return t.memberCleared(b.MemberCleared)
+	case *fsmpb.Command_DropCarried:
+		return t.dropCarried(b.DropCarried)
+	case *fsmpb.Command_FinishExposure:
+		return t.finishExposure(b.FinishExposure)
+	case *fsmpb.Command_NoteBackup:
+		return t.noteBackup(b.NoteBackup.GetBackup())
 	}
 	return done{}, fmt.Errorf("%w: %T", errNoBody, t.cmd.GetBody())
 }

@@ -172,6 +172,9 @@ func (t *tx) beginCeremony(b *fsmpb.BeginCeremony) (done, error) {
 	if err != nil {
 		return done{}, err
 	}
+	if err := t.knowsKind(b.GetKind()); err != nil {
+		return done{}, err
+	}
 	if err := fitsKind(b.GetKind(), base.GetManifest(), b.GetPlan()); err != nil {
 		return done{}, err
 	}
@@ -423,6 +426,9 @@ func (t *tx) stageKind(c *fsmpb.Ceremony, b *fsmpb.StageCeremony) error {
 	if err := t.checkRekey(c, b.GetRecord(), b.GetRekey()); err != nil {
 		return err
 	}
+	if err := t.checkReplaced(b.GetRekey()); err != nil {
+		return err
+	}
 	return t.checkHandovers(b.GetRekey())
 }
 
@@ -431,8 +437,14 @@ func (t *tx) commitKind(c *fsmpb.Ceremony) error {
 	if !MakesKey(c.GetKind()) {
 		return nil
 	}
-	return t.beginGeneration(c.GetRekey())
+	if err := t.confirmed(c); err != nil {
+		return err
+	}
+	if err := t.beginGeneration(c.GetRekey()); err != nil {
+		return err
+	}
+	return t.beginExposure(c)
 }
 
 // endKind removes what the kind staged, however the ceremony ended.
-func (t *tx) endKind(c *fsmpb.Ceremony) { c.Rekey = nil }
+func (t *tx) endKind(c *fsmpb.Ceremony) { c.Rekey, c.ConfirmedBy = nil, nil }

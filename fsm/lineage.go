@@ -91,7 +91,15 @@ func signersOf(g *fsmpb.Genesis, keys map[intent.KeyID]intent.Signer, m *sealpb.
 		return nil, nil
 	}
 	all, known := intentsIn(m)
-	if !known || len(all) == 0 {
+	if !known {
+		return nil, errs.New(errs.IntentRefused, "nobody signed for the ceremony")
+	}
+	return signedBefore(g, keys, req, rule, all)
+}
+
+// signedBefore verifies kept signatures over a request.
+func signedBefore(g *fsmpb.Genesis, keys map[intent.KeyID]intent.Signer, req *intent.Request, rule intent.Rule, all []*fsmpb.SignedIntent) ([]intent.Person, error) {
+	if len(all) == 0 {
 		return nil, errs.New(errs.IntentRefused, "nobody signed for the ceremony")
 	}
 	in, err := intent.Decode(all[0].GetIntent())

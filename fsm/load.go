@@ -176,6 +176,9 @@ func (l *loader) loadCluster(c *fsmpb.Cluster) error {
 	if err := l.lineage(c, g.GetSealRecord()); err != nil {
 		return err
 	}
+	if err := l.exposures(c); err != nil {
+		return err
+	}
 	l.authority.raised = g.GetFormatVersion() < FormatAuthority
 	if !l.incarnations(c) {
 		return corrupt("its recoveries are not ones that can have been")

@@ -28,6 +28,8 @@ func (l *loader) loadCeremony(c *fsmpb.Ceremony) error {
 		return corrupt("a ceremony was requested or cancelled by nobody")
 	case !wasStaged(c) || !proofFits(c) || (len(c.GetStagedRecord()) != 0) != staged || c.GetRekey() != nil && !staged || c.GetState() == fsmpb.CeremonyState_CEREMONY_STATE_COMMITTED && !enough(c):
 		return corrupt("a ceremony has a seal or holders that cannot be")
+	case len(c.GetConfirmedBy()) > 0 && (!staged || c.GetKind() != exposed || !keptIntents(c.GetConfirmedBy())):
+		return corrupt("a ceremony was confirmed that nobody could confirm")
 	case l.ceremonies >= MaxCeremonies || open && l.openCeremony:
 		return corrupt("it has too many ceremonies")
 	}

@@ -35,6 +35,9 @@ func (t *tx) checkRekey(c *fsmpb.Ceremony, record []byte, r *fsmpb.StagedRekey) 
 	if _, err := t.rewrapped(r); err != nil {
 		return err
 	}
+	if err := t.checkNewKey(c, r); err != nil {
+		return err
+	}
 	is, err := manifest.Parse(record)
 	if err != nil {
 		return errs.New(errs.InvalidArgument, err.Error())

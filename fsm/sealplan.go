@@ -179,10 +179,8 @@ func fitsKind(k fsmpb.CeremonyKind, base *sealpb.Manifest, p *fsmpb.SealPlan) er
 			return wrong("a migration goes to or from keystores that open the MasterKey alone", "between holders of shares it is a reshare: krypton ceremony start reshare")
 		}
 		return nil
-	case fsmpb.CeremonyKind_CEREMONY_KIND_REKEY:
+	case fsmpb.CeremonyKind_CEREMONY_KIND_REKEY, fsmpb.CeremonyKind_CEREMONY_KIND_REKEY_COMPROMISED:
 		return nil
-	case fsmpb.CeremonyKind_CEREMONY_KIND_REKEY_COMPROMISED:
-		return errs.New(errs.FailedState, "this release does not replace everything that an exposed MasterKey opened", errs.Hint("a rekey makes a new MasterKey, and what the old one opened stays"))
 	case fsmpb.CeremonyKind_CEREMONY_KIND_UNSPECIFIED:
 	}
 	return invalid("the ceremony is of no kind")

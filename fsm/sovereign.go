@@ -31,6 +31,7 @@ import (
 //	rekey                the same
 //	rekey                kind, ca, base, overlap              a CA of the cluster that is replaced
 //	rekey                kind, ca, base                       trust in those before it that ends
+//	rekey                kind, ceremony, manifest, authorities   what replaces an exposed MasterKey is confirmed
 //	restore              op, node, key, incarnation, index, chain, lost
 //
 // Every field that gives power is in it. So a tenant that is made names its
@@ -80,6 +81,8 @@ func SovereignRequest(cmd *fsmpb.Command) (intent.Act, *intent.Request, bool) {
 		if kindNames[c.GetKind()] != "" {
 			r = CeremonyRequest(c.GetKind(), c.GetBaseManifest(), c.GetPlan())
 		}
+	case *fsmpb.Command_ConfirmSeal:
+		r = confirmRequest(b.ConfirmSeal)
 	case *fsmpb.Command_Recover:
 		r = RecoveryRequest(b.Recover)
 	case *fsmpb.Command_ReplaceAuthority:

@@ -118,6 +118,7 @@ const (
 	ListCeremonies
 	ContributeToCeremony
 	CancelCeremony
+	ConfirmCeremony
 	GetManifests
 
 	GetAuthorities
@@ -138,6 +139,7 @@ const (
 	NodeRepairSeal
 	NodeRecover
 	NodeCeremony
+	NodeExposure
 
 	actEnd // one past the last act; not an act
 )
@@ -331,6 +333,7 @@ var acts = [actEnd]row{
 	ListCeremonies:       {"ceremonies.list", audit.Data, scopeCluster, DutyRead, people, 0},
 	ContributeToCeremony: {"ceremonies.contribute", audit.Control, scopeCluster, DutyCustody, cust, 0},
 	CancelCeremony:       {"ceremonies.cancel", audit.Control, scopeCluster, DutyProtect, gov | cust, 0},
+	ConfirmCeremony:      {"ceremonies.confirm", audit.Control, scopeCluster, DutyApprove, gov | cust, 0},
 	GetManifests:         {"seal.get_manifests", audit.Data, scopeCluster, DutyRead, people, 0},
 
 	GetAuthorities:   {"authorities.get", audit.Data, scopeCluster, DutyRead, everyone, 0},
@@ -351,6 +354,7 @@ var acts = [actEnd]row{
 	NodeRepairSeal:       {"node.repair_seal", audit.Control, scopeCluster, DutySystem, 0, 0},
 	NodeRecover:          {"node.recover", audit.Control, scopeCluster, DutySystem, 0, 0},
 	NodeCeremony:         {"node.ceremony", audit.Control, scopeCluster, DutySystem, 0, 0},
+	NodeExposure:         {"node.exposure", audit.Control, scopeCluster, DutySystem, 0, 0},
 }
 
 // Valid reports whether a is one of the acts.

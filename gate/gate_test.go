@@ -174,6 +174,7 @@ ceremonies.get               GCOA.  data
 ceremonies.list              GCOA.  data
 ceremonies.contribute        .C...  control
 ceremonies.cancel            GC...  control  P
+ceremonies.confirm           GC...  control
 seal.get_manifests           GCOA.  data
 authorities.get              GCOAW  data
 authorities.replace          GC...  control
@@ -192,6 +193,7 @@ node.watch_seal              .....  data
 node.repair_seal             .....  control
 node.recover                 .....  control
 node.ceremony                .....  control
+node.exposure                .....  control
 `
 
 type tableRow struct{ name, roles, class, governors string }

@@ -25,7 +25,7 @@ var sovereign = map[Act]bool{
 	CreateTenant: true, DeleteTenant: true, DeleteTenantNow: true, DeleteService: true, DeleteServiceNow: true,
 	DestroyVersion: true, DestroyVersionNow: true, CreateJoinToken: true, PromoteNode: true, DemoteNode: true, RemoveNode: true,
 	CreateIssuer: true, UpdateIssuer: true, DeleteIssuer: true, CreateRoleBinding: true, DeleteRoleBinding: true,
-	IssueCertificate: true, SetGovernors: true, SetQuorum: true, ReplaceAuthority: true, RetireAuthority: true,
+	IssueCertificate: true, SetGovernors: true, SetQuorum: true, ReplaceAuthority: true, RetireAuthority: true, StartCeremony: true, ConfirmCeremony: true,
 	PutPolicy: true, DeletePolicy: true,
 }
 

@@ -33,6 +33,22 @@ const (
 	CeremonyRekeyCompromised = "rekey-compromised"
 )
 
+// confirmSeal is how [ConfirmSeal] names itself, where the others name their kind.
+const confirmSeal = "rekey-confirm"
+
+// ConfirmSeal confirms what was made in place of an exposed MasterKey: it is signed after
+// that exists, so that nobody else can have meant another one.
+type ConfirmSeal struct {
+	Ceremony    []byte // its id, 16 bytes
+	Manifest    []byte // digest of the new seal's manifest, which commits to the MasterKey; 32 bytes
+	Authorities []byte // digest of the new CAs' certificates, 32 bytes
+}
+
+// Request returns the canonical form.
+func (c ConfirmSeal) Request() *Request {
+	return NewRequest(ActRekey).Text("kind", confirmSeal).Bytes("ceremony", c.Ceremony).Bytes("manifest", c.Manifest).Bytes("authorities", c.Authorities)
+}
+
 // Ceremony changes who can open the MasterKey, or the MasterKey. All of the plan is
 // in it, and not its digest: whoever signs has to read who gets a share.
 type Ceremony struct {
@@ -85,6 +101,15 @@ var ceremonyForms = []form{
 	ceremonyForm(ActMigrate, "have others open the MasterKey; it revokes nobody", CeremonyMigrate),
 	ceremonyForm(ActRekey, "make a new MasterKey and wrap the internal keys under it", CeremonyRekey),
 	ceremonyForm(ActRekey, "make a new MasterKey, and nothing left that the old one opens", CeremonyRekeyCompromised),
+	{
+		act: ActRekey, orders: "confirm the MasterKey that was made in place of an exposed one, and the new CAs",
+		fields: []shape{
+			{name: "kind", kind: KindText, fits: oneOf(confirmSeal)},
+			{name: "ceremony", kind: KindBytes, fits: isCeremonyID},
+			{name: "manifest", kind: KindBytes, fits: isDigest, note: noteAlways("digest of the new seal's manifest: krypton ceremony status shows it")},
+			{name: "authorities", kind: KindBytes, fits: isDigest, note: noteAlways("digest of the new CAs' certificates: krypton ceremony status shows it")},
+		},
+	},
 }
 
 func ceremonyForm(act Act, orders, kind string) form {

@@ -103,6 +103,9 @@ func notEmpty(f Field) bool { return f.Text != "" || len(f.Bytes) != 0 || f.Uint
 
 func atMost(n uint64) func(Field) bool { return func(f Field) bool { return f.Uint <= n } }
 
+// isCeremonyID reports whether a value has the size of the id of a ceremony.
+func isCeremonyID(f Field) bool { return len(f.Bytes) == 16 }
+
 func isDigest(f Field) bool { return len(f.Bytes) == len(Digest{}) }
 
 func oneOf(all ...string) func(Field) bool {

@@ -112,7 +112,7 @@ func (n *Node) stepIsMine(c *fsmpb.Ceremony, people bool) bool {
 	record := v.Cluster().GetSealRecord()
 	if c.GetState() == fsmpb.CeremonyState_CEREMONY_STATE_STAGED {
 		if c.GetProof() != nil {
-			return leads
+			return leads && !v.NeedsConfirmation(c)
 		}
 		if people && v.MayProve(c, n.id) {
 			return true

@@ -165,3 +165,49 @@ func (n *Node) EndGathering() {
 	defer n.mu.Unlock()
 	n.endGathering()
 }
+
+// StepExposure does what can be done now of what is left of an exposure, as leader.
+func (n *Node) StepExposure(ctx context.Context) error { return n.stepExposure(ctx) }
+
+// UnderMasterKey unwraps an internal key of a cluster as whoever has that MasterKey and a
+// copy of the registry can.
+func UnderMasterKey(masterKey memsec.Secret, g hierarchy.Generation, c *fsmpb.Cluster, v *fsmpb.Version) (memsec.Secret, error) {
+	parent, err := envelope.IVKParent(masterKey)
+	if err != nil {
+		return memsec.Secret{}, err
+	}
+	defer parent.Destroy()
+	founded, err := generation{number: g, parent: parent}.founded(c)
+	if err != nil {
+		return memsec.Secret{}, err
+	}
+	defer founded.Destroy()
+	return envelope.Unwrap(founded, ivkBinding(hierarchy.KeyspaceID(c.GetKeyspaceId()), g, hierarchy.UID(v.GetUid())), v.GetBlob(), memsec.Cold)
+}
+
+// UnderInternalKey reports whether an internal key with the uid ivk opens the outer envelope
+// of a tenant key, or an internal secret.
+func UnderInternalKey(key memsec.Secret, keyspace hierarchy.KeyspaceID, ivk hierarchy.UID, t *fsmpb.Tenant, s *fsmpb.Secret) bool {
+	if s != nil {
+		secret, err := envelope.Unwrap(key, secretBinding(keyspace, ivk, secretUID(s.GetName())), s.GetBlob(), memsec.Cold)
+		secret.Destroy()
+		return err == nil
+	}
+	b, err := bind(hierarchy.PurposeL2Outer, keyspace, t.GetUid(), nil, ivk[:], t.GetL2Uid())
+	if err != nil {
+		return false
+	}
+	_, err = envelope.RewrapOuter(rand.Reader, key, b, key, b, t.GetL2Blob())
+	return err == nil
+}
+
+// ProveConfirmed reports why people did not confirm the MasterKeys of a cluster.
+func ProveConfirmed(c *fsmpb.Cluster) error { return proveConfirmed(c) }
+
+// StepIsMine reports whether this node takes a step of a ceremony without anybody.
+func (n *Node) StepIsMine(c *fsmpb.Ceremony) bool { return n.stepIsMine(c, false) }
+
+// StepCeremony takes it.
+func (n *Node) StepCeremony(ctx context.Context, c *fsmpb.Ceremony) error {
+	return n.stepCeremony(ctx, c)
+}

@@ -238,6 +238,9 @@ func (k *keyring) proveSucceeded(v *fsm.View) error {
 		return nil
 	}
 	err := k.withRoom(func() error {
+		if err := proveConfirmed(v.Cluster()); err != nil {
+			return err
+		}
 		ca, err := k.openNodeCA(v)
 		if err == nil {
 			ca.Destroy()

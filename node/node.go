@@ -29,6 +29,8 @@
 //   - I15: what a repair of the seal puts in the place of a wrapping is proposed only with the word of voters that opened it with their own keystores; a node gives its word for what it opened, of a seal that it knows, and never while it is held or was sealed by a person.
 //   - I15: a node says that a new seal opens only after it combined as many of its shares as it takes, of a seal that it did not make itself unless nobody else votes, and found the MasterKey of the manifest, no share that does not belong to it, its own keys of MasterKeys before and, in a rekey, the cluster's internal keys.
 //   - I16: the seal from before a ceremony stays on a node until the node was opened by the new one, and opens it only after a person on that machine asked for it, if it is of the same MasterKey.
+//   - I15: a MasterKey in place of an exposed one is taken with an internal key and CAs that open under it, and after a start it is believed only if people signed for it and those CAs as the genesis asks.
+//   - I16: what is left of an exposure any leader wraps again, and ends, without asking a customer's keystore; what it led to before opens nothing of the state after.
 //
 // # Concurrency
 //
@@ -240,6 +242,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.unsealByItself(ctx) })
 	g.Go(func() error { return n.watchSeal(ctx) })
 	g.Go(func() error { return n.holdCeremonies(ctx) })
+	g.Go(func() error { return n.endExposures(ctx) })
 	g.Go(func() error { return n.follow(ctx) })
 	g.Go(func() error { return n.sweepRegularly(ctx) })
 	g.Go(func() error { return n.watchTenants(ctx) })

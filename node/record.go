@@ -172,6 +172,9 @@ func lastOfLine(c *fsmpb.Cluster, now seal.Record) (last, signed bool, err error
 		return false, false, errs.New(errs.StateCorrupt, "the seal of the registry is not taken over yet: "+errs.From(err).Msg,
 			errs.Hint("if people who sign were bound after the cluster was founded, a sealed node cannot tell: unseal it by the seal that it has, or give it the record of an unsealed node, seal/record.pb"), errs.Cause(err))
 	}
+	if err := proveConfirmed(c); err != nil {
+		return false, false, err
+	}
 	end := len(l.Manifests) - 1
 	return manifest.Of(l.Manifests[end]) == now.ManifestDigest(), l.Signers[end] != nil, nil
 }

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"slices"
 
 	"github.com/openkcm/krypton-cluster/fsm"
 	"github.com/openkcm/krypton-cluster/fsm/fsmpb"
@@ -48,14 +49,27 @@ func (n *Node) stageRekey(ctx context.Context, u *unsealed, v *fsm.View, r seal.
 	if err != nil {
 		return seal.Record{}, nil, err
 	}
-	if r, err = r.WithCarriedKeys(n.rand, masterKey, u.keys.carried(r.Generation())); err != nil {
-		return seal.Record{}, nil, err
-	}
-	given, err := n.handovers(ctx, v, r, masterKey)
+	was, err := seal.ParseRecord(v.Cluster().GetSealRecord())
 	if err != nil {
 		return seal.Record{}, nil, err
 	}
-	return r, &fsmpb.StagedRekey{InternalKeys: keys, Handovers: given}, nil
+	// A key that the record carries no more, after an exposure, this node may still have.
+	carried := slices.DeleteFunc(u.keys.carried(r.Generation()), func(k seal.CarriedKey) bool {
+		return k.Generation != was.Generation() && !slices.Contains(was.CarriedGenerations(), k.Generation)
+	})
+	if r, err = r.WithCarriedKeys(n.rand, masterKey, carried); err != nil {
+		return seal.Record{}, nil, err
+	}
+	staged := &fsmpb.StagedRekey{InternalKeys: keys}
+	if replacesExposed(r) {
+		if err := n.addReplaced(u, v, next, staged); err != nil { //nolint:contextcheck // The old CAs are opened with keys in memory; nobody is asked.
+			return seal.Record{}, nil, err
+		}
+	}
+	if staged.Handovers, err = n.handovers(ctx, v, r, masterKey); err != nil {
+		return seal.Record{}, nil, err
+	}
+	return r, staged, nil
 }
 
 // takeNext takes over the MasterKey of a staged record, so that this node serves on when
@@ -68,6 +82,10 @@ func (n *Node) takeNext(u *unsealed, v *fsm.View, r seal.Record, staged *fsmpb.S
 		return err
 	}
 	if err := u.ring.verifyRewrapped(v.Cluster(), staged.GetInternalKeys(), next); err != nil {
+		next.destroy()
+		return err
+	}
+	if err := u.ring.verifyReplaced(v.Cluster(), staged, next); err != nil {
 		next.destroy()
 		return err
 	}

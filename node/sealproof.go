@@ -261,6 +261,9 @@ func (h holding) commitIfProved(ctx context.Context) error {
 	if !ok || c.GetState() != fsmpb.CeremonyState_CEREMONY_STATE_STAGED || c.GetProof() == nil {
 		return nil
 	}
+	if h.n.machine.View().NeedsConfirmation(c) {
+		return nil // people have to; the leader goes on when they did
+	}
 	if err := h.n.awaitHandovers(ctx, c); err != nil {
 		if h.request.ID == "" {
 			return err

@@ -192,6 +192,13 @@ func (s ceremoniesServer) GetManifests(ctx context.Context, _ *kryptonv1.GetMani
 			return errs.New(errs.Unavailable, "this node has not read its registry yet", errs.Hint("retry, or ask another node"))
 		}
 		out = &kryptonv1.Manifests{Genesis: c.GetGenesis(), Manifests: c.GetSealManifests()}
+		for _, confirmed := range c.GetSealConfirmations() {
+			b, err := proto.MarshalOptions{Deterministic: true}.Marshal(confirmed)
+			if err != nil {
+				return errs.New(errs.Internal, "a confirmation does not encode", errs.Cause(err))
+			}
+			out.Confirmations = append(out.Confirmations, b)
+		}
 		return s.shown(ctx, l, c.GetModIndex(), nil)
 	})
 	return out, err

@@ -7713,12 +7713,15 @@ type Exposure struct {
 	// Keys of keystores that wrapped the old MasterKey or shares of it. Their versions are
 	// to be disabled by who owns them.
 	ProviderKeys []*ExposedKey `protobuf:"bytes,6,rep,name=provider_keys,json=providerKeys,proto3" json:"provider_keys,omitempty"`
-	// Ids of the members that hold nothing on disk from before begin_index, in ascending order.
+	// Ids of the members that hold nothing on disk from before clear_index, in ascending order.
 	Cleared              []string `protobuf:"bytes,7,rep,name=cleared,proto3" json:"cleared,omitempty"`
 	CarriedDroppedTimeMs int64    `protobuf:"varint,8,opt,name=carried_dropped_time_ms,json=carriedDroppedTimeMs,proto3" json:"carried_dropped_time_ms,omitempty"` // 0: the seal record carries keys of earlier MasterKeys
 	// Backups that were made before: who has one and the old MasterKey has what was in it.
-	Backups       []*Backup `protobuf:"bytes,9,rep,name=backups,proto3" json:"backups,omitempty"`
-	DoneTimeMs    int64     `protobuf:"varint,10,opt,name=done_time_ms,json=doneTimeMs,proto3" json:"done_time_ms,omitempty"` // 0: it is not
+	Backups    []*Backup `protobuf:"bytes,9,rep,name=backups,proto3" json:"backups,omitempty"`
+	DoneTimeMs int64     `protobuf:"varint,10,opt,name=done_time_ms,json=doneTimeMs,proto3" json:"done_time_ms,omitempty"` // 0: it is not
+	// Index of the entry with which the last internal key from before went; 0: one is left.
+	// What is on a disk from before it the old MasterKey can help to open.
+	ClearIndex    uint64 `protobuf:"varint,11,opt,name=clear_index,json=clearIndex,proto3" json:"clear_index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -7819,6 +7822,13 @@ func (x *Exposure) GetBackups() []*Backup {
 func (x *Exposure) GetDoneTimeMs() int64 {
 	if x != nil {
 		return x.DoneTimeMs
+	}
+	return 0
+}
+
+func (x *Exposure) GetClearIndex() uint64 {
+	if x != nil {
+		return x.ClearIndex
 	}
 	return 0
 }
@@ -10129,7 +10139,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x0fWrappingWitness\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
 	"\bwrapping\x18\x02 \x01(\fR\bwrapping\x12\x1c\n" +
-	"\tsignature\x18\x03 \x01(\fR\tsignature\"\x99\x03\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\"\xba\x03\n" +
 	"\bExposure\x12\x1f\n" +
 	"\vceremony_id\x18\x01 \x01(\fR\n" +
 	"ceremonyId\x12\x1e\n" +
@@ -10146,7 +10156,9 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\abackups\x18\t \x03(\v2\x16.krypton.fsm.v1.BackupR\abackups\x12 \n" +
 	"\fdone_time_ms\x18\n" +
 	" \x01(\x03R\n" +
-	"doneTimeMs\"s\n" +
+	"doneTimeMs\x12\x1f\n" +
+	"\vclear_index\x18\v \x01(\x04R\n" +
+	"clearIndex\"s\n" +
 	"\n" +
 	"ExposedKey\x12\x16\n" +
 	"\x06holder\x18\x01 \x01(\tR\x06holder\x12\x1a\n" +

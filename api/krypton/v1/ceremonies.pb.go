@@ -817,7 +817,10 @@ type Manifests struct {
 	// record has the first manifest.
 	Genesis []byte `protobuf:"bytes,1,opt,name=genesis,proto3" json:"genesis,omitempty"`
 	// The manifests of ceremonies since, encoded, in order; the last is of the present seal.
-	Manifests     [][]byte `protobuf:"bytes,2,rep,name=manifests,proto3" json:"manifests,omitempty"`
+	Manifests [][]byte `protobuf:"bytes,2,rep,name=manifests,proto3" json:"manifests,omitempty"`
+	// What custodians signed of each MasterKey that took the place of an exposed one, encoded,
+	// in order.
+	Confirmations [][]byte `protobuf:"bytes,3,rep,name=confirmations,proto3" json:"confirmations,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -862,6 +865,13 @@ func (x *Manifests) GetGenesis() []byte {
 func (x *Manifests) GetManifests() [][]byte {
 	if x != nil {
 		return x.Manifests
+	}
+	return nil
+}
+
+func (x *Manifests) GetConfirmations() [][]byte {
+	if x != nil {
+		return x.Confirmations
 	}
 	return nil
 }
@@ -932,10 +942,11 @@ const file_krypton_v1_ceremonies_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\"\x15\n" +
-	"\x13GetManifestsRequest\"C\n" +
+	"\x13GetManifestsRequest\"i\n" +
 	"\tManifests\x12\x18\n" +
 	"\agenesis\x18\x01 \x01(\fR\agenesis\x12\x1c\n" +
-	"\tmanifests\x18\x02 \x03(\fR\tmanifests*\xa1\x01\n" +
+	"\tmanifests\x18\x02 \x03(\fR\tmanifests\x12$\n" +
+	"\rconfirmations\x18\x03 \x03(\fR\rconfirmations*\xa1\x01\n" +
 	"\fCeremonyKind\x12\x1d\n" +
 	"\x19CEREMONY_KIND_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15CEREMONY_KIND_RESHARE\x10\x02\x12\x17\n" +

@@ -14,6 +14,7 @@ import (
 	kryptonv1 "github.com/openkcm/krypton-cluster/api/krypton/v1"
 	"github.com/openkcm/krypton-cluster/client"
 	"github.com/openkcm/krypton-cluster/fsm"
+	"github.com/openkcm/krypton-cluster/intent"
 	"github.com/openkcm/krypton-cluster/internal/atomicfile"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/seal"
@@ -27,6 +28,8 @@ type lineageFile struct {
 	Format    string   `json:"format"` // lineageFormat
 	Genesis   []byte   `json:"genesis"`
 	Manifests [][]byte `json:"manifests"`
+	// Of the seals that took the place of an exposed MasterKey; absent in older files.
+	Confirmations [][]byte `json:"confirmations,omitempty"`
 }
 
 const (
@@ -49,7 +52,7 @@ func manifestCommands() *Command {
 				if err != nil {
 					return err
 				}
-				b, err := json.MarshalIndent(lineageFile{Format: lineageFormat, Genesis: got.GetGenesis(), Manifests: got.GetManifests()}, "", "  ")
+				b, err := json.MarshalIndent(lineageFile{Format: lineageFormat, Genesis: got.GetGenesis(), Manifests: got.GetManifests(), Confirmations: got.GetConfirmations()}, "", "  ")
 				if err != nil {
 					return err
 				}
@@ -64,7 +67,8 @@ func manifestCommands() *Command {
 			Name: "verify", Args: "FILE", Usage: "verify the manifests in a file, without a cluster", Reach: Local, NArgs: [2]int{1, 1}, Exits: []int{errs.ExitIntegrity},
 			About: "From the fingerprint of the cluster alone, which every share and configuration has: the genesis, each manifest and that it\n" +
 				"replaces the one before it, the MasterKey that each is of, every recipient, and the signatures of custodians over all of it,\n" +
-				"by persons of the genesis and the rule that it has. Custodians who were bound later are not in the file, and what they\n" +
+				"by persons of the genesis and the rule that it has; of a MasterKey in place of an exposed one also those that confirmed\n" +
+				"it when it was there. Custodians who were bound later are not in the file, and what they\n" +
 				"signed is not accepted here. Nothing is asked of a node.",
 			Examples: []string{"krypton ceremony manifest verify seals.json --fingerprint 4a7d1ed414474e4033ac29ccb8653d9b84b2f4d31cf8c2a3a1f6c8f1e5d0b7a9"},
 			Flags:    []cli.Flag{&cli.StringFlag{Name: "fingerprint", Usage: "`HEX` of the cluster, 64 digits", Required: true}},
@@ -99,19 +103,26 @@ func (in *Invocation) clusterFingerprint() (f seal.Fingerprint, err error) {
 	return f, nil
 }
 
+// seals are the manifests of a file that was believed, and who confirmed the MasterKeys in them.
+type seals struct {
+	fsm.Lineage
+
+	confirmed [][]intent.Person
+}
+
 // verifiedSeals reads a file of `krypton ceremony manifest export` and believes it only if
 // it is of the cluster with that fingerprint, and was signed as its genesis says.
-func verifiedSeals(path string, want seal.Fingerprint) (fsm.Lineage, error) {
+func verifiedSeals(path string, want seal.Fingerprint) (seals, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return fsm.Lineage{}, cannotRead(path, err)
+		return seals{}, cannotRead(path, err)
 	}
 	defer f.Close() //nolint:errcheck // Only read from.
 	if st, err := f.Stat(); err != nil || st.Size() > maxLineage {
-		return fsm.Lineage{}, errs.Newf(errs.TooLarge, "%s is larger than %d bytes, or no file", path, maxLineage).With(errs.Hint("give the file that krypton ceremony manifest export wrote"))
+		return seals{}, errs.Newf(errs.TooLarge, "%s is larger than %d bytes, or no file", path, maxLineage).With(errs.Hint("give the file that krypton ceremony manifest export wrote"))
 	}
-	notOne := func(why string) (fsm.Lineage, error) {
-		return fsm.Lineage{}, errs.Newf(errs.Integrity, "%s does not prove the seals of that cluster: %s", path, why).With(errs.Hint("export it again, from another node; and find out who changed it"))
+	notOne := func(why string) (seals, error) {
+		return seals{}, errs.Newf(errs.Integrity, "%s does not prove the seals of that cluster: %s", path, why).With(errs.Hint("export it again, from another node; and find out who changed it"))
 	}
 	var file lineageFile
 	d := json.NewDecoder(f)
@@ -126,7 +137,11 @@ func verifiedSeals(path string, want seal.Fingerprint) (fsm.Lineage, error) {
 	if err != nil {
 		return notOne(errs.From(err).Msg)
 	}
-	return l, nil
+	confirmed, err := fsm.VerifyConfirmations(file.Genesis, file.Manifests, file.Confirmations)
+	if err != nil {
+		return notOne(errs.From(err).Msg)
+	}
+	return seals{Lineage: l, confirmed: confirmed}, nil
 }
 
 func verifyManifests(_ context.Context, in *Invocation) error {
@@ -142,6 +157,8 @@ func verifyManifests(_ context.Context, in *Invocation) error {
 		Ceremony, Kind, Manifest, Previous, Opens, Held string
 		Generation                                      uint64
 		Signers                                         []string
+		// ConfirmedBy signed once more, when the MasterKey in place of an exposed one was there.
+		ConfirmedBy []string `json:",omitempty"`
 	}
 	var all []one
 	for i, m := range l.Manifests {
@@ -156,6 +173,9 @@ func verifyManifests(_ context.Context, in *Invocation) error {
 		for _, p := range l.Signers[i] {
 			is.Signers = append(is.Signers, string(p))
 		}
+		for _, p := range l.confirmed[i] {
+			is.ConfirmedBy = append(is.ConfirmedBy, string(p))
+		}
 		all = append(all, is)
 	}
 	if in.jsonOutput() {
@@ -169,6 +189,9 @@ func verifyManifests(_ context.Context, in *Invocation) error {
 			by = "the genesis"
 		case by == "":
 			by = "nobody had to"
+		}
+		if len(is.ConfirmedBy) > 0 {
+			by += "; the new MasterKey: " + strings.Join(is.ConfirmedBy, ", ")
 		}
 		g.add(is.Kind, fmt.Sprint(is.Generation), is.Held, by, is.Manifest, is.Opens)
 	}

@@ -109,7 +109,7 @@ func checkShareFile(in *Invocation) error {
 	if err != nil {
 		return err
 	}
-	m, i, err := sealOf(l, path, shard)
+	m, i, err := sealOf(l.Lineage, path, shard)
 	if err != nil {
 		return err
 	}
