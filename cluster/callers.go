@@ -31,6 +31,7 @@ func callers(cmd *fsmpb.Command) bool {
 		*fsmpb.Command_BindRole, *fsmpb.Command_UnbindRole, *fsmpb.Command_SetTenantGovernors,
 		*fsmpb.Command_RequestApproval, *fsmpb.Command_Approve, *fsmpb.Command_RejectApproval, *fsmpb.Command_SetQuorum,
 		*fsmpb.Command_PutPolicy, *fsmpb.Command_RemovePolicy,
+		*fsmpb.Command_NoteBackup,
 		*fsmpb.Command_BeginCeremony, *fsmpb.Command_StageCeremony, *fsmpb.Command_ConfirmHolder, *fsmpb.Command_ProveSeal, *fsmpb.Command_CommitCeremony, *fsmpb.Command_CancelCeremony, *fsmpb.Command_ConfirmSeal,
 		*fsmpb.Command_ReplaceAuthority, *fsmpb.Command_RetireAuthority:
 		return true

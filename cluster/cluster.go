@@ -192,6 +192,8 @@ type Cluster struct {
 	port      *port
 	transport *raftTransport
 	store     *store
+	logs      raft.LogStore // store, as Raft sees it
+	snaps     snapshots
 	raft      *raft.Raft
 	adapter   *adapter
 	chains    chains
@@ -216,6 +218,7 @@ type Cluster struct {
 	// membership is held while the Raft configuration is changed, and while a removal
 	// that depends on it is committed.
 	membership chan struct{} // one slot
+	clearing   chan struct{} // one slot; held while this node clears its disk
 
 	failed    chan struct{} // closed with cause
 	failOnce  sync.Once
@@ -257,6 +260,7 @@ func Open(cfg Config) (*Cluster, error) {
 		suspect:    make(chan struct{}, 1),
 		nudge:      make(chan struct{}, 1),
 		membership: make(chan struct{}, 1),
+		clearing:   make(chan struct{}, 1),
 		failed:     make(chan struct{}),
 	}
 	c.base, c.cancel = context.WithCancel(context.Background())
@@ -324,8 +328,8 @@ func (c *Cluster) startRaft() error {
 	if err != nil {
 		return dirError("use", c.cfg.Dir.Path(snapDir), err)
 	}
-	snaps := snapshots{files, func(m lease.Mark) { c.store.kept.Store(&m) }, c.compared.arrive}
-	if err := c.checkStored(snaps); err != nil {
+	c.snaps = snapshots{files, func(m lease.Mark) { c.store.kept.Store(&m) }, c.compared.arrive, &readers{}}
+	if err := c.checkStored(c.snaps); err != nil {
 		return err
 	}
 	if err := c.store.removeStale(); err != nil {
@@ -335,11 +339,12 @@ func (c *Cluster) startRaft() error {
 	if err != nil {
 		return fmt.Errorf("make log cache: %w", err)
 	}
+	c.logs = cache
 	c.transport = newRaftTransport(c.id, c.port, c.clk, logger)
 	c.transport.screen, c.transport.arrivals.refuses, c.transport.mayLead = c.screen, c.compared.refuses, c.compared.mayLead
 	c.adapter = newAdapter(c)
 	err = guarded(func() (err error) {
-		c.raft, err = raft.NewRaft(c.raftConfig(logger), c.adapter, cache, c.store, snaps, c.transport)
+		c.raft, err = raft.NewRaft(c.raftConfig(logger), c.adapter, cache, c.store, c.snaps, c.transport)
 		return err
 	})
 	if err != nil {

@@ -575,7 +575,7 @@ func TestI21_OnlyOwnSnapshotsAreKeptWithoutAMark(t *testing.T) {
 	honest, _ := states(t)
 	marked, broken := 0, error(nil)
 	below := raft.NewInmemSnapshotStore()
-	files := snapshots{below, func(lease.Mark) {}, func() error { marked++; return broken }}
+	files := snapshots{below, func(lease.Mark) {}, func() error { marked++; return broken }, &readers{}}
 	sink := func() raft.SnapshotSink {
 		s, err := files.Create(1, 2, 1, raft.Configuration{}, 1, nil)
 		if err != nil {

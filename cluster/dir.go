@@ -166,7 +166,7 @@ func makeDir(path string) error {
 // snapshot that was to be renamed when it was whole.
 //
 //nolint:gochecknoglobals // A constant; Go has no constant slices.
-var unfinished = []string{"*.tmp", sealDir + "/*.tmp", tlsDir + "/*.tmp", tlsDir + "/*.new", runDir + "/*.tmp", snapDir + "/*.tmp"}
+var unfinished = []string{"*.tmp", sealDir + "/*.tmp", tlsDir + "/*.tmp", tlsDir + "/*.new", runDir + "/*.tmp", snapDir + "/*.tmp", raftDir + "/*.tmp"}
 
 // removeUnfinished keeps such files from lying there for ever: some are written
 // again only months later, and snapshots are large.

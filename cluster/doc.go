@@ -31,13 +31,16 @@
 //   - I21: a state that came from another member in a snapshot is neither served nor vouched for, across restarts too, before a majority of the voters that this node knew before and that are not gone have the same, one that did not send it among them if there were several; or, where it knew no registry, who is named in its join token. Until then the node helps to commit nothing, and does not lead.
 //   - I22: what is proved with a MasterKey counts only where that one is in force: behind the entry that brings the next one into force it vouches for nothing, and a node that was opened by the next one believes no state from before it.
 //   - I23: nodes of two incarnations of a cluster have no connection for members in common; a node that recovers gives no lease, lets nobody in and changes nothing else before its recovery is applied, and it says that it is done only when no lease of before can be in use.
+//   - I24: when a member has cleared its disk up to an entry, nothing of the registry from before that entry is in any file of its data directory, under any name.
 //
 // # Concurrency
 //
 // [Cluster] is safe for concurrent use. Run owns the long-lived goroutines of
 // this package; those of Raft and gRPC live from Open to Close. Locks are never
 // held over I/O, and no lock is taken while another is held; except the one that
-// orders writers of the trust list, for whom nobody waits.
+// orders writers of the trust list, for whom nobody waits, and two that clearing a disk takes:
+// that under which every call of the log store waits while its file is replaced, and
+// that which keeps a snapshot from being opened while it is renamed.
 //
 // # Failure
 //

@@ -381,6 +381,7 @@ func TestI13_EveryCommandIsACallersOrTheClustersOwn(t *testing.T) {
 		"genesis": false, "add_internal_key": false, "rewrap_tenant": false, "put_secret": false, "add_member": false,
 		"purge_member": false, "tick": false, "raise_format": false, "lease_epoch": false, "repair_seal": false, "recover": false,
 		"drop_carried": false, "end_internal_keys": false, "member_cleared": false, "finish_exposure": false,
+		"note_backup": true,
 	}
 	operator := &fsmpb.Principal{Issuer: "i", Kind: "operator", Name: "o"}
 	bodies := (&fsmpb.Command{}).ProtoReflect().Descriptor().Oneofs().ByName("body").Fields()

@@ -378,7 +378,7 @@ func (n *simNode) start() {
 		c.store.reached(lease.Mark{Term: s.Term, Index: s.Index})
 	}
 	c.adapter = newAdapter(c)
-	c.raft = must(raft.NewRaft(c.raftConfig(newRaftLog(c.log, clk)), &simFSM{c.adapter, l}, c.store, c.store, snapshots{n.snaps, func(lease.Mark) {}, c.compared.arrive}, l.trans))
+	c.raft = must(raft.NewRaft(c.raftConfig(newRaftLog(c.log, clk)), &simFSM{c.adapter, l}, c.store, c.store, snapshots{n.snaps, func(lease.Mark) {}, c.compared.arrive, &readers{}}, l.trans))
 	c.store.running.Store(true)
 	c.leaders.observe(c.raft)
 	ctx := c.base

@@ -86,7 +86,7 @@ func TestOnlyTheEndOfTheSnapshotThatTheStateCameFromIsAnsweredFor(t *testing.T) 
 		err := st.GetLog(index, &l)
 		return err == nil && l.Index == index && l.Term == 2
 	}
-	files := snapshots{raft.NewInmemSnapshotStore(), func(m lease.Mark) { st.kept.Store(&m) }, func() error { return nil }}
+	files := snapshots{raft.NewInmemSnapshotStore(), func(m lease.Mark) { st.kept.Store(&m) }, func() error { return nil }, &readers{}}
 	sink, err := files.Create(1, 73, 2, raft.Configuration{}, 1, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -47,6 +47,8 @@ const (
 	opDelete storeOp = "delete entries"
 	opSet    storeOp = "set value"
 	opGetKey storeOp = "get value"
+
+	opRewrite storeOp = "rewrite the log"
 )
 
 // storeFaults stands in for broken hardware in tests: it runs where the call
@@ -79,7 +81,8 @@ var (
 //   - an entry carries a checksum over all of it, because the pages of the
 //     database have none.
 type store struct {
-	below  backend
+	swap   sync.RWMutex // held for writing while below is replaced; taken before mu
+	below  backend      // nil only under swap
 	clk    clock.Clock
 	faults storeFaults
 	onFail func(error)
@@ -108,13 +111,18 @@ type store struct {
 	monitor   chan struct{}
 }
 
-// openStore opens the database at path and reads all of it once.
-func openStore(path string, clk clock.Clock, onFail func(error)) (*store, error) {
-	var below *raftboltdb.BoltStore
-	err := guarded(func() (err error) {
+// openBackend opens the database at path, or makes it.
+func openBackend(path string) (below *raftboltdb.BoltStore, err error) {
+	err = guarded(func() (err error) {
 		below, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{Timeout: time.Second}})
 		return err
 	})
+	return below, err
+}
+
+// openStore opens the database at path and reads all of it once.
+func openStore(path string, clk clock.Clock, onFail func(error)) (*store, error) {
+	below, err := openBackend(path)
 	if err != nil {
 		return nil, storeError(path, err)
 	}
@@ -313,12 +321,18 @@ func notFound(err error) bool {
 // gets an answer when the call does not return. Such a goroutine stays until
 // the call does; the node is ending by then.
 func (s *store) call(op storeOp, f func() error) error {
+	return s.callUnder(s.swap.RLocker(), op, f)
+}
+
+// callUnder is call with the lock that the call needs.
+func (s *store) callUnder(lock sync.Locker, op storeOp, f func() error) error {
 	if err := s.failed(); err != nil {
 		return err
 	}
 	end := s.busy.begin()
 	done := make(chan error, 1)
 	go func() {
+		lock.Lock()
 		err := guarded(func() error {
 			if s.faults != nil {
 				if err := s.faults.before(op); err != nil {
@@ -327,6 +341,7 @@ func (s *store) call(op storeOp, f func() error) error {
 			}
 			return f()
 		})
+		lock.Unlock()
 		end() // before the answer, so that a store without callers has no open call
 		done <- err
 	}()
@@ -347,10 +362,14 @@ func (s *store) call(op storeOp, f func() error) error {
 }
 
 // FirstIndex implements [raft.LogStore].
-func (s *store) FirstIndex() (n uint64, err error) { return s.index(opFirst, s.below.FirstIndex) }
+func (s *store) FirstIndex() (n uint64, err error) {
+	return s.index(opFirst, func() (uint64, error) { return s.below.FirstIndex() })
+}
 
 // LastIndex implements [raft.LogStore].
-func (s *store) LastIndex() (n uint64, err error) { return s.index(opLast, s.below.LastIndex) }
+func (s *store) LastIndex() (n uint64, err error) {
+	return s.index(opLast, func() (uint64, error) { return s.below.LastIndex() })
+}
 
 // index never returns a value of a call that it no longer waits for.
 func (s *store) index(op storeOp, f func() (uint64, error)) (uint64, error) {
@@ -564,7 +583,7 @@ func (s *store) Close() error {
 			err = errors.New("raft log store: closed while a call hangs")
 			return
 		}
-		err = guarded(s.below.Close)
+		err = guarded(func() error { return s.below.Close() })
 	})
 	return err
 }

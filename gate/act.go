@@ -140,6 +140,7 @@ const (
 	NodeRecover
 	NodeCeremony
 	NodeExposure
+	NodeClear
 
 	actEnd // one past the last act; not an act
 )
@@ -355,6 +356,7 @@ var acts = [actEnd]row{
 	NodeRecover:          {"node.recover", audit.Control, scopeCluster, DutySystem, 0, 0},
 	NodeCeremony:         {"node.ceremony", audit.Control, scopeCluster, DutySystem, 0, 0},
 	NodeExposure:         {"node.exposure", audit.Control, scopeCluster, DutySystem, 0, 0},
+	NodeClear:            {"node.clear", audit.Control, scopeCluster, DutySystem, 0, 0},
 }
 
 // Valid reports whether a is one of the acts.

@@ -194,6 +194,7 @@ node.repair_seal             .....  control
 node.recover                 .....  control
 node.ceremony                .....  control
 node.exposure                .....  control
+node.clear                   .....  control
 `
 
 type tableRow struct{ name, roles, class, governors string }

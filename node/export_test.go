@@ -211,3 +211,6 @@ func (n *Node) StepIsMine(c *fsmpb.Ceremony) bool { return n.stepIsMine(c, false
 func (n *Node) StepCeremony(ctx context.Context, c *fsmpb.Ceremony) error {
 	return n.stepCeremony(ctx, c)
 }
+
+// ClearDue has the members clear their disks that are to be asked now, as leader.
+func (n *Node) ClearDue(ctx context.Context) error { return n.clearDue(ctx) }

@@ -153,10 +153,11 @@ func TestI14_WhoLooksAtAnOlderStateGivesNothingUp(t *testing.T) {
 func TestI14_AMasterKeyThatWasGivenUpIsNotTakenForTheOneInForce(t *testing.T) {
 	for _, by := range []string{"its log", "a snapshot"} {
 		t.Run(by, func(t *testing.T) {
-			h := ceremonyWorld(t, 2, shamirPlan(t, 2, 3))
-			m, other := h.members[0], h.members[1]
+			h := ceremonyWorld(t, 3, shamirPlan(t, 2, 3))
+			m, other, third := h.members[0], h.members[1], h.members[2]
 			for _, text := range h.printed[:2] {
 				check(t, other.contribute(text))
+				check(t, third.contribute(text))
 			}
 			tg := target("acme", "pay")
 			ct, _, err := m.encrypt(tg, []byte("x"))
@@ -182,7 +183,7 @@ func TestI14_AMasterKeyThatWasGivenUpIsNotTakenForTheOneInForce(t *testing.T) {
 			id = staged("carl", "dora")
 			h.advance(time.Minute)
 			for _, name := range []string{"carl", "dora"} {
-				_, err := h.prove(t, m, id, name)
+				_, err := h.prove(t, third, id, name)
 				check(t, err)
 			}
 			h.state(t, id, ceremonyCommitted)

@@ -25,12 +25,12 @@
 //   - I12: a repair of the seal is made by the leader, of the record that its registry has, and wraps to keys of its manifest only; another record with the same manifest is taken over wrapping by wrapping, the younger one wins unless it is from the future, and nobody is sealed for it.
 //   - I13: the MasterKey is protected anew only for a ceremony that is in the registry which this node believes, as its plan says, and it and every share that was given for it are wiped here before the step is answered, or when their patience ends; a seal that commits to the same MasterKey seals nobody.
 //   - I14: a node takes a next MasterKey only with the internal keys that the cluster has, wrapped under it, from a node that gives it only to members which show that they have the one in force; it judges by it only in a state that has it in force; one that took it serves on when it comes into force, and one that did not serves nothing from there on and says so.
-//   - I15: no result of a data operation leaves after the customer's key was denied on this node, or was not proved for longer than its grace: looked at as the last thing before it leaves; and then no key of that tenant stays in memory.
-//   - I15: what a repair of the seal puts in the place of a wrapping is proposed only with the word of voters that opened it with their own keystores; a node gives its word for what it opened, of a seal that it knows, and never while it is held or was sealed by a person.
 //   - I15: a node says that a new seal opens only after it combined as many of its shares as it takes, of a seal that it did not make itself unless nobody else votes, and found the MasterKey of the manifest, no share that does not belong to it, its own keys of MasterKeys before and, in a rekey, the cluster's internal keys.
 //   - I16: the seal from before a ceremony stays on a node until the node was opened by the new one, and opens it only after a person on that machine asked for it, if it is of the same MasterKey.
-//   - I15: a MasterKey in place of an exposed one is taken with an internal key and CAs that open under it, and after a start it is believed only if people signed for it and those CAs as the genesis asks.
-//   - I16: what is left of an exposure any leader wraps again, and ends, without asking a customer's keystore; what it led to before opens nothing of the state after.
+//   - I17: what a repair of the seal puts in the place of a wrapping is proposed only with the word of voters that opened it with their own keystores; a node gives its word for what it opened, of a seal that it knows, and never while it is held or was sealed by a person.
+//   - I18: a MasterKey in place of an exposed one is taken with an internal key and CAs that open under it, and after a start it is believed only if people signed for it and those CAs as the genesis asks.
+//   - I19: what is left of an exposure any leader wraps again, and ends, without asking a customer's keystore; what it led to before opens nothing of the state after.
+//   - I20: no result of a data operation leaves after the customer's key was denied on this node, or was not proved for longer than its grace: looked at as the last thing before it leaves; and then no key of that tenant stays in memory.
 //
 // # Concurrency
 //
@@ -105,6 +105,9 @@ type Cluster interface {
 	Peers() []string
 	// PrepareOn gives a task to another member.
 	PrepareOn(ctx context.Context, id string, request []byte) ([]byte, error)
+	// Clear takes off this node's disk what the registry was before that entry, and
+	// returns the first entry of which anything is left.
+	Clear(ctx context.Context, index uint64) (oldest uint64, err error)
 	// LeaderID returns the leader, or "".
 	LeaderID() cluster.NodeID
 	// Standing returns what this node may answer from, never nil.
@@ -200,6 +203,8 @@ type Node struct {
 	watch   sealWatch
 	consent gathering
 
+	clearing clearing
+
 	wake  chan struct{} // something changed: look whether keystores are to be asked; one slot
 	given chan struct{} // a person brought a share: ask keystores at once; one slot
 }
@@ -243,6 +248,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.watchSeal(ctx) })
 	g.Go(func() error { return n.holdCeremonies(ctx) })
 	g.Go(func() error { return n.endExposures(ctx) })
+	g.Go(func() error { return n.clearMembers(ctx) })
 	g.Go(func() error { return n.follow(ctx) })
 	g.Go(func() error { return n.sweepRegularly(ctx) })
 	g.Go(func() error { return n.watchTenants(ctx) })

@@ -123,6 +123,9 @@ func (n *Node) Prepare(ctx context.Context, raw []byte) (out []byte, err error) 
 	if task, ok := bytes.CutPrefix(raw, []byte(witnessTask)); ok {
 		return n.witness(ctx, task)
 	}
+	if index, ok := bytes.CutPrefix(raw, []byte(clearTask)); ok {
+		return n.clearDisk(ctx, index)
+	}
 	cmd := &fsmpb.Command{}
 	if err := proto.Unmarshal(raw, cmd); err != nil {
 		return nil, errs.New(errs.InvalidArgument, "the command to prepare does not decode", errs.Cause(err))

@@ -227,7 +227,7 @@ func errOvertaken() error {
 //
 // This is the instant at which an operation happens. view is what the answer was
 // found in; same reports whether a later one says the same, by the same gate: then
-// it is complete still. valid is nil, or whether the customer's key lets the tenant's be used (I15).
+// it is complete still. valid is nil, or whether the customer's key lets the tenant's be used (I20).
 func (n *Node) leaves(view *fsm.View, valid *validity.Standing, same func(*fsm.View) bool) error {
 	_, st, at, err := n.servingAt()
 	if err == nil && st.View != view && !same(st.View) {

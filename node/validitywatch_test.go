@@ -11,10 +11,10 @@ import (
 	"github.com/openkcm/krypton-cluster/node/validity"
 )
 
-// TestI15_AKeyThatIsWithdrawnEndsWhatMemoryHas: the node serves from memory and asks
+// TestI20_AKeyThatIsWithdrawnEndsWhatMemoryHas: the node serves from memory and asks
 // nobody, until the next proof; then nothing of that tenant is served or left in memory, its
 // audit trail has it, and other tenants do not notice.
-func TestI15_AKeyThatIsWithdrawnEndsWhatMemoryHas(t *testing.T) {
+func TestI20_AKeyThatIsWithdrawnEndsWhatMemoryHas(t *testing.T) {
 	w, m := cluster1(t)
 	const otherKey = "beta-l1"
 	check(t, w.customer.CreateKey(t.Context(), otherKey))
@@ -70,9 +70,9 @@ func TestI15_AKeyThatIsWithdrawnEndsWhatMemoryHas(t *testing.T) {
 	}
 }
 
-// TestI15_AnOutageIsLivedThroughForTheGrace, and not longer, also by a node that made no
+// TestI20_AnOutageIsLivedThroughForTheGrace, and not longer, also by a node that made no
 // proofs meanwhile: one that slept with its machine.
-func TestI15_AnOutageIsLivedThroughForTheGrace(t *testing.T) {
+func TestI20_AnOutageIsLivedThroughForTheGrace(t *testing.T) {
 	for _, slept := range []bool{false, true} {
 		w, m := cluster1(t)
 		tg := target("acme", "pay")
@@ -103,8 +103,8 @@ func TestI15_AnOutageIsLivedThroughForTheGrace(t *testing.T) {
 	}
 }
 
-// TestI15_ATenantThatEndsIsNotProvedAnyMore.
-func TestI15_ATenantThatEndsIsNotProvedAnyMore(t *testing.T) {
+// TestI20_ATenantThatEndsIsNotProvedAnyMore.
+func TestI20_ATenantThatEndsIsNotProvedAnyMore(t *testing.T) {
 	w, m := cluster1(t)
 	_, _, err := m.encrypt(target("acme", "pay"), nil)
 	check(t, err)

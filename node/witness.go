@@ -24,7 +24,7 @@ import (
 // the repair and the correlation id of the leader's round. As [offerTask] it is none itself.
 const witnessTask = "krypton/v1/witness-wrapping"
 
-// witnessed has voters open what a repair replaces (I15), and returns the repair and what
+// witnessed has voters open what a repair replaces (I17), and returns the repair and what
 // they sign. A wrapping that too few of them opened stays as it was, and so does one if all
 // would go. Nothing that is left is an error.
 func (n *Node) witnessed(ctx context.Context, v *fsm.View, base [32]byte, was, better seal.Record, lost []seal.ProviderKey) (seal.Record, []*fsmpb.WrappingWitness, error) {

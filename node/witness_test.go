@@ -20,9 +20,9 @@ import (
 	"github.com/openkcm/krypton-cluster/seal"
 )
 
-// TestI15_NothingIsReplacedThatNoSecondVoterOpened: the leader's own word, and one that
+// TestI17_NothingIsReplacedThatNoSecondVoterOpened: the leader's own word, and one that
 // another member did not sign, are not enough.
-func TestI15_NothingIsReplacedThatNoSecondVoterOpened(t *testing.T) {
+func TestI17_NothingIsReplacedThatNoSecondVoterOpened(t *testing.T) {
 	w, all := autoCluster(t, 3)
 	a := all[0]
 	before := a.registry(t)
@@ -49,8 +49,8 @@ func TestI15_NothingIsReplacedThatNoSecondVoterOpened(t *testing.T) {
 	}
 }
 
-// TestI15_JunkOfALeaderGetsNoWord, and a member asks its keystores for what changes only.
-func TestI15_JunkOfALeaderGetsNoWord(t *testing.T) {
+// TestI17_JunkOfALeaderGetsNoWord, and a member asks its keystores for what changes only.
+func TestI17_JunkOfALeaderGetsNoWord(t *testing.T) {
 	w, all := autoCluster(t, 2)
 	a, b := all[0], all[1]
 	was := a.registry(t)

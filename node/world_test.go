@@ -264,6 +264,7 @@ type member struct {
 	before  func(*fsmpb.Command) error // before a proposal is committed
 	after   func(*fsmpb.Command) error // after; an error hides the result
 	prepare func(id string, raw []byte) ([]byte, error)
+	clear   func(index uint64) (uint64, error) // in place of clearing its disk
 }
 
 // add starts another node, in its own directory.
@@ -445,6 +446,17 @@ func (l link) AwaitComplete(ctx context.Context, index uint64) error {
 		return ctx.Err()
 	}
 	return nil
+}
+
+// Clear does what the test says; without a word the disk is clear.
+func (l link) Clear(_ context.Context, index uint64) (uint64, error) {
+	l.m.mu.Lock()
+	does := l.m.clear
+	l.m.mu.Unlock()
+	if does == nil {
+		return index, nil
+	}
+	return does(index)
 }
 
 func (l link) LastContact() time.Duration { return time.Duration(l.m.contact.Load()) }

@@ -58,8 +58,8 @@
 //   - I11: a key of an earlier generation opens under the MasterKey that carries it, as of that generation, and otherwise not.
 //   - I14: the MasterKey of a record leaves a node only encrypted to a start key that the member key of another node signed, and opens there for that record only.
 //   - I15: a record that is proved before it counts is open only if every share hash of its manifest is of a share with which any others that are enough give the MasterKey; it says whose shares opened it.
-//   - I15: a wrapping that says to be from later than the time of the merge takes the place of none, and what replaces a wrapping is younger than it or is not made.
-//   - I16: an opening that was closed keeps no share and no MasterKey, and gets none: who still holds it asks no keystore, and what was on its way is wiped when it comes.
+//   - I16: a wrapping that says to be from later than the time of the merge takes the place of none, and what replaces a wrapping is younger than it or is not made.
+//   - I17: an opening that was closed keeps no share and no MasterKey, and gets none: who still holds it asks no keystore, and what was on its way is wiped when it comes.
 //
 // # Concurrency
 //

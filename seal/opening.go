@@ -298,7 +298,7 @@ func (o *Opening) Reset() {
 	o.reset()
 }
 
-// Close is Reset for good: from then on nothing is asked, taken or given (I16). It may be
+// Close is Reset for good: from then on nothing is asked, taken or given (I17). It may be
 // called more than once.
 func (o *Opening) Close() {
 	o.mu.Lock()

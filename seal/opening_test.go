@@ -556,9 +556,9 @@ func TestOpeningFollowsItsModel(t *testing.T) {
 	})
 }
 
-// TestI16_AClosedOpeningKeepsNothing, whatever comes to it afterwards or was on its way: the
+// TestI17_AClosedOpeningKeepsNothing, whatever comes to it afterwards or was on its way: the
 // secrets that live in the process are counted.
-func TestI16_AClosedOpeningKeepsNothing(t *testing.T) {
+func TestI17_AClosedOpeningKeepsNothing(t *testing.T) {
 	s, reg := newStores(t, "a", "b")
 	for name, k := range map[string]made{
 		"shares": mixed(t, reg, group("", 3, "a", "b", "ANNA")), "the MasterKey": autoOf(t, reg, "a", "b"),

@@ -171,7 +171,7 @@ func (r Record) Wrapping(k ProviderKey) *sealpb.Wrapping { return proto.CloneOf(
 // copies of one seal, of which each missed a repair, become the same in either order.
 //
 // What other says to be from after latest is left out: the bytes of a disk would win over
-// every repair to come, or keep one from being made (I15).
+// every repair to come, or keep one from being made (I16).
 func (r Record) Merge(other Record, latest time.Time) (Record, error) {
 	if r.ManifestDigest() != other.ManifestDigest() {
 		return Record{}, errs.New(errs.FailedState, "the records are of two seals")

@@ -228,8 +228,8 @@ func TestAProbeOpensAndForgets(t *testing.T) {
 	}
 }
 
-// TestI15_NothingFromTheFutureIsMerged, whether it would replace a wrapping or be added.
-func TestI15_NothingFromTheFutureIsMerged(t *testing.T) {
+// TestI16_NothingFromTheFutureIsMerged, whether it would replace a wrapping or be added.
+func TestI16_NothingFromTheFutureIsMerged(t *testing.T) {
 	_, reg := newStores(t, "a", "b")
 	k := autoOf(t, reg, "a", "b")
 	defer k.done()
@@ -251,9 +251,9 @@ func TestI15_NothingFromTheFutureIsMerged(t *testing.T) {
 	}
 }
 
-// TestI15_NothingReplacesTheLastNanosecond: its successor would be the oldest of all, and
+// TestI16_NothingReplacesTheLastNanosecond: its successor would be the oldest of all, and
 // refused by every replica together with the rest of the repair.
-func TestI15_NothingReplacesTheLastNanosecond(t *testing.T) {
+func TestI16_NothingReplacesTheLastNanosecond(t *testing.T) {
 	s, reg := newStores(t, "a", "b", "c")
 	k := autoOf(t, reg, "a", "b", "c")
 	defer k.done()

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"github.com/openkcm/krypton-cluster/hierarchy"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/node"
+	"github.com/openkcm/krypton-cluster/seal/manifest"
 	"github.com/openkcm/krypton-cluster/seal/plan"
 )
 
@@ -160,6 +162,31 @@ func (s ceremoniesServer) ContributeToCeremony(ctx context.Context, r *kryptonv1
 	return out, err
 }
 
+// ConfirmCeremony implements kryptonv1.CeremoniesServer.
+func (s ceremoniesServer) ConfirmCeremony(ctx context.Context, r *kryptonv1.ConfirmCeremonyRequest) (*kryptonv1.Ceremony, error) {
+	id, err := ceremonyID(r.GetName())
+	switch {
+	case err != nil:
+		return nil, err
+	case len(r.GetManifest()) != sha256.Size, len(r.GetAuthorities()) != sha256.Size:
+		return nil, errs.New(errs.InvalidArgument, "manifest or authorities is not a digest", errs.Hint("32 bytes each: krypton ceremony confirm makes them of what was staged"))
+	}
+	req, err := s.mutation(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	var out *kryptonv1.Ceremony
+	err = s.do(ctx, gate.ConfirmCeremony, node.CeremonyName(id), func(tok gate.Token) error {
+		c, err := s.node.ConfirmCeremony(ctx, tok, req, id, r.GetManifest(), r.GetAuthorities())
+		if err != nil {
+			return err
+		}
+		out = s.ceremonyToAPI(c)
+		return s.after(ctx, tok, req, newest(out))
+	})
+	return out, err
+}
+
 // CancelCeremony implements kryptonv1.CeremoniesServer.
 func (s ceremoniesServer) CancelCeremony(ctx context.Context, r *kryptonv1.CancelCeremonyRequest) (*kryptonv1.Ceremony, error) {
 	id, err := ceremonyID(r.GetName())
@@ -231,13 +258,34 @@ func (c *calls) ceremonyToAPI(is *fsmpb.Ceremony) *kryptonv1.Ceremony {
 			out.Provers = node.Provers(v, is)
 		}
 	}
+	out.Exposure = c.exposureToAPI(v, is.GetId())
 	if !fsm.CeremonyOpen(is) {
 		return out
+	}
+	if cas := is.GetRekey().GetNewAuthorities(); len(cas) > 0 {
+		out.StagedManifest = stagedManifest(is)
+		for _, ca := range cas {
+			out.NewAuthorities = append(out.NewAuthorities, &kryptonv1.NewAuthority{Name: ca.GetName(), Certificate: ca.GetPublic()})
+		}
+		out.NeedsConfirmation, out.ConfirmedBy = v.NeedsConfirmation(is), signersOf(v, is.GetConfirmedBy())
 	}
 	p := c.node.Ceremony(is.GetId())
 	out.LastFailure = p.Failure
 	out.ConsentHave, out.ConsentNeed, out.ConsentEnough = count(p.Gathered.Have), count(p.Gathered.Need), p.Gathered.Enough()
 	return out
+}
+
+// stagedManifest is the manifest of the seal that a ceremony made; empty: there is none.
+func stagedManifest(is *fsmpb.Ceremony) []byte {
+	r, err := manifest.Parse(is.GetStagedRecord())
+	if err != nil {
+		return nil // the registry looked at it; who reads it compares it with its digest
+	}
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(r.GetManifest())
+	if err != nil {
+		return nil
+	}
+	return b
 }
 
 func principalName(p *fsmpb.Principal) string {

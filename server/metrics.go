@@ -121,7 +121,7 @@ func (m *metrics) gauges(n *node.Node, c *cluster.Cluster, g *gate.Gate) {
 	gauge("krypton_cluster_applied_index", "Log index of the last applied command.", func() float64 { return float64(c.Stats().AppliedIndex) })
 	gauge("krypton_cluster_commit_index", "Log index known to be committed.", func() float64 { return float64(c.Stats().CommitIndex) })
 	gauge("krypton_node_policy_faults", "Tenants whose policies do not compile on this node, so that it refuses what they would decide.", func() float64 { return float64(len(n.PolicyFaults())) })
-	m.registry.MustRegister(leaseMetrics{c}, sealMetrics{n}, l1Metrics{n})
+	m.registry.MustRegister(leaseMetrics{c}, sealMetrics{n}, l1Metrics{n}, exposureMetrics{n})
 	gauge("krypton_gate_in_flight", "Operations between gate and reply.", func() float64 { return float64(g.InFlight()) })
 	gauge("krypton_memsec_locked_bytes", "Bytes of locked memory in use for keys.", func() float64 { return float64(memsec.Report().LockedBytes) })
 	gauge("krypton_memsec_limit_bytes", "Bytes of memory that may be locked for keys.", func() float64 { return float64(memsec.Report().LimitBytes) })

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -24,6 +25,9 @@ const (
 	SnapshotPiece = 512 << 10
 	// SnapshotIdle is how long a snapshot is kept for whoever fetches it.
 	SnapshotIdle = time.Minute
+	// noteTime bounds how long a snapshot waits until it stands in the registry. Without a
+	// leader it is given all the same: then it may be what is needed most.
+	noteTime = 2 * time.Second
 )
 
 // saving is the snapshot that somebody fetches in pieces. One at a time: it lies in a
@@ -69,6 +73,7 @@ func (s clusterServer) SaveSnapshot(ctx context.Context, r *kryptonv1.SaveSnapsh
 			if err := s.beginSaving(by); err != nil {
 				return err
 			}
+			s.noteBackup(ctx, tok)
 		}
 		var err error
 		out, err = s.saving.piece(r, by, s.clock.Now())
@@ -107,6 +112,15 @@ func (c *calls) beginSaving(by string) error {
 	}
 	is.file, is.session, is.by, is.size, is.index, is.leased = f, hex.EncodeToString(session), by, size, look.View.Index(), !look.Stale
 	return nil
+}
+
+// noteBackup has the registry say that there is this copy of it. The caller holds saving.mu.
+func (c *calls) noteBackup(ctx context.Context, tok gate.Token) {
+	ctx, cancel := context.WithTimeout(ctx, noteTime)
+	defer cancel()
+	if err := c.node.NoteBackup(ctx, tok, c.saving.index); err != nil {
+		c.log.WarnContext(ctx, "a snapshot was saved, and the registry does not list it; the audit trail has it", slog.Uint64("index", c.saving.index), slog.Any("error", err))
+	}
 }
 
 // unnamed makes a file in dir that nobody finds.

@@ -86,6 +86,9 @@ var table = map[string][]rule{
 	"/krypton.v1.Ceremonies/CancelCeremony": {
 		{verb: "POST", prefix: "/v1/", field: "name", pattern: "ceremonies/*", suffix: ":cancel"},
 	},
+	"/krypton.v1.Ceremonies/ConfirmCeremony": {
+		{verb: "POST", prefix: "/v1/", field: "name", pattern: "ceremonies/*", suffix: ":confirm"},
+	},
 	"/krypton.v1.Ceremonies/ContributeToCeremony": {
 		{verb: "POST", prefix: "/v1/", field: "name", pattern: "ceremonies/*", suffix: ":contribute"},
 	},

@@ -66,6 +66,8 @@ func builderOf(req proto.Message) builder {
 		return replaceAuthority(r)
 	case *kryptonv1.RetireAuthorityRequest:
 		return retireAuthority(r)
+	case *kryptonv1.ConfirmCeremonyRequest:
+		return confirmCeremony(r)
 	case *kryptonv1.PutPolicyRequest:
 		return putPolicy(r)
 	case *kryptonv1.DeletePolicyRequest:
@@ -450,6 +452,19 @@ func authority(name, sum string) (ca string, base []byte, err error) {
 		return "", nil, errs.New(errs.InvalidArgument, "the request does not name a CA and the SHA-256 of its certificate", errs.Hint("krypton operator ca show shows both"))
 	}
 	return ca, base, nil
+}
+
+// confirmCeremony says which MasterKey and which CAs are meant, by digests that who signs
+// made of what he saw.
+func confirmCeremony(r *kryptonv1.ConfirmCeremonyRequest) builder {
+	return func(context.Context, *nodes, *Order) (*intent.Request, error) {
+		text, ok := strings.CutPrefix(r.GetName(), "ceremonies/")
+		id, err := hex.DecodeString(text)
+		if !ok || err != nil {
+			return nil, errs.New(errs.InvalidArgument, "the request does not name a ceremony", errs.Hint("ceremonies/ and 32 hex digits"))
+		}
+		return intent.ConfirmSeal{Ceremony: id, Manifest: r.GetManifest(), Authorities: r.GetAuthorities()}.Request(), nil
+	}
 }
 
 // unchanged makes the order depend on the object as its etag says it.

@@ -67,6 +67,14 @@ func (d *demo) steps() []steps.Step {
 		steps.Of("with one keystore more the ceremony ends by itself", d.commits),
 		steps.Of("the new holders open it, the one that was replaced does not", d.newHolders),
 		steps.Of("the manifests prove offline who was to hold it, and who ordered it", d.manifests),
+		steps.Of("a backup is made, which the holders of now can open", d.backup),
+		steps.Of("three of them are not trusted any more: rekey --compromised, by others", d.expose),
+		steps.Of("kill -9 the leader in the middle of it: the seal is what it was", d.killWhileStaged),
+		steps.Of("the custodian confirms which MasterKey was made, and it counts", d.confirm),
+		steps.Of("kill -9 the leader while disks are cleared: another one goes on", d.killWhileCleared),
+		steps.Of("the dismissed three bring their shares: every node refuses them", d.dismissedOpenNothing),
+		steps.Of("the dismissed three have a disk that was copied afterwards: it stays closed", d.offline),
+		steps.Of("the new holders open every node", d.newHoldersServe),
 	}
 }
 

@@ -142,6 +142,64 @@ func (CeremonyState) EnumDescriptor() ([]byte, []int) {
 	return file_krypton_v1_ceremonies_proto_rawDescGZIP(), []int{1}
 }
 
+type ExposureStepState int32
+
+const (
+	ExposureStepState_EXPOSURE_STEP_STATE_UNSPECIFIED ExposureStepState = 0
+	ExposureStepState_EXPOSURE_STEP_STATE_DONE        ExposureStepState = 1
+	// The cluster does it now.
+	ExposureStepState_EXPOSURE_STEP_STATE_RUNNING ExposureStepState = 2
+	// It waits for a step before it, for a member, or for a time; detail says which.
+	ExposureStepState_EXPOSURE_STEP_STATE_WAITS ExposureStepState = 3
+	// Only people can do it, and nothing tells the cluster whether they did.
+	ExposureStepState_EXPOSURE_STEP_STATE_FOR_YOU ExposureStepState = 4
+)
+
+// Enum value maps for ExposureStepState.
+var (
+	ExposureStepState_name = map[int32]string{
+		0: "EXPOSURE_STEP_STATE_UNSPECIFIED",
+		1: "EXPOSURE_STEP_STATE_DONE",
+		2: "EXPOSURE_STEP_STATE_RUNNING",
+		3: "EXPOSURE_STEP_STATE_WAITS",
+		4: "EXPOSURE_STEP_STATE_FOR_YOU",
+	}
+	ExposureStepState_value = map[string]int32{
+		"EXPOSURE_STEP_STATE_UNSPECIFIED": 0,
+		"EXPOSURE_STEP_STATE_DONE":        1,
+		"EXPOSURE_STEP_STATE_RUNNING":     2,
+		"EXPOSURE_STEP_STATE_WAITS":       3,
+		"EXPOSURE_STEP_STATE_FOR_YOU":     4,
+	}
+)
+
+func (x ExposureStepState) Enum() *ExposureStepState {
+	p := new(ExposureStepState)
+	*p = x
+	return p
+}
+
+func (x ExposureStepState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ExposureStepState) Descriptor() protoreflect.EnumDescriptor {
+	return file_krypton_v1_ceremonies_proto_enumTypes[2].Descriptor()
+}
+
+func (ExposureStepState) Type() protoreflect.EnumType {
+	return &file_krypton_v1_ceremonies_proto_enumTypes[2]
+}
+
+func (x ExposureStepState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ExposureStepState.Descriptor instead.
+func (ExposureStepState) EnumDescriptor() ([]byte, []int) {
+	return file_krypton_v1_ceremonies_proto_rawDescGZIP(), []int{2}
+}
+
 // Ceremony is one ceremony, as the registry has it, and what the node that answers
 // knows besides.
 type Ceremony struct {
@@ -186,7 +244,19 @@ type Ceremony struct {
 	GatheredAt string `protobuf:"bytes,24,opt,name=gathered_at,json=gatheredAt,proto3" json:"gathered_at,omitempty"`
 	ProvedBy   string `protobuf:"bytes,25,opt,name=proved_by,json=provedBy,proto3" json:"proved_by,omitempty"`
 	// While it is STAGED and not proved: names of the nodes that take shares of the new seal.
-	Provers       []string `protobuf:"bytes,26,rep,name=provers,proto3" json:"provers,omitempty"`
+	Provers []string `protobuf:"bytes,26,rep,name=provers,proto3" json:"provers,omitempty"`
+	// Of a rekey of an exposed MasterKey, while it is STAGED: what custodians confirm. The
+	// encoded manifest of the new seal, whose SHA-256 is new_manifest, and the CAs that take
+	// the place of those of the cluster.
+	StagedManifest []byte          `protobuf:"bytes,30,opt,name=staged_manifest,json=stagedManifest,proto3" json:"staged_manifest,omitempty"`
+	NewAuthorities []*NewAuthority `protobuf:"bytes,31,rep,name=new_authorities,json=newAuthorities,proto3" json:"new_authorities,omitempty"`
+	// Custodians have to confirm it before it is committed.
+	NeedsConfirmation bool `protobuf:"varint,32,opt,name=needs_confirmation,json=needsConfirmation,proto3" json:"needs_confirmation,omitempty"`
+	// Who confirmed it, as role/name.
+	ConfirmedBy []string `protobuf:"bytes,33,rep,name=confirmed_by,json=confirmedBy,proto3" json:"confirmed_by,omitempty"`
+	// Of the last rekey of an exposed MasterKey, from its commit on: what is done and what
+	// is left.
+	Exposure      *Exposure `protobuf:"bytes,34,opt,name=exposure,proto3" json:"exposure,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -403,6 +473,411 @@ func (x *Ceremony) GetProvers() []string {
 	return nil
 }
 
+func (x *Ceremony) GetStagedManifest() []byte {
+	if x != nil {
+		return x.StagedManifest
+	}
+	return nil
+}
+
+func (x *Ceremony) GetNewAuthorities() []*NewAuthority {
+	if x != nil {
+		return x.NewAuthorities
+	}
+	return nil
+}
+
+func (x *Ceremony) GetNeedsConfirmation() bool {
+	if x != nil {
+		return x.NeedsConfirmation
+	}
+	return false
+}
+
+func (x *Ceremony) GetConfirmedBy() []string {
+	if x != nil {
+		return x.ConfirmedBy
+	}
+	return nil
+}
+
+func (x *Ceremony) GetExposure() *Exposure {
+	if x != nil {
+		return x.Exposure
+	}
+	return nil
+}
+
+// NewAuthority is a CA that takes the place of one of the cluster.
+type NewAuthority struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// node-ca or caller-ca.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// DER.
+	Certificate   []byte `protobuf:"bytes,2,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NewAuthority) Reset() {
+	*x = NewAuthority{}
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NewAuthority) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NewAuthority) ProtoMessage() {}
+
+func (x *NewAuthority) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NewAuthority.ProtoReflect.Descriptor instead.
+func (*NewAuthority) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_ceremonies_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *NewAuthority) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NewAuthority) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+// Exposure is what follows when a MasterKey was replaced that somebody may have who must
+// not. Nothing that it says was read from what a caller sent.
+type Exposure struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	BeginTime *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=begin_time,json=beginTime,proto3" json:"begin_time,omitempty"`
+	// Absent while something is left that the cluster itself has to do.
+	DoneTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=done_time,json=doneTime,proto3" json:"done_time,omitempty"`
+	// In the order in which they are done.
+	Steps []*ExposureStep `protobuf:"bytes,3,rep,name=steps,proto3" json:"steps,omitempty"`
+	// Keys of keystores that opened the old MasterKey, or held shares of it. Who owns them
+	// disables their versions; the cluster cannot tell whether that was done.
+	ProviderKeys []*ExposedKey `protobuf:"bytes,4,rep,name=provider_keys,json=providerKeys,proto3" json:"provider_keys,omitempty"`
+	// Backups that nodes made before. Who has one and the old MasterKey has what was in it.
+	Backups       []*Backup `protobuf:"bytes,5,rep,name=backups,proto3" json:"backups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Exposure) Reset() {
+	*x = Exposure{}
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Exposure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Exposure) ProtoMessage() {}
+
+func (x *Exposure) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Exposure.ProtoReflect.Descriptor instead.
+func (*Exposure) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_ceremonies_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Exposure) GetBeginTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.BeginTime
+	}
+	return nil
+}
+
+func (x *Exposure) GetDoneTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DoneTime
+	}
+	return nil
+}
+
+func (x *Exposure) GetSteps() []*ExposureStep {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+func (x *Exposure) GetProviderKeys() []*ExposedKey {
+	if x != nil {
+		return x.ProviderKeys
+	}
+	return nil
+}
+
+func (x *Exposure) GetBackups() []*Backup {
+	if x != nil {
+		return x.Backups
+	}
+	return nil
+}
+
+// ExposureStep is one of the things to be done.
+type ExposureStep struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// master-key, tenants, secrets, internal-keys, members, carried-keys, authorities,
+	// provider-keys or backups.
+	Name  string            `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	State ExposureStepState `protobuf:"varint,2,opt,name=state,proto3,enum=krypton.v1.ExposureStepState" json:"state,omitempty"`
+	// For people: who or what is waited for, or what is to be done.
+	Detail string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	// How many are left, of how many; total is 0 where it means nothing.
+	Left          uint32 `protobuf:"varint,4,opt,name=left,proto3" json:"left,omitempty"`
+	Total         uint32 `protobuf:"varint,5,opt,name=total,proto3" json:"total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExposureStep) Reset() {
+	*x = ExposureStep{}
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExposureStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExposureStep) ProtoMessage() {}
+
+func (x *ExposureStep) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExposureStep.ProtoReflect.Descriptor instead.
+func (*ExposureStep) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_ceremonies_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ExposureStep) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ExposureStep) GetState() ExposureStepState {
+	if x != nil {
+		return x.State
+	}
+	return ExposureStepState_EXPOSURE_STEP_STATE_UNSPECIFIED
+}
+
+func (x *ExposureStep) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *ExposureStep) GetLeft() uint32 {
+	if x != nil {
+		return x.Left
+	}
+	return 0
+}
+
+func (x *ExposureStep) GetTotal() uint32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+// ExposedKey is a key of a keystore that protected an exposed MasterKey.
+type ExposedKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the holder of a share; empty: the key opened the MasterKey alone.
+	Holder   string `protobuf:"bytes,1,opt,name=holder,proto3" json:"holder,omitempty"`
+	Keystore string `protobuf:"bytes,2,opt,name=keystore,proto3" json:"keystore,omitempty"`
+	Key      string `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	// As the keystore says it; empty: it has none.
+	KeyVersion    string `protobuf:"bytes,4,opt,name=key_version,json=keyVersion,proto3" json:"key_version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExposedKey) Reset() {
+	*x = ExposedKey{}
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExposedKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExposedKey) ProtoMessage() {}
+
+func (x *ExposedKey) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExposedKey.ProtoReflect.Descriptor instead.
+func (*ExposedKey) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_ceremonies_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ExposedKey) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+func (x *ExposedKey) GetKeystore() string {
+	if x != nil {
+		return x.Keystore
+	}
+	return ""
+}
+
+func (x *ExposedKey) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *ExposedKey) GetKeyVersion() string {
+	if x != nil {
+		return x.KeyVersion
+	}
+	return ""
+}
+
+// Backup is a copy of the registry that a node gave to an operator.
+type Backup struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Time  *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// Index of the last change in it.
+	Index uint64 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	// Of the MasterKey in force there.
+	Generation uint64 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
+	// Id of the node, and who had it made, as role/name.
+	NodeId        string `protobuf:"bytes,4,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	By            string `protobuf:"bytes,5,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Backup) Reset() {
+	*x = Backup{}
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Backup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Backup) ProtoMessage() {}
+
+func (x *Backup) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Backup.ProtoReflect.Descriptor instead.
+func (*Backup) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_ceremonies_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Backup) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Backup) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Backup) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Backup) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *Backup) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
 type StartCeremonyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Kind  CeremonyKind           `protobuf:"varint,1,opt,name=kind,proto3,enum=krypton.v1.CeremonyKind" json:"kind,omitempty"`
@@ -427,7 +902,7 @@ type StartCeremonyRequest struct {
 
 func (x *StartCeremonyRequest) Reset() {
 	*x = StartCeremonyRequest{}
-	mi := &file_krypton_v1_ceremonies_proto_msgTypes[1]
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -439,7 +914,7 @@ func (x *StartCeremonyRequest) String() string {
 func (*StartCeremonyRequest) ProtoMessage() {}
 
 func (x *StartCeremonyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_ceremonies_proto_msgTypes[1]
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -452,7 +927,7 @@ func (x *StartCeremonyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartCeremonyRequest.ProtoReflect.Descriptor instead.
 func (*StartCeremonyRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_ceremonies_proto_rawDescGZIP(), []int{1}
+	return file_krypton_v1_ceremonies_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StartCeremonyRequest) GetKind() CeremonyKind {
@@ -527,7 +1002,7 @@ type GetCeremonyRequest struct {
 
 func (x *GetCeremonyRequest) Reset() {
 	*x = GetCeremonyRequest{}
-	mi := &file_krypton_v1_ceremonies_proto_msgTypes[2]
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -539,7 +1014,7 @@ func (x *GetCeremonyRequest) String() string {
 func (*GetCeremonyRequest) ProtoMessage() {}
 
 func (x *GetCeremonyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_ceremonies_proto_msgTypes[2]
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -552,7 +1027,7 @@ func (x *GetCeremonyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCeremonyRequest.ProtoReflect.Descriptor instead.
 func (*GetCeremonyRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_ceremonies_proto_rawDescGZIP(), []int{2}
+	return file_krypton_v1_ceremonies_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetCeremonyRequest) GetName() string {
@@ -570,7 +1045,7 @@ type ListCeremoniesRequest struct {
 
 func (x *ListCeremoniesRequest) Reset() {
 	*x = ListCeremoniesRequest{}
-	mi := &file_krypton_v1_ceremonies_proto_msgTypes[3]
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -582,7 +1057,7 @@ func (x *ListCeremoniesRequest) String() string {
 func (*ListCeremoniesRequest) ProtoMessage() {}
 
 func (x *ListCeremoniesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_ceremonies_proto_msgTypes[3]
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -595,7 +1070,7 @@ func (x *ListCeremoniesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCeremoniesRequest.ProtoReflect.Descriptor instead.
 func (*ListCeremoniesRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_ceremonies_proto_rawDescGZIP(), []int{3}
+	return file_krypton_v1_ceremonies_proto_rawDescGZIP(), []int{8}
 }
 
 type ListCeremoniesResponse struct {
@@ -608,7 +1083,7 @@ type ListCeremoniesResponse struct {
 
 func (x *ListCeremoniesResponse) Reset() {
 	*x = ListCeremoniesResponse{}
-	mi := &file_krypton_v1_ceremonies_proto_msgTypes[4]
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -620,7 +1095,7 @@ func (x *ListCeremoniesResponse) String() string {
 func (*ListCeremoniesResponse) ProtoMessage() {}
 
 func (x *ListCeremoniesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_ceremonies_proto_msgTypes[4]
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -633,7 +1108,7 @@ func (x *ListCeremoniesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCeremoniesResponse.ProtoReflect.Descriptor instead.
 func (*ListCeremoniesResponse) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_ceremonies_proto_rawDescGZIP(), []int{4}
+	return file_krypton_v1_ceremonies_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListCeremoniesResponse) GetCeremonies() []*Ceremony {
@@ -657,7 +1132,7 @@ type ContributeToCeremonyRequest struct {
 
 func (x *ContributeToCeremonyRequest) Reset() {
 	*x = ContributeToCeremonyRequest{}
-	mi := &file_krypton_v1_ceremonies_proto_msgTypes[5]
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -669,7 +1144,7 @@ func (x *ContributeToCeremonyRequest) String() string {
 func (*ContributeToCeremonyRequest) ProtoMessage() {}
 
 func (x *ContributeToCeremonyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_ceremonies_proto_msgTypes[5]
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -682,7 +1157,7 @@ func (x *ContributeToCeremonyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContributeToCeremonyRequest.ProtoReflect.Descriptor instead.
 func (*ContributeToCeremonyRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_ceremonies_proto_rawDescGZIP(), []int{5}
+	return file_krypton_v1_ceremonies_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ContributeToCeremonyRequest) GetName() string {
@@ -713,6 +1188,92 @@ func (x *ContributeToCeremonyRequest) GetRequestId() string {
 	return ""
 }
 
+type ConfirmCeremonyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// SHA-256 of the manifest that was staged, and the digest of the CAs that come with it,
+	// as docs/formats.md says; both 32 bytes. They are what is signed.
+	Manifest      []byte          `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	Authorities   []byte          `protobuf:"bytes,3,opt,name=authorities,proto3" json:"authorities,omitempty"`
+	RequestId     string          `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ValidateOnly  bool            `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	Intents       []*SignedIntent `protobuf:"bytes,6,rep,name=intents,proto3" json:"intents,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmCeremonyRequest) Reset() {
+	*x = ConfirmCeremonyRequest{}
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmCeremonyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmCeremonyRequest) ProtoMessage() {}
+
+func (x *ConfirmCeremonyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmCeremonyRequest.ProtoReflect.Descriptor instead.
+func (*ConfirmCeremonyRequest) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_ceremonies_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ConfirmCeremonyRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ConfirmCeremonyRequest) GetManifest() []byte {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+func (x *ConfirmCeremonyRequest) GetAuthorities() []byte {
+	if x != nil {
+		return x.Authorities
+	}
+	return nil
+}
+
+func (x *ConfirmCeremonyRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ConfirmCeremonyRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *ConfirmCeremonyRequest) GetIntents() []*SignedIntent {
+	if x != nil {
+		return x.Intents
+	}
+	return nil
+}
+
 type CancelCeremonyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -725,7 +1286,7 @@ type CancelCeremonyRequest struct {
 
 func (x *CancelCeremonyRequest) Reset() {
 	*x = CancelCeremonyRequest{}
-	mi := &file_krypton_v1_ceremonies_proto_msgTypes[6]
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -737,7 +1298,7 @@ func (x *CancelCeremonyRequest) String() string {
 func (*CancelCeremonyRequest) ProtoMessage() {}
 
 func (x *CancelCeremonyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_ceremonies_proto_msgTypes[6]
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -750,7 +1311,7 @@ func (x *CancelCeremonyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCeremonyRequest.ProtoReflect.Descriptor instead.
 func (*CancelCeremonyRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_ceremonies_proto_rawDescGZIP(), []int{6}
+	return file_krypton_v1_ceremonies_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CancelCeremonyRequest) GetName() string {
@@ -782,7 +1343,7 @@ type GetManifestsRequest struct {
 
 func (x *GetManifestsRequest) Reset() {
 	*x = GetManifestsRequest{}
-	mi := &file_krypton_v1_ceremonies_proto_msgTypes[7]
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -794,7 +1355,7 @@ func (x *GetManifestsRequest) String() string {
 func (*GetManifestsRequest) ProtoMessage() {}
 
 func (x *GetManifestsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_ceremonies_proto_msgTypes[7]
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -807,7 +1368,7 @@ func (x *GetManifestsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetManifestsRequest.ProtoReflect.Descriptor instead.
 func (*GetManifestsRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_ceremonies_proto_rawDescGZIP(), []int{7}
+	return file_krypton_v1_ceremonies_proto_rawDescGZIP(), []int{13}
 }
 
 // Manifests is the line of seals of a cluster.
@@ -827,7 +1388,7 @@ type Manifests struct {
 
 func (x *Manifests) Reset() {
 	*x = Manifests{}
-	mi := &file_krypton_v1_ceremonies_proto_msgTypes[8]
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -839,7 +1400,7 @@ func (x *Manifests) String() string {
 func (*Manifests) ProtoMessage() {}
 
 func (x *Manifests) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_ceremonies_proto_msgTypes[8]
+	mi := &file_krypton_v1_ceremonies_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -852,7 +1413,7 @@ func (x *Manifests) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manifests.ProtoReflect.Descriptor instead.
 func (*Manifests) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_ceremonies_proto_rawDescGZIP(), []int{8}
+	return file_krypton_v1_ceremonies_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Manifests) GetGenesis() []byte {
@@ -881,7 +1442,7 @@ var File_krypton_v1_ceremonies_proto protoreflect.FileDescriptor
 const file_krypton_v1_ceremonies_proto_rawDesc = "" +
 	"\n" +
 	"\x1bkrypton/v1/ceremonies.proto\x12\n" +
-	"krypton.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17krypton/v1/common.proto\x1a\x15krypton/v1/seal.proto\"\xb0\a\n" +
+	"krypton.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17krypton/v1/common.proto\x1a\x15krypton/v1/seal.proto\"\xa0\t\n" +
 	"\bCeremony\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12,\n" +
@@ -912,7 +1473,43 @@ const file_krypton_v1_ceremonies_proto_rawDesc = "" +
 	"\vgathered_at\x18\x18 \x01(\tR\n" +
 	"gatheredAt\x12\x1b\n" +
 	"\tproved_by\x18\x19 \x01(\tR\bprovedBy\x12\x18\n" +
-	"\aprovers\x18\x1a \x03(\tR\aprovers\"\xf4\x02\n" +
+	"\aprovers\x18\x1a \x03(\tR\aprovers\x12'\n" +
+	"\x0fstaged_manifest\x18\x1e \x01(\fR\x0estagedManifest\x12A\n" +
+	"\x0fnew_authorities\x18\x1f \x03(\v2\x18.krypton.v1.NewAuthorityR\x0enewAuthorities\x12-\n" +
+	"\x12needs_confirmation\x18  \x01(\bR\x11needsConfirmation\x12!\n" +
+	"\fconfirmed_by\x18! \x03(\tR\vconfirmedBy\x120\n" +
+	"\bexposure\x18\" \x01(\v2\x14.krypton.v1.ExposureR\bexposure\"D\n" +
+	"\fNewAuthority\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
+	"\vcertificate\x18\x02 \x01(\fR\vcertificate\"\x99\x02\n" +
+	"\bExposure\x129\n" +
+	"\n" +
+	"begin_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tbeginTime\x127\n" +
+	"\tdone_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bdoneTime\x12.\n" +
+	"\x05steps\x18\x03 \x03(\v2\x18.krypton.v1.ExposureStepR\x05steps\x12;\n" +
+	"\rprovider_keys\x18\x04 \x03(\v2\x16.krypton.v1.ExposedKeyR\fproviderKeys\x12,\n" +
+	"\abackups\x18\x05 \x03(\v2\x12.krypton.v1.BackupR\abackups\"\x99\x01\n" +
+	"\fExposureStep\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x123\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x1d.krypton.v1.ExposureStepStateR\x05state\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x12\n" +
+	"\x04left\x18\x04 \x01(\rR\x04left\x12\x14\n" +
+	"\x05total\x18\x05 \x01(\rR\x05total\"s\n" +
+	"\n" +
+	"ExposedKey\x12\x16\n" +
+	"\x06holder\x18\x01 \x01(\tR\x06holder\x12\x1a\n" +
+	"\bkeystore\x18\x02 \x01(\tR\bkeystore\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\tR\x03key\x12\x1f\n" +
+	"\vkey_version\x18\x04 \x01(\tR\n" +
+	"keyVersion\"\x97\x01\n" +
+	"\x06Backup\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\x04R\n" +
+	"generation\x12\x17\n" +
+	"\anode_id\x18\x04 \x01(\tR\x06nodeId\x12\x0e\n" +
+	"\x02by\x18\x05 \x01(\tR\x02by\"\xf4\x02\n" +
 	"\x14StartCeremonyRequest\x12,\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x18.krypton.v1.CeremonyKindR\x04kind\x12(\n" +
 	"\x04plan\x18\x02 \x01(\v2\x14.krypton.v1.SealPlanR\x04plan\x12!\n" +
@@ -936,7 +1533,15 @@ const file_krypton_v1_ceremonies_proto_rawDesc = "" +
 	"\fsealed_share\x18\x02 \x01(\fB\x03\x80\x01\x01R\vsealedShare\x12\x17\n" +
 	"\anode_id\x18\x03 \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x04 \x01(\tR\trequestId\"b\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\"\xe2\x01\n" +
+	"\x16ConfirmCeremonyRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bmanifest\x18\x02 \x01(\fR\bmanifest\x12 \n" +
+	"\vauthorities\x18\x03 \x01(\fR\vauthorities\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\x122\n" +
+	"\aintents\x18\x06 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents\"b\n" +
 	"\x15CancelCeremonyRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1d\n" +
@@ -959,13 +1564,20 @@ const file_krypton_v1_ceremonies_proto_rawDesc = "" +
 	"\x15CEREMONY_STATE_STAGED\x10\x02\x12\x1c\n" +
 	"\x18CEREMONY_STATE_COMMITTED\x10\x03\x12\x1c\n" +
 	"\x18CEREMONY_STATE_CANCELLED\x10\x04\x12\x1a\n" +
-	"\x16CEREMONY_STATE_EXPIRED\x10\x052\xdd\x03\n" +
+	"\x16CEREMONY_STATE_EXPIRED\x10\x05*\xb7\x01\n" +
+	"\x11ExposureStepState\x12#\n" +
+	"\x1fEXPOSURE_STEP_STATE_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18EXPOSURE_STEP_STATE_DONE\x10\x01\x12\x1f\n" +
+	"\x1bEXPOSURE_STEP_STATE_RUNNING\x10\x02\x12\x1d\n" +
+	"\x19EXPOSURE_STEP_STATE_WAITS\x10\x03\x12\x1f\n" +
+	"\x1bEXPOSURE_STEP_STATE_FOR_YOU\x10\x042\xaa\x04\n" +
 	"\n" +
 	"Ceremonies\x12G\n" +
 	"\rStartCeremony\x12 .krypton.v1.StartCeremonyRequest\x1a\x14.krypton.v1.Ceremony\x12C\n" +
 	"\vGetCeremony\x12\x1e.krypton.v1.GetCeremonyRequest\x1a\x14.krypton.v1.Ceremony\x12W\n" +
 	"\x0eListCeremonies\x12!.krypton.v1.ListCeremoniesRequest\x1a\".krypton.v1.ListCeremoniesResponse\x12U\n" +
-	"\x14ContributeToCeremony\x12'.krypton.v1.ContributeToCeremonyRequest\x1a\x14.krypton.v1.Ceremony\x12I\n" +
+	"\x14ContributeToCeremony\x12'.krypton.v1.ContributeToCeremonyRequest\x1a\x14.krypton.v1.Ceremony\x12K\n" +
+	"\x0fConfirmCeremony\x12\".krypton.v1.ConfirmCeremonyRequest\x1a\x14.krypton.v1.Ceremony\x12I\n" +
 	"\x0eCancelCeremony\x12!.krypton.v1.CancelCeremonyRequest\x1a\x14.krypton.v1.Ceremony\x12F\n" +
 	"\fGetManifests\x12\x1f.krypton.v1.GetManifestsRequest\x1a\x15.krypton.v1.ManifestsB=Z;github.com/openkcm/krypton-cluster/api/krypton/v1;kryptonv1b\x06proto3"
 
@@ -981,52 +1593,71 @@ func file_krypton_v1_ceremonies_proto_rawDescGZIP() []byte {
 	return file_krypton_v1_ceremonies_proto_rawDescData
 }
 
-var file_krypton_v1_ceremonies_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_krypton_v1_ceremonies_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_krypton_v1_ceremonies_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_krypton_v1_ceremonies_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_krypton_v1_ceremonies_proto_goTypes = []any{
 	(CeremonyKind)(0),                   // 0: krypton.v1.CeremonyKind
 	(CeremonyState)(0),                  // 1: krypton.v1.CeremonyState
-	(*Ceremony)(nil),                    // 2: krypton.v1.Ceremony
-	(*StartCeremonyRequest)(nil),        // 3: krypton.v1.StartCeremonyRequest
-	(*GetCeremonyRequest)(nil),          // 4: krypton.v1.GetCeremonyRequest
-	(*ListCeremoniesRequest)(nil),       // 5: krypton.v1.ListCeremoniesRequest
-	(*ListCeremoniesResponse)(nil),      // 6: krypton.v1.ListCeremoniesResponse
-	(*ContributeToCeremonyRequest)(nil), // 7: krypton.v1.ContributeToCeremonyRequest
-	(*CancelCeremonyRequest)(nil),       // 8: krypton.v1.CancelCeremonyRequest
-	(*GetManifestsRequest)(nil),         // 9: krypton.v1.GetManifestsRequest
-	(*Manifests)(nil),                   // 10: krypton.v1.Manifests
-	(*SealPlan)(nil),                    // 11: krypton.v1.SealPlan
-	(*timestamppb.Timestamp)(nil),       // 12: google.protobuf.Timestamp
-	(*SignedIntent)(nil),                // 13: krypton.v1.SignedIntent
+	(ExposureStepState)(0),              // 2: krypton.v1.ExposureStepState
+	(*Ceremony)(nil),                    // 3: krypton.v1.Ceremony
+	(*NewAuthority)(nil),                // 4: krypton.v1.NewAuthority
+	(*Exposure)(nil),                    // 5: krypton.v1.Exposure
+	(*ExposureStep)(nil),                // 6: krypton.v1.ExposureStep
+	(*ExposedKey)(nil),                  // 7: krypton.v1.ExposedKey
+	(*Backup)(nil),                      // 8: krypton.v1.Backup
+	(*StartCeremonyRequest)(nil),        // 9: krypton.v1.StartCeremonyRequest
+	(*GetCeremonyRequest)(nil),          // 10: krypton.v1.GetCeremonyRequest
+	(*ListCeremoniesRequest)(nil),       // 11: krypton.v1.ListCeremoniesRequest
+	(*ListCeremoniesResponse)(nil),      // 12: krypton.v1.ListCeremoniesResponse
+	(*ContributeToCeremonyRequest)(nil), // 13: krypton.v1.ContributeToCeremonyRequest
+	(*ConfirmCeremonyRequest)(nil),      // 14: krypton.v1.ConfirmCeremonyRequest
+	(*CancelCeremonyRequest)(nil),       // 15: krypton.v1.CancelCeremonyRequest
+	(*GetManifestsRequest)(nil),         // 16: krypton.v1.GetManifestsRequest
+	(*Manifests)(nil),                   // 17: krypton.v1.Manifests
+	(*SealPlan)(nil),                    // 18: krypton.v1.SealPlan
+	(*timestamppb.Timestamp)(nil),       // 19: google.protobuf.Timestamp
+	(*SignedIntent)(nil),                // 20: krypton.v1.SignedIntent
 }
 var file_krypton_v1_ceremonies_proto_depIdxs = []int32{
 	0,  // 0: krypton.v1.Ceremony.kind:type_name -> krypton.v1.CeremonyKind
 	1,  // 1: krypton.v1.Ceremony.state:type_name -> krypton.v1.CeremonyState
-	11, // 2: krypton.v1.Ceremony.plan:type_name -> krypton.v1.SealPlan
-	12, // 3: krypton.v1.Ceremony.create_time:type_name -> google.protobuf.Timestamp
-	12, // 4: krypton.v1.Ceremony.expire_time:type_name -> google.protobuf.Timestamp
-	12, // 5: krypton.v1.Ceremony.end_time:type_name -> google.protobuf.Timestamp
-	0,  // 6: krypton.v1.StartCeremonyRequest.kind:type_name -> krypton.v1.CeremonyKind
-	11, // 7: krypton.v1.StartCeremonyRequest.plan:type_name -> krypton.v1.SealPlan
-	13, // 8: krypton.v1.StartCeremonyRequest.intents:type_name -> krypton.v1.SignedIntent
-	2,  // 9: krypton.v1.ListCeremoniesResponse.ceremonies:type_name -> krypton.v1.Ceremony
-	3,  // 10: krypton.v1.Ceremonies.StartCeremony:input_type -> krypton.v1.StartCeremonyRequest
-	4,  // 11: krypton.v1.Ceremonies.GetCeremony:input_type -> krypton.v1.GetCeremonyRequest
-	5,  // 12: krypton.v1.Ceremonies.ListCeremonies:input_type -> krypton.v1.ListCeremoniesRequest
-	7,  // 13: krypton.v1.Ceremonies.ContributeToCeremony:input_type -> krypton.v1.ContributeToCeremonyRequest
-	8,  // 14: krypton.v1.Ceremonies.CancelCeremony:input_type -> krypton.v1.CancelCeremonyRequest
-	9,  // 15: krypton.v1.Ceremonies.GetManifests:input_type -> krypton.v1.GetManifestsRequest
-	2,  // 16: krypton.v1.Ceremonies.StartCeremony:output_type -> krypton.v1.Ceremony
-	2,  // 17: krypton.v1.Ceremonies.GetCeremony:output_type -> krypton.v1.Ceremony
-	6,  // 18: krypton.v1.Ceremonies.ListCeremonies:output_type -> krypton.v1.ListCeremoniesResponse
-	2,  // 19: krypton.v1.Ceremonies.ContributeToCeremony:output_type -> krypton.v1.Ceremony
-	2,  // 20: krypton.v1.Ceremonies.CancelCeremony:output_type -> krypton.v1.Ceremony
-	10, // 21: krypton.v1.Ceremonies.GetManifests:output_type -> krypton.v1.Manifests
-	16, // [16:22] is the sub-list for method output_type
-	10, // [10:16] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	18, // 2: krypton.v1.Ceremony.plan:type_name -> krypton.v1.SealPlan
+	19, // 3: krypton.v1.Ceremony.create_time:type_name -> google.protobuf.Timestamp
+	19, // 4: krypton.v1.Ceremony.expire_time:type_name -> google.protobuf.Timestamp
+	19, // 5: krypton.v1.Ceremony.end_time:type_name -> google.protobuf.Timestamp
+	4,  // 6: krypton.v1.Ceremony.new_authorities:type_name -> krypton.v1.NewAuthority
+	5,  // 7: krypton.v1.Ceremony.exposure:type_name -> krypton.v1.Exposure
+	19, // 8: krypton.v1.Exposure.begin_time:type_name -> google.protobuf.Timestamp
+	19, // 9: krypton.v1.Exposure.done_time:type_name -> google.protobuf.Timestamp
+	6,  // 10: krypton.v1.Exposure.steps:type_name -> krypton.v1.ExposureStep
+	7,  // 11: krypton.v1.Exposure.provider_keys:type_name -> krypton.v1.ExposedKey
+	8,  // 12: krypton.v1.Exposure.backups:type_name -> krypton.v1.Backup
+	2,  // 13: krypton.v1.ExposureStep.state:type_name -> krypton.v1.ExposureStepState
+	19, // 14: krypton.v1.Backup.time:type_name -> google.protobuf.Timestamp
+	0,  // 15: krypton.v1.StartCeremonyRequest.kind:type_name -> krypton.v1.CeremonyKind
+	18, // 16: krypton.v1.StartCeremonyRequest.plan:type_name -> krypton.v1.SealPlan
+	20, // 17: krypton.v1.StartCeremonyRequest.intents:type_name -> krypton.v1.SignedIntent
+	3,  // 18: krypton.v1.ListCeremoniesResponse.ceremonies:type_name -> krypton.v1.Ceremony
+	20, // 19: krypton.v1.ConfirmCeremonyRequest.intents:type_name -> krypton.v1.SignedIntent
+	9,  // 20: krypton.v1.Ceremonies.StartCeremony:input_type -> krypton.v1.StartCeremonyRequest
+	10, // 21: krypton.v1.Ceremonies.GetCeremony:input_type -> krypton.v1.GetCeremonyRequest
+	11, // 22: krypton.v1.Ceremonies.ListCeremonies:input_type -> krypton.v1.ListCeremoniesRequest
+	13, // 23: krypton.v1.Ceremonies.ContributeToCeremony:input_type -> krypton.v1.ContributeToCeremonyRequest
+	14, // 24: krypton.v1.Ceremonies.ConfirmCeremony:input_type -> krypton.v1.ConfirmCeremonyRequest
+	15, // 25: krypton.v1.Ceremonies.CancelCeremony:input_type -> krypton.v1.CancelCeremonyRequest
+	16, // 26: krypton.v1.Ceremonies.GetManifests:input_type -> krypton.v1.GetManifestsRequest
+	3,  // 27: krypton.v1.Ceremonies.StartCeremony:output_type -> krypton.v1.Ceremony
+	3,  // 28: krypton.v1.Ceremonies.GetCeremony:output_type -> krypton.v1.Ceremony
+	12, // 29: krypton.v1.Ceremonies.ListCeremonies:output_type -> krypton.v1.ListCeremoniesResponse
+	3,  // 30: krypton.v1.Ceremonies.ContributeToCeremony:output_type -> krypton.v1.Ceremony
+	3,  // 31: krypton.v1.Ceremonies.ConfirmCeremony:output_type -> krypton.v1.Ceremony
+	3,  // 32: krypton.v1.Ceremonies.CancelCeremony:output_type -> krypton.v1.Ceremony
+	17, // 33: krypton.v1.Ceremonies.GetManifests:output_type -> krypton.v1.Manifests
+	27, // [27:34] is the sub-list for method output_type
+	20, // [20:27] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_krypton_v1_ceremonies_proto_init() }
@@ -1041,8 +1672,8 @@ func file_krypton_v1_ceremonies_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_krypton_v1_ceremonies_proto_rawDesc), len(file_krypton_v1_ceremonies_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   9,
+			NumEnums:      3,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const (
 	Ceremonies_GetCeremony_FullMethodName          = "/krypton.v1.Ceremonies/GetCeremony"
 	Ceremonies_ListCeremonies_FullMethodName       = "/krypton.v1.Ceremonies/ListCeremonies"
 	Ceremonies_ContributeToCeremony_FullMethodName = "/krypton.v1.Ceremonies/ContributeToCeremony"
+	Ceremonies_ConfirmCeremony_FullMethodName      = "/krypton.v1.Ceremonies/ConfirmCeremony"
 	Ceremonies_CancelCeremony_FullMethodName       = "/krypton.v1.Ceremonies/CancelCeremony"
 	Ceremonies_GetManifests_FullMethodName         = "/krypton.v1.Ceremonies/GetManifests"
 )
@@ -45,6 +46,10 @@ type CeremoniesClient interface {
 	// Of the present seal it is consent, while there is no new one; of the new seal it
 	// proves that its holder opens it. The share is encrypted to the node's start key, so that nothing between holds it.
 	ContributeToCeremony(ctx context.Context, in *ContributeToCeremonyRequest, opts ...grpc.CallOption) (*Ceremony, error)
+	// ConfirmCeremony says that a MasterKey which takes the place of an exposed one is the
+	// one that was made, and that the CAs which come with it are. Custodians sign it, with
+	// this request or by an approval, after the new seal was made and before it is committed.
+	ConfirmCeremony(ctx context.Context, in *ConfirmCeremonyRequest, opts ...grpc.CallOption) (*Ceremony, error)
 	// CancelCeremony ends a ceremony that is not committed. Nobody signs for that.
 	CancelCeremony(ctx context.Context, in *CancelCeremonyRequest, opts ...grpc.CallOption) (*Ceremony, error)
 	// GetManifests gives what proves every ceremony since the genesis: the manifests,
@@ -100,6 +105,16 @@ func (c *ceremoniesClient) ContributeToCeremony(ctx context.Context, in *Contrib
 	return out, nil
 }
 
+func (c *ceremoniesClient) ConfirmCeremony(ctx context.Context, in *ConfirmCeremonyRequest, opts ...grpc.CallOption) (*Ceremony, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Ceremony)
+	err := c.cc.Invoke(ctx, Ceremonies_ConfirmCeremony_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *ceremoniesClient) CancelCeremony(ctx context.Context, in *CancelCeremonyRequest, opts ...grpc.CallOption) (*Ceremony, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Ceremony)
@@ -138,6 +153,10 @@ type CeremoniesServer interface {
 	// Of the present seal it is consent, while there is no new one; of the new seal it
 	// proves that its holder opens it. The share is encrypted to the node's start key, so that nothing between holds it.
 	ContributeToCeremony(context.Context, *ContributeToCeremonyRequest) (*Ceremony, error)
+	// ConfirmCeremony says that a MasterKey which takes the place of an exposed one is the
+	// one that was made, and that the CAs which come with it are. Custodians sign it, with
+	// this request or by an approval, after the new seal was made and before it is committed.
+	ConfirmCeremony(context.Context, *ConfirmCeremonyRequest) (*Ceremony, error)
 	// CancelCeremony ends a ceremony that is not committed. Nobody signs for that.
 	CancelCeremony(context.Context, *CancelCeremonyRequest) (*Ceremony, error)
 	// GetManifests gives what proves every ceremony since the genesis: the manifests,
@@ -164,6 +183,9 @@ func (UnimplementedCeremoniesServer) ListCeremonies(context.Context, *ListCeremo
 }
 func (UnimplementedCeremoniesServer) ContributeToCeremony(context.Context, *ContributeToCeremonyRequest) (*Ceremony, error) {
 	return nil, status.Error(codes.Unimplemented, "method ContributeToCeremony not implemented")
+}
+func (UnimplementedCeremoniesServer) ConfirmCeremony(context.Context, *ConfirmCeremonyRequest) (*Ceremony, error) {
+	return nil, status.Error(codes.Unimplemented, "method ConfirmCeremony not implemented")
 }
 func (UnimplementedCeremoniesServer) CancelCeremony(context.Context, *CancelCeremonyRequest) (*Ceremony, error) {
 	return nil, status.Error(codes.Unimplemented, "method CancelCeremony not implemented")
@@ -264,6 +286,24 @@ func _Ceremonies_ContributeToCeremony_Handler(srv interface{}, ctx context.Conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Ceremonies_ConfirmCeremony_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ConfirmCeremonyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CeremoniesServer).ConfirmCeremony(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Ceremonies_ConfirmCeremony_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CeremoniesServer).ConfirmCeremony(ctx, req.(*ConfirmCeremonyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Ceremonies_CancelCeremony_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CancelCeremonyRequest)
 	if err := dec(in); err != nil {
@@ -322,6 +362,10 @@ var Ceremonies_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ContributeToCeremony",
 			Handler:    _Ceremonies_ContributeToCeremony_Handler,
+		},
+		{
+			MethodName: "ConfirmCeremony",
+			Handler:    _Ceremonies_ConfirmCeremony_Handler,
 		},
 		{
 			MethodName: "CancelCeremony",

@@ -15,8 +15,8 @@ func seals() Group {
 		row("concentrated", "one account, provider, region, keystore or person could end or open the seal that is planned", errs.InvalidArgument,
 			"the seal is concentrated: {which}", "spread it, or accept that with --accept-risk concentration; krypton operator seal plan shows all of it"),
 		row("not-four-eyes", "keystores and one person would open a seal that shall need two people", errs.InvalidArgument,
-			"the seal is not four-eyes: {why}", "raise the threshold of a group of people, so that keystores alone lack two people or more"),
-		row("no-such-risk", "a risk is accepted that there is not", errs.InvalidArgument, `there is no risk "{name}"`, "there is: concentration"),
+			"the seal is not four-eyes: {why}", "raise the threshold of a group of people, so that keystores alone lack two people or more; or accept that with --accept-risk no-four-eyes"),
+		row("no-such-risk", "a risk is accepted that there is not", errs.InvalidArgument, `there is no risk "{name}"`, "there is: concentration, no-four-eyes"),
 		row("no-such-profile", "a seal shall have a profile that there is not", errs.InvalidArgument, `there is no profile "{name}"`, "there is: four-eyes"),
 
 		row("ceremony-life", "a ceremony shall take less than a minute or more than a week", errs.InvalidArgument, "a ceremony takes a minute to 7 days", "give another time"),

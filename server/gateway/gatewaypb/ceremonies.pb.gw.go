@@ -168,6 +168,51 @@ func local_request_Ceremonies_ContributeToCeremony_0(ctx context.Context, marsha
 	return msg, metadata, err
 }
 
+func request_Ceremonies_ConfirmCeremony_0(ctx context.Context, marshaler runtime.Marshaler, client extKryptonv1.CeremoniesClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq extKryptonv1.ConfirmCeremonyRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	val, ok := pathParams["name"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "name")
+	}
+	protoReq.Name, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "name", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.ConfirmCeremony(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_Ceremonies_ConfirmCeremony_0(ctx context.Context, marshaler runtime.Marshaler, server extKryptonv1.CeremoniesServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq extKryptonv1.ConfirmCeremonyRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	val, ok := pathParams["name"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "name")
+	}
+	protoReq.Name, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "name", err)
+	}
+	msg, err := server.ConfirmCeremony(ctx, &protoReq)
+	return msg, metadata, err
+}
+
 func request_Ceremonies_CancelCeremony_0(ctx context.Context, marshaler runtime.Marshaler, client extKryptonv1.CeremoniesClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
 		protoReq extKryptonv1.CancelCeremonyRequest
@@ -320,6 +365,26 @@ func RegisterCeremoniesHandlerServer(ctx context.Context, mux *runtime.ServeMux,
 		}
 		forward_Ceremonies_ContributeToCeremony_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodPost, pattern_Ceremonies_ConfirmCeremony_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/krypton.v1.Ceremonies/ConfirmCeremony", runtime.WithHTTPPathPattern("/v1/{name=ceremonies/*}:confirm"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_Ceremonies_ConfirmCeremony_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_Ceremonies_ConfirmCeremony_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
 	mux.Handle(http.MethodPost, pattern_Ceremonies_CancelCeremony_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -468,6 +533,23 @@ func RegisterCeremoniesHandlerClient(ctx context.Context, mux *runtime.ServeMux,
 		}
 		forward_Ceremonies_ContributeToCeremony_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodPost, pattern_Ceremonies_ConfirmCeremony_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/krypton.v1.Ceremonies/ConfirmCeremony", runtime.WithHTTPPathPattern("/v1/{name=ceremonies/*}:confirm"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_Ceremonies_ConfirmCeremony_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_Ceremonies_ConfirmCeremony_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
 	mux.Handle(http.MethodPost, pattern_Ceremonies_CancelCeremony_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -510,6 +592,7 @@ var (
 	pattern_Ceremonies_GetCeremony_0          = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 2, 5, 2}, []string{"v1", "ceremonies", "name"}, ""))
 	pattern_Ceremonies_ListCeremonies_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "ceremonies"}, ""))
 	pattern_Ceremonies_ContributeToCeremony_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 2, 5, 2}, []string{"v1", "ceremonies", "name"}, "contribute"))
+	pattern_Ceremonies_ConfirmCeremony_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 2, 5, 2}, []string{"v1", "ceremonies", "name"}, "confirm"))
 	pattern_Ceremonies_CancelCeremony_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 2, 5, 2}, []string{"v1", "ceremonies", "name"}, "cancel"))
 	pattern_Ceremonies_GetManifests_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "seal", "manifests"}, ""))
 )
@@ -519,6 +602,7 @@ var (
 	forward_Ceremonies_GetCeremony_0          = runtime.ForwardResponseMessage
 	forward_Ceremonies_ListCeremonies_0       = runtime.ForwardResponseMessage
 	forward_Ceremonies_ContributeToCeremony_0 = runtime.ForwardResponseMessage
+	forward_Ceremonies_ConfirmCeremony_0      = runtime.ForwardResponseMessage
 	forward_Ceremonies_CancelCeremony_0       = runtime.ForwardResponseMessage
 	forward_Ceremonies_GetManifests_0         = runtime.ForwardResponseMessage
 )

@@ -33,17 +33,22 @@ func ceremonyCommands() *Command {
 				"anybody: who held a share of the old seal and has a copy of the old record can open the MasterKey with it. rekey makes another\n" +
 				"MasterKey, which no old share opens, and puts the internal keys under it. They are the same ones: who opens the old MasterKey\n" +
 				"and has an old copy of the registry has them still. Nodes that are unsealed go on by themselves; one that is not is unsealed\n" +
-				"by the new holders. The file of --seal-plan says who shall open it. Every person needs an age recipient: nothing is printed.\n\n" +
+				"by the new holders. With --compromised, for a MasterKey or shares that somebody may have who must not, the internal key and\n" +
+				"the CAs are new as well, everything is wrapped anew, every member clears its disk, and krypton ceremony status says what is\n" +
+				"left: docs/runbooks/exposed-masterkey.md.\n\n" +
+				"The file of --seal-plan says who shall open it. Every person needs an age recipient: nothing is printed.\n\n" +
 				"Custodians sign all of the plan. Then those consent who open the MasterKey now: people with krypton ceremony contribute;\n" +
 				"keystores are asked by the cluster. Until enough of the new holders opened the new seal together nothing has changed, and\n" +
 				"krypton ceremony cancel ends it.",
 			Examples: []string{
 				"krypton ceremony start reshare --seal-plan seal.yaml",
 				"krypton ceremony start rekey --seal-plan seal.yaml",
+				"krypton ceremony start rekey --compromised --seal-plan seal.yaml",
 				"krypton ceremony start migrate --seal-plan keystores.yaml --life 48h --accept-risk concentration",
 			},
 			Flags: append([]cli.Flag{
 				&cli.StringFlag{Name: "seal-plan", Usage: "`FILE` that says who opens the MasterKey from then on, see docs/seals.md", Required: true},
+				&cli.BoolFlag{Name: "compromised", Usage: "of a rekey: leave nothing that the MasterKey of now opens"},
 				&cli.DurationFlag{Name: "life", Usage: "`DURATION` after which it ends by itself, 1m to 168h", Value: 24 * time.Hour},
 			}, sealRuleFlags()...),
 			Run: startCeremony,
@@ -62,6 +67,7 @@ func ceremonyCommands() *Command {
 			Flags:    append(heldFlags(), &cli.StringFlag{Name: "share-file", Usage: "`FILE` with printed shares, - for stdin"}),
 			Run:      contributeToCeremony,
 		},
+		confirmCommand(),
 		&Command{
 			Name: "status", Args: "[CEREMONY]", Usage: "show how far a ceremony is, and who has to do what", Reach: Reads, NArgs: [2]int{0, 1},
 			About:    "Without CEREMONY it is the one that has not ended, or the last.",
@@ -116,6 +122,15 @@ func startCeremony(ctx context.Context, in *Invocation) error {
 	if !ok {
 		return usagef("use reshare, migrate or rekey", "there is no ceremony %q", in.args[0])
 	}
+	means := "those who hold the seal now consent, and then others open the MasterKey; nobody is revoked"
+	switch {
+	case !in.c.Bool("compromised"):
+	case kind != kryptonv1.CeremonyKind_CEREMONY_KIND_REKEY:
+		return usagef("only a rekey replaces a MasterKey: krypton ceremony start rekey --compromised", "there is no ceremony %q", in.args[0]+" --compromised")
+	default:
+		kind = kryptonv1.CeremonyKind_CEREMONY_KIND_REKEY_COMPROMISED
+		means = "those who hold the seal now consent; then everything that the MasterKey of now opens is made anew, its CAs are replaced, and every member clears its disk"
+	}
 	wanted, err := plan.ReadFile(in.c.String("seal-plan"))
 	if err != nil {
 		return err
@@ -144,7 +159,7 @@ func startCeremony(ctx context.Context, in *Invocation) error {
 	if view.refusal != nil {
 		return view.refusal
 	}
-	if err := in.confirm("those who hold the seal now consent, and then others open the MasterKey; nobody is revoked"); err != nil {
+	if err := in.confirm("%s", means); err != nil {
 		return err
 	}
 	is, err := call(ctx, in, c.Ceremonies().StartCeremony, &kryptonv1.StartCeremonyRequest{
@@ -282,7 +297,14 @@ func ceremonySheet(is *kryptonv1.Ceremony) string {
 	}
 	s.add("cancelled by", is.GetCancelledBy())
 	s.add("reason", is.GetCancelReason())
-	return s.text()
+	s.add("confirmed by", strings.Join(is.GetConfirmedBy(), ", "))
+	x := is.GetExposure()
+	if x == nil {
+		return s.text()
+	}
+	s.add("exposure", exposureState(x))
+	s.add("next", exposureNext(x))
+	return s.text() + exposureText(x)
 }
 
 // kindText is the kind of a ceremony as a command has it.
@@ -296,8 +318,23 @@ func ceremonyNext(is *kryptonv1.Ceremony) string {
 		}
 		return fmt.Sprintf("consent: node %s has %d of %d, and takes %s", is.GetNodeName(), is.GetConsentHave(), is.GetConsentNeed(), is.GetConsentEnough())
 	}
-	if is.GetProvedBy() != "" {
+	const confirm = "custodians confirm the MasterKey and the CAs: krypton ceremony confirm"
+	switch open := newHoldersNext(is); {
+	case is.GetNeedsConfirmation() && open == "":
+		return confirm
+	case is.GetNeedsConfirmation():
+		return confirm + "; and " + open // it is asked for first: whoever confirms should not be in a hurry
+	case open == "":
 		return "nobody: the leader commits it"
+	default:
+		return open
+	}
+}
+
+// newHoldersNext says who has to open the new seal still; empty: nobody.
+func newHoldersNext(is *kryptonv1.Ceremony) string {
+	if is.GetProvedBy() != "" {
+		return ""
 	}
 	where := ", "
 	if is.GetConsentHave() > 0 {

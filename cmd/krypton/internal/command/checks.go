@@ -103,6 +103,7 @@ func checks() []check {
 		{"one-cluster", "all nodes of --addr belong to the same cluster", checkOneCluster},
 		{"seal", "every node is unsealed, and the cluster is not held", checkSeal},
 		{"keystores", "every keystore of the seal opens it, as the leader found", checkSealHolders},
+		{"exposure", "nothing is left to do after an exposed MasterKey was replaced", checkExposure},
 		{"policies", "every node can compile the policies of every tenant", checkPolicies},
 		{"serving", "every member serves", checkServing},
 		{"quorum", "there is a leader, and one voter may fail", checkQuorum},

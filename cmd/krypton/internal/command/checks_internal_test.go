@@ -199,6 +199,9 @@ func TestEveryCheckIsProvoked(t *testing.T) {
 		{"old release", func(f *facts) { f.view.info.FormatVersion = 5; f.health(0).MaxFormat, f.health(1).MaxFormat = 5, 5 }, "versions", failure, 5, "n3 knows formats up to 4, the registry has 5", ""},
 		{"unlocked", func(f *facts) { f.health(2).MemoryTier = "none" }, "memory", warning, 0, "n3 keeps keys in memory that can be swapped out", ""},
 		{"dumps", func(f *facts) { f.health(2).Hardened = false }, "memory", warning, 0, "n3 can be dumped or debugged", ""},
+		{"an exposure is not over", func(f *facts) {
+			f.ceremonies = []*kryptonv1.Ceremony{{Name: "ceremonies/0a", Exposure: &kryptonv1.Exposure{BeginTime: timestamppb.New(f.now.Add(-time.Minute))}}}
+		}, "exposure", warning, 0, "the exposed MasterKey was replaced 1m0s ago, and what it opened is not all gone: krypton ceremony status 0a", ""},
 		{"an approval is stuck", func(f *facts) { f.view.info.ApprovalsApproved, f.view.info.ApprovalsStuck = 1, 1 }, "approvals", warning, 0, "all have signed for 1 approval more than a minute ago, and it is not done", ""},
 		{"caller limited", func(f *facts) {
 			f.limited[1].who = []*kryptonv1.LimitedCaller{{Principal: "ab/workload/acme/app1", Calls: "use", Refused: 12}, {Tenant: "tenants/acme", Calls: "use", Refused: 3}}
@@ -255,7 +258,7 @@ func TestChecksThatCannotLookSaySo(t *testing.T) {
 	t.Parallel()
 	f := wellFacts()
 	f.view.members, f.view.memberErr = nil, errs.New(errs.Denied, "no")
-	for _, c := range checks()[9:] {
+	for _, c := range checks()[10:] {
 		if got := c.run(*f); got.verdict != skipped || got.says != "left out: your role does not see the members" {
 			t.Errorf("%s: %+v", c.name, got)
 		}

@@ -117,6 +117,9 @@ type facts struct {
 	view     *view
 	servers  []server
 	limited  []limited
+
+	ceremonies    []*kryptonv1.Ceremony
+	ceremoniesErr error
 }
 
 // limited is what one node says of those whom it refuses calls.
@@ -168,6 +171,8 @@ func (in *Invocation) examine(ctx context.Context) facts {
 		f.limited = append(f.limited, limited{addr: addr, who: info.GetLimited(), err: err})
 	}
 	f.me, f.meErr = call(ctx, in, c.Access().WhoAmI, &kryptonv1.WhoAmIRequest{})
+	list, err := call(ctx, in, c.Ceremonies().ListCeremonies, &kryptonv1.ListCeremoniesRequest{})
+	f.ceremonies, f.ceremoniesErr = list.GetCeremonies(), err
 	f.builtin, f.builtErr = call(ctx, in, c.Access().GetIssuer, &kryptonv1.GetIssuerRequest{Name: builtinIssuer})
 	return f
 }
