@@ -22,7 +22,7 @@ func callers(cmd *fsmpb.Command) bool {
 		return false
 	}
 	switch b := cmd.GetBody().(type) {
-	case *fsmpb.Command_CreateTenant, *fsmpb.Command_CreateService, *fsmpb.Command_ChangeObject,
+	case *fsmpb.Command_CreateTenant, *fsmpb.Command_BindTenant, *fsmpb.Command_CreateService, *fsmpb.Command_ChangeObject,
 		*fsmpb.Command_AddVersion, *fsmpb.Command_SetPrimary, *fsmpb.Command_ChangeVersion,
 		*fsmpb.Command_PinResource, *fsmpb.Command_UnpinResource, *fsmpb.Command_RollbackResource,
 		*fsmpb.Command_CreateJoinToken, *fsmpb.Command_RemoveMember, *fsmpb.Command_SetHold,

@@ -223,6 +223,8 @@ func objectOf(cmd *fsmpb.Command) string {
 	switch b := cmd.GetBody().(type) {
 	case *fsmpb.Command_CreateTenant:
 		return object(b.CreateTenant.GetName(), "")
+	case *fsmpb.Command_BindTenant:
+		return object(b.BindTenant.GetTenant(), "")
 	case *fsmpb.Command_CreateService:
 		return object(b.CreateService.GetTenant(), b.CreateService.GetName())
 	case *fsmpb.Command_ChangeObject:

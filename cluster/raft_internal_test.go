@@ -369,7 +369,7 @@ func TestI7_ThePlanFollowsTheMembersAndAvoidsTwoVoters(t *testing.T) {
 // Every command is decided here: one that is added fails until it is.
 func TestI13_EveryCommandIsACallersOrTheClustersOwn(t *testing.T) {
 	decided := map[string]bool{
-		"create_tenant": true, "change_object": true, "create_service": true, "add_version": true, "set_primary": true, "change_version": true,
+		"create_tenant": true, "bind_tenant": true, "change_object": true, "create_service": true, "add_version": true, "set_primary": true, "change_version": true,
 		"pin_resource": true, "unpin_resource": true, "rollback_resource": true, "create_join_token": true, "remove_member": true, "set_hold": true,
 		"revoke_certificate": true, "put_issuer": true, "remove_issuer": true, "bind_role": true, "unbind_role": true, "set_tenant_governors": true,
 		"request_approval": true, "approve": true, "reject_approval": true, "set_quorum": true,

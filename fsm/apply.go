@@ -249,6 +249,8 @@ func (t *tx) execute() (done, error) {
 		return t.commitCeremony(b.CommitCeremony)
 	case *fsmpb.Command_CancelCeremony:
 		return t.cancelCeremony(b.CancelCeremony)
+	case *fsmpb.Command_BindTenant:
+		return t.bindTenant(b.BindTenant)
 	}
 	if t.cluster.GetFormatVersion() < FormatSealProof && ofExposure(t.cmd) {
 		return done{}, errs.New(errs.FailedState, "the format version of this cluster is older than rekeys of an exposed MasterKey", errs.Hint("upgrade every node; the leader raises the format version when all members support it"))

@@ -842,7 +842,7 @@ func TestI26_WhatOnlyTakesPowerAwayWaitsForNobody(t *testing.T) {
 	}
 	// Every kind of command is one that people sign, or is not; a new one is said here.
 	signs := []string{
-		"create_tenant", "change_object", "change_version", "create_join_token", "update_member", "remove_member", "put_issuer", "remove_issuer", "bind_role", "unbind_role", "set_tenant_governors", "set_quorum",
+		"create_tenant", "bind_tenant", "change_object", "change_version", "create_join_token", "update_member", "remove_member", "put_issuer", "remove_issuer", "bind_role", "unbind_role", "set_tenant_governors", "set_quorum",
 		"put_policy", "remove_policy", "recover", "begin_ceremony", "confirm_seal", "replace_authority", "retire_authority",
 	}
 	free := []string{

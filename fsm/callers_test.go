@@ -17,7 +17,7 @@ import (
 
 // newest is the format version of the clusters of these tests, where a test does
 // not say another one. Releases learn a format before they announce it.
-const newest uint32 = fsm.FormatSealProof
+const newest uint32 = fsm.FormatOwnedKeys
 
 // caCert returns a CA certificate, always the same for one name.
 func caCert(name string) []byte {

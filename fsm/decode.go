@@ -22,11 +22,11 @@ const (
 	// MaxFormatVersion is the format version with which this program founds
 	// clusters and to which it raises them. Members announce it. What each brought
 	// stands in docs/formats.md.
-	MaxFormatVersion = 7
+	MaxFormatVersion = 8
 
 	// knownFormat is the highest format version that Apply and Restore understand. A
 	// release learns one before it announces it.
-	knownFormat = FormatSealProof
+	knownFormat = FormatOwnedKeys
 
 	// FormatRevocations is the format version of a cluster from which on
 	// certificates can be revoked and commands say with which one they were asked
@@ -53,6 +53,10 @@ const (
 	// FormatSealProof is the format version of a cluster from which on more than one
 	// member proves what its seal becomes: proofs of new seals, rekeys of an exposed MasterKey.
 	FormatSealProof = 7
+
+	// FormatOwnedKeys is the format version of a cluster from which on tenants are bound
+	// after they were made, by an identity that no other tenant has.
+	FormatOwnedKeys = 8
 
 	// maxDepth bounds nesting, so that hostile bytes cannot exhaust the stack.
 	maxDepth = 32

@@ -50,6 +50,8 @@
 //   - I38: an exposure of the MasterKey is done only when nothing is wrapped under an internal key from before and none of those keys is left, every member said that its disk holds nothing from before that, the seal record carries no key of an earlier MasterKey, and no CA from before is trusted.
 //   - I39: a MasterKey takes the place of an exposed one only after custodians signed, where the rules of the genesis or of now ask for it, which one it is and which CAs come with it, so that the genesis alone tells who did.
 //   - I40: a CA of the cluster is replaced only as custodians ordered it, by one whose certificate the one before signed, so that from the CA that people vouched for a line of signatures leads to the present one; or with the MasterKey, by one that they confirmed. The issuer builtin, its role bindings and revocations stay, and it vouches by the CAs before for no longer than the order says.
+//   - I41: from [FormatOwnedKeys] on no two tenants that are there have one identity in a keystore, as the keystore calls it.
+//   - I42: from [FormatOwnedKeys] on no two tenants get one customer key outside of the nodes' own keystores, unless the order names the tenants that have it and two governors signed it, whatever the rules ask for a binding.
 //   - I43: from [FormatSealProof] on a repair leaves at least one wrapping as it was, and what takes the place of one was opened by two voters, as both sign over that wrapping and the record that is repaired, unless the cluster has one voter.
 //
 // # Concurrency

@@ -333,6 +333,10 @@ func gateLines() []gateLine {
 		{name: "a backup is noted", cmd: func(w *world) *fsmpb.Command {
 			return &fsmpb.Command{Body: &fsmpb.Command_NoteBackup{NoteBackup: &fsmpb.NoteBackup{Backup: &fsmpb.Backup{Node: nodeID(0), Index: w.index}}}}
 		}},
+		{
+			name: "a tenant without a key is bound", first: func(w *world) { w.ok(w.createUnbound("new")) },
+			cmd: func(w *world) *fsmpb.Command { return w.bindTenant("new", "a") }, moves: []string{"new", "new 1"},
+		},
 		{name: "an epoch of leases begins", cmd: is(func() *fsmpb.Command { return begin(1) })},
 	}
 }

@@ -297,11 +297,16 @@ func allDestroyed(vs []*fsmpb.Version) bool {
 
 func (l *loader) loadTenant(t *fsmpb.Tenant, replaced bool) error {
 	destroyed := t.GetState() == fsmpb.ObjectState_OBJECT_STATE_DESTROYED
-	ivk := l.underIVK(t.GetL2IvkUid(), !destroyed)
+	unbound := Unbound(t) && l.cluster.GetFormatVersion() >= FormatOwnedKeys
+	ivk := unbound || l.underIVK(t.GetL2IvkUid(), !destroyed)
 	switch {
-	case checkName(t.GetName()) != nil || checkBinding(t.GetBinding()) != nil || !ivk:
+	case checkName(t.GetName()) != nil || checkBinding(t.GetBinding()) != nil && !unbound || !ivk:
 		return corrupt("a tenant has no valid name, binding or internal key")
-	case (len(t.GetL2Blob()) == 0) != destroyed || len(t.GetL2Blob()) > MaxBlobBytes || (destroyed && !allDestroyed(t.GetVersions())):
+	case checkOwned(t.GetBinding()) != nil || !plain(t.GetBinding()) && l.cluster.GetFormatVersion() < FormatOwnedKeys:
+		return corrupt("a tenant has a binding that cannot be")
+	case unbound && (len(t.GetL2Uid()) != 0 || len(t.GetL2Blob()) != 0 || len(t.GetL2IvkUid()) != 0 || len(t.GetVersions()) != 0 || t.GetPrimary() != 0):
+		return corrupt("a tenant without a binding has a key")
+	case !unbound && (len(t.GetL2Blob()) == 0) != destroyed || len(t.GetL2Blob()) > MaxBlobBytes || (destroyed && !allDestroyed(t.GetVersions())):
 		return corrupt("a tenant has material where none belongs, or none where some does")
 	case !l.timely(t.GetModIndex(), t.GetCreateTimeMs(), t.GetDestroyTimeMs()) || !l.gateable(t) || !l.policied(t):
 		return corrupt("a tenant has a time or index that cannot be")
@@ -310,12 +315,14 @@ func (l *loader) loadTenant(t *fsmpb.Tenant, replaced bool) error {
 		return err
 	}
 	uid := string(t.GetUid())
-	if !l.claim(uidOwner{uid: uid, kind: uidTenant, tenant: uid}, uidOwner{uid: string(t.GetL2Uid()), kind: uidL2, tenant: uid}) {
+	if !l.claim(uidOwner{uid: uid, kind: uidTenant, tenant: uid}) || !unbound && !l.claim(uidOwner{uid: string(t.GetL2Uid()), kind: uidL2, tenant: uid}) {
 		return corrupt("a uid is not valid or there twice")
 	}
-	underL2 := func(p []byte) bool { return bytes.Equal(p, t.GetL2Uid()) }
-	if err := l.loadVersions(t.GetVersions(), t.GetPrimary(), uidOwner{kind: uidTenantVersion, tenant: uid}, underL2); err != nil {
-		return err
+	if !unbound {
+		underL2 := func(p []byte) bool { return bytes.Equal(p, t.GetL2Uid()) }
+		if err := l.loadVersions(t.GetVersions(), t.GetPrimary(), uidOwner{kind: uidTenantVersion, tenant: uid}, underL2); err != nil {
+			return err
+		}
 	}
 	if err := l.loadGovernors(t); err != nil {
 		return err
@@ -327,7 +334,11 @@ func (l *loader) loadTenant(t *fsmpb.Tenant, replaced bool) error {
 		put(&l.tx, tableTombs, t)
 		return nil
 	}
+	if b := t.GetBinding(); b.GetOwner() != "" && !destroyed && ownerTaken(l.txn, b.GetOwner(), t.GetUid()) != nil {
+		return corrupt("two tenants have one identity")
+	}
 	put(&l.tx, tableTenants, t)
+	l.indexOwners(nil, t)
 	l.due(t.GetUid(), uidTenant, l.tenantDue(t))
 	return nil
 }

@@ -409,7 +409,7 @@ func TestTheFormatVersionIsRaisedOnlyToWhatEveryMemberSupports(t *testing.T) {
 	raisable(fsm.MaxFormatVersion, true)
 	w.ok(raise(newest))
 	raisable(0, false)
-	if _, err := w.apply(raise(fsm.FormatSealProof + 1)); !fsm.Stopped(err) {
+	if _, err := w.apply(raise(newest + 1)); !fsm.Stopped(err) {
 		t.Errorf("got %v; a release that does not know the new format must stop", err)
 	}
 }

@@ -35,7 +35,7 @@ func orderOf(cmd *fsmpb.Command) order {
 	switch b := cmd.GetBody().(type) {
 	case *fsmpb.Command_Genesis:
 		return order{roles: []auth.Role{auth.RoleOperator}, leader: true} // the first is before there is anybody, and there is no second
-	case *fsmpb.Command_CreateTenant:
+	case *fsmpb.Command_CreateTenant, *fsmpb.Command_BindTenant:
 		return governing(auth.PowerCreateTenant, "")
 	case *fsmpb.Command_ChangeObject:
 		return orderOfObject(b.ChangeObject)

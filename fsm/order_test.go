@@ -122,6 +122,7 @@ func orderLines() []orderLine {
 		{"confirm a seal", is(&fsmpb.Command{Body: &fsmpb.Command_ConfirmHolder{ConfirmHolder: &fsmpb.ConfirmHolder{}}}), []string{leader, node, "cust"}},
 		{"prove a seal", is(&fsmpb.Command{Body: &fsmpb.Command_ProveSeal{ProveSeal: &fsmpb.ProveSeal{}}}), []string{leader, node, "cust"}},
 		{"commit a seal", is(&fsmpb.Command{Body: &fsmpb.Command_CommitCeremony{CommitCeremony: &fsmpb.CommitCeremony{}}}), []string{leader, node, "cust"}},
+		{"bind a tenant", func(w *world) *fsmpb.Command { return w.bindTenant("acme", "a") }, []string{gov}},
 		{"tick", is(tick()), []string{leader}},
 		{"raise the format", is(raise(newest)), []string{leader}},
 		{"begin an epoch", is(begin(0)), []string{leader}},

@@ -188,6 +188,9 @@ func (t *tx) storeChain(o owner, is hierarchy.Chain, added *fsmpb.Version) owner
 func (t *tx) putTenant(was, tn *fsmpb.Tenant) {
 	tn.GateIndex = t.tenantGate(was, tn)
 	put(t, tableTenants, tn)
+	if was.GetBinding() != tn.GetBinding() || was.GetState() != tn.GetState() {
+		t.indexOwners(was, tn)
+	}
 	t.setDue(tn.GetUid(), uidTenant, t.tenantDue(tn))
 }
 

@@ -31,6 +31,12 @@ func RulesOf(governors, custodians int) (rows []*fsmpb.IntentRule) {
 // the largest rule that any act has or would have: else fewer people could lower the
 // rules first and act alone afterwards, or raise them and lock everybody out.
 func ruleOf(rows []*fsmpb.IntentRule, req *intent.Request) (rule intent.Rule, needed bool) {
+	if req.Act() == intent.ActBindL1 && fieldOf(req, "shared_with", intent.KindList).Uint > 0 {
+		// Whoever has the key of one tenant has that of the other: four eyes, whatever the
+		// cluster asks for a binding (I42).
+		rule, _ = RuleFor(rows, req.Act())
+		return intent.Larger(rule, intent.Rule{Governors: 2, Requester: intent.RequesterCounts}), true
+	}
 	if req.Act() != intent.ActSetQuorum {
 		return RuleFor(rows, req.Act())
 	}

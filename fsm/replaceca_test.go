@@ -164,7 +164,7 @@ func TestI40_OnlyTheCABeforeMakesTheNext(t *testing.T) {
 			c.Secret.CrossCertificate = certBy("second", "callers", false)
 		})},
 		"edited": {errs.IntentRefused, change(func(c *fsmpb.ReplaceAuthority) {
-			c.Secret.CrossCertificate = slices.Clone(c.Secret.GetCrossCertificate())
+			c.Secret.CrossCertificate = slices.Clone(c.GetSecret().GetCrossCertificate())
 			c.Secret.CrossCertificate[len(c.GetSecret().GetCrossCertificate())-1] ^= 1
 		})},
 		"the same key":     {errs.InvalidArgument, change(func(c *fsmpb.ReplaceAuthority) { c.Secret.Public = callerCA })},

@@ -34,6 +34,7 @@ const (
 	tableKeys       = "keys"       // the public keys of role bindings; derived
 	tableApprovals  = "approvals"  // requests that people sign one after the other
 	tableCeremonies = "ceremonies" // ceremonies of the seal
+	tableOwners     = "owners"     // the identities and customer keys that tenants have; derived
 	tableSets       = "sets"       // the lists of governors that tenants have; derived
 	tableUIDs       = "uids"       // every uid ever used and what it belongs to; derived
 	tableDue        = "due"        // when Tick has something to do with a tenant or service; derived
@@ -244,6 +245,7 @@ func newDB() *memdb.MemDB {
 			indexDue:   func(c *fsmpb.Ceremony) ([]byte, bool) { return dueKey(c.GetExpireTimeMs(), c.GetId()), CeremonyOpen(c) },
 			indexEnded: func(c *fsmpb.Ceremony) ([]byte, bool) { return dueKey(c.GetEndTimeMs(), c.GetId()), !CeremonyOpen(c) },
 		}),
+		table(tableOwners, ownerRowKey, nil),
 		table(tableSets, setKeyOf, nil),
 		table(tableUIDs, func(u uidOwner) ([]byte, bool) { return []byte(u.uid), true }, nil),
 		table(tableDue, func(d dueRow) ([]byte, bool) { return []byte(d.uid), true }, map[string]keyOf[dueRow]{

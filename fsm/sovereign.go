@@ -12,7 +12,8 @@ import (
 // or the leader adds (uids, wrapped material, time) is not in it, since nobody
 // knows it when people sign.
 //
-//	bind-l1              tenant, keystore, key, archetype
+//	bind-l1              tenant, keystore, key, archetype     a tenant that is made; empty but for the tenant: without a key
+//	bind-l1              tenant, tenant uid, keystore, key, archetype, identity, regions, shared with
 //	destroy              tenant, service, version, now        of a tenant, service or key version; version 0: all
 //	resume-after-unlink  tenant, service
 //	add-member           token, region, expire                a join token for a voter
@@ -44,6 +45,9 @@ func SovereignRequest(cmd *fsmpb.Command) (intent.Act, *intent.Request, bool) {
 		r = intent.BindL1{
 			Tenant: c.GetName(), Keystore: c.GetBinding().GetKeystore(), Key: c.GetBinding().GetKey(), Archetype: c.GetBinding().GetArchetype(), Governors: c.GetGovernors(),
 		}.Request()
+	case *fsmpb.Command_BindTenant:
+		c := b.BindTenant
+		r = bindTenantRequest(c.GetTenant(), c.GetTenantUid(), c.GetBinding())
 	case *fsmpb.Command_ChangeObject:
 		c := b.ChangeObject
 		o := c.GetObject()
@@ -96,6 +100,16 @@ func SovereignRequest(cmd *fsmpb.Command) (intent.Act, *intent.Request, bool) {
 		return intent.ActUnspecified, nil, false
 	}
 	return r.Act(), r, true
+}
+
+func bindTenantRequest(tenant string, uid []byte, b *fsmpb.Binding) *intent.Request {
+	to := intent.BindTenant{
+		Tenant: tenant, TenantUID: uid, Keystore: b.GetKeystore(), Key: b.GetKey(), Archetype: b.GetArchetype(), Regions: b.GetRegions(), SharedWith: b.GetSharedWith(),
+	}
+	for _, n := range b.GetIdentity() {
+		to.Identity = append(to.Identity, n.GetName()+"="+n.GetValue())
+	}
+	return to.Request()
 }
 
 func bindRequest(b *fsmpb.RoleBinding) *intent.Request {

@@ -16,7 +16,7 @@ func approvalRule(c *fsmpb.Cluster, a *fsmpb.Approval) intent.Rule {
 	act := intent.Act(min(a.GetAct(), 1<<16-1))
 	then, _ := RuleFor(a.GetRules(), act)
 	now, needed := RuleFor(c.GetRules(), act)
-	if act == intent.ActSetQuorum { // what it orders matters, too
+	if act == intent.ActSetQuorum || act == intent.ActBindL1 { // what it orders matters, too
 		req, err := intent.ParseRequest(a.GetRequest())
 		if err != nil {
 			return then

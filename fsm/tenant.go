@@ -71,10 +71,15 @@ func (t *tx) createTenant(c *fsmpb.CreateTenant) (done, error) {
 	if err := checkName(c.GetName()); err != nil {
 		return done{}, err
 	}
-	if err := checkBinding(c.GetBinding()); err != nil {
+	unbound := c.GetBinding() == nil && t.cluster.GetFormatVersion() >= FormatOwnedKeys
+	if err := checkBinding(c.GetBinding()); err != nil && !unbound {
 		return done{}, err
 	}
-	if len(c.GetL2Blob()) == 0 || len(c.GetL2Blob()) > MaxBlobBytes {
+	switch {
+	case !plain(c.GetBinding()):
+		// The identity is for the tenant's uid, which nobody knew.
+		return done{}, wrong("a tenant that is made has no identity yet", "make it without a key, then bind it: krypton tenant bind")
+	case !unbound && (len(c.GetL2Blob()) == 0 || len(c.GetL2Blob()) > MaxBlobBytes):
 		return done{}, invalid("the wrapped tenant key is missing or too large")
 	}
 	old, exists := lookup[*fsmpb.Tenant](t.txn, tableTenants, indexID, []byte(c.GetName()))
@@ -87,6 +92,14 @@ func (t *tx) createTenant(c *fsmpb.CreateTenant) (done, error) {
 	governors, err := t.governorsOf(c)
 	if err != nil {
 		return done{}, err
+	}
+	if unbound {
+		return t.createUnbound(c, old, governors)
+	}
+	if c.GetBinding().GetArchetype() != "local" && t.cluster.GetFormatVersion() >= FormatOwnedKeys {
+		if err := keyTaken(t.txn, c.GetBinding(), c.GetUid()); err != nil {
+			return done{}, err
+		}
 	}
 	if err := t.ivkInForce(c.GetL2IvkUid()); err != nil {
 		return done{}, err
@@ -108,12 +121,7 @@ func (t *tx) createTenant(c *fsmpb.CreateTenant) (done, error) {
 	if r != hierarchy.NotRefused {
 		return done{}, r.Err("the tenant key")
 	}
-	if exists {
-		// The name goes to the new tenant; the destroyed one stays what its uid says.
-		t.setDue(old.GetUid(), uidTenant, never)
-		drop(t, tableTenants, old)
-		put(t, tableTombs, old)
-	}
+	t.take(old)
 	t.tenants++
 	t.putTenant(nil, &fsmpb.Tenant{
 		Name:         c.GetName(),

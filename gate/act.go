@@ -100,6 +100,7 @@ const (
 	ListRoleBindings
 	DeleteRoleBinding
 	SetGovernors
+	BindTenant
 
 	CreateApproval
 	GetApproval
@@ -316,6 +317,7 @@ var acts = [actEnd]row{
 	ListRoleBindings:  {"role_bindings.list", audit.Data, scopeEither, DutyRead, people, 0},
 	DeleteRoleBinding: {"role_bindings.delete", audit.Control, scopeEither, DutyGovern, gov, auth.PowerTenant},
 	SetGovernors:      {"tenants.set_governors", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerTenant},
+	BindTenant:        {"tenants.bind", audit.Control, scopeTenant, DutyGovern, gov, auth.PowerCreateTenant},
 
 	CreateApproval: {"approvals.create", audit.Control, scopeCluster, DutyApprove, gov | cust, 0},
 	GetApproval:    {"approvals.get", audit.Data, scopeCluster, DutyRead, people, 0},

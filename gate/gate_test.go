@@ -156,6 +156,7 @@ role_bindings.create         G....  control  P/T
 role_bindings.get            GCOA.  data
 role_bindings.list           GCOA.  data
 role_bindings.delete         G....  control  P/T
+tenants.bind                 G....  control  P
 tenants.set_governors        G....  control  T
 policies.get                 G..A.  data
 policies.list                G..A.  data

@@ -22,7 +22,7 @@ const (
 //
 //nolint:gochecknoglobals // Immutable table.
 var sovereign = map[Act]bool{
-	CreateTenant: true, DeleteTenant: true, DeleteTenantNow: true, DeleteService: true, DeleteServiceNow: true,
+	CreateTenant: true, BindTenant: true, DeleteTenant: true, DeleteTenantNow: true, DeleteService: true, DeleteServiceNow: true,
 	DestroyVersion: true, DestroyVersionNow: true, CreateJoinToken: true, PromoteNode: true, DemoteNode: true, RemoveNode: true,
 	CreateIssuer: true, UpdateIssuer: true, DeleteIssuer: true, CreateRoleBinding: true, DeleteRoleBinding: true,
 	IssueCertificate: true, SetGovernors: true, SetQuorum: true, ReplaceAuthority: true, RetireAuthority: true, StartCeremony: true, ConfirmCeremony: true,

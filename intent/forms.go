@@ -45,6 +45,19 @@ var keyForms = []form{
 		},
 	},
 	{
+		act: ActBindL1, orders: "bind a tenant that has no key to a customer key",
+		fields: []shape{
+			{name: "tenant", kind: KindText, fits: notEmpty},
+			tenantUID(),
+			{name: "keystore", kind: KindText, fits: notEmpty},
+			{name: "key", kind: KindText, fits: notEmpty},
+			{name: "archetype", kind: KindText},
+			listOf("identity", KindText, "what the identity is called that is used for this tenant only"),
+			listOf("regions", KindText, "a region whose nodes may use the key; none named: all"),
+			listOf("shared_with", KindText, "a tenant that has the same key: whoever ends one ends the other"),
+		},
+	},
+	{
 		act: ActDestroy, orders: "destroy key material; what it protects cannot be read again",
 		fields: []shape{
 			{name: "tenant", kind: KindText, note: noteIfEmpty("none: the internal key of the cluster")},

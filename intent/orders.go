@@ -24,6 +24,24 @@ func (b BindL1) Request() *Request {
 	return r
 }
 
+// BindTenant orders that a tenant without a key is bound to a customer key.
+type BindTenant struct {
+	Tenant     string
+	TenantUID  []byte
+	Keystore   string   // its name in the nodes' configuration
+	Key        string   // reference in that keystore
+	Archetype  string   // how the customer holds the key
+	Identity   []string // what the identity is called that is used for this tenant only: name=value, in ascending order of the names
+	Regions    []string // where nodes may use the key; none: everywhere
+	SharedWith []string // tenants that have the same key
+}
+
+// Request returns the canonical form.
+func (b BindTenant) Request() *Request {
+	r := NewRequest(ActBindL1).Text("tenant", b.Tenant).Bytes("tenant_uid", b.TenantUID).Text("keystore", b.Keystore).Text("key", b.Key).Text("archetype", b.Archetype)
+	return r.listText("identity", b.Identity).listText("regions", b.Regions).listText("shared_with", b.SharedWith)
+}
+
 // Destroy orders the end of a tenant, a service, or one version of a key.
 type Destroy struct {
 	Tenant  string // empty: a version of the internal key

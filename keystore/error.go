@@ -66,6 +66,7 @@ const (
 	OpManage // a change of the keystore itself, where Krypton owns it (the local keystore)
 	OpImportParameters
 	OpImportMaterial
+	OpProve // what key and identity of a tenant are
 )
 
 // String returns the operation as logs, metrics and documents write it.
@@ -87,6 +88,8 @@ func (o Op) String() string {
 		return "import-parameters"
 	case OpImportMaterial:
 		return "import-material"
+	case OpProve:
+		return "prove"
 	case OpUnspecified:
 	}
 	return "unspecified"

@@ -1,6 +1,7 @@
 package keystore
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -47,6 +48,7 @@ type Constructors map[string]Constructor
 type Registry struct {
 	providers map[string]Provider
 	types     map[string]string // by name
+	owned     owned
 	close     func() error
 }
 
@@ -54,6 +56,7 @@ type Registry struct {
 // closes those already made and returns a [*Error].
 func Open(ctx context.Context, env Env, configs []Config, types Constructors) (*Registry, error) {
 	r := &Registry{providers: make(map[string]Provider, len(configs)), types: make(map[string]string, len(configs))}
+	r.owned.all, r.owned.idle = map[string]*ownedEntry{}, list.New()
 	r.close = sync.OnceValue(r.closeAll)
 	fail := func(name string, cause error) (*Registry, error) {
 		return nil, errors.Join(NewError(Error{Class: Misconfigured, Provider: name, Op: OpOpen}, cause), r.Close())
@@ -106,7 +109,7 @@ func (r *Registry) Names() []string { return slices.Sorted(maps.Keys(r.providers
 func (r *Registry) Close() error { return r.close() }
 
 func (r *Registry) closeAll() error {
-	var all []error
+	all := []error{r.owned.close()}
 	for _, name := range r.Names() {
 		if err := r.providers[name].Close(); err != nil {
 			all = append(all, err)

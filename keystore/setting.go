@@ -35,6 +35,9 @@ type Type struct {
 	Doc      string      // what it is, as one sentence
 	Settings []Setting   // all that New reads
 	New      Constructor // makes a provider
+	// Identity is what a tenant's binding says of the identity that is used for
+	// that tenant only, of a type whose providers are [Assumer]s. nil: they are not.
+	Identity []Setting
 	// Endpoint returns the URL that a provider of these settings talks to, for
 	// checks of the way there; "" where there is none. nil: none.
 	Endpoint func(cfg Config) string

@@ -109,6 +109,11 @@ func (n *Node) commitMade(ctx context.Context, tok gate.Token, r Request, cmd *f
 				return nil, err
 			}
 			tok.Describe(m.details())
+			if ready.GetBindTenant() != nil {
+				if err := n.proveForeign(ctx, ready); err != nil {
+					return nil, err
+				}
+			}
 		}
 		var res *fsmpb.Result
 		res, err = n.commit(ctx, tok, r, ready)
@@ -128,19 +133,18 @@ func (n *Node) answered(tok gate.Token, r Request, step uint32) bool {
 }
 
 // CreateTenant makes a tenant whose key is wrapped by the customer's key and by
-// the internal key, one inside the other. governors are the role bindings, by uid, of
+// the internal key, one inside the other; with a nil binding it has none until
+// [Node.BindTenant]. governors are the role bindings, by uid, of
 // who governs what is inside it; none: whoever asks.
 func (n *Node) CreateTenant(ctx context.Context, tok gate.Token, r Request, name hierarchy.Name, b *fsmpb.Binding, governors [][]byte) (*fsmpb.Tenant, error) {
 	if err := tok.Require(gate.CreateTenant, hierarchy.TenantPath(name).String()); err != nil {
 		return nil, err
 	}
-	switch is := archetype(n.stores.Type(b.GetKeystore())); b.GetArchetype() {
-	case is:
-	case "":
-		b = proto.CloneOf(b)
-		b.Archetype = is
-	default: // and people may have signed it
-		return nil, errs.New(errs.InvalidArgument, "binding.archetype is not how the keystore holds the key", errs.Hint("it is %s; leave it out if nobody signs", is))
+	if b != nil {
+		var err error
+		if b, err = n.archetyped(b); err != nil {
+			return nil, err
+		}
 	}
 	cmd := r.command(0)
 	cmd.Body = &fsmpb.Command_CreateTenant{CreateTenant: &fsmpb.CreateTenant{Name: string(name), Binding: b, Governors: governors}}

@@ -293,7 +293,8 @@ func TestPrepareRefusesWhatItIsNotFor(t *testing.T) {
 	for name, cmd := range map[string]*fsmpb.Command{
 		"nothing":         {CorrelationId: id},
 		"no id":           {Body: &fsmpb.Command_CreateService{CreateService: &fsmpb.CreateService{Tenant: "acme", Name: "x"}}},
-		"no binding":      {CorrelationId: id, Body: &fsmpb.Command_CreateTenant{CreateTenant: &fsmpb.CreateTenant{Name: "x"}}},
+		"no binding":      {CorrelationId: id, Body: &fsmpb.Command_CreateTenant{CreateTenant: &fsmpb.CreateTenant{Name: "../y"}}},
+		"no key to bind":  {CorrelationId: id, Body: &fsmpb.Command_BindTenant{BindTenant: &fsmpb.BindTenant{Tenant: "x"}}},
 		"no name":         {CorrelationId: id, Body: &fsmpb.Command_CreateTenant{CreateTenant: &fsmpb.CreateTenant{Binding: binding()}}},
 		"bad name":        {CorrelationId: id, Body: &fsmpb.Command_CreateTenant{CreateTenant: &fsmpb.CreateTenant{Name: "../x", Binding: binding()}}},
 		"no service":      {CorrelationId: id, Body: &fsmpb.Command_CreateService{CreateService: &fsmpb.CreateService{Tenant: "acme"}}},

@@ -4,8 +4,6 @@ package node_test
 
 import (
 	"context"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -15,7 +13,6 @@ import (
 	"github.com/openkcm/krypton-cluster/gate"
 	"github.com/openkcm/krypton-cluster/internal/errs"
 	"github.com/openkcm/krypton-cluster/keystore"
-	"github.com/openkcm/krypton-cluster/keystore/keystoretest"
 	"github.com/openkcm/krypton-cluster/keystore/keystoretest/vaultserver"
 	"github.com/openkcm/krypton-cluster/keystore/transit"
 	"github.com/openkcm/krypton-cluster/node"
@@ -26,10 +23,8 @@ import (
 // what it says when it withdraws a key.
 func TestEachSidesLogHasTheIDOfTheOther(t *testing.T) {
 	ctx := t.Context()
-	vault, err := vaultserver.Start(ctx, vaultserver.Options{Dir: t.TempDir()})
-	keystoretest.Require(t, "Vault", vaultserver.Install, err)
-	t.Cleanup(func() { check(t, vault.Close()) })
-	check(t, vault.Mount(ctx, "customers"))
+	c := newCustomers(t)
+	vault := c.Server
 	check(t, vault.CreateKey(ctx, "customers", "acme", "aes256-gcm96"))
 	check(t, vault.AuditHeader(ctx, transit.CorrelationHeader))
 	policy := func(paths ...string) {
@@ -42,18 +37,14 @@ func TestEachSidesLogHasTheIDOfTheOther(t *testing.T) {
 		check(t, vault.Policy(ctx, "node", text.String()))
 	}
 	policy("encrypt", "decrypt", "keys")
-	token, err := vault.CreateToken(ctx, map[string]any{"policies": []string{"node"}, "no_default_policy": true})
-	check(t, err)
-	file := filepath.Join(t.TempDir(), "token")
-	check(t, os.WriteFile(file, []byte(token.ClientToken), 0o600))
 
 	w, o := newWorld(t)
-	w.more = []keystore.Config{{Name: "vault", Type: transit.Type, Settings: map[string]string{
-		"address": vault.URL, "mount": "customers", "ca_file": vault.CAFile, "auth": "token-file", "token_file": file,
-	}}}
+	w.more = []keystore.Config{c.config("eu")}
 	m := w.add(t, o)
 	must[*node.InitResult](t)(m.init(autoPlan(t)))
-	must[*fsmpb.Tenant](t)(m.createTenant(w.request(), "acme", &fsmpb.Binding{Keystore: "vault", Key: "acme", Archetype: "hyok"}))
+	role := m.unbound(t, "acme")
+	c.role(role, "node", "eu")
+	check(t, m.bindTenant(w.request(), "acme", bao("acme", role)))
 	must[*fsmpb.Service](t)(m.createService(w.request(), "acme", "pay"))
 	w.bind(m, auth.RoleWorkload, "acme", "app")
 	tg := target("acme", "pay")

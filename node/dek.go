@@ -159,6 +159,7 @@ type question struct {
 	authority uint64
 
 	act      gate.Act
+	node     string // that answers
 	policies *Policies
 	looked   bool   // in this round
 	policyAt uint64 // Tenant.PolicyIndex of the first look of the round
@@ -187,6 +188,9 @@ func (q *question) found(v *fsm.View) (choice, error) {
 		}
 	}
 	c, err := q.choose(v, q)
+	if err == nil {
+		err = mayUse(v, q.node, c.tenant.GetBinding())
+	}
 	if err != nil || v.AuthorityAt() == q.authority {
 		return c, err // that the tenant is gone says more than that its bindings are
 	}
@@ -266,7 +270,7 @@ func serve[T any](ctx context.Context, n *Node, tok gate.Token, q question, work
 	var why error
 	asked := &q
 	asked.principal, asked.binding, asked.authority = tok.Principal(), tok.Binding(), tok.Authority()
-	asked.act, asked.policies = tok.Act(), n.policy
+	asked.act, asked.policies, asked.node = tok.Act(), n.policy, string(n.cluster.NodeID())
 	asked.serial = []byte(tok.Serial()) // now: the last look comes when the token is finished
 	for round := range maxRounds {
 		u, st, err := n.starting()

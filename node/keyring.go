@@ -338,7 +338,7 @@ func (k *keyring) withTenantKey(ctx context.Context, c *fsmpb.Cluster, t *fsmpb.
 // Errors of the keystore come out as they are.
 func (k *keyring) openTenantKey(ctx context.Context, c *fsmpb.Cluster, t *fsmpb.Tenant, nest nesting) (s memsec.Secret, err error) {
 	err = k.withInternalKey(ctx, c, nest.ivk, func(ivk memsec.Secret) error {
-		s, err = envelope.OpenL2(ctx, ivk, nest.binding, k.unwrapWith(t.GetBinding()), t.GetL2Blob(), memsec.Cold)
+		s, err = envelope.OpenL2(ctx, ivk, nest.binding, k.unwrapWith(t.GetBinding(), t.GetUid()), t.GetL2Blob(), memsec.Cold)
 		return err
 	})
 	return s, err
@@ -402,16 +402,22 @@ func (k *keyring) serviceKey(ctx context.Context, id corr.ID, c choice) (*servic
 	return sl.key, tr.request, nil
 }
 
-// unwrapWith returns the call to the customer's keystore of a binding.
-func (k *keyring) unwrapWith(b *fsmpb.Binding) envelope.UnwrapL1 {
-	return func(ctx context.Context, blob, aad []byte) (memsec.Secret, error) {
-		p, err := k.stores.Get(b.GetKeystore())
-		if err != nil {
-			return memsec.Secret{}, err
-		}
-		res, err := p.Unwrap(ctx, keystore.UnwrapRequest{
-			Key: keystore.KeyRef(b.GetKey()), Blob: blob, AAD: aad, Class: memsec.Hot, Correlation: correlation(ctx),
+// unwrapWith returns the call to the customer's keystore of a binding, as the
+// identity of the tenant.
+func (k *keyring) unwrapWith(b *fsmpb.Binding, tenant []byte) envelope.UnwrapL1 {
+	return func(ctx context.Context, blob, aad []byte) (s memsec.Secret, err error) {
+		err = withL1(k.stores, b, tenant, func(p keystore.Provider) (err error) {
+			s, err = unwrapBy(p, keystore.KeyRef(b.GetKey()))(ctx, blob, aad)
+			return err
 		})
+		return s, err
+	}
+}
+
+// unwrapBy is the call itself.
+func unwrapBy(p keystore.Provider, key keystore.KeyRef) envelope.UnwrapL1 {
+	return func(ctx context.Context, blob, aad []byte) (memsec.Secret, error) {
+		res, err := p.Unwrap(ctx, keystore.UnwrapRequest{Key: key, Blob: blob, AAD: aad, Class: memsec.Hot, Correlation: correlation(ctx)})
 		if err != nil {
 			return memsec.Secret{}, err
 		}

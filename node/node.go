@@ -31,6 +31,8 @@
 //   - I18: a MasterKey in place of an exposed one is taken with an internal key and CAs that open under it, and after a start it is believed only if people signed for it and those CAs as the genesis asks.
 //   - I19: what is left of an exposure any leader wraps again, and ends, without asking a customer's keystore; what it led to before opens nothing of the state after.
 //   - I20: no result of a data operation leaves after the customer's key was denied on this node, or was not proved for longer than its grace: looked at as the last thing before it leaves; and then no key of that tenant stays in memory.
+//   - I21: the key of a tenant is asked for as the identity of its binding and no other; before a binding is made nothing of another tenant's key is asked for, and the keystore has shown that identity and key are this one's by what it says, and by a wrap and an unwrap.
+//   - I22: a node of a region that a binding does not allow asks nothing of its keystore, but once, before it is made, to be denied.
 //
 // # Concurrency
 //

@@ -83,6 +83,11 @@ func (w *world) deeds(m *member) (all []deed) {
 		_, err := m.CreateTenant(ctx, tok, r, "new", binding(), nil)
 		return err
 	})
+	must[*fsmpb.Tenant](w.tb)(m.createTenant(w.request(), "unbound", nil))
+	add(gate.BindTenant, "tenants/unbound", true, false, func(ctx context.Context, tok gate.Token, r node.Request) error {
+		_, err := m.BindTenant(ctx, tok, r, "unbound", binding())
+		return err
+	})
 	add(gate.CreateService, "tenants/acme/services/new", false, true, func(ctx context.Context, tok gate.Token, r node.Request) error {
 		_, err := m.CreateService(ctx, tok, r, "acme", "new")
 		return err

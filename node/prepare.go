@@ -89,6 +89,15 @@ func takeMaterial(cmd, answer *fsmpb.Command) (made, bool) {
 		c.Uid, c.L2Uid, c.L2Blob, c.L2IvkUid = a.GetUid(), a.GetL2Uid(), a.GetL2Blob(), a.GetL2IvkUid()
 		c.Version = version(a.GetVersion())
 		return made{uid: c.GetVersion().GetUid()}, true
+	case *fsmpb.Command_BindTenant:
+		a := answer.GetBindTenant()
+		if a == nil {
+			return made{}, false
+		}
+		c := body.BindTenant
+		c.Binding.KeyVersion, c.Binding.Owner, c.Binding.L1 = a.GetBinding().GetKeyVersion(), a.GetBinding().GetOwner(), a.GetBinding().GetL1()
+		c.L2Uid, c.L2Blob, c.L2IvkUid, c.Version = a.GetL2Uid(), a.GetL2Blob(), a.GetL2IvkUid(), version(a.GetVersion())
+		return made{uid: c.GetVersion().GetUid()}, true
 	case *fsmpb.Command_CreateService:
 		a := answer.GetCreateService()
 		if a == nil {
@@ -126,6 +135,9 @@ func (n *Node) Prepare(ctx context.Context, raw []byte) (out []byte, err error) 
 	if index, ok := bytes.CutPrefix(raw, []byte(clearTask)); ok {
 		return n.clearDisk(ctx, index)
 	}
+	if task, ok := bytes.CutPrefix(raw, []byte(foreignTask)); ok {
+		return n.tryForeign(ctx, task)
+	}
 	cmd := &fsmpb.Command{}
 	if err := proto.Unmarshal(raw, cmd); err != nil {
 		return nil, errs.New(errs.InvalidArgument, "the command to prepare does not decode", errs.Cause(err))
@@ -162,7 +174,9 @@ func preparedObject(cmd *fsmpb.Command) (string, error) {
 	switch body := cmd.GetBody().(type) {
 	case *fsmpb.Command_CreateTenant:
 		o.Tenant = hierarchy.Name(body.CreateTenant.GetName())
-		if body.CreateTenant.GetBinding() == nil {
+	case *fsmpb.Command_BindTenant:
+		o.Tenant = hierarchy.Name(body.BindTenant.GetTenant())
+		if body.BindTenant.GetBinding() == nil {
 			return "", errs.New(errs.InvalidArgument, "the command names no customer key")
 		}
 	case *fsmpb.Command_CreateService:
@@ -204,6 +218,10 @@ func (n *Node) prepare(ctx context.Context, cmd *fsmpb.Command) (made, error) {
 				err := n.makeTenant(ctx, u.ring, v, body.CreateTenant)
 				version = body.CreateTenant.GetVersion()
 				return err
+			case *fsmpb.Command_BindTenant:
+				err := n.bindKey(ctx, u.ring, v, body.BindTenant)
+				version = body.BindTenant.GetVersion()
+				return err
 			case *fsmpb.Command_CreateService:
 				err := n.makeService(ctx, u.ring, v, body.CreateService)
 				version = body.CreateService.GetVersion()
@@ -233,48 +251,78 @@ func (n *Node) prepare(ctx context.Context, cmd *fsmpb.Command) (made, error) {
 	return made{uid: version.GetUid(), request: tr.request}, err
 }
 
-// makeTenant makes L2, nested in L1 and IVK, and the first L2.1.
+// makeTenant makes the keys of a tenant that has none, which is bound in the same
+// command; one without a binding gets its uid only.
 func (n *Node) makeTenant(ctx context.Context, ring *keyring, v *fsm.View, c *fsmpb.CreateTenant) error {
+	uids, err := n.uids(1)
+	if err != nil {
+		return err
+	}
+	tenant := uids[0]
+	c.Uid = tenant[:]
+	if c.GetBinding() == nil {
+		return nil
+	}
 	l1, err := n.keystoreOf(c.GetBinding())
 	if err != nil {
 		return err
 	}
-	uids, err := n.uids(3)
+	if _, assumes := l1.(keystore.Assumer); assumes && v.Cluster().GetFormatVersion() >= fsm.FormatOwnedKeys {
+		// The identity is for the uid, which the customer cannot know before there is one.
+		return errs.New(errs.InvalidArgument, "in this keystore a tenant is bound by an identity of its own", errs.Hint("make it without a key, then bind it: krypton tenant bind"))
+	}
+	m, err := n.nestNew(ctx, ring, v, tenant[:], keystore.KeyRef(c.GetBinding().GetKey()), l1)
 	if err != nil {
 		return err
 	}
-	tenant, l2, l21 := uids[0], uids[1], uids[2]
+	c.Binding.KeyVersion = string(m.keyVersion)
+	c.L2Uid, c.L2Blob, c.L2IvkUid, c.Version = m.l2[:], m.blob, m.ivk, m.version
+	return nil
+}
+
+// nested is a new tenant key and its first version.
+type nested struct {
+	l2         hierarchy.UID
+	blob, ivk  []byte
+	version    *fsmpb.Version
+	keyVersion keystore.KeyVersion
+}
+
+// nestNew makes L2, nested in L1 and IVK, and the first L2.1.
+func (n *Node) nestNew(ctx context.Context, ring *keyring, v *fsm.View, tenant []byte, key keystore.KeyRef, l1 keystore.Provider) (nested, error) {
+	uids, err := n.uids(2)
+	if err != nil {
+		return nested{}, err
+	}
+	m := nested{l2: uids[0]}
 	ivks, primary := v.InternalKeys()
 	ivkVersion, ok := fsm.VersionAt(ivks, primary)
 	if !ok {
-		return errs.New(errs.StateCorrupt, "the registry has no primary internal key")
+		return m, errs.New(errs.StateCorrupt, "the registry has no primary internal key")
 	}
-	nest, err := ring.nest(tenant[:], l2[:], ivkVersion.GetUid())
+	m.ivk = ivkVersion.GetUid()
+	nest, err := ring.nest(tenant, m.l2[:], m.ivk)
 	if err != nil {
-		return err
+		return m, err
 	}
 	l2Key, err := memsec.Random(n.rand, memsec.KeySize, memsec.Cold)
 	if err != nil {
-		return fmt.Errorf("make tenant key: %w", err)
+		return m, fmt.Errorf("make tenant key: %w", err)
 	}
 	defer l2Key.Destroy()
-	var keyVersion keystore.KeyVersion
 	wrap := func(ctx context.Context, k1 memsec.Secret, aad []byte) ([]byte, error) {
-		res, err := l1.Wrap(ctx, keystore.WrapRequest{
-			Key: keystore.KeyRef(c.GetBinding().GetKey()), Secret: k1, AAD: aad, Correlation: correlation(ctx),
-		})
-		keyVersion = res.KeyVersion
+		res, err := l1.Wrap(ctx, keystore.WrapRequest{Key: key, Secret: k1, AAD: aad, Correlation: correlation(ctx)})
+		m.keyVersion = res.KeyVersion
 		return res.Blob, err
 	}
-	var blob []byte
 	err = ring.withInternalKey(ctx, v.Cluster(), nest.ivk, func(ivk memsec.Secret) error {
 		var err error
-		if blob, err = envelope.NestL2(ctx, n.rand, ivk, nest.binding, wrap, l2Key); err != nil {
+		if m.blob, err = envelope.NestL2(ctx, n.rand, ivk, nest.binding, wrap, l2Key); err != nil {
 			return l1Error("new tenant key", err)
 		}
 		// The proof of a binding is a real unwrap, not the keystore's word: a key
 		// that wraps but does not unwrap would make a tenant that never opens.
-		proof, err := envelope.OpenL2(ctx, ivk, nest.binding, ring.unwrapWith(c.GetBinding()), blob, memsec.Cold)
+		proof, err := envelope.OpenL2(ctx, ivk, nest.binding, unwrapBy(l1, key), m.blob, memsec.Cold)
 		if err != nil {
 			return l1Error("new tenant key", err)
 		}
@@ -282,16 +330,13 @@ func (n *Node) makeTenant(ctx context.Context, ring *keyring, v *fsm.View, c *fs
 		return nil
 	})
 	if err != nil {
-		return err
+		return m, err
 	}
-	version, err := n.wrapL21(ring, l2Key, tenant[:], l2[:], l21)
-	if err != nil {
-		return err
+	if m.version, err = n.wrapL21(ring, l2Key, tenant, m.l2[:], uids[1]); err != nil {
+		return m, err
 	}
-	version.Number = 1
-	c.Binding.KeyVersion = string(keyVersion)
-	c.Uid, c.L2Uid, c.L2Blob, c.L2IvkUid, c.Version = tenant[:], l2[:], blob, ivkVersion.GetUid(), version
-	return nil
+	m.version.Number = 1
+	return m, nil
 }
 
 // errNoKeystore is the cause when a keystore is not configured on this node. It
@@ -352,6 +397,12 @@ func (n *Node) makeService(ctx context.Context, ring *keyring, v *fsm.View, c *f
 
 // makeL3 makes a service key and wraps it under the primary tenant key version.
 func (n *Node) makeL3(ctx context.Context, ring *keyring, v *fsm.View, t *fsmpb.Tenant, service []byte, uid hierarchy.UID) (*fsmpb.Version, error) {
+	if fsm.Unbound(t) {
+		return nil, errUnbound()
+	}
+	if err := mayUse(v, string(n.cluster.NodeID()), t.GetBinding()); err != nil {
+		return nil, err
+	}
 	parent, ok := fsm.VersionAt(t.GetVersions(), t.GetPrimary())
 	if !ok {
 		return nil, errs.New(errs.FailedState, "the tenant has no primary key version", errs.Hint("rotate it: krypton tenant rotate"))
@@ -386,6 +437,12 @@ func (n *Node) makeVersion(ctx context.Context, ring *keyring, v *fsm.View, c *f
 		return err
 	}
 	if ref.GetService() == "" {
+		if fsm.Unbound(t) {
+			return errUnbound()
+		}
+		if err := mayUse(v, string(n.cluster.NodeID()), t.GetBinding()); err != nil {
+			return err
+		}
 		// Refused by the state machine too, but not before the customer's keystore
 		// would have been asked.
 		if r := hierarchy.CanUnwrap(hierarchy.Active, aboveTenantKey(v, t), hierarchy.GrantNone); r != hierarchy.NotRefused {

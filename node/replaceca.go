@@ -64,7 +64,8 @@ func (n *Node) nextAuthority(ctx context.Context, u *unsealed, v *fsm.View, name
 	i := slices.IndexFunc(purposes, func(p struct {
 		name string
 		of   pki.Purpose
-	}) bool {
+	},
+	) bool {
 		return p.name == name
 	})
 	if i < 0 {

@@ -85,6 +85,7 @@ type world struct {
 	judge      func(m *member, at int, raw []byte) bool // whether somebody vouched for it; under mu; nil: for all
 	callers    auth.Issuer                              // the caller CA; until there is one, nobody's
 	format     uint32                                   // of a new cluster; 0: the newest
+	region     string                                   // of members that are added
 }
 
 // calls counts and hinders what is asked of the customer's keystore.
@@ -246,6 +247,8 @@ type member struct {
 	stores  *keystore.Registry
 	dir     string
 	hold    time.Duration
+	region  string
+	more    []keystore.Config // of this one
 
 	contact atomic.Int64 // what LastContact says
 	losesAt atomic.Int64 // at which call of Standing the lease is lost; 0: never
@@ -270,7 +273,7 @@ type member struct {
 // add starts another node, in its own directory.
 func (w *world) add(t testing.TB, o options) *member {
 	t.Helper()
-	m := &member{w: w, number: len(w.members) + 1, hold: o.l2Hold}
+	m := &member{w: w, number: len(w.members) + 1, hold: o.l2Hold, region: w.region, more: w.more}
 	m.id = cluster.NodeID(fmt.Sprintf("%032x", 0xa0+m.number))
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	check(t, err)
@@ -306,7 +309,7 @@ func (m *member) boot(t testing.TB) {
 	m.stores = must[*keystore.Registry](t)(keystore.Open(t.Context(), w.env(), append([]keystore.Config{
 		{Name: "customer", Type: local.Type, Settings: map[string]string{local.SettingDir: filepath.Join(w.dir, "customer")}},
 		{Name: "sealing", Type: local.Type, Settings: map[string]string{local.SettingDir: filepath.Join(w.dir, "sealing")}},
-	}, w.more...), types))
+	}, m.more...), types))
 	t.Cleanup(func() { _ = m.stores.Close() })
 	m.Node = must[*node.Node](t)(node.New(node.Config{
 		RecordPath: filepath.Join(m.dir, "record.pb"), Pinned: m.pin, Machine: m.machine, Keystores: m.stores, Gate: m.gate, Policies: policies,
@@ -467,7 +470,7 @@ func (l link) Member() *fsmpb.Member {
 		panic(err)
 	}
 	return &fsmpb.Member{
-		Id: string(l.m.id), Name: fmt.Sprintf("node-%d", l.m.number), PublicKey: spki, Voter: true, MaxFormat: cmp.Or(l.m.w.format, fsm.MaxFormatVersion),
+		Id: string(l.m.id), Name: fmt.Sprintf("node-%d", l.m.number), PublicKey: spki, Voter: true, Region: l.m.region, MaxFormat: cmp.Or(l.m.w.format, fsm.MaxFormatVersion),
 		PeerAddress: "127.0.0.1:8402", GrpcAddress: "127.0.0.1:8400", RestAddress: "krypton.example:8401",
 	}
 }

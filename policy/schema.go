@@ -158,6 +158,7 @@ const actionEnd = Action(len(actions))
 //
 //nolint:gochecknoglobals // Immutable table.
 var beyond = map[string]string{
+	"tenants.bind":       "the platform's: the tenant's policies cannot say whose key it has",
 	"tenants.create":     "the platform's: there is no tenant yet whose policy could say something",
 	"tenants.delete":     "the platform's",
 	"tenants.delete_now": "the platform's",

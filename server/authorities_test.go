@@ -89,11 +89,11 @@ func TestAMemberFollowsTheCAOfNodes(t *testing.T) {
 	fresh := x509.NewCertPool()
 	fresh.AppendCertsFromPEM(now.GetCertificate())
 	show := func() []*x509.Certificate {
-		conn, err := tls.Dial("tcp", a.members[0].addrs.GRPC, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}) //nolint:gosec // What it shows is verified below.
+		conn, err := tls.Dial("tcp", a.members[0].addrs.GRPC, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close() //nolint:errcheck // Nothing was sent.
+		defer conn.Close()
 		return conn.ConnectionState().PeerCertificates
 	}
 	verify := func(chain []*x509.Certificate, roots *x509.CertPool) error {

@@ -116,22 +116,35 @@ func serviceChain(s *fsmpb.Service, t *fsmpb.Tenant, window time.Duration) chain
 
 func tenantToAPI(t *fsmpb.Tenant, window time.Duration) *kryptonv1.Tenant {
 	return &kryptonv1.Tenant{
-		Name:          hierarchy.TenantPath(hierarchy.Name(t.GetName())).String(),
-		Uid:           uidText(t.GetUid()),
-		Etag:          etag(t.GetModIndex()),
-		State:         kryptonv1.ObjectState(t.GetState()),
-		SuspendCauses: t.GetSuspendCauses(),
-		Binding: &kryptonv1.Binding{
-			Keystore:   t.GetBinding().GetKeystore(),
-			Key:        t.GetBinding().GetKey(),
-			KeyVersion: t.GetBinding().GetKeyVersion(),
-			Archetype:  t.GetBinding().GetArchetype(),
-		},
+		Name:           hierarchy.TenantPath(hierarchy.Name(t.GetName())).String(),
+		Uid:            uidText(t.GetUid()),
+		Etag:           etag(t.GetModIndex()),
+		State:          kryptonv1.ObjectState(t.GetState()),
+		SuspendCauses:  t.GetSuspendCauses(),
+		Binding:        bindingToAPI(t.GetBinding()),
 		PrimaryVersion: t.GetPrimary(),
 		Versions:       tenantChain(t, window).all(),
 		CreateTime:     stamp(t.GetCreateTimeMs()),
 		DestroyTime:    stamp(t.GetDestroyTimeMs()),
 	}
+}
+
+// bindingToAPI returns nil for a tenant that has no customer key yet.
+func bindingToAPI(b *fsmpb.Binding) *kryptonv1.Binding {
+	if b == nil {
+		return nil
+	}
+	out := &kryptonv1.Binding{
+		Keystore: b.GetKeystore(), Key: b.GetKey(), KeyVersion: b.GetKeyVersion(), Archetype: b.GetArchetype(),
+		Regions: b.GetRegions(), DeniedIn: b.GetDeniedIn(), L1: b.GetL1(),
+	}
+	for _, n := range b.GetIdentity() {
+		out.Identity = append(out.Identity, &kryptonv1.IdentityName{Name: n.GetName(), Value: n.GetValue()})
+	}
+	for _, name := range b.GetSharedWith() {
+		out.SharedWith = append(out.SharedWith, hierarchy.TenantPath(hierarchy.Name(name)).String())
+	}
+	return out
 }
 
 func serviceToAPI(s *fsmpb.Service, t *fsmpb.Tenant, window time.Duration) *kryptonv1.Service {

@@ -69,6 +69,10 @@ func validRequests(g *ground) map[string]valid {
 		"Tenants.ResumeTenant":   {gov, &kryptonv1.ResumeTenantRequest{Name: "tenants/idle", ValidateOnly: true}},
 		"Tenants.DeleteTenant":   {gov, &kryptonv1.DeleteTenantRequest{Name: acme, ValidateOnly: true}},
 		"Tenants.UndeleteTenant": {gov, &kryptonv1.UndeleteTenantRequest{Name: "tenants/doomed", ValidateOnly: true}},
+		"Tenants.BindTenant": {gov, &kryptonv1.BindTenantRequest{
+			Name: "tenants/unbound", ValidateOnly: true,
+			Binding: &kryptonv1.Binding{Keystore: keystoreName, Key: sealKey},
+		}},
 		"Tenants.RotateTenant":   {gov, &kryptonv1.RotateTenantRequest{Name: acme, ValidateOnly: true}},
 		"Tenants.RollbackTenant": {gov, &kryptonv1.RollbackTenantRequest{Name: acme, ValidateOnly: true, Version: 1}},
 
@@ -495,7 +499,7 @@ func TestEveryFieldOfEveryMethodTakesAnything(t *testing.T) {
 		}
 	}
 	// What may really change something comes after what must not.
-	acts := []string{"Cluster.CreateJoinToken", "Seal.ReleaseHold"}
+	acts := []string{"Cluster.CreateJoinToken", "Cluster.SaveSnapshot", "Seal.ReleaseHold"}
 	t.Run("change nothing", func(t *testing.T) {
 		for _, method := range methods(t, table) {
 			if !slices.Contains(acts, method) {

@@ -282,7 +282,17 @@ func (a *signing) acts() map[string]act {
 	workloadKey, workloadPub := newKey(a.t)
 	gone := intent.PutPolicy{Tenant: "acme", TenantUID: acmeUID, ID: "gone", Text: permitAll}.Request()
 	a.done(a.t, "grpc", "tess", "Policies.PutPolicy", with(put("gone", permitAll), a.signed(gone, "tess")))
+	a.l1("bound-l1")
+	later := intent.BindL1{Tenant: "later", Governors: [][]byte{a.bindingUID("tess")}}.Request()
+	a.done(a.t, "grpc", "alice", "Tenants.CreateTenant", with(&kryptonv1.CreateTenantRequest{TenantId: "later", Governors: []string{"roleBindings/tess"}}, a.signed(later, "alice")))
 	return map[string]act{
+		"bind a tenant": {
+			"Tenants.BindTenant", "alice",
+			&kryptonv1.BindTenantRequest{Name: "tenants/later", Binding: &kryptonv1.Binding{Keystore: keystoreName, Key: "bound-l1", Archetype: "local"}},
+			intent.BindTenant{Tenant: "later", TenantUID: a.tenantUID("later"), Keystore: keystoreName, Key: "bound-l1", Archetype: "local"}.Request(),
+			[]string{"alice"},
+			"tess",
+		},
 		"create a tenant": {
 			"Tenants.CreateTenant", "alice",
 			&kryptonv1.CreateTenantRequest{TenantId: "fresh", Binding: &kryptonv1.Binding{Keystore: keystoreName, Key: "fresh-l1", Archetype: "local"}, Governors: []string{"roleBindings/tess"}},

@@ -54,6 +54,7 @@ func permissions(w *world) (order []string, table map[string]permission) {
 		"Tenants.ResumeTenant":   {"g", &kryptonv1.ResumeTenantRequest{Name: "tenants/acme", ValidateOnly: true}, true},
 		"Tenants.DeleteTenant":   {"g", &kryptonv1.DeleteTenantRequest{Name: "tenants/acme", ValidateOnly: true}, true},
 		"Tenants.UndeleteTenant": {"g", &kryptonv1.UndeleteTenantRequest{Name: "tenants/acme", ValidateOnly: true}, true},
+		"Tenants.BindTenant":     {"g", &kryptonv1.BindTenantRequest{Name: "tenants/acme", Binding: &kryptonv1.Binding{Keystore: "x", Key: "x"}, ValidateOnly: true}, true},
 		"Tenants.RotateTenant":   {"g", &kryptonv1.RotateTenantRequest{Name: "tenants/acme", ValidateOnly: true}, true},
 		"Tenants.RollbackTenant": {"g", &kryptonv1.RollbackTenantRequest{Name: "tenants/acme", ValidateOnly: true}, true},
 

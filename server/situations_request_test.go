@@ -194,7 +194,7 @@ func wrongFields(g *ground) []wrong {
 		list("request/filter", &kryptonv1.ListTenantsRequest{Filter: "state=UNSPECIFIED"}),
 		list("request/filter", &kryptonv1.ListTenantsRequest{Filter: "state=active"}),
 
-		bind("request/binding-missing", nil),
+		{"request/binding-missing", gov, "Tenants.BindTenant", &kryptonv1.BindTenantRequest{Name: "tenants/unbound"}, everyDoor},
 		bind("request/binding-missing", &kryptonv1.Binding{Keystore: keystoreName}),
 		bind("request/binding-missing", &kryptonv1.Binding{Key: sealKey}),
 		bind("request/binding-version", &kryptonv1.Binding{Keystore: keystoreName, Key: sealKey, KeyVersion: "1"}),

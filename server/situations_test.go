@@ -136,6 +136,7 @@ func newGround(t testing.TB) *ground {
 	gov("Tenants.DeleteTenant", &kryptonv1.DeleteTenantRequest{Name: "tenants/doomed"})
 	gov("Tenants.DeleteTenant", &kryptonv1.DeleteTenantRequest{Name: "tenants/gone", Now: true})
 	gov("Tenants.DeleteTenant", &kryptonv1.DeleteTenantRequest{Name: "tenants/again", Now: true})
+	gov("Tenants.CreateTenant", &kryptonv1.CreateTenantRequest{TenantId: "unbound"})
 	w.l1("again-2-l1")
 	gov("Tenants.CreateTenant", &kryptonv1.CreateTenantRequest{TenantId: "again", Binding: &kryptonv1.Binding{Keystore: keystoreName, Key: "again-2-l1"}})
 	gov("Services.CreateService", &kryptonv1.CreateServiceRequest{Parent: "tenants/again", ServiceId: "pay"})

@@ -658,6 +658,7 @@ func TestCustomersKeys(t *testing.T) {
 	if err := w.ks.Enable(t.Context(), keystore.KeyRef("acme-l1")); err != nil {
 		t.Fatal(err)
 	}
+	restart() // else the denial stands until the node asks again
 	other, err := local.Create(t.Context(), keystore.Env{Logger: slog.New(slog.DiscardHandler), Rand: rand.Reader, Clock: clock.System{}}, keystoreName, filepath.Join(w.dir, "ks2"))
 	if err != nil {
 		t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -28,18 +29,9 @@ func (s tenantsServer) CreateTenant(ctx context.Context, r *kryptonv1.CreateTena
 	if err != nil {
 		return nil, inField("tenant_id", err)
 	}
-	b := r.GetBinding()
-	if b.GetKeystore() == "" || b.GetKey() == "" {
-		return nil, errs.New(errs.InvalidArgument, "a tenant needs a binding: keystore and key of the customer's key (L1)",
-			errs.Hint("krypton tenant create NAME --keystore NAME --key KEY"))
-	}
-	if b.GetKeyVersion() != "" {
-		return nil, errs.New(errs.InvalidArgument, "binding.key_version is what the keystore says; it cannot be chosen", errs.Hint("leave it out"))
-	}
-	if len(b.GetKeystore()) > fsm.MaxKeystoreBytes || len(b.GetKey()) > fsm.MaxKeyRefBytes {
-		// Before the keystore is asked: what it would be asked is not stored anyway.
-		return nil, errs.New(errs.InvalidArgument, "the binding names a keystore or a key with too long a name",
-			errs.Hint("a keystore has at most %d bytes, a key %d", fsm.MaxKeystoreBytes, fsm.MaxKeyRefBytes))
+	b, err := createdBinding(r.GetBinding())
+	if err != nil {
+		return nil, err
 	}
 	governors, err := s.governors(r.GetGovernors())
 	if err != nil {
@@ -51,7 +43,7 @@ func (s tenantsServer) CreateTenant(ctx context.Context, r *kryptonv1.CreateTena
 	}
 	var t *fsmpb.Tenant
 	err = s.do(ctx, gate.CreateTenant, hierarchy.TenantPath(name).String(), func(tok gate.Token) (err error) {
-		if t, err = s.node.CreateTenant(ctx, tok, req, name, &fsmpb.Binding{Keystore: b.GetKeystore(), Key: b.GetKey(), Archetype: b.GetArchetype()}, governors); err != nil {
+		if t, err = s.node.CreateTenant(ctx, tok, req, name, b, governors); err != nil {
 			return err
 		}
 		return s.after(ctx, tok, req, t.GetModIndex())
@@ -60,6 +52,79 @@ func (s tenantsServer) CreateTenant(ctx context.Context, r *kryptonv1.CreateTena
 		return nil, err
 	}
 	return s.show(s.machine.View(), t), nil
+}
+
+// createdBinding is the binding of a tenant that is made, nil for one that has none yet.
+func createdBinding(b *kryptonv1.Binding) (*fsmpb.Binding, error) {
+	if b == nil {
+		return nil, nil //nolint:nilnil // A tenant without a key has no binding.
+	}
+	out, err := bindingOf(b)
+	if err != nil {
+		return nil, err
+	}
+	if len(out.GetIdentity()) != 0 || len(out.GetRegions()) != 0 || len(out.GetSharedWith()) != 0 {
+		return nil, errs.New(errs.InvalidArgument, "binding.identity, regions and shared_with are for a tenant that is there: the identity is for its uid",
+			errs.Hint("make it without a binding, then bind it: krypton tenant bind"))
+	}
+	return out, nil
+}
+
+// bindingOf reads a binding. Nothing that a keystore says can be chosen.
+func bindingOf(b *kryptonv1.Binding) (*fsmpb.Binding, error) {
+	switch {
+	case b.GetKeystore() == "" || b.GetKey() == "":
+		return nil, errs.New(errs.InvalidArgument, "a binding needs keystore and key of the customer's key (L1)",
+			errs.Hint("krypton tenant create NAME --keystore NAME --key KEY"))
+	case b.GetKeyVersion() != "":
+		return nil, errs.New(errs.InvalidArgument, "binding.key_version is what the keystore says; it cannot be chosen", errs.Hint("leave it out"))
+	case b.GetL1() != "" || len(b.GetDeniedIn()) != 0:
+		return nil, errs.New(errs.InvalidArgument, "binding.l1 and denied_in are what was found out; they cannot be chosen", errs.Hint("leave them out"))
+	case len(b.GetKeystore()) > fsm.MaxKeystoreBytes || len(b.GetKey()) > fsm.MaxKeyRefBytes:
+		// Before the keystore is asked: what it would be asked is not stored anyway.
+		return nil, errs.New(errs.InvalidArgument, "the binding names a keystore or a key with too long a name",
+			errs.Hint("a keystore has at most %d bytes, a key %d", fsm.MaxKeystoreBytes, fsm.MaxKeyRefBytes))
+	case len(b.GetIdentity()) > fsm.MaxIdentityNames || len(b.GetRegions()) > fsm.MaxRegions || len(b.GetSharedWith()) > fsm.MaxShared:
+		return nil, errs.New(errs.InvalidArgument, "the binding has too many names of an identity, regions or tenants",
+			errs.Hint("at most %d, %d and %d", fsm.MaxIdentityNames, fsm.MaxRegions, fsm.MaxShared))
+	}
+	out := &fsmpb.Binding{Keystore: b.GetKeystore(), Key: b.GetKey(), Archetype: b.GetArchetype(), Regions: ordered(b.GetRegions())}
+	for _, n := range b.GetIdentity() {
+		if slices.ContainsFunc(out.GetIdentity(), func(o *fsmpb.IdentityName) bool { return o.GetName() == n.GetName() }) || n.GetValue() == "" {
+			return nil, errs.New(errs.InvalidArgument, "binding.identity has a name twice, or one without a value", errs.Hint("give each name once"))
+		}
+		out.Identity = append(out.Identity, &fsmpb.IdentityName{Name: n.GetName(), Value: n.GetValue()})
+	}
+	slices.SortFunc(out.GetIdentity(), func(x, y *fsmpb.IdentityName) int { return strings.Compare(x.GetName(), y.GetName()) })
+	for _, name := range b.GetSharedWith() {
+		p, err := path(name, "binding.shared_with", hierarchy.KindTenant)
+		if err != nil {
+			return nil, err
+		}
+		out.SharedWith = append(out.SharedWith, string(p.Tenant))
+	}
+	out.SharedWith = ordered(out.GetSharedWith())
+	return out, nil
+}
+
+func ordered(all []string) []string {
+	return slices.Compact(slices.Sorted(slices.Values(all)))
+}
+
+// BindTenant implements kryptonv1.TenantsServer.
+func (s tenantsServer) BindTenant(ctx context.Context, r *kryptonv1.BindTenantRequest) (*kryptonv1.Tenant, error) {
+	b, err := bindingOf(r.GetBinding())
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.change(ctx, gate.BindTenant, r, func(tok gate.Token, req node.Request, o node.Object) (err error) {
+		b, err = s.node.BindTenant(ctx, tok, req, o.Tenant, b)
+		return err
+	})
+	if err == nil && r.GetValidateOnly() {
+		out.Binding = bindingToAPI(b)
+	}
+	return out, err
 }
 
 // show is a tenant with the names of its governors in that view.

@@ -257,6 +257,9 @@ var table = map[string][]rule{
 	"/krypton.v1.Services/UnpinResource": {
 		{verb: "POST", prefix: "/v1/", field: "name", pattern: "tenants/*/services/*/resources/*", suffix: ":unpin"},
 	},
+	"/krypton.v1.Tenants/BindTenant": {
+		{verb: "POST", prefix: "/v1/", field: "name", pattern: "tenants/*", suffix: ":bind"},
+	},
 	"/krypton.v1.Tenants/CreateTenant": {
 		{verb: "POST", prefix: "/v1/tenants", field: "", pattern: "", suffix: ""},
 	},

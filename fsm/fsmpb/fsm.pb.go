@@ -636,6 +636,7 @@ type Command struct {
 	//	*Command_MemberCleared
 	//	*Command_FinishExposure
 	//	*Command_Recover
+	//	*Command_BindTenant
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1219,6 +1220,15 @@ func (x *Command) GetRecover() *Recover {
 	return nil
 }
 
+func (x *Command) GetBindTenant() *BindTenant {
+	if x != nil {
+		if x, ok := x.Body.(*Command_BindTenant); ok {
+			return x.BindTenant
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -1425,6 +1435,10 @@ type Command_Recover struct {
 	Recover *Recover `protobuf:"bytes,70,opt,name=recover,proto3,oneof"` // it makes format version 6 of an older cluster
 }
 
+type Command_BindTenant struct {
+	BindTenant *BindTenant `protobuf:"bytes,71,opt,name=bind_tenant,json=bindTenant,proto3,oneof"` // from format version 8 on
+}
+
 func (*Command_Genesis) isCommand_Body() {}
 
 func (*Command_CreateTenant) isCommand_Body() {}
@@ -1524,6 +1538,8 @@ func (*Command_MemberCleared) isCommand_Body() {}
 func (*Command_FinishExposure) isCommand_Body() {}
 
 func (*Command_Recover) isCommand_Body() {}
+
+func (*Command_BindTenant) isCommand_Body() {}
 
 // Principal is an authenticated caller: who vouches for it, what it is, and its
 // name there.
@@ -2198,11 +2214,25 @@ func (x *Version) GetGateIndex() uint64 {
 
 // Binding names the customer key (L1) of a tenant.
 type Binding struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Keystore      string                 `protobuf:"bytes,1,opt,name=keystore,proto3" json:"keystore,omitempty"`                       // name in the nodes' configuration
-	Key           string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`                                 // reference in that keystore
-	KeyVersion    string                 `protobuf:"bytes,3,opt,name=key_version,json=keyVersion,proto3" json:"key_version,omitempty"` // version that wrapped the L2 blob, as the provider says it
-	Archetype     string                 `protobuf:"bytes,4,opt,name=archetype,proto3" json:"archetype,omitempty"`                     // "hyok", "cyok", "byok" or "local"
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Keystore   string                 `protobuf:"bytes,1,opt,name=keystore,proto3" json:"keystore,omitempty"`                       // name in the nodes' configuration
+	Key        string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`                                 // reference in that keystore
+	KeyVersion string                 `protobuf:"bytes,3,opt,name=key_version,json=keyVersion,proto3" json:"key_version,omitempty"` // version that wrapped the L2 blob, as the provider says it
+	Archetype  string                 `protobuf:"bytes,4,opt,name=archetype,proto3" json:"archetype,omitempty"`                     // "hyok", "cyok", "byok" or "local"
+	// From format version 8 on, like those below: what the identity is called that is
+	// used for this tenant only, by names in ascending order. Empty: the node's own.
+	Identity []*IdentityName `protobuf:"bytes,5,rep,name=identity,proto3" json:"identity,omitempty"`
+	// The identity and the key, in the words of their keystore; see [fsm.View]. Empty
+	// where there is no identity.
+	Owner string `protobuf:"bytes,6,opt,name=owner,proto3" json:"owner,omitempty"`
+	L1    string `protobuf:"bytes,7,opt,name=l1,proto3" json:"l1,omitempty"`
+	// Where nodes may use the key, in ascending order, at most 16; empty: everywhere.
+	Regions []string `protobuf:"bytes,8,rep,name=regions,proto3" json:"regions,omitempty"`
+	// Regions, of those not allowed, of which a node tried and was denied.
+	DeniedIn []string `protobuf:"bytes,9,rep,name=denied_in,json=deniedIn,proto3" json:"denied_in,omitempty"`
+	// Names of the tenants that have the same key and that people allowed to, in
+	// ascending order, at most 16.
+	SharedWith    []string `protobuf:"bytes,10,rep,name=shared_with,json=sharedWith,proto3" json:"shared_with,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2265,18 +2295,113 @@ func (x *Binding) GetArchetype() string {
 	return ""
 }
 
+func (x *Binding) GetIdentity() []*IdentityName {
+	if x != nil {
+		return x.Identity
+	}
+	return nil
+}
+
+func (x *Binding) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *Binding) GetL1() string {
+	if x != nil {
+		return x.L1
+	}
+	return ""
+}
+
+func (x *Binding) GetRegions() []string {
+	if x != nil {
+		return x.Regions
+	}
+	return nil
+}
+
+func (x *Binding) GetDeniedIn() []string {
+	if x != nil {
+		return x.DeniedIn
+	}
+	return nil
+}
+
+func (x *Binding) GetSharedWith() []string {
+	if x != nil {
+		return x.SharedWith
+	}
+	return nil
+}
+
+// IdentityName is one part of what an identity is called: "role", "namespace".
+type IdentityName struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IdentityName) Reset() {
+	*x = IdentityName{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdentityName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdentityName) ProtoMessage() {}
+
+func (x *IdentityName) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdentityName.ProtoReflect.Descriptor instead.
+func (*IdentityName) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *IdentityName) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *IdentityName) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
 type Tenant struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Name           string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Uid            []byte                 `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
 	State          ObjectState            `protobuf:"varint,3,opt,name=state,proto3,enum=krypton.fsm.v1.ObjectState" json:"state,omitempty"`
 	SuspendCauses  []string               `protobuf:"bytes,4,rep,name=suspend_causes,json=suspendCauses,proto3" json:"suspend_causes,omitempty"` // "operator", later "l1_denied", "unlink"
-	Binding        *Binding               `protobuf:"bytes,5,opt,name=binding,proto3" json:"binding,omitempty"`
-	L2Uid          []byte                 `protobuf:"bytes,6,opt,name=l2_uid,json=l2Uid,proto3" json:"l2_uid,omitempty"`            // uid of the present L2
-	L2Blob         []byte                 `protobuf:"bytes,7,opt,name=l2_blob,json=l2Blob,proto3" json:"l2_blob,omitempty"`         // IVK( L1(K1), K1(L2) ); empty once DESTROYED
-	L2IvkUid       []byte                 `protobuf:"bytes,8,opt,name=l2_ivk_uid,json=l2IvkUid,proto3" json:"l2_ivk_uid,omitempty"` // internal key version of the outer envelope
-	Primary        uint32                 `protobuf:"varint,9,opt,name=primary,proto3" json:"primary,omitempty"`                    // primary L2.1 version
-	Versions       []*Version             `protobuf:"bytes,10,rep,name=versions,proto3" json:"versions,omitempty"`                  // L2.1
+	Binding        *Binding               `protobuf:"bytes,5,opt,name=binding,proto3" json:"binding,omitempty"`                                  // absent until the tenant is bound
+	L2Uid          []byte                 `protobuf:"bytes,6,opt,name=l2_uid,json=l2Uid,proto3" json:"l2_uid,omitempty"`                         // uid of the present L2; empty until the tenant is bound
+	L2Blob         []byte                 `protobuf:"bytes,7,opt,name=l2_blob,json=l2Blob,proto3" json:"l2_blob,omitempty"`                      // IVK( L1(K1), K1(L2) ); empty once DESTROYED
+	L2IvkUid       []byte                 `protobuf:"bytes,8,opt,name=l2_ivk_uid,json=l2IvkUid,proto3" json:"l2_ivk_uid,omitempty"`              // internal key version of the outer envelope
+	Primary        uint32                 `protobuf:"varint,9,opt,name=primary,proto3" json:"primary,omitempty"`                                 // primary L2.1 version
+	Versions       []*Version             `protobuf:"bytes,10,rep,name=versions,proto3" json:"versions,omitempty"`                               // L2.1
 	CreateTimeMs   int64                  `protobuf:"varint,11,opt,name=create_time_ms,json=createTimeMs,proto3" json:"create_time_ms,omitempty"`
 	DestroyTimeMs  int64                  `protobuf:"varint,12,opt,name=destroy_time_ms,json=destroyTimeMs,proto3" json:"destroy_time_ms,omitempty"`
 	ModIndex       uint64                 `protobuf:"varint,13,opt,name=mod_index,json=modIndex,proto3" json:"mod_index,omitempty"`                   // a re-wrap does not move it: no data operation can tell
@@ -2295,7 +2420,7 @@ type Tenant struct {
 
 func (x *Tenant) Reset() {
 	*x = Tenant{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[10]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2307,7 +2432,7 @@ func (x *Tenant) String() string {
 func (*Tenant) ProtoMessage() {}
 
 func (x *Tenant) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[10]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2320,7 +2445,7 @@ func (x *Tenant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tenant.ProtoReflect.Descriptor instead.
 func (*Tenant) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{10}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Tenant) GetName() string {
@@ -2463,7 +2588,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[11]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2475,7 +2600,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[11]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2488,7 +2613,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{11}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Service) GetTenant() string {
@@ -2600,7 +2725,7 @@ type Resource struct {
 
 func (x *Resource) Reset() {
 	*x = Resource{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[12]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2612,7 +2737,7 @@ func (x *Resource) String() string {
 func (*Resource) ProtoMessage() {}
 
 func (x *Resource) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[12]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2625,7 +2750,7 @@ func (x *Resource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resource.ProtoReflect.Descriptor instead.
 func (*Resource) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{12}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Resource) GetTenant() string {
@@ -2709,7 +2834,7 @@ type Secret struct {
 
 func (x *Secret) Reset() {
 	*x = Secret{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[13]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2721,7 +2846,7 @@ func (x *Secret) String() string {
 func (*Secret) ProtoMessage() {}
 
 func (x *Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[13]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2734,7 +2859,7 @@ func (x *Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secret.ProtoReflect.Descriptor instead.
 func (*Secret) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{13}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Secret) GetName() string {
@@ -2804,7 +2929,7 @@ type RetiringAuthority struct {
 
 func (x *RetiringAuthority) Reset() {
 	*x = RetiringAuthority{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[14]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2816,7 +2941,7 @@ func (x *RetiringAuthority) String() string {
 func (*RetiringAuthority) ProtoMessage() {}
 
 func (x *RetiringAuthority) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[14]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2829,7 +2954,7 @@ func (x *RetiringAuthority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetiringAuthority.ProtoReflect.Descriptor instead.
 func (*RetiringAuthority) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{14}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RetiringAuthority) GetCertificate() []byte {
@@ -2871,7 +2996,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2883,7 +3008,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2896,7 +3021,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{15}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Member) GetId() string {
@@ -3021,7 +3146,7 @@ type JoinToken struct {
 
 func (x *JoinToken) Reset() {
 	*x = JoinToken{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3033,7 +3158,7 @@ func (x *JoinToken) String() string {
 func (*JoinToken) ProtoMessage() {}
 
 func (x *JoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3046,7 +3171,7 @@ func (x *JoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinToken.ProtoReflect.Descriptor instead.
 func (*JoinToken) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{16}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *JoinToken) GetHash() []byte {
@@ -3125,7 +3250,7 @@ type Hold struct {
 
 func (x *Hold) Reset() {
 	*x = Hold{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3137,7 +3262,7 @@ func (x *Hold) String() string {
 func (*Hold) ProtoMessage() {}
 
 func (x *Hold) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3150,7 +3275,7 @@ func (x *Hold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hold.ProtoReflect.Descriptor instead.
 func (*Hold) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{17}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Hold) GetHeld() bool {
@@ -3200,7 +3325,7 @@ type ObjectRef struct {
 
 func (x *ObjectRef) Reset() {
 	*x = ObjectRef{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3212,7 +3337,7 @@ func (x *ObjectRef) String() string {
 func (*ObjectRef) ProtoMessage() {}
 
 func (x *ObjectRef) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3225,7 +3350,7 @@ func (x *ObjectRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectRef.ProtoReflect.Descriptor instead.
 func (*ObjectRef) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{18}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ObjectRef) GetTenant() string {
@@ -3246,7 +3371,7 @@ type CreateTenant struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Uid      []byte                 `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
-	Binding  *Binding               `protobuf:"bytes,3,opt,name=binding,proto3" json:"binding,omitempty"`
+	Binding  *Binding               `protobuf:"bytes,3,opt,name=binding,proto3" json:"binding,omitempty"` // absent from format version 8 on: it is bound later, and 4 to 7 are absent too
 	L2Uid    []byte                 `protobuf:"bytes,4,opt,name=l2_uid,json=l2Uid,proto3" json:"l2_uid,omitempty"`
 	L2Blob   []byte                 `protobuf:"bytes,5,opt,name=l2_blob,json=l2Blob,proto3" json:"l2_blob,omitempty"`
 	L2IvkUid []byte                 `protobuf:"bytes,6,opt,name=l2_ivk_uid,json=l2IvkUid,proto3" json:"l2_ivk_uid,omitempty"`
@@ -3259,7 +3384,7 @@ type CreateTenant struct {
 
 func (x *CreateTenant) Reset() {
 	*x = CreateTenant{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3271,7 +3396,7 @@ func (x *CreateTenant) String() string {
 func (*CreateTenant) ProtoMessage() {}
 
 func (x *CreateTenant) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3284,7 +3409,7 @@ func (x *CreateTenant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTenant.ProtoReflect.Descriptor instead.
 func (*CreateTenant) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{19}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CreateTenant) GetName() string {
@@ -3343,6 +3468,107 @@ func (x *CreateTenant) GetGovernors() [][]byte {
 	return nil
 }
 
+// BindTenant binds a tenant that has no key yet. From format version 8 on.
+type BindTenant struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tenant        string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	TenantUid     []byte                 `protobuf:"bytes,2,opt,name=tenant_uid,json=tenantUid,proto3" json:"tenant_uid,omitempty"`
+	Binding       *Binding               `protobuf:"bytes,3,opt,name=binding,proto3" json:"binding,omitempty"`
+	L2Uid         []byte                 `protobuf:"bytes,4,opt,name=l2_uid,json=l2Uid,proto3" json:"l2_uid,omitempty"`
+	L2Blob        []byte                 `protobuf:"bytes,5,opt,name=l2_blob,json=l2Blob,proto3" json:"l2_blob,omitempty"`
+	L2IvkUid      []byte                 `protobuf:"bytes,6,opt,name=l2_ivk_uid,json=l2IvkUid,proto3" json:"l2_ivk_uid,omitempty"`
+	Version       *Version               `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"` // L2.1 version 1, parent_uid = l2_uid
+	Etag          uint64                 `protobuf:"varint,8,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BindTenant) Reset() {
+	*x = BindTenant{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BindTenant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BindTenant) ProtoMessage() {}
+
+func (x *BindTenant) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BindTenant.ProtoReflect.Descriptor instead.
+func (*BindTenant) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *BindTenant) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *BindTenant) GetTenantUid() []byte {
+	if x != nil {
+		return x.TenantUid
+	}
+	return nil
+}
+
+func (x *BindTenant) GetBinding() *Binding {
+	if x != nil {
+		return x.Binding
+	}
+	return nil
+}
+
+func (x *BindTenant) GetL2Uid() []byte {
+	if x != nil {
+		return x.L2Uid
+	}
+	return nil
+}
+
+func (x *BindTenant) GetL2Blob() []byte {
+	if x != nil {
+		return x.L2Blob
+	}
+	return nil
+}
+
+func (x *BindTenant) GetL2IvkUid() []byte {
+	if x != nil {
+		return x.L2IvkUid
+	}
+	return nil
+}
+
+func (x *BindTenant) GetVersion() *Version {
+	if x != nil {
+		return x.Version
+	}
+	return nil
+}
+
+func (x *BindTenant) GetEtag() uint64 {
+	if x != nil {
+		return x.Etag
+	}
+	return 0
+}
+
 // ChangeObject changes the state of a tenant or service.
 type ChangeObject struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3357,7 +3583,7 @@ type ChangeObject struct {
 
 func (x *ChangeObject) Reset() {
 	*x = ChangeObject{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3369,7 +3595,7 @@ func (x *ChangeObject) String() string {
 func (*ChangeObject) ProtoMessage() {}
 
 func (x *ChangeObject) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3382,7 +3608,7 @@ func (x *ChangeObject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeObject.ProtoReflect.Descriptor instead.
 func (*ChangeObject) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{20}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ChangeObject) GetObject() *ObjectRef {
@@ -3433,7 +3659,7 @@ type CreateService struct {
 
 func (x *CreateService) Reset() {
 	*x = CreateService{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3445,7 +3671,7 @@ func (x *CreateService) String() string {
 func (*CreateService) ProtoMessage() {}
 
 func (x *CreateService) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3458,7 +3684,7 @@ func (x *CreateService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateService.ProtoReflect.Descriptor instead.
 func (*CreateService) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{21}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CreateService) GetTenant() string {
@@ -3511,7 +3737,7 @@ type AddVersion struct {
 
 func (x *AddVersion) Reset() {
 	*x = AddVersion{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3523,7 +3749,7 @@ func (x *AddVersion) String() string {
 func (*AddVersion) ProtoMessage() {}
 
 func (x *AddVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3536,7 +3762,7 @@ func (x *AddVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddVersion.ProtoReflect.Descriptor instead.
 func (*AddVersion) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{22}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AddVersion) GetObject() *ObjectRef {
@@ -3582,7 +3808,7 @@ type SetPrimary struct {
 
 func (x *SetPrimary) Reset() {
 	*x = SetPrimary{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3594,7 +3820,7 @@ func (x *SetPrimary) String() string {
 func (*SetPrimary) ProtoMessage() {}
 
 func (x *SetPrimary) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3607,7 +3833,7 @@ func (x *SetPrimary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPrimary.ProtoReflect.Descriptor instead.
 func (*SetPrimary) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{23}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SetPrimary) GetObject() *ObjectRef {
@@ -3661,7 +3887,7 @@ type ChangeVersion struct {
 
 func (x *ChangeVersion) Reset() {
 	*x = ChangeVersion{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3673,7 +3899,7 @@ func (x *ChangeVersion) String() string {
 func (*ChangeVersion) ProtoMessage() {}
 
 func (x *ChangeVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3686,7 +3912,7 @@ func (x *ChangeVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeVersion.ProtoReflect.Descriptor instead.
 func (*ChangeVersion) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{24}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ChangeVersion) GetObject() *ObjectRef {
@@ -3737,7 +3963,7 @@ type PinResource struct {
 
 func (x *PinResource) Reset() {
 	*x = PinResource{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3749,7 +3975,7 @@ func (x *PinResource) String() string {
 func (*PinResource) ProtoMessage() {}
 
 func (x *PinResource) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3762,7 +3988,7 @@ func (x *PinResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinResource.ProtoReflect.Descriptor instead.
 func (*PinResource) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{25}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PinResource) GetTenant() string {
@@ -3812,7 +4038,7 @@ type UnpinResource struct {
 
 func (x *UnpinResource) Reset() {
 	*x = UnpinResource{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3824,7 +4050,7 @@ func (x *UnpinResource) String() string {
 func (*UnpinResource) ProtoMessage() {}
 
 func (x *UnpinResource) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3837,7 +4063,7 @@ func (x *UnpinResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpinResource.ProtoReflect.Descriptor instead.
 func (*UnpinResource) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{26}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *UnpinResource) GetTenant() string {
@@ -3881,7 +4107,7 @@ type RollbackResource struct {
 
 func (x *RollbackResource) Reset() {
 	*x = RollbackResource{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3893,7 +4119,7 @@ func (x *RollbackResource) String() string {
 func (*RollbackResource) ProtoMessage() {}
 
 func (x *RollbackResource) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3906,7 +4132,7 @@ func (x *RollbackResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackResource.ProtoReflect.Descriptor instead.
 func (*RollbackResource) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{27}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RollbackResource) GetTenant() string {
@@ -3948,7 +4174,7 @@ type AddInternalKey struct {
 
 func (x *AddInternalKey) Reset() {
 	*x = AddInternalKey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3960,7 +4186,7 @@ func (x *AddInternalKey) String() string {
 func (*AddInternalKey) ProtoMessage() {}
 
 func (x *AddInternalKey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3973,7 +4199,7 @@ func (x *AddInternalKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddInternalKey.ProtoReflect.Descriptor instead.
 func (*AddInternalKey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{28}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AddInternalKey) GetVersion() *Version {
@@ -3994,7 +4220,7 @@ type RewrappedKey struct {
 
 func (x *RewrappedKey) Reset() {
 	*x = RewrappedKey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4006,7 +4232,7 @@ func (x *RewrappedKey) String() string {
 func (*RewrappedKey) ProtoMessage() {}
 
 func (x *RewrappedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4019,7 +4245,7 @@ func (x *RewrappedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RewrappedKey.ProtoReflect.Descriptor instead.
 func (*RewrappedKey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{29}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RewrappedKey) GetUid() []byte {
@@ -4058,7 +4284,7 @@ type StagedRekey struct {
 
 func (x *StagedRekey) Reset() {
 	*x = StagedRekey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4070,7 +4296,7 @@ func (x *StagedRekey) String() string {
 func (*StagedRekey) ProtoMessage() {}
 
 func (x *StagedRekey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4083,7 +4309,7 @@ func (x *StagedRekey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StagedRekey.ProtoReflect.Descriptor instead.
 func (*StagedRekey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{30}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StagedRekey) GetInternalKeys() []*RewrappedKey {
@@ -4126,7 +4352,7 @@ type Handover struct {
 
 func (x *Handover) Reset() {
 	*x = Handover{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4138,7 +4364,7 @@ func (x *Handover) String() string {
 func (*Handover) ProtoMessage() {}
 
 func (x *Handover) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4151,7 +4377,7 @@ func (x *Handover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Handover.ProtoReflect.Descriptor instead.
 func (*Handover) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{31}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Handover) GetNodeId() string {
@@ -4184,7 +4410,7 @@ type RewrapTenant struct {
 
 func (x *RewrapTenant) Reset() {
 	*x = RewrapTenant{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4196,7 +4422,7 @@ func (x *RewrapTenant) String() string {
 func (*RewrapTenant) ProtoMessage() {}
 
 func (x *RewrapTenant) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4209,7 +4435,7 @@ func (x *RewrapTenant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RewrapTenant.ProtoReflect.Descriptor instead.
 func (*RewrapTenant) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{32}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RewrapTenant) GetTenant() string {
@@ -4263,7 +4489,7 @@ type PutSecret struct {
 
 func (x *PutSecret) Reset() {
 	*x = PutSecret{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4275,7 +4501,7 @@ func (x *PutSecret) String() string {
 func (*PutSecret) ProtoMessage() {}
 
 func (x *PutSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4288,7 +4514,7 @@ func (x *PutSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSecret.ProtoReflect.Descriptor instead.
 func (*PutSecret) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{33}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PutSecret) GetSecret() *Secret {
@@ -4307,7 +4533,7 @@ type CreateJoinToken struct {
 
 func (x *CreateJoinToken) Reset() {
 	*x = CreateJoinToken{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4319,7 +4545,7 @@ func (x *CreateJoinToken) String() string {
 func (*CreateJoinToken) ProtoMessage() {}
 
 func (x *CreateJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4332,7 +4558,7 @@ func (x *CreateJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJoinToken.ProtoReflect.Descriptor instead.
 func (*CreateJoinToken) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{34}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CreateJoinToken) GetToken() *JoinToken {
@@ -4357,7 +4583,7 @@ type AddMember struct {
 
 func (x *AddMember) Reset() {
 	*x = AddMember{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4369,7 +4595,7 @@ func (x *AddMember) String() string {
 func (*AddMember) ProtoMessage() {}
 
 func (x *AddMember) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4382,7 +4608,7 @@ func (x *AddMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMember.ProtoReflect.Descriptor instead.
 func (*AddMember) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{35}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AddMember) GetMember() *Member {
@@ -4425,7 +4651,7 @@ type UpdateMember struct {
 
 func (x *UpdateMember) Reset() {
 	*x = UpdateMember{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4437,7 +4663,7 @@ func (x *UpdateMember) String() string {
 func (*UpdateMember) ProtoMessage() {}
 
 func (x *UpdateMember) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4450,7 +4676,7 @@ func (x *UpdateMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateMember.ProtoReflect.Descriptor instead.
 func (*UpdateMember) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{36}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *UpdateMember) GetMember() *Member {
@@ -4484,7 +4710,7 @@ type RemoveMember struct {
 
 func (x *RemoveMember) Reset() {
 	*x = RemoveMember{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4496,7 +4722,7 @@ func (x *RemoveMember) String() string {
 func (*RemoveMember) ProtoMessage() {}
 
 func (x *RemoveMember) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4509,7 +4735,7 @@ func (x *RemoveMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMember.ProtoReflect.Descriptor instead.
 func (*RemoveMember) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{37}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RemoveMember) GetId() string {
@@ -4535,7 +4761,7 @@ type PurgeMember struct {
 
 func (x *PurgeMember) Reset() {
 	*x = PurgeMember{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4547,7 +4773,7 @@ func (x *PurgeMember) String() string {
 func (*PurgeMember) ProtoMessage() {}
 
 func (x *PurgeMember) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4560,7 +4786,7 @@ func (x *PurgeMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeMember.ProtoReflect.Descriptor instead.
 func (*PurgeMember) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{38}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PurgeMember) GetId() string {
@@ -4580,7 +4806,7 @@ type SetHold struct {
 
 func (x *SetHold) Reset() {
 	*x = SetHold{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4592,7 +4818,7 @@ func (x *SetHold) String() string {
 func (*SetHold) ProtoMessage() {}
 
 func (x *SetHold) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4605,7 +4831,7 @@ func (x *SetHold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetHold.ProtoReflect.Descriptor instead.
 func (*SetHold) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{39}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SetHold) GetHeld() bool {
@@ -4639,7 +4865,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4651,7 +4877,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4664,7 +4890,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Revocation) GetSerial() []byte {
@@ -4728,7 +4954,7 @@ type RevokeCertificate struct {
 
 func (x *RevokeCertificate) Reset() {
 	*x = RevokeCertificate{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4740,7 +4966,7 @@ func (x *RevokeCertificate) String() string {
 func (*RevokeCertificate) ProtoMessage() {}
 
 func (x *RevokeCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4753,7 +4979,7 @@ func (x *RevokeCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertificate.ProtoReflect.Descriptor instead.
 func (*RevokeCertificate) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RevokeCertificate) GetRevocation() *Revocation {
@@ -4779,7 +5005,7 @@ type X509Issuer struct {
 
 func (x *X509Issuer) Reset() {
 	*x = X509Issuer{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4791,7 +5017,7 @@ func (x *X509Issuer) String() string {
 func (*X509Issuer) ProtoMessage() {}
 
 func (x *X509Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4804,7 +5030,7 @@ func (x *X509Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use X509Issuer.ProtoReflect.Descriptor instead.
 func (*X509Issuer) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{42}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *X509Issuer) GetCertificates() [][]byte {
@@ -4844,7 +5070,7 @@ type JWTIssuer struct {
 
 func (x *JWTIssuer) Reset() {
 	*x = JWTIssuer{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4856,7 +5082,7 @@ func (x *JWTIssuer) String() string {
 func (*JWTIssuer) ProtoMessage() {}
 
 func (x *JWTIssuer) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4869,7 +5095,7 @@ func (x *JWTIssuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JWTIssuer.ProtoReflect.Descriptor instead.
 func (*JWTIssuer) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *JWTIssuer) GetUrl() string {
@@ -4959,7 +5185,7 @@ type Issuer struct {
 
 func (x *Issuer) Reset() {
 	*x = Issuer{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4971,7 +5197,7 @@ func (x *Issuer) String() string {
 func (*Issuer) ProtoMessage() {}
 
 func (x *Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4984,7 +5210,7 @@ func (x *Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
 func (*Issuer) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{44}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Issuer) GetId() string {
@@ -5124,7 +5350,7 @@ type BindingKey struct {
 
 func (x *BindingKey) Reset() {
 	*x = BindingKey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5136,7 +5362,7 @@ func (x *BindingKey) String() string {
 func (*BindingKey) ProtoMessage() {}
 
 func (x *BindingKey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5149,7 +5375,7 @@ func (x *BindingKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BindingKey.ProtoReflect.Descriptor instead.
 func (*BindingKey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{45}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *BindingKey) GetKey() *PublicKey {
@@ -5205,7 +5431,7 @@ type RoleBinding struct {
 
 func (x *RoleBinding) Reset() {
 	*x = RoleBinding{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5217,7 +5443,7 @@ func (x *RoleBinding) String() string {
 func (*RoleBinding) ProtoMessage() {}
 
 func (x *RoleBinding) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5230,7 +5456,7 @@ func (x *RoleBinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoleBinding.ProtoReflect.Descriptor instead.
 func (*RoleBinding) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{46}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RoleBinding) GetId() string {
@@ -5362,7 +5588,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5374,7 +5600,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5387,7 +5613,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{47}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Policy) GetTenant() string {
@@ -5455,7 +5681,7 @@ type PutIssuer struct {
 
 func (x *PutIssuer) Reset() {
 	*x = PutIssuer{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5467,7 +5693,7 @@ func (x *PutIssuer) String() string {
 func (*PutIssuer) ProtoMessage() {}
 
 func (x *PutIssuer) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5480,7 +5706,7 @@ func (x *PutIssuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutIssuer.ProtoReflect.Descriptor instead.
 func (*PutIssuer) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{48}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *PutIssuer) GetIssuer() *Issuer {
@@ -5516,7 +5742,7 @@ type RemoveIssuer struct {
 
 func (x *RemoveIssuer) Reset() {
 	*x = RemoveIssuer{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5528,7 +5754,7 @@ func (x *RemoveIssuer) String() string {
 func (*RemoveIssuer) ProtoMessage() {}
 
 func (x *RemoveIssuer) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5541,7 +5767,7 @@ func (x *RemoveIssuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveIssuer.ProtoReflect.Descriptor instead.
 func (*RemoveIssuer) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{49}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RemoveIssuer) GetTenant() string {
@@ -5577,7 +5803,7 @@ type BindRole struct {
 
 func (x *BindRole) Reset() {
 	*x = BindRole{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5589,7 +5815,7 @@ func (x *BindRole) String() string {
 func (*BindRole) ProtoMessage() {}
 
 func (x *BindRole) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5602,7 +5828,7 @@ func (x *BindRole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BindRole.ProtoReflect.Descriptor instead.
 func (*BindRole) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{50}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *BindRole) GetBinding() *RoleBinding {
@@ -5624,7 +5850,7 @@ type UnbindRole struct {
 
 func (x *UnbindRole) Reset() {
 	*x = UnbindRole{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5636,7 +5862,7 @@ func (x *UnbindRole) String() string {
 func (*UnbindRole) ProtoMessage() {}
 
 func (x *UnbindRole) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5649,7 +5875,7 @@ func (x *UnbindRole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnbindRole.ProtoReflect.Descriptor instead.
 func (*UnbindRole) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{51}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *UnbindRole) GetTenant() string {
@@ -5686,7 +5912,7 @@ type SetTenantGovernors struct {
 
 func (x *SetTenantGovernors) Reset() {
 	*x = SetTenantGovernors{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5698,7 +5924,7 @@ func (x *SetTenantGovernors) String() string {
 func (*SetTenantGovernors) ProtoMessage() {}
 
 func (x *SetTenantGovernors) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5711,7 +5937,7 @@ func (x *SetTenantGovernors) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTenantGovernors.ProtoReflect.Descriptor instead.
 func (*SetTenantGovernors) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{52}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *SetTenantGovernors) GetTenant() string {
@@ -5760,7 +5986,7 @@ type ApprovalSignature struct {
 
 func (x *ApprovalSignature) Reset() {
 	*x = ApprovalSignature{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5772,7 +5998,7 @@ func (x *ApprovalSignature) String() string {
 func (*ApprovalSignature) ProtoMessage() {}
 
 func (x *ApprovalSignature) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5785,7 +6011,7 @@ func (x *ApprovalSignature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApprovalSignature.ProtoReflect.Descriptor instead.
 func (*ApprovalSignature) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{53}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ApprovalSignature) GetKeyId() []byte {
@@ -5871,7 +6097,7 @@ type Approval struct {
 
 func (x *Approval) Reset() {
 	*x = Approval{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5883,7 +6109,7 @@ func (x *Approval) String() string {
 func (*Approval) ProtoMessage() {}
 
 func (x *Approval) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5896,7 +6122,7 @@ func (x *Approval) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Approval.ProtoReflect.Descriptor instead.
 func (*Approval) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{54}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Approval) GetId() string {
@@ -6044,7 +6270,7 @@ type RequestApproval struct {
 
 func (x *RequestApproval) Reset() {
 	*x = RequestApproval{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6056,7 +6282,7 @@ func (x *RequestApproval) String() string {
 func (*RequestApproval) ProtoMessage() {}
 
 func (x *RequestApproval) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6069,7 +6295,7 @@ func (x *RequestApproval) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestApproval.ProtoReflect.Descriptor instead.
 func (*RequestApproval) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{55}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *RequestApproval) GetApproval() *Approval {
@@ -6091,7 +6317,7 @@ type Approve struct {
 
 func (x *Approve) Reset() {
 	*x = Approve{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6103,7 +6329,7 @@ func (x *Approve) String() string {
 func (*Approve) ProtoMessage() {}
 
 func (x *Approve) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6116,7 +6342,7 @@ func (x *Approve) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Approve.ProtoReflect.Descriptor instead.
 func (*Approve) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{56}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Approve) GetId() string {
@@ -6152,7 +6378,7 @@ type RejectApproval struct {
 
 func (x *RejectApproval) Reset() {
 	*x = RejectApproval{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6164,7 +6390,7 @@ func (x *RejectApproval) String() string {
 func (*RejectApproval) ProtoMessage() {}
 
 func (x *RejectApproval) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6177,7 +6403,7 @@ func (x *RejectApproval) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectApproval.ProtoReflect.Descriptor instead.
 func (*RejectApproval) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{57}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *RejectApproval) GetId() string {
@@ -6208,7 +6434,7 @@ type SetQuorum struct {
 
 func (x *SetQuorum) Reset() {
 	*x = SetQuorum{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6220,7 +6446,7 @@ func (x *SetQuorum) String() string {
 func (*SetQuorum) ProtoMessage() {}
 
 func (x *SetQuorum) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6233,7 +6459,7 @@ func (x *SetQuorum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetQuorum.ProtoReflect.Descriptor instead.
 func (*SetQuorum) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{58}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *SetQuorum) GetGovernors() uint32 {
@@ -6274,7 +6500,7 @@ type PutPolicy struct {
 
 func (x *PutPolicy) Reset() {
 	*x = PutPolicy{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6286,7 +6512,7 @@ func (x *PutPolicy) String() string {
 func (*PutPolicy) ProtoMessage() {}
 
 func (x *PutPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6299,7 +6525,7 @@ func (x *PutPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutPolicy.ProtoReflect.Descriptor instead.
 func (*PutPolicy) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{59}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *PutPolicy) GetPolicy() *Policy {
@@ -6343,7 +6569,7 @@ type RemovePolicy struct {
 
 func (x *RemovePolicy) Reset() {
 	*x = RemovePolicy{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6355,7 +6581,7 @@ func (x *RemovePolicy) String() string {
 func (*RemovePolicy) ProtoMessage() {}
 
 func (x *RemovePolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[60]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6368,7 +6594,7 @@ func (x *RemovePolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePolicy.ProtoReflect.Descriptor instead.
 func (*RemovePolicy) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{60}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *RemovePolicy) GetTenant() string {
@@ -6403,7 +6629,7 @@ type SealKey struct {
 
 func (x *SealKey) Reset() {
 	*x = SealKey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6415,7 +6641,7 @@ func (x *SealKey) String() string {
 func (*SealKey) ProtoMessage() {}
 
 func (x *SealKey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[61]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6428,7 +6654,7 @@ func (x *SealKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealKey.ProtoReflect.Descriptor instead.
 func (*SealKey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{61}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *SealKey) GetProvider() string {
@@ -6461,7 +6687,7 @@ type SealHolder struct {
 
 func (x *SealHolder) Reset() {
 	*x = SealHolder{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6473,7 +6699,7 @@ func (x *SealHolder) String() string {
 func (*SealHolder) ProtoMessage() {}
 
 func (x *SealHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[62]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6486,7 +6712,7 @@ func (x *SealHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealHolder.ProtoReflect.Descriptor instead.
 func (*SealHolder) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{62}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *SealHolder) GetName() string {
@@ -6543,7 +6769,7 @@ type SealGroup struct {
 
 func (x *SealGroup) Reset() {
 	*x = SealGroup{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6555,7 +6781,7 @@ func (x *SealGroup) String() string {
 func (*SealGroup) ProtoMessage() {}
 
 func (x *SealGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[63]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6568,7 +6794,7 @@ func (x *SealGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealGroup.ProtoReflect.Descriptor instead.
 func (*SealGroup) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{63}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *SealGroup) GetName() string {
@@ -6605,7 +6831,7 @@ type SealPlan struct {
 
 func (x *SealPlan) Reset() {
 	*x = SealPlan{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6617,7 +6843,7 @@ func (x *SealPlan) String() string {
 func (*SealPlan) ProtoMessage() {}
 
 func (x *SealPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[64]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6630,7 +6856,7 @@ func (x *SealPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealPlan.ProtoReflect.Descriptor instead.
 func (*SealPlan) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{64}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *SealPlan) GetGroups() []*SealGroup {
@@ -6697,7 +6923,7 @@ type Ceremony struct {
 
 func (x *Ceremony) Reset() {
 	*x = Ceremony{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6709,7 +6935,7 @@ func (x *Ceremony) String() string {
 func (*Ceremony) ProtoMessage() {}
 
 func (x *Ceremony) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[65]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6722,7 +6948,7 @@ func (x *Ceremony) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ceremony.ProtoReflect.Descriptor instead.
 func (*Ceremony) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{65}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *Ceremony) GetId() []byte {
@@ -6906,7 +7132,7 @@ type SealProof struct {
 
 func (x *SealProof) Reset() {
 	*x = SealProof{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6918,7 +7144,7 @@ func (x *SealProof) String() string {
 func (*SealProof) ProtoMessage() {}
 
 func (x *SealProof) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[66]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6931,7 +7157,7 @@ func (x *SealProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealProof.ProtoReflect.Descriptor instead.
 func (*SealProof) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{66}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *SealProof) GetNode() string {
@@ -6969,7 +7195,7 @@ type BeginCeremony struct {
 
 func (x *BeginCeremony) Reset() {
 	*x = BeginCeremony{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6981,7 +7207,7 @@ func (x *BeginCeremony) String() string {
 func (*BeginCeremony) ProtoMessage() {}
 
 func (x *BeginCeremony) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[67]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6994,7 +7220,7 @@ func (x *BeginCeremony) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginCeremony.ProtoReflect.Descriptor instead.
 func (*BeginCeremony) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{67}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *BeginCeremony) GetId() []byte {
@@ -7049,7 +7275,7 @@ type StageCeremony struct {
 
 func (x *StageCeremony) Reset() {
 	*x = StageCeremony{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7061,7 +7287,7 @@ func (x *StageCeremony) String() string {
 func (*StageCeremony) ProtoMessage() {}
 
 func (x *StageCeremony) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[68]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7074,7 +7300,7 @@ func (x *StageCeremony) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StageCeremony.ProtoReflect.Descriptor instead.
 func (*StageCeremony) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{68}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *StageCeremony) GetId() []byte {
@@ -7127,7 +7353,7 @@ type ConfirmHolder struct {
 
 func (x *ConfirmHolder) Reset() {
 	*x = ConfirmHolder{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[69]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7139,7 +7365,7 @@ func (x *ConfirmHolder) String() string {
 func (*ConfirmHolder) ProtoMessage() {}
 
 func (x *ConfirmHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[69]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7152,7 +7378,7 @@ func (x *ConfirmHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmHolder.ProtoReflect.Descriptor instead.
 func (*ConfirmHolder) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{69}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ConfirmHolder) GetId() []byte {
@@ -7198,7 +7424,7 @@ type ProveSeal struct {
 
 func (x *ProveSeal) Reset() {
 	*x = ProveSeal{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[70]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7210,7 +7436,7 @@ func (x *ProveSeal) String() string {
 func (*ProveSeal) ProtoMessage() {}
 
 func (x *ProveSeal) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[70]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7223,7 +7449,7 @@ func (x *ProveSeal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveSeal.ProtoReflect.Descriptor instead.
 func (*ProveSeal) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{70}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ProveSeal) GetId() []byte {
@@ -7273,7 +7499,7 @@ type CommitCeremony struct {
 
 func (x *CommitCeremony) Reset() {
 	*x = CommitCeremony{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[71]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7285,7 +7511,7 @@ func (x *CommitCeremony) String() string {
 func (*CommitCeremony) ProtoMessage() {}
 
 func (x *CommitCeremony) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[71]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7298,7 +7524,7 @@ func (x *CommitCeremony) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitCeremony.ProtoReflect.Descriptor instead.
 func (*CommitCeremony) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{71}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *CommitCeremony) GetId() []byte {
@@ -7331,7 +7557,7 @@ type ConfirmSeal struct {
 
 func (x *ConfirmSeal) Reset() {
 	*x = ConfirmSeal{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[72]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7343,7 +7569,7 @@ func (x *ConfirmSeal) String() string {
 func (*ConfirmSeal) ProtoMessage() {}
 
 func (x *ConfirmSeal) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[72]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7356,7 +7582,7 @@ func (x *ConfirmSeal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmSeal.ProtoReflect.Descriptor instead.
 func (*ConfirmSeal) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{72}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ConfirmSeal) GetId() []byte {
@@ -7392,7 +7618,7 @@ type CancelCeremony struct {
 
 func (x *CancelCeremony) Reset() {
 	*x = CancelCeremony{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[73]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7404,7 +7630,7 @@ func (x *CancelCeremony) String() string {
 func (*CancelCeremony) ProtoMessage() {}
 
 func (x *CancelCeremony) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[73]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7417,7 +7643,7 @@ func (x *CancelCeremony) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCeremony.ProtoReflect.Descriptor instead.
 func (*CancelCeremony) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{73}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *CancelCeremony) GetId() []byte {
@@ -7445,7 +7671,7 @@ type Tick struct {
 
 func (x *Tick) Reset() {
 	*x = Tick{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[74]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7457,7 +7683,7 @@ func (x *Tick) String() string {
 func (*Tick) ProtoMessage() {}
 
 func (x *Tick) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[74]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7470,7 +7696,7 @@ func (x *Tick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tick.ProtoReflect.Descriptor instead.
 func (*Tick) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{74}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{76}
 }
 
 type RaiseFormat struct {
@@ -7482,7 +7708,7 @@ type RaiseFormat struct {
 
 func (x *RaiseFormat) Reset() {
 	*x = RaiseFormat{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[75]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7494,7 +7720,7 @@ func (x *RaiseFormat) String() string {
 func (*RaiseFormat) ProtoMessage() {}
 
 func (x *RaiseFormat) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[75]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7507,7 +7733,7 @@ func (x *RaiseFormat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseFormat.ProtoReflect.Descriptor instead.
 func (*RaiseFormat) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{75}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *RaiseFormat) GetVersion() uint32 {
@@ -7530,7 +7756,7 @@ type LeaseEpoch struct {
 
 func (x *LeaseEpoch) Reset() {
 	*x = LeaseEpoch{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[76]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7542,7 +7768,7 @@ func (x *LeaseEpoch) String() string {
 func (*LeaseEpoch) ProtoMessage() {}
 
 func (x *LeaseEpoch) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[76]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7555,7 +7781,7 @@ func (x *LeaseEpoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseEpoch.ProtoReflect.Descriptor instead.
 func (*LeaseEpoch) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{76}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *LeaseEpoch) GetLeader() string {
@@ -7588,7 +7814,7 @@ type RepairSeal struct {
 
 func (x *RepairSeal) Reset() {
 	*x = RepairSeal{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[77]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7600,7 +7826,7 @@ func (x *RepairSeal) String() string {
 func (*RepairSeal) ProtoMessage() {}
 
 func (x *RepairSeal) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[77]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7613,7 +7839,7 @@ func (x *RepairSeal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairSeal.ProtoReflect.Descriptor instead.
 func (*RepairSeal) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{77}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *RepairSeal) GetBase() []byte {
@@ -7650,7 +7876,7 @@ type WrappingWitness struct {
 
 func (x *WrappingWitness) Reset() {
 	*x = WrappingWitness{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[78]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7662,7 +7888,7 @@ func (x *WrappingWitness) String() string {
 func (*WrappingWitness) ProtoMessage() {}
 
 func (x *WrappingWitness) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[78]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7675,7 +7901,7 @@ func (x *WrappingWitness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WrappingWitness.ProtoReflect.Descriptor instead.
 func (*WrappingWitness) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{78}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *WrappingWitness) GetNodeId() string {
@@ -7728,7 +7954,7 @@ type Exposure struct {
 
 func (x *Exposure) Reset() {
 	*x = Exposure{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[79]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7740,7 +7966,7 @@ func (x *Exposure) String() string {
 func (*Exposure) ProtoMessage() {}
 
 func (x *Exposure) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[79]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7753,7 +7979,7 @@ func (x *Exposure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exposure.ProtoReflect.Descriptor instead.
 func (*Exposure) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{79}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *Exposure) GetCeremonyId() []byte {
@@ -7846,7 +8072,7 @@ type ExposedKey struct {
 
 func (x *ExposedKey) Reset() {
 	*x = ExposedKey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[80]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7858,7 +8084,7 @@ func (x *ExposedKey) String() string {
 func (*ExposedKey) ProtoMessage() {}
 
 func (x *ExposedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[80]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7871,7 +8097,7 @@ func (x *ExposedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExposedKey.ProtoReflect.Descriptor instead.
 func (*ExposedKey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{80}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ExposedKey) GetHolder() string {
@@ -7916,7 +8142,7 @@ type SealConfirmation struct {
 
 func (x *SealConfirmation) Reset() {
 	*x = SealConfirmation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[81]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7928,7 +8154,7 @@ func (x *SealConfirmation) String() string {
 func (*SealConfirmation) ProtoMessage() {}
 
 func (x *SealConfirmation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[81]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7941,7 +8167,7 @@ func (x *SealConfirmation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealConfirmation.ProtoReflect.Descriptor instead.
 func (*SealConfirmation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{81}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *SealConfirmation) GetManifest() []byte {
@@ -7986,7 +8212,7 @@ type Backup struct {
 
 func (x *Backup) Reset() {
 	*x = Backup{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[82]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7998,7 +8224,7 @@ func (x *Backup) String() string {
 func (*Backup) ProtoMessage() {}
 
 func (x *Backup) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[82]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8011,7 +8237,7 @@ func (x *Backup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backup.ProtoReflect.Descriptor instead.
 func (*Backup) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{82}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *Backup) GetTimeMs() int64 {
@@ -8063,7 +8289,7 @@ type ReplaceAuthority struct {
 
 func (x *ReplaceAuthority) Reset() {
 	*x = ReplaceAuthority{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[83]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8075,7 +8301,7 @@ func (x *ReplaceAuthority) String() string {
 func (*ReplaceAuthority) ProtoMessage() {}
 
 func (x *ReplaceAuthority) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[83]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8088,7 +8314,7 @@ func (x *ReplaceAuthority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceAuthority.ProtoReflect.Descriptor instead.
 func (*ReplaceAuthority) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{83}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *ReplaceAuthority) GetSecret() *Secret {
@@ -8131,7 +8357,7 @@ type RetireAuthority struct {
 
 func (x *RetireAuthority) Reset() {
 	*x = RetireAuthority{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[84]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8143,7 +8369,7 @@ func (x *RetireAuthority) String() string {
 func (*RetireAuthority) ProtoMessage() {}
 
 func (x *RetireAuthority) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[84]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8156,7 +8382,7 @@ func (x *RetireAuthority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireAuthority.ProtoReflect.Descriptor instead.
 func (*RetireAuthority) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{84}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *RetireAuthority) GetName() string {
@@ -8190,7 +8416,7 @@ type NoteBackup struct {
 
 func (x *NoteBackup) Reset() {
 	*x = NoteBackup{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[85]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8202,7 +8428,7 @@ func (x *NoteBackup) String() string {
 func (*NoteBackup) ProtoMessage() {}
 
 func (x *NoteBackup) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[85]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8215,7 +8441,7 @@ func (x *NoteBackup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteBackup.ProtoReflect.Descriptor instead.
 func (*NoteBackup) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{85}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *NoteBackup) GetBackup() *Backup {
@@ -8237,7 +8463,7 @@ type MemberCleared struct {
 
 func (x *MemberCleared) Reset() {
 	*x = MemberCleared{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[86]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8249,7 +8475,7 @@ func (x *MemberCleared) String() string {
 func (*MemberCleared) ProtoMessage() {}
 
 func (x *MemberCleared) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[86]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8262,7 +8488,7 @@ func (x *MemberCleared) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberCleared.ProtoReflect.Descriptor instead.
 func (*MemberCleared) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{86}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *MemberCleared) GetCeremonyId() []byte {
@@ -8296,7 +8522,7 @@ type FinishExposure struct {
 
 func (x *FinishExposure) Reset() {
 	*x = FinishExposure{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[87]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8308,7 +8534,7 @@ func (x *FinishExposure) String() string {
 func (*FinishExposure) ProtoMessage() {}
 
 func (x *FinishExposure) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[87]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8321,7 +8547,7 @@ func (x *FinishExposure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishExposure.ProtoReflect.Descriptor instead.
 func (*FinishExposure) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{87}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *FinishExposure) GetCeremonyId() []byte {
@@ -8343,7 +8569,7 @@ type DropCarried struct {
 
 func (x *DropCarried) Reset() {
 	*x = DropCarried{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[88]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8355,7 +8581,7 @@ func (x *DropCarried) String() string {
 func (*DropCarried) ProtoMessage() {}
 
 func (x *DropCarried) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[88]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8368,7 +8594,7 @@ func (x *DropCarried) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropCarried.ProtoReflect.Descriptor instead.
 func (*DropCarried) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{88}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *DropCarried) GetBase() []byte {
@@ -8396,7 +8622,7 @@ type EndInternalKeys struct {
 
 func (x *EndInternalKeys) Reset() {
 	*x = EndInternalKeys{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[89]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8408,7 +8634,7 @@ func (x *EndInternalKeys) String() string {
 func (*EndInternalKeys) ProtoMessage() {}
 
 func (x *EndInternalKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[89]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8421,7 +8647,7 @@ func (x *EndInternalKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndInternalKeys.ProtoReflect.Descriptor instead.
 func (*EndInternalKeys) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{89}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *EndInternalKeys) GetCeremonyId() []byte {
@@ -8450,7 +8676,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[90]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8462,7 +8688,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[90]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8475,7 +8701,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{90}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *Result) GetReason() string {
@@ -8559,7 +8785,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[91]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8571,7 +8797,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[91]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8584,7 +8810,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{91}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *Request) GetPrincipal() *Principal {
@@ -8655,7 +8881,7 @@ type UsedNonce struct {
 
 func (x *UsedNonce) Reset() {
 	*x = UsedNonce{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[92]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8667,7 +8893,7 @@ func (x *UsedNonce) String() string {
 func (*UsedNonce) ProtoMessage() {}
 
 func (x *UsedNonce) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[92]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8680,7 +8906,7 @@ func (x *UsedNonce) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsedNonce.ProtoReflect.Descriptor instead.
 func (*UsedNonce) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{92}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *UsedNonce) GetNonce() []byte {
@@ -8751,7 +8977,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[93]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8763,7 +8989,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[93]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8776,7 +9002,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{93}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *Cluster) GetKeyspaceId() []byte {
@@ -8963,7 +9189,7 @@ type Incarnation struct {
 
 func (x *Incarnation) Reset() {
 	*x = Incarnation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[94]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8975,7 +9201,7 @@ func (x *Incarnation) String() string {
 func (*Incarnation) ProtoMessage() {}
 
 func (x *Incarnation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[94]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8988,7 +9214,7 @@ func (x *Incarnation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Incarnation.ProtoReflect.Descriptor instead.
 func (*Incarnation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{94}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *Incarnation) GetId() []byte {
@@ -9069,7 +9295,7 @@ type Recover struct {
 
 func (x *Recover) Reset() {
 	*x = Recover{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[95]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9081,7 +9307,7 @@ func (x *Recover) String() string {
 func (*Recover) ProtoMessage() {}
 
 func (x *Recover) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[95]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9094,7 +9320,7 @@ func (x *Recover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recover.ProtoReflect.Descriptor instead.
 func (*Recover) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{95}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *Recover) GetIncarnation() *Incarnation {
@@ -9130,7 +9356,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[96]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9142,7 +9368,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[96]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9155,7 +9381,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{96}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -9250,7 +9476,7 @@ type SnapshotItem struct {
 
 func (x *SnapshotItem) Reset() {
 	*x = SnapshotItem{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[97]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9262,7 +9488,7 @@ func (x *SnapshotItem) String() string {
 func (*SnapshotItem) ProtoMessage() {}
 
 func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[97]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9275,7 +9501,7 @@ func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotItem.ProtoReflect.Descriptor instead.
 func (*SnapshotItem) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{97}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *SnapshotItem) GetObject() isSnapshotItem_Object {
@@ -9526,7 +9752,7 @@ var File_fsm_fsmpb_fsm_proto protoreflect.FileDescriptor
 
 const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
-	"\x13fsm/fsmpb/fsm.proto\x12\x0ekrypton.fsm.v1\"\x94\x1e\n" +
+	"\x13fsm/fsmpb/fsm.proto\x12\x0ekrypton.fsm.v1\"\xd3\x1e\n" +
 	"\aCommand\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1c\n" +
 	"\tskippable\x18\x02 \x01(\bR\tskippable\x12 \n" +
@@ -9605,7 +9831,9 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\fconfirm_seal\x18C \x01(\v2\x1b.krypton.fsm.v1.ConfirmSealH\x00R\vconfirmSeal\x12F\n" +
 	"\x0emember_cleared\x18D \x01(\v2\x1d.krypton.fsm.v1.MemberClearedH\x00R\rmemberCleared\x12I\n" +
 	"\x0ffinish_exposure\x18E \x01(\v2\x1e.krypton.fsm.v1.FinishExposureH\x00R\x0efinishExposure\x123\n" +
-	"\arecover\x18F \x01(\v2\x17.krypton.fsm.v1.RecoverH\x00R\arecoverB\x06\n" +
+	"\arecover\x18F \x01(\v2\x17.krypton.fsm.v1.RecoverH\x00R\arecover\x12=\n" +
+	"\vbind_tenant\x18G \x01(\v2\x1a.krypton.fsm.v1.BindTenantH\x00R\n" +
+	"bindTenantB\x06\n" +
 	"\x04body\"K\n" +
 	"\tPrincipal\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x12\n" +
@@ -9669,13 +9897,24 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x04pins\x18\f \x01(\rR\x04pins\x12(\n" +
 	"\x10released_time_ms\x18\r \x01(\x03R\x0ereleasedTimeMs\x12\x1d\n" +
 	"\n" +
-	"gate_index\x18\x0e \x01(\x04R\tgateIndex\"v\n" +
+	"gate_index\x18\x0e \x01(\x04R\tgateIndex\"\xae\x02\n" +
 	"\aBinding\x12\x1a\n" +
 	"\bkeystore\x18\x01 \x01(\tR\bkeystore\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x1f\n" +
 	"\vkey_version\x18\x03 \x01(\tR\n" +
 	"keyVersion\x12\x1c\n" +
-	"\tarchetype\x18\x04 \x01(\tR\tarchetype\"\xcc\x04\n" +
+	"\tarchetype\x18\x04 \x01(\tR\tarchetype\x128\n" +
+	"\bidentity\x18\x05 \x03(\v2\x1c.krypton.fsm.v1.IdentityNameR\bidentity\x12\x14\n" +
+	"\x05owner\x18\x06 \x01(\tR\x05owner\x12\x0e\n" +
+	"\x02l1\x18\a \x01(\tR\x02l1\x12\x18\n" +
+	"\aregions\x18\b \x03(\tR\aregions\x12\x1b\n" +
+	"\tdenied_in\x18\t \x03(\tR\bdeniedIn\x12\x1f\n" +
+	"\vshared_with\x18\n" +
+	" \x03(\tR\n" +
+	"sharedWith\"8\n" +
+	"\fIdentityName\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xcc\x04\n" +
 	"\x06Tenant\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\fR\x03uid\x121\n" +
@@ -9784,7 +10023,19 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
 	"l2_ivk_uid\x18\x06 \x01(\fR\bl2IvkUid\x121\n" +
 	"\aversion\x18\a \x01(\v2\x17.krypton.fsm.v1.VersionR\aversion\x12\x1c\n" +
-	"\tgovernors\x18\b \x03(\fR\tgovernors\"\xb0\x01\n" +
+	"\tgovernors\x18\b \x03(\fR\tgovernors\"\x8b\x02\n" +
+	"\n" +
+	"BindTenant\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1d\n" +
+	"\n" +
+	"tenant_uid\x18\x02 \x01(\fR\ttenantUid\x121\n" +
+	"\abinding\x18\x03 \x01(\v2\x17.krypton.fsm.v1.BindingR\abinding\x12\x15\n" +
+	"\x06l2_uid\x18\x04 \x01(\fR\x05l2Uid\x12\x17\n" +
+	"\al2_blob\x18\x05 \x01(\fR\x06l2Blob\x12\x1c\n" +
+	"\n" +
+	"l2_ivk_uid\x18\x06 \x01(\fR\bl2IvkUid\x121\n" +
+	"\aversion\x18\a \x01(\v2\x17.krypton.fsm.v1.VersionR\aversion\x12\x12\n" +
+	"\x04etag\x18\b \x01(\x04R\x04etag\"\xb0\x01\n" +
 	"\fChangeObject\x121\n" +
 	"\x06object\x18\x01 \x01(\v2\x19.krypton.fsm.v1.ObjectRefR\x06object\x121\n" +
 	"\x05event\x18\x02 \x01(\x0e2\x1b.krypton.fsm.v1.ObjectEventR\x05event\x12\x14\n" +
@@ -10381,7 +10632,7 @@ func file_fsm_fsmpb_fsm_proto_rawDescGZIP() []byte {
 }
 
 var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 98)
+var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 100)
 var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(KeyAlgorithm)(0),          // 0: krypton.fsm.v1.KeyAlgorithm
 	(VersionState)(0),          // 1: krypton.fsm.v1.VersionState
@@ -10402,260 +10653,266 @@ var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(*Genesis)(nil),            // 16: krypton.fsm.v1.Genesis
 	(*Version)(nil),            // 17: krypton.fsm.v1.Version
 	(*Binding)(nil),            // 18: krypton.fsm.v1.Binding
-	(*Tenant)(nil),             // 19: krypton.fsm.v1.Tenant
-	(*Service)(nil),            // 20: krypton.fsm.v1.Service
-	(*Resource)(nil),           // 21: krypton.fsm.v1.Resource
-	(*Secret)(nil),             // 22: krypton.fsm.v1.Secret
-	(*RetiringAuthority)(nil),  // 23: krypton.fsm.v1.RetiringAuthority
-	(*Member)(nil),             // 24: krypton.fsm.v1.Member
-	(*JoinToken)(nil),          // 25: krypton.fsm.v1.JoinToken
-	(*Hold)(nil),               // 26: krypton.fsm.v1.Hold
-	(*ObjectRef)(nil),          // 27: krypton.fsm.v1.ObjectRef
-	(*CreateTenant)(nil),       // 28: krypton.fsm.v1.CreateTenant
-	(*ChangeObject)(nil),       // 29: krypton.fsm.v1.ChangeObject
-	(*CreateService)(nil),      // 30: krypton.fsm.v1.CreateService
-	(*AddVersion)(nil),         // 31: krypton.fsm.v1.AddVersion
-	(*SetPrimary)(nil),         // 32: krypton.fsm.v1.SetPrimary
-	(*ChangeVersion)(nil),      // 33: krypton.fsm.v1.ChangeVersion
-	(*PinResource)(nil),        // 34: krypton.fsm.v1.PinResource
-	(*UnpinResource)(nil),      // 35: krypton.fsm.v1.UnpinResource
-	(*RollbackResource)(nil),   // 36: krypton.fsm.v1.RollbackResource
-	(*AddInternalKey)(nil),     // 37: krypton.fsm.v1.AddInternalKey
-	(*RewrappedKey)(nil),       // 38: krypton.fsm.v1.RewrappedKey
-	(*StagedRekey)(nil),        // 39: krypton.fsm.v1.StagedRekey
-	(*Handover)(nil),           // 40: krypton.fsm.v1.Handover
-	(*RewrapTenant)(nil),       // 41: krypton.fsm.v1.RewrapTenant
-	(*PutSecret)(nil),          // 42: krypton.fsm.v1.PutSecret
-	(*CreateJoinToken)(nil),    // 43: krypton.fsm.v1.CreateJoinToken
-	(*AddMember)(nil),          // 44: krypton.fsm.v1.AddMember
-	(*UpdateMember)(nil),       // 45: krypton.fsm.v1.UpdateMember
-	(*RemoveMember)(nil),       // 46: krypton.fsm.v1.RemoveMember
-	(*PurgeMember)(nil),        // 47: krypton.fsm.v1.PurgeMember
-	(*SetHold)(nil),            // 48: krypton.fsm.v1.SetHold
-	(*Revocation)(nil),         // 49: krypton.fsm.v1.Revocation
-	(*RevokeCertificate)(nil),  // 50: krypton.fsm.v1.RevokeCertificate
-	(*X509Issuer)(nil),         // 51: krypton.fsm.v1.X509Issuer
-	(*JWTIssuer)(nil),          // 52: krypton.fsm.v1.JWTIssuer
-	(*Issuer)(nil),             // 53: krypton.fsm.v1.Issuer
-	(*BindingKey)(nil),         // 54: krypton.fsm.v1.BindingKey
-	(*RoleBinding)(nil),        // 55: krypton.fsm.v1.RoleBinding
-	(*Policy)(nil),             // 56: krypton.fsm.v1.Policy
-	(*PutIssuer)(nil),          // 57: krypton.fsm.v1.PutIssuer
-	(*RemoveIssuer)(nil),       // 58: krypton.fsm.v1.RemoveIssuer
-	(*BindRole)(nil),           // 59: krypton.fsm.v1.BindRole
-	(*UnbindRole)(nil),         // 60: krypton.fsm.v1.UnbindRole
-	(*SetTenantGovernors)(nil), // 61: krypton.fsm.v1.SetTenantGovernors
-	(*ApprovalSignature)(nil),  // 62: krypton.fsm.v1.ApprovalSignature
-	(*Approval)(nil),           // 63: krypton.fsm.v1.Approval
-	(*RequestApproval)(nil),    // 64: krypton.fsm.v1.RequestApproval
-	(*Approve)(nil),            // 65: krypton.fsm.v1.Approve
-	(*RejectApproval)(nil),     // 66: krypton.fsm.v1.RejectApproval
-	(*SetQuorum)(nil),          // 67: krypton.fsm.v1.SetQuorum
-	(*PutPolicy)(nil),          // 68: krypton.fsm.v1.PutPolicy
-	(*RemovePolicy)(nil),       // 69: krypton.fsm.v1.RemovePolicy
-	(*SealKey)(nil),            // 70: krypton.fsm.v1.SealKey
-	(*SealHolder)(nil),         // 71: krypton.fsm.v1.SealHolder
-	(*SealGroup)(nil),          // 72: krypton.fsm.v1.SealGroup
-	(*SealPlan)(nil),           // 73: krypton.fsm.v1.SealPlan
-	(*Ceremony)(nil),           // 74: krypton.fsm.v1.Ceremony
-	(*SealProof)(nil),          // 75: krypton.fsm.v1.SealProof
-	(*BeginCeremony)(nil),      // 76: krypton.fsm.v1.BeginCeremony
-	(*StageCeremony)(nil),      // 77: krypton.fsm.v1.StageCeremony
-	(*ConfirmHolder)(nil),      // 78: krypton.fsm.v1.ConfirmHolder
-	(*ProveSeal)(nil),          // 79: krypton.fsm.v1.ProveSeal
-	(*CommitCeremony)(nil),     // 80: krypton.fsm.v1.CommitCeremony
-	(*ConfirmSeal)(nil),        // 81: krypton.fsm.v1.ConfirmSeal
-	(*CancelCeremony)(nil),     // 82: krypton.fsm.v1.CancelCeremony
-	(*Tick)(nil),               // 83: krypton.fsm.v1.Tick
-	(*RaiseFormat)(nil),        // 84: krypton.fsm.v1.RaiseFormat
-	(*LeaseEpoch)(nil),         // 85: krypton.fsm.v1.LeaseEpoch
-	(*RepairSeal)(nil),         // 86: krypton.fsm.v1.RepairSeal
-	(*WrappingWitness)(nil),    // 87: krypton.fsm.v1.WrappingWitness
-	(*Exposure)(nil),           // 88: krypton.fsm.v1.Exposure
-	(*ExposedKey)(nil),         // 89: krypton.fsm.v1.ExposedKey
-	(*SealConfirmation)(nil),   // 90: krypton.fsm.v1.SealConfirmation
-	(*Backup)(nil),             // 91: krypton.fsm.v1.Backup
-	(*ReplaceAuthority)(nil),   // 92: krypton.fsm.v1.ReplaceAuthority
-	(*RetireAuthority)(nil),    // 93: krypton.fsm.v1.RetireAuthority
-	(*NoteBackup)(nil),         // 94: krypton.fsm.v1.NoteBackup
-	(*MemberCleared)(nil),      // 95: krypton.fsm.v1.MemberCleared
-	(*FinishExposure)(nil),     // 96: krypton.fsm.v1.FinishExposure
-	(*DropCarried)(nil),        // 97: krypton.fsm.v1.DropCarried
-	(*EndInternalKeys)(nil),    // 98: krypton.fsm.v1.EndInternalKeys
-	(*Result)(nil),             // 99: krypton.fsm.v1.Result
-	(*Request)(nil),            // 100: krypton.fsm.v1.Request
-	(*UsedNonce)(nil),          // 101: krypton.fsm.v1.UsedNonce
-	(*Cluster)(nil),            // 102: krypton.fsm.v1.Cluster
-	(*Incarnation)(nil),        // 103: krypton.fsm.v1.Incarnation
-	(*Recover)(nil),            // 104: krypton.fsm.v1.Recover
-	(*SnapshotHeader)(nil),     // 105: krypton.fsm.v1.SnapshotHeader
-	(*SnapshotItem)(nil),       // 106: krypton.fsm.v1.SnapshotItem
+	(*IdentityName)(nil),       // 19: krypton.fsm.v1.IdentityName
+	(*Tenant)(nil),             // 20: krypton.fsm.v1.Tenant
+	(*Service)(nil),            // 21: krypton.fsm.v1.Service
+	(*Resource)(nil),           // 22: krypton.fsm.v1.Resource
+	(*Secret)(nil),             // 23: krypton.fsm.v1.Secret
+	(*RetiringAuthority)(nil),  // 24: krypton.fsm.v1.RetiringAuthority
+	(*Member)(nil),             // 25: krypton.fsm.v1.Member
+	(*JoinToken)(nil),          // 26: krypton.fsm.v1.JoinToken
+	(*Hold)(nil),               // 27: krypton.fsm.v1.Hold
+	(*ObjectRef)(nil),          // 28: krypton.fsm.v1.ObjectRef
+	(*CreateTenant)(nil),       // 29: krypton.fsm.v1.CreateTenant
+	(*BindTenant)(nil),         // 30: krypton.fsm.v1.BindTenant
+	(*ChangeObject)(nil),       // 31: krypton.fsm.v1.ChangeObject
+	(*CreateService)(nil),      // 32: krypton.fsm.v1.CreateService
+	(*AddVersion)(nil),         // 33: krypton.fsm.v1.AddVersion
+	(*SetPrimary)(nil),         // 34: krypton.fsm.v1.SetPrimary
+	(*ChangeVersion)(nil),      // 35: krypton.fsm.v1.ChangeVersion
+	(*PinResource)(nil),        // 36: krypton.fsm.v1.PinResource
+	(*UnpinResource)(nil),      // 37: krypton.fsm.v1.UnpinResource
+	(*RollbackResource)(nil),   // 38: krypton.fsm.v1.RollbackResource
+	(*AddInternalKey)(nil),     // 39: krypton.fsm.v1.AddInternalKey
+	(*RewrappedKey)(nil),       // 40: krypton.fsm.v1.RewrappedKey
+	(*StagedRekey)(nil),        // 41: krypton.fsm.v1.StagedRekey
+	(*Handover)(nil),           // 42: krypton.fsm.v1.Handover
+	(*RewrapTenant)(nil),       // 43: krypton.fsm.v1.RewrapTenant
+	(*PutSecret)(nil),          // 44: krypton.fsm.v1.PutSecret
+	(*CreateJoinToken)(nil),    // 45: krypton.fsm.v1.CreateJoinToken
+	(*AddMember)(nil),          // 46: krypton.fsm.v1.AddMember
+	(*UpdateMember)(nil),       // 47: krypton.fsm.v1.UpdateMember
+	(*RemoveMember)(nil),       // 48: krypton.fsm.v1.RemoveMember
+	(*PurgeMember)(nil),        // 49: krypton.fsm.v1.PurgeMember
+	(*SetHold)(nil),            // 50: krypton.fsm.v1.SetHold
+	(*Revocation)(nil),         // 51: krypton.fsm.v1.Revocation
+	(*RevokeCertificate)(nil),  // 52: krypton.fsm.v1.RevokeCertificate
+	(*X509Issuer)(nil),         // 53: krypton.fsm.v1.X509Issuer
+	(*JWTIssuer)(nil),          // 54: krypton.fsm.v1.JWTIssuer
+	(*Issuer)(nil),             // 55: krypton.fsm.v1.Issuer
+	(*BindingKey)(nil),         // 56: krypton.fsm.v1.BindingKey
+	(*RoleBinding)(nil),        // 57: krypton.fsm.v1.RoleBinding
+	(*Policy)(nil),             // 58: krypton.fsm.v1.Policy
+	(*PutIssuer)(nil),          // 59: krypton.fsm.v1.PutIssuer
+	(*RemoveIssuer)(nil),       // 60: krypton.fsm.v1.RemoveIssuer
+	(*BindRole)(nil),           // 61: krypton.fsm.v1.BindRole
+	(*UnbindRole)(nil),         // 62: krypton.fsm.v1.UnbindRole
+	(*SetTenantGovernors)(nil), // 63: krypton.fsm.v1.SetTenantGovernors
+	(*ApprovalSignature)(nil),  // 64: krypton.fsm.v1.ApprovalSignature
+	(*Approval)(nil),           // 65: krypton.fsm.v1.Approval
+	(*RequestApproval)(nil),    // 66: krypton.fsm.v1.RequestApproval
+	(*Approve)(nil),            // 67: krypton.fsm.v1.Approve
+	(*RejectApproval)(nil),     // 68: krypton.fsm.v1.RejectApproval
+	(*SetQuorum)(nil),          // 69: krypton.fsm.v1.SetQuorum
+	(*PutPolicy)(nil),          // 70: krypton.fsm.v1.PutPolicy
+	(*RemovePolicy)(nil),       // 71: krypton.fsm.v1.RemovePolicy
+	(*SealKey)(nil),            // 72: krypton.fsm.v1.SealKey
+	(*SealHolder)(nil),         // 73: krypton.fsm.v1.SealHolder
+	(*SealGroup)(nil),          // 74: krypton.fsm.v1.SealGroup
+	(*SealPlan)(nil),           // 75: krypton.fsm.v1.SealPlan
+	(*Ceremony)(nil),           // 76: krypton.fsm.v1.Ceremony
+	(*SealProof)(nil),          // 77: krypton.fsm.v1.SealProof
+	(*BeginCeremony)(nil),      // 78: krypton.fsm.v1.BeginCeremony
+	(*StageCeremony)(nil),      // 79: krypton.fsm.v1.StageCeremony
+	(*ConfirmHolder)(nil),      // 80: krypton.fsm.v1.ConfirmHolder
+	(*ProveSeal)(nil),          // 81: krypton.fsm.v1.ProveSeal
+	(*CommitCeremony)(nil),     // 82: krypton.fsm.v1.CommitCeremony
+	(*ConfirmSeal)(nil),        // 83: krypton.fsm.v1.ConfirmSeal
+	(*CancelCeremony)(nil),     // 84: krypton.fsm.v1.CancelCeremony
+	(*Tick)(nil),               // 85: krypton.fsm.v1.Tick
+	(*RaiseFormat)(nil),        // 86: krypton.fsm.v1.RaiseFormat
+	(*LeaseEpoch)(nil),         // 87: krypton.fsm.v1.LeaseEpoch
+	(*RepairSeal)(nil),         // 88: krypton.fsm.v1.RepairSeal
+	(*WrappingWitness)(nil),    // 89: krypton.fsm.v1.WrappingWitness
+	(*Exposure)(nil),           // 90: krypton.fsm.v1.Exposure
+	(*ExposedKey)(nil),         // 91: krypton.fsm.v1.ExposedKey
+	(*SealConfirmation)(nil),   // 92: krypton.fsm.v1.SealConfirmation
+	(*Backup)(nil),             // 93: krypton.fsm.v1.Backup
+	(*ReplaceAuthority)(nil),   // 94: krypton.fsm.v1.ReplaceAuthority
+	(*RetireAuthority)(nil),    // 95: krypton.fsm.v1.RetireAuthority
+	(*NoteBackup)(nil),         // 96: krypton.fsm.v1.NoteBackup
+	(*MemberCleared)(nil),      // 97: krypton.fsm.v1.MemberCleared
+	(*FinishExposure)(nil),     // 98: krypton.fsm.v1.FinishExposure
+	(*DropCarried)(nil),        // 99: krypton.fsm.v1.DropCarried
+	(*EndInternalKeys)(nil),    // 100: krypton.fsm.v1.EndInternalKeys
+	(*Result)(nil),             // 101: krypton.fsm.v1.Result
+	(*Request)(nil),            // 102: krypton.fsm.v1.Request
+	(*UsedNonce)(nil),          // 103: krypton.fsm.v1.UsedNonce
+	(*Cluster)(nil),            // 104: krypton.fsm.v1.Cluster
+	(*Incarnation)(nil),        // 105: krypton.fsm.v1.Incarnation
+	(*Recover)(nil),            // 106: krypton.fsm.v1.Recover
+	(*SnapshotHeader)(nil),     // 107: krypton.fsm.v1.SnapshotHeader
+	(*SnapshotItem)(nil),       // 108: krypton.fsm.v1.SnapshotItem
 }
 var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	10,  // 0: krypton.fsm.v1.Command.principal:type_name -> krypton.fsm.v1.Principal
 	12,  // 1: krypton.fsm.v1.Command.intents:type_name -> krypton.fsm.v1.SignedIntent
 	16,  // 2: krypton.fsm.v1.Command.genesis:type_name -> krypton.fsm.v1.Genesis
-	28,  // 3: krypton.fsm.v1.Command.create_tenant:type_name -> krypton.fsm.v1.CreateTenant
-	29,  // 4: krypton.fsm.v1.Command.change_object:type_name -> krypton.fsm.v1.ChangeObject
-	30,  // 5: krypton.fsm.v1.Command.create_service:type_name -> krypton.fsm.v1.CreateService
-	31,  // 6: krypton.fsm.v1.Command.add_version:type_name -> krypton.fsm.v1.AddVersion
-	32,  // 7: krypton.fsm.v1.Command.set_primary:type_name -> krypton.fsm.v1.SetPrimary
-	33,  // 8: krypton.fsm.v1.Command.change_version:type_name -> krypton.fsm.v1.ChangeVersion
-	34,  // 9: krypton.fsm.v1.Command.pin_resource:type_name -> krypton.fsm.v1.PinResource
-	35,  // 10: krypton.fsm.v1.Command.unpin_resource:type_name -> krypton.fsm.v1.UnpinResource
-	37,  // 11: krypton.fsm.v1.Command.add_internal_key:type_name -> krypton.fsm.v1.AddInternalKey
-	41,  // 12: krypton.fsm.v1.Command.rewrap_tenant:type_name -> krypton.fsm.v1.RewrapTenant
-	42,  // 13: krypton.fsm.v1.Command.put_secret:type_name -> krypton.fsm.v1.PutSecret
-	43,  // 14: krypton.fsm.v1.Command.create_join_token:type_name -> krypton.fsm.v1.CreateJoinToken
-	44,  // 15: krypton.fsm.v1.Command.add_member:type_name -> krypton.fsm.v1.AddMember
-	45,  // 16: krypton.fsm.v1.Command.update_member:type_name -> krypton.fsm.v1.UpdateMember
-	46,  // 17: krypton.fsm.v1.Command.remove_member:type_name -> krypton.fsm.v1.RemoveMember
-	47,  // 18: krypton.fsm.v1.Command.purge_member:type_name -> krypton.fsm.v1.PurgeMember
-	48,  // 19: krypton.fsm.v1.Command.set_hold:type_name -> krypton.fsm.v1.SetHold
-	83,  // 20: krypton.fsm.v1.Command.tick:type_name -> krypton.fsm.v1.Tick
-	84,  // 21: krypton.fsm.v1.Command.raise_format:type_name -> krypton.fsm.v1.RaiseFormat
-	36,  // 22: krypton.fsm.v1.Command.rollback_resource:type_name -> krypton.fsm.v1.RollbackResource
-	50,  // 23: krypton.fsm.v1.Command.revoke_certificate:type_name -> krypton.fsm.v1.RevokeCertificate
-	85,  // 24: krypton.fsm.v1.Command.lease_epoch:type_name -> krypton.fsm.v1.LeaseEpoch
-	57,  // 25: krypton.fsm.v1.Command.put_issuer:type_name -> krypton.fsm.v1.PutIssuer
-	58,  // 26: krypton.fsm.v1.Command.remove_issuer:type_name -> krypton.fsm.v1.RemoveIssuer
-	59,  // 27: krypton.fsm.v1.Command.bind_role:type_name -> krypton.fsm.v1.BindRole
-	60,  // 28: krypton.fsm.v1.Command.unbind_role:type_name -> krypton.fsm.v1.UnbindRole
-	61,  // 29: krypton.fsm.v1.Command.set_tenant_governors:type_name -> krypton.fsm.v1.SetTenantGovernors
-	64,  // 30: krypton.fsm.v1.Command.request_approval:type_name -> krypton.fsm.v1.RequestApproval
-	65,  // 31: krypton.fsm.v1.Command.approve:type_name -> krypton.fsm.v1.Approve
-	66,  // 32: krypton.fsm.v1.Command.reject_approval:type_name -> krypton.fsm.v1.RejectApproval
-	67,  // 33: krypton.fsm.v1.Command.set_quorum:type_name -> krypton.fsm.v1.SetQuorum
-	68,  // 34: krypton.fsm.v1.Command.put_policy:type_name -> krypton.fsm.v1.PutPolicy
-	69,  // 35: krypton.fsm.v1.Command.remove_policy:type_name -> krypton.fsm.v1.RemovePolicy
-	76,  // 36: krypton.fsm.v1.Command.begin_ceremony:type_name -> krypton.fsm.v1.BeginCeremony
-	77,  // 37: krypton.fsm.v1.Command.stage_ceremony:type_name -> krypton.fsm.v1.StageCeremony
-	78,  // 38: krypton.fsm.v1.Command.confirm_holder:type_name -> krypton.fsm.v1.ConfirmHolder
-	80,  // 39: krypton.fsm.v1.Command.commit_ceremony:type_name -> krypton.fsm.v1.CommitCeremony
-	82,  // 40: krypton.fsm.v1.Command.cancel_ceremony:type_name -> krypton.fsm.v1.CancelCeremony
-	86,  // 41: krypton.fsm.v1.Command.repair_seal:type_name -> krypton.fsm.v1.RepairSeal
-	79,  // 42: krypton.fsm.v1.Command.prove_seal:type_name -> krypton.fsm.v1.ProveSeal
-	97,  // 43: krypton.fsm.v1.Command.drop_carried:type_name -> krypton.fsm.v1.DropCarried
-	98,  // 44: krypton.fsm.v1.Command.end_internal_keys:type_name -> krypton.fsm.v1.EndInternalKeys
-	92,  // 45: krypton.fsm.v1.Command.replace_authority:type_name -> krypton.fsm.v1.ReplaceAuthority
-	93,  // 46: krypton.fsm.v1.Command.retire_authority:type_name -> krypton.fsm.v1.RetireAuthority
-	94,  // 47: krypton.fsm.v1.Command.note_backup:type_name -> krypton.fsm.v1.NoteBackup
-	81,  // 48: krypton.fsm.v1.Command.confirm_seal:type_name -> krypton.fsm.v1.ConfirmSeal
-	95,  // 49: krypton.fsm.v1.Command.member_cleared:type_name -> krypton.fsm.v1.MemberCleared
-	96,  // 50: krypton.fsm.v1.Command.finish_exposure:type_name -> krypton.fsm.v1.FinishExposure
-	104, // 51: krypton.fsm.v1.Command.recover:type_name -> krypton.fsm.v1.Recover
-	0,   // 52: krypton.fsm.v1.PublicKey.algorithm:type_name -> krypton.fsm.v1.KeyAlgorithm
-	11,  // 53: krypton.fsm.v1.Person.key:type_name -> krypton.fsm.v1.PublicKey
-	13,  // 54: krypton.fsm.v1.Genesis.persons:type_name -> krypton.fsm.v1.Person
-	14,  // 55: krypton.fsm.v1.Genesis.rules:type_name -> krypton.fsm.v1.IntentRule
-	15,  // 56: krypton.fsm.v1.Genesis.settings:type_name -> krypton.fsm.v1.Settings
-	17,  // 57: krypton.fsm.v1.Genesis.internal_key:type_name -> krypton.fsm.v1.Version
-	22,  // 58: krypton.fsm.v1.Genesis.secrets:type_name -> krypton.fsm.v1.Secret
-	24,  // 59: krypton.fsm.v1.Genesis.first_member:type_name -> krypton.fsm.v1.Member
-	1,   // 60: krypton.fsm.v1.Version.state:type_name -> krypton.fsm.v1.VersionState
-	1,   // 61: krypton.fsm.v1.Version.state_before:type_name -> krypton.fsm.v1.VersionState
-	2,   // 62: krypton.fsm.v1.Tenant.state:type_name -> krypton.fsm.v1.ObjectState
-	18,  // 63: krypton.fsm.v1.Tenant.binding:type_name -> krypton.fsm.v1.Binding
-	17,  // 64: krypton.fsm.v1.Tenant.versions:type_name -> krypton.fsm.v1.Version
-	2,   // 65: krypton.fsm.v1.Service.state:type_name -> krypton.fsm.v1.ObjectState
-	17,  // 66: krypton.fsm.v1.Service.versions:type_name -> krypton.fsm.v1.Version
-	23,  // 67: krypton.fsm.v1.Secret.previous:type_name -> krypton.fsm.v1.RetiringAuthority
-	18,  // 68: krypton.fsm.v1.CreateTenant.binding:type_name -> krypton.fsm.v1.Binding
-	17,  // 69: krypton.fsm.v1.CreateTenant.version:type_name -> krypton.fsm.v1.Version
-	27,  // 70: krypton.fsm.v1.ChangeObject.object:type_name -> krypton.fsm.v1.ObjectRef
-	3,   // 71: krypton.fsm.v1.ChangeObject.event:type_name -> krypton.fsm.v1.ObjectEvent
-	17,  // 72: krypton.fsm.v1.CreateService.version:type_name -> krypton.fsm.v1.Version
-	27,  // 73: krypton.fsm.v1.AddVersion.object:type_name -> krypton.fsm.v1.ObjectRef
-	17,  // 74: krypton.fsm.v1.AddVersion.version:type_name -> krypton.fsm.v1.Version
-	27,  // 75: krypton.fsm.v1.SetPrimary.object:type_name -> krypton.fsm.v1.ObjectRef
-	27,  // 76: krypton.fsm.v1.ChangeVersion.object:type_name -> krypton.fsm.v1.ObjectRef
-	4,   // 77: krypton.fsm.v1.ChangeVersion.event:type_name -> krypton.fsm.v1.VersionEvent
-	17,  // 78: krypton.fsm.v1.AddInternalKey.version:type_name -> krypton.fsm.v1.Version
-	38,  // 79: krypton.fsm.v1.StagedRekey.internal_keys:type_name -> krypton.fsm.v1.RewrappedKey
-	40,  // 80: krypton.fsm.v1.StagedRekey.handovers:type_name -> krypton.fsm.v1.Handover
-	17,  // 81: krypton.fsm.v1.StagedRekey.new_internal_key:type_name -> krypton.fsm.v1.Version
-	22,  // 82: krypton.fsm.v1.StagedRekey.new_authorities:type_name -> krypton.fsm.v1.Secret
-	22,  // 83: krypton.fsm.v1.PutSecret.secret:type_name -> krypton.fsm.v1.Secret
-	25,  // 84: krypton.fsm.v1.CreateJoinToken.token:type_name -> krypton.fsm.v1.JoinToken
-	24,  // 85: krypton.fsm.v1.AddMember.member:type_name -> krypton.fsm.v1.Member
-	24,  // 86: krypton.fsm.v1.UpdateMember.member:type_name -> krypton.fsm.v1.Member
-	49,  // 87: krypton.fsm.v1.RevokeCertificate.revocation:type_name -> krypton.fsm.v1.Revocation
-	51,  // 88: krypton.fsm.v1.Issuer.x509:type_name -> krypton.fsm.v1.X509Issuer
-	52,  // 89: krypton.fsm.v1.Issuer.jwt:type_name -> krypton.fsm.v1.JWTIssuer
-	12,  // 90: krypton.fsm.v1.Issuer.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	11,  // 91: krypton.fsm.v1.BindingKey.key:type_name -> krypton.fsm.v1.PublicKey
-	54,  // 92: krypton.fsm.v1.RoleBinding.keys:type_name -> krypton.fsm.v1.BindingKey
-	12,  // 93: krypton.fsm.v1.RoleBinding.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	12,  // 94: krypton.fsm.v1.Policy.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	53,  // 95: krypton.fsm.v1.PutIssuer.issuer:type_name -> krypton.fsm.v1.Issuer
-	55,  // 96: krypton.fsm.v1.BindRole.binding:type_name -> krypton.fsm.v1.RoleBinding
-	10,  // 97: krypton.fsm.v1.Approval.requester:type_name -> krypton.fsm.v1.Principal
-	62,  // 98: krypton.fsm.v1.Approval.requested:type_name -> krypton.fsm.v1.ApprovalSignature
-	14,  // 99: krypton.fsm.v1.Approval.rules:type_name -> krypton.fsm.v1.IntentRule
-	62,  // 100: krypton.fsm.v1.Approval.signatures:type_name -> krypton.fsm.v1.ApprovalSignature
-	5,   // 101: krypton.fsm.v1.Approval.state:type_name -> krypton.fsm.v1.ApprovalState
-	10,  // 102: krypton.fsm.v1.Approval.rejected_by:type_name -> krypton.fsm.v1.Principal
-	99,  // 103: krypton.fsm.v1.Approval.result:type_name -> krypton.fsm.v1.Result
-	63,  // 104: krypton.fsm.v1.RequestApproval.approval:type_name -> krypton.fsm.v1.Approval
-	56,  // 105: krypton.fsm.v1.PutPolicy.policy:type_name -> krypton.fsm.v1.Policy
-	70,  // 106: krypton.fsm.v1.SealHolder.key:type_name -> krypton.fsm.v1.SealKey
-	71,  // 107: krypton.fsm.v1.SealGroup.holders:type_name -> krypton.fsm.v1.SealHolder
-	72,  // 108: krypton.fsm.v1.SealPlan.groups:type_name -> krypton.fsm.v1.SealGroup
-	70,  // 109: krypton.fsm.v1.SealPlan.provider_keys:type_name -> krypton.fsm.v1.SealKey
-	6,   // 110: krypton.fsm.v1.Ceremony.kind:type_name -> krypton.fsm.v1.CeremonyKind
-	7,   // 111: krypton.fsm.v1.Ceremony.state:type_name -> krypton.fsm.v1.CeremonyState
-	73,  // 112: krypton.fsm.v1.Ceremony.plan:type_name -> krypton.fsm.v1.SealPlan
-	10,  // 113: krypton.fsm.v1.Ceremony.requester:type_name -> krypton.fsm.v1.Principal
-	12,  // 114: krypton.fsm.v1.Ceremony.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	10,  // 115: krypton.fsm.v1.Ceremony.cancelled_by:type_name -> krypton.fsm.v1.Principal
-	39,  // 116: krypton.fsm.v1.Ceremony.rekey:type_name -> krypton.fsm.v1.StagedRekey
-	75,  // 117: krypton.fsm.v1.Ceremony.proof:type_name -> krypton.fsm.v1.SealProof
-	12,  // 118: krypton.fsm.v1.Ceremony.confirmed_by:type_name -> krypton.fsm.v1.SignedIntent
-	6,   // 119: krypton.fsm.v1.BeginCeremony.kind:type_name -> krypton.fsm.v1.CeremonyKind
-	73,  // 120: krypton.fsm.v1.BeginCeremony.plan:type_name -> krypton.fsm.v1.SealPlan
-	39,  // 121: krypton.fsm.v1.StageCeremony.rekey:type_name -> krypton.fsm.v1.StagedRekey
-	87,  // 122: krypton.fsm.v1.RepairSeal.witnesses:type_name -> krypton.fsm.v1.WrappingWitness
-	89,  // 123: krypton.fsm.v1.Exposure.provider_keys:type_name -> krypton.fsm.v1.ExposedKey
-	91,  // 124: krypton.fsm.v1.Exposure.backups:type_name -> krypton.fsm.v1.Backup
-	12,  // 125: krypton.fsm.v1.SealConfirmation.intents:type_name -> krypton.fsm.v1.SignedIntent
-	10,  // 126: krypton.fsm.v1.Backup.by:type_name -> krypton.fsm.v1.Principal
-	22,  // 127: krypton.fsm.v1.ReplaceAuthority.secret:type_name -> krypton.fsm.v1.Secret
-	91,  // 128: krypton.fsm.v1.NoteBackup.backup:type_name -> krypton.fsm.v1.Backup
-	10,  // 129: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
-	99,  // 130: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
-	15,  // 131: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
-	13,  // 132: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
-	14,  // 133: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
-	26,  // 134: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
-	17,  // 135: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
-	103, // 136: krypton.fsm.v1.Cluster.incarnations:type_name -> krypton.fsm.v1.Incarnation
-	88,  // 137: krypton.fsm.v1.Cluster.exposure:type_name -> krypton.fsm.v1.Exposure
-	90,  // 138: krypton.fsm.v1.Cluster.seal_confirmations:type_name -> krypton.fsm.v1.SealConfirmation
-	91,  // 139: krypton.fsm.v1.Cluster.backups:type_name -> krypton.fsm.v1.Backup
-	8,   // 140: krypton.fsm.v1.Incarnation.kind:type_name -> krypton.fsm.v1.RecoveryKind
-	12,  // 141: krypton.fsm.v1.Incarnation.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
-	103, // 142: krypton.fsm.v1.Recover.incarnation:type_name -> krypton.fsm.v1.Incarnation
-	24,  // 143: krypton.fsm.v1.Recover.member:type_name -> krypton.fsm.v1.Member
-	102, // 144: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
-	19,  // 145: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
-	20,  // 146: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
-	21,  // 147: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
-	22,  // 148: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
-	24,  // 149: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
-	25,  // 150: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
-	100, // 151: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
-	101, // 152: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
-	49,  // 153: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
-	53,  // 154: krypton.fsm.v1.SnapshotItem.issuer:type_name -> krypton.fsm.v1.Issuer
-	55,  // 155: krypton.fsm.v1.SnapshotItem.role_binding:type_name -> krypton.fsm.v1.RoleBinding
-	63,  // 156: krypton.fsm.v1.SnapshotItem.approval:type_name -> krypton.fsm.v1.Approval
-	56,  // 157: krypton.fsm.v1.SnapshotItem.policy:type_name -> krypton.fsm.v1.Policy
-	74,  // 158: krypton.fsm.v1.SnapshotItem.ceremony:type_name -> krypton.fsm.v1.Ceremony
-	159, // [159:159] is the sub-list for method output_type
-	159, // [159:159] is the sub-list for method input_type
-	159, // [159:159] is the sub-list for extension type_name
-	159, // [159:159] is the sub-list for extension extendee
-	0,   // [0:159] is the sub-list for field type_name
+	29,  // 3: krypton.fsm.v1.Command.create_tenant:type_name -> krypton.fsm.v1.CreateTenant
+	31,  // 4: krypton.fsm.v1.Command.change_object:type_name -> krypton.fsm.v1.ChangeObject
+	32,  // 5: krypton.fsm.v1.Command.create_service:type_name -> krypton.fsm.v1.CreateService
+	33,  // 6: krypton.fsm.v1.Command.add_version:type_name -> krypton.fsm.v1.AddVersion
+	34,  // 7: krypton.fsm.v1.Command.set_primary:type_name -> krypton.fsm.v1.SetPrimary
+	35,  // 8: krypton.fsm.v1.Command.change_version:type_name -> krypton.fsm.v1.ChangeVersion
+	36,  // 9: krypton.fsm.v1.Command.pin_resource:type_name -> krypton.fsm.v1.PinResource
+	37,  // 10: krypton.fsm.v1.Command.unpin_resource:type_name -> krypton.fsm.v1.UnpinResource
+	39,  // 11: krypton.fsm.v1.Command.add_internal_key:type_name -> krypton.fsm.v1.AddInternalKey
+	43,  // 12: krypton.fsm.v1.Command.rewrap_tenant:type_name -> krypton.fsm.v1.RewrapTenant
+	44,  // 13: krypton.fsm.v1.Command.put_secret:type_name -> krypton.fsm.v1.PutSecret
+	45,  // 14: krypton.fsm.v1.Command.create_join_token:type_name -> krypton.fsm.v1.CreateJoinToken
+	46,  // 15: krypton.fsm.v1.Command.add_member:type_name -> krypton.fsm.v1.AddMember
+	47,  // 16: krypton.fsm.v1.Command.update_member:type_name -> krypton.fsm.v1.UpdateMember
+	48,  // 17: krypton.fsm.v1.Command.remove_member:type_name -> krypton.fsm.v1.RemoveMember
+	49,  // 18: krypton.fsm.v1.Command.purge_member:type_name -> krypton.fsm.v1.PurgeMember
+	50,  // 19: krypton.fsm.v1.Command.set_hold:type_name -> krypton.fsm.v1.SetHold
+	85,  // 20: krypton.fsm.v1.Command.tick:type_name -> krypton.fsm.v1.Tick
+	86,  // 21: krypton.fsm.v1.Command.raise_format:type_name -> krypton.fsm.v1.RaiseFormat
+	38,  // 22: krypton.fsm.v1.Command.rollback_resource:type_name -> krypton.fsm.v1.RollbackResource
+	52,  // 23: krypton.fsm.v1.Command.revoke_certificate:type_name -> krypton.fsm.v1.RevokeCertificate
+	87,  // 24: krypton.fsm.v1.Command.lease_epoch:type_name -> krypton.fsm.v1.LeaseEpoch
+	59,  // 25: krypton.fsm.v1.Command.put_issuer:type_name -> krypton.fsm.v1.PutIssuer
+	60,  // 26: krypton.fsm.v1.Command.remove_issuer:type_name -> krypton.fsm.v1.RemoveIssuer
+	61,  // 27: krypton.fsm.v1.Command.bind_role:type_name -> krypton.fsm.v1.BindRole
+	62,  // 28: krypton.fsm.v1.Command.unbind_role:type_name -> krypton.fsm.v1.UnbindRole
+	63,  // 29: krypton.fsm.v1.Command.set_tenant_governors:type_name -> krypton.fsm.v1.SetTenantGovernors
+	66,  // 30: krypton.fsm.v1.Command.request_approval:type_name -> krypton.fsm.v1.RequestApproval
+	67,  // 31: krypton.fsm.v1.Command.approve:type_name -> krypton.fsm.v1.Approve
+	68,  // 32: krypton.fsm.v1.Command.reject_approval:type_name -> krypton.fsm.v1.RejectApproval
+	69,  // 33: krypton.fsm.v1.Command.set_quorum:type_name -> krypton.fsm.v1.SetQuorum
+	70,  // 34: krypton.fsm.v1.Command.put_policy:type_name -> krypton.fsm.v1.PutPolicy
+	71,  // 35: krypton.fsm.v1.Command.remove_policy:type_name -> krypton.fsm.v1.RemovePolicy
+	78,  // 36: krypton.fsm.v1.Command.begin_ceremony:type_name -> krypton.fsm.v1.BeginCeremony
+	79,  // 37: krypton.fsm.v1.Command.stage_ceremony:type_name -> krypton.fsm.v1.StageCeremony
+	80,  // 38: krypton.fsm.v1.Command.confirm_holder:type_name -> krypton.fsm.v1.ConfirmHolder
+	82,  // 39: krypton.fsm.v1.Command.commit_ceremony:type_name -> krypton.fsm.v1.CommitCeremony
+	84,  // 40: krypton.fsm.v1.Command.cancel_ceremony:type_name -> krypton.fsm.v1.CancelCeremony
+	88,  // 41: krypton.fsm.v1.Command.repair_seal:type_name -> krypton.fsm.v1.RepairSeal
+	81,  // 42: krypton.fsm.v1.Command.prove_seal:type_name -> krypton.fsm.v1.ProveSeal
+	99,  // 43: krypton.fsm.v1.Command.drop_carried:type_name -> krypton.fsm.v1.DropCarried
+	100, // 44: krypton.fsm.v1.Command.end_internal_keys:type_name -> krypton.fsm.v1.EndInternalKeys
+	94,  // 45: krypton.fsm.v1.Command.replace_authority:type_name -> krypton.fsm.v1.ReplaceAuthority
+	95,  // 46: krypton.fsm.v1.Command.retire_authority:type_name -> krypton.fsm.v1.RetireAuthority
+	96,  // 47: krypton.fsm.v1.Command.note_backup:type_name -> krypton.fsm.v1.NoteBackup
+	83,  // 48: krypton.fsm.v1.Command.confirm_seal:type_name -> krypton.fsm.v1.ConfirmSeal
+	97,  // 49: krypton.fsm.v1.Command.member_cleared:type_name -> krypton.fsm.v1.MemberCleared
+	98,  // 50: krypton.fsm.v1.Command.finish_exposure:type_name -> krypton.fsm.v1.FinishExposure
+	106, // 51: krypton.fsm.v1.Command.recover:type_name -> krypton.fsm.v1.Recover
+	30,  // 52: krypton.fsm.v1.Command.bind_tenant:type_name -> krypton.fsm.v1.BindTenant
+	0,   // 53: krypton.fsm.v1.PublicKey.algorithm:type_name -> krypton.fsm.v1.KeyAlgorithm
+	11,  // 54: krypton.fsm.v1.Person.key:type_name -> krypton.fsm.v1.PublicKey
+	13,  // 55: krypton.fsm.v1.Genesis.persons:type_name -> krypton.fsm.v1.Person
+	14,  // 56: krypton.fsm.v1.Genesis.rules:type_name -> krypton.fsm.v1.IntentRule
+	15,  // 57: krypton.fsm.v1.Genesis.settings:type_name -> krypton.fsm.v1.Settings
+	17,  // 58: krypton.fsm.v1.Genesis.internal_key:type_name -> krypton.fsm.v1.Version
+	23,  // 59: krypton.fsm.v1.Genesis.secrets:type_name -> krypton.fsm.v1.Secret
+	25,  // 60: krypton.fsm.v1.Genesis.first_member:type_name -> krypton.fsm.v1.Member
+	1,   // 61: krypton.fsm.v1.Version.state:type_name -> krypton.fsm.v1.VersionState
+	1,   // 62: krypton.fsm.v1.Version.state_before:type_name -> krypton.fsm.v1.VersionState
+	19,  // 63: krypton.fsm.v1.Binding.identity:type_name -> krypton.fsm.v1.IdentityName
+	2,   // 64: krypton.fsm.v1.Tenant.state:type_name -> krypton.fsm.v1.ObjectState
+	18,  // 65: krypton.fsm.v1.Tenant.binding:type_name -> krypton.fsm.v1.Binding
+	17,  // 66: krypton.fsm.v1.Tenant.versions:type_name -> krypton.fsm.v1.Version
+	2,   // 67: krypton.fsm.v1.Service.state:type_name -> krypton.fsm.v1.ObjectState
+	17,  // 68: krypton.fsm.v1.Service.versions:type_name -> krypton.fsm.v1.Version
+	24,  // 69: krypton.fsm.v1.Secret.previous:type_name -> krypton.fsm.v1.RetiringAuthority
+	18,  // 70: krypton.fsm.v1.CreateTenant.binding:type_name -> krypton.fsm.v1.Binding
+	17,  // 71: krypton.fsm.v1.CreateTenant.version:type_name -> krypton.fsm.v1.Version
+	18,  // 72: krypton.fsm.v1.BindTenant.binding:type_name -> krypton.fsm.v1.Binding
+	17,  // 73: krypton.fsm.v1.BindTenant.version:type_name -> krypton.fsm.v1.Version
+	28,  // 74: krypton.fsm.v1.ChangeObject.object:type_name -> krypton.fsm.v1.ObjectRef
+	3,   // 75: krypton.fsm.v1.ChangeObject.event:type_name -> krypton.fsm.v1.ObjectEvent
+	17,  // 76: krypton.fsm.v1.CreateService.version:type_name -> krypton.fsm.v1.Version
+	28,  // 77: krypton.fsm.v1.AddVersion.object:type_name -> krypton.fsm.v1.ObjectRef
+	17,  // 78: krypton.fsm.v1.AddVersion.version:type_name -> krypton.fsm.v1.Version
+	28,  // 79: krypton.fsm.v1.SetPrimary.object:type_name -> krypton.fsm.v1.ObjectRef
+	28,  // 80: krypton.fsm.v1.ChangeVersion.object:type_name -> krypton.fsm.v1.ObjectRef
+	4,   // 81: krypton.fsm.v1.ChangeVersion.event:type_name -> krypton.fsm.v1.VersionEvent
+	17,  // 82: krypton.fsm.v1.AddInternalKey.version:type_name -> krypton.fsm.v1.Version
+	40,  // 83: krypton.fsm.v1.StagedRekey.internal_keys:type_name -> krypton.fsm.v1.RewrappedKey
+	42,  // 84: krypton.fsm.v1.StagedRekey.handovers:type_name -> krypton.fsm.v1.Handover
+	17,  // 85: krypton.fsm.v1.StagedRekey.new_internal_key:type_name -> krypton.fsm.v1.Version
+	23,  // 86: krypton.fsm.v1.StagedRekey.new_authorities:type_name -> krypton.fsm.v1.Secret
+	23,  // 87: krypton.fsm.v1.PutSecret.secret:type_name -> krypton.fsm.v1.Secret
+	26,  // 88: krypton.fsm.v1.CreateJoinToken.token:type_name -> krypton.fsm.v1.JoinToken
+	25,  // 89: krypton.fsm.v1.AddMember.member:type_name -> krypton.fsm.v1.Member
+	25,  // 90: krypton.fsm.v1.UpdateMember.member:type_name -> krypton.fsm.v1.Member
+	51,  // 91: krypton.fsm.v1.RevokeCertificate.revocation:type_name -> krypton.fsm.v1.Revocation
+	53,  // 92: krypton.fsm.v1.Issuer.x509:type_name -> krypton.fsm.v1.X509Issuer
+	54,  // 93: krypton.fsm.v1.Issuer.jwt:type_name -> krypton.fsm.v1.JWTIssuer
+	12,  // 94: krypton.fsm.v1.Issuer.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	11,  // 95: krypton.fsm.v1.BindingKey.key:type_name -> krypton.fsm.v1.PublicKey
+	56,  // 96: krypton.fsm.v1.RoleBinding.keys:type_name -> krypton.fsm.v1.BindingKey
+	12,  // 97: krypton.fsm.v1.RoleBinding.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	12,  // 98: krypton.fsm.v1.Policy.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	55,  // 99: krypton.fsm.v1.PutIssuer.issuer:type_name -> krypton.fsm.v1.Issuer
+	57,  // 100: krypton.fsm.v1.BindRole.binding:type_name -> krypton.fsm.v1.RoleBinding
+	10,  // 101: krypton.fsm.v1.Approval.requester:type_name -> krypton.fsm.v1.Principal
+	64,  // 102: krypton.fsm.v1.Approval.requested:type_name -> krypton.fsm.v1.ApprovalSignature
+	14,  // 103: krypton.fsm.v1.Approval.rules:type_name -> krypton.fsm.v1.IntentRule
+	64,  // 104: krypton.fsm.v1.Approval.signatures:type_name -> krypton.fsm.v1.ApprovalSignature
+	5,   // 105: krypton.fsm.v1.Approval.state:type_name -> krypton.fsm.v1.ApprovalState
+	10,  // 106: krypton.fsm.v1.Approval.rejected_by:type_name -> krypton.fsm.v1.Principal
+	101, // 107: krypton.fsm.v1.Approval.result:type_name -> krypton.fsm.v1.Result
+	65,  // 108: krypton.fsm.v1.RequestApproval.approval:type_name -> krypton.fsm.v1.Approval
+	58,  // 109: krypton.fsm.v1.PutPolicy.policy:type_name -> krypton.fsm.v1.Policy
+	72,  // 110: krypton.fsm.v1.SealHolder.key:type_name -> krypton.fsm.v1.SealKey
+	73,  // 111: krypton.fsm.v1.SealGroup.holders:type_name -> krypton.fsm.v1.SealHolder
+	74,  // 112: krypton.fsm.v1.SealPlan.groups:type_name -> krypton.fsm.v1.SealGroup
+	72,  // 113: krypton.fsm.v1.SealPlan.provider_keys:type_name -> krypton.fsm.v1.SealKey
+	6,   // 114: krypton.fsm.v1.Ceremony.kind:type_name -> krypton.fsm.v1.CeremonyKind
+	7,   // 115: krypton.fsm.v1.Ceremony.state:type_name -> krypton.fsm.v1.CeremonyState
+	75,  // 116: krypton.fsm.v1.Ceremony.plan:type_name -> krypton.fsm.v1.SealPlan
+	10,  // 117: krypton.fsm.v1.Ceremony.requester:type_name -> krypton.fsm.v1.Principal
+	12,  // 118: krypton.fsm.v1.Ceremony.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	10,  // 119: krypton.fsm.v1.Ceremony.cancelled_by:type_name -> krypton.fsm.v1.Principal
+	41,  // 120: krypton.fsm.v1.Ceremony.rekey:type_name -> krypton.fsm.v1.StagedRekey
+	77,  // 121: krypton.fsm.v1.Ceremony.proof:type_name -> krypton.fsm.v1.SealProof
+	12,  // 122: krypton.fsm.v1.Ceremony.confirmed_by:type_name -> krypton.fsm.v1.SignedIntent
+	6,   // 123: krypton.fsm.v1.BeginCeremony.kind:type_name -> krypton.fsm.v1.CeremonyKind
+	75,  // 124: krypton.fsm.v1.BeginCeremony.plan:type_name -> krypton.fsm.v1.SealPlan
+	41,  // 125: krypton.fsm.v1.StageCeremony.rekey:type_name -> krypton.fsm.v1.StagedRekey
+	89,  // 126: krypton.fsm.v1.RepairSeal.witnesses:type_name -> krypton.fsm.v1.WrappingWitness
+	91,  // 127: krypton.fsm.v1.Exposure.provider_keys:type_name -> krypton.fsm.v1.ExposedKey
+	93,  // 128: krypton.fsm.v1.Exposure.backups:type_name -> krypton.fsm.v1.Backup
+	12,  // 129: krypton.fsm.v1.SealConfirmation.intents:type_name -> krypton.fsm.v1.SignedIntent
+	10,  // 130: krypton.fsm.v1.Backup.by:type_name -> krypton.fsm.v1.Principal
+	23,  // 131: krypton.fsm.v1.ReplaceAuthority.secret:type_name -> krypton.fsm.v1.Secret
+	93,  // 132: krypton.fsm.v1.NoteBackup.backup:type_name -> krypton.fsm.v1.Backup
+	10,  // 133: krypton.fsm.v1.Request.principal:type_name -> krypton.fsm.v1.Principal
+	101, // 134: krypton.fsm.v1.Request.result:type_name -> krypton.fsm.v1.Result
+	15,  // 135: krypton.fsm.v1.Cluster.settings:type_name -> krypton.fsm.v1.Settings
+	13,  // 136: krypton.fsm.v1.Cluster.persons:type_name -> krypton.fsm.v1.Person
+	14,  // 137: krypton.fsm.v1.Cluster.rules:type_name -> krypton.fsm.v1.IntentRule
+	27,  // 138: krypton.fsm.v1.Cluster.hold:type_name -> krypton.fsm.v1.Hold
+	17,  // 139: krypton.fsm.v1.Cluster.internal_keys:type_name -> krypton.fsm.v1.Version
+	105, // 140: krypton.fsm.v1.Cluster.incarnations:type_name -> krypton.fsm.v1.Incarnation
+	90,  // 141: krypton.fsm.v1.Cluster.exposure:type_name -> krypton.fsm.v1.Exposure
+	92,  // 142: krypton.fsm.v1.Cluster.seal_confirmations:type_name -> krypton.fsm.v1.SealConfirmation
+	93,  // 143: krypton.fsm.v1.Cluster.backups:type_name -> krypton.fsm.v1.Backup
+	8,   // 144: krypton.fsm.v1.Incarnation.kind:type_name -> krypton.fsm.v1.RecoveryKind
+	12,  // 145: krypton.fsm.v1.Incarnation.authorized_by:type_name -> krypton.fsm.v1.SignedIntent
+	105, // 146: krypton.fsm.v1.Recover.incarnation:type_name -> krypton.fsm.v1.Incarnation
+	25,  // 147: krypton.fsm.v1.Recover.member:type_name -> krypton.fsm.v1.Member
+	104, // 148: krypton.fsm.v1.SnapshotItem.cluster:type_name -> krypton.fsm.v1.Cluster
+	20,  // 149: krypton.fsm.v1.SnapshotItem.tenant:type_name -> krypton.fsm.v1.Tenant
+	21,  // 150: krypton.fsm.v1.SnapshotItem.service:type_name -> krypton.fsm.v1.Service
+	22,  // 151: krypton.fsm.v1.SnapshotItem.resource:type_name -> krypton.fsm.v1.Resource
+	23,  // 152: krypton.fsm.v1.SnapshotItem.secret:type_name -> krypton.fsm.v1.Secret
+	25,  // 153: krypton.fsm.v1.SnapshotItem.member:type_name -> krypton.fsm.v1.Member
+	26,  // 154: krypton.fsm.v1.SnapshotItem.join_token:type_name -> krypton.fsm.v1.JoinToken
+	102, // 155: krypton.fsm.v1.SnapshotItem.request:type_name -> krypton.fsm.v1.Request
+	103, // 156: krypton.fsm.v1.SnapshotItem.used_nonce:type_name -> krypton.fsm.v1.UsedNonce
+	51,  // 157: krypton.fsm.v1.SnapshotItem.revocation:type_name -> krypton.fsm.v1.Revocation
+	55,  // 158: krypton.fsm.v1.SnapshotItem.issuer:type_name -> krypton.fsm.v1.Issuer
+	57,  // 159: krypton.fsm.v1.SnapshotItem.role_binding:type_name -> krypton.fsm.v1.RoleBinding
+	65,  // 160: krypton.fsm.v1.SnapshotItem.approval:type_name -> krypton.fsm.v1.Approval
+	58,  // 161: krypton.fsm.v1.SnapshotItem.policy:type_name -> krypton.fsm.v1.Policy
+	76,  // 162: krypton.fsm.v1.SnapshotItem.ceremony:type_name -> krypton.fsm.v1.Ceremony
+	163, // [163:163] is the sub-list for method output_type
+	163, // [163:163] is the sub-list for method input_type
+	163, // [163:163] is the sub-list for extension type_name
+	163, // [163:163] is the sub-list for extension extendee
+	0,   // [0:163] is the sub-list for field type_name
 }
 
 func init() { file_fsm_fsmpb_fsm_proto_init() }
@@ -10714,12 +10971,13 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Command_MemberCleared)(nil),
 		(*Command_FinishExposure)(nil),
 		(*Command_Recover)(nil),
+		(*Command_BindTenant)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[44].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[46].OneofWrappers = []any{
 		(*Issuer_X509)(nil),
 		(*Issuer_Jwt)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[97].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[99].OneofWrappers = []any{
 		(*SnapshotItem_Cluster)(nil),
 		(*SnapshotItem_Tenant)(nil),
 		(*SnapshotItem_Service)(nil),
@@ -10742,7 +11000,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fsm_fsmpb_fsm_proto_rawDesc), len(file_fsm_fsmpb_fsm_proto_rawDesc)),
 			NumEnums:      9,
-			NumMessages:   98,
+			NumMessages:   100,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

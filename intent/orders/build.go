@@ -30,6 +30,8 @@ func builderOf(req proto.Message) builder {
 	switch r := req.(type) {
 	case *kryptonv1.CreateTenantRequest:
 		return createTenant(r)
+	case *kryptonv1.BindTenantRequest:
+		return bindTenant(r)
 	case *kryptonv1.DeleteTenantRequest:
 		return destroy(r.GetName(), r.GetNow(), hierarchy.KindTenant)
 	case *kryptonv1.DeleteServiceRequest:
@@ -98,7 +100,7 @@ func createTenant(r *kryptonv1.CreateTenantRequest) builder {
 		if err != nil {
 			return nil, err
 		}
-		if r.GetBinding().GetArchetype() == "" {
+		if r.GetBinding() != nil && r.GetBinding().GetArchetype() == "" {
 			return nil, errs.New(errs.InvalidArgument, "nothing says how the customer holds the key, which people sign",
 				errs.Hint("give the archetype of the binding: local for a keystore of the nodes themselves, hyok for any other"))
 		}
@@ -116,6 +118,43 @@ func createTenant(r *kryptonv1.CreateTenantRequest) builder {
 		return intent.BindL1{
 			Tenant: r.GetTenantId(), Keystore: b.GetKeystore(), Key: b.GetKey(), Archetype: b.GetArchetype(), Governors: governors,
 		}.Request(), nil
+	}
+}
+
+func bindTenant(r *kryptonv1.BindTenantRequest) builder {
+	return func(ctx context.Context, n *nodes, o *Order) (*intent.Request, error) {
+		p, err := pathOf(r.GetName(), hierarchy.KindTenant)
+		if err != nil {
+			return nil, err
+		}
+		b := r.GetBinding()
+		if b.GetArchetype() == "" {
+			return nil, errs.New(errs.InvalidArgument, "nothing says how the customer holds the key, which people sign",
+				errs.Hint("give the archetype of the binding: local for a keystore of the nodes themselves, hyok for any other"))
+		}
+		uid, err := n.tenantUID(ctx, p.Tenant)
+		if err != nil {
+			return nil, err
+		}
+		if err := n.unchanged(ctx, o, p); err != nil {
+			return nil, err
+		}
+		to := intent.BindTenant{
+			Tenant: string(p.Tenant), TenantUID: uid, Keystore: b.GetKeystore(), Key: b.GetKey(), Archetype: b.GetArchetype(),
+			Regions: slices.Compact(slices.Sorted(slices.Values(b.GetRegions()))),
+		}
+		for _, one := range slices.SortedFunc(slices.Values(b.GetIdentity()), func(x, y *kryptonv1.IdentityName) int { return strings.Compare(x.GetName(), y.GetName()) }) {
+			to.Identity = append(to.Identity, one.GetName()+"="+one.GetValue())
+		}
+		for _, name := range b.GetSharedWith() {
+			other, err := pathOf(name, hierarchy.KindTenant)
+			if err != nil {
+				return nil, err
+			}
+			to.SharedWith = append(to.SharedWith, string(other.Tenant))
+		}
+		to.SharedWith = slices.Compact(slices.Sorted(slices.Values(to.SharedWith)))
+		return to.Request(), nil
 	}
 }
 

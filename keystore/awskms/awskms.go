@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
 
 	"github.com/openkcm/krypton-cluster/internal/corr"
 	"github.com/openkcm/krypton-cluster/keystore"
@@ -40,7 +41,9 @@ type Keystore struct {
 	s         settings
 	transport *http.Transport
 	client    *kms.Client
+	tokens    *sts.Client
 	login     *login
+	base      *login // of an identity of a tenant: what assumes it, which is not its own; else nil
 	closed    atomic.Bool
 }
 
@@ -62,7 +65,8 @@ func New(ctx context.Context, env keystore.Env, cfg keystore.Config) (keystore.P
 		o.BaseEndpoint = &s.endpoint
 	}
 	k.client = kms.New(o)
-	k.login = s.newLogin(env, client, cfg.Name)
+	k.tokens = s.newSTS(env, client)
+	k.login = s.newLogin(env, k.tokens, cfg.Name)
 	if s.auth == authStaticFile {
 		env.Logger.LogAttrs(ctx, slog.LevelWarn, "keystore uses long-lived keys of a user; whoever copies the file has them until they are rotated: prefer web-identity or imds",
 			slog.String("keystore", cfg.Name))
@@ -282,6 +286,8 @@ func (k *Keystore) Close() error {
 		return nil
 	}
 	k.login.close()
-	k.transport.CloseIdleConnections()
+	if k.base == nil {
+		k.transport.CloseIdleConnections()
+	}
 	return nil
 }

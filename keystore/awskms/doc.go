@@ -21,6 +21,8 @@
 //   - I4: credentials that expired or are unknown cost one new login and never a tenant: they are Misconfigured, or what their service's failure is.
 //   - I5: one call is one request, but for I3 and I4. The SDK does not retry, follow redirects or correct its clock.
 //   - I6: the correlation id stands in the user agent of every request, that of KMS and that of STS.
+//   - I7: a call for a tenant is made as that tenant's role, assumed with the tenant's uid as external id, and is about keys of the role's account alone.
+//   - I8: a role that does not ask for an external id is not proved to be a tenant's.
 //
 // # Concurrency
 //

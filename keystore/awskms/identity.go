@@ -43,8 +43,7 @@ func misconfigured(format string, args ...any) error {
 }
 
 // newLogin constructs the identity that the settings name, and no other (I1).
-func (s settings) newLogin(env keystore.Env, client *http.Client, name string) *login {
-	tokens := s.newSTS(env, client)
+func (s settings) newLogin(env keystore.Env, tokens *sts.Client, name string) *login {
 	var from source
 	switch s.auth {
 	case authWebIdentity:
@@ -119,7 +118,11 @@ func (s settings) assumed(client *sts.Client, base *login, clk clock.Clock) sour
 			}
 		}
 		if err != nil {
-			return aws.Credentials{}, refusedBy("assume the role "+s.assumeRole, err, clk)
+			no := refusedBy("assume the role "+s.assumeRole, err, clk)
+			if verdictOf(err).denied && s.account != "" {
+				no = &refused{keystore.Misconfigured, fmt.Errorf("%w: %w", keystore.ErrRefused, no)}
+			}
+			return aws.Credentials{}, no
 		}
 		c := out.Credentials
 		if c == nil {

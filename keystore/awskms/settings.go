@@ -114,6 +114,7 @@ type settings struct {
 	role, tokenFile                string
 	credentials                    string
 	assumeRole, externalID         string
+	account                        string // of keys, where a tenant's role decides it; empty: any
 	session                        string
 	endpoint, stsEndpoint, imdsURL string
 	roots                          *x509.CertPool // nil: the system's
@@ -257,6 +258,9 @@ func (s settings) checkRef(ref keystore.KeyRef) (keyID string, err error) {
 	if m := arnForm.FindStringSubmatch(name); m != nil {
 		if m[1] != s.partition || m[2] != s.region {
 			return "", fmt.Errorf("the ARN is of %s in partition %s, and this keystore of %s in %s; of a multi-Region key, name the replica that is here", m[2], m[1], s.region, s.partition)
+		}
+		if s.account != "" && m[3] != s.account {
+			return "", errors.New("the ARN is of another account than the tenant's role")
 		}
 		name = m[4]
 		if id, isKey := strings.CutPrefix(name, "key/"); isKey {

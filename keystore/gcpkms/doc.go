@@ -26,6 +26,8 @@
 //   - I3: Denied is said of a key only after Google answered about the key or our right to use it; a failure of token services, project or network is never Denied.
 //   - I4: an answer whose checksums, name or state do not fit is no success.
 //   - I5: a connection that failed or fell silent is replaced by the next call.
+//   - I6: a call for a tenant has a token of that tenant's service account and is about keys of the account's project alone.
+//   - I7: a key is proved to be a tenant's only by a label with the tenant's uid.
 //
 // # Concurrency
 //

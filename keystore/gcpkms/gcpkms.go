@@ -45,9 +45,11 @@ type Provider struct {
 	env    keystore.Env
 	opts   options
 	tokens *tokens
-	links  links
+	links  *links
 	limit  time.Duration // longestCall but in tests
 	closed atomic.Bool
+
+	borrows bool // the links are those of another one, as which a tenant's identity is assumed
 
 	mu      sync.Mutex // never held over I/O
 	guesses map[keystore.KeyRef]keystore.KeyVersion
@@ -63,7 +65,7 @@ func New(_ context.Context, env keystore.Env, cfg keystore.Config) (keystore.Pro
 	return &Provider{
 		name: cfg.Name, env: env, opts: o, limit: longestCall,
 		tokens:  newTokens(newSource(o, w, env.Clock), env.Clock, env.Logger, cfg.Name),
-		links:   links{endpoint: o.endpoint, tls: o.tls},
+		links:   &links{endpoint: o.endpoint, tls: o.tls},
 		guesses: map[keystore.KeyRef]keystore.KeyVersion{},
 	}, nil
 }
@@ -210,7 +212,7 @@ func (p *Provider) Health(ctx context.Context, id corr.ID) error {
 
 // Close implements [keystore.Provider]. Running calls fail.
 func (p *Provider) Close() error {
-	if !p.closed.Swap(true) {
+	if !p.closed.Swap(true) && !p.borrows {
 		p.links.close()
 	}
 	return nil

@@ -139,8 +139,57 @@ type importer struct {
 	inner keystore.Importer
 }
 
+// assumer is a guarded provider in which identities of tenants can be assumed (I6).
+type assumer struct {
+	*Guard
+
+	inner keystore.Assumer
+}
+
+// assumingImporter is both.
+type assumingImporter struct {
+	*importer
+
+	assumer assumer
+}
+
+// owned is a guarded provider that acts as the identity of a tenant.
+type owned struct {
+	*Guard
+
+	inner keystore.Owned
+}
+
+// As implements [keystore.Assumer]. All identities of a keystore share its rate and
+// its budget of retries, which are about the keystore; each has breakers of its
+// own, since keys of one name in two tenants' places are two keys.
+func (a assumer) As(id keystore.Identity) (keystore.Owned, error) {
+	p, err := a.inner.As(id)
+	if err != nil {
+		return nil, err
+	}
+	g := *a.Guard
+	g.inner, g.breakers = p, newBreakers(g.env)
+	return &owned{Guard: &g, inner: p}, nil
+}
+
+// As implements [keystore.Assumer].
+func (a *assumingImporter) As(id keystore.Identity) (keystore.Owned, error) { return a.assumer.As(id) }
+
+// Owner implements [keystore.Owned].
+func (o *owned) Owner() string { return o.inner.Owner() }
+
+// Prove implements [keystore.Owned].
+func (o *owned) Prove(ctx context.Context, req keystore.ProveRequest) (out keystore.Proof, err error) {
+	err = o.call(ctx, keystore.OpProve, req.Key, req.Correlation, func(ctx context.Context) (keystore.RequestID, error) {
+		out, err = o.inner.Prove(ctx, req)
+		return out.RequestID, err
+	})
+	return out, err
+}
+
 // New guards a provider that is configured as name. The result is a
-// [keystore.Importer] if p is one. m may be nil.
+// [keystore.Importer] if p is one, and a [keystore.Assumer] if p is one. m may be nil.
 func New(p keystore.Provider, name string, env keystore.Env, opts Options, m *Metrics) keystore.Provider {
 	if opts.Timeout == 0 {
 		opts.Timeout = 5 * time.Second
@@ -153,8 +202,15 @@ func New(p keystore.Provider, name string, env keystore.Env, opts Options, m *Me
 		breakers: newBreakers(env), budget: newBudget(), pace: newPace(opts.Rate, env.Clock.Now()),
 	}
 	g.metrics = m.provider(name, g.breakers)
-	if imp, ok := p.(keystore.Importer); ok {
+	imp, imports := p.(keystore.Importer)
+	as, assumes := p.(keystore.Assumer)
+	switch {
+	case imports && assumes:
+		return &assumingImporter{importer: &importer{Guard: g, inner: imp}, assumer: assumer{Guard: g, inner: as}}
+	case imports:
 		return &importer{Guard: g, inner: imp}
+	case assumes:
+		return &assumer{Guard: g, inner: as}
 	}
 	return g
 }
@@ -219,7 +275,7 @@ func (i *importer) ImportMaterial(ctx context.Context, req keystore.ImportMateri
 // repeatable says which operations may be tried again (I2). An import uses its
 // token up; a health check answers for this moment.
 func repeatable(op keystore.Op) bool {
-	return op == keystore.OpWrap || op == keystore.OpUnwrap || op == keystore.OpDescribe || op == keystore.OpImportParameters
+	return op == keystore.OpWrap || op == keystore.OpUnwrap || op == keystore.OpDescribe || op == keystore.OpProve || op == keystore.OpImportParameters
 }
 
 // attempt is one try of a call.

@@ -17,6 +17,7 @@
 //   - I3: a helper that is late, gone or not to be trusted is ended and replaced; calls in it fail as Unavailable, and the next start waits longer each time.
 //   - I4: the secret crosses in one buffer, which is wiped; its copy in the socket is the kernel's.
 //   - I5: no call waits longer than its context.
+//   - I6: a call for a tenant goes to the tenant's token, by a log-in with the PIN of that tenant and no other, in a helper of its own.
 //
 // # Concurrency
 //

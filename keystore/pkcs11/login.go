@@ -5,6 +5,7 @@ package pkcs11
 import (
 	"bytes"
 	"crypto/sha256"
+	"fmt"
 	"sync"
 
 	"github.com/openkcm/krypton-cluster/keystore"
@@ -62,8 +63,11 @@ func (p *Provider) logIn(proc *process) error {
 	}
 	content := bytes.Clone(fingerprint[:sha256.Size])
 	l.silent = fingerprint // until there is an answer
-	return p.ask(p.ctx, proc, wire.Request{Op: wire.OpLogin}, append(bytes.Clone(l.mac[:]), fingerprint...), func(a wire.Answer, payload []byte) error {
+	return p.ask(p.ctx, proc, wire.Request{Op: wire.OpLogin}, append(bytes.Clone(l.mac[:]), fingerprint...), func(a wire.Answer, payload []byte) (err error) {
 		l.silent = nil
+		if a.Status == wire.StatusPIN && a.CKR != 0 && p.assumed {
+			defer func() { err = fmt.Errorf("%w: %w", keystore.ErrRefused, err) }()
+		}
 		switch {
 		case a.Status == wire.StatusOK:
 			l.accepted = content

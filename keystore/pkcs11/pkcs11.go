@@ -43,6 +43,8 @@ type Provider struct {
 
 	second chan struct{} // one second opinion at a time
 
+	assumed bool // it logs in to the token of a tenant
+
 	mu       sync.Mutex
 	selected map[keystore.KeyRef]selection
 }
@@ -59,14 +61,23 @@ func New(ctx context.Context, env keystore.Env, cfg keystore.Config) (keystore.P
 	if err != nil {
 		return nil, keystore.NewError(keystore.Error{Class: keystore.Misconfigured, Provider: cfg.Name, Op: keystore.OpOpen}, err)
 	}
-	p := &Provider{name: cfg.Name, env: env, settings: s, second: make(chan struct{}, 1), selected: map[keystore.KeyRef]selection{}}
-	if _, err := io.ReadFull(env.Rand, p.pins.mac[:]); err != nil {
+	p, err := open(ctx, env, cfg.Name, s)
+	if err != nil {
 		return nil, keystore.NewError(keystore.Error{Class: keystore.Unavailable, Provider: cfg.Name, Op: keystore.OpOpen}, err)
 	}
-	p.ctx, p.stop = context.WithCancel(context.WithoutCancel(ctx))
 	if s.hello.ImportKey != "" {
 		return importer{p}, nil
 	}
+	return p, nil
+}
+
+// open makes a provider of checked settings.
+func open(ctx context.Context, env keystore.Env, name string, s settings) (*Provider, error) {
+	p := &Provider{name: name, env: env, settings: s, second: make(chan struct{}, 1), selected: map[keystore.KeyRef]selection{}}
+	if _, err := io.ReadFull(env.Rand, p.pins.mac[:]); err != nil {
+		return nil, err
+	}
+	p.ctx, p.stop = context.WithCancel(context.WithoutCancel(ctx))
 	return p, nil
 }
 

@@ -34,6 +34,7 @@ func Settings() []keystore.Setting {
 		{Name: "token", Doc: "The label of the token. Either this or `serial` is needed."},
 		{Name: "serial", Doc: "The serial number of the token, where labels are not unique."},
 		{Name: "pin_file", Doc: "The file that holds the PIN of the token's user, on one line. It belongs to the user of the node, or to root, and nobody else may use it (mode 0600 or 0400).", Required: true, Check: absolute},
+		{Name: "pin_dir", Doc: "The directory of the PINs of tenants' tokens, an absolute path: one file for each tenant, whose name is the tenant's uid, as `pin_file` is. Without it no tenant can be bound.", Check: absolute},
 		{Name: "helper", Doc: "The program `krypton-pkcs11`, an absolute path. Without it, the one beside `krypton`.", Check: absolute},
 		{Name: "mechanism", Doc: "`auto`, or the one mechanism to use for new blobs: `aes-kwp`, `aes-gcm`, `aes-kw`, `rsa-oaep`. `auto` takes the first of these that token and key can do.", Default: "auto", Check: checkMechanism},
 		{Name: "max_sessions", Doc: "How many sessions are used at once, 1 to " + strconv.Itoa(wire.MaxWorkers) + ".", Default: strconv.Itoa(defaultSessions), Check: checkSessions},
@@ -75,6 +76,7 @@ func checkLate(value string) error {
 type settings struct {
 	hello       wire.Hello
 	helper      string
+	pinDir      string // empty: no tenant has a token of its own
 	environment []string
 	late        time.Duration
 }
@@ -85,7 +87,7 @@ func readSettings(cfg keystore.Config) (settings, error) {
 		return settings{}, err
 	}
 	v := cfg.Settings
-	s := settings{helper: v["helper"], hello: wire.Hello{
+	s := settings{helper: v["helper"], pinDir: v["pin_dir"], hello: wire.Hello{
 		Version: wire.Version, Module: v["module"], Label: v["token"], Serial: v["serial"],
 		PINFile: v["pin_file"], Mechanism: v["mechanism"], ImportKey: v["import_key"],
 	}}

@@ -22,6 +22,7 @@
 //   - I3: nothing of the process's environment is read: no address, token, proxy or certificate.
 //   - I4: requests go to the configured address only; a redirection is an error.
 //   - I5: the bytes of a secret leave in one request body, wiped when it is sent, and arrive in one answer, wiped when it is read.
+//   - I6: a call for a tenant is made with a token of that tenant's role, whose name has the tenant's uid; no other token is ever sent with it.
 //
 // I5 ends where net/http and crypto/tls begin: their buffers hold plaintext
 // until they are used again, and nobody can reach them. The token is a Go

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/corr"
 	"github.com/openkcm/krypton-cluster/keystore"
 	"github.com/openkcm/krypton-cluster/memsec"
@@ -32,10 +33,13 @@ var errClosed = errors.New("the keystore is closed")
 
 // Provider is a transit engine. It implements [keystore.Importer].
 type Provider struct {
-	name    string
-	mount   string
-	client  *client
-	session *session
+	name     string
+	mount    string
+	settings settings
+	clock    clock.Clock
+	client   *client
+	session  *session
+	assumed  bool // it acts as the identity of a tenant
 
 	life   context.Context //nolint:containedctx // The time from New to Close, which bounds every call.
 	finish context.CancelFunc
@@ -46,7 +50,10 @@ type Provider struct {
 	calls sync.WaitGroup
 }
 
-var _ keystore.Importer = (*Provider)(nil)
+var (
+	_ keystore.Importer = (*Provider)(nil)
+	_ keystore.Assumer  = (*Provider)(nil)
+)
 
 // New is the [keystore.Constructor] of this package.
 func New(_ context.Context, env keystore.Env, cfg keystore.Config) (keystore.Provider, error) {
@@ -57,14 +64,10 @@ func New(_ context.Context, env keystore.Env, cfg keystore.Config) (keystore.Pro
 	if err != nil {
 		return refuse(err)
 	}
-	id := identity{s.identity}
-	c, err := newClient(s, id)
+	p, err := (&Provider{name: cfg.Name, clock: env.Clock}).open(s)
 	if err != nil {
 		return refuse(err)
 	}
-	p := &Provider{name: cfg.Name, mount: s.mount, client: c, session: &session{id: id, c: c, clock: env.Clock}}
-	p.life, p.finish = context.WithCancel(context.Background())
-	p.close = sync.OnceValue(p.shutdown)
 	return p, nil
 }
 
@@ -143,7 +146,7 @@ func (p *Provider) exchange(ctx context.Context, c call, out *outgoing, rep repl
 	for relogins := 0; ; relogins++ {
 		g, err := p.session.get(ctx, c.correlation)
 		if err != nil {
-			return asFailure(err)
+			return p.notAssumed(asFailure(err))
 		}
 		*rep.common() = reply{} // nothing of a first attempt's refusal stays
 		res, err := p.client.send(ctx, request{method: c.method, path: c.path, token: g.token, correlation: c.correlation, body: out, secret: c.secret, imports: c.imports}, rep)
@@ -175,11 +178,19 @@ func (p *Provider) exchange(ctx context.Context, c call, out *outgoing, rep repl
 	}
 }
 
+// notAssumed marks a refused login as the identity of a tenant.
+func (p *Provider) notAssumed(f *failure) *failure {
+	if !p.assumed || f.class != keystore.Misconfigured {
+		return f
+	}
+	return fail(f.class, f.request, fmt.Errorf("%w: %w", keystore.ErrRefused, f.cause))
+}
+
 // withdrawn is the failure of a path that the policies deny. It is Denied for
 // the use of a key. That a key may not be described says nothing about its use.
 func withdrawn(c call, id keystore.RequestID) *failure {
 	class := keystore.Denied
-	if c.op != keystore.OpWrap && c.op != keystore.OpUnwrap {
+	if c.op != keystore.OpWrap && c.op != keystore.OpUnwrap && c.op != keystore.OpProve {
 		class = keystore.Misconfigured
 	}
 	return fail(class, id, fmt.Errorf("no policy of this identity allows %s on %s", capability(c.method), c.path))

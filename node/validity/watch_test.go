@@ -92,8 +92,10 @@ func (o *owner) unwrap(ctx context.Context, t hierarchy.UID) error {
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	if err := o.clock.Sleep(ctx, takes); err != nil {
-		return err
+	if takes > 0 {
+		if err := o.clock.Sleep(ctx, takes); err != nil {
+			return err
+		}
 	}
 	if class == keystore.ClassUnspecified {
 		return nil

@@ -46,8 +46,8 @@ type CeremoniesClient interface {
 	// Of the present seal it is consent, while there is no new one; of the new seal it
 	// proves that its holder opens it. The share is encrypted to the node's start key, so that nothing between holds it.
 	ContributeToCeremony(ctx context.Context, in *ContributeToCeremonyRequest, opts ...grpc.CallOption) (*Ceremony, error)
-	// ConfirmCeremony says that a MasterKey which takes the place of an exposed one is the
-	// one that was made, and that the CAs which come with it are. Custodians sign it, with
+	// ConfirmCeremony says that a MasterKey in place of an exposed one, and the CAs with it,
+	// are those that were made. Custodians sign it, with
 	// this request or by an approval, after the new seal was made and before it is committed.
 	ConfirmCeremony(ctx context.Context, in *ConfirmCeremonyRequest, opts ...grpc.CallOption) (*Ceremony, error)
 	// CancelCeremony ends a ceremony that is not committed. Nobody signs for that.
@@ -153,8 +153,8 @@ type CeremoniesServer interface {
 	// Of the present seal it is consent, while there is no new one; of the new seal it
 	// proves that its holder opens it. The share is encrypted to the node's start key, so that nothing between holds it.
 	ContributeToCeremony(context.Context, *ContributeToCeremonyRequest) (*Ceremony, error)
-	// ConfirmCeremony says that a MasterKey which takes the place of an exposed one is the
-	// one that was made, and that the CAs which come with it are. Custodians sign it, with
+	// ConfirmCeremony says that a MasterKey in place of an exposed one, and the CAs with it,
+	// are those that were made. Custodians sign it, with
 	// this request or by an approval, after the new seal was made and before it is committed.
 	ConfirmCeremony(context.Context, *ConfirmCeremonyRequest) (*Ceremony, error)
 	// CancelCeremony ends a ceremony that is not committed. Nobody signs for that.

@@ -34,7 +34,20 @@ type Binding struct {
 	// How the customer holds the key: "local" in a keystore of the nodes themselves,
 	// "hyok" in one of somebody else. People sign it; in a request it must be right,
 	// or empty when nobody signs.
-	Archetype     string `protobuf:"bytes,4,opt,name=archetype,proto3" json:"archetype,omitempty"`
+	Archetype string `protobuf:"bytes,4,opt,name=archetype,proto3" json:"archetype,omitempty"`
+	// What the identity is called that is used in the keystore for this tenant only, at
+	// most 8 names. Which there are depends on the type of the keystore: docs/keystores.
+	Identity []*IdentityName `protobuf:"bytes,5,rep,name=identity,proto3" json:"identity,omitempty"`
+	// Regions whose nodes may use the key, at most 16; empty: all.
+	Regions []string `protobuf:"bytes,6,rep,name=regions,proto3" json:"regions,omitempty"`
+	// Regions, of those not allowed, of which a node tried to use the key and was
+	// denied. Only in answers.
+	DeniedIn []string `protobuf:"bytes,7,rep,name=denied_in,json=deniedIn,proto3" json:"denied_in,omitempty"`
+	// Tenants that have the same key: tenants/{t}, at most 16. Two governors of the
+	// platform must sign for it.
+	SharedWith []string `protobuf:"bytes,8,rep,name=shared_with,json=sharedWith,proto3" json:"shared_with,omitempty"`
+	// The key in the words of its keystore. Only in answers.
+	L1            string `protobuf:"bytes,9,opt,name=l1,proto3" json:"l1,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -97,6 +110,94 @@ func (x *Binding) GetArchetype() string {
 	return ""
 }
 
+func (x *Binding) GetIdentity() []*IdentityName {
+	if x != nil {
+		return x.Identity
+	}
+	return nil
+}
+
+func (x *Binding) GetRegions() []string {
+	if x != nil {
+		return x.Regions
+	}
+	return nil
+}
+
+func (x *Binding) GetDeniedIn() []string {
+	if x != nil {
+		return x.DeniedIn
+	}
+	return nil
+}
+
+func (x *Binding) GetSharedWith() []string {
+	if x != nil {
+		return x.SharedWith
+	}
+	return nil
+}
+
+func (x *Binding) GetL1() string {
+	if x != nil {
+		return x.L1
+	}
+	return ""
+}
+
+// IdentityName is one part of what an identity is called: "role", "namespace".
+type IdentityName struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IdentityName) Reset() {
+	*x = IdentityName{}
+	mi := &file_krypton_v1_tenants_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdentityName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdentityName) ProtoMessage() {}
+
+func (x *IdentityName) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_tenants_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdentityName.ProtoReflect.Descriptor instead.
+func (*IdentityName) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *IdentityName) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *IdentityName) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
 type Tenant struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -120,7 +221,7 @@ type Tenant struct {
 
 func (x *Tenant) Reset() {
 	*x = Tenant{}
-	mi := &file_krypton_v1_tenants_proto_msgTypes[1]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -132,7 +233,7 @@ func (x *Tenant) String() string {
 func (*Tenant) ProtoMessage() {}
 
 func (x *Tenant) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_tenants_proto_msgTypes[1]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -145,7 +246,7 @@ func (x *Tenant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tenant.ProtoReflect.Descriptor instead.
 func (*Tenant) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{1}
+	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Tenant) GetName() string {
@@ -241,7 +342,7 @@ type SetGovernorsRequest struct {
 
 func (x *SetGovernorsRequest) Reset() {
 	*x = SetGovernorsRequest{}
-	mi := &file_krypton_v1_tenants_proto_msgTypes[2]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -253,7 +354,7 @@ func (x *SetGovernorsRequest) String() string {
 func (*SetGovernorsRequest) ProtoMessage() {}
 
 func (x *SetGovernorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_tenants_proto_msgTypes[2]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -266,7 +367,7 @@ func (x *SetGovernorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetGovernorsRequest.ProtoReflect.Descriptor instead.
 func (*SetGovernorsRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{2}
+	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *SetGovernorsRequest) GetName() string {
@@ -314,7 +415,9 @@ func (x *SetGovernorsRequest) GetIntents() []*SignedIntent {
 type CreateTenantRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The id; the name becomes tenants/{tenant_id}.
-	TenantId     string   `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	TenantId string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	// Absent: the tenant has no key until BindTenant. Its uid is what the customer
+	// gives rights to.
 	Binding      *Binding `protobuf:"bytes,2,opt,name=binding,proto3" json:"binding,omitempty"`
 	RequestId    string   `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	ValidateOnly bool     `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
@@ -329,7 +432,7 @@ type CreateTenantRequest struct {
 
 func (x *CreateTenantRequest) Reset() {
 	*x = CreateTenantRequest{}
-	mi := &file_krypton_v1_tenants_proto_msgTypes[3]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -341,7 +444,7 @@ func (x *CreateTenantRequest) String() string {
 func (*CreateTenantRequest) ProtoMessage() {}
 
 func (x *CreateTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_tenants_proto_msgTypes[3]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -354,7 +457,7 @@ func (x *CreateTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTenantRequest.ProtoReflect.Descriptor instead.
 func (*CreateTenantRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{3}
+	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CreateTenantRequest) GetTenantId() string {
@@ -399,6 +502,91 @@ func (x *CreateTenantRequest) GetIntents() []*SignedIntent {
 	return nil
 }
 
+type BindTenantRequest struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Name         string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Binding      *Binding               `protobuf:"bytes,2,opt,name=binding,proto3" json:"binding,omitempty"`
+	Etag         string                 `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	RequestId    string                 `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ValidateOnly bool                   `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Signatures of people over what is asked; see SignedIntent.
+	Intents       []*SignedIntent `protobuf:"bytes,20,rep,name=intents,proto3" json:"intents,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BindTenantRequest) Reset() {
+	*x = BindTenantRequest{}
+	mi := &file_krypton_v1_tenants_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BindTenantRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BindTenantRequest) ProtoMessage() {}
+
+func (x *BindTenantRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_krypton_v1_tenants_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BindTenantRequest.ProtoReflect.Descriptor instead.
+func (*BindTenantRequest) Descriptor() ([]byte, []int) {
+	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *BindTenantRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *BindTenantRequest) GetBinding() *Binding {
+	if x != nil {
+		return x.Binding
+	}
+	return nil
+}
+
+func (x *BindTenantRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *BindTenantRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *BindTenantRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *BindTenantRequest) GetIntents() []*SignedIntent {
+	if x != nil {
+		return x.Intents
+	}
+	return nil
+}
+
 type GetTenantRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -408,7 +596,7 @@ type GetTenantRequest struct {
 
 func (x *GetTenantRequest) Reset() {
 	*x = GetTenantRequest{}
-	mi := &file_krypton_v1_tenants_proto_msgTypes[4]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -420,7 +608,7 @@ func (x *GetTenantRequest) String() string {
 func (*GetTenantRequest) ProtoMessage() {}
 
 func (x *GetTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_tenants_proto_msgTypes[4]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -433,7 +621,7 @@ func (x *GetTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTenantRequest.ProtoReflect.Descriptor instead.
 func (*GetTenantRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{4}
+	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetTenantRequest) GetName() string {
@@ -456,7 +644,7 @@ type ListTenantsRequest struct {
 
 func (x *ListTenantsRequest) Reset() {
 	*x = ListTenantsRequest{}
-	mi := &file_krypton_v1_tenants_proto_msgTypes[5]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -468,7 +656,7 @@ func (x *ListTenantsRequest) String() string {
 func (*ListTenantsRequest) ProtoMessage() {}
 
 func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_tenants_proto_msgTypes[5]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -481,7 +669,7 @@ func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsRequest.ProtoReflect.Descriptor instead.
 func (*ListTenantsRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{5}
+	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListTenantsRequest) GetPageSize() uint32 {
@@ -515,7 +703,7 @@ type ListTenantsResponse struct {
 
 func (x *ListTenantsResponse) Reset() {
 	*x = ListTenantsResponse{}
-	mi := &file_krypton_v1_tenants_proto_msgTypes[6]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -527,7 +715,7 @@ func (x *ListTenantsResponse) String() string {
 func (*ListTenantsResponse) ProtoMessage() {}
 
 func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_tenants_proto_msgTypes[6]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -540,7 +728,7 @@ func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsResponse.ProtoReflect.Descriptor instead.
 func (*ListTenantsResponse) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{6}
+	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListTenantsResponse) GetTenants() []*Tenant {
@@ -569,7 +757,7 @@ type SuspendTenantRequest struct {
 
 func (x *SuspendTenantRequest) Reset() {
 	*x = SuspendTenantRequest{}
-	mi := &file_krypton_v1_tenants_proto_msgTypes[7]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -581,7 +769,7 @@ func (x *SuspendTenantRequest) String() string {
 func (*SuspendTenantRequest) ProtoMessage() {}
 
 func (x *SuspendTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_tenants_proto_msgTypes[7]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -594,7 +782,7 @@ func (x *SuspendTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspendTenantRequest.ProtoReflect.Descriptor instead.
 func (*SuspendTenantRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{7}
+	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SuspendTenantRequest) GetName() string {
@@ -637,7 +825,7 @@ type ResumeTenantRequest struct {
 
 func (x *ResumeTenantRequest) Reset() {
 	*x = ResumeTenantRequest{}
-	mi := &file_krypton_v1_tenants_proto_msgTypes[8]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -649,7 +837,7 @@ func (x *ResumeTenantRequest) String() string {
 func (*ResumeTenantRequest) ProtoMessage() {}
 
 func (x *ResumeTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_tenants_proto_msgTypes[8]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -662,7 +850,7 @@ func (x *ResumeTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeTenantRequest.ProtoReflect.Descriptor instead.
 func (*ResumeTenantRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{8}
+	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ResumeTenantRequest) GetName() string {
@@ -709,7 +897,7 @@ type DeleteTenantRequest struct {
 
 func (x *DeleteTenantRequest) Reset() {
 	*x = DeleteTenantRequest{}
-	mi := &file_krypton_v1_tenants_proto_msgTypes[9]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -721,7 +909,7 @@ func (x *DeleteTenantRequest) String() string {
 func (*DeleteTenantRequest) ProtoMessage() {}
 
 func (x *DeleteTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_tenants_proto_msgTypes[9]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -734,7 +922,7 @@ func (x *DeleteTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTenantRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTenantRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{9}
+	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeleteTenantRequest) GetName() string {
@@ -791,7 +979,7 @@ type UndeleteTenantRequest struct {
 
 func (x *UndeleteTenantRequest) Reset() {
 	*x = UndeleteTenantRequest{}
-	mi := &file_krypton_v1_tenants_proto_msgTypes[10]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -803,7 +991,7 @@ func (x *UndeleteTenantRequest) String() string {
 func (*UndeleteTenantRequest) ProtoMessage() {}
 
 func (x *UndeleteTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_tenants_proto_msgTypes[10]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -816,7 +1004,7 @@ func (x *UndeleteTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndeleteTenantRequest.ProtoReflect.Descriptor instead.
 func (*UndeleteTenantRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{10}
+	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *UndeleteTenantRequest) GetName() string {
@@ -859,7 +1047,7 @@ type RotateTenantRequest struct {
 
 func (x *RotateTenantRequest) Reset() {
 	*x = RotateTenantRequest{}
-	mi := &file_krypton_v1_tenants_proto_msgTypes[11]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -871,7 +1059,7 @@ func (x *RotateTenantRequest) String() string {
 func (*RotateTenantRequest) ProtoMessage() {}
 
 func (x *RotateTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_tenants_proto_msgTypes[11]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -884,7 +1072,7 @@ func (x *RotateTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateTenantRequest.ProtoReflect.Descriptor instead.
 func (*RotateTenantRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{11}
+	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RotateTenantRequest) GetName() string {
@@ -929,7 +1117,7 @@ type RollbackTenantRequest struct {
 
 func (x *RollbackTenantRequest) Reset() {
 	*x = RollbackTenantRequest{}
-	mi := &file_krypton_v1_tenants_proto_msgTypes[12]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -941,7 +1129,7 @@ func (x *RollbackTenantRequest) String() string {
 func (*RollbackTenantRequest) ProtoMessage() {}
 
 func (x *RollbackTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_krypton_v1_tenants_proto_msgTypes[12]
+	mi := &file_krypton_v1_tenants_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -954,7 +1142,7 @@ func (x *RollbackTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackTenantRequest.ProtoReflect.Descriptor instead.
 func (*RollbackTenantRequest) Descriptor() ([]byte, []int) {
-	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{12}
+	return file_krypton_v1_tenants_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RollbackTenantRequest) GetName() string {
@@ -997,13 +1185,22 @@ var File_krypton_v1_tenants_proto protoreflect.FileDescriptor
 const file_krypton_v1_tenants_proto_rawDesc = "" +
 	"\n" +
 	"\x18krypton/v1/tenants.proto\x12\n" +
-	"krypton.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17krypton/v1/common.proto\"v\n" +
+	"krypton.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17krypton/v1/common.proto\"\x94\x02\n" +
 	"\aBinding\x12\x1a\n" +
 	"\bkeystore\x18\x01 \x01(\tR\bkeystore\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x1f\n" +
 	"\vkey_version\x18\x03 \x01(\tR\n" +
 	"keyVersion\x12\x1c\n" +
-	"\tarchetype\x18\x04 \x01(\tR\tarchetype\"\xbe\x03\n" +
+	"\tarchetype\x18\x04 \x01(\tR\tarchetype\x124\n" +
+	"\bidentity\x18\x05 \x03(\v2\x18.krypton.v1.IdentityNameR\bidentity\x12\x18\n" +
+	"\aregions\x18\x06 \x03(\tR\aregions\x12\x1b\n" +
+	"\tdenied_in\x18\a \x03(\tR\bdeniedIn\x12\x1f\n" +
+	"\vshared_with\x18\b \x03(\tR\n" +
+	"sharedWith\x12\x0e\n" +
+	"\x02l1\x18\t \x01(\tR\x02l1\"8\n" +
+	"\fIdentityName\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xbe\x03\n" +
 	"\x06Tenant\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x12\n" +
@@ -1033,6 +1230,14 @@ const file_krypton_v1_tenants_proto_rawDesc = "" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
 	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12\x1c\n" +
 	"\tgovernors\x18\x05 \x03(\tR\tgovernors\x122\n" +
+	"\aintents\x18\x14 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents\"\xe2\x01\n" +
+	"\x11BindTenantRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
+	"\abinding\x18\x02 \x01(\v2\x13.krypton.v1.BindingR\abinding\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\x122\n" +
 	"\aintents\x18\x14 \x03(\v2\x18.krypton.v1.SignedIntentR\aintents\"&\n" +
 	"\x10GetTenantRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"h\n" +
@@ -1082,7 +1287,7 @@ const file_krypton_v1_tenants_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
 	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12\x18\n" +
-	"\aversion\x18\x05 \x01(\rR\aversion2\xca\x05\n" +
+	"\aversion\x18\x05 \x01(\rR\aversion2\x8b\x06\n" +
 	"\aTenants\x12C\n" +
 	"\fCreateTenant\x12\x1f.krypton.v1.CreateTenantRequest\x1a\x12.krypton.v1.Tenant\x12=\n" +
 	"\tGetTenant\x12\x1c.krypton.v1.GetTenantRequest\x1a\x12.krypton.v1.Tenant\x12N\n" +
@@ -1093,7 +1298,9 @@ const file_krypton_v1_tenants_proto_rawDesc = "" +
 	"\x0eUndeleteTenant\x12!.krypton.v1.UndeleteTenantRequest\x1a\x12.krypton.v1.Tenant\x12C\n" +
 	"\fRotateTenant\x12\x1f.krypton.v1.RotateTenantRequest\x1a\x12.krypton.v1.Tenant\x12G\n" +
 	"\x0eRollbackTenant\x12!.krypton.v1.RollbackTenantRequest\x1a\x12.krypton.v1.Tenant\x12C\n" +
-	"\fSetGovernors\x12\x1f.krypton.v1.SetGovernorsRequest\x1a\x12.krypton.v1.TenantB=Z;github.com/openkcm/krypton-cluster/api/krypton/v1;kryptonv1b\x06proto3"
+	"\fSetGovernors\x12\x1f.krypton.v1.SetGovernorsRequest\x1a\x12.krypton.v1.Tenant\x12?\n" +
+	"\n" +
+	"BindTenant\x12\x1d.krypton.v1.BindTenantRequest\x1a\x12.krypton.v1.TenantB=Z;github.com/openkcm/krypton-cluster/api/krypton/v1;kryptonv1b\x06proto3"
 
 var (
 	file_krypton_v1_tenants_proto_rawDescOnce sync.Once
@@ -1107,62 +1314,69 @@ func file_krypton_v1_tenants_proto_rawDescGZIP() []byte {
 	return file_krypton_v1_tenants_proto_rawDescData
 }
 
-var file_krypton_v1_tenants_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_krypton_v1_tenants_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_krypton_v1_tenants_proto_goTypes = []any{
 	(*Binding)(nil),               // 0: krypton.v1.Binding
-	(*Tenant)(nil),                // 1: krypton.v1.Tenant
-	(*SetGovernorsRequest)(nil),   // 2: krypton.v1.SetGovernorsRequest
-	(*CreateTenantRequest)(nil),   // 3: krypton.v1.CreateTenantRequest
-	(*GetTenantRequest)(nil),      // 4: krypton.v1.GetTenantRequest
-	(*ListTenantsRequest)(nil),    // 5: krypton.v1.ListTenantsRequest
-	(*ListTenantsResponse)(nil),   // 6: krypton.v1.ListTenantsResponse
-	(*SuspendTenantRequest)(nil),  // 7: krypton.v1.SuspendTenantRequest
-	(*ResumeTenantRequest)(nil),   // 8: krypton.v1.ResumeTenantRequest
-	(*DeleteTenantRequest)(nil),   // 9: krypton.v1.DeleteTenantRequest
-	(*UndeleteTenantRequest)(nil), // 10: krypton.v1.UndeleteTenantRequest
-	(*RotateTenantRequest)(nil),   // 11: krypton.v1.RotateTenantRequest
-	(*RollbackTenantRequest)(nil), // 12: krypton.v1.RollbackTenantRequest
-	(ObjectState)(0),              // 13: krypton.v1.ObjectState
-	(*KeyVersion)(nil),            // 14: krypton.v1.KeyVersion
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(*SignedIntent)(nil),          // 16: krypton.v1.SignedIntent
+	(*IdentityName)(nil),          // 1: krypton.v1.IdentityName
+	(*Tenant)(nil),                // 2: krypton.v1.Tenant
+	(*SetGovernorsRequest)(nil),   // 3: krypton.v1.SetGovernorsRequest
+	(*CreateTenantRequest)(nil),   // 4: krypton.v1.CreateTenantRequest
+	(*BindTenantRequest)(nil),     // 5: krypton.v1.BindTenantRequest
+	(*GetTenantRequest)(nil),      // 6: krypton.v1.GetTenantRequest
+	(*ListTenantsRequest)(nil),    // 7: krypton.v1.ListTenantsRequest
+	(*ListTenantsResponse)(nil),   // 8: krypton.v1.ListTenantsResponse
+	(*SuspendTenantRequest)(nil),  // 9: krypton.v1.SuspendTenantRequest
+	(*ResumeTenantRequest)(nil),   // 10: krypton.v1.ResumeTenantRequest
+	(*DeleteTenantRequest)(nil),   // 11: krypton.v1.DeleteTenantRequest
+	(*UndeleteTenantRequest)(nil), // 12: krypton.v1.UndeleteTenantRequest
+	(*RotateTenantRequest)(nil),   // 13: krypton.v1.RotateTenantRequest
+	(*RollbackTenantRequest)(nil), // 14: krypton.v1.RollbackTenantRequest
+	(ObjectState)(0),              // 15: krypton.v1.ObjectState
+	(*KeyVersion)(nil),            // 16: krypton.v1.KeyVersion
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*SignedIntent)(nil),          // 18: krypton.v1.SignedIntent
 }
 var file_krypton_v1_tenants_proto_depIdxs = []int32{
-	13, // 0: krypton.v1.Tenant.state:type_name -> krypton.v1.ObjectState
-	0,  // 1: krypton.v1.Tenant.binding:type_name -> krypton.v1.Binding
-	14, // 2: krypton.v1.Tenant.versions:type_name -> krypton.v1.KeyVersion
-	15, // 3: krypton.v1.Tenant.create_time:type_name -> google.protobuf.Timestamp
-	15, // 4: krypton.v1.Tenant.destroy_time:type_name -> google.protobuf.Timestamp
-	16, // 5: krypton.v1.SetGovernorsRequest.intents:type_name -> krypton.v1.SignedIntent
-	0,  // 6: krypton.v1.CreateTenantRequest.binding:type_name -> krypton.v1.Binding
-	16, // 7: krypton.v1.CreateTenantRequest.intents:type_name -> krypton.v1.SignedIntent
-	1,  // 8: krypton.v1.ListTenantsResponse.tenants:type_name -> krypton.v1.Tenant
-	16, // 9: krypton.v1.DeleteTenantRequest.intents:type_name -> krypton.v1.SignedIntent
-	3,  // 10: krypton.v1.Tenants.CreateTenant:input_type -> krypton.v1.CreateTenantRequest
-	4,  // 11: krypton.v1.Tenants.GetTenant:input_type -> krypton.v1.GetTenantRequest
-	5,  // 12: krypton.v1.Tenants.ListTenants:input_type -> krypton.v1.ListTenantsRequest
-	7,  // 13: krypton.v1.Tenants.SuspendTenant:input_type -> krypton.v1.SuspendTenantRequest
-	8,  // 14: krypton.v1.Tenants.ResumeTenant:input_type -> krypton.v1.ResumeTenantRequest
-	9,  // 15: krypton.v1.Tenants.DeleteTenant:input_type -> krypton.v1.DeleteTenantRequest
-	10, // 16: krypton.v1.Tenants.UndeleteTenant:input_type -> krypton.v1.UndeleteTenantRequest
-	11, // 17: krypton.v1.Tenants.RotateTenant:input_type -> krypton.v1.RotateTenantRequest
-	12, // 18: krypton.v1.Tenants.RollbackTenant:input_type -> krypton.v1.RollbackTenantRequest
-	2,  // 19: krypton.v1.Tenants.SetGovernors:input_type -> krypton.v1.SetGovernorsRequest
-	1,  // 20: krypton.v1.Tenants.CreateTenant:output_type -> krypton.v1.Tenant
-	1,  // 21: krypton.v1.Tenants.GetTenant:output_type -> krypton.v1.Tenant
-	6,  // 22: krypton.v1.Tenants.ListTenants:output_type -> krypton.v1.ListTenantsResponse
-	1,  // 23: krypton.v1.Tenants.SuspendTenant:output_type -> krypton.v1.Tenant
-	1,  // 24: krypton.v1.Tenants.ResumeTenant:output_type -> krypton.v1.Tenant
-	1,  // 25: krypton.v1.Tenants.DeleteTenant:output_type -> krypton.v1.Tenant
-	1,  // 26: krypton.v1.Tenants.UndeleteTenant:output_type -> krypton.v1.Tenant
-	1,  // 27: krypton.v1.Tenants.RotateTenant:output_type -> krypton.v1.Tenant
-	1,  // 28: krypton.v1.Tenants.RollbackTenant:output_type -> krypton.v1.Tenant
-	1,  // 29: krypton.v1.Tenants.SetGovernors:output_type -> krypton.v1.Tenant
-	20, // [20:30] is the sub-list for method output_type
-	10, // [10:20] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	1,  // 0: krypton.v1.Binding.identity:type_name -> krypton.v1.IdentityName
+	15, // 1: krypton.v1.Tenant.state:type_name -> krypton.v1.ObjectState
+	0,  // 2: krypton.v1.Tenant.binding:type_name -> krypton.v1.Binding
+	16, // 3: krypton.v1.Tenant.versions:type_name -> krypton.v1.KeyVersion
+	17, // 4: krypton.v1.Tenant.create_time:type_name -> google.protobuf.Timestamp
+	17, // 5: krypton.v1.Tenant.destroy_time:type_name -> google.protobuf.Timestamp
+	18, // 6: krypton.v1.SetGovernorsRequest.intents:type_name -> krypton.v1.SignedIntent
+	0,  // 7: krypton.v1.CreateTenantRequest.binding:type_name -> krypton.v1.Binding
+	18, // 8: krypton.v1.CreateTenantRequest.intents:type_name -> krypton.v1.SignedIntent
+	0,  // 9: krypton.v1.BindTenantRequest.binding:type_name -> krypton.v1.Binding
+	18, // 10: krypton.v1.BindTenantRequest.intents:type_name -> krypton.v1.SignedIntent
+	2,  // 11: krypton.v1.ListTenantsResponse.tenants:type_name -> krypton.v1.Tenant
+	18, // 12: krypton.v1.DeleteTenantRequest.intents:type_name -> krypton.v1.SignedIntent
+	4,  // 13: krypton.v1.Tenants.CreateTenant:input_type -> krypton.v1.CreateTenantRequest
+	6,  // 14: krypton.v1.Tenants.GetTenant:input_type -> krypton.v1.GetTenantRequest
+	7,  // 15: krypton.v1.Tenants.ListTenants:input_type -> krypton.v1.ListTenantsRequest
+	9,  // 16: krypton.v1.Tenants.SuspendTenant:input_type -> krypton.v1.SuspendTenantRequest
+	10, // 17: krypton.v1.Tenants.ResumeTenant:input_type -> krypton.v1.ResumeTenantRequest
+	11, // 18: krypton.v1.Tenants.DeleteTenant:input_type -> krypton.v1.DeleteTenantRequest
+	12, // 19: krypton.v1.Tenants.UndeleteTenant:input_type -> krypton.v1.UndeleteTenantRequest
+	13, // 20: krypton.v1.Tenants.RotateTenant:input_type -> krypton.v1.RotateTenantRequest
+	14, // 21: krypton.v1.Tenants.RollbackTenant:input_type -> krypton.v1.RollbackTenantRequest
+	3,  // 22: krypton.v1.Tenants.SetGovernors:input_type -> krypton.v1.SetGovernorsRequest
+	5,  // 23: krypton.v1.Tenants.BindTenant:input_type -> krypton.v1.BindTenantRequest
+	2,  // 24: krypton.v1.Tenants.CreateTenant:output_type -> krypton.v1.Tenant
+	2,  // 25: krypton.v1.Tenants.GetTenant:output_type -> krypton.v1.Tenant
+	8,  // 26: krypton.v1.Tenants.ListTenants:output_type -> krypton.v1.ListTenantsResponse
+	2,  // 27: krypton.v1.Tenants.SuspendTenant:output_type -> krypton.v1.Tenant
+	2,  // 28: krypton.v1.Tenants.ResumeTenant:output_type -> krypton.v1.Tenant
+	2,  // 29: krypton.v1.Tenants.DeleteTenant:output_type -> krypton.v1.Tenant
+	2,  // 30: krypton.v1.Tenants.UndeleteTenant:output_type -> krypton.v1.Tenant
+	2,  // 31: krypton.v1.Tenants.RotateTenant:output_type -> krypton.v1.Tenant
+	2,  // 32: krypton.v1.Tenants.RollbackTenant:output_type -> krypton.v1.Tenant
+	2,  // 33: krypton.v1.Tenants.SetGovernors:output_type -> krypton.v1.Tenant
+	2,  // 34: krypton.v1.Tenants.BindTenant:output_type -> krypton.v1.Tenant
+	24, // [24:35] is the sub-list for method output_type
+	13, // [13:24] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_krypton_v1_tenants_proto_init() }
@@ -1177,7 +1391,7 @@ func file_krypton_v1_tenants_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_krypton_v1_tenants_proto_rawDesc), len(file_krypton_v1_tenants_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

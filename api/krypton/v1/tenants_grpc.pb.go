@@ -29,6 +29,7 @@ const (
 	Tenants_RotateTenant_FullMethodName   = "/krypton.v1.Tenants/RotateTenant"
 	Tenants_RollbackTenant_FullMethodName = "/krypton.v1.Tenants/RollbackTenant"
 	Tenants_SetGovernors_FullMethodName   = "/krypton.v1.Tenants/SetGovernors"
+	Tenants_BindTenant_FullMethodName     = "/krypton.v1.Tenants/BindTenant"
 )
 
 // TenantsClient is the client API for Tenants service.
@@ -60,6 +61,9 @@ type TenantsClient interface {
 	// SetGovernors says who governs what is inside the tenant. Only one of its
 	// governors can.
 	SetGovernors(ctx context.Context, in *SetGovernorsRequest, opts ...grpc.CallOption) (*Tenant, error)
+	// BindTenant binds a tenant that has no key yet to a customer key, after a proof
+	// that the key is the tenant's.
+	BindTenant(ctx context.Context, in *BindTenantRequest, opts ...grpc.CallOption) (*Tenant, error)
 }
 
 type tenantsClient struct {
@@ -170,6 +174,16 @@ func (c *tenantsClient) SetGovernors(ctx context.Context, in *SetGovernorsReques
 	return out, nil
 }
 
+func (c *tenantsClient) BindTenant(ctx context.Context, in *BindTenantRequest, opts ...grpc.CallOption) (*Tenant, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Tenant)
+	err := c.cc.Invoke(ctx, Tenants_BindTenant_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // TenantsServer is the server API for Tenants service.
 // All implementations must embed UnimplementedTenantsServer
 // for forward compatibility.
@@ -199,6 +213,9 @@ type TenantsServer interface {
 	// SetGovernors says who governs what is inside the tenant. Only one of its
 	// governors can.
 	SetGovernors(context.Context, *SetGovernorsRequest) (*Tenant, error)
+	// BindTenant binds a tenant that has no key yet to a customer key, after a proof
+	// that the key is the tenant's.
+	BindTenant(context.Context, *BindTenantRequest) (*Tenant, error)
 	mustEmbedUnimplementedTenantsServer()
 }
 
@@ -238,6 +255,9 @@ func (UnimplementedTenantsServer) RollbackTenant(context.Context, *RollbackTenan
 }
 func (UnimplementedTenantsServer) SetGovernors(context.Context, *SetGovernorsRequest) (*Tenant, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetGovernors not implemented")
+}
+func (UnimplementedTenantsServer) BindTenant(context.Context, *BindTenantRequest) (*Tenant, error) {
+	return nil, status.Error(codes.Unimplemented, "method BindTenant not implemented")
 }
 func (UnimplementedTenantsServer) mustEmbedUnimplementedTenantsServer() {}
 func (UnimplementedTenantsServer) testEmbeddedByValue()                 {}
@@ -440,6 +460,24 @@ func _Tenants_SetGovernors_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Tenants_BindTenant_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BindTenantRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TenantsServer).BindTenant(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Tenants_BindTenant_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TenantsServer).BindTenant(ctx, req.(*BindTenantRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Tenants_ServiceDesc is the grpc.ServiceDesc for Tenants service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -486,6 +524,10 @@ var Tenants_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetGovernors",
 			Handler:    _Tenants_SetGovernors_Handler,
+		},
+		{
+			MethodName: "BindTenant",
+			Handler:    _Tenants_BindTenant_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -258,9 +258,9 @@ func fields() []Situation {
 			Next: "state=ACTIVE, state=SUSPENDED, state=DESTROY_SCHEDULED or state=DESTROYED",
 		},
 		{
-			ID: "request/binding-missing", When: "a tenant is made without the name of its customer's key",
+			ID: "request/binding-missing", When: "a tenant is bound without the name of its customer's key",
 			Code: errs.InvalidArgument,
-			Says: "a tenant needs a binding: keystore and key of the customer's key (L1)",
+			Says: "a binding needs keystore and key of the customer's key (L1)",
 			Next: "krypton tenant create NAME --keystore NAME --key KEY",
 		},
 		{

@@ -24,7 +24,7 @@ type Role struct {
 	Audience string
 	// TrustedPrincipal is the role (its ARN) whose sessions may assume it; empty: none.
 	TrustedPrincipal string
-	// ExternalID is what they must say; empty: nothing.
+	// ExternalID is what they must say; empty: what they like, as AWS has it.
 	ExternalID string
 	// Policy is the identity policy, JSON; empty: every action of KMS.
 	Policy string

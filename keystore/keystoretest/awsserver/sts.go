@@ -110,7 +110,7 @@ func (s *Server) handleSTS(r *http.Request, rec *Record) (*session, *refusal) {
 		if no != nil {
 			return nil, stsSpelling(no)
 		}
-		if !ok || role.TrustedPrincipal == "" || role.TrustedPrincipal != who.role || role.ExternalID != form.Get("ExternalId") {
+		if !ok || role.TrustedPrincipal == "" || role.TrustedPrincipal != who.role || role.ExternalID != "" && role.ExternalID != form.Get("ExternalId") {
 			return nil, denied
 		}
 	default:

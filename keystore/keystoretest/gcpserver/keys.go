@@ -6,6 +6,7 @@ import (
 	"crypto/cipher"
 	"crypto/rand"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,6 +31,7 @@ type cryptoKey struct {
 	purpose    kmspb.CryptoKey_CryptoKeyPurpose
 	protection kmspb.ProtectionLevel
 	created    time.Time
+	labels     map[string]string // never changed, but replaced
 	versions   []*version
 	primary    *version // nil before there is one
 }
@@ -100,7 +102,7 @@ func (v *version) proto() *kmspb.CryptoKeyVersion {
 
 func (k *cryptoKey) proto() *kmspb.CryptoKey {
 	p := &kmspb.CryptoKey{
-		Name: k.name, Purpose: k.purpose, CreateTime: timestamppb.New(k.created),
+		Name: k.name, Purpose: k.purpose, Labels: maps.Clone(k.labels), CreateTime: timestamppb.New(k.created),
 		VersionTemplate:          &kmspb.CryptoKeyVersionTemplate{ProtectionLevel: k.protection, Algorithm: kmspb.CryptoKeyVersion_GOOGLE_SYMMETRIC_ENCRYPTION},
 		DestroyScheduledDuration: durationpb.New(destroyWait),
 	}
@@ -324,6 +326,17 @@ func (s *Server) CreateKey(id string, protection kmspb.ProtectionLevel) (string,
 		CryptoKey: &kmspb.CryptoKey{Purpose: kmspb.CryptoKey_ENCRYPT_DECRYPT, VersionTemplate: &kmspb.CryptoKeyVersionTemplate{ProtectionLevel: protection}},
 	})
 	return k.GetName(), err
+}
+
+// SetLabels gives a key other labels.
+func (s *Server) SetLabels(key string, labels map[string]string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k, err := s.key(key)
+	if err == nil {
+		k.labels = maps.Clone(labels)
+	}
+	return err
 }
 
 // each runs fn for every version of a key.

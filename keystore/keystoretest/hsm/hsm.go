@@ -56,6 +56,7 @@ type Options struct {
 type Server struct {
 	Module      string // the library
 	Label       string // of the token
+	pin         string // of its user
 	Version     string // of the product
 	PINFile     string
 	Helper      string // krypton-pkcs11, or what starts it where the token is
@@ -96,7 +97,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 			return nil, err
 		}
 	}
-	s := &Server{Label: o.Label, PINFile: filepath.Join(o.Dir, "pin"), Helper: filepath.Join(o.Programs, "krypton-pkcs11"), opts: o, stop: func() error { return nil }}
+	s := &Server{Label: o.Label, pin: PIN, PINFile: filepath.Join(o.Dir, "pin"), Helper: filepath.Join(o.Programs, "krypton-pkcs11"), opts: o, stop: func() error { return nil }}
 	s.clean = func() error {
 		if own {
 			return os.RemoveAll(o.Dir)
@@ -126,6 +127,17 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		s.insert()
 	}
 	return s, nil
+}
+
+// Another makes a second token in the same library, with a PIN of its user that is not
+// written to any file. It ends with the first one. SoftHSM only.
+func (s *Server) Another(ctx context.Context, label, pin string) (*Server, error) {
+	one := &Server{
+		Module: s.Module, Label: label, pin: pin, Version: s.Version, PINFile: s.PINFile, Helper: s.Helper, Environment: s.Environment,
+		opts: s.opts, prefix: s.prefix, env: s.env, stop: func() error { return nil }, clean: func() error { return nil },
+	}
+	_, err := one.do(ctx, map[string]any{"op": "init", "other": SOPIN})
+	return one, err
 }
 
 // Bench returns how long n wraps, or unwraps, of 32 bytes take by the library
@@ -280,7 +292,7 @@ type answer struct {
 }
 
 func (s *Server) do(ctx context.Context, c map[string]any) (answer, error) {
-	c["module"], c["token"], c["pin"], c["so_pin"] = s.Module, s.Label, PIN, SOPIN
+	c["module"], c["token"], c["pin"], c["so_pin"] = s.Module, s.Label, s.pin, SOPIN
 	in, err := json.Marshal(c)
 	if err != nil {
 		return answer{}, err

@@ -71,11 +71,12 @@ func tenantCommands() *Command {
 	return group("tenant", "manage tenants",
 		&Command{
 			Name: "create", Args: "TENANT", Usage: "make a tenant whose key is wrapped by the customer's key", Reach: Changes, Signs: true, NArgs: [2]int{1, 1},
-			Examples: []string{"krypton tenant create demo --keystore local --key demo-l1"},
+			About:    "Without --keystore the tenant has no key until krypton tenant bind: its uid is what the customer gives rights to first.",
+			Examples: []string{"krypton tenant create demo --keystore local --key demo-l1", "krypton tenant create acme"},
 			Waits:    "waiting for the customer's keystore",
 			Flags: []cli.Flag{
-				&cli.StringFlag{Name: "keystore", Usage: "`NAME` of the keystore that holds the customer's key, as the nodes are configured", Required: true},
-				&cli.StringFlag{Name: "key", Usage: "`REFERENCE` of the customer's key in that keystore", Required: true},
+				&cli.StringFlag{Name: "keystore", Usage: "`NAME` of the keystore that holds the customer's key, as the nodes are configured; default: bound later"},
+				&cli.StringFlag{Name: "key", Usage: "`REFERENCE` of the customer's key in that keystore"},
 				&cli.StringFlag{Name: "archetype", Usage: "how the customer holds the key, `WORD` local or hyok; default: what the nodes say of the keystore"},
 				&cli.StringSliceFlag{Name: "governor", Usage: "`BINDING` of a governor who decides what is inside the tenant, as krypton role list shows it; default: yourself"},
 			},
@@ -88,9 +89,9 @@ func tenantCommands() *Command {
 				if err != nil {
 					return err
 				}
-				req := &kryptonv1.CreateTenantRequest{
-					TenantId: name[len(tenantsPrefix):],
-					Binding:  &kryptonv1.Binding{Keystore: in.c.String("keystore"), Key: in.c.String("key"), Archetype: in.c.String("archetype")},
+				req := &kryptonv1.CreateTenantRequest{TenantId: name[len(tenantsPrefix):]}
+				if in.c.String("keystore") != "" || in.c.String("key") != "" || in.c.String("archetype") != "" {
+					req.Binding = &kryptonv1.Binding{Keystore: in.c.String("keystore"), Key: in.c.String("key"), Archetype: in.c.String("archetype")}
 				}
 				for _, g := range in.c.StringSlice("governor") {
 					b, err := bindingNameOf(g)
@@ -106,6 +107,7 @@ func tenantCommands() *Command {
 				return in.show(t, func() string { return tenantSheet(t) })
 			},
 		},
+		bindCommand(),
 		&Command{
 			Name: "list", Usage: "list tenants", Reach: Reads,
 			Examples: []string{"krypton tenant list", "krypton tenant list --filter state=SUSPENDED --output json"},

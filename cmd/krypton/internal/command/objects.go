@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -40,8 +41,23 @@ func tenantSheet(t *kryptonv1.Tenant) string {
 	s.add("name", t.GetName())
 	s.add("state", state(t.GetState()))
 	s.add("suspended because of", strings.Join(t.GetSuspendCauses(), ", "))
-	s.add("keystore", t.GetBinding().GetKeystore())
-	s.add("customer key", t.GetBinding().GetKey())
+	bound := t.GetBinding()
+	if bound == nil {
+		s.add("customer key", "none yet: give the uid to the customer, then krypton tenant bind")
+	}
+	s.add("keystore", bound.GetKeystore())
+	s.add("customer key", bound.GetKey())
+	for _, one := range bound.GetIdentity() {
+		s.add("identity: "+one.GetName(), one.GetValue())
+	}
+	if len(bound.GetIdentity()) != 0 {
+		s.add("key in its keystore", bound.GetL1())
+		s.add("regions", cmp.Or(strings.Join(bound.GetRegions(), ", "), "all"))
+		if len(bound.GetRegions()) != 0 {
+			s.add("other regions", deniedText(bound.GetDeniedIn()))
+		}
+		s.add("shares its key with", strings.Join(bound.GetSharedWith(), ", "))
+	}
 	s.add("customer key version", t.GetBinding().GetKeyVersion())
 	s.add("primary version", fmt.Sprint(t.GetPrimaryVersion()))
 	s.add("governors", strings.Join(t.GetGovernors(), ", "))
@@ -50,6 +66,14 @@ func tenantSheet(t *kryptonv1.Tenant) string {
 	s.add("uid", t.GetUid())
 	s.add("etag", t.GetEtag())
 	return s.text() + "\n" + versionGrid(t.GetVersions())
+}
+
+// deniedText says what was proved of the regions that may not use a key.
+func deniedText(regions []string) string {
+	if len(regions) == 0 {
+		return "not proved: no node of one was there to try"
+	}
+	return "denied in " + strings.Join(regions, ", ")
 }
 
 func tenantGrid(ts []*kryptonv1.Tenant) string {

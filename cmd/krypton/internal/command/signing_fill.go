@@ -24,6 +24,9 @@ import (
 
 // complete fills in what nobody typed and people sign.
 func (in *Invocation) complete(ctx context.Context, c *client.Client, req proto.Message) error {
+	if b, ok := req.(*kryptonv1.BindTenantRequest); ok {
+		return in.completeBinding(ctx, c, b)
+	}
 	r, ok := req.(*kryptonv1.CreateTenantRequest)
 	if !ok {
 		return nil
@@ -41,7 +44,7 @@ func (in *Invocation) complete(ctx context.Context, c *client.Client, req proto.
 			r.Governors = []string{own}
 		}
 	}
-	if r.GetBinding().GetArchetype() == "" {
+	if r.GetBinding() != nil && r.GetBinding().GetArchetype() == "" {
 		look := proto.CloneOf(r)
 		look.ValidateOnly, look.RequestId = true, ""
 		t, err := c.Tenants().CreateTenant(ctx, look, client.Capture(&in.info))
@@ -50,6 +53,23 @@ func (in *Invocation) complete(ctx context.Context, c *client.Client, req proto.
 		}
 		r.Binding.Archetype = t.GetBinding().GetArchetype()
 	}
+	return nil
+}
+
+// completeBinding fills in how the customer holds the key. Whoever shares a key needs
+// signatures whatever the cluster's rules say.
+func (in *Invocation) completeBinding(ctx context.Context, c *client.Client, r *kryptonv1.BindTenantRequest) error {
+	rules, err := orders.Rules(ctx, c)
+	if err != nil || len(rules) == 0 && len(r.GetBinding().GetSharedWith()) == 0 || r.GetBinding().GetArchetype() != "" {
+		return err
+	}
+	look := proto.CloneOf(r)
+	look.ValidateOnly, look.RequestId = true, ""
+	t, err := c.Tenants().BindTenant(ctx, look, client.Capture(&in.info))
+	if err != nil {
+		return err
+	}
+	r.Binding.Archetype = t.GetBinding().GetArchetype()
 	return nil
 }
 

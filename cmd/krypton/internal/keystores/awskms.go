@@ -10,7 +10,7 @@ import (
 // awskmsType is AWS KMS.
 func awskmsType() (keystore.Type, bool) {
 	return keystore.Type{
-		Name: awskms.Type, Settings: awskms.Settings(), New: awskms.New, Place: awskms.Place,
+		Name: awskms.Type, Settings: awskms.Settings(), New: awskms.New, Identity: awskms.IdentityNames(), Place: awskms.Place,
 		Doc: "Keys in AWS Key Management Service ([manual](keystores/awskms.md)).",
 	}, true
 }

@@ -10,7 +10,7 @@ import (
 // gcpkmsType is Google Cloud KMS.
 func gcpkmsType() (keystore.Type, bool) {
 	return keystore.Type{
-		Name: gcpkms.Type, Settings: gcpkms.Settings(), New: gcpkms.New, Endpoint: gcpkms.Endpoint, Place: gcpkms.Place,
+		Name: gcpkms.Type, Settings: gcpkms.Settings(), New: gcpkms.New, Identity: gcpkms.IdentityNames(), Endpoint: gcpkms.Endpoint, Place: gcpkms.Place,
 		Doc: "Google Cloud KMS. See [keystores/gcpkms.md](keystores/gcpkms.md).",
 	}, true
 }

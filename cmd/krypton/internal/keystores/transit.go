@@ -10,7 +10,7 @@ import (
 // transitType is the transit engine of OpenBao or HashiCorp Vault.
 func transitType() (keystore.Type, bool) {
 	return keystore.Type{
-		Name: transit.Type, Settings: transit.Settings(), New: transit.New, Place: transit.Place,
+		Name: transit.Type, Settings: transit.Settings(), New: transit.New, Identity: transit.IdentityNames(), Place: transit.Place,
 		Doc: "The transit secrets engine of OpenBao or HashiCorp Vault. See [keystores/transit.md](keystores/transit.md).",
 	}, true
 }
