@@ -90,7 +90,8 @@ var properties = map[string]obj{
 
 // required are the fields without which a method cannot do anything.
 var required = map[string][]string{
-	"CreateTenantRequest":     {"binding", "tenantId"},
+	"CreateTenantRequest":     {"tenantId"},
+	"BindTenantRequest":       {"binding"},
 	"CreateServiceRequest":    {"serviceId"},
 	"UnwrapDataKeyRequest":    {"wrapped"},
 	"RewrapDataKeyRequest":    {"wrapped"},
