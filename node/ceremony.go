@@ -72,7 +72,7 @@ func (c *gathering) own(id []byte) {
 		return
 	}
 	if c.opening != nil {
-		c.opening.Reset()
+		c.opening.Close() // who still holds it gathers nothing any more
 	}
 	c.id, c.opening, c.failure, c.after, c.pause = string(id), nil, "", time.Time{}, 0
 }
@@ -234,7 +234,7 @@ func (n *Node) gatherFor(id []byte, r seal.Record, f seal.Fingerprint, begin fun
 		return o, nil
 	}
 	if n.consent.opening != nil {
-		n.consent.opening.Reset()
+		n.consent.opening.Close()
 	}
 	var err error
 	n.consent.opening, err = begin(r, f, n.clock, seal.DefaultPatience)

@@ -20,6 +20,7 @@ import (
 	intentsign "github.com/openkcm/krypton-cluster/intent/sign"
 	"github.com/openkcm/krypton-cluster/internal/clock"
 	"github.com/openkcm/krypton-cluster/internal/errs"
+	"github.com/openkcm/krypton-cluster/memsec"
 	"github.com/openkcm/krypton-cluster/node"
 	"github.com/openkcm/krypton-cluster/seal"
 	"github.com/openkcm/krypton-cluster/seal/agebox"
@@ -570,5 +571,24 @@ func TestASealedNodeTakesANewSealOnlyIfPeopleOfTheGenesisSigned(t *testing.T) {
 	}
 	if want == (manifest.Digest{}) {
 		t.Error("no digest")
+	}
+}
+
+// TestI13_WhoStillGathersForACeremonyThatEndedGathersNothing: a share that was on its way when
+// it was cancelled would stay in memory, where nobody looks for it any more.
+func TestI13_WhoStillGathersForACeremonyThatEndedGathersNothing(t *testing.T) {
+	h := ceremonyWorld(t, 1, shamirPlan(t, 2, 3))
+	m := h.members[0]
+	id := h.begin(t, m, reshare, group(2, h.person(t, "anna"), h.person(t, "ben"))).GetId()
+	_, err := h.consent(t, m, id, h.printed[0])
+	check(t, err)
+	o := m.Gathering()
+	check(t, h.cancel(m, id))
+	before := memsec.Report().Secrets
+	if _, err := o.Contribute(must[seal.Share](t)(seal.ParseShare(bytes.Clone(h.printed[1])))); !errs.Is(err, errs.Aborted) {
+		t.Errorf("a share after the end: %v", err)
+	}
+	if n := memsec.Report().Secrets; n != before {
+		t.Errorf("%d secrets more in memory", n-before)
 	}
 }

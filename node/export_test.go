@@ -204,6 +204,13 @@ func UnderInternalKey(key memsec.Secret, keyspace hierarchy.KeyspaceID, ivk hier
 // ProveConfirmed reports why people did not confirm the MasterKeys of a cluster.
 func ProveConfirmed(c *fsmpb.Cluster) error { return proveConfirmed(c) }
 
+// Gathering returns what gathers shares for a ceremony on this node.
+func (n *Node) Gathering() *seal.Opening {
+	n.consent.mu.Lock()
+	defer n.consent.mu.Unlock()
+	return n.consent.opening
+}
+
 // StepIsMine reports whether this node takes a step of a ceremony without anybody.
 func (n *Node) StepIsMine(c *fsmpb.Ceremony) bool { return n.stepIsMine(c, false) }
 

@@ -88,9 +88,15 @@ func (k *keyring) wait() {
 // sweep wipes what the view or the customer's key does not allow any more, tenant keys
 // whose hold time is over, and sessions that ended.
 func (k *keyring) sweep(v *fsm.View) {
-	k.l3.sweep(func(uid, tenant hierarchy.UID) bool { return usable(v, uid) && k.valid.Lets(tenant) })
-	k.l21.sweep(func(uid, tenant hierarchy.UID) bool { return usable(v, uid) && k.valid.Lets(tenant) })
-	k.l2.sweep(func(uid, tenant hierarchy.UID) bool { return usableTenantKey(v, uid, tenant) && k.valid.Lets(tenant) })
+	// Asked once for each shelf, after its keys were listed: what is there by then was proved.
+	of := func() func(hierarchy.UID) bool {
+		all := sync.OnceValue(k.valid.Usable)
+		return func(tenant hierarchy.UID) bool { return all()[tenant] }
+	}
+	l3, l21, l2 := of(), of(), of()
+	k.l3.sweep(func(uid, tenant hierarchy.UID) bool { return usable(v, uid) && l3(tenant) })
+	k.l21.sweep(func(uid, tenant hierarchy.UID) bool { return usable(v, uid) && l21(tenant) })
+	k.l2.sweep(func(uid, tenant hierarchy.UID) bool { return usableTenantKey(v, uid, tenant) && l2(tenant) })
 	k.ivk.sweep(func(uid, _ hierarchy.UID) bool { return usable(v, uid) })
 	for _, sl := range k.l3.all() {
 		sl.key.endSessions()

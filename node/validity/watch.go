@@ -171,6 +171,9 @@ func (w *Watch) learn(ctx context.Context, s *Standing, sent time.Duration, err 
 	w.mu.Lock()
 	now := w.now()
 	was := s.state(now)
+	if was == Unproved && s.until.Load() != 0 {
+		was = Failing // it lapsed, and nobody was told yet
+	}
 	newest := sent >= s.asked
 	switch {
 	case err == nil && (s.why.Load() == nil || sent > s.denied): // I2
@@ -194,7 +197,9 @@ func (w *Watch) learn(ctx context.Context, s *Standing, sent time.Duration, err 
 	is := s.state(now)
 	after()
 	w.mu.Unlock()
-	if is == Denied || is == Unproved {
+	// Of who was not proved before there is nothing to purge, and every failed load of a
+	// caller comes here.
+	if is == Denied || is == Unproved && was != Unproved {
 		w.cfg.Purge(s.tenant) // I4
 	}
 	if is != was {
@@ -298,12 +303,16 @@ func (w *Watch) prove(ctx context.Context, s *Standing) {
 	}
 }
 
-// Lets reports whether keys of a tenant may stay in memory.
-func (w *Watch) Lets(tenant hierarchy.UID) bool {
+// Usable returns the tenants of which keys may be in memory now.
+func (w *Watch) Usable() map[hierarchy.UID]bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s, ok := w.all[tenant]
-	return ok && s.Err(w.cfg.Clock.Read()) == nil
+	now := w.cfg.Clock.Read()
+	usable := make(map[hierarchy.UID]bool, len(w.all))
+	for t, s := range w.all {
+		usable[t] = s.Err(now) == nil
+	}
+	return usable
 }
 
 // Counts says how many tenants are in each state, and how many proofs there were by class;

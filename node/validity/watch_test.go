@@ -218,6 +218,25 @@ func TestI1_WithoutGraceTheFirstFailureEndsIt(t *testing.T) {
 	}
 }
 
+// TestI4_ALapseIsPurgedAndToldByWhoFindsIt: a caller whose proof fails in that moment, before
+// the watch looked; and a failure after that purges nothing, because nothing is there.
+func TestI4_ALapseIsPurgedAndToldByWhoFindsIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOwner(base)
+		check(t, o.load(t.Context(), acme))
+		time.Sleep(base.Grace)
+		o.answers(acme, keystore.Unavailable)
+		for range 3 {
+			if err := o.load(t.Context(), acme); err == nil {
+				t.Fatal("the keystore does not answer")
+			}
+		}
+		if len(o.purged) != 1 || len(o.told) != 2 || o.told[1].Is != validity.Unproved {
+			t.Errorf("purged %v, told %v", o.purged, o.told)
+		}
+	})
+}
+
 // TestI2_ADenialStandsUntilAProofThatWasSentAfterIt: the answer to an older question that
 // comes late says nothing about the present.
 func TestI2_ADenialStandsUntilAProofThatWasSentAfterIt(t *testing.T) {
